@@ -1,0 +1,28 @@
+"""LeViT, forward and backward, without a deep-learning framework.  The public names, loaded when first used."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "create": "model", "LeViT": "model",
+    "LeViTConfig": "config",
+    "load": "checkpoints.loading", "rename": "checkpoints.loading", "save": "checkpoints.loading",
+    "export": "checkpoints.loading",
+    "LevitError": "errors", "CheckpointError": "errors", "ConfigError": "errors", "BackendError": "errors",
+    "ImageError": "errors",
+}
+__all__ = sorted([*_HOME, "list_models"])
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'levit_np' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def list_models() -> list[str]:
+    """The names that create() takes."""
+    from .config import ABLATIONS, FAMILY
+
+    return [*FAMILY, *ABLATIONS]

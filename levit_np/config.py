@@ -1,0 +1,156 @@
+"""What a LeViT is made of, as data: the paper's family (Table 2), timm's variants, the ablations (Table 5)."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+from .errors import ConfigError
+
+
+class Convolution(NamedTuple):
+    """One convolution of the stem."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 2
+
+    @property
+    def padding(self) -> int:
+        # A patch convolution (kernel = stride) tiles the image and needs no border.
+        return 0 if self.kernel == self.stride else self.kernel // 2
+
+
+class Stage(NamedTuple):
+    """Blocks at one resolution; shrink_heads belongs to the shrinking attention that leads into the stage."""
+
+    channels: int
+    depth: int
+    heads: int
+    shrink_heads: int = 0
+
+
+@dataclass(frozen=True)
+class LeViTConfig:
+    """Everything that decides a network's shapes and arithmetic; plain data, safe to read from a file."""
+
+    name: str
+    stem: tuple[Convolution, ...]
+    stages: tuple[Stage, ...]
+    key_size: int
+    image_size: tuple[int, int] = (224, 224)
+    in_channels: int = 3
+    num_classes: int = 1000
+    distillation: bool = True
+    value_ratio: int = 2
+    shrink_value_ratio: int = 4
+    mlp_ratio: int = 2
+    drop_path: float = 0.0
+    activation: str = "hardswish"
+    attention_activation: str = "hardswish"
+    normalization: str = "batch"  # "layer": before each branch, as in ViT (A3)
+    position: str = "bias"  # "embedding": at the input instead (A5)
+
+    def __post_init__(self):
+        counts = [self.key_size, self.in_channels, self.num_classes, *self.image_size, self.value_ratio,
+                  self.shrink_value_ratio, self.mlp_ratio, *(n for c in self.stem for n in c)]
+        counts += [n for s in self.stages for n in s[:3]] + [s.shrink_heads for s in self.stages[1:]]
+        if not self.stem or not self.stages or any(type(n) is not int or not 1 <= n <= 65536 for n in counts):
+            raise ConfigError(f"config {self.name!r}: expected whole numbers from 1 to 65536, found {counts}")
+        if sum(s.depth for s in self.stages) > 1024 or len(self.stem) > 16:
+            raise ConfigError(f"config {self.name!r}: expected at most 1024 blocks and 16 convolutions")
+        if self.stem[-1].channels != self.stages[0].channels:
+            raise ConfigError(f"config {self.name!r}: expected the stem to end in {self.stages[0].channels} "
+                              f"channels, found {self.stem[-1].channels}")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"config {self.name!r}: expected 0 <= drop_path < 1, found {self.drop_path}")
+        choices = {"activation": ("hardswish", "silu"), "attention_activation": ("hardswish", "silu", "identity"),
+                   "normalization": ("batch", "layer"), "position": ("bias", "embedding")}
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"config {self.name!r}: expected {key} in {allowed}, found {getattr(self, key)!r}")
+
+    @property
+    def resolutions(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each stage's tokens."""
+        size = self.image_size
+        for c in self.stem:
+            size = tuple((n + 2 * c.padding - c.kernel) // c.stride + 1 for n in size)
+        sizes = [size]
+        for _ in self.stages[1:]:
+            sizes.append(tuple((n + 1) // 2 for n in sizes[-1]))
+        if min(sizes[0]) < 1:
+            raise ConfigError(f"config {self.name!r}: an image of {self.image_size} leaves no token")
+        return tuple(sizes)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "LeViTConfig":
+        """The inverse of to_dict, also after JSON; ConfigError for anything else."""
+        try:
+            data = dict(data)
+            data["stem"] = tuple(Convolution(*c) for c in data["stem"])
+            data["stages"] = tuple(Stage(*s) for s in data["stages"])
+            data["image_size"] = tuple(data["image_size"])
+            return cls(**data)
+        except (TypeError, KeyError, ValueError) as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(f"config: {error}") from None
+
+
+def _levit(name, channels, depths, heads, key_size, stride=16, **more):
+    first = channels[0]
+    stem = tuple(Convolution(first // n) for n in (8, 4, 2, 1) if n <= stride // 2)
+    shrink = (0, *(c // key_size for c in channels[:-1]))
+    return LeViTConfig(name, stem, tuple(map(Stage, channels, depths, heads, shrink)), key_size, **more)
+
+
+_SILU = {"activation": "silu", "attention_activation": "silu"}
+_FAMILY = (
+    _levit("levit_128s", (128, 256, 384), (2, 3, 4), (4, 6, 8), 16),
+    _levit("levit_128", (128, 256, 384), (4, 4, 4), (4, 8, 12), 16),
+    _levit("levit_192", (192, 288, 384), (4, 4, 4), (3, 5, 6), 32),
+    _levit("levit_256", (256, 384, 512), (4, 4, 4), (4, 6, 8), 32),
+    _levit("levit_384", (384, 512, 768), (4, 4, 4), (6, 9, 12), 32, drop_path=0.1),
+    _levit("levit_384_s8", (384, 512, 768), (4, 4, 4), (6, 9, 12), 32, 8, **_SILU),
+    _levit("levit_512_s8", (512, 640, 896), (4, 4, 4), (8, 10, 14), 64, 8, distillation=False, **_SILU),
+    _levit("levit_512", (512, 768, 1024), (4, 4, 4), (8, 12, 16), 64, distillation=False, **_SILU),
+    _levit("levit_256d", (256, 384, 512), (4, 8, 6), (4, 6, 8), 32, distillation=False, **_SILU),
+    _levit("levit_512d", (512, 640, 768), (4, 8, 6), (8, 10, 12), 64, distillation=False, **_SILU),
+    # For 32×32 grey digits: 8×8, 4×4 and 2×2 tokens.
+    LeViTConfig("levit_digits", (Convolution(32), Convolution(64)),
+                (Stage(64, 2, 4), Stage(96, 2, 6, 4), Stage(128, 2, 8, 6)), 16,
+                image_size=(32, 32), in_channels=1, num_classes=10),
+)
+FAMILY: dict[str, LeViTConfig] = {config.name: config for config in _FAMILY}
+
+
+def _ablations(base: LeViTConfig) -> dict[str, LeViTConfig]:
+    """Table 5: LeViT-128S with one thing changed."""
+    patch = (Convolution(128, kernel=16, stride=16),)
+    narrow = (Stage(120, 2, 4), Stage(180, 3, 6, 16), Stage(240, 4, 8, 24))
+    changes = {
+        "a1": dict(stem=tuple(map(Convolution, (14, 28, 57, 114))), stages=(Stage(114, 11, 3),), key_size=19),
+        "a2": dict(stem=patch),
+        "a3": dict(normalization="layer"),
+        "a4": dict(distillation=False),
+        "a5": dict(position="embedding"),
+        "a6": dict(stem=tuple(map(Convolution, (15, 30, 60, 120))), stages=narrow, key_size=30,
+                   value_ratio=1, shrink_value_ratio=1, mlp_ratio=4),
+        "a7": dict(attention_activation="identity"),
+    }
+    return {f"levit_128s_{key}": replace(base, name=f"levit_128s_{key}", **change) for key, change in changes.items()}
+
+
+ABLATIONS: dict[str, LeViTConfig] = _ablations(FAMILY["levit_128s"])
+
+
+def config_of(name: str, **changes) -> LeViTConfig:
+    """The configuration called `name`, with fields replaced; image_size may be one number.
+
+    Raises ConfigError for an unknown name, naming those there are."""
+    known = FAMILY | ABLATIONS
+    if name not in known:
+        raise ConfigError(f"model: expected one of {', '.join(known)}, found {name!r}")
+    if isinstance(changes.get("image_size"), int):
+        changes["image_size"] = (changes["image_size"],) * 2
+    return replace(known[name], **changes)

@@ -1,0 +1,21 @@
+"""What can go wrong, as exceptions. Every message names the place, what was expected and what was found."""
+
+
+class LevitError(ValueError):
+    """Anything that levit_np refuses; the command line turns it into one line and exit status 1."""
+
+
+class ConfigError(LevitError):
+    """A configuration that describes no network."""
+
+
+class BackendError(LevitError):
+    """A backend, or a precision on it, that this machine or this version does not have."""
+
+
+class CheckpointError(LevitError):
+    """A weight file that is damaged, hostile, unknown, or of another network: the only exception that reading one raises."""
+
+
+class ImageError(LevitError):
+    """An image that cannot be decoded, is too large, or does not fit the model."""

@@ -1,0 +1,144 @@
+"""Attention with a translation-invariant bias, and its shrinking form between two stages."""
+
+from typing import NamedTuple
+
+from .activation import Activation
+from .layer import Layer
+from .linear import projection
+
+
+class AttentionBias(Layer):
+    """Equation 1's B: a table (heads, height·width) of |Δy|, |Δx|, gathered for each pair of pixels."""
+
+    def __init__(self, ops, heads, grid, stride):
+        super().__init__(ops)
+        self.grid, self.stride, self.index = tuple(grid), stride, None
+        self.parameter("table", (heads, grid[0] * grid[1]), 0.0)
+
+    def forward(self):
+        if self.index is None:  # at first use: a file may name a size that nobody computes with
+            self.index = self.ops.bias_index(*self.grid, self.stride)
+        return self.ops.gather_bias(self.table, self.index)
+
+    def backward(self, dbias):
+        self.accumulate(table=self.ops.gather_bias_backward(dbias, self.index, self.table.shape[1]))
+
+
+class SavedAttention(NamedTuple):
+    qkv: object
+    q: object
+    k: object
+    v: object
+    probabilities: object
+    activation: object
+    projection: object
+
+
+class Attention(Layer):
+    """y = P act(softmax(Q Kᵀ / √D + B) V), heads side by side.  x (B, N, C) -> y (B, N, C)."""
+
+    def __init__(self, ops, channels, heads, grid, config):
+        super().__init__(ops)
+        self.heads, self.sizes = heads, (config.key_size, config.key_size, config.value_ratio * config.key_size)
+        self.qkv = projection(ops, channels, heads * sum(self.sizes), config.normalization)
+        self.bias = AttentionBias(ops, heads, grid, 1) if config.position == "bias" else None
+        self.activation = Activation(ops, config.attention_activation)
+        # gamma = 0: every branch starts as the identity (section 4.2, "Normalization layers")
+        self.projection = projection(ops, heads * self.sizes[2], channels, config.normalization, gamma=0.0)
+
+    def forward(self, x, training=False):
+        h, qkv = self.qkv.forward(x, training)  # 1  (B, N, heads·(2D + V))
+        q, k, v = self.ops.split_heads(h, self.heads, self.sizes)  # 2  (B, heads, N, D), …, (B, heads, N, V)
+        bias = self.bias.forward() if self.bias else None
+        context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 3
+        merged = self.ops.merge_heads(context)  # 4  (B, N, heads·V)
+        active, activation = self.activation.forward(merged, training)  # 5
+        y, projected = self.projection.forward(active, training)  # 6
+        saved = SavedAttention(qkv, q, k, v, probabilities, activation, projected) if training else None
+        return y, saved
+
+    def backward(self, dy, saved):
+        dactive = self.projection.backward(dy, saved.projection)  # 6
+        dmerged = self.activation.backward(dactive, saved.activation)  # 5
+        dcontext = self.ops.merge_heads_backward(dmerged, self.heads)  # 4
+        dq, dk, dv, dbias = self.ops.attention_backward(  # 3
+            dcontext, saved.q, saved.k, saved.v, self.sizes[0] ** -0.5, saved.probabilities)
+        if self.bias:
+            self.bias.backward(dbias)
+        dh = self.ops.split_heads_backward((dq, dk, dv))  # 2
+        return self.qkv.backward(dh, saved.qkv)  # 1
+
+    def shapes(self, shape):
+        rows = list(self.qkv.shapes(shape))
+        yield from rows
+        yield self, (shape[0], shape[1], self.heads * self.sizes[2]), _products(
+            self.heads, shape[1], shape[1], self.sizes)
+        yield from self.projection.shapes((shape[0], shape[1], self.heads * self.sizes[2]))
+
+
+class SavedShrinking(NamedTuple):
+    q_projection: object
+    kv: object
+    q: object
+    k: object
+    v: object
+    probabilities: object
+    activation: object
+    projection: object
+
+
+class ShrinkingAttention(Layer):
+    """Attention whose queries stand on every second pixel, without residual.  (B, N, C) -> (B, N', C')."""
+
+    stride = 2
+
+    def __init__(self, ops, channels, outputs, heads, grid, config):
+        super().__init__(ops)
+        self.heads, self.grid = heads, grid
+        self.sizes = (config.key_size, config.shrink_value_ratio * config.key_size)
+        self.kv = projection(ops, channels, heads * sum(self.sizes), config.normalization)
+        self.q = projection(ops, channels, heads * self.sizes[0], config.normalization)
+        self.bias = AttentionBias(ops, heads, grid, self.stride) if config.position == "bias" else None
+        self.activation = Activation(ops, config.attention_activation)
+        self.projection = projection(ops, heads * self.sizes[1], outputs, config.normalization)
+
+    def forward(self, x, training=False):
+        h, kv = self.kv.forward(x, training)  # 1  (B, N, heads·(D + V))
+        k, v = self.ops.split_heads(h, self.heads, self.sizes)  # 2
+        kept = self.ops.subsample(x, *self.grid, self.stride)  # 3  (B, N', C)
+        hq, q_projection = self.q.forward(kept, training)  # 4
+        (q,) = self.ops.split_heads(hq, self.heads, self.sizes[:1])  # 5  (B, heads, N', D)
+        bias = self.bias.forward() if self.bias else None
+        context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 6
+        merged = self.ops.merge_heads(context)  # 7  (B, N', heads·V)
+        active, activation = self.activation.forward(merged, training)  # 8
+        y, projected = self.projection.forward(active, training)  # 9
+        saved = SavedShrinking(q_projection, kv, q, k, v, probabilities, activation, projected) if training else None
+        return y, saved
+
+    def backward(self, dy, saved):
+        dactive = self.projection.backward(dy, saved.projection)  # 9
+        dmerged = self.activation.backward(dactive, saved.activation)  # 8
+        dcontext = self.ops.merge_heads_backward(dmerged, self.heads)  # 7
+        dq, dk, dv, dbias = self.ops.attention_backward(  # 6
+            dcontext, saved.q, saved.k, saved.v, self.sizes[0] ** -0.5, saved.probabilities)
+        if self.bias:
+            self.bias.backward(dbias)
+        dhq = self.ops.split_heads_backward((dq,))  # 5
+        dkept = self.q.backward(dhq, saved.q_projection)  # 4
+        dx = self.ops.subsample_backward(dkept, *self.grid, self.stride)  # 3
+        dh = self.ops.split_heads_backward((dk, dv))  # 2
+        return dx + self.kv.backward(dh, saved.kv)  # 1
+
+    def shapes(self, shape):
+        kept = (shape[0], -(-self.grid[0] // self.stride) * -(-self.grid[1] // self.stride), shape[2])
+        yield from self.kv.shapes(shape)
+        yield from self.q.shapes(kept)
+        merged = (*kept[:2], self.heads * self.sizes[1])
+        yield self, merged, _products(self.heads, kept[1], shape[1], self.sizes)
+        yield from self.projection.shapes(merged)
+
+
+def _products(heads, queries, keys, sizes):
+    """Multiply-adds of Q Kᵀ, the softmax and A V, as the authors count them."""
+    return heads * queries * keys * (sizes[0] + 1 + sizes[-1])

@@ -1,0 +1,189 @@
+"""MLP, the residual connection with drop path, pre-normalization, and the stage they make up."""
+
+from typing import NamedTuple
+
+from .activation import Activation
+from .attention import Attention, ShrinkingAttention
+from .layer import Layer
+from .linear import projection
+from .normalization import LayerNorm
+
+
+class SavedMLP(NamedTuple):
+    up: object
+    activation: object
+    down: object
+
+
+class MLP(Layer):
+    """y = down(act(up(x))), ratio·C channels between.  x (B, N, C) -> y (B, N, C)."""
+
+    def __init__(self, ops, channels, config):
+        super().__init__(ops)
+        self.up = projection(ops, channels, channels * config.mlp_ratio, config.normalization)
+        self.activation = Activation(ops, config.activation)
+        self.down = projection(ops, channels * config.mlp_ratio, channels, config.normalization, gamma=0.0)
+
+    def forward(self, x, training=False):
+        h, up = self.up.forward(x, training)  # 1
+        h, activation = self.activation.forward(h, training)  # 2
+        y, down = self.down.forward(h, training)  # 3
+        return y, SavedMLP(up, activation, down) if training else None
+
+    def backward(self, dy, saved):
+        dh = self.down.backward(dy, saved.down)  # 3
+        dh = self.activation.backward(dh, saved.activation)  # 2
+        return self.up.backward(dh, saved.up)  # 1
+
+    def shapes(self, shape):
+        rows = list(self.up.shapes(shape))
+        yield from rows
+        yield from self.down.shapes(rows[-1][1])
+
+
+class SavedPreNorm(NamedTuple):
+    norm: object
+    branch: object
+
+
+class PreNorm(Layer):
+    """y = branch(LayerNorm(x)), as in ViT (ablation A3).  Its branch bears its name."""
+
+    def __init__(self, ops, channels, branch):
+        super().__init__(ops)
+        self.norm, self.branch = LayerNorm(ops, channels), branch
+
+    def walk(self, name=""):
+        yield from self.norm.walk(f"{name}.norm")
+        yield from self.branch.walk(name)
+
+    def forward(self, x, training=False):
+        h, norm = self.norm.forward(x, training)
+        y, branch = self.branch.forward(h, training)
+        return y, SavedPreNorm(norm, branch) if training else None
+
+    def backward(self, dy, saved):
+        return self.norm.backward(self.branch.backward(dy, saved.branch), saved.norm)
+
+    def shapes(self, shape):
+        yield from self.norm.shapes(shape)
+        yield from self.branch.shapes(shape)
+
+
+class SavedResidual(NamedTuple):
+    branch: object
+    mask: object
+
+
+class Residual(Layer):
+    """y = x + mask · branch(x); the mask drops the whole branch of an image at random (drop path).
+
+    The branch bears the layer's name: a residual has no parameters of its own."""
+
+    def __init__(self, ops, branch, rate):
+        super().__init__(ops)
+        self.branch, self.rate, self.generator = branch, rate, None
+
+    def walk(self, name=""):
+        yield from self.branch.walk(name)
+
+    def forward(self, x, training=False):
+        h, branch = self.branch.forward(x, training)
+        mask = None
+        if training is True and self.rate:
+            mask = self.ops.drop_path_mask(self.generator(), len(x), self.rate, x.dtype)
+            h = h * mask
+        return x + h, SavedResidual(branch, mask) if training else None
+
+    def backward(self, dy, saved):
+        dh = dy if saved.mask is None else dy * saved.mask
+        return dy + self.branch.backward(dh, saved.branch)
+
+    def shapes(self, shape):
+        yield from self.branch.shapes(shape)
+
+
+class SavedPair(NamedTuple):
+    attention: object
+    mlp: object
+
+
+class _Pair(Layer):
+    """attention, then MLP: what Block and Downsample share."""
+
+    def forward(self, x, training=False):
+        x, attention = self.attention.forward(x, training)
+        x, mlp = self.mlp.forward(x, training)
+        return x, SavedPair(attention, mlp) if training else None
+
+    def backward(self, dy, saved):
+        return self.attention.backward(self.mlp.backward(dy, saved.mlp), saved.attention)
+
+    def shapes(self, shape):
+        rows = list(self.attention.shapes(shape))
+        yield from rows
+        yield from self.mlp.shapes(rows[-1][1])
+
+    def _normalized(self, channels, branch, config):
+        return branch if config.normalization == "batch" else PreNorm(self.ops, channels, branch)
+
+
+class Block(_Pair):
+    """x + attention(x), then x + mlp(x)."""
+
+    def __init__(self, ops, channels, heads, grid, config, rate):
+        super().__init__(ops)
+        attention = self._normalized(channels, Attention(ops, channels, heads, grid, config), config)
+        mlp = self._normalized(channels, MLP(ops, channels, config), config)
+        self.attention, self.mlp = Residual(ops, attention, rate), Residual(ops, mlp, rate)
+
+
+class Downsample(_Pair):
+    """Shrinking attention (no residual: the shapes differ), then x + mlp(x)."""
+
+    def __init__(self, ops, channels, stage, grid, config, rate):
+        super().__init__(ops)
+        shrink = ShrinkingAttention(ops, channels, stage.channels, stage.shrink_heads, grid, config)
+        self.attention = self._normalized(channels, shrink, config)
+        self.mlp = Residual(ops, self._normalized(stage.channels, MLP(ops, stage.channels, config), config), rate)
+
+
+class SavedStage(NamedTuple):
+    downsample: object
+    blocks: tuple
+
+
+class Stage(Layer):
+    """A downsample (but for the first stage) and its blocks.  (B, N, C) -> (B, N', C')."""
+
+    def __init__(self, ops, config, number):
+        super().__init__(ops)
+        stage, grids = config.stages[number], config.resolutions
+        self.downsample = Downsample(
+            ops, config.stages[number - 1].channels, stage, grids[number - 1], config, config.drop_path
+        ) if number else None
+        self.blocks = [Block(ops, stage.channels, stage.heads, grids[number], config, config.drop_path)
+                       for _ in range(stage.depth)]
+
+    def _sequence(self):
+        return [self.downsample, *self.blocks] if self.downsample else self.blocks
+
+    def forward(self, x, training=False):
+        saved = []
+        for layer in self._sequence():
+            x, s = layer.forward(x, training)
+            saved.append(s)
+        if not training:
+            return x, None
+        return x, SavedStage(saved.pop(0) if self.downsample else None, tuple(saved))
+
+    def backward(self, dy, saved):
+        for block, s in zip(reversed(self.blocks), reversed(saved.blocks)):
+            dy = block.backward(dy, s)
+        return self.downsample.backward(dy, saved.downsample) if self.downsample else dy
+
+    def shapes(self, shape):
+        for layer in self._sequence():
+            for row in layer.shapes(shape):
+                yield row
+                shape = row[1]

@@ -1,0 +1,52 @@
+"""What every layer shares: named parameters and buffers, their gradients, and the walk over children."""
+
+from typing import Iterator, NamedTuple
+
+from ..errors import LevitError
+
+
+class Parameter(NamedTuple):
+    """The shape of an array and how it starts: a number (constant), or ("uniform" | "normal", width)."""
+
+    shape: tuple[int, ...]
+    initial: object
+    trainable: bool = True
+
+
+class Layer:
+    """Parameters and buffers are attributes of the names in `specs`; sub-layers are attributes too.
+
+    forward(x, training) -> (y, saved).  training is False (evaluation, saved is None), True, or "frozen":
+    the evaluation's arithmetic (running statistics, no drop path), saved for backward.
+    backward(dy, saved) -> dx adds to `gradients`.  The fields of saved bear the names of the sub-layers.
+    """
+
+    def __init__(self, ops):
+        self.ops = ops
+        self.name = type(self).__name__
+        self.specs: dict[str, Parameter] = {}
+        self.gradients: dict = {}
+
+    def parameter(self, name, shape, initial, trainable=True):
+        self.specs[name] = Parameter(tuple(shape), initial, trainable)
+
+    def accumulate(self, **gradients):
+        for name, gradient in gradients.items():
+            self.gradients[name] = self.gradients[name] + gradient if name in self.gradients else gradient
+
+    def children(self) -> Iterator[tuple[str, "Layer"]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                yield name, value
+            elif isinstance(value, list):
+                yield from ((f"{name}.{i}", layer) for i, layer in enumerate(value))
+
+    def walk(self, name="") -> Iterator[tuple[str, "Layer"]]:
+        """This layer and all below, depth first, each with its attribute path."""
+        yield name, self
+        for child, layer in self.children():
+            yield from layer.walk(f"{name}.{child}" if name else child)
+
+    def expect(self, x, rank, channels, axis, form):
+        if x.ndim != rank or x.shape[axis] != channels:
+            raise LevitError(f"{self.name}: expected x {form}, got {tuple(x.shape)}")

@@ -1,0 +1,233 @@
+"""LeViT: assembled from a configuration; forward, backward, and the state that both use."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .config import LeViTConfig, config_of
+from .errors import BackendError, LevitError
+from .layers.block import Stage
+from .layers.layer import Layer
+from .layers.linear import Head
+from .layers.position import PositionEmbedding
+from .layers.stem import Stem
+from .ops import backend as backend_named
+
+
+class SavedLeViT(NamedTuple):
+    stem: object
+    position: object
+    stages: tuple
+    head: object
+    head_dist: object
+    tokens: int
+
+
+class LeViT(Layer):
+    """The network of the paper's Figure 4.  images (B, C, H, W), normalized -> logits (B, classes).
+
+    `model(x)` is the evaluation: running statistics, the two heads averaged.
+    """
+
+    def __init__(self, config: LeViTConfig, ops):
+        super().__init__(ops)
+        self.config, self.random = config, np.random.default_rng(0)
+        channels = config.stages[-1].channels
+        self.stem = Stem(ops, config)
+        height, width = config.resolutions[0]
+        self.position = (PositionEmbedding(ops, height * width, config.stages[0].channels)
+                         if config.position == "embedding" else None)
+        self.stages = [Stage(ops, config, number) for number in range(len(config.stages))]
+        self.head = Head(ops, channels, config.num_classes, config.normalization)
+        self.head_dist = Head(ops, channels, config.num_classes, config.normalization) if config.distillation else None
+        self._name_layers()
+
+    def _name_layers(self):
+        for name, layer in self.walk():
+            layer.name = name or self.config.name
+        for stage in self.stages:
+            for block in (*stage.blocks, stage.downsample):
+                for branch in (block.attention, block.mlp) if block else ():
+                    # A callable, so that restoring `model.random` reaches every residual.
+                    branch.generator = lambda: self.random
+
+    def __call__(self, x):
+        """Evaluation: logits (B, classes), averaged over the two heads."""
+        outputs, _ = self.forward(x)
+        return outputs
+
+    def forward(self, x, training=False):
+        """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
+        Layer) the logits of both heads (a pair, with distillation) and what backward needs.
+
+        Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype."""
+        self._check(x)
+        x, stem = self.stem.forward(x, training)
+        position = None
+        if self.position:
+            x, position = self.position.forward(x, training)
+        stages = []
+        for stage in self.stages:
+            x, saved = stage.forward(x, training)
+            stages.append(saved)
+        pooled = self.ops.average_pool(x)  # (B, C)
+        outputs, head = self.head.forward(pooled, training)
+        head_dist = None
+        if self.head_dist:
+            second, head_dist = self.head_dist.forward(pooled, training)
+            outputs = (outputs, second) if training else (outputs + second) / 2
+        if not training:
+            return outputs, None
+        return outputs, SavedLeViT(stem, position, tuple(stages), head, head_dist, x.shape[1])
+
+    def backward(self, doutputs, saved):
+        """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images;
+        the parameters' gradients accumulate."""
+        douts = doutputs if self.head_dist else (doutputs,)
+        dpooled = self.head.backward(douts[0], saved.head)
+        if self.head_dist:
+            dpooled = dpooled + self.head_dist.backward(douts[1], saved.head_dist)
+        dx = self.ops.average_pool_backward(dpooled, saved.tokens)
+        for stage, s in zip(reversed(self.stages), reversed(saved.stages)):
+            dx = stage.backward(dx, s)
+        if self.position:
+            dx = self.position.backward(dx, saved.position)
+        return self.stem.backward(dx, saved.stem)
+
+    def _check(self, x):
+        expected = (self.config.in_channels, *self.config.image_size)
+        if getattr(x, "ndim", 0) != 4 or x.shape[1:] != expected:
+            raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), "
+                             f"got {tuple(getattr(x, 'shape', ()))}")
+        if x.dtype != self.dtype:
+            raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")
+
+    @property
+    def dtype(self):
+        return self.head.weight.dtype
+
+    def specs_by_name(self) -> dict:
+        """{name: Parameter} of every array: its shape, its initial value, whether it is trained."""
+        return {f"{name}.{key}": spec for name, layer in self.walk() for key, spec in layer.specs.items()}
+
+    def state(self) -> dict:
+        """{name: array}: parameters and BN statistics, by attribute path."""
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in self.walk() for key in layer.specs}
+
+    def set_state(self, state: dict) -> None:
+        """Takes every array of `state`, which must name all of them in their shapes; raises LevitError otherwise."""
+        for name, layer in self.walk():
+            for key, spec in layer.specs.items():
+                array = state.get(f"{name}.{key}")
+                if array is None or array.shape != spec.shape:
+                    found = "nothing" if array is None else array.shape
+                    raise LevitError(f"{name}.{key}: expected an array {spec.shape}, found {found}")
+                setattr(layer, key, self.ops.asarray(array))
+
+    def gradients(self) -> dict:
+        """{name: array} of every trained parameter; zeros where nothing has accumulated."""
+        return {f"{name}.{key}": layer.gradients.get(key, self.ops.zeros_like(getattr(layer, key)))
+                for name, layer in self.walk() for key, spec in layer.specs.items() if spec.trainable}
+
+    def zero_gradients(self) -> None:
+        for _, layer in self.walk():
+            layer.gradients.clear()
+
+    def features(self, x) -> dict:
+        """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""
+        self._check(x)
+        x, _ = self.stem.forward(x)
+        if self.position:
+            x, _ = self.position.forward(x)
+        maps = {}
+        for i, (stage, grid) in enumerate(zip(self.stages, self.config.resolutions), 1):
+            x, _ = stage.forward(x)
+            maps[f"stage{i}"] = self.ops.tokens_to_image(x, *grid)
+        return maps | {"pooled": self.ops.average_pool(x)}
+
+    def attention_maps(self, x) -> dict:
+        """{"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: each attention's probabilities, in evaluation."""
+        _, saved = self.forward(x, training="frozen")
+        return {f"stages.{i}.{name}": probabilities for i, stage in enumerate(saved.stages)
+                for name, probabilities in _stage_maps(stage)}
+
+    def to(self, backend: str) -> "LeViT":
+        """This model's weights on another backend."""
+        other = LeViT(self.config, backend_named(backend))
+        other.set_state(self.state())
+        return other
+
+    def rows(self) -> list[tuple]:
+        """(name, output shape without the batch, parameters, multiply-adds) of each computing layer."""
+        shape, rows = (1, self.config.in_channels, *self.config.image_size), []
+        layers = [self.stem, self.position, *self.stages]
+        for layer in filter(None, layers):
+            for part, output, cost in layer.shapes(shape):
+                rows.append((part.name, output[1:], _parameters(part), cost))
+                if layer is not self.stem or part is not self.stem.convolutions[-1]:
+                    shape = output
+                else:
+                    shape = (1, output[2] * output[3], output[1])
+        for head in filter(None, (self.head, self.head_dist)):
+            rows += [(p.name, out[1:], _parameters(p), n) for p, out, n in head.shapes((1, shape[-1]))]
+        return rows
+
+    def summary(self) -> str:
+        """Each layer with its output shape, parameters and multiply-adds, and the totals, as text."""
+        rows = [(n, " × ".join(map(str, s)), f"{p:,}", f"{m:,}") for n, s, p, m in self.rows()]
+        total = sum(r[2] for r in self.rows()), sum(r[3] for r in self.rows())
+        rows = [("layer", "output", "parameters", "multiply-adds"), *rows,
+                ("total", "", f"{total[0]:,}", f"{total[1]:,}")]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join(f"{n:<{widths[0]}}  {s:>{widths[1]}}  {p:>{widths[2]}}  {m:>{widths[3]}}" for n, s, p, m in rows)
+
+
+def _stage_maps(stage):
+    parts = [("downsample", stage.downsample)] if stage.downsample else []
+    for name, pair in parts + [(f"blocks.{i}", block) for i, block in enumerate(stage.blocks)]:
+        saved = pair.attention
+        while hasattr(saved, "branch"):  # residual and pre-normalization wrap the attention
+            saved = saved.branch
+        yield f"{name}.attention", saved.probabilities
+
+
+def _parameters(layer):
+    """Trained values of a layer with its BN and its attention bias, but not of projections that have rows of their own."""
+    own = [layer, *(child for name, child in layer.children() if name in ("bn", "bias"))]
+    return sum(int(np.prod(spec.shape)) for part in own for spec in part.specs.values() if spec.trainable)
+
+
+def initial_state(model: LeViT, seed: int, dtype) -> dict:
+    """{name: array} as the authors' network starts: uniform ±1/√fan_in, heads normal 0.02 cut at two deviations."""
+    generator, state = np.random.default_rng(seed), {}
+    for name, spec in model.specs_by_name().items():
+        if isinstance(spec.initial, tuple):
+            kind, width = spec.initial
+            draw = generator.uniform(-1, 1, spec.shape) if kind == "uniform" else _cut_normal(generator, spec.shape)
+            state[name] = (draw * width).astype(dtype)
+        else:
+            state[name] = np.full(spec.shape, spec.initial, dtype)
+    return state
+
+
+def _cut_normal(generator, shape):
+    draw = generator.standard_normal(shape)
+    while (outside := np.abs(draw) > 2).any():
+        draw[outside] = generator.standard_normal(int(outside.sum()))
+    return draw
+
+
+def build(config: LeViTConfig, backend: str = "reference") -> LeViT:
+    """The network of a configuration, its arrays not yet there: set_state brings them."""
+    return LeViT(config, backend_named(backend))
+
+
+def create(name: str, *, seed: int = 0, backend: str = "reference", dtype: str = "float32", **changes) -> LeViT:
+    """A fresh model of the family, by name; `changes` replace fields of its configuration (num_classes,
+    distillation, image_size, in_channels, …).  Raises ConfigError for an unknown name or an impossible field."""
+    if dtype not in ("float32", "float64"):
+        raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
+    model = build(config_of(name, **changes), backend)
+    model.set_state(initial_state(model, seed, dtype))
+    model.random = np.random.default_rng(seed)
+    return model

@@ -1,0 +1,12 @@
+"""The textbook: every operation of the network in plain NumPy, each forward with its backward beside it."""
+
+from numpy import asarray, zeros, zeros_like  # noqa: F401
+
+from .activation import *  # noqa: F401,F403
+from .attention import *  # noqa: F401,F403
+from .convolution import *  # noqa: F401,F403
+from .linear import *  # noqa: F401,F403
+from .loss import *  # noqa: F401,F403
+from .normalization import *  # noqa: F401,F403
+from .optimizer import *  # noqa: F401,F403
+from .pooling import *  # noqa: F401,F403

@@ -1,0 +1,49 @@
+"""Pointwise activations and softmax."""
+
+import numpy as np
+
+
+def hardswish(x):
+    """x · clip(x + 3, 0, 6) / 6: a piecewise-quadratic x · sigmoid(x)."""
+    return x * np.clip(x + 3, 0, 6) / 6
+
+
+def hardswish_backward(dy, x):
+    """0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
+    return dy * np.where(x <= -3, 0, np.where(x >= 3, 1, (2 * x + 3) / 6)).astype(x.dtype)
+
+
+def _sigmoid(x):
+    # Written with tanh, which neither overflows nor warns for large |x|.
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def silu(x):
+    """x · sigmoid(x)."""
+    return x * _sigmoid(x)
+
+
+def silu_backward(dy, x):
+    """With s = sigmoid(x): s (1 + x (1 - s))."""
+    s = _sigmoid(x)
+    return dy * s * (1 + x * (1 - s))
+
+
+def identity(x):
+    """No activation (ablation A7)."""
+    return x
+
+
+def identity_backward(dy, x):
+    return dy
+
+
+def softmax(x):
+    """exp(x) / Σ exp(x) on the last axis; the largest is taken off first, which changes nothing but the overflow."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def softmax_backward(dy, y):
+    """dx = y (dy - Σ dy y), with y the softmax itself."""
+    return y * (dy - (dy * y).sum(-1, keepdims=True))

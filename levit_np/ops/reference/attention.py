@@ -1,0 +1,67 @@
+"""Attention with a translation-invariant bias (the paper's equation 1), as one operation, and what feeds it."""
+
+import numpy as np
+
+from .activation import softmax, softmax_backward
+
+
+def attention(q, k, v, bias, scale):
+    """y = softmax(scale · q kᵀ + bias) v.
+
+    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None
+    -> y (B, heads, Nq, V), probabilities (B, heads, Nq, Nk), which the backward needs.
+    """
+    scores = (q @ k.swapaxes(-1, -2)) * scale  # (B, heads, Nq, Nk)
+    if bias is not None:
+        scores = scores + bias
+    probabilities = softmax(scores)
+    return probabilities @ v, probabilities
+
+
+def attention_backward(dy, q, k, v, scale, probabilities):
+    """-> dq, dk, dv, dbias (heads, Nq, Nk): the bias was added to every image, so its gradient sums over them."""
+    dv = probabilities.swapaxes(-1, -2) @ dy
+    dscores = softmax_backward(dy @ v.swapaxes(-1, -2), probabilities)
+    dq = (dscores @ k) * scale
+    dk = (dscores.swapaxes(-1, -2) @ q) * scale
+    return dq, dk, dv, dscores.sum(0)
+
+
+def bias_index(height, width, stride=1):
+    """Which entry of a head's table (height·width,) a pair of pixels uses: |Δy|·width + |Δx|.  -> (Nq, Nk) int64.
+
+    Queries stand on every stride-th pixel, keys on all."""
+    y, x = np.divmod(np.arange(height * width), width)
+    queries = (y % stride == 0) & (x % stride == 0)
+    return np.abs(y[queries, None] - y) * width + np.abs(x[queries, None] - x)
+
+
+def gather_bias(table, index):
+    """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> (heads, Nq, Nk)."""
+    return table[:, index]
+
+
+def gather_bias_backward(dbias, index, offsets):
+    """Every pair that shared an offset adds to it.  -> dtable (heads, offsets)."""
+    flat = index.ravel()
+    return np.stack([np.bincount(flat, d.ravel(), offsets) for d in dbias]).astype(dbias.dtype)
+
+
+def split_heads(x, heads, sizes):
+    """x (B, N, heads·Σsizes) -> one (B, heads, N, size) for each size; the rows of a head stand together."""
+    parts = x.reshape(*x.shape[:2], heads, sum(sizes)).transpose(0, 2, 1, 3)
+    return np.split(parts, np.cumsum(sizes)[:-1], axis=-1)
+
+
+def split_heads_backward(parts):
+    return merge_heads(np.concatenate(parts, -1))
+
+
+def merge_heads(x):
+    """x (B, heads, N, V) -> (B, N, heads·V)."""
+    x = x.transpose(0, 2, 1, 3)
+    return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+
+
+def merge_heads_backward(dy, heads):
+    return dy.reshape(*dy.shape[:2], heads, dy.shape[2] // heads).transpose(0, 2, 1, 3)

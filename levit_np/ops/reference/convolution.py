@@ -1,0 +1,45 @@
+"""Two-dimensional convolution (cross-correlation, as in every deep-learning library)."""
+
+import numpy as np
+
+
+def convolution_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Output pixels along one axis: the number of whole windows that fit."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _windows(padded, i, j, stride, height, width):
+    """The input pixel under kernel cell (i, j), for every output pixel.  A view (B, C, height, width)."""
+    return padded[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+
+
+def convolution(x, w, stride, padding):
+    """y[b,o,u,v] = Σ_{c,i,j} w[o,c,i,j] · x[b,c, u·s+i-p, v·s+j-p].
+
+    x (B, C, H, W), w (O, C, K, K) -> y (B, O, H', W').  One matrix product a kernel cell: no im2col buffer.
+    """
+    kernel = w.shape[2]
+    padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    height, width = (convolution_size(size, kernel, stride, padding) for size in x.shape[2:])
+    y = np.zeros((len(x), height * width, len(w)), x.dtype)
+    for i in range(kernel):
+        for j in range(kernel):
+            pixels = _windows(padded, i, j, stride, height, width).transpose(0, 2, 3, 1)  # (B, H', W', C)
+            y += pixels.reshape(len(x), height * width, -1) @ w[:, :, i, j].T
+    return y.transpose(0, 2, 1).reshape(len(x), len(w), height, width)
+
+
+def convolution_backward(dy, x, w, stride, padding):
+    """The adjoint, kernel cell by kernel cell.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
+    kernel, (height, width) = w.shape[2], dy.shape[2:]
+    padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    dpadded, dw = np.zeros_like(padded), np.empty_like(w)
+    rows = dy.transpose(0, 2, 3, 1).reshape(-1, len(w))  # (B·H'·W', O)
+    for i in range(kernel):
+        for j in range(kernel):
+            pixels = _windows(padded, i, j, stride, height, width).transpose(0, 2, 3, 1)
+            dw[:, :, i, j] = rows.T @ pixels.reshape(-1, x.shape[1])
+            dpixels = (rows @ w[:, :, i, j]).reshape(len(x), height, width, -1)
+            _windows(dpadded, i, j, stride, height, width)[...] += dpixels.transpose(0, 3, 1, 2)
+    dx = dpadded[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]]
+    return dx, dw

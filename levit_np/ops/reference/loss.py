@@ -1,0 +1,45 @@
+"""Losses on logits (B, classes), each with its gradient; all are means over the batch."""
+
+import numpy as np
+
+from .activation import softmax
+
+
+def log_softmax(x):
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def targets_of(labels, classes, smoothing=0.0, dtype=np.float64):
+    """Integer labels (B,) -> (B, classes): 1 - ε + ε/classes on the label, ε/classes elsewhere."""
+    return np.full((len(labels), classes), smoothing / classes, dtype) + (1 - smoothing) * np.eye(classes, dtype=dtype)[labels]
+
+
+def cross_entropy(logits, targets):
+    """-mean_b Σ_c targets log softmax(logits).  targets (B, classes), each row summing to 1."""
+    return -(targets * log_softmax(logits)).sum() / len(logits)
+
+
+def cross_entropy_backward(logits, targets):
+    """(softmax(logits) - targets) / B."""
+    return (softmax(logits) - targets) / len(logits)
+
+
+def soft_distillation(logits, teacher, temperature):
+    """τ²/(B·classes) Σ p log(p / q): p the teacher's, q the student's softmax at temperature τ (the authors' scale)."""
+    p, q = log_softmax(teacher / temperature), log_softmax(logits / temperature)
+    return (np.exp(p) * (p - q)).sum() * temperature**2 / logits.size
+
+
+def soft_distillation_backward(logits, teacher, temperature):
+    """One τ of τ² goes with the chain rule through logits / τ."""
+    return (softmax(logits / temperature) - softmax(teacher / temperature)) * temperature / logits.size
+
+
+def hard_distillation(logits, teacher):
+    """Cross-entropy with the teacher's first choice as the label."""
+    return cross_entropy(logits, targets_of(teacher.argmax(-1), logits.shape[-1], dtype=logits.dtype))
+
+
+def hard_distillation_backward(logits, teacher):
+    return cross_entropy_backward(logits, targets_of(teacher.argmax(-1), logits.shape[-1], dtype=logits.dtype))
