@@ -126,12 +126,12 @@ class LeViT(Layer):
 
     def gradients(self) -> dict:
         """{name: array} of every trained parameter; zeros where nothing has accumulated."""
-        return {f"{name}.{key}": layer.gradients.get(key, self.ops.zeros_like(getattr(layer, key)))
+        return {f"{name}.{key}": layer.accumulated.get(key, self.ops.zeros_like(getattr(layer, key)))
                 for name, layer in self.walk() for key, spec in layer.specs.items() if spec.trainable}
 
     def zero_gradients(self) -> None:
         for _, layer in self.walk():
-            layer.gradients.clear()
+            layer.accumulated.clear()
 
     def features(self, x) -> dict:
         """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""

@@ -18,21 +18,21 @@ class Layer:
 
     forward(x, training) -> (y, saved).  training is False (evaluation, saved is None), True, or "frozen":
     the evaluation's arithmetic (running statistics, no drop path), saved for backward.
-    backward(dy, saved) -> dx adds to `gradients`.  The fields of saved bear the names of the sub-layers.
+    backward(dy, saved) -> dx adds to `accumulated`.  The fields of saved bear the names of the sub-layers.
     """
 
     def __init__(self, ops):
         self.ops = ops
         self.name = type(self).__name__
         self.specs: dict[str, Parameter] = {}
-        self.gradients: dict = {}
+        self.accumulated: dict = {}
 
     def parameter(self, name, shape, initial, trainable=True):
         self.specs[name] = Parameter(tuple(shape), initial, trainable)
 
     def accumulate(self, **gradients):
         for name, gradient in gradients.items():
-            self.gradients[name] = self.gradients[name] + gradient if name in self.gradients else gradient
+            self.accumulated[name] = self.accumulated[name] + gradient if name in self.accumulated else gradient
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
         for name, value in vars(self).items():

@@ -1,0 +1,200 @@
+"""Any image a user has -> an upright 8-bit RGB or grey PIL image without transparency, or one ImageError.
+
+Pillow is handed only what containers.py has found whole and of a fair size, so that neither its switch for
+truncated files nor Python's warning filters decide what is accepted.
+"""
+
+import os
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from levit_np.errors import ImageError
+from levit_np.images.containers import read_container
+
+MAX_BYTES = 50_000_000
+MAX_PIXELS = 50_000_000
+
+# Called directly: Image.open would load every plugin there is, and warn instead of refusing.
+DECODERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
+
+# EXIF orientation -> what turns the stored image upright (Exif 2.32, tag 0x0112)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION_TAG = 0x0112
+
+# 16-bit value -> nearest 8-bit value: 65535 = 257 * 255, and v / 257 is never halfway between two integers
+EIGHT_BIT = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+
+
+def open_image(source, mode: str = "RGB") -> Image.Image:
+    """An upright image of `mode` "RGB" or "L", 8 bits a channel.
+
+    source: a path; bytes or a binary file object (read from where it stands, and put back there if it can
+    seek); a PIL image (its current frame); or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). It is
+    neither modified nor closed, and shares no memory with the result.
+
+    Files are JPEG, PNG or WebP by content, at most 50 MB and 50 megapixels. The EXIF orientation is applied,
+    16-bit grey (also PIL's mode "I") is scaled by 255/65535, transparency is laid over white, palettes and
+    CMYK are converted, and of an animation the first frame is taken. A colour profile is not applied, as in
+    the reference pipelines. Raises ImageError, naming the source and the reason in one line.
+    """
+    name = source_name(source)
+    try:
+        if mode not in ("RGB", "L"):
+            raise ImageError(f"expected mode 'RGB' or 'L', found {mode!r}")
+        image, orientation = _load(source)
+        image = _flatten(image).convert(mode)   # a copy, also where the mode is that already
+        if orientation in UPRIGHT:
+            image = image.transpose(UPRIGHT[orientation])
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Exception as error:   # what Pillow raises for damaged files: OSError, SyntaxError, ValueError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: cannot be decoded: {reason}") from error
+    image.info = {}   # orientation and transparency are dealt with: opening the result again changes nothing
+    return image
+
+
+def source_name(source) -> str:
+    """What messages call it, in one line: the path or the file's name where there is one."""
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fsdecode(source)
+    elif isinstance(source, np.ndarray):
+        name = "array"
+    elif isinstance(source, Image.Image):
+        name = getattr(source, "filename", "") or "PIL image"
+    else:
+        name = getattr(source, "name", None) or type(source).__name__
+    name = str(name)
+    return name if name.isprintable() else ascii(name)
+
+
+def _load(source) -> tuple[Image.Image, int]:
+    """The decoded image, ours to change, and its EXIF orientation."""
+    if isinstance(source, Image.Image):
+        return _load_pil(source)
+    if isinstance(source, np.ndarray):
+        return _load_array(source), 1
+    return _load_file(_read(source))
+
+
+def _load_pil(source: Image.Image) -> tuple[Image.Image, int]:
+    _check_size(*source.size)
+    image = source.copy()   # conversion would write a palette's transparency into the user's image
+    try:
+        orientation = source.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:       # damaged EXIF: the image is good, and lies as it is stored
+        orientation = 1
+    return image, orientation
+
+
+def _load_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise ImageError(f"expected a uint8 array, values 0 to 255, found {array.dtype}")
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ImageError(f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), found {array.shape}")
+    height, width = array.shape[:2]
+    _check_size(width, height)
+    if array.shape[2:] == (1,):
+        array = array[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _load_file(data: bytes) -> tuple[Image.Image, int]:
+    container = read_container(data)
+    _check_size(container.width, container.height)
+    image = DECODERS[container.format](BytesIO(container.data))
+    if image.size != (container.width, container.height):
+        raise ImageError(f"damaged: the header says {container.width} x {container.height}, "
+                         f"the image {image.width} x {image.height}")
+    image.load()
+    key = image.info.get("transparency")
+    if container.format == "PNG" and container.bit_depth in (2, 4) and image.mode == "L":
+        # Pillow widens the samples to 8 bits and leaves the transparent value as it was.
+        image.info["transparency"] = None if key is None else key * 255 // (2**container.bit_depth - 1)
+    if container.format == "PNG" and container.bit_depth == 16 and image.mode == "RGB" and key is not None:
+        image.info["transparency"] = tuple(value >> 8 for value in key)   # as Pillow narrows the samples
+    return image, container.orientation
+
+
+def _read(source) -> bytes:
+    """The whole file, or ImageError if it cannot be read or is over 50 MB."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        try:
+            with open(source, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:   # ValueError: a NUL in the path
+            raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    elif hasattr(source, "read"):
+        data = _read_file_object(source)
+    else:
+        raise ImageError("expected a path, bytes, a binary file object, a PIL image or a uint8 array, "
+                         f"found {type(source).__name__}")
+    if len(data) > MAX_BYTES:
+        raise ImageError("expected at most 50 MB, found more")
+    return data
+
+
+def _read_file_object(file) -> bytes:
+    start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+    data = file.read(MAX_BYTES + 1)
+    if start is not None:
+        file.seek(start)
+    if not isinstance(data, bytes):
+        raise ImageError("expected a file opened in binary mode, found one in text mode")
+    return data
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"expected at least one pixel, found {width} x {height}")
+    limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)   # Pillow's own limit holds if it is lower
+    if width * height > limit:
+        raise ImageError(f"expected at most {limit / 1e6:g} megapixels, found {width} x {height}")
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """8 bits a channel, and nothing transparent: what was lies over white."""
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("P", "PA", "LA", "RGBa"):
+        image = image.convert("RGBA")   # takes the palette's own transparency along
+    if image.mode == "RGBA":
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)   # per channel round((alpha * value + (255 - alpha) * 255) / 255)
+        return white
+    if image.mode == "F":
+        raise ImageError("expected 8- or 16-bit samples, found a PIL image of floats (mode F)")
+    if image.mode.startswith("I"):
+        pixels = _whiten_key(np.asarray(image), image.info, white=65535)
+        return Image.fromarray(EIGHT_BIT[np.clip(pixels, 0, 65535)])
+    if "transparency" in image.info and image.mode in ("L", "RGB"):
+        return Image.fromarray(_whiten_key(np.asarray(image), image.info, white=255))
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _whiten_key(pixels: np.ndarray, info: dict, white: int) -> np.ndarray:
+    """Pixels of the one value (grey) or colour that the file declares transparent become white."""
+    key = info.get("transparency")
+    if not isinstance(key, (int, tuple)) or np.shape(key) != pixels.shape[2:]:
+        return pixels
+    transparent = (pixels == np.asarray(key)).reshape(*pixels.shape[:2], -1).all(axis=2)   # (H, W)
+    pixels = pixels.copy()
+    pixels[transparent] = white
+    return pixels

@@ -1,0 +1,13 @@
+"""The names of the 1000 ImageNet-1k classes, in the order of every published LeViT (sorted by WordNet id).
+
+Each is the first name of the class's WordNet synset; a word in brackets tells apart the few that share it.
+"""
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """1000 distinct names: imagenet_labels()[207] == "golden retriever"."""
+    return tuple(Path(__file__).with_name("imagenet_labels.txt").read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,53 @@
+"""Parameters and multiply-adds against the paper's tables."""
+
+import pytest
+
+from levit_np.config import ABLATIONS, FAMILY, LeViTConfig
+from levit_np.errors import ConfigError
+from levit_np.model import build
+
+PUBLISHED = {
+    "levit_128s": (7_777_058, 305_108_946), "levit_128": (9_213_936, 406_114_880),
+    "levit_192": (10_947_069, 657_601_916), "levit_256": (18_893_876, 1_128_024_056),
+    "levit_384": (39_128_836, 2_352_935_380),
+}
+# Table 5, millions; one head counted.
+ABLATED = {"a1": (1.2, 308), "a2": (7.4, 275), "a3": (7.4, 305), "a4": (7.4, 305), "a5": (7.4, 305), "a6": (6.2, 312),
+           "a7": (7.4, 305)}
+EXACT = {"a1": 1_214_614, "a4": 7_391_290, "a6": 6_195_819}
+
+
+def totals(model):
+    rows = model.rows()
+    return sum(row[2] for row in rows), sum(row[3] for row in rows)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_family_is_exact(name):
+    model = build(FAMILY[name])
+    assert totals(model) == PUBLISHED[name]
+    trained = [spec.shape for spec in model.specs_by_name().values() if spec.trainable]
+    sizes = [1] * len(trained)
+    for i, shape in enumerate(trained):
+        for n in shape:
+            sizes[i] *= n
+    assert sum(sizes) == PUBLISHED[name][0]
+
+
+@pytest.mark.parametrize("key", ABLATED)
+def test_ablations_agree_with_table_5(key):
+    model = build(ABLATIONS[f"levit_128s_{key}"])
+    parameters, cost = totals(model)
+    if model.head_dist:
+        parameters -= sum(row[2] for row in model.rows() if row[0].startswith("head_dist"))
+    millions, flops = ABLATED[key]
+    assert abs(parameters / 1e6 - millions) < 0.06 and abs(cost / 1e6 - flops) < 1
+    assert parameters == EXACT.get(key, parameters)
+
+
+def test_a_config_survives_its_dictionary_and_refuses_nonsense():
+    for config in (FAMILY | ABLATIONS).values():
+        assert LeViTConfig.from_dict(config.to_dict()) == config
+    for field, value in (("key_size", 0), ("stages", [[1, 10**9, 1]]), ("activation", "relu"), ("x", 1)):
+        with pytest.raises(ConfigError):
+            LeViTConfig.from_dict(FAMILY["levit_256"].to_dict() | {field: value})
