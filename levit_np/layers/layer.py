@@ -38,7 +38,7 @@ class Layer:
         for name, value in vars(self).items():
             if isinstance(value, Layer):
                 yield name, value
-            elif isinstance(value, list):
+            elif isinstance(value, list) and value and isinstance(value[0], Layer):
                 yield from ((f"{name}.{i}", layer) for i, layer in enumerate(value))
 
     def walk(self, name="") -> Iterator[tuple[str, "Layer"]]:

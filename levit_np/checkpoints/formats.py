@@ -1,0 +1,171 @@
+"""One table of names for every published checkpoint format, and what a file's names and shapes tell of its network.
+
+A mapping is always own name -> foreign name; BN's four arrays and the linear weights follow one rule a format.
+"""
+
+import re
+from dataclasses import replace
+from math import isqrt
+
+from ..config import FAMILY, Convolution, LeViTConfig, Stage
+from ..errors import CheckpointError, ConfigError
+
+FORMATS = ("facebook", "timm", "transformers")
+_BN = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
+# How a format calls the linear map and the BN of a LinearBN or ConvBN, and the linear map of a head.
+_LINEAR = {"facebook": "c", "timm": "linear", "transformers": "linear"}
+_NORM = {"facebook": "bn", "timm": "bn", "transformers": "batch_norm"}
+_HEAD_LINEAR = {"facebook": "l", "timm": "linear", "transformers": "linear"}
+_HEADS = {"facebook": ("head", "head_dist"), "timm": ("head", "head_dist"),
+          "transformers": ("classifier", "classifier_distill")}
+# The parts of a block: own -> facebook, timm, transformers.
+_ATTENTION = {"qkv": ("qkv", "qkv", "queries_keys_values"), "projection": ("proj.1", "proj.ln", "projection")}
+_SHRINKING = {"kv": ("kv", "kv", "keys_values"), "q": ("q.1", "q.ln", "queries"),
+              "projection": ("proj.1", "proj.ln", "projection")}
+_MLP = {"up": ("0", "ln1", "linear_up"), "down": ("2", "ln2", "linear_down")}
+
+
+def _blocks(config: LeViTConfig, form: str):
+    """(own prefix, foreign prefix, parts) of each attention and MLP, in the order of computation."""
+    count = 0  # the authors number every residual branch and shrinking block in one row
+    for s, stage in enumerate(config.stages):
+        layer = 0  # transformers numbers within a stage, the shrinking block and its MLP at the stage's end
+        pairs = [(f"stages.{s}.blocks.{b}", f"stages.{s}.blocks.{b}", _ATTENTION) for b in range(stage.depth)]
+        if s + 1 < len(config.stages):
+            pairs.append((f"stages.{s + 1}.downsample", f"stages.{s + 1}.downsample", _SHRINKING))
+        for own, timm, parts in pairs:
+            shrinking = parts is _SHRINKING
+            there = f"levit.encoder.stages.{s}.layers"
+            attention, mlp = {
+                "facebook": (f"blocks.{count}" + ("" if shrinking else ".m"), f"blocks.{count + 1}.m"),
+                "timm": (f"{timm}.attn_downsample" if shrinking else f"{timm}.attn", f"{timm}.mlp"),
+                "transformers": (f"{there}.{layer}" + ("" if shrinking else ".module"), f"{there}.{layer + 1}.module"),
+            }[form]
+            yield f"{own}.attention", attention, parts
+            yield f"{own}.mlp", mlp, _MLP
+            count, layer = count + 2, layer + 2
+
+
+def _linear_bn(own, foreign, linear, norm):
+    yield f"{own}.weight", f"{foreign}.{linear}.weight"
+    for ours, theirs in _BN.items():
+        yield f"{own}.bn.{ours}", f"{foreign}.{norm}.{theirs}"
+
+
+def name_table(config: LeViTConfig, form: str) -> dict[str, str]:
+    """{own name: foreign name} of every parameter and BN statistic.  Raises CheckpointError where the format has
+    no name for a part of this network."""
+    if form not in FORMATS:
+        raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {form!r}")
+    if config.normalization != "batch" or config.position != "bias":
+        raise CheckpointError(f"{config.name}: {form} has no names for a network without BN or attention bias")
+    if form == "transformers" and len(config.stem) != 4:
+        raise CheckpointError(f"{config.name}: transformers' stem has 4 convolutions, this one {len(config.stem)}")
+    column, linear, norm = FORMATS.index(form), _LINEAR[form], _NORM[form]
+    table = {}
+    for k in range(len(config.stem)):
+        there = {"facebook": f"patch_embed.{2 * k}", "timm": f"stem.conv{k + 1}",
+                 "transformers": f"levit.patch_embeddings.embedding_layer_{k + 1}"}[form]
+        cell = "convolution" if form == "transformers" else linear
+        table |= _linear_bn(f"stem.convolutions.{k}", there, cell, norm)
+    for own, there, parts in _blocks(config, form):
+        if parts is not _MLP:
+            table[f"{own}.bias.table"] = f"{there}.attention_biases"
+        for part, names in parts.items():
+            table |= _linear_bn(f"{own}.{part}", f"{there}.{names[column]}", linear, norm)
+    for own, there in zip(("head", "head_dist")[: 1 + config.distillation], _HEADS[form]):
+        table |= {f"{own}.bn.{ours}": f"{there}.{norm}.{theirs}" for ours, theirs in _BN.items()}
+        table |= {f"{own}.{part}": f"{there}.{_HEAD_LINEAR[form]}.{part}" for part in ("weight", "bias")}
+    return table
+
+
+def recognize(names) -> str:
+    """Which project wrote a file, by its names: "facebook", "timm" or "transformers".  CheckpointError if none."""
+    for form, first in zip(FORMATS, ("patch_embed.0.c.weight", "stem.conv1.linear.weight",
+                                     "levit.patch_embeddings.embedding_layer_1.convolution.weight")):
+        if first in names:
+            return form
+    if "patch_embed.0.weight" in names:
+        raise CheckpointError("this is one of the authors' fused files, whose BN is folded in: not supported yet")
+    raise CheckpointError(f"expected a LeViT by the authors, timm or transformers, found {sorted(names)[:3]}")
+
+
+def _count(names, pattern):
+    """How many consecutive numbers from `start` occur at the pattern's group."""
+    numbers = {int(m[1]) for m in map(re.compile(pattern).match, names) if m and len(m[1]) < 4}
+    return next(n for n in range(len(numbers) + 1) if n not in numbers)
+
+
+def config_from_shapes(shapes: dict[str, tuple], form: str) -> LeViTConfig:
+    """The configuration that a foreign file's shapes describe.
+
+    A square image of whole tokens is assumed, and what no shape shows (drop path, the activation) is taken from the
+    family member of the same shapes, if there is one.  Raises CheckpointError for names or shapes that fit nothing.
+    """
+    try:
+        return _known(_derive(_as_timm(shapes, form)))
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, (CheckpointError, ConfigError)):
+            raise CheckpointError(str(error)) from None
+        raise CheckpointError(f"the names or shapes describe no LeViT: {error}") from None
+
+
+def _as_timm(shapes, form):
+    """Shapes under timm's names, whose numbering by stage and block is read most easily."""
+    if form == "timm":
+        return shapes
+    depths = [0]
+    if form == "transformers":
+        stages = _count(shapes, r"levit\.encoder\.stages\.(\d+)\.")
+        layers = [_count(shapes, rf"levit\.encoder\.stages\.{s}\.layers\.(\d+)\.") for s in range(stages)]
+        depths = [n // 2 - (s + 1 < stages) for s, n in enumerate(layers)]
+    else:
+        for i in range(_count(shapes, r"blocks\.(\d+)\.")):
+            if f"blocks.{i}.m.qkv.c.weight" in shapes:
+                depths[-1] += 1
+            elif f"blocks.{i}.kv.c.weight" in shapes:
+                depths.append(0)
+        stages = len(depths)
+    convolutions = 4 if form == "transformers" else sum(f"patch_embed.{2 * k}.c.weight" in shapes for k in range(8))
+    heads = _HEADS[form][1] + "." + _HEAD_LINEAR[form] + ".weight" in shapes
+    skeleton = LeViTConfig("skeleton", (Convolution(1),) * convolutions,
+                           tuple(Stage(1, d, 1, int(s > 0)) for s, d in enumerate(depths)), 1, distillation=heads)
+    here, timm = name_table(skeleton, form), name_table(skeleton, "timm")
+    return {timm[own]: shapes[there] for own, there in here.items()}
+
+
+def _derive(shapes):
+    stages = []
+    for s in range(_count(shapes, r"stages\.(\d+)\.")):
+        depth = _count(shapes, rf"stages\.{s}\.blocks\.(\d+)\.")
+        block = f"stages.{s}.blocks.0.attn"
+        heads, offsets = shapes[f"{block}.attention_biases"]
+        value = shapes[f"{block}.proj.ln.linear.weight"][1] // heads
+        key = (shapes[f"{block}.qkv.linear.weight"][0] // heads - value) // 2
+        shrink = shapes[f"stages.{s}.downsample.attn_downsample.attention_biases"][0] if s else 0
+        stages.append(Stage(shapes[f"{block}.qkv.linear.weight"][1], depth, heads, shrink))
+        ratio = shapes[f"stages.{s}.blocks.0.mlp.ln1.linear.weight"][0] // stages[-1].channels
+        if s == 0:
+            tokens, key_size, value_ratio, mlp_ratio = isqrt(offsets), key, value // key, ratio
+    wide = 4
+    if len(stages) > 1:
+        down = "stages.1.downsample.attn_downsample"
+        wide = shapes[f"{down}.proj.ln.linear.weight"][1] // stages[1].shrink_heads // key_size
+    stem = [shapes[f"stem.conv{k + 1}.linear.weight"] for k in range(_count(shapes, r"stem\.conv(\d+)\.") or 8)
+            if f"stem.conv{k + 1}.linear.weight" in shapes]
+    convolutions = tuple(Convolution(w[0], w[2], 2) for w in stem)
+    side = tokens * 2 ** len(stem)
+    return LeViTConfig("levit", convolutions, tuple(stages), key_size, (side, side), stem[0][1],
+                       shapes["head.linear.weight"][0], "head_dist.linear.weight" in shapes,
+                       value_ratio, wide, mlp_ratio)
+
+
+def _known(config):
+    for member in FAMILY.values():
+        same = replace(member, image_size=config.image_size, in_channels=config.in_channels,
+                       num_classes=config.num_classes, distillation=config.distillation)
+        shape = replace(config, name=member.name, drop_path=member.drop_path, activation=member.activation,
+                        attention_activation=member.attention_activation)
+        if shape == same:
+            return same
+    return config

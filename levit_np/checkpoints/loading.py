@@ -1,0 +1,177 @@
+"""Weights in and out: any format that is known, recognised by content; and the model they belong to."""
+
+import os
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from ..config import LeViTConfig
+from ..errors import BackendError, CheckpointError, ConfigError
+from ..images.labels import imagenet_labels
+from ..images.recipes import Recipe, recipe
+from ..model import LeViT, build, initial_state
+from ..storage import hdf5
+from . import safetensors_file
+from .formats import config_from_shapes, name_table, recognize
+
+_FILE_FORMATS = {"timm": safetensors_file, "transformers": safetensors_file}
+
+
+def save(model: LeViT, path, labels=None) -> None:
+    """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the recipe.
+
+    labels default to the model's own.  Raises CheckpointError for weights that are not finite."""
+    labels = list(labels if labels is not None else labels_of(model))
+    if len(labels) != model.config.num_classes:
+        raise CheckpointError(f"labels: expected {model.config.num_classes}, found {len(labels)}")
+    documents = {"config": model.config.to_dict(), "labels": labels, "recipe": recipe_of(model).to_dict()}
+    state = {name: np.asarray(array, np.float32) for name, array in model.state().items()}
+    hdf5.write(path, state, documents)
+
+
+def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None) -> LeViT:
+    """The model in a file: our HDF5, or a safetensors file by timm or transformers.
+
+    num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
+    the attention biases.  Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or
+    dtype that is not there.
+    """
+    if dtype not in ("float32", "float64"):
+        raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
+    config, state, labels, preprocessing = _read(path)
+    wanted = config
+    if image_size is not None:
+        size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        wanted, preprocessing = replace(wanted, image_size=size), None
+    if num_classes is not None and num_classes != config.num_classes:
+        wanted, labels = replace(wanted, num_classes=num_classes), None
+    model = build(wanted, backend)
+    _fit(state, config, model, os.fspath(path))
+    model.set_state({name: array.astype(dtype) for name, array in state.items()})
+    model.labels, model.recipe = labels, preprocessing
+    return model
+
+
+def export(model: LeViT, path, format: str) -> None:
+    """Writes `path` under the names of "timm" or "transformers" (safetensors): the inverse of load.
+
+    BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum."""
+    if format not in _FILE_FORMATS:
+        raise CheckpointError(f"format: expected one of {', '.join(_FILE_FORMATS)}, found {format!r}")
+    named = rename(model.state(), config=model.config, format=format)
+    for name in list(named):
+        if name.endswith(".running_mean"):
+            named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
+    safetensors_file.write(path, named)
+
+
+def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
+    """{own name: anything} -> {name in the format: the same}, for states, gradients or any part of them."""
+    table = name_table(config, format)
+    return {table[name]: value for name, value in named.items()}
+
+
+def labels_of(model: LeViT) -> tuple[str, ...]:
+    """The model's own class names, ImageNet's for 1000 classes without names, else numbers."""
+    if getattr(model, "labels", None):
+        return tuple(model.labels)
+    classes = model.config.num_classes
+    return imagenet_labels() if classes == 1000 else tuple(f"class {n}" for n in range(classes))
+
+
+def recipe_of(model: LeViT) -> Recipe:
+    """How images are prepared for the model: its file's recipe, else the authors'."""
+    if getattr(model, "recipe", None):
+        return model.recipe
+    name = "digits" if model.config.in_channels == 1 else "authors"
+    return recipe(name, model.config.image_size, model.config.in_channels)
+
+
+def _read(path):
+    """(config, state by own names, labels or None, recipe or None)."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{os.fspath(path)}: expected a weight file: {error.strerror}") from None
+    if start[8:9] == b"{":
+        return _read_foreign(path)
+    if start[:4] == b"PK\x03\x04":
+        raise CheckpointError(f"{os.fspath(path)}: .pth files are not read yet; found one")
+    arrays, documents = hdf5.read(path)
+    try:
+        config = LeViTConfig.from_dict(documents["config"])
+        preprocessing = Recipe.from_dict(documents["recipe"])
+        labels = documents["labels"]
+        if not isinstance(labels, list) or len(labels) != config.num_classes or not all(
+                isinstance(label, str) for label in labels):
+            raise CheckpointError(f"labels: expected {config.num_classes} texts")
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from None
+    return config, arrays, labels, preprocessing
+
+
+def _read_foreign(path):
+    tensors, _ = safetensors_file.read(path)
+    try:
+        form = recognize(tensors)
+        # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
+        stem = "patch_embed", "stem.", "levit.patch_embeddings"
+        tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t
+                   for name, t in tensors.items()}
+        config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form)
+        table = name_table(config, form)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from None
+    known = set(table.values())
+    ignored = "num_batches_tracked", "attention_bias_idxs"
+    unexpected = [name for name in tensors if name not in known and not name.endswith(ignored)]
+    missing = [name for name in known if name not in tensors]
+    if missing or unexpected:
+        raise CheckpointError(f"{os.fspath(path)}: missing: {_listed(missing)}; unexpected: {_listed(unexpected)}")
+    preprocessing = recipe("timm" if form == "timm" else "authors", config.image_size, config.in_channels)
+    return config, {own: tensors[there] for own, there in table.items()}, None, preprocessing
+
+
+def _fit(state, config, model, place):
+    """Makes a file's arrays fit the model: heads anew, biases resized.  Raises CheckpointError for all else."""
+    specs = model.specs_by_name()
+    grids = {f"{name}.table": layer.grid for name, layer in model.walk() if hasattr(layer, "grid") and
+             "table" in layer.specs}
+    old = {f"{name}.table": layer.grid for name, layer in build(config).walk() if hasattr(layer, "grid") and
+           "table" in layer.specs}
+    fresh = [n for n in ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
+             if n in specs and model.config.num_classes != config.num_classes]
+    if fresh:
+        warnings.warn(f"{place}: expected {model.config.num_classes} classes, found {config.num_classes}: "
+                      f"{', '.join(fresh)} start anew", stacklevel=3)
+        initial = initial_state(model, 0, np.float32)
+        state |= {name: initial[name] for name in fresh}
+    for name, grid in grids.items():
+        if name in state and name in old and old[name] != grid and state[name].shape[1] == np.prod(old[name]):
+            state[name] = resize_bias(state[name], old[name], grid)
+    wrong = [f"{n} {s.shape} found {state[n].shape}" for n, s in specs.items() if n in state and
+             (state[n].shape != s.shape or state[n].dtype.kind != "f")]
+    missing, unexpected = [n for n in specs if n not in state], [n for n in state if n not in specs]
+    if wrong or missing or unexpected:
+        raise CheckpointError(f"{place}: missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; "
+                              f"wrong shape or type: {_listed(wrong)}")
+
+
+def resize_bias(table, old, new):
+    """Attention biases (heads, H·W) of one grid for another: bilinear on the grid of offsets, offset 0 staying 0
+    and the largest staying the largest."""
+    values = table.reshape(len(table), *old)
+    for axis, (have, want) in enumerate(zip(old, new), 1):
+        at = np.linspace(0, have - 1, want) if want > 1 else np.zeros(1)
+        low = np.minimum(at.astype(int), max(have - 2, 0))
+        high, shape = np.minimum(low + 1, have - 1), [1, 1, 1]
+        shape[axis] = -1
+        part = (at - low).reshape(shape).astype(table.dtype)
+        values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
+    return values.reshape(len(table), -1)
+
+
+def _listed(names):
+    return ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "none"

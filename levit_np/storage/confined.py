@@ -1,0 +1,135 @@
+"""A job on a stranger's file, in a process of its own that cannot outlive its time or outgrow its memory."""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from levit_np.errors import CheckpointError
+
+# -I: neither the working directory nor the environment adds a module; the caller's own sys.path replaces the
+# child's.
+_CHILD = """
+import json, sys
+request = json.load(sys.stdin)
+sys.path[:] = request["path"]
+from levit_np.storage.confined import _answer
+_answer(request)
+"""
+_LONGEST_REPLY = 1 << 20
+
+
+def run(function: Callable[..., Any], *arguments: Any, seconds: float = 60, memory: int = 1 << 30) -> Any:
+    """Calls `function(*arguments)` in a new process and returns its result.
+
+    `function` stands at the top of a module; arguments and result are JSON values (a path may be a Path):
+    nothing that a subverted child says is unpickled. `seconds` bounds the wall clock and the processor time,
+    `memory` the bytes that the call may add to the child's address space (where the platform can bound that)
+    and the bytes of a file that it writes. The child is dead when this returns or raises. Raises
+    CheckpointError with the child's own message if it raised one, else one that says how it failed: time,
+    memory, a signal, another exception.
+    """
+    place = f"{function.__module__}.{function.__qualname__} in a child process"
+    request = {"path": sys.path, "module": function.__module__, "function": function.__qualname__,
+               "arguments": arguments, "seconds": seconds, "memory": memory}
+    with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as answer:
+        question.write(json.dumps(request, default=os.fspath).encode())
+        question.seek(0)
+        status = _wait(question, answer, seconds, place)
+        answer.seek(0)
+        return _result(answer.read(_LONGEST_REPLY + 1), status, place)
+
+
+def _wait(question: Any, answer: Any, seconds: float, place: str) -> int:
+    """Runs the child to its end, or to the end of its time, and returns its exit status."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-c", _CHILD],
+        stdin=question, stdout=answer, stderr=subprocess.DEVNULL,
+        # A pool of threads for linear algebra reserves address space for each processor and is of no use
+        # here.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise CheckpointError(f"{place}: expected to end within {seconds:g} s, stopped then") from None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _result(reply: bytes, status: int, place: str) -> Any:
+    if status < 0:
+        raise CheckpointError(f"{place}: ended by signal {-status} ({signal.strsignal(-status)})")
+    try:
+        outcome = json.loads(reply) if len(reply) <= _LONGEST_REPLY else None
+    except (ValueError, RecursionError):
+        outcome = None
+    match outcome:
+        case {"result": result} if status == 0:
+            return result
+        case {"refusal": str(message)} if status == 0:
+            raise CheckpointError(message)
+        case {"failure": str(message)} if status == 0:
+            raise CheckpointError(f"{place}: failed with {message}")
+    raise CheckpointError(f"{place}: expected an answer, found exit status {status} and {len(reply)} bytes")
+
+
+def _answer(request: dict[str, Any]) -> None:
+    """The child's whole life: the limits, the call, one JSON object on what was standard output."""
+    reply = os.dup(1)
+    # A library that prints must not mix its words with the answer.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    function = importlib.import_module(request["module"])
+    for part in request["function"].split("."):
+        function = getattr(function, part)
+    _limit(request["seconds"], request["memory"])
+    try:
+        outcome = {"result": function(*request["arguments"])}
+    except CheckpointError as error:
+        outcome = {"refusal": str(error)}
+    except MemoryError:
+        outcome = {"failure": f"MemoryError: expected at most {request['memory'] >> 20} MB"}
+    except Exception as error:
+        outcome = {"failure": " ".join(f"{type(error).__name__}: {error}".split())}
+    with open(reply, "w", encoding="utf-8") as file:
+        json.dump(outcome, file)
+
+
+def _limit(seconds: float, memory: int) -> None:
+    """Bounds this process for good. Windows has none of these; there the parent's clock alone holds."""
+    try:
+        import resource
+    except ImportError:
+        return
+    # Should the parent be killed, nobody is left to keep the time: the kernel ends this process.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: memory,
+              resource.RLIMIT_CPU: math.ceil(usage.ru_utime + usage.ru_stime + seconds),
+              resource.RLIMIT_AS: _address_space() + memory}
+    for name, limit in limits.items():
+        _, hard = resource.getrlimit(name)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        # macOS does not let RLIMIT_AS be set.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(name, (limit, hard if name == resource.RLIMIT_CPU else limit))
+
+
+def _address_space() -> int:
+    """Bytes of address space in use now; 0 where there is no /proc to say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,102 @@
+"""Where each array and document lies in a file, as its directory claims, and how they are taken out of it.
+
+Whoever read the directory, libhdf5 or the list of a sealed file: nothing is copied before all claims were
+checked.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from levit_np.errors import CheckpointError
+from levit_np.storage import names, strict_json
+from levit_np.storage.finite import require_finite
+
+ARRAY_TYPES = ("<f4", "<f8", "<i8")
+DOCUMENT_TYPE = "|u1"
+
+
+class Extent(NamedTuple):
+    """The claim that an array, or a document's UTF-8 bytes, of this type and shape begins at byte
+    `offset`."""
+
+    parts: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.parts)
+
+    @property
+    def is_document(self) -> bool:
+        return self.parts[0] == names.DOCUMENTS
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def copies(data: bytes, extents: list[Extent], place: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays (native, writable, C-contiguous, together no larger than `data`) and the documents, by name.
+
+    Raises CheckpointError, beginning with `place`, for a claim that the file does not hold, two names for the
+    same bytes, a NaN or an infinity, or a document that is no strict JSON.
+    """
+    names.check_count(len(extents), place)
+    for extent in extents:
+        _check(extent, len(data), place)
+    _require_disjoint(extents, place)
+    names.check_documents(sum(extent.nbytes for extent in extents if extent.is_document), place)
+    arrays, documents = {}, {}
+    for extent in extents:
+        if extent.is_document:
+            text = data[extent.offset : extent.offset + extent.nbytes]
+            documents[extent.parts[1]] = strict_json.loads(text, f"{place}: {'/'.join(extent.parts)}")
+        else:
+            arrays[extent.name] = _copy(data, extent)
+            require_finite(arrays[extent.name], f"{place}: {extent.name}")
+    return arrays, documents
+
+
+def _check(extent: Extent, length: int, place: str) -> None:
+    (names.check_parts if extent.is_document else names.check_array_parts)(extent.parts, place)
+    place = f"{place}: {extent.name}"
+    allowed = (DOCUMENT_TYPE,) if extent.is_document else ARRAY_TYPES
+    if extent.dtype not in allowed:
+        raise CheckpointError(
+            f"{place}: expected the type {' or '.join(allowed)}, found {extent.dtype!r:.100}"
+        )
+    # A bool is an int to isinstance.
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in (*extent.shape, extent.offset)):
+        raise CheckpointError(
+            f"{place}: expected sizes and an offset of 0 or more, found {str(extent[2:]):.100}"
+        )
+    names.check_shape(extent.shape, place)
+    if extent.is_document and (len(extent.parts) != 2 or len(extent.shape) != 1):
+        raise CheckpointError(f"{place}: expected a document of shape (bytes,), found {extent.shape}")
+    if extent.offset + extent.nbytes > length:
+        raise CheckpointError(
+            f"{place}: expected {extent.nbytes} bytes in the file of {length}, found offset {extent.offset}"
+        )
+
+
+def _require_disjoint(extents: list[Extent], place: str) -> None:
+    """No two in the same bytes: together they are then no larger than the file."""
+    end, before = 0, "the start"
+    for extent in sorted((extent for extent in extents if extent.nbytes), key=lambda extent: extent.offset):
+        if extent.offset < end:
+            raise CheckpointError(
+                f"{place}: expected disjoint arrays, found {before} and {extent.name} in the same bytes"
+            )
+        end, before = extent.offset + extent.nbytes, extent.name
+
+
+def _copy(data: bytes, extent: Extent) -> np.ndarray:
+    dtype = np.dtype(extent.dtype)
+    if extent.nbytes == 0:
+        return np.zeros(extent.shape, dtype.newbyteorder("="))
+    values = np.frombuffer(data, dtype, math.prod(extent.shape), extent.offset).reshape(extent.shape)
+    return values.astype(dtype.newbyteorder("="), copy=True)

@@ -1,0 +1,16 @@
+"""Weights with a NaN or an infinity in them are damaged: whoever reads or writes weights says so by name."""
+
+import numpy as np
+
+from levit_np.errors import CheckpointError
+
+
+def require_finite(array: np.ndarray, place: str) -> None:
+    """Raises CheckpointError, beginning with `place`, if a floating `array` holds a NaN or an infinity."""
+    if array.dtype.kind != "f" or array.size == 0:
+        return
+    # The extremes of an array show every NaN and infinity in it, and need no mask as large as the array.
+    with np.errstate(invalid="ignore"):
+        extremes = np.array([array.min(), array.max()])
+    if not np.isfinite(extremes).all():
+        raise CheckpointError(f"{place}: expected finite values, found {extremes[~np.isfinite(extremes)][0]}")

@@ -1,0 +1,186 @@
+"""Our container: HDF5 that any tool opens, behind a seal (see seal.py) that shows the least damage.
+
+The dataset of `stages.0.attention.qkv.weight` is /stages/0/attention/qkv/weight: contiguous, unfiltered,
+little-endian. A document is UTF-8 JSON in a dataset /documents/name of bytes; an HDF5 attribute could not
+exceed 64 KB. /contents, also JSON, says where each of them begins: reading a sealed file needs no HDF5
+library.
+"""
+
+import io
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from levit_np.errors import CheckpointError
+from levit_np.storage import confined, names, seal, strict_json
+from levit_np.storage.atomic import replacing
+from levit_np.storage.extents import ARRAY_TYPES, DOCUMENT_TYPE, Extent, copies
+from levit_np.storage.finite import require_finite
+from levit_np.storage.regular import open_regular
+
+MAGICS = (seal.MAGIC, b"\x89HDF\r\n\x1a\n")
+
+_Shapes = dict[str, tuple[int, ...]]
+_Content = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], documents: dict[str, Any]) -> None:
+    """Replaces `path` by a sealed file of these arrays (float32, float64, int64) and JSON documents.
+
+    The same content gives the same bytes, whatever the order of the dictionaries, and can be read back: a
+    NaN, an unknown dtype or a name that `read` would refuse raises CheckpointError before anything is
+    written. OSError as from `replacing`. Takes one copy of the content in memory.
+    """
+    image, contents = _image(_datasets(arrays, documents, os.fspath(path)), os.fspath(path))
+    with image.getbuffer() as content, replacing(path) as file:
+        content[: seal.SIZE] = seal.seal(content[seal.SIZE :], *contents)
+        file.write(content)
+
+
+def read(path: str | os.PathLike, expected: _Shapes | None = None) -> _Content:
+    """The arrays (native, writable, C-contiguous) and the documents of an HDF5 file, by name.
+
+    With `expected`, name -> shape, exactly these arrays, in this order; without it all. A sealed file is held
+    against its seal, then read as its list of contents says; libhdf5 does not see it. A file without a seal
+    is a stranger's: a child process, bounded in time and memory, reads it by strict_hdf5 and seals what it
+    found. Raises CheckpointError, and nothing else, for whatever is wrong with the file. Takes the file's
+    size twice in memory.
+    """
+    place = os.fspath(path)
+    try:
+        with open_regular(path) as file:
+            magic = file.read(len(MAGICS[0]))
+            if magic not in MAGICS:
+                raise CheckpointError(f"{place}: expected an HDF5 file, found one that begins with {magic!r}")
+            if magic != seal.MAGIC:
+                return _read_stranger(path, expected, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+            return _read_sealed(file.read(), expected, place)
+    except OSError as error:
+        raise CheckpointError(f"{place}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{place}: expected enough memory for the file, found too little") from error
+
+
+def _read_sealed(data: bytes, expected: _Shapes | None, place: str) -> _Content:
+    offset, nbytes = seal.check(data, place)
+    names.check_documents(nbytes, place)
+    extents = _listed(strict_json.loads(data[offset : offset + nbytes], f"{place}: {names.CONTENTS}"), place)
+    if expected is not None:
+        extents = _selected(extents, expected, place)
+    return copies(data, extents, place)
+
+
+def _listed(listing: Any, place: str) -> list[Extent]:
+    """The extents of /contents: [[part, ...], dtype, shape, offset] each."""
+    extents = []
+    for entry in listing if isinstance(listing, list) else [listing]:
+        match entry:
+            case [[str(), *rest] as parts, str(dtype), list(shape), int(offset)] if _are_strings(rest):
+                extents.append(Extent(tuple(parts), dtype, tuple(shape), offset))
+            case _:
+                raise CheckpointError(
+                    f"{place}: {names.CONTENTS}: expected name, type, shape and offset, found {entry!r:.100}"
+                )
+    if len({extent.parts for extent in extents}) != len(extents):
+        raise CheckpointError(f"{place}: {names.CONTENTS}: expected each name once, found one twice")
+    return extents
+
+
+def _are_strings(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _selected(extents: list[Extent], expected: _Shapes, place: str) -> list[Extent]:
+    by_name = {extent.name: extent for extent in extents}
+    selected = []
+    for name, shape in expected.items():
+        if name not in by_name or by_name[name].is_document:
+            raise CheckpointError(f"{place}: {name}: expected an array of shape {tuple(shape)}, found none")
+        if by_name[name].shape != tuple(shape):
+            raise CheckpointError(
+                f"{place}: {name}: expected shape {tuple(shape)}, found {by_name[name].shape}"
+            )
+        selected.append(by_name[name])
+    return selected + [extent for extent in extents if extent.is_document]
+
+
+def _read_stranger(path: str | os.PathLike, expected: _Shapes | None, size: int) -> _Content:
+    with tempfile.TemporaryDirectory(prefix="levit_np-") as directory:
+        copy = os.path.join(directory, "sealed.h5")
+        # The child holds the content twice, reading as well as writing; libhdf5 and its metadata need the
+        # rest.
+        confined.run(_seal_stranger, path, copy, seconds=20 + size / 20e6, memory=3 * size + (256 << 20))
+        with open_regular(copy) as file:
+            return _read_sealed(file.read(), expected, os.fspath(path))
+
+
+def _seal_stranger(path: str, copy: str) -> None:
+    """The child's part: what strict_hdf5 finds in `path` goes, sealed, to `copy`."""
+    from levit_np.storage import strict_hdf5
+
+    with open_regular(path) as file:
+        data = file.read()
+    arrays, documents = copies(data, strict_hdf5.find(data, path), path)
+    del data
+    write(copy, arrays, documents)
+
+
+def _datasets(
+    arrays: dict[str, np.ndarray], documents: dict[str, Any], place: str
+) -> dict[tuple[str, ...], np.ndarray]:
+    """What is to be stored, by path, checked but for the values."""
+    names.check_count(len(arrays) + len(documents), place)
+    datasets = {tuple(name.split(".")): array for name, array in arrays.items()}
+    for parts in datasets:
+        names.check_array_parts(parts, place)
+        for depth in range(1, len(parts)):
+            if parts[:depth] in datasets:
+                raise CheckpointError(
+                    f"{place}: {'.'.join(parts)}: expected a group above it, found an array"
+                )
+    texts = {}
+    for name, document in documents.items():
+        names.check_parts((names.DOCUMENTS, name), place)
+        texts[names.DOCUMENTS, name] = strict_json.dumps(document, f"{place}: {names.DOCUMENTS}/{name}")
+    names.check_documents(sum(map(len, texts.values())), place)
+    return datasets | {parts: np.frombuffer(text, np.uint8) for parts, text in texts.items()}
+
+
+def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.BytesIO, tuple[int, int]]:
+    """The HDF5 file, its user block empty, and the offset and bytes of /contents in it.
+
+    It is made in memory: libhdf5 itself never touches the disk, so a full one cannot upset it.
+    """
+    import h5py
+
+    image, extents = io.BytesIO(), []
+    # v108: compact headers with checksums, readable by every HDF5 since 2008.
+    with h5py.File(image, "w", userblock_size=seal.SIZE, libver=("v108", "v108")) as file:
+
+        def store(parts: tuple[str, ...], values: np.ndarray) -> int:
+            # A time would make the same content differ.
+            dataset = file.create_dataset("/".join(parts), data=values, track_times=False)
+            return (dataset.id.get_offset() or 0) if values.size else 0
+
+        for parts in sorted(datasets):
+            values = _storable(datasets[parts], parts, place)
+            extents.append(Extent(parts, values.dtype.str, values.shape, store(parts, values)))
+        listing = strict_json.dumps(extents, f"{place}: {names.CONTENTS}")
+        names.check_documents(len(listing), place)
+        offset = store((names.CONTENTS,), np.frombuffer(listing, np.uint8))
+    return image, (offset, len(listing))
+
+
+def _storable(array: np.ndarray, parts: tuple[str, ...], place: str) -> np.ndarray:
+    """Little-endian and C-contiguous. Raises CheckpointError for what cannot be read back."""
+    place = f"{place}: {'.'.join(parts)}"
+    values = np.asarray(array)
+    little = values.dtype.newbyteorder("<")
+    if little.str not in ((DOCUMENT_TYPE,) if parts[0] == names.DOCUMENTS else ARRAY_TYPES):
+        raise CheckpointError(f"{place}: expected the type {' or '.join(ARRAY_TYPES)}, found {values.dtype}")
+    names.check_shape(values.shape, place)
+    require_finite(values, place)
+    return np.asarray(values, dtype=little, order="C")

@@ -1,0 +1,70 @@
+"""What an array may be called and how many there may be, the same for the writer and for the strict reader.
+
+A name is an attribute path, `stages.0.blocks.1.attention.qkv.weight`; its parts are the groups of an HDF5
+file.
+"""
+
+import math
+
+from levit_np.errors import CheckpointError
+
+MOST_DATASETS = 4096
+MOST_DIMENSIONS = 8
+LARGEST_SHAPE = 1 << 48
+LONGEST_NAME = 256
+DEEPEST = 16
+DOCUMENTS = "documents"
+CONTENTS = "contents"  # lists all others
+# All documents together: one megabyte of hostile JSON becomes 44 MB of Python lists.
+LARGEST_DOCUMENTS = 1 << 20
+
+
+def check_parts(parts: tuple[str, ...], place: str) -> None:
+    """Raises CheckpointError, beginning with `place`, unless the parts joined by dots are a name as above."""
+    name = ".".join(parts)
+    for part in parts:
+        # isprintable refuses what a terminal would obey, and half a surrogate pair.
+        if not part or not part.isprintable() or "." in part or "/" in part:
+            raise CheckpointError(
+                f"{place}: expected a name of printable parts joined by dots, found {name!r:.300}"
+            )
+    if len(parts) > DEEPEST:
+        raise CheckpointError(
+            f"{place}: expected a name of at most {DEEPEST} parts, found {len(parts)}: {name!r:.300}"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise CheckpointError(
+            f"{place}: expected a name of at most {LONGEST_NAME} bytes, found {name!r:.300}"
+        )
+
+
+def check_array_parts(parts: tuple[str, ...], place: str) -> None:
+    """`check_parts`, and no name that the container itself uses."""
+    check_parts(parts, place)
+    if parts[0] in (DOCUMENTS, CONTENTS):
+        raise CheckpointError(
+            f"{place}: expected the name of an array, found the reserved name {'.'.join(parts)!r}"
+        )
+
+
+def check_count(count: int, place: str) -> None:
+    """Raises CheckpointError, beginning with `place`, for more datasets than any model has."""
+    if count > MOST_DATASETS:
+        raise CheckpointError(f"{place}: expected at most {MOST_DATASETS} datasets, found more")
+
+
+def check_shape(shape: tuple[int, ...], place: str) -> None:
+    """Raises CheckpointError, beginning with `place`, for a shape that no array of a model has."""
+    if len(shape) > MOST_DIMENSIONS:
+        raise CheckpointError(f"{place}: expected at most {MOST_DIMENSIONS} dimensions, found {len(shape)}")
+    # NumPy multiplies the sizes even where one of them is 0 and no value is stored.
+    if math.prod(max(size, 1) for size in shape) > LARGEST_SHAPE:
+        raise CheckpointError(f"{place}: expected a shape of at most {LARGEST_SHAPE} values, found {shape}")
+
+
+def check_documents(count: int, place: str) -> None:
+    """Raises CheckpointError, beginning with `place`, for more bytes of JSON than is safe to parse."""
+    if count > LARGEST_DOCUMENTS:
+        raise CheckpointError(
+            f"{place}: expected at most {LARGEST_DOCUMENTS} bytes of documents, found {count}"
+        )

@@ -1,0 +1,23 @@
+"""Opening what a user names as a file of weights."""
+
+import os
+import stat
+from typing import BinaryIO
+
+from levit_np.errors import CheckpointError
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a regular file for reading. Raises CheckpointError, naming `path`, where there is none or it is
+    no such."""
+    try:
+        # A pipe would block and a device never end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CheckpointError(f"{os.fspath(path)}: expected a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error.strerror}") from error
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{os.fspath(path)!r}: expected a path, found {error}") from error

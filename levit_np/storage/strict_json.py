@@ -1,0 +1,75 @@
+"""JSON as a file format: what `dumps` writes `loads` reads back equal, and `loads` takes nothing doubtful."""
+
+import json
+import math
+from typing import Any, NoReturn
+
+from levit_np.errors import CheckpointError
+
+DEEPEST = 64
+
+
+def dumps(document: Any, place: str) -> bytes:
+    """UTF-8 JSON without spaces, keys in their order. Raises CheckpointError for what `loads` would not give
+    back."""
+    try:
+        data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place}: expected a JSON document, found {error}") from error
+    loads(data, place)
+    return data
+
+
+def loads(data: bytes, place: str) -> Any:
+    """Raises CheckpointError, beginning with `place`, for anything but strict UTF-8 JSON.
+
+    Refused beyond the standard: NaN and infinities (also 1e999), a key that stands twice in one object, half
+    a surrogate pair, more than 64 levels.
+    """
+    try:
+        document = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_constant=_not_a_number, parse_float=_finite
+        )
+        _check(document)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place}: expected strict JSON, found {error}") from error
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return document
+
+
+def _not_a_number(constant: str) -> NoReturn:
+    raise ValueError(f"the constant {constant}")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"a number too large, {digits[:20]}")
+    return value
+
+
+def _check(document: Any) -> None:
+    # The parser's own bound on the depth differs between Python versions; a caller that recurses needs a
+    # fixed one.
+    level = [document]
+    for _ in range(DEEPEST):
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                item.encode()
+            elif isinstance(item, dict):
+                children.extend(item.keys())
+                children.extend(item.values())
+            elif isinstance(item, list):
+                children.extend(item)
+        if not children:
+            return
+        level = children
+    raise ValueError(f"more than {DEEPEST} levels")

@@ -1,0 +1,122 @@
+"""Weights in and out, against the transformers package and through every format that is written."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from levit_np.checkpoints.formats import name_table
+from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
+from levit_np.config import ABLATIONS, FAMILY
+from levit_np.errors import BackendError, CheckpointError
+from levit_np.model import build, create
+
+from ..parity import FIVE, images, pair
+
+
+def random_model(name, **changes):
+    model = create(name, **changes)
+    generator = np.random.default_rng(4)
+    state = {n: np.abs(generator.standard_normal(a.shape)) + 0.1 for n, a in model.state().items()}
+    model.set_state({n: (a / a[0].size).astype(np.float32) for n, a in state.items()})
+    return model
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_transformers_weights_come_in_and_go_out(name, tmp_path):
+    ours, theirs = pair(name, dtype=torch.float32)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    loaded = load(tmp_path / "theirs.safetensors")
+    assert loaded.config == replace(FAMILY[name], num_classes=17)
+    for key, array in loaded.state().items():
+        assert np.array_equal(array, ours.state()[key]), key
+    export(loaded, tmp_path / "out.safetensors", format="transformers")
+    theirs.load_state_dict(load_file(tmp_path / "out.safetensors"), strict=True)
+
+
+@pytest.mark.parametrize("form", ["timm", "transformers"])
+@pytest.mark.parametrize("name", ["levit_128s", "levit_256d", "levit_384_s8"])
+def test_round_trip(name, form, tmp_path):
+    if form == "transformers" and name == "levit_384_s8":
+        with pytest.raises(CheckpointError, match="4 convolutions"):
+            name_table(FAMILY[name], form)
+        return
+    model = random_model(name, num_classes=5)
+    export(model, tmp_path / "a.safetensors", format=form)
+    again = load(tmp_path / "a.safetensors")
+    assert again.config == model.config
+    assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
+def test_own_format_round_trip_with_labels(tmp_path):
+    model = random_model("levit_digits")
+    save(model, tmp_path / "a.h5", labels=list("abcdefghij"))
+    again = load(tmp_path / "a.h5")
+    assert again.config == model.config and again.labels == list("abcdefghij")
+    assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
+def test_a_damaged_file_and_a_foreign_one_are_refused(tmp_path):
+    path = tmp_path / "a.h5"
+    save(random_model("levit_digits"), path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    for content in (bytes(data), b"", b"PK\x03\x04" + bytes(40), b"hello", data[:1000]):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            load(path)
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "none.h5")
+    with pytest.raises(BackendError):
+        load(path, dtype="int8")
+
+
+def test_another_number_of_classes_starts_the_heads_anew_and_says_so(tmp_path):
+    model = random_model("levit_128s", num_classes=5)
+    save(model, tmp_path / "a.h5")
+    with pytest.warns(UserWarning, match="head.weight"):
+        again = load(tmp_path / "a.h5", num_classes=7)
+    assert again(images(1, dtype=np.float32)).shape == (1, 7)
+    assert np.array_equal(again.state()["stem.convolutions.0.weight"], model.state()["stem.convolutions.0.weight"])
+
+
+def test_another_image_size_resizes_the_biases(tmp_path):
+    model = random_model("levit_128s", num_classes=5)
+    save(model, tmp_path / "a.h5")
+    again = load(tmp_path / "a.h5", image_size=(160, 192))
+    assert again.config.resolutions[0] == (10, 12)
+    x = np.random.default_rng(0).standard_normal((1, 3, 160, 192)).astype(np.float32)
+    assert np.isfinite(again(x)).all()
+
+
+@pytest.mark.parametrize("new", [(10, 12), (14, 14), (1, 3), (20, 5)])
+def test_resized_biases_are_bilinear(new):
+    table = np.random.default_rng(0).standard_normal((3, 14 * 14))
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(table.reshape(1, 3, 14, 14)), size=new, mode="bilinear", align_corners=True)
+    np.testing.assert_allclose(resize_bias(table, (14, 14), new), expected.numpy().reshape(3, -1), atol=1e-12)
+
+
+def test_names_of_the_authors():
+    names = rename(create("levit_128s").state(), config=FAMILY["levit_128s"], format="facebook")
+    for name in ("patch_embed.6.bn.running_var", "blocks.0.m.attention_biases", "blocks.1.m.2.c.weight",
+                 "blocks.4.q.1.c.weight", "blocks.5.m.0.c.weight", "blocks.12.kv.bn.weight", "head_dist.l.bias"):
+        assert name in names
+    with pytest.raises(CheckpointError, match="no names"):
+        name_table(ABLATIONS["levit_128s_a3"], "timm")
+
+
+def test_missing_and_unexpected_tensors_are_named(tmp_path):
+    model = random_model("levit_128s", num_classes=5)
+    export(model, tmp_path / "a.safetensors", format="timm")
+    tensors = load_file(tmp_path / "a.safetensors")
+    tensors["extra"] = tensors.pop("head.bn.bias")
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="missing: head.bn.bias; unexpected: extra"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_a_network_without_arrays_allocates_nothing():
+    assert not hasattr(build(FAMILY["levit_384"]).head, "weight")

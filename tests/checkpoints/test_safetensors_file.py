@@ -1,0 +1,337 @@
+"""Every tensor comes back, the library agrees, and everything hostile is a CheckpointError in one line."""
+
+import collections
+import json
+import os
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from levit_np.checkpoints import safetensors_file
+from levit_np.errors import CheckpointError
+from levit_np.storage import confined
+from tests.mutations import mutated
+from tests.storage import child_functions
+
+ARRAYS = {
+    "stages.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
+    "stages.0.bn.num_batches_tracked": np.array(5),
+    "stem.weight": np.linspace(0, 1, 5),
+    "empty": np.zeros((0, 3), np.float32),
+}
+
+
+def refusal(path: Path) -> str:
+    """The message with which `path` is refused: one line that begins with the path."""
+    with pytest.raises(CheckpointError) as caught:
+        safetensors_file.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000
+    return message
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == expected[name].dtype.newbyteorder("=") and array.shape == expected[name].shape
+        assert array.dtype.isnative and array.flags.c_contiguous and array.flags.writeable
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    safetensors_file.write(tmp_path / "a.safetensors", ARRAYS, {"format": "pt"})
+    return tmp_path / "a.safetensors"
+
+
+# Round trips.
+
+
+def test_arrays_and_metadata_come_back(path):
+    arrays, metadata = safetensors_file.read(path)
+    assert_same(arrays, ARRAYS)
+    assert metadata == {"format": "pt"}
+
+
+def test_the_library_reads_what_is_written(path):
+    assert_same(safetensors.numpy.load_file(path), ARRAYS)
+    with safetensors.safe_open(path, framework="np") as opened:
+        assert opened.metadata() == {"format": "pt"}
+
+
+def test_what_the_library_writes_is_read(tmp_path):
+    safetensors.numpy.save_file(ARRAYS, tmp_path / "a", {"a": "1", "b": "é\n"})
+    arrays, metadata = safetensors_file.read(tmp_path / "a")
+    assert_same(arrays, ARRAYS)
+    assert metadata == {"a": "1", "b": "é\n"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_finite_half_is_widened_exactly(tmp_path, dtype):
+    halves = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    halves = halves[halves.isfinite()].repeat(40)
+    assert len(halves) > 2 * safetensors_file._BLOCK
+    safetensors.torch.save_file({"before": torch.ones(3, dtype=dtype), "halves": halves}, tmp_path / "a")
+    arrays, _ = safetensors_file.read(tmp_path / "a")
+    assert arrays["halves"].dtype == np.float32
+    np.testing.assert_array_equal(arrays["halves"], halves.float().numpy())
+
+
+names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8) | st.text(max_size=3)
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+dtypes = st.sampled_from(["<f4", ">f4", "<f8", ">f8", "<i8", ">i8"])
+arrays = hnp.arrays(dtypes, shapes).filter(lambda array: np.isfinite(array).all())
+views = st.tuples(arrays, st.sampled_from([lambda a: a, lambda a: a.T, lambda a: a[::-1] if a.ndim else a,
+                                           lambda a: a[..., ::2] if a.ndim else a, np.asfortranarray]))
+values = views.map(lambda pair: pair[1](pair[0]))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.dictionaries(names, values, max_size=4), st.dictionaries(st.text(), st.text(), max_size=3))
+def test_what_is_written_comes_back_or_is_refused(tmp_path_factory, given_arrays, given_metadata):
+    path = tmp_path_factory.mktemp("round") / "a"
+    before = {name: array.copy() for name, array in given_arrays.items()}
+    try:
+        safetensors_file.write(path, given_arrays, given_metadata)
+    except CheckpointError:
+        assert not path.exists()
+        assert not all(name.isprintable() and name for name in given_arrays)
+        return
+    found, metadata = safetensors_file.read(path)
+    assert_same(found, before)
+    assert metadata == given_metadata
+    assert_same(safetensors.numpy.load_file(path), before)
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    metadata = {str(i): "a" for i in range(20)}
+    safetensors_file.write(tmp_path / "a", ARRAYS, metadata)
+    safetensors_file.write(tmp_path / "b", dict(reversed(ARRAYS.items())), dict(reversed(metadata.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_failure_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        safetensors_file.write(path, {"a": np.ones(1)})
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "metadata", "words"),
+    [("a", np.zeros(2, "f2"), {}, "float16"), ("a", np.zeros(2, bool), {}, "bool"),
+     ("a", np.array(["b"]), {}, "<U1"), ("a", np.array([np.nan]), {}, "a: expected finite values, found nan"),
+     ("a", np.ones((1,) * 9), {}, "dimensions"), ("a", np.zeros((0, 1 << 50), "f4"), {}, "values"),
+     ("", np.ones(1), {}, "printable name"), ("a\n", np.ones(1), {}, "printable name"),
+     ("\ud800", np.ones(1), {}, "printable name"), ("a" * 257, np.ones(1), {}, "printable name"),
+     ("__metadata__", np.ones(1), {}, "printable name"), ("a", np.ones(1), {"b": 1}, "metadata of strings"),
+     ("a", np.ones(1), {"b": "\ud800"}, "JSON"),
+     ("a", np.ones(1), {"b": "c" * (1 << 20)}, "header of at most")],
+)
+def test_what_cannot_be_read_back_is_not_written(tmp_path, name, array, metadata, words):
+    with pytest.raises(CheckpointError, match=words):
+        safetensors_file.write(tmp_path / "a", {name: array}, metadata)
+    assert os.listdir(tmp_path) == []
+
+
+# Attacks.
+
+
+def container(header: Any, values: bytes = bytes(16), length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + values
+
+
+def entry(dtype: Any = "F32", shape: Any = (4,), offsets: Any = (0, 16), **others: Any) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets} | others
+
+
+def doubled(text: str) -> bytes:
+    """A header of one sound tensor in which `text` stands twice."""
+    sound = json.dumps({"a": entry()})
+    assert sound.count(text) == 1
+    return container(sound.replace(text, f"{text}, {text}").encode())
+
+
+ENTRY = json.dumps(entry())
+ATTACKS = {
+    "empty file": b"",
+    "seven bytes": bytes(7),
+    "length alone": bytes(8),
+    "header of no bytes": container(b"", b""),
+    "header longer than the file": container({"a": entry()}, length=1000),
+    "header of 2 MB": container(json.dumps({"a": entry()}).encode() + b" " * (2 << 20)),
+    "header of 2^63 bytes": container({"a": entry()}, length=1 << 63),
+    "header of 2^64 - 1 bytes": container({"a": entry()}, length=(1 << 64) - 1),
+    "header that is not JSON": container(b"{a}"),
+    "header that is a list": container([entry()]),
+    "header that begins with a space": container(b" " + json.dumps({"a": entry()}).encode()),
+    "header that is not UTF-8": container(b'{"\xff": ' + ENTRY.encode() + b"}"),
+    "header 100,000 deep": container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "header with a NaN": container({"a": entry(shape=[float("nan")])}),
+    "name twice": doubled(f'"a": {ENTRY}'),
+    "dtype twice": doubled('"dtype": "F32"'),
+    "offsets twice": doubled('"data_offsets": [0, 16]'),
+    "metadata twice": container(b'{"__metadata__": {}, "__metadata__": {}, "a": ' + ENTRY.encode() + b"}"),
+    "metadata key twice": container(b'{"__metadata__": {"b": "", "b": ""}, "a": ' + ENTRY.encode() + b"}"),
+    "metadata of numbers": container({"__metadata__": {"a": 1}, "a": entry()}),
+    "metadata that is a list": container({"__metadata__": [], "a": entry()}),
+    "entry that is a number": container({"a": 1}),
+    "entry without a shape": container({"a": {"dtype": "F32", "data_offsets": [0, 16]}}),
+    "entry with another field": container({"a": entry(file="/etc/passwd")}),
+    "unknown type": container({"a": entry(dtype="F33")}),
+    "type of 8 bits": container({"a": entry(dtype="F8_E4M3", shape=[16])}),
+    "type of 32-bit integers": container({"a": entry(dtype="I32")}),
+    "type bool": container({"a": entry(dtype="BOOL", shape=[16])}),
+    "type that is a list": container({"a": entry(dtype=["F32"])}),
+    "shape that is a number": container({"a": entry(shape=4)}),
+    "shape below zero": container({"a": entry(shape=[-2, -2])}),
+    "shape of a fraction": container({"a": entry(shape=[4.0])}),
+    "shape of a truth": container({"a": entry(shape=[4, True])}),
+    "shape of nine dimensions": container({"a": entry(shape=[1] * 8 + [4])}),
+    "shape larger than the values": container({"a": entry(shape=[1 << 40])}),
+    "shape that overflows to the size": container({"a": entry(shape=[(1 << 62) + 4])}),
+    "shape larger than an address but for a zero": container(
+        {"a": entry(shape=[0, 1 << 62, 1 << 62], offsets=[0, 0])}, b""
+    ),
+    "shape of a number of 4,000 digits": container({"a": entry(shape=[10**4000])}),
+    "offsets of one number": container({"a": entry(offsets=[16])}),
+    "offsets below zero": container({"a": entry(offsets=[-16, 0])}),
+    "offsets backwards": container({"a": entry(offsets=[16, 0])}),
+    "offsets of fractions": container({"a": entry(offsets=[0.0, 16.0])}),
+    "offsets behind the end": container({"a": entry(offsets=[16, 32])}),
+    "two tensors in the same bytes": container({"a": entry(), "b": entry()}),
+    "overlapping tensors": container({"a": entry(), "b": entry(offsets=[8, 24])}, bytes(24)),
+    "gap between tensors": container({"a": entry(), "b": entry(offsets=[20, 36])}, bytes(36)),
+    "bytes before the first": container({"a": entry(offsets=[4, 20])}, bytes(20)),
+    "bytes after the last": container({"a": entry()}, bytes(17)),
+    "bytes cut off": container({"a": entry()}, bytes(15)),
+    "5,000 tensors": container({str(i): entry(shape=[0], offsets=[0, 0]) for i in range(5000)}, b""),
+    "name that colours the terminal": container({"\x1b[31m": entry()}),
+    "name of 4,000 bytes": container({"a" * 4000: entry()}),
+    "name of half a surrogate pair": container({"\ud800": entry()}),
+    "empty name": container({"": entry()}),
+    "NaN in F32": container({"a": entry()}, np.array([0, 1, np.nan, 2], "<f4").tobytes()),
+    "infinity in F64": container({"a": entry("F64", [2])}, np.array([0, np.inf], "<f8").tobytes()),
+    "infinity in F16": container({"a": entry("F16", [8])}, np.array([0] * 7 + [-np.inf], "<f2").tobytes()),
+    "NaN in BF16": container({"a": entry("BF16", [8])}, bytes(14) + b"\xc0\x7f"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused(tmp_path, name):
+    (tmp_path / "a").write_bytes(ATTACKS[name])
+    refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64", "I64"])
+def test_the_honest_file_of_the_attacks_is_accepted(tmp_path, dtype):
+    count = 16 * 8 // int(dtype[-2:])
+    (tmp_path / "a").write_bytes(container({"a": entry(dtype, [count]), "b": entry("I64", [0], [16, 16])}))
+    assert [array.shape for array in safetensors_file.read(tmp_path / "a")[0].values()] == [(count,), (0,)]
+
+
+def test_a_non_finite_value_is_refused_by_name_whatever_stands_around_it(tmp_path):
+    halves = torch.zeros(safetensors_file._BLOCK + 10, dtype=torch.bfloat16)
+    halves[-3] = torch.inf
+    safetensors.torch.save_file({"sound": torch.ones(2), "unsound": halves}, tmp_path / "a")
+    assert "unsound: expected finite values, found inf" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None],
+    ids=["directory", "pipe", "link to itself", "nothing"],
+)
+def test_what_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / "a")
+    refusal(tmp_path / "a")
+
+
+def test_a_file_that_the_library_reads_differently_is_refused(path, monkeypatch):
+    opened = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda other, **options: opened(path, **options))
+    other = path.with_name("other")
+    safetensors_file.write(other, {"a": np.ones(1)})
+    assert "expected 1 tensors, the safetensors library found 4" in refusal(other)
+
+
+def test_whatever_the_library_raises_is_one_exception(path, monkeypatch):
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("several\nlines")
+
+    monkeypatch.setattr(safetensors, "safe_open", fails)
+    assert "RuntimeError: several lines" in refusal(path)
+
+
+# Fuzz.
+
+
+def fuzz(sound: bytes, path: Path, times: int, seed: int) -> collections.Counter[str]:
+    """Damaged files, mostly in the header: refused with the one exception, or read without one."""
+    rng = random.Random(seed)
+    start = 8 + int.from_bytes(sound[:8], "little")
+    count: collections.Counter[str] = collections.Counter()
+    for _ in range(times):
+        if rng.random() < 0.5:
+            header = mutated(sound[8:start], rng)
+            data = struct.pack("<Q", len(header)) + header + sound[start:]
+        else:
+            data = mutated(sound, rng)
+        path.write_bytes(data)
+        try:
+            found, _ = safetensors_file.read(path)
+            assert sum(array.nbytes for array in found.values()) <= 2 * len(data)
+            count["accepted"] += 1
+        except CheckpointError:
+            count["refused"] += 1
+    return count
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> bytes:
+    tensors = {"weight": torch.ones(3, 4), "brain": torch.ones(5).bfloat16(), "half": torch.ones(3).half()}
+    tensors["steps"] = torch.tensor(3)
+    safetensors.torch.save_file(tensors, tmp_path / "sound", {"format": "pt"})
+    return (tmp_path / "sound").read_bytes()
+
+
+def test_damaged_files_are_refused_or_read(tmp_path, sound):
+    count = fuzz(sound, tmp_path / "a", 3000, seed=1)
+    assert count["refused"] > 1500 and count["accepted"] > 100
+
+
+@pytest.mark.slow
+def test_100000_damaged_files_are_refused_or_read(tmp_path, sound):
+    print(fuzz(sound, tmp_path / "a", 100_000, seed=2))
+
+
+# Memory.
+
+
+def peak_megabytes(path: Path) -> float:
+    return confined.run(child_functions.peak_megabytes, "safetensors", path, memory=4 << 30)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_takes_at_most_twice_the_file(tmp_path, dtype):
+    # Bytes of 1 are small numbers in every type.
+    safetensors.torch.save_file({"a": torch.ones(80 << 20, dtype=torch.uint8).view(dtype)}, tmp_path / "a")
+    assert peak_megabytes(tmp_path / "a") <= 2 * 80 + 64
+
+
+def test_a_header_of_one_megabyte_takes_at_most_64(tmp_path):
+    metadata = {format(i, "x"): "" for i in range(90_000)}
+    safetensors_file.write(tmp_path / "a", {"a": np.ones(1)}, metadata)
+    assert (tmp_path / "a").stat().st_size > 900_000
+    assert peak_megabytes(tmp_path / "a") <= 64

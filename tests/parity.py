@@ -1,0 +1,51 @@
+"""What the parity tests share: a transformers LeViT with every norm and bias randomised, and ours beside it."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from transformers import LevitConfig, LevitForImageClassificationWithTeacher
+
+from levit_np.checkpoints.formats import name_table
+from levit_np.config import FAMILY
+from levit_np.model import build
+
+FIVE = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
+
+
+def randomize(module, seed):
+    """A fresh LeViT is nearly the identity: gammas, betas, biases and statistics all get values of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, array in module.state_dict().items():
+            if "running_var" in name:
+                array.copy_(torch.rand(array.shape, generator=generator) + 0.5)
+            elif array.is_floating_point() and array.ndim == 1 or "attention_biases" in name:
+                centre = 0.7 if "norm.weight" in name else 0.0
+                array.copy_(torch.randn(array.shape, generator=generator) * 0.3 + centre)
+            elif array.is_floating_point() and array.ndim > 1:
+                # 1/√fan_in keeps the signal's size; transformers' own 0.02 lets it fade to rounding in evaluation.
+                array.copy_(torch.randn(array.shape, generator=generator) / array[0].numel() ** 0.5)
+
+
+def pair(name, classes=17, dtype=torch.float64):
+    """(ours, theirs) with the same weights; drop path off, since it is random."""
+    config = FAMILY[name]
+    theirs = LevitForImageClassificationWithTeacher(LevitConfig(
+        hidden_sizes=[s.channels for s in config.stages], depths=[s.depth for s in config.stages],
+        num_attention_heads=[s.heads for s in config.stages], key_dim=[config.key_size] * 3, num_labels=classes))
+    randomize(theirs, 1)
+    theirs = theirs.to(dtype).train()
+    ours = build(replace(config, num_classes=classes, drop_path=0.0))
+    state = {n: v.detach().numpy().copy() for n, v in theirs.state_dict().items()}
+    ours.set_state({own: state[there] for own, there in name_table(ours.config, "transformers").items()})
+    return ours, theirs
+
+
+def images(batch, size=224, seed=2, dtype=np.float64):
+    return np.random.default_rng(seed).standard_normal((batch, 3, size, size)).astype(dtype)
+
+
+def worst(ours, theirs):
+    """Largest difference, relative to the largest value."""
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()

@@ -1,0 +1,122 @@
+"""What the tests of this folder run in child processes; a child imports its function by name."""
+
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from levit_np.errors import CheckpointError
+
+
+def echo(*arguments: Any) -> list[Any]:
+    return list(arguments)
+
+
+def refuse(message: str) -> None:
+    raise CheckpointError(message)
+
+
+def fail() -> None:
+    raise KeyError("the\nkey")
+
+
+def sleep_after_saying_who(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def take_memory(count: int) -> int:
+    return len(bytearray(count))
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def chatter() -> str:
+    print("noise")
+    os.write(1, b"more noise")
+    sys.stdout.flush()
+    return "answer"
+
+
+def answer_at_length(count: int) -> str:
+    return "x" * count
+
+
+def write_file(path: str, count: int) -> int:
+    piece = bytes(1 << 20)
+    with open(path, "wb", buffering=0) as file:
+        return sum(file.write(piece) for _ in range(count // len(piece)))
+
+
+def limits() -> dict[str, Any]:
+    import resource
+    import signal
+
+    names = ("RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_FSIZE")
+    found = {name: resource.getrlimit(getattr(resource, name))[0] for name in names}
+    return found | {"timer": signal.getitimer(signal.ITIMER_REAL)[0]}
+
+
+def replace_on_a_full_disk(path: str, size: int, limit: int) -> str:
+    """Writes `size` bytes where the kernel allows files of `limit`; returns the error."""
+    import resource
+
+    from levit_np.storage.atomic import replacing
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with replacing(path) as file:
+            file.write(bytes(size))
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return "no error"
+
+
+def peak_megabytes(reader: str, path: str) -> float:
+    """By how much reading `path` raised the greatest memory of this process, in units of 2^20 bytes."""
+    import h5py
+    import safetensors
+
+    from levit_np.checkpoints import safetensors_file
+    from levit_np.storage import hdf5, strict_hdf5
+
+    assert h5py and safetensors and strict_hdf5
+    before = _peak()
+    {"hdf5": hdf5, "safetensors": safetensors_file}[reader].read(path)
+    return (_peak() - before) / 1024
+
+
+def peak_megabytes_of_writing(path: str, megabytes: int) -> float:
+    import h5py
+    import numpy as np
+
+    from levit_np.storage import hdf5
+
+    assert h5py
+    arrays = {f"part.{i}": np.ones((megabytes, 1 << 16), "f4") for i in range(4)}
+    before = _peak()
+    hdf5.write(path, arrays, {})
+    return (_peak() - before) / 1024
+
+
+def _peak() -> int:
+    """Kilobytes, of this process or of the greatest of its children."""
+    import resource
+
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -1,0 +1,155 @@
+"""A child that misbehaves in any way is a CheckpointError in one line, and is dead."""
+
+import _thread
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from levit_np.errors import CheckpointError
+from levit_np.storage import confined
+from tests.storage import child_functions as functions
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_arguments_and_result_pass_as_json():
+    found = confined.run(functions.echo, 1, 2.5, "é\udcff\n", None, [1, {"a": True}], Path("/tmp/x"))
+    assert found == [1, 2.5, "é\udcff\n", None, [1, {"a": True}], "/tmp/x"]
+
+
+def test_a_function_of_the_standard_library_is_found():
+    assert confined.run(os.path.basename, "/a/b") == "b"
+
+
+def test_neither_the_working_directory_nor_the_environment_adds_a_module(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert confined.run(functions.echo, 1) == [1]
+
+
+def test_the_package_is_found_from_anywhere_without_being_installed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert confined.run(functions.echo) == []
+
+
+def test_a_refusal_keeps_its_message():
+    with pytest.raises(CheckpointError, match="^weights.pth: expected this, found 'é'$"):
+        confined.run(functions.refuse, "weights.pth: expected this, found 'é'")
+
+
+def test_another_exception_is_named_in_one_line():
+    with pytest.raises(CheckpointError, match="functions.fail in a child process: failed with KeyError: .*$"):
+        confined.run(functions.fail)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(functions.segfault, f"ended by signal {int(signal.SIGSEGV)} "),
+     (os.abort, f"ended by signal {int(signal.SIGABRT)} "), (functions.leave, "exit status 3 and 0 bytes")],
+)
+def test_a_crash_is_named(function, words):
+    with pytest.raises(CheckpointError, match=words):
+        confined.run(function)
+
+
+def test_too_much_memory_is_named():
+    assert confined.run(functions.take_memory, 50 << 20, memory=100 << 20) == 50 << 20
+    with pytest.raises(CheckpointError, match="MemoryError: expected at most 100 MB"):
+        confined.run(functions.take_memory, 101 << 20, memory=100 << 20)
+
+
+def test_a_file_larger_than_the_memory_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="File too large"):
+        confined.run(functions.write_file, tmp_path / "a", 33 << 20, memory=32 << 20)
+
+
+def test_all_limits_are_set():
+    found = confined.run(functions.limits, seconds=20, memory=64 << 20)
+    assert 20 <= found["RLIMIT_CPU"] <= 25
+    assert 20 < found["timer"] <= 21
+    assert found["RLIMIT_CORE"] == 0
+    assert found["RLIMIT_FSIZE"] == 64 << 20
+
+
+def test_too_much_time_is_named():
+    with pytest.raises(CheckpointError, match="expected to end within 1 s"):
+        confined.run(functions.spin, seconds=1)
+
+
+def test_the_child_is_dead_when_its_time_is_over(tmp_path):
+    who = tmp_path / "who"
+    with pytest.raises(CheckpointError, match="expected to end within 3 s"):
+        confined.run(functions.sleep_after_saying_who, who, seconds=3)
+    assert not is_running(int(who.read_text()))
+
+
+def test_an_interrupt_of_the_parent_ends_the_child(tmp_path):
+    who = tmp_path / "who"
+
+    def interrupt() -> None:
+        while not (who.exists() and who.read_text()):
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        confined.run(functions.sleep_after_saying_who, who)
+    thread.join()
+    assert not is_running(int(who.read_text()))
+
+
+def test_a_child_whose_parent_was_killed_ends_by_itself(tmp_path):
+    who = tmp_path / "who"
+    code = (f"import sys; sys.path[:] = {sys.path!r}\n"
+            "from levit_np.storage import confined\nfrom tests.storage import child_functions\n"
+            f"confined.run(child_functions.sleep_after_saying_who, {str(who)!r}, seconds=3)")
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        while not (who.exists() and who.read_text()):
+            assert parent.poll() is None
+            time.sleep(0.01)
+        parent.kill()
+    child = int(who.read_text())
+    patience = time.monotonic() + 30
+    # An orphan that nobody collects stays in the table of processes, as a zombie.
+    while is_running(child) and " Z " not in Path(f"/proc/{child}/stat").read_text():
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+
+
+def test_what_the_function_prints_is_not_the_answer(capfd):
+    assert confined.run(functions.chatter) == "answer"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_answer_without_end_is_refused():
+    assert len(confined.run(functions.answer_at_length, 1 << 19)) == 1 << 19
+    with pytest.raises(CheckpointError, match="expected an answer, found exit status 0"):
+        confined.run(functions.answer_at_length, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"", b"[]", b"{}", b'{"result"', b'{"refusal": 1}', b"\xff", b"[" * 100_000, b"null"]
+)
+def test_a_child_that_answers_nonsense_is_refused(reply):
+    with pytest.raises(CheckpointError, match="expected an answer"):
+        confined._result(reply, 0, "place")
+
+
+def test_a_result_of_a_child_that_then_failed_is_refused():
+    with pytest.raises(CheckpointError, match="exit status 1"):
+        confined._result(b'{"result": 1}', 1, "place")

@@ -1,0 +1,325 @@
+"""Every array and document comes back; the least damage is a CheckpointError in one line."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from levit_np.errors import CheckpointError
+from levit_np.storage import confined, extents, hdf5, seal, strict_hdf5
+from tests.storage import child_functions
+
+ARRAYS = {
+    "stages.0.attention.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
+    "stages.0.attention.steps": np.array(5),
+    "stages.10.weight": np.linspace(0, 1, 5),
+    "head.bias": np.zeros((0, 3), np.float32),
+}
+DOCUMENTS = {"config": {"depth": [2, 3], "name": "é", "scale": 0.5}, "labels": ["cat", None, True]}
+
+
+def refusal(path: Path, expected: Any = None) -> str:
+    """The message with which `path` is refused: one line that begins with the path."""
+    with pytest.raises(CheckpointError) as caught:
+        hdf5.read(path, expected)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000
+    return message
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == expected[name].dtype.newbyteorder("=") and array.shape == expected[name].shape
+        assert array.dtype.isnative and array.flags.c_contiguous and array.flags.writeable
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    hdf5.write(tmp_path / "a.h5", ARRAYS, DOCUMENTS)
+    return tmp_path / "a.h5"
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "stranger.h5", "w") as file:
+        for name, array in ARRAYS.items():
+            file[name.replace(".", "/")] = array
+        file["documents/config"] = np.frombuffer(b'{"a": 1}', "u1")
+    return tmp_path / "stranger.h5"
+
+
+# Round trips.
+
+
+def test_arrays_and_documents_come_back(path):
+    arrays, documents = hdf5.read(path)
+    assert_same(arrays, ARRAYS)
+    assert documents == DOCUMENTS
+
+
+names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=4).map(".".join)
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+dtypes = st.sampled_from(["<f4", ">f4", "<f8", ">f8", "<i8", ">i8"])
+arrays = hnp.arrays(dtypes, shapes).filter(lambda array: np.isfinite(array).all())
+views = st.tuples(arrays, st.sampled_from([lambda a: a, lambda a: a.T, lambda a: a[::-1] if a.ndim else a,
+                                           lambda a: a[..., ::2] if a.ndim else a, np.asfortranarray]))
+values = views.map(lambda pair: pair[1](pair[0]))
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.dictionaries(names, values, max_size=4), st.dictionaries(st.text(max_size=4), json, max_size=2))
+def test_what_is_written_comes_back_or_is_refused(tmp_path_factory, given_arrays, given_documents):
+    path = tmp_path_factory.mktemp("round") / "a.h5"
+    before = {name: array.copy() for name, array in given_arrays.items()}
+    try:
+        hdf5.write(path, given_arrays, given_documents)
+    except CheckpointError:
+        assert not path.exists()
+        return
+    data = path.read_bytes()
+    for found, documents in (hdf5.read(path), extents.copies(data, strict_hdf5.find(data, "file"), "file")):
+        assert_same(found, before)
+        assert documents == given_documents
+
+
+@pytest.mark.parametrize("name", ["ü.重み.w", "with space.w", "a" * 256, ".".join("a" * 16)])
+def test_an_unusual_name_is_kept(tmp_path, name):
+    hdf5.write(tmp_path / "a.h5", {name: np.ones(2)}, {})
+    assert list(hdf5.read(tmp_path / "a.h5")[0]) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "a.", ".a", "a..b", "a/b", "../a", "a\0b", "a\nb", "\x1b[31m", "\ud800", "a" * 257, "ü" * 129,
+     ".".join("a" * 17), "documents", "documents.config", "contents", "contents.a"],
+)
+def test_a_name_that_cannot_be_kept_is_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match="expected .* name"):
+        hdf5.write(tmp_path / "a.h5", {name: np.ones(2)}, {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [(np.zeros(2, "f2"), "float16"), (np.zeros(2, "i4"), "int32"), (np.zeros(2, "u1"), "uint8"),
+     (np.zeros(2, bool), "bool"), (np.array(["a"]), "<U1"), (np.array([None]), "object"),
+     (np.zeros(2, "f4,f4"), "f0"), (np.array([1, np.nan]), "nan"), (np.array(np.inf, ">f4"), "inf"),
+     (np.ones((1,) * 9), "8 dimensions"), (np.zeros((0, 1 << 50), "f4"), "values")],
+)
+def test_an_array_that_cannot_be_kept_is_refused_by_name(tmp_path, array, words):
+    with pytest.raises(CheckpointError, match=f"stages.0.weight: expected .*{words}"):
+        hdf5.write(tmp_path / "a.h5", {"stages.0.weight": array}, {})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [np.ones(2), {1, 2}, float("nan"), [float("inf")], {1: "a", "1": "b"}, "\ud800", "a" * (1 << 20), b"a"],
+)
+def test_a_document_that_cannot_be_kept_is_refused(tmp_path, document):
+    with pytest.raises(CheckpointError, match="document"):
+        hdf5.write(tmp_path / "a.h5", {}, {"config": document})
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_array_cannot_be_a_group_too(tmp_path):
+    with pytest.raises(CheckpointError, match="a.b.c: expected a group above it"):
+        hdf5.write(tmp_path / "a.h5", {"a.b.c": np.ones(1), "a.b": np.ones(1)}, {})
+
+
+def test_too_many_arrays_are_refused_and_4096_are_not(tmp_path):
+    many = {str(i): np.zeros(0) for i in range(4096)}
+    hdf5.write(tmp_path / "a.h5", many, {})
+    assert len(hdf5.read(tmp_path / "a.h5")[0]) == 4096
+    with pytest.raises(CheckpointError, match="at most 4096"):
+        hdf5.write(tmp_path / "a.h5", many, {"config": 1})
+
+
+# The file itself.
+
+
+def test_any_tool_reads_it(path):
+    with h5py.File(path) as file:
+        for name, array in ARRAYS.items():
+            dataset = file[name.replace(".", "/")]
+            assert dataset.dtype.str == array.dtype.newbyteorder("<").str
+            assert dataset.chunks is None and dataset.compression is None and not dataset.attrs
+            np.testing.assert_array_equal(dataset[()], array)
+        assert file["documents/labels"][:].tobytes() == b'["cat",null,true]'
+
+
+def test_the_same_content_gives_the_same_bytes_in_any_process(path, tmp_path):
+    backwards = {name: np.array(array, array.dtype.newbyteorder(">"), order="F")
+                 for name, array in reversed(ARRAYS.items())}
+    hdf5.write(tmp_path / "b.h5", backwards, dict(reversed(DOCUMENTS.items())))
+    code = ("import sys; sys.path[:] = sys.argv[2:]\nfrom levit_np.storage import hdf5\n"
+            "from tests.storage.test_hdf5 import ARRAYS, DOCUMENTS\n"
+            "hdf5.write(sys.argv[1], ARRAYS, DOCUMENTS)")
+    subprocess.run([sys.executable, "-c", code, tmp_path / "c.h5", *sys.path], check=True)
+    assert path.read_bytes() == (tmp_path / "b.h5").read_bytes() == (tmp_path / "c.h5").read_bytes()
+
+
+def test_a_failure_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hdf5.write(path, {}, {})
+    assert path.read_bytes() == before
+
+
+def test_importing_and_reading_a_sealed_file_loads_no_h5py(path):
+    code = ("import sys; sys.path[:] = sys.argv[2:]\n"
+            "from levit_np.storage import hdf5\nhdf5.read(sys.argv[1])\n"
+            "assert 'h5py' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code, path, *sys.path], check=True)
+
+
+def test_a_sealed_file_is_held_against_its_seal_before_anything_reads_it(path, monkeypatch):
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    for module, function in ((confined, "run"), (strict_hdf5, "find"), (hdf5, "copies")):
+        monkeypatch.setattr(module, function, lambda *arguments, **options: pytest.fail("was read"))
+    assert "damaged: content hash" in refusal(path)
+
+
+# What is expected of the content.
+
+
+def test_the_expected_arrays_come_alone_and_in_order(path, stranger):
+    expected = {"stages.10.weight": (5,), "head.bias": (0, 3), "stages.0.attention.steps": ()}
+    for file in (path, stranger):
+        assert list(hdf5.read(file, expected)[0]) == list(expected)
+    assert hdf5.read(path, {})[0] == {} and hdf5.read(path, {})[1] == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("expected", "words"),
+    [({"stages.1.weight": (5,)}, r"stages.1.weight: expected an array of shape \(5,\), found none"),
+     ({"stages.10": ()}, "stages.10: expected an array"), ({"documents.config": (41,)}, "found none"),
+     ({"stages.10.weight": (5, 1)}, r"stages.10.weight: expected shape \(5, 1\), found \(5,\)"),
+     ({"head.bias": (0, 4)}, r"expected shape \(0, 4\), found \(0, 3\)")],
+)
+def test_an_expected_array_that_is_not_there_is_named(path, stranger, expected, words):
+    for file in (path, stranger):
+        with pytest.raises(CheckpointError, match=words):
+            hdf5.read(file, expected)
+
+
+# Damage.
+
+
+def test_every_flipped_bit_is_seen(path):
+    sound = path.read_bytes()
+    rng = random.Random(0)
+    for i in range(len(sound)):
+        damaged = bytearray(sound)
+        damaged[i] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        message = refusal(path)
+        assert i < 20 or "damaged" in message
+
+
+def test_every_other_length_is_seen(path):
+    sound = path.read_bytes()
+    for length in (*range(0, len(sound), 7), len(sound) - 1):
+        path.write_bytes(sound[:length])
+        refusal(path)
+    path.write_bytes(sound + b"\0")
+    assert "damaged: expected" in refusal(path)
+
+
+def test_a_wrong_seal_is_not_taken_for_a_stranger(path, monkeypatch):
+    monkeypatch.setattr(confined, "run", lambda *arguments, **options: pytest.fail("was passed on"))
+    sound = path.read_bytes()
+    with h5py.File(io.BytesIO(sound)) as file:
+        assert file.userblock_size == seal.SIZE
+    for damaged in (b"levit_nq" + sound[8:], bytes(seal.SIZE) + sound[seal.SIZE :], sound[:600]):
+        path.write_bytes(damaged)
+        refusal(path)
+
+
+def test_another_version_of_the_format_is_named(path):
+    sound = path.read_bytes()
+    path.write_bytes(sound[:8] + b"\2" + sound[9:])
+    assert "expected version 1 of the file format, found 2" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", *hdf5.MAGICS, *(magic + bytes(600) for magic in hdf5.MAGICS), b"PK\3\4" + bytes(600)]
+)
+def test_what_is_no_hdf5_is_refused(tmp_path, content):
+    (tmp_path / "a.h5").write_bytes(content)
+    refusal(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None],
+    ids=["directory", "pipe", "link to itself", "nothing"],
+)
+def test_what_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / "a.h5")
+    refusal(tmp_path / "a.h5")
+
+
+# Strangers.
+
+
+def test_a_strangers_file_is_read_in_a_child(stranger, monkeypatch):
+    called = []
+    run = confined.run
+
+    def recorded(*arguments: Any, **limits: float) -> None:
+        called.append(limits)
+        run(*arguments, **limits)
+
+    monkeypatch.setattr(confined, "run", recorded)
+    monkeypatch.setattr(strict_hdf5, "find", lambda *arguments: pytest.fail("was read in the parent"))
+    found, documents = hdf5.read(stranger)
+    assert_same(found, ARRAYS)
+    assert documents == {"config": {"a": 1}}
+    size = stranger.stat().st_size
+    assert called == [{"seconds": 20 + size / 20e6, "memory": 3 * size + (256 << 20)}]
+
+
+def test_our_own_file_without_its_seal_is_a_strangers(path, tmp_path):
+    with h5py.File(path) as file, h5py.File(tmp_path / "copy.h5", "w") as copy:
+        for name in file:
+            file.copy(name, copy)
+    found, documents = hdf5.read(tmp_path / "copy.h5")
+    assert_same(found, ARRAYS)
+    assert documents == DOCUMENTS
+
+
+# Memory.
+
+
+def test_writing_takes_one_copy_and_reading_two(tmp_path):
+    path = tmp_path / "a.h5"
+    written = confined.run(child_functions.peak_megabytes_of_writing, path, 64, memory=4 << 30)
+    size = path.stat().st_size / (1 << 20)
+    assert 64 < size < 65
+    assert written <= 2 * size + 64
+    assert confined.run(child_functions.peak_megabytes, "hdf5", path, memory=4 << 30) <= 2 * size + 64
+
+
+def test_reading_a_strangers_file_takes_no_more(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["weight"] = np.ones((64, 1 << 18), "f4")
+    size = path.stat().st_size / (1 << 20)
+    assert confined.run(child_functions.peak_megabytes, "hdf5", path, memory=4 << 30) <= 2 * size + 64
