@@ -118,7 +118,7 @@ _FAMILY = (
     _levit("levit_512d", (512, 640, 768), (4, 8, 6), (8, 10, 12), 64, distillation=False, **_SILU),
     # For 32×32 grey digits: 8×8, 4×4 and 2×2 tokens.
     LeViTConfig("levit_digits", (Convolution(32), Convolution(64)),
-                (Stage(64, 2, 3), Stage(80, 2, 4, 4), Stage(96, 2, 4, 5)), 16,
+                (Stage(64, 2, 3), Stage(80, 2, 4, 4), Stage(80, 2, 3, 4)), 16,
                 image_size=(32, 32), in_channels=1, num_classes=10),
 )
 FAMILY: dict[str, LeViTConfig] = {config.name: config for config in _FAMILY}

@@ -18,6 +18,10 @@ def test_held_out_digits_are_recognised(digit, capsys):
     assert capsys.readouterr().out.splitlines()[1].split()[0] == str(digit)
 
 
+def test_file_is_small():
+    assert (ROOT / "weights/levit_digits.h5").stat().st_size <= 2_000_000
+
+
 def test_a_bad_image_fails_and_the_others_go_on(tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert main(["classify", str(tmp_path / "bad.png"), str(ROOT / "weights/samples/digit_1.png")]) == 1
