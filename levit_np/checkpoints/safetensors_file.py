@@ -189,8 +189,7 @@ def _require_same_names(path: str | os.PathLike, tensors: list[_Tensor], place: 
 
 
 def _values(file: BinaryIO, start: int, tensor: _Tensor, place: str) -> np.ndarray:
-    """Reads and widens in blocks. The library would map the file as well, and NumPy has no bfloat16 for it to
-    give."""
+    """Read and widened in blocks. The library would map the file, and has no bfloat16 to give to NumPy."""
     stored, native = (np.dtype(name) for name in _TYPES[tensor.dtype])
     values = np.empty((tensor.end - tensor.begin) // stored.itemsize, native)
     file.seek(start + tensor.begin)

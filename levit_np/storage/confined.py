@@ -44,7 +44,7 @@ def run(function: Callable[..., Any], *arguments: Any, seconds: float = 60, memo
         question.seek(0)
         status = _wait(question, answer, seconds, place)
         answer.seek(0)
-        return _result(answer.read(_LONGEST_REPLY + 1), status, place)
+        return _result(answer.read(_LONGEST_REPLY), status, place)
 
 
 def _wait(question: Any, answer: Any, seconds: float, place: str) -> int:
@@ -69,7 +69,7 @@ def _result(reply: bytes, status: int, place: str) -> Any:
     if status < 0:
         raise CheckpointError(f"{place}: ended by signal {-status} ({signal.strsignal(-status)})")
     try:
-        outcome = json.loads(reply) if len(reply) <= _LONGEST_REPLY else None
+        outcome = json.loads(reply)
     except (ValueError, RecursionError):
         outcome = None
     match outcome:

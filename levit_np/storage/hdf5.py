@@ -2,8 +2,7 @@
 
 The dataset of `stages.0.attention.qkv.weight` is /stages/0/attention/qkv/weight: contiguous, unfiltered,
 little-endian. A document is UTF-8 JSON in a dataset /documents/name of bytes; an HDF5 attribute could not
-exceed 64 KB. /contents, also JSON, says where each of them begins: reading a sealed file needs no HDF5
-library.
+exceed 64 KB. /contents, also JSON, says where each of them begins: reading a sealed file needs no libhdf5.
 """
 
 import io
@@ -110,8 +109,7 @@ def _selected(extents: list[Extent], expected: _Shapes, place: str) -> list[Exte
 def _read_stranger(path: str | os.PathLike, expected: _Shapes | None, size: int) -> _Content:
     with tempfile.TemporaryDirectory(prefix="levit_np-") as directory:
         copy = os.path.join(directory, "sealed.h5")
-        # The child holds the content twice, reading as well as writing; libhdf5 and its metadata need the
-        # rest.
+        # The child holds the content twice, reading and writing; libhdf5 and its metadata need the rest.
         confined.run(_seal_stranger, path, copy, seconds=20 + size / 20e6, memory=3 * size + (256 << 20))
         with open_regular(copy) as file:
             return _read_sealed(file.read(), expected, os.fspath(path))
@@ -175,7 +173,7 @@ def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.
 
 
 def _storable(array: np.ndarray, parts: tuple[str, ...], place: str) -> np.ndarray:
-    """Little-endian and C-contiguous. Raises CheckpointError for what cannot be read back."""
+    """Little-endian. Raises CheckpointError for what cannot be read back."""
     place = f"{place}: {'.'.join(parts)}"
     values = np.asarray(array)
     little = values.dtype.newbyteorder("<")
@@ -183,4 +181,4 @@ def _storable(array: np.ndarray, parts: tuple[str, ...], place: str) -> np.ndarr
         raise CheckpointError(f"{place}: expected the type {' or '.join(ARRAY_TYPES)}, found {values.dtype}")
     names.check_shape(values.shape, place)
     require_finite(values, place)
-    return np.asarray(values, dtype=little, order="C")
+    return np.asarray(values, dtype=little)

@@ -120,6 +120,14 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_every_tensor_is_aligned_to_its_item_size(tmp_path):
+    safetensors_file.write(tmp_path / "a", {"a": np.ones(1, "f4"), "b": np.ones(3), "c": np.ones(3, "f4")})
+    data = (tmp_path / "a").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    assert [(start + header[name]["data_offsets"][0]) % 8 for name in "bac"] == [0, 0, 4]
+
+
 def test_a_failure_leaves_the_old_file(path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(os, "fsync", lambda descriptor: 1 / 0)
@@ -233,6 +241,27 @@ ATTACKS = {
 def test_an_attack_is_refused(tmp_path, name):
     (tmp_path / "a").write_bytes(ATTACKS[name])
     refusal(tmp_path / "a")
+
+
+REASONS = {
+    "header of 2 MB": "header of at most",
+    "header that begins with a space": "expected a JSON header",
+    "name twice": "the key 'a' twice",
+    "metadata that is a list": "expected metadata of strings",
+    "entry with another field": "expected dtype, shape and two data_offsets",
+    "type of 32-bit integers": "expected one of the types",
+    "shape of a truth": "expected sizes and offsets",
+    "shape larger than the values": "expected 4398046511104 bytes",
+    "overlapping tensors": "b: expected to begin at byte 16, found 8",
+    "bytes after the last": "expected 16 bytes of values, found 17",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_an_attack_is_refused_before_the_library_sees_it(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(safetensors, "safe_open", lambda *arguments, **options: pytest.fail("was opened"))
+    (tmp_path / "a").write_bytes(ATTACKS[name])
+    assert REASONS[name] in refusal(tmp_path / "a")
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64", "I64"])

@@ -16,7 +16,7 @@ HONEST = np.arange(3, dtype="<f4")
 
 
 class Attack(NamedTuple):
-    """`build` writes into an open file, `patch` then changes its bytes; 'earliest' files have no checksums."""
+    """`build` writes into an open file, `patch` changes its bytes; 'earliest' files have no checksums."""
 
     build: Callable[[h5py.File], None]
     patch: Callable[[bytes], bytes] = bytes

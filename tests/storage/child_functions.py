@@ -119,4 +119,11 @@ def _peak() -> int:
     """Kilobytes, of this process or of the greatest of its children."""
     import resource
 
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    # Not ru_maxrss for this process: a new one begins with that of the process that started it.
+    return max(peak_kilobytes(os.getpid()), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
+def peak_kilobytes(process: int) -> int:
+    """The most memory that a running process ever had."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -1,5 +1,4 @@
-"""A child process that runs the strict HDF5 reader on whatever its standard input brings, and its parent's
-side.
+"""A child process that runs the strict HDF5 reader on whatever its standard input brings, and its parent.
 
 libhdf5 crashes or hangs on some damaged files; here that costs a worker and is counted.
 """
@@ -10,6 +9,8 @@ import select
 import struct
 import subprocess
 import sys
+
+from tests.storage.child_functions import peak_kilobytes
 
 _LENGTH = struct.Struct("<I")
 
@@ -58,10 +59,9 @@ class Worker:
     def close(self) -> None:
         """Kills the child and takes note of its peak memory."""
         with self._process:
+            if self._process.poll() is None:
+                self.peak_kilobytes = max(self.peak_kilobytes, peak_kilobytes(self._process.pid))
             self._process.kill()
-            _, _, usage = os.wait4(self._process.pid, 0)
-            self._process.returncode = -9
-        self.peak_kilobytes = max(self.peak_kilobytes, usage.ru_maxrss)
 
     def _start(self) -> None:
         code = "import sys; sys.path[:] = sys.argv[1:]; from tests.storage.harsh_worker import serve; serve()"
