@@ -10,13 +10,11 @@ from ..config import LeViTConfig
 from ..errors import BackendError, CheckpointError, ConfigError
 from ..images.labels import imagenet_labels
 from ..images.recipes import Recipe, recipe
+from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
 from ..storage import hdf5
-from . import safetensors_file
-from .formats import config_from_shapes, name_table, recognize
-
-_FILE_FORMATS = {"timm": safetensors_file, "transformers": safetensors_file}
-
+from . import safetensors_file, torch_file
+from .formats import FORMATS, config_from_shapes, name_table, recognize
 
 def save(model: LeViT, path, labels=None) -> None:
     """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the recipe.
@@ -31,7 +29,7 @@ def save(model: LeViT, path, labels=None) -> None:
 
 
 def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None) -> LeViT:
-    """The model in a file: our HDF5, or a safetensors file by timm or transformers.
+    """The model in a file: our HDF5, the authors' .pth, or timm's or transformers' safetensors.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
     the attention biases.  Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or
@@ -54,16 +52,25 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
 
 
 def export(model: LeViT, path, format: str) -> None:
-    """Writes `path` under the names of "timm" or "transformers" (safetensors): the inverse of load.
+    """Writes `path` for another project, the inverse of load: "timm" or "transformers" (safetensors), or "facebook",
+    the authors' .pth.
 
-    BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum."""
-    if format not in _FILE_FORMATS:
-        raise CheckpointError(f"format: expected one of {', '.join(_FILE_FORMATS)}, found {format!r}")
-    named = rename(model.state(), config=model.config, format=format)
+    BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum.  Raises CheckpointError where
+    the format has no names for this network, or the weights are not finite."""
+    if format not in FORMATS:
+        raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
+    table = name_table(model.config, format)
+    named = {there: np.asarray(model.state()[own]) for own, there in table.items()}
     for name in list(named):
         if name.endswith(".running_mean"):
             named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
-    safetensors_file.write(path, named)
+    if format != "facebook":
+        return safetensors_file.write(path, named)
+    for name, layer in model.walk():
+        if isinstance(layer, AttentionBias):  # the authors' files store the index too
+            there = table[f"{name}.table"].removesuffix("attention_biases")
+            named[f"{there}attention_bias_idxs"] = np.asarray(model.ops.bias_index(*layer.grid, layer.stride))
+    torch_file.write(path, named)
 
 
 def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
@@ -96,9 +103,9 @@ def _read(path):
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)}: expected a weight file: {error.strerror}") from None
     if start[8:9] == b"{":
-        return _read_foreign(path)
+        return _foreign(path, safetensors_file.read(path)[0])
     if start[:4] == b"PK\x03\x04":
-        raise CheckpointError(f"{os.fspath(path)}: .pth files are not read yet; found one")
+        return _foreign(path, torch_file.read(path))
     arrays, documents = hdf5.read(path)
     try:
         config = LeViTConfig.from_dict(documents["config"])
@@ -112,8 +119,7 @@ def _read(path):
     return config, arrays, labels, preprocessing
 
 
-def _read_foreign(path):
-    tensors, _ = safetensors_file.read(path)
+def _foreign(path, tensors):
     try:
         form = recognize(tensors)
         # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.

@@ -36,7 +36,7 @@ def test_transformers_weights_come_in_and_go_out(name, tmp_path):
     theirs.load_state_dict(load_file(tmp_path / "out.safetensors"), strict=True)
 
 
-@pytest.mark.parametrize("form", ["timm", "transformers"])
+@pytest.mark.parametrize("form", ["facebook", "timm", "transformers"])
 @pytest.mark.parametrize("name", ["levit_128s", "levit_256d", "levit_384_s8"])
 def test_round_trip(name, form, tmp_path):
     if form == "transformers" and name == "levit_384_s8":
@@ -44,8 +44,8 @@ def test_round_trip(name, form, tmp_path):
             name_table(FAMILY[name], form)
         return
     model = random_model(name, num_classes=5)
-    export(model, tmp_path / "a.safetensors", format=form)
-    again = load(tmp_path / "a.safetensors")
+    export(model, tmp_path / "file", format=form)
+    again = load(tmp_path / "file")
     assert again.config == model.config
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
@@ -97,6 +97,23 @@ def test_resized_biases_are_bilinear(new):
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(table.reshape(1, 3, 14, 14)), size=new, mode="bilinear", align_corners=True)
     np.testing.assert_allclose(resize_bias(table, (14, 14), new), expected.numpy().reshape(3, -1), atol=1e-12)
+
+
+def test_the_authors_file_has_the_index_of_each_bias(tmp_path):
+    """Their network stores it as a buffer, and loads strictly."""
+    export(random_model("levit_128s", num_classes=5), tmp_path / "a.pth", format="facebook")
+    state = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
+    assert state["blocks.4.attention_bias_idxs"].shape == (49, 196)
+    assert state["blocks.0.m.attention_bias_idxs"][0].tolist() == list(range(196))
+    assert state["head.bn.num_batches_tracked"].dtype == torch.int64
+
+
+def test_a_safetensors_file_under_the_authors_names_is_read(tmp_path):
+    """As timm 0.6 and older had them."""
+    model = random_model("levit_128s", num_classes=5)
+    named = rename(model.state(), config=model.config, format="facebook")
+    save_file({n: torch.from_numpy(a.copy()) for n, a in named.items()}, tmp_path / "a.safetensors")
+    assert load(tmp_path / "a.safetensors").config == model.config
 
 
 def test_names_of_the_authors():

@@ -1,0 +1,288 @@
+"""PyTorch's .pth files, as `torch.save` writes them since 1.6, read and written without torch.
+
+The file is a zip archive: `data.pkl` says which tensors there are and where each lies in the raw records
+`data/0`, `data/1`, …
+"""
+
+import math
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from levit_np.checkpoints import pickle_reader, stored_zip
+from levit_np.checkpoints.pickle_reader import Container, Storage, Tensor, described
+from levit_np.errors import CheckpointError
+from levit_np.storage import names
+from levit_np.storage.atomic import replacing
+from levit_np.storage.finite import require_finite
+from levit_np.storage.regular import open_regular
+
+# torch.load takes versions 1 to 10; torch.save has written 3 ever since.
+_VERSIONS = range(1, 11)
+_LARGEST_PROGRAM = 4 << 20
+_SPARE = 32 << 20  # memory allowed beside twice the file
+_BLOCK = 1 << 20  # values decoded at a time: little memory beside the arrays
+_WRITTEN = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
+_ALIGNMENT = 64  # of each record, so that torch can map it
+_ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # the program of an empty one
+_LARGEST_ARRAYS = 2_000_000_000  # bytes; above, zip needs its 64-bit fields
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors by name, in the file's order: the file's dict if all its values are tensors, else the dict
+    of tensors under its key `model` or `state_dict`.
+
+    float32, float16 and bfloat16 become float32; float64 stays; int32 and int64 become int64. Arrays are
+    native, writable, C-contiguous and share no memory. Nothing in the file is executed or imported, and peak
+    memory is at most twice the file and 64 MB. Raises CheckpointError in one line for anything else: other
+    containers and compressed ones, other objects and types, tensors larger than their record, a damaged
+    record, a NaN or an infinity.
+    """
+    place = os.fspath(path)
+    try:
+        with open_regular(path) as file:
+            return _read(file, place)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{place}: expected a PyTorch checkpoint, found {reason:.300}") from error
+
+
+def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
+    """Replaces `path` by `{'model': OrderedDict(state)}`, which torch loads with weights_only=True.
+
+    Arrays are float32, float64 or int64. The same content gives the same bytes. Raises CheckpointError for
+    what `read` would refuse, before anything is written; OSError as from `replacing`.
+    """
+    place = os.fspath(path)
+    names.check_count(len(state), place)
+    total = sum(array.nbytes for array in state.values())
+    if total > _LARGEST_ARRAYS:
+        raise CheckpointError(f"{place}: expected at most {_LARGEST_ARRAYS} bytes of arrays, found {total}")
+    for name, array in state.items():
+        _check_name(name, place)
+        if array.dtype.name not in _WRITTEN:
+            raise CheckpointError(f"{place}: {name}: expected {', '.join(_WRITTEN)}, found {array.dtype}")
+        names.check_shape(array.shape, f"{place}: {name}")
+        require_finite(array, f"{place}: {name}")
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, "data.pkl", _pickled(state))
+        _add(archive, "byteorder", b"little")
+        for i, array in enumerate(state.values()):
+            # Flattened: a memoryview has no bytes to give for a shape with a zero.
+            values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C").reshape(-1)
+            _add(archive, f"data/{i}", values.view("u1").data)
+        _add(archive, "version", b"3\n")
+
+
+# Reading.
+
+
+def _read(file: BinaryIO, place: str) -> dict[str, np.ndarray]:
+    _require_zip(file, place)
+    found = stored_zip.members(file, place)
+    length = file.seek(0, os.SEEK_END)
+    stored_zip.require_intact(file, found, place)
+    members = _without_archive_name(found, place)
+    _require_version(file, members, place)
+    records = {
+        name.removeprefix("data/"): member for name, member in members.items() if name.startswith("data/")
+    }
+    part = f"{place}: data.pkl"
+    program = stored_zip.content(file, members["data.pkl"], _LARGEST_PROGRAM, part)
+    sizes = {key: record.size for key, record in records.items()}
+    tensors = _state(pickle_reader.loads(program, sizes, part), place)
+    _require_modest(tensors, length, place)
+    return _arrays(file, records, tensors, place)
+
+
+def _require_zip(file: BinaryIO, place: str) -> None:
+    start = file.read(4)
+    if start != b"PK\3\4":
+        kind = "a pickle of an older one" if start.startswith(b"\x80") else repr(start)
+        raise CheckpointError(f"{place}: expected a zip archive of torch.save 1.6 or newer, found {kind}")
+
+
+def _without_archive_name(
+    found: dict[str, stored_zip.Member], place: str
+) -> dict[str, stored_zip.Member]:
+    """The members by what follows the name of the archive's one folder."""
+    folder = next(iter(found), "").partition("/")[0]
+    members = {}
+    for name, member in found.items():
+        inner = name.removeprefix(f"{folder}/")
+        known = inner in ("data.pkl", "version", "byteorder") or inner.startswith("data/")
+        # torch adds hidden members now and then: alignment, an identity. Code is never hidden.
+        if inner == name or not known and not inner.startswith("."):
+            raise CheckpointError(
+                f"{place}: expected data.pkl, version, byteorder and data/* in one folder, found {name!r}"
+            )
+        members[inner] = member
+    for inner in ("data.pkl", "version"):
+        if inner not in members:
+            raise CheckpointError(f"{place}: expected a PyTorch checkpoint, found an archive without {inner}")
+    return members
+
+
+def _require_version(file: BinaryIO, members: dict[str, stored_zip.Member], place: str) -> None:
+    version = stored_zip.content(file, members["version"], 8, f"{place}: version").strip()
+    if not version.isdigit() or int(version) not in _VERSIONS:
+        raise CheckpointError(f"{place}: expected a version from 1 to 10, found {version!r}")
+    if "byteorder" in members:  # since 2.1
+        order = stored_zip.content(file, members["byteorder"], 8, f"{place}: byteorder")
+        if order != b"little":
+            raise CheckpointError(f"{place}: expected the byte order little, found {order!r}")
+
+
+def _state(top: Any, place: str) -> dict[str, Tensor]:
+    if not isinstance(top, Container) or not top.is_dict:
+        raise CheckpointError(f"{place}: expected a dict, found {described(top)}")
+    for found in (top, top.items.get("model"), top.items.get("state_dict")):
+        if isinstance(found, Container) and found.is_dict:
+            if all(isinstance(value, Tensor) for value in found.items.values()):
+                for name in found.items:
+                    _check_name(name, place)
+                return found.items
+    contents = (f"{described(key)}: {described(value)}" for key, value in list(top.items.items())[:8])
+    raise CheckpointError(
+        f"{place}: expected a dict of tensors, at the top or as 'model' or 'state_dict', "
+        f"found {{{', '.join(contents):.400}}}"
+    )
+
+
+def _check_name(name: Any, place: str) -> None:
+    # isprintable refuses what a terminal would obey, and half a surrogate pair.
+    printable = isinstance(name, str) and name.isprintable()
+    if not printable or not 0 < len(name.encode()) <= names.LONGEST_NAME:
+        raise CheckpointError(
+            f"{place}: expected a printable name of at most {names.LONGEST_NAME} bytes, "
+            f"found {described(name)}"
+        )
+
+
+def _require_modest(tensors: dict[str, Tensor], length: int, place: str) -> None:
+    """Tensors may share a storage, each gets an array of its own: refuses, before any, more than the bound on
+    memory."""
+    needed = greatest = 0
+    for tensor in tensors.values():
+        itemsize = np.dtype(tensor.storage.native).itemsize
+        needed += math.prod(tensor.shape) * itemsize
+        if not _is_contiguous(tensor):
+            greatest = max(greatest, tensor.storage.numel * itemsize)
+    needed += greatest
+    if needed > 2 * length + _SPARE:
+        raise CheckpointError(
+            f"{place}: expected tensors that take at most {2 * length + _SPARE} bytes, found {needed}"
+        )
+
+
+def _is_contiguous(tensor: Tensor) -> bool:
+    if 0 in tensor.shape:
+        return True
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _arrays(
+    file: BinaryIO, records: dict[str, stored_zip.Member], tensors: dict[str, Tensor], place: str
+) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = dict.fromkeys(tensors)
+    strided: dict[Storage, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if _is_contiguous(tensor):
+            count = math.prod(tensor.shape)
+            values = _values(file, records[tensor.storage.key], tensor.storage, tensor.offset, count, place)
+            arrays[name] = values.reshape(tensor.shape)
+        else:
+            strided.setdefault(tensor.storage, {})[name] = tensor
+    # Each such storage is read once, however many small tensors are spread over it.
+    for storage, together in strided.items():
+        arrays |= _strided(file, records[storage.key], storage, together, place)
+    for name, array in arrays.items():
+        require_finite(array, f"{place}: {name}")
+    return arrays
+
+
+def _strided(
+    file: BinaryIO, record: stored_zip.Member, storage: Storage, tensors: dict[str, Tensor], place: str
+) -> dict[str, np.ndarray]:
+    values = _values(file, record, storage, 0, storage.numel, place)
+    arrays = {}
+    for name, tensor in tensors.items():
+        # The stride of a dimension of one is never used, and may be any number.
+        strides = [
+            stride * values.itemsize if size > 1 else 0
+            for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+        ]
+        # The constructor checks once more that all of it lies inside the buffer.
+        view = np.ndarray(tensor.shape, values.dtype, values, tensor.offset * values.itemsize, strides)
+        arrays[name] = view.copy()
+    return arrays
+
+
+def _values(
+    file: BinaryIO, record: stored_zip.Member, storage: Storage, start: int, count: int, place: str
+) -> np.ndarray:
+    """`count` values of the record from the `start`th on, decoded in blocks."""
+    stored = np.dtype(storage.stored)
+    values = np.empty(count, storage.native)
+    for i in range(0, count, _BLOCK):
+        block = values[i : i + _BLOCK]
+        first = record.start + (start + i) * stored.itemsize
+        raw = stored_zip.read_exactly(file, first, len(block) * stored.itemsize, place)
+        decoded = np.frombuffer(raw, stored)
+        if storage.stored == "<u2":
+            # A bfloat16 is the upper half of a float32.
+            decoded = (decoded.astype("u4") << 16).view("f4")
+        block[:] = decoded
+    return values
+
+
+# Writing.
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
+    """Adds a stored member, its content aligned by an extra field of padding as in torch's own files."""
+    member = zipfile.ZipInfo(f"archive/{name}")
+    start = archive.fp.tell() + zipfile.sizeFileHeader + len(member.filename) + 4
+    padding = -start % _ALIGNMENT
+    member.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
+    archive.writestr(member, data)
+
+
+def _pickled(state: Mapping[str, np.ndarray]) -> bytes:
+    """{'model': OrderedDict} as a program of protocol 2, after the example of what torch.save emits."""
+    items = b"".join(
+        _text(name) + _pickled_tensor(str(i), array) for i, (name, array) in enumerate(state.items())
+    )
+    return b"\x80\2}" + _text("model") + _ORDERED_DICT + b"(" + items + b"us."
+
+
+def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
+    """_rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)"""
+    strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]
+    kind = f"ctorch\n{_WRITTEN[array.dtype.name]}\n".encode()
+    storage = b"(" + _text("storage") + kind + _text(key) + _text("cpu") + _integer(array.size) + b"tQ"
+    place = _integer(0) + _integers(array.shape) + _integers(strides)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + place + b"\x89" + _ORDERED_DICT + b"tR"
+
+
+def _text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def _integer(number: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", number)
+
+
+def _integers(numbers: tuple[int, ...] | list[int]) -> bytes:
+    return b"(" + b"".join(_integer(number) for number in numbers) + b"t"
