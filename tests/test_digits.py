@@ -1,5 +1,6 @@
 """The weights that ship, as a user meets them."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from levit_np.checkpoints.loading import load
 from levit_np.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,3 +41,15 @@ def test_import_is_light():
     code = ("import sys, levit_np; levit_np.list_models(); "
             "assert not {'numba', 'cupy', 'h5py', 'torch'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ)
+
+
+def test_98_5_percent_of_the_held_out_fifth():
+    pytest.importorskip("sklearn")
+    path = list(sys.path)
+    specification = importlib.util.spec_from_file_location("train_digits", ROOT / "weights/train_digits.py")
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    sys.path[:] = path
+    images, labels, train, held = script.digits()
+    assert len(held) == 359 and not set(held) & set(train)
+    assert script.accuracy(load(ROOT / "weights/levit_digits.h5"), images[held], labels[held]) >= 0.985

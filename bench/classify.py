@@ -1,0 +1,57 @@
+"""How long `levit-np classify` takes as a whole process, from a warm disk: python bench/classify.py
+
+Prints the median, the fastest and the slowest of 15 runs beside those of an interpreter that only imports NumPy, the
+two interleaved, and writes bench/results/classify.json.  A lone time depends on the machine: the ratio counts.
+"""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = 15
+COMMANDS = {
+    "levit-np classify": [sys.executable, "-m", "levit_np.cli", "classify", "weights/samples/digit_3.png"],
+    "import numpy": [sys.executable, "-c", "import numpy"],
+}
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main():
+    times = {name: [] for name in COMMANDS}
+    for run in range(RUNS + 1):
+        for name, command in COMMANDS.items():
+            start = time.perf_counter()
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            if run:  # the first warms the disk and the byte code
+                times[name].append(time.perf_counter() - start)
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    result = {
+        "date": datetime.date.today().isoformat(), "cpu": processor(), "cores": os.cpu_count(),
+        "python": platform.python_version(), "numpy": np.__version__,
+        "blas": f"{blas['name']} {blas['version']}, OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', 'unset')}",
+        "seconds": {name: {"median": round(statistics.median(t), 3), "fastest": round(min(t), 3),
+                           "slowest": round(max(t), 3)} for name, t in times.items()},
+    }
+    (ROOT / "bench/results/classify.json").write_text(json.dumps(result, indent=1) + "\n")
+    for name, seconds in result["seconds"].items():
+        print(f"{name:<20}" + "".join(f"  {key} {value:.3f} s" for key, value in seconds.items()))
+
+
+if __name__ == "__main__":
+    main()
