@@ -32,6 +32,7 @@ class LeViT(Layer):
     def __init__(self, config: LeViTConfig, ops):
         super().__init__(ops)
         self.config, self.random = config, np.random.default_rng(0)
+        self.labels, self.recipe = None, None  # what a weight file says of its classes and its preprocessing
         channels = config.stages[-1].channels
         self.stem = Stem(ops, config)
         height, width = config.resolutions[0]

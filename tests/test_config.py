@@ -1,5 +1,7 @@
 """Parameters and multiply-adds against the paper's tables."""
 
+import math
+
 import pytest
 
 from levit_np.config import ABLATIONS, FAMILY, LeViTConfig
@@ -27,11 +29,7 @@ def test_family_is_exact(name):
     model = build(FAMILY[name])
     assert totals(model) == PUBLISHED[name]
     trained = [spec.shape for spec in model.specs_by_name().values() if spec.trainable]
-    sizes = [1] * len(trained)
-    for i, shape in enumerate(trained):
-        for n in shape:
-            sizes[i] *= n
-    assert sum(sizes) == PUBLISHED[name][0]
+    assert sum(map(math.prod, trained)) == PUBLISHED[name][0]
 
 
 @pytest.mark.parametrize("key", ABLATED)

@@ -125,7 +125,6 @@ def _as_timm(shapes, form):
                 depths[-1] += 1
             elif f"blocks.{i}.kv.c.weight" in shapes:
                 depths.append(0)
-        stages = len(depths)
     convolutions = 4 if form == "transformers" else sum(f"patch_embed.{2 * k}.c.weight" in shapes for k in range(8))
     heads = _HEADS[form][1] + "." + _HEAD_LINEAR[form] + ".weight" in shapes
     skeleton = LeViTConfig("skeleton", (Convolution(1),) * convolutions,

@@ -59,17 +59,16 @@ def export(model: LeViT, path, format: str) -> None:
     the format has no names for this network, or the weights are not finite."""
     if format not in FORMATS:
         raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
-    table = name_table(model.config, format)
-    named = {there: np.asarray(model.state()[own]) for own, there in table.items()}
+    named = rename(model.state(), config=model.config, format=format)
     for name in list(named):
         if name.endswith(".running_mean"):
             named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
     if format != "facebook":
         return safetensors_file.write(path, named)
-    for name, layer in model.walk():
-        if isinstance(layer, AttentionBias):  # the authors' files store the index too
-            there = table[f"{name}.table"].removesuffix("attention_biases")
-            named[f"{there}attention_bias_idxs"] = np.asarray(model.ops.bias_index(*layer.grid, layer.stride))
+    table = name_table(model.config, format)
+    for name, layer in _biases(model).items():  # the authors' files store the index too
+        there = table[name].removesuffix("attention_biases")
+        named[f"{there}attention_bias_idxs"] = model.ops.bias_index(*layer.grid, layer.stride)
     torch_file.write(path, named)
 
 
@@ -81,7 +80,7 @@ def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
 
 def labels_of(model: LeViT) -> tuple[str, ...]:
     """The model's own class names, ImageNet's for 1000 classes without names, else numbers."""
-    if getattr(model, "labels", None):
+    if model.labels:
         return tuple(model.labels)
     classes = model.config.num_classes
     return imagenet_labels() if classes == 1000 else tuple(f"class {n}" for n in range(classes))
@@ -89,7 +88,7 @@ def labels_of(model: LeViT) -> tuple[str, ...]:
 
 def recipe_of(model: LeViT) -> Recipe:
     """How images are prepared for the model: its file's recipe, else the authors'."""
-    if getattr(model, "recipe", None):
+    if model.recipe:
         return model.recipe
     name = "digits" if model.config.in_channels == 1 else "authors"
     return recipe(name, model.config.image_size, model.config.in_channels)
@@ -143,10 +142,7 @@ def _foreign(path, tensors):
 def _fit(state, config, model, place):
     """Makes a file's arrays fit the model: heads anew, biases resized.  Raises CheckpointError for all else."""
     specs = model.specs_by_name()
-    grids = {f"{name}.table": layer.grid for name, layer in model.walk() if hasattr(layer, "grid") and
-             "table" in layer.specs}
-    old = {f"{name}.table": layer.grid for name, layer in build(config).walk() if hasattr(layer, "grid") and
-           "table" in layer.specs}
+    old = _biases(build(config))
     fresh = [n for n in ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
              if n in specs and model.config.num_classes != config.num_classes]
     if fresh:
@@ -154,15 +150,21 @@ def _fit(state, config, model, place):
                       f"{', '.join(fresh)} start anew", stacklevel=3)
         initial = initial_state(model, 0, np.float32)
         state |= {name: initial[name] for name in fresh}
-    for name, grid in grids.items():
-        if name in state and name in old and old[name] != grid and state[name].shape[1] == np.prod(old[name]):
-            state[name] = resize_bias(state[name], old[name], grid)
+    for name, layer in _biases(model).items():
+        # A table that does not even fit its own file's grid stays, and is named below.
+        if layer.grid != old[name].grid and name in state and state[name].shape == old[name].specs["table"].shape:
+            state[name] = resize_bias(state[name], old[name].grid, layer.grid)
     wrong = [f"{n} {s.shape} found {state[n].shape}" for n, s in specs.items() if n in state and
              (state[n].shape != s.shape or state[n].dtype.kind != "f")]
     missing, unexpected = [n for n in specs if n not in state], [n for n in state if n not in specs]
     if wrong or missing or unexpected:
         raise CheckpointError(f"{place}: missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; "
                               f"wrong shape or type: {_listed(wrong)}")
+
+
+def _biases(model):
+    """{name of its table: layer} of every attention bias."""
+    return {f"{name}.table": layer for name, layer in model.walk() if isinstance(layer, AttentionBias)}
 
 
 def resize_bias(table, old, new):

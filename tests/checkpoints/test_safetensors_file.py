@@ -15,13 +15,13 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from levit_np.checkpoints import safetensors_file
 from levit_np.errors import CheckpointError
 from levit_np.storage import confined
 from tests.mutations import mutated
 from tests.storage import child_functions
+from tests.weight_files import assert_same, refusal_of, values
 
 ARRAYS = {
     "stages.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
@@ -32,20 +32,7 @@ ARRAYS = {
 
 
 def refusal(path: Path) -> str:
-    """The message with which `path` is refused: one line that begins with the path."""
-    with pytest.raises(CheckpointError) as caught:
-        safetensors_file.read(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000
-    return message
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert array.dtype == expected[name].dtype.newbyteorder("=") and array.shape == expected[name].shape
-        assert array.dtype.isnative and array.flags.c_contiguous and array.flags.writeable
-        np.testing.assert_array_equal(array, expected[name])
+    return refusal_of(safetensors_file.read, path)
 
 
 @pytest.fixture
@@ -88,12 +75,6 @@ def test_every_finite_half_is_widened_exactly(tmp_path, dtype):
 
 
 names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8) | st.text(max_size=3)
-shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-dtypes = st.sampled_from(["<f4", ">f4", "<f8", ">f8", "<i8", ">i8"])
-arrays = hnp.arrays(dtypes, shapes).filter(lambda array: np.isfinite(array).all())
-views = st.tuples(arrays, st.sampled_from([lambda a: a, lambda a: a.T, lambda a: a[::-1] if a.ndim else a,
-                                           lambda a: a[..., ::2] if a.ndim else a, np.asfortranarray]))
-values = views.map(lambda pair: pair[1](pair[0]))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -20,8 +20,20 @@ from levit_np.errors import CheckpointError
 from levit_np.storage import confined
 from tests.checkpoints import torch_child
 from tests.checkpoints.torch_forge import (
-    FOLLOWS, FOUR, UTF8, Part, altered, archive, checkpoint, parts, state, storage, tensor, text,
+    FOLLOWS,
+    FOUR,
+    UTF8,
+    Part,
+    altered,
+    archive,
+    checkpoint,
+    parts,
+    state,
+    storage,
+    tensor,
+    text,
 )
+from tests.weight_files import values
 
 ARRAYS = {
     "stages.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
@@ -247,12 +259,6 @@ def test_a_module_takes_what_is_written(tmp_path):
 
 
 names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8) | st.text(max_size=3)
-shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-dtypes = st.sampled_from(["<f4", ">f4", "<f8", ">f8", "<i8", ">i8"])
-arrays = hnp.arrays(dtypes, shapes).filter(lambda array: np.isfinite(array).all())
-views = st.tuples(arrays, st.sampled_from([lambda a: a, lambda a: a.T, lambda a: a[::-1] if a.ndim else a,
-                                           lambda a: a[..., ::2] if a.ndim else a, np.asfortranarray]))
-values = views.map(lambda pair: pair[1](pair[0]))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

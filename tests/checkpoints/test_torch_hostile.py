@@ -21,17 +21,13 @@ from tests.checkpoints import torch_child
 from tests.checkpoints.attacks_torch import ATTACKS, attacks
 from tests.checkpoints.torch_forge import Part, archive, checkpoint
 from tests.mutations import mutated
+from tests.weight_files import refusal_of
 
 MEGABYTE = 1 << 20
 
 
 def refusal(path: Path) -> str:
-    """The message with which `path` is refused: one line that begins with the path."""
-    with pytest.raises(CheckpointError) as caught:
-        torch_file.read(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000
-    return message
+    return refusal_of(torch_file.read, path)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

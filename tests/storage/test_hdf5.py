@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from levit_np.errors import CheckpointError
 from levit_np.storage import confined, extents, hdf5, seal, strict_hdf5
 from tests.storage import child_functions
+from tests.weight_files import assert_same, refusal_of, values
 
 ARRAYS = {
     "stages.0.attention.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
@@ -29,20 +29,7 @@ DOCUMENTS = {"config": {"depth": [2, 3], "name": "é", "scale": 0.5}, "labels": 
 
 
 def refusal(path: Path, expected: Any = None) -> str:
-    """The message with which `path` is refused: one line that begins with the path."""
-    with pytest.raises(CheckpointError) as caught:
-        hdf5.read(path, expected)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000
-    return message
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert array.dtype == expected[name].dtype.newbyteorder("=") and array.shape == expected[name].shape
-        assert array.dtype.isnative and array.flags.c_contiguous and array.flags.writeable
-        np.testing.assert_array_equal(array, expected[name])
+    return refusal_of(hdf5.read, path, expected)
 
 
 @pytest.fixture
@@ -70,12 +57,6 @@ def test_arrays_and_documents_come_back(path):
 
 
 names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=4).map(".".join)
-shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-dtypes = st.sampled_from(["<f4", ">f4", "<f8", ">f8", "<i8", ">i8"])
-arrays = hnp.arrays(dtypes, shapes).filter(lambda array: np.isfinite(array).all())
-views = st.tuples(arrays, st.sampled_from([lambda a: a, lambda a: a.T, lambda a: a[::-1] if a.ndim else a,
-                                           lambda a: a[..., ::2] if a.ndim else a, np.asfortranarray]))
-values = views.map(lambda pair: pair[1](pair[0]))
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

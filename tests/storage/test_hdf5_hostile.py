@@ -18,6 +18,7 @@ from tests.storage.attacks_hdf5 import CONTENT_ATTACKS, VALUES, image
 from tests.storage.attacks_headers import HEADER_ATTACKS, endless
 from tests.storage.forgeries import FORGERIES, HONEST
 from tests.storage.harsh_worker import Worker
+from tests.weight_files import refusal_of
 
 ARRAYS = {
     "stages.0.weight": np.arange(12, dtype="f4").reshape(3, 4), "stages.0.steps": np.array(5),
@@ -28,12 +29,7 @@ DOCUMENTS = {"config": {"depth": [2, 3]}, "labels": ["cat", "dog"]}
 
 
 def refusal(path: Path) -> str:
-    """The message with which `path` is refused: one line that begins with the path."""
-    with pytest.raises(CheckpointError) as caught:
-        hdf5.read(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000
-    return message
+    return refusal_of(hdf5.read, path)
 
 
 @pytest.fixture
