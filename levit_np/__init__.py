@@ -5,10 +5,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "create": "model", "LeViT": "model",
-    "LeViTConfig": "config",
-    "load": "checkpoints.loading", "rename": "checkpoints.loading", "save": "checkpoints.loading",
-    "export": "checkpoints.loading",
+    "create": "classifier", "load": "classifier", "Classifier": "classifier",
+    "LeViT": "model", "LeViTConfig": "config",
+    "export": "checkpoints.loading", "rename": "checkpoints.loading",
     "LevitError": "errors", "CheckpointError": "errors", "ConfigError": "errors", "BackendError": "errors",
     "ImageError": "errors",
 }

@@ -1,5 +1,6 @@
 """LeViT: assembled from a configuration; forward, backward, and the state that both use."""
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -153,9 +154,10 @@ class LeViT(Layer):
                 for name, probabilities in _stage_maps(stage)}
 
     def to(self, backend: str) -> "LeViT":
-        """This model's weights on another backend."""
-        other = LeViT(self.config, backend_named(backend))
+        """This model on another backend, of the same kind: its weights, labels, recipe and random state."""
+        other = build(self.config, backend, type(self))
         other.set_state(self.state())
+        other.labels, other.recipe, other.random = self.labels, self.recipe, deepcopy(self.random)
         return other
 
     def rows(self) -> list[tuple]:
@@ -218,17 +220,18 @@ def _cut_normal(generator, shape):
     return draw
 
 
-def build(config: LeViTConfig, backend: str = "reference") -> LeViT:
-    """The network of a configuration, its arrays not yet there: set_state brings them."""
-    return LeViT(config, backend_named(backend))
+def build(config: LeViTConfig, backend: str = "reference", kind=LeViT) -> LeViT:
+    """The network of a configuration, its arrays not yet there: set_state brings them.  kind: LeViT or what extends it."""
+    return kind(config, backend_named(backend))
 
 
-def create(name: str, *, seed: int = 0, backend: str = "reference", dtype: str = "float32", **changes) -> LeViT:
+def create(name: str, *, seed: int = 0, backend: str = "reference", dtype: str = "float32", kind=LeViT,
+           **changes) -> LeViT:
     """A fresh model of the family, by name; `changes` replace fields of its configuration (num_classes,
     distillation, image_size, in_channels, …).  Raises ConfigError for an unknown name or an impossible field."""
     if dtype not in ("float32", "float64"):
         raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
-    model = build(config_of(name, **changes), backend)
+    model = build(config_of(name, **changes), backend, kind)
     model.set_state(initial_state(model, seed, dtype))
     model.random = np.random.default_rng(seed)
     return model

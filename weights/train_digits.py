@@ -14,8 +14,7 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from levit_np.checkpoints.loading import save  # noqa: E402
-from levit_np.model import create  # noqa: E402
+from levit_np import create  # noqa: E402
 from levit_np.ops import reference as ops  # noqa: E402
 
 SEED, EPOCHS, BATCH, RATE, DECAY = 0, 26, 64, 2e-3, 0.05
@@ -78,7 +77,8 @@ def main():
             model.set_state(state)
         loss = sum(ops.cross_entropy(o, targets) for o in outputs) / 2
         print(f"epoch {epoch + 1}/{EPOCHS}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
-    save(model, HERE / "levit_digits.h5", labels=[str(n) for n in range(10)])
+    model.labels = [str(n) for n in range(10)]
+    model.save(HERE / "levit_digits.h5")
     print(f"held out: {accuracy(model, images[held], labels[held]):.2%} of {len(held)}")
     for digit in range(8):
         chosen = next(i for i in held if labels[i] == digit)

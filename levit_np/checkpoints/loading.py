@@ -16,11 +16,12 @@ from ..storage import hdf5
 from . import safetensors_file, torch_file
 from .formats import FORMATS, config_from_shapes, name_table, recognize
 
-def save(model: LeViT, path, labels=None) -> None:
+
+def save(model: LeViT, path) -> None:
     """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the recipe.
 
-    labels default to the model's own.  Raises CheckpointError for weights that are not finite."""
-    labels = list(labels if labels is not None else labels_of(model))
+    Raises CheckpointError for weights that are not finite, or labels that are not one a class."""
+    labels = list(labels_of(model))
     if len(labels) != model.config.num_classes:
         raise CheckpointError(f"labels: expected {model.config.num_classes}, found {len(labels)}")
     documents = {"config": model.config.to_dict(), "labels": labels, "recipe": recipe_of(model).to_dict()}
@@ -28,12 +29,12 @@ def save(model: LeViT, path, labels=None) -> None:
     hdf5.write(path, state, documents)
 
 
-def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None) -> LeViT:
+def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, kind=LeViT) -> LeViT:
     """The model in a file: our HDF5, the authors' .pth, or timm's or transformers' safetensors.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
-    the attention biases.  Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or
-    dtype that is not there.
+    the attention biases; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the
+    file, BackendError for a backend or dtype that is not there.
     """
     if dtype not in ("float32", "float64"):
         raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
@@ -44,7 +45,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
         wanted, preprocessing = replace(wanted, image_size=size), None
     if num_classes is not None and num_classes != config.num_classes:
         wanted, labels = replace(wanted, num_classes=num_classes), None
-    model = build(wanted, backend)
+    model = build(wanted, backend, kind)
     _fit(state, config, model, os.fspath(path))
     model.set_state({name: array.astype(dtype) for name, array in state.items()})
     model.labels, model.recipe = labels, preprocessing
@@ -147,7 +148,7 @@ def _fit(state, config, model, place):
              if n in specs and model.config.num_classes != config.num_classes]
     if fresh:
         warnings.warn(f"{place}: expected {model.config.num_classes} classes, found {config.num_classes}: "
-                      f"{', '.join(fresh)} start anew", stacklevel=3)
+                      f"{', '.join(fresh)} start anew", stacklevel=4)  # 4: the caller of levit_np.load
         initial = initial_state(model, 0, np.float32)
         state |= {name: initial[name] for name in fresh}
     for name, layer in _biases(model).items():

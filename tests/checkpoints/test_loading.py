@@ -52,7 +52,8 @@ def test_round_trip(name, form, tmp_path):
 
 def test_own_format_round_trip_with_labels(tmp_path):
     model = random_model("levit_digits")
-    save(model, tmp_path / "a.h5", labels=list("abcdefghij"))
+    model.labels = list("abcdefghij")
+    save(model, tmp_path / "a.h5")
     again = load(tmp_path / "a.h5")
     assert again.config == model.config and again.labels == list("abcdefghij")
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())

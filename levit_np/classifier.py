@@ -1,0 +1,76 @@
+"""The network with everything around it: what `levit_np.load` and `levit_np.create` return.
+
+It stands above model.py, which knows arrays alone: images in, label names out, weight files.
+"""
+
+import numpy as np
+
+from .checkpoints import loading
+from .errors import ImageError, LevitError
+from .images.recipes import preprocess
+from .model import LeViT
+from .model import create as create_network
+from .ops.reference import softmax
+
+BACKEND = "reference"  # what load and create give unless told otherwise
+BATCH = 16  # images that predict evaluates at once
+
+
+class Classifier(LeViT):
+    """LeViT for whoever has pictures rather than arrays: predict and save, beside all that the network does."""
+
+    def predict(self, images, top: int = 5) -> list:
+        """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or
+        tuple of images a list of those, evaluated 16 at a time.
+
+        An image is a path (JPEG, PNG or WebP), bytes, a binary file, a PIL image, or a uint8 array (H, W, 3) or
+        (H, W). The probabilities are the softmax of the averaged heads. Raises ImageError for what cannot be used as
+        an image, naming it and its place in the list; LevitError for a top below 1."""
+        if not isinstance(images, (list, tuple)):
+            return self.rank(self.prepare(images)[None], top)[0]
+        answers = []
+        for first in range(0, len(images), BATCH):
+            batch = []
+            for place, image in enumerate(images[first : first + BATCH], first):
+                try:
+                    batch.append(self.prepare(image))
+                except ImageError as error:
+                    raise ImageError(f"image {place} of the list: {error}") from None
+            answers += self.rank(np.stack(batch), top)
+        return answers
+
+    def prepare(self, image) -> np.ndarray:
+        """One image, whatever predict takes, by the model's own recipe: (C, H, W) of its dtype. Raises ImageError."""
+        return preprocess(image, loading.recipe_of(self)).astype(self.dtype, copy=False)
+
+    def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The second half of predict: prepared images (B, C, H, W) -> B lists of (label, probability)."""
+        if top < 1:
+            raise LevitError(f"top: expected at least 1, found {top}")
+        labels, probabilities = loading.labels_of(self), softmax(self(x))  # (B, classes)
+        return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
+
+    def save(self, path) -> None:
+        """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the recipe.
+
+        Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for weights
+        that are not finite, or labels that are not one a class; OSError where it cannot be written."""
+        loading.save(self, path)
+
+
+def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: int | None = None,
+         image_size=None) -> Classifier:
+    """The model in a weight file: our HDF5, the authors' .pth, or timm's or transformers' safetensors.
+
+    num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes the
+    attention biases. Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype
+    that is not there."""
+    return loading.load(path, backend=backend, dtype=dtype, num_classes=num_classes, image_size=image_size,
+                        kind=Classifier)
+
+
+def create(name: str, *, seed: int = 0, backend: str = BACKEND, dtype: str = "float32", **changes) -> Classifier:
+    """A fresh, untrained model by name (see list_models); `changes` replace fields of its configuration:
+    num_classes, distillation, image_size, in_channels, …  Raises ConfigError for an unknown name or an impossible
+    field, BackendError for a backend or dtype that is not there."""
+    return create_network(name, seed=seed, backend=backend, dtype=dtype, kind=Classifier, **changes)

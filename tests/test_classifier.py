@@ -1,0 +1,114 @@
+"""What load and create return: images in, label names out, and what a model keeps on its way."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import levit_np
+from levit_np import classifier
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT / "weights/levit_digits.h5"
+SAMPLES = [ROOT / f"weights/samples/digit_{n}.png" for n in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return levit_np.load(WEIGHTS)
+
+
+def test_every_source_gives_one_answer(model):
+    """A path (text or Path), bytes, a file, a PIL image, a grey and a colour array of the same picture."""
+    image = Image.open(SAMPLES[3])
+    grey = np.asarray(image)
+    expected = model.predict(SAMPLES[3], top=3)
+    assert [label for label, _ in expected][0] == "3" and len(expected) == 3
+    assert all(isinstance(label, str) and isinstance(p, float) for label, p in expected)
+    for source in (str(SAMPLES[3]), SAMPLES[3].read_bytes(), io.BytesIO(SAMPLES[3].read_bytes()), image, grey,
+                   np.repeat(grey[:, :, None], 3, axis=2)):
+        assert model.predict(source, top=3) == expected
+
+
+def test_probabilities_are_the_softmax_of_the_logits_in_falling_order(model):
+    answer = model.predict(SAMPLES[5], top=10)
+    logits = model(model.prepare(SAMPLES[5])[None])[0].astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [label for label, _ in answer] == [str(n) for n in np.argsort(-expected)]
+    np.testing.assert_allclose([p for _, p in answer], np.sort(expected)[::-1], rtol=1e-4, atol=1e-7)
+    assert model.predict(SAMPLES[5], top=99) == answer
+    with pytest.raises(levit_np.LevitError, match="top: expected at least 1, found 0"):
+        model.predict(SAMPLES[5], top=0)
+
+
+def test_a_list_is_evaluated_in_batches_and_answered_in_order(model, monkeypatch):
+    sources, sizes, rank = (SAMPLES * 3)[:18], [], model.rank
+    alone = [model.predict(source)[0] for source in sources]
+    monkeypatch.setattr(model, "rank", lambda x, top: sizes.append(len(x)) or rank(x, top))
+    together = model.predict(sources)
+    assert sizes == [16, 2]
+    for one, (label, probability) in zip(together, alone, strict=True):
+        assert one[0][0] == label and one[0][1] == pytest.approx(probability, abs=1e-5) and len(one) == 5
+    assert model.predict([]) == [] and model.predict((SAMPLES[0],))[0] == model.predict(SAMPLES[0])
+
+
+def test_a_bad_image_in_a_list_is_named_with_its_place(model, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(levit_np.ImageError, match=r"image 17 of the list: .*bad\.png"):
+        model.predict([*SAMPLES, *SAMPLES, SAMPLES[0], tmp_path / "bad.png"])
+    with pytest.raises(levit_np.ImageError, match="none.png"):
+        model.predict(tmp_path / "none.png")
+
+
+def test_a_model_of_another_precision_predicts_too():
+    model = levit_np.load(WEIGHTS, dtype="float64")
+    assert model.prepare(SAMPLES[4]).dtype == np.float64 and model.predict(SAMPLES[4])[0][0] == "4"
+
+
+def test_save_keeps_weights_labels_and_recipe(model, tmp_path):
+    model.save(tmp_path / "copy.h5")
+    again = levit_np.load(tmp_path / "copy.h5")
+    assert type(again) is levit_np.Classifier
+    assert (again.config, again.labels, again.recipe) == (model.config, model.labels, model.recipe)
+    assert all(np.array_equal(array, model.state()[name]) for name, array in again.state().items())
+    again.labels = ["one"]
+    with pytest.raises(levit_np.CheckpointError, match="labels: expected 10, found 1"):
+        again.save(tmp_path / "copy.h5")
+    again.labels, again.head.bias = None, np.full(10, np.nan, np.float32)
+    with pytest.raises(levit_np.CheckpointError, match="head.bias"):
+        again.save(tmp_path / "copy.h5")
+    assert levit_np.load(tmp_path / "copy.h5").labels == model.labels  # what was there stays
+
+
+def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
+    model.random.standard_normal(3)  # not where a fresh generator stands
+    other = model.to("reference")
+    assert type(other) is levit_np.Classifier and other is not model
+    assert (other.labels, other.recipe) == (model.labels, model.recipe)
+    assert other.random is not model.random
+    assert np.array_equal(other.random.standard_normal(5), model.random.standard_normal(5))
+    assert other.predict(SAMPLES[1]) == model.predict(SAMPLES[1])
+
+
+def test_a_fresh_model_predicts_by_number_or_by_imagenet_names():
+    small = levit_np.create("levit_digits", num_classes=4, seed=1)
+    assert {label for label, _ in small.predict(SAMPLES[0])} == {f"class {n}" for n in range(4)}
+    assert type(small) is levit_np.Classifier
+    named = levit_np.create("levit_128s")
+    assert named.config.num_classes == len(classifier.loading.labels_of(named)) == 1000
+    assert all(not label.startswith("class ") for label, _ in named.predict(np.zeros((300, 200, 3), np.uint8)))
+
+
+def test_the_warning_of_a_new_head_points_at_the_caller():
+    with pytest.warns(UserWarning, match="start anew") as caught:
+        levit_np.load(WEIGHTS, num_classes=3)
+    assert caught[0].filename == __file__
+
+
+def test_a_name_in_the_working_directory(tmp_path, monkeypatch):
+    shutil.copy(SAMPLES[2], tmp_path / "two.png")
+    monkeypatch.chdir(tmp_path)
+    assert levit_np.load(WEIGHTS).predict("two.png")[0][0] == "2"
