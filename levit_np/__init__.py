@@ -20,6 +20,10 @@ def __getattr__(name):
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})  # completion shows what is not loaded yet
+
+
 def list_models() -> list[str]:
     """The names that create() takes."""
     from .config import ABLATIONS, FAMILY

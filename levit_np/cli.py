@@ -1,7 +1,9 @@
 """The command `levit-np`: one verb a job.  Exit status 0 for success, 2 for wrong use, 1 for a failed job."""
 
 import argparse
+import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ImageError, LevitError
@@ -16,25 +18,80 @@ def _shipped(name: str) -> Path:
     return Path(name)
 
 
+def _whole(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def _shown(text: str) -> str:
+    """A text from a file, which must not be able to command the terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _add_classify(verbs):
+    classify = verbs.add_parser("classify", help="what is in an image", description="Prints the likeliest classes of "
+                                "each image. An image that cannot be used is named, and the others go on.",
+                                epilog="example: levit-np classify weights/samples/digit_3.png")
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="a JPEG, PNG or WebP file")
+    classify.add_argument("--weights", default="levit_digits.h5", help="a weight file (default: %(default)s)")
+    classify.add_argument("--top", type=_whole, default=5, help="how many classes to print (default: %(default)s)")
+    classify.set_defaults(run=_classify)
+
+
 def _classify(arguments) -> int:
-    from .checkpoints.loading import labels_of, load, recipe_of
-    from .images.recipes import preprocess
-    from .ops.reference import softmax
+    import numpy as np
+
+    from .classifier import BATCH, load
 
     model, failed = load(_shipped(arguments.weights)), False
-    labels = labels_of(model)
-    for image in arguments.images:
-        try:
-            probabilities = softmax(model(preprocess(image, recipe_of(model))[None]))[0]
-        except ImageError as error:
-            print(f"levit-np classify: {error}", file=sys.stderr)
-            failed = True
-            continue
-        print(image)
-        for i in probabilities.argsort()[::-1][: arguments.top]:
-            bar = "█" * round(30 * float(probabilities[i]))
-            print(f"  {labels[i]:<24.24} {probabilities[i]:7.2%}  {bar}")
+    with _progress(len(arguments.images), "images") as advance:
+        for first in range(0, len(arguments.images), BATCH):
+            prepared = {}
+            for place, image in enumerate(arguments.images[first : first + BATCH]):
+                try:
+                    prepared[place] = model.prepare(image)
+                except ImageError as error:
+                    print(f"levit-np classify: {error}", file=sys.stderr)
+                    failed = True
+                advance()
+            if prepared:
+                answers = model.rank(np.stack(list(prepared.values())), arguments.top)
+                for place, answer in zip(prepared, answers):
+                    _print_answer(arguments.images[first + place], answer)
     return int(failed)
+
+
+def _print_answer(image, answer):
+    # A terminal or a file that has no full block gets the next best.
+    block = "█" if "utf" in (sys.stdout.encoding or "").lower() else "#"
+    print(_shown(image))
+    for label, probability in answer:
+        print(f"  {_shown(label):<24.24} {probability:7.2%}  {block * round(30 * probability)}".rstrip())
+
+
+@contextmanager
+def _progress(total: int, what: str):
+    """-> advance(): a bar on stderr for more than a batch of things whose results go into a file or a pipe; on a
+    terminal the results themselves show how far it is."""
+    if total <= 16 or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _add_summary(verbs):
+    summary = verbs.add_parser("summary", help="each layer with its shape, parameters and multiply-adds",
+                               epilog="example: levit-np summary levit_256")
+    summary.add_argument("model", help="a name of the family, or a weight file")
+    summary.set_defaults(run=_summary)
 
 
 def _summary(arguments) -> int:
@@ -52,28 +109,28 @@ def _summary(arguments) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="levit-np", description="LeViT without a deep-learning framework.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    classify = verbs.add_parser("classify", help="what is in an image",
-                                epilog="example: levit-np classify weights/samples/digit_3.png")
-    classify.add_argument("images", nargs="+", metavar="IMAGE")
-    classify.add_argument("--weights", default="levit_digits.h5", help="a weight file (default: %(default)s)")
-    classify.add_argument("--top", type=int, default=5, help="how many classes to print (default: %(default)s)")
-    classify.set_defaults(run=_classify)
-    summary = verbs.add_parser("summary", help="each layer with its shape, parameters and multiply-adds",
-                               epilog="example: levit-np summary levit_256")
-    summary.add_argument("model", help="a name of the family, or a weight file")
-    summary.set_defaults(run=_summary)
+    parser = argparse.ArgumentParser(prog="levit-np", description="LeViT without a deep-learning framework.",
+                                     epilog="levit-np VERB --help shows an example of each.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_classify(verbs)
+    _add_summary(verbs)
     return parser
 
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
+    sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
     except LevitError as error:
         print(f"levit-np {arguments.verb}: {error}", file=sys.stderr)
-        return 1
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; what is still to be written goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""The command as a user meets it: a process of its own, its exit status, what it prints and where."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import levit_np
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = [str(ROOT / f"weights/samples/digit_{n}.png") for n in range(8)]
+
+
+def run(*arguments, cwd=ROOT, **environment):
+    """(exit status, stdout, stderr) of levit-np."""
+    done = subprocess.run([sys.executable, "-m", "levit_np.cli", *map(str, arguments)], cwd=cwd, text=True,
+                          encoding="utf-8", capture_output=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_classify_prints_the_classes_with_bars():
+    status, out, err = run("classify", SAMPLES[3], "--top", 3)
+    lines = out.splitlines()
+    assert (status, err, lines[0], len(lines)) == (0, "", SAMPLES[3], 4)
+    label, share, bar = lines[1].split()
+    assert label == "3" and float(share.rstrip("%")) > 50 and set(bar) == {"█"} and len(bar) > 15
+
+
+def test_classify_from_another_directory_finds_the_weights_that_ship(tmp_path):
+    assert run("classify", SAMPLES[0], cwd=tmp_path)[0] == 0
+
+
+def test_bad_images_are_reported_and_the_others_go_on(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    images = [tmp_path / "bad.png", *SAMPLES, *SAMPLES, tmp_path / "none.png", SAMPLES[7]]  # two batches
+    status, out, err = run("classify", "--top", 1, *images)
+    names, answers = out.splitlines()[::2], out.splitlines()[1::2]
+    assert status == 1 and names == [*SAMPLES, *SAMPLES, SAMPLES[7]]
+    assert [line.split()[0] for line in answers] == [*"01234567", *"01234567", "7"]
+    assert len(err.splitlines()) == 2 and "bad.png" in err.splitlines()[0] and "none.png" in err.splitlines()[1]
+    status, out, err = run("classify", tmp_path / "none.png")
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+
+
+def test_a_label_cannot_command_the_terminal(tmp_path):
+    model = levit_np.create("levit_digits", num_classes=2)
+    model.labels = ["\x1b[2Jgone", "ünïcode"]
+    model.save(tmp_path / "a.h5")
+    status, out, _ = run("classify", SAMPLES[0], "--weights", tmp_path / "a.h5")
+    assert status == 0 and "\x1b" not in out and r"\x1b[2Jgone" in out and "ünïcode" in out
+
+
+def test_an_ascii_terminal_gets_its_bars_too():
+    status, out, err = run("classify", SAMPLES[3], PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (status, err) == (0, "") and "####" in out
+
+
+@pytest.mark.parametrize("arguments", [
+    (), ("classify",), ("fly",), ("classify", "a.png", "--top", "0"), ("classify", "a.png", "--top", "x"), ("summary",)])
+def test_wrong_use_is_status_2(arguments):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "") and err.startswith("usage: levit-np")
+
+
+@pytest.mark.parametrize("arguments", [
+    ("classify", SAMPLES[0], "--weights", "none.h5"), ("summary", "none.h5"), ("summary", SAMPLES[0])])
+def test_a_failed_job_is_status_1_and_one_line(arguments):
+    status, out, err = run(*arguments)
+    assert (status, out) == (1, "") and err.startswith(f"levit-np {arguments[0]}: ") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["classify", "summary"])
+def test_help_has_an_example(verb):
+    status, out, _ = run(verb, "--help")
+    assert status == 0 and f"example: levit-np {verb} " in out
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "levit_np.cli", "summary", "levit_128"], cwd=ROOT, stdout=writer,
+                          stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_many_images_into_a_pipe_show_progress_on_a_terminal_and_none_elsewhere():
+    images = (SAMPLES * 3)[:20]
+    command = [sys.executable, "-m", "levit_np.cli", "classify", "--top", "1", *images]
+    ours, theirs = pty.openpty()
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=60,
+                          env=os.environ | {"TERM": "xterm", "COLUMNS": "80"})
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0 and "20/20" in shown
+    assert done.stdout.splitlines()[::2] == images  # whole, and not on the terminal
+    assert run("classify", "--top", 1, *images)[2] == ""
+
+
+def test_the_small_model_answers_with_little_imported():
+    """What would make each start slow is not loaded for one image."""
+    code = ("import sys; from levit_np.cli import main; main(['classify', sys.argv[1]]); "
+            "print(sorted({'rich', 'h5py', 'numba', 'torch', 'asyncio'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code, SAMPLES[3]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_summary_of_a_name_and_of_a_file():
+    status, out, _ = run("summary", "levit_256")
+    assert status == 0 and "18,893,876" in out.splitlines()[-1]
+    model = levit_np.create("levit_digits")
+    total = sum(int(np.prod(array.shape)) for array in model.gradients().values())
+    status, out, _ = run("summary", "weights/levit_digits.h5")
+    assert status == 0 and f"{total:,}" in out.splitlines()[-1]
