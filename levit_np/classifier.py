@@ -60,7 +60,10 @@ class Classifier(LeViT):
 
 def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: int | None = None,
          image_size=None) -> Classifier:
-    """The model in a weight file: our HDF5, the authors' .pth, or timm's or transformers' safetensors.
+    """The model in a weight file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
+
+    The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
+    each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes the
     attention biases. Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype

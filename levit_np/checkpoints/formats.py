@@ -53,8 +53,10 @@ def _linear_bn(own, foreign, linear, norm):
 
 
 def name_table(config: LeViTConfig, form: str) -> dict[str, str]:
-    """{own name: foreign name} of every parameter and BN statistic.  Raises CheckpointError where the format has
-    no name for a part of this network."""
+    """{own name: foreign name} of every parameter and BN statistic; form is one of FORMATS, or "fused" for those that
+    the authors' fused files have.  Raises CheckpointError where the format has no name for a part of this network."""
+    if form == "fused":
+        return _fused(name_table(config, "facebook"))
     if form not in FORMATS:
         raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {form!r}")
     if config.normalization != "batch" or config.position != "bias":
@@ -79,21 +81,28 @@ def name_table(config: LeViTConfig, form: str) -> dict[str, str]:
     return table
 
 
+def _fused(table):
+    """The authors' names once BN is folded into the linear maps: a weight and a bias each, and nothing of a BN."""
+    kept = {own: there for own, there in table.items() if own.rpartition(".")[2] not in ("gamma", "mean", "variance")
+            and not own.endswith(("head.bn.beta", "head_dist.bn.beta"))}
+    return {own: re.sub(r"\.(c|bn|l)(?=\.(weight|bias)$)", "", there) for own, there in kept.items()}
+
+
 def recognize(names) -> str:
-    """Which project wrote a file, by its names: "facebook", "timm" or "transformers".  CheckpointError if none."""
-    for form, first in zip(FORMATS, ("patch_embed.0.c.weight", "stem.conv1.linear.weight",
-                                     "levit.patch_embeddings.embedding_layer_1.convolution.weight")):
+    """Which project wrote a file, by its names: "facebook", "timm" or "transformers", or "fused", the authors' names
+    with BN folded in.  CheckpointError if none."""
+    for form, first in zip((*FORMATS, "fused"),
+                           ("patch_embed.0.c.weight", "stem.conv1.linear.weight",
+                            "levit.patch_embeddings.embedding_layer_1.convolution.weight", "patch_embed.0.weight")):
         if first in names:
             return form
-    if "patch_embed.0.weight" in names:
-        raise CheckpointError("this is one of the authors' fused files, whose BN is folded in: not supported yet")
     raise CheckpointError(f"expected a LeViT by the authors, timm or transformers, found {sorted(names)[:3]}")
 
 
-def _count(names, pattern):
-    """How many consecutive numbers from `start` occur at the pattern's group."""
+def _count(names, pattern, start=0, step=1):
+    """How many of the numbers start, start + step, … occur at the pattern's group before the first that does not."""
     numbers = {int(m[1]) for m in map(re.compile(pattern).match, names) if m and len(m[1]) < 4}
-    return next(n for n in range(len(numbers) + 1) if n not in numbers)
+    return next(n for n in range(len(numbers) + 1) if start + n * step not in numbers)
 
 
 def config_from_shapes(shapes: dict[str, tuple], form: str) -> LeViTConfig:
@@ -102,35 +111,39 @@ def config_from_shapes(shapes: dict[str, tuple], form: str) -> LeViTConfig:
     A square image of whole tokens is assumed, and what no shape shows (drop path, the activation) is taken from the
     family member of the same shapes, if there is one.  Raises CheckpointError for names or shapes that fit nothing.
     """
+    names = {}
     try:
-        return _known(_derive(_as_timm(shapes, form)))
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        if isinstance(error, (CheckpointError, ConfigError)):
-            raise CheckpointError(str(error)) from None
+        names = _timm_names(shapes, form)
+        return _known(_derive({timm: shapes[there] for timm, there in names.items() if there in shapes}))
+    except KeyError as error:
+        raise CheckpointError(f"missing: {names.get(error.args[0], error.args[0])}") from None
+    except (ConfigError, IndexError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"the names or shapes describe no LeViT: {error}") from None
 
 
-def _as_timm(shapes, form):
-    """Shapes under timm's names, whose numbering by stage and block is read most easily."""
+def _timm_names(shapes, form):
+    """{timm's name: name in the file}: timm's numbering by stage and block is the one read most easily."""
     if form == "timm":
-        return shapes
+        return {name: name for name in shapes}
     depths = [0]
     if form == "transformers":
-        stages = _count(shapes, r"levit\.encoder\.stages\.(\d+)\.")
+        stem, stages = 4, _count(shapes, r"levit\.encoder\.stages\.(\d+)\.")
         layers = [_count(shapes, rf"levit\.encoder\.stages\.{s}\.layers\.(\d+)\.") for s in range(stages)]
         depths = [n // 2 - (s + 1 < stages) for s, n in enumerate(layers)]
     else:
-        for i in range(_count(shapes, r"blocks\.(\d+)\.")):
-            if f"blocks.{i}.m.qkv.c.weight" in shapes:
-                depths[-1] += 1
-            elif f"blocks.{i}.kv.c.weight" in shapes:
+        stem = _count(shapes, r"patch_embed\.(\d+)\.", step=2)
+        attentions = map(re.compile(r"blocks\.(\d{1,3})\.(m\.qkv|kv)\.").match, shapes)
+        for _, kind in sorted({(int(m[1]), m[2]) for m in attentions if m}):
+            if kind == "kv":
                 depths.append(0)
-    convolutions = 4 if form == "transformers" else sum(f"patch_embed.{2 * k}.c.weight" in shapes for k in range(8))
-    heads = _HEADS[form][1] + "." + _HEAD_LINEAR[form] + ".weight" in shapes
-    skeleton = LeViTConfig("skeleton", (Convolution(1),) * convolutions,
-                           tuple(Stage(1, d, 1, int(s > 0)) for s, d in enumerate(depths)), 1, distillation=heads)
+            else:
+                depths[-1] += 1
+    # Only the numbers of layers decide the names.
+    skeleton = LeViTConfig("skeleton", (Convolution(1),) * stem,
+                           tuple(Stage(1, d, 1, int(s > 0)) for s, d in enumerate(depths)), 1,
+                           distillation=any(name.startswith(("head_dist.", "classifier_distill.")) for name in shapes))
     here, timm = name_table(skeleton, form), name_table(skeleton, "timm")
-    return {timm[own]: shapes[there] for own, there in here.items()}
+    return {timm[own]: there for own, there in here.items()}
 
 
 def _derive(shapes):
@@ -150,8 +163,7 @@ def _derive(shapes):
     if len(stages) > 1:
         down = "stages.1.downsample.attn_downsample"
         wide = shapes[f"{down}.proj.ln.linear.weight"][1] // stages[1].shrink_heads // key_size
-    stem = [shapes[f"stem.conv{k + 1}.linear.weight"] for k in range(_count(shapes, r"stem\.conv(\d+)\.") or 8)
-            if f"stem.conv{k + 1}.linear.weight" in shapes]
+    stem = [shapes[f"stem.conv{k + 1}.linear.weight"] for k in range(_count(shapes, r"stem\.conv(\d+)\.", start=1))]
     convolutions = tuple(Convolution(w[0], w[2], 2) for w in stem)
     side = tokens * 2 ** len(stem)
     return LeViTConfig("levit", convolutions, tuple(stages), key_size, (side, side), stem[0][1],

@@ -1,4 +1,4 @@
-"""Weights in and out: any format that is known, recognised by content; and the model they belong to."""
+"""Weights in and out: a file's content becomes a model, fitted to other classes or sizes; a model becomes a file."""
 
 import os
 import warnings
@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from ..config import LeViTConfig
-from ..errors import BackendError, CheckpointError, ConfigError
+from ..errors import BackendError, CheckpointError, ImageError
 from ..images.labels import imagenet_labels
 from ..images.recipes import Recipe, recipe
 from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
 from ..storage import hdf5
 from . import safetensors_file, torch_file
-from .formats import FORMATS, config_from_shapes, name_table, recognize
+from .formats import FORMATS, name_table
+from .reading import read
 
 
 def save(model: LeViT, path) -> None:
@@ -24,13 +25,20 @@ def save(model: LeViT, path) -> None:
     labels = list(labels_of(model))
     if len(labels) != model.config.num_classes:
         raise CheckpointError(f"labels: expected {model.config.num_classes}, found {len(labels)}")
-    documents = {"config": model.config.to_dict(), "labels": labels, "recipe": recipe_of(model).to_dict()}
+    try:
+        preprocessing = recipe_of(model).to_dict()
+    except ImageError:  # there is none for other than grey and colour
+        preprocessing = None
+    documents = {"config": model.config.to_dict(), "labels": labels, "recipe": preprocessing}
     state = {name: np.asarray(array, np.float32) for name, array in model.state().items()}
     hdf5.write(path, state, documents)
 
 
 def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, kind=LeViT) -> LeViT:
-    """The model in a file: our HDF5, the authors' .pth, or timm's or transformers' safetensors.
+    """The model in a file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
+
+    The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
+    each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
     the attention biases; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the
@@ -38,7 +46,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     """
     if dtype not in ("float32", "float64"):
         raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
-    config, state, labels, preprocessing = _read(path)
+    config, state, labels, preprocessing = read(path)
     wanted = config
     if image_size is not None:
         size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
@@ -47,7 +55,8 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
         wanted, labels = replace(wanted, num_classes=num_classes), None
     model = build(wanted, backend, kind)
     _fit(state, config, model, os.fspath(path))
-    model.set_state({name: array.astype(dtype) for name, array in state.items()})
+    # One array at a time: peak memory stays at twice the file.
+    model.set_state({name: state.pop(name).astype(dtype, copy=False) for name in list(state)})
     model.labels, model.recipe = labels, preprocessing
     return model
 
@@ -95,53 +104,8 @@ def recipe_of(model: LeViT) -> Recipe:
     return recipe(name, model.config.image_size, model.config.in_channels)
 
 
-def _read(path):
-    """(config, state by own names, labels or None, recipe or None)."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{os.fspath(path)}: expected a weight file: {error.strerror}") from None
-    if start[8:9] == b"{":
-        return _foreign(path, safetensors_file.read(path)[0])
-    if start[:4] == b"PK\x03\x04":
-        return _foreign(path, torch_file.read(path))
-    arrays, documents = hdf5.read(path)
-    try:
-        config = LeViTConfig.from_dict(documents["config"])
-        preprocessing = Recipe.from_dict(documents["recipe"])
-        labels = documents["labels"]
-        if not isinstance(labels, list) or len(labels) != config.num_classes or not all(
-                isinstance(label, str) for label in labels):
-            raise CheckpointError(f"labels: expected {config.num_classes} texts")
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{os.fspath(path)}: {error}") from None
-    return config, arrays, labels, preprocessing
-
-
-def _foreign(path, tensors):
-    try:
-        form = recognize(tensors)
-        # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
-        stem = "patch_embed", "stem.", "levit.patch_embeddings"
-        tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t
-                   for name, t in tensors.items()}
-        config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form)
-        table = name_table(config, form)
-    except (CheckpointError, ConfigError) as error:
-        raise CheckpointError(f"{os.fspath(path)}: {error}") from None
-    known = set(table.values())
-    ignored = "num_batches_tracked", "attention_bias_idxs"
-    unexpected = [name for name in tensors if name not in known and not name.endswith(ignored)]
-    missing = [name for name in known if name not in tensors]
-    if missing or unexpected:
-        raise CheckpointError(f"{os.fspath(path)}: missing: {_listed(missing)}; unexpected: {_listed(unexpected)}")
-    preprocessing = recipe("timm" if form == "timm" else "authors", config.image_size, config.in_channels)
-    return config, {own: tensors[there] for own, there in table.items()}, None, preprocessing
-
-
 def _fit(state, config, model, place):
-    """Makes a file's arrays fit the model: heads anew, biases resized.  Raises CheckpointError for all else."""
+    """Makes a file's arrays fit a model of other classes or another image size: heads anew, biases resized."""
     specs = model.specs_by_name()
     old = _biases(build(config))
     fresh = [n for n in ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
@@ -152,15 +116,8 @@ def _fit(state, config, model, place):
         initial = initial_state(model, 0, np.float32)
         state |= {name: initial[name] for name in fresh}
     for name, layer in _biases(model).items():
-        # A table that does not even fit its own file's grid stays, and is named below.
-        if layer.grid != old[name].grid and name in state and state[name].shape == old[name].specs["table"].shape:
+        if layer.grid != old[name].grid:
             state[name] = resize_bias(state[name], old[name].grid, layer.grid)
-    wrong = [f"{n} {s.shape} found {state[n].shape}" for n, s in specs.items() if n in state and
-             (state[n].shape != s.shape or state[n].dtype.kind != "f")]
-    missing, unexpected = [n for n in specs if n not in state], [n for n in state if n not in specs]
-    if wrong or missing or unexpected:
-        raise CheckpointError(f"{place}: missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; "
-                              f"wrong shape or type: {_listed(wrong)}")
 
 
 def _biases(model):
@@ -180,7 +137,3 @@ def resize_bias(table, old, new):
         part = (at - low).reshape(shape).astype(table.dtype)
         values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
     return values.reshape(len(table), -1)
-
-
-def _listed(names):
-    return ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "none"

@@ -1,0 +1,105 @@
+"""What a weight file holds: any known format, recognised by content, each array checked by name and shape."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config import LeViTConfig
+from ..errors import CheckpointError, ConfigError, ImageError
+from ..images.recipes import Recipe, recipe
+from ..layers.normalization import BatchNorm
+from ..model import build
+from ..storage import hdf5
+from ..storage.regular import open_regular
+from . import safetensors_file, torch_file
+from .formats import config_from_shapes, name_table, recognize
+
+_DOCUMENTS = "config", "labels", "recipe"
+# Arrays of foreign files that say nothing: BN's count of batches, and a table that follows from the grid.
+_IGNORED = "num_batches_tracked", "attention_bias_idxs"
+# gamma (x - mean) / √(variance + eps) + beta = x
+_IDENTITY = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1 - BatchNorm.eps}
+
+
+class Content(NamedTuple):
+    """A network, its arrays by own names, its class names where the file has them, and its preprocessing where there is
+    one (there is none for other than grey and colour)."""
+
+    config: LeViTConfig
+    state: dict[str, np.ndarray]
+    labels: list[str] | None
+    recipe: Recipe | None
+
+
+def read(path) -> Content:
+    """What is in our HDF5, in a .pth or in safetensors of the authors', timm's or transformers' names.
+
+    The arrays are those of the configuration exactly.  Raises CheckpointError for whatever is wrong with the file."""
+    place = os.fspath(path)
+    with open_regular(path) as file:
+        start = file.read(9)
+    if start[8:9] == b"{":
+        return _foreign(place, safetensors_file.read(path)[0])
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # the latter an old pickle, which torch_file refuses by name
+        return _foreign(place, torch_file.read(path))
+    if start[:8] in hdf5.MAGICS:
+        return _own(place, *hdf5.read(path))
+    raise CheckpointError(f"{place}: expected HDF5, safetensors or a .pth, found a file that begins with {start[:8]!r}")
+
+
+def _own(place, arrays, documents):
+    missing = [name for name in _DOCUMENTS if name not in documents]
+    if missing:
+        raise CheckpointError(f"{place}: expected HDF5 that levit_np wrote, found none of its documents "
+                              f"{', '.join(missing)}")
+    try:
+        config, preprocessing = LeViTConfig.from_dict(documents["config"]), documents["recipe"]
+        preprocessing = preprocessing and Recipe.from_dict(preprocessing)
+        specs = build(config).specs_by_name()
+    except ValueError as error:
+        raise CheckpointError(f"{place}: {error}") from None
+    labels = documents["labels"]
+    if not isinstance(labels, list) or len(labels) != config.num_classes or not all(
+            isinstance(label, str) for label in labels):
+        raise CheckpointError(f"{place}: labels: expected {config.num_classes} texts")
+    _require(place, arrays, {name: spec.shape for name, spec in specs.items()})
+    return Content(config, arrays, labels, preprocessing)
+
+
+def _foreign(place, tensors):
+    # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
+    stem = "patch_embed", "stem.", "levit.patch_embeddings"
+    tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t
+               for name, t in tensors.items() if not name.endswith(_IGNORED)}
+    try:
+        form = recognize(tensors)
+        config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form)
+        table, specs = name_table(config, form), build(config).specs_by_name()
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{place}: {error}") from None
+    _require(place, tensors, {there: specs[own].shape for own, there in table.items()})
+    state = {own: tensors[there] for own, there in table.items()}
+    if form == "fused":
+        state |= {name: np.full(spec.shape, _IDENTITY[name.rpartition(".")[2]]) for name, spec in specs.items()
+                  if name not in state}
+    try:
+        preprocessing = recipe("timm" if form == "timm" else "authors", config.image_size, config.in_channels)
+    except ImageError:
+        preprocessing = None
+    return Content(config, state, None, preprocessing)
+
+
+def _require(place, arrays, shapes):
+    """One report of all that is missing, unexpected or of the wrong shape or type, in the file's own names."""
+    missing = [name for name in shapes if name not in arrays]
+    unexpected = [name for name in arrays if name not in shapes]
+    wrong = [f"{name} {array.dtype} {array.shape} for floating {shapes[name]}" for name, array in arrays.items()
+             if name in shapes and (array.shape != shapes[name] or array.dtype.kind != "f")]
+    if missing or unexpected or wrong:
+        parts = ("missing", missing), ("unexpected", unexpected), ("wrong shape or type", wrong)
+        raise CheckpointError(f"{place}: {'; '.join(f'{kind}: {_listed(some)}' for kind, some in parts if some)}")
+
+
+def _listed(names):
+    return ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
