@@ -48,6 +48,7 @@ class LeViTConfig:
     attention_activation: str = "hardswish"
     normalization: str = "batch"  # "layer": before each branch, as in ViT (A3)
     position: str = "bias"  # "embedding": at the input instead (A5)
+    pooling: str = "average"  # "token": the heads read a class token, as in ViT
 
     def __post_init__(self):
         counts = [self.key_size, self.in_channels, self.num_classes, *self.image_size, self.value_ratio,
@@ -63,10 +64,15 @@ class LeViTConfig:
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"config {self.name!r}: expected 0 <= drop_path < 1, found {self.drop_path}")
         choices = {"activation": ("hardswish", "silu"), "attention_activation": ("hardswish", "silu", "identity"),
-                   "normalization": ("batch", "layer"), "position": ("bias", "embedding")}
+                   "normalization": ("batch", "layer"), "position": ("bias", "embedding"),
+                   "pooling": ("average", "token")}
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ConfigError(f"config {self.name!r}: expected {key} in {allowed}, found {getattr(self, key)!r}")
+        if self.pooling == "token" and (self.position != "embedding" or len(self.stages) > 1):
+            # The token has no pixel: neither an offset to the others nor a place in a subsampled grid.
+            raise ConfigError(f"config {self.name!r}: expected a class token with position 'embedding' and one stage, "
+                              f"found {self.position!r} and {len(self.stages)} stages")
 
     @property
     def resolutions(self) -> tuple[tuple[int, int], ...]:
@@ -125,7 +131,7 @@ FAMILY: dict[str, LeViTConfig] = {config.name: config for config in _FAMILY}
 
 
 def _ablations(base: LeViTConfig) -> dict[str, LeViTConfig]:
-    """Table 5: LeViT-128S with one thing changed."""
+    """Table 5: LeViT-128S with one thing changed; and with all of them changed, which is DeiT-tiny but for its GELU."""
     patch = (Convolution(128, kernel=16, stride=16),)
     narrow = (Stage(120, 2, 4), Stage(180, 3, 6, 16), Stage(240, 4, 8, 24))
     changes = {
@@ -138,7 +144,12 @@ def _ablations(base: LeViTConfig) -> dict[str, LeViTConfig]:
                    value_ratio=1, shrink_value_ratio=1, mlp_ratio=4),
         "a7": dict(attention_activation="identity"),
     }
-    return {f"levit_128s_{key}": replace(base, name=f"levit_128s_{key}", **change) for key, change in changes.items()}
+    configs = [replace(base, name=f"levit_128s_{key}", **change) for key, change in changes.items()]
+    # What LeViT builds on (section 4), with Hardswish as Table 6 times it.
+    configs.append(LeViTConfig("deit_tiny", (Convolution(192, kernel=16, stride=16),), (Stage(192, 12, 3),), 64,
+                               distillation=False, value_ratio=1, mlp_ratio=4, attention_activation="identity",
+                               normalization="layer", position="embedding", pooling="token"))
+    return {config.name: config for config in configs}
 
 
 ABLATIONS: dict[str, LeViTConfig] = _ablations(FAMILY["levit_128s"])

@@ -12,12 +12,12 @@ from .layers.layer import Layer
 from .layers.linear import Head
 from .layers.position import PositionEmbedding
 from .layers.stem import Stem
+from .layers.token import ClassToken
 from .ops import backend as backend_named
 
 
 class SavedLeViT(NamedTuple):
     stem: object
-    position: object
     stages: tuple
     head: object
     head_dist: object
@@ -36,12 +36,15 @@ class LeViT(Layer):
         self.labels, self.recipe = None, None  # what a weight file says of its classes and its preprocessing
         channels = config.stages[-1].channels
         self.stem = Stem(ops, config)
-        height, width = config.resolutions[0]
-        self.position = (PositionEmbedding(ops, height * width, config.stages[0].channels)
-                         if config.position == "embedding" else None)
+        (height, width), first = config.resolutions[0], config.stages[0].channels
+        token = config.pooling == "token"
+        self.token = ClassToken(ops, first) if token else None
+        self.position = PositionEmbedding(ops, height * width + token, first) if config.position == "embedding" else None
         self.stages = [Stage(ops, config, number) for number in range(len(config.stages))]
         self.head = Head(ops, channels, config.num_classes, config.normalization)
         self.head_dist = Head(ops, channels, config.num_classes, config.normalization) if config.distillation else None
+        pooling = "first_token" if token else "average_pool"
+        self.pool, self.pool_backward = getattr(ops, pooling), getattr(ops, f"{pooling}_backward")
         self._name_layers()
 
     def _name_layers(self):
@@ -65,14 +68,13 @@ class LeViT(Layer):
         Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype."""
         self._check(x)
         x, stem = self.stem.forward(x, training)
-        position = None
-        if self.position:
-            x, position = self.position.forward(x, training)
+        for layer in self._embeddings():
+            x, _ = layer.forward(x, training)
         stages = []
         for stage in self.stages:
             x, saved = stage.forward(x, training)
             stages.append(saved)
-        pooled = self.ops.average_pool(x)  # (B, C)
+        pooled = self.pool(x)  # (B, C)
         outputs, head = self.head.forward(pooled, training)
         head_dist = None
         if self.head_dist:
@@ -80,7 +82,7 @@ class LeViT(Layer):
             outputs = (outputs, second) if training else (outputs + second) / 2
         if not training:
             return outputs, None
-        return outputs, SavedLeViT(stem, position, tuple(stages), head, head_dist, x.shape[1])
+        return outputs, SavedLeViT(stem, tuple(stages), head, head_dist, x.shape[1])
 
     def backward(self, doutputs, saved):
         """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images;
@@ -89,12 +91,16 @@ class LeViT(Layer):
         dpooled = self.head.backward(douts[0], saved.head)
         if self.head_dist:
             dpooled = dpooled + self.head_dist.backward(douts[1], saved.head_dist)
-        dx = self.ops.average_pool_backward(dpooled, saved.tokens)
+        dx = self.pool_backward(dpooled, saved.tokens)
         for stage, s in zip(reversed(self.stages), reversed(saved.stages)):
             dx = stage.backward(dx, s)
-        if self.position:
-            dx = self.position.backward(dx, saved.position)
+        for layer in reversed(self._embeddings()):
+            dx = layer.backward(dx, None)
         return self.stem.backward(dx, saved.stem)
+
+    def _embeddings(self):
+        """What is added to the tokens before the first stage: nothing, but in ablations."""
+        return [layer for layer in (self.token, self.position) if layer]
 
     def _check(self, x):
         expected = (self.config.in_channels, *self.config.image_size)
@@ -139,13 +145,14 @@ class LeViT(Layer):
         """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""
         self._check(x)
         x, _ = self.stem.forward(x)
-        if self.position:
-            x, _ = self.position.forward(x)
+        for layer in self._embeddings():
+            x, _ = layer.forward(x)
         maps = {}
-        for i, (stage, grid) in enumerate(zip(self.stages, self.config.resolutions), 1):
+        for i, (stage, (height, width)) in enumerate(zip(self.stages, self.config.resolutions), 1):
             x, _ = stage.forward(x)
-            maps[f"stage{i}"] = self.ops.tokens_to_image(x, *grid)
-        return maps | {"pooled": self.ops.average_pool(x)}
+            pixels = x[:, -height * width:]  # a class token stands before them
+            maps[f"stage{i}"] = self.ops.tokens_to_image(pixels, height, width)
+        return maps | {"pooled": self.pool(x)}
 
     def attention_maps(self, x) -> dict:
         """{"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: each attention's probabilities, in evaluation."""
@@ -163,8 +170,7 @@ class LeViT(Layer):
     def rows(self) -> list[tuple]:
         """(name, output shape without the batch, parameters, multiply-adds) of each computing layer."""
         shape, rows = (1, self.config.in_channels, *self.config.image_size), []
-        layers = [self.stem, self.position, *self.stages]
-        for layer in filter(None, layers):
+        for layer in (self.stem, *self._embeddings(), *self.stages):
             for part, output, cost in layer.shapes(shape):
                 rows.append((part.name, output[1:], _parameters(part), cost))
                 if layer is not self.stem or part is not self.stem.convolutions[-1]:

@@ -43,9 +43,16 @@ def test_ablations_agree_with_table_5(key):
     assert parameters == EXACT.get(key, parameters)
 
 
+def test_deit_tiny_is_as_large_as_published():
+    """5,717,416 parameters, as timm counts deit_tiny_patch16_224."""
+    model = build(ABLATIONS["deit_tiny"])
+    trained = [spec.shape for spec in model.specs_by_name().values() if spec.trainable]
+    assert totals(model)[0] == sum(map(math.prod, trained)) == 5_717_416
+
+
 def test_a_config_survives_its_dictionary_and_refuses_nonsense():
     for config in (FAMILY | ABLATIONS).values():
         assert LeViTConfig.from_dict(config.to_dict()) == config
-    for field, value in (("key_size", 0), ("stages", [[1, 10**9, 1]]), ("activation", "relu"), ("x", 1)):
+    for field, value in (("pooling", "token"), ("key_size", 0), ("stages", [[1, 10**9, 1]]), ("activation", "relu"), ("x", 1)):
         with pytest.raises(ConfigError):
             LeViTConfig.from_dict(FAMILY["levit_256"].to_dict() | {field: value})

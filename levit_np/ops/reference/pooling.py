@@ -1,4 +1,4 @@
-"""From many tokens to fewer: the mean of all, or every second pixel; and the tokens' two layouts."""
+"""From many tokens to fewer: the mean of all, the first, or every second pixel; and the tokens' two layouts."""
 
 import numpy as np
 
@@ -11,6 +11,28 @@ def average_pool(x):
 def average_pool_backward(dy, tokens):
     """Each of the N tokens took part with weight 1/N."""
     return np.repeat(dy[:, None] / tokens, tokens, 1)
+
+
+def prepend_token(x, token):
+    """The same token (1, C) before those of every image.  x (B, N, C) -> (B, N + 1, C)."""
+    return np.concatenate([np.broadcast_to(token, (len(x), *token.shape)), x], 1)
+
+
+def prepend_token_backward(dy):
+    """-> dx (B, N, C), dtoken (1, C): every image had the same token, so its gradient sums over them."""
+    return dy[:, 1:], dy[:, :1].sum(0)
+
+
+def first_token(x):
+    """The class token's last value.  x (B, N, C) -> (B, C)."""
+    return x[:, 0]
+
+
+def first_token_backward(dy, tokens):
+    """None of the N tokens but the first took part."""
+    dx = np.zeros((len(dy), tokens, dy.shape[-1]), dy.dtype)
+    dx[:, 0] = dy
+    return dx
 
 
 def subsample(x, height, width, stride):
