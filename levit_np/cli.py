@@ -72,10 +72,10 @@ def _print_answer(image, answer):
 
 
 @contextmanager
-def _progress(total: int, what: str):
+def _progress(total: int, what: str, silent: bool = False):
     """-> advance(): a bar on stderr for more than a batch of things whose results go into a file or a pipe; on a
-    terminal the results themselves show how far it is."""
-    if total <= 16 or not sys.stderr.isatty() or sys.stdout.isatty():
+    terminal the results themselves show how far it is, unless the work is silent."""
+    if not sys.stderr.isatty() or not silent and (total <= 16 or sys.stdout.isatty()):
         yield lambda: None
         return
     from rich.console import Console
@@ -108,12 +108,56 @@ def _summary(arguments) -> int:
     return 0
 
 
+def _add_bench(verbs):
+    bench = verbs.add_parser("bench", help="how fast a model is on this machine", description="Images a second on each "
+                             "backend that is there, the backends taking turns, and the share of the processor's "
+                             "measured multiply-add limit.",
+                             epilog="example: levit-np bench levit_256 --batch 1 16 --threads 2")
+    bench.add_argument("model", nargs="?", default="levit_256", metavar="WEIGHTS",
+                       help="a weight file, or a name of the family for random weights (default: %(default)s)")
+    bench.add_argument("--batch", type=_whole, nargs="+", default=[1, 16], metavar="N",
+                       help="images at a time (default: 1 16)")
+    bench.add_argument("--threads", type=_whole, default=1, metavar="N", help="(default: %(default)s)")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(arguments) -> int:
+    # NumPy's BLAS reads these once, when NumPy is first imported.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(arguments.threads)
+    import levit_np
+
+    from .benchmark.machine import describe
+    from .benchmark.short import ROUNDS, open_candidates, speeds
+    from .config import ABLATIONS, FAMILY
+
+    fresh = arguments.model in FAMILY | ABLATIONS
+    source, opened = (arguments.model, levit_np.create) if fresh else (_shipped(arguments.model), levit_np.load)
+    if hasattr(levit_np, "set_threads"):
+        levit_np.set_threads(arguments.threads)
+    models, missing = open_candidates(lambda backend, dtype: opened(source, backend=backend, dtype=dtype))
+    machine = describe()
+    print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "
+          f"{machine['load_average']}; {_shown(str(source))}")
+    with _progress(len(models) * len(arguments.batch) * ROUNDS, "rounds", silent=True) as advance:
+        rows = speeds(models, arguments.batch, arguments.threads, advance)
+    print(f"{'backend':<10} {'precision':<10} {'batch':>5} {'images/s':>10} {'ms/image':>10}  of the limit")
+    for row in rows:
+        share = "unknown" if row.share is None else f"{row.share:.1%}"
+        print(f"{row.backend:<10} {row.precision:<10} {row.batch:>5} {row.images_per_second:>10.1f} "
+              f"{1000 / row.images_per_second:>10.2f}  {share:>12}")
+    for reason in missing:
+        print(f"not measured: {reason}", file=sys.stderr)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="levit-np", description="LeViT without a deep-learning framework.",
                                      epilog="levit-np VERB --help shows an example of each.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_classify(verbs)
     _add_summary(verbs)
+    _add_bench(verbs)
     return parser
 
 

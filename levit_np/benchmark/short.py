@@ -1,0 +1,56 @@
+"""`levit-np bench`: how fast one model is on this machine, on each backend that is there."""
+
+from statistics import median
+from typing import NamedTuple
+
+from ..errors import BackendError
+from .peak import peak_of, peaks
+from .rounds import interleaved
+
+CANDIDATES = (("reference", "float32"), ("cpu", "float32"), ("cpu", "bfloat16"))
+ROUNDS = 7
+
+
+class Speed(NamedTuple):
+    """share: of the multiply-add limit of that precision, None where the limit is not known."""
+
+    backend: str
+    precision: str
+    batch: int
+    images_per_second: float
+    share: float | None
+
+
+def open_candidates(opened) -> tuple[dict, list[str]]:
+    """({(backend, precision): model}, why each of the others is missing); opened(backend, dtype) gives a model."""
+    models, missing = {}, []
+    for backend, dtype in CANDIDATES:
+        try:
+            models[backend, dtype] = opened(backend, dtype)
+        except BackendError as error:
+            missing.append(f"{backend} {dtype}: {error}")
+    return models, missing
+
+
+def operations(model) -> int:
+    """Floating-point operations an image: two for each multiply-add that the paper counts."""
+    return 2 * sum(multiply_adds for *_, multiply_adds in model.rows())
+
+
+def speeds(models: dict, batches, threads: int, progress=lambda: None) -> list[Speed]:
+    """Each model at each batch size, the models taking turns; progress is called ROUNDS times for each."""
+    import numpy as np
+
+    limits, rows = peaks(threads), []
+    for batch in batches:
+        calls = {}
+        for key, model in models.items():
+            shape = batch, model.config.in_channels, *model.config.image_size
+            images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+            calls[key] = lambda model=model, images=images: model(images)
+        times = interleaved(calls, ROUNDS, progress=progress)
+        for (backend, precision), seconds in times.items():
+            rate, limit = batch / median(seconds), peak_of(precision, limits)
+            share = rate * operations(models[backend, precision]) / limit / 1e9 if limit else None
+            rows.append(Speed(backend, precision, batch, rate, share))
+    return rows
