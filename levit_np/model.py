@@ -65,8 +65,12 @@ class LeViT(Layer):
         """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
         Layer) the logits of both heads (a pair, with distillation) and what backward needs.
 
-        Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype."""
+        Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype, and for fewer than two
+        images to train on, of which the head's BN would have one value a channel."""
         self._check(x)
+        if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
+            raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs more "
+                             "than one value a channel; use a larger batch")
         x, stem = self.stem.forward(x, training)
         for layer in self._embeddings():
             x, _ = layer.forward(x, training)

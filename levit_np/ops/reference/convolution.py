@@ -25,7 +25,7 @@ def convolution(x, w, stride, padding):
     for i in range(kernel):
         for j in range(kernel):
             pixels = _windows(padded, i, j, stride, height, width).transpose(0, 2, 3, 1)  # (B, H', W', C)
-            y += pixels.reshape(len(x), height * width, -1) @ w[:, :, i, j].T
+            y += pixels.reshape(len(x), height * width, x.shape[1]) @ w[:, :, i, j].T
     return y.transpose(0, 2, 1).reshape(len(x), len(w), height, width)
 
 
@@ -39,7 +39,7 @@ def convolution_backward(dy, x, w, stride, padding):
         for j in range(kernel):
             pixels = _windows(padded, i, j, stride, height, width).transpose(0, 2, 3, 1)
             dw[:, :, i, j] = rows.T @ pixels.reshape(-1, x.shape[1])
-            dpixels = (rows @ w[:, :, i, j]).reshape(len(x), height, width, -1)
+            dpixels = (rows @ w[:, :, i, j]).reshape(len(x), height, width, x.shape[1])
             _windows(dpadded, i, j, stride, height, width)[...] += dpixels.transpose(0, 3, 1, 2)
     dx = dpadded[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]]
     return dx, dw

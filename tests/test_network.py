@@ -1,0 +1,179 @@
+"""What holds of the whole network whatever its weights: gradients, batches, mirrored and damaged images, dtypes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from levit_np.config import Convolution, Stage
+from levit_np.errors import LevitError
+
+from .networks import TINY, random_images, random_model, random_state
+
+some = settings(max_examples=15, derandomize=True, deadline=None)
+seeds = st.integers(0, 2**32)
+every_network = pytest.mark.parametrize("name", TINY)
+
+
+@every_network
+@pytest.mark.parametrize("training", [True, "frozen"])
+@settings(some, max_examples=4)
+@given(seed=seeds)
+def test_gradient_in_a_random_direction(name, training, seed):
+    """All parameters and the images moved at once, upstream random: the loss's derivative within 1e-5."""
+    config, generator = replace(TINY[name], drop_path=0.0), np.random.default_rng(seed)
+    model, x = random_model(config, seed), random_images(config, 6, seed)
+    state, dx = model.state(), generator.standard_normal(x.shape)
+    direction = {name: generator.standard_normal(array.shape) for name, array in model.gradients().items()}
+    upstream = [generator.standard_normal((6, 5)) for _ in range(1 + config.distillation)]
+
+    def loss(step):
+        model.set_state(state | {name: state[name] + step * d for name, d in direction.items()})
+        outputs, saved = model.forward(x + step * dx, training)
+        return sum(np.vdot(d, y) for d, y in zip(upstream, outputs if config.distillation else [outputs])), saved
+
+    _, saved = loss(0.0)
+    found = np.vdot(model.backward(upstream if config.distillation else upstream[0], saved), dx)
+    found += sum(np.vdot(gradient, direction[name]) for name, gradient in model.gradients().items())
+    expected = (loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6  # so short that it rarely crosses one of Hardswish's kinks
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@every_network
+@some
+@given(seed=seeds, batch=st.integers(1, 5), training=st.sampled_from([False, "frozen"]))
+def test_a_batch_is_its_images_one_by_one(name, seed, batch, training):
+    model, x = random_model(TINY[name]), random_images(TINY[name], batch, seed)
+    whole = np.asarray(model.forward(x, training)[0])
+    single = np.concatenate([np.asarray(model.forward(x[i : i + 1], training)[0]) for i in range(batch)], -2)
+    np.testing.assert_allclose(whole, single, rtol=1e-12, atol=1e-13)
+
+
+@every_network
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nan_image_spoils_its_own_row_alone(name, dtype, bad):
+    model, x = random_model(TINY[name], dtype=dtype), random_images(TINY[name], 5, dtype=dtype)
+    clean = model(x)
+    x[3, 1, 4, 5] = bad
+    with np.errstate(invalid="ignore"):
+        damaged = model(x)
+    others = [0, 1, 2, 4]
+    assert np.isnan(damaged[3]).all()
+    np.testing.assert_array_equal(damaged[others], clean[others])
+
+
+@every_network
+def test_an_empty_batch_is_evaluated(name):
+    model, x = random_model(TINY[name]), random_images(TINY[name], 0)
+    assert model(x).shape == (0, 5) and model.features(x)["pooled"].shape[0] == 0
+    _, saved = model.forward(x, training="frozen")
+    upstream = np.zeros((0, 5))
+    assert model.backward((upstream, upstream) if TINY[name].distillation else upstream, saved).shape == x.shape
+
+
+@pytest.mark.parametrize("batch, refused", [(0, True), (1, True), (2, False)])
+def test_a_batch_of_one_is_refused_by_bn_alone(batch, refused):
+    """Before anything has changed: the head's BN would have one value a channel."""
+    model, x = random_model(TINY["base"]), random_images(TINY["base"], batch)
+    before = model.state()
+    if refused:
+        with pytest.raises(LevitError, match="at least two .*larger batch"):
+            model.forward(x, training=True)
+    else:
+        model.forward(x, training=True)
+    assert refused == all(array is before[name] for name, array in model.state().items())
+    random_model(TINY["vit"]).forward(random_images(TINY["vit"], 1), training=True)
+
+
+@every_network
+@pytest.mark.parametrize("training", [False, True, "frozen"])
+def test_nothing_that_is_handed_in_is_written_to(name, training):
+    """Read-only images, weights and upstream gradients; strided ones give the same to rounding."""
+    results = []
+    for strided in (False, True):
+        model, x = random_model(TINY[name]), random_images(TINY[name], 3)
+        model.random = np.random.default_rng(5)
+        if strided:
+            x = np.repeat(x, 2, 3)[..., ::2]
+        for array in (x, *model.state().values()):
+            array.flags.writeable = False
+        outputs, saved = model.forward(x, training)
+        results.append([np.asarray(outputs)])
+        if training:
+            upstream = np.random.default_rng(1).standard_normal(results[-1][0].shape)
+            upstream.flags.writeable = False
+            results[-1].append(model.backward(upstream, saved))
+            results[-1] += model.gradients().values()
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@every_network
+@pytest.mark.parametrize("training", [False, True, "frozen"])
+def test_float32_stays_float32(name, training):
+    model, x = random_model(TINY[name], dtype=np.float32), random_images(TINY[name], 3, dtype=np.float32)
+    outputs, saved = model.forward(x, training)
+    if training:
+        dtypes = {array.dtype for array in _arrays((outputs, saved))}
+        upstream = np.ones(np.shape(outputs), np.float32)
+        dtypes |= {a.dtype for a in (model.backward(upstream, saved), *model.gradients().values(), *model.state().values())}
+        assert dtypes == {np.dtype(np.float32)}
+    else:
+        assert {a.dtype for a in (outputs, *model.features(x).values())} == {np.dtype(np.float32)}
+
+
+def _arrays(value):
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _arrays(part)
+
+
+@some
+@given(seed=seeds)
+def test_a_mirrored_image_gives_mirrored_attention(seed):
+    """With kernels that are their own mirror images, and odd widths, so that the strides start and end on the edge.
+
+    17 pixels wide: 9, 5, and 3 after the shrinking block."""
+    config = replace(TINY["base"], image_size=(12, 17), stages=(Stage(6, 1, 2), Stage(10, 2, 3, 2)),
+                     stem=(Convolution(4), Convolution(6)))
+    model, x = random_model(config, seed % 97), random_images(config, 2, seed)
+    state = model.state()
+    model.set_state({name: (array + array[..., ::-1]) / 2 if array.ndim == 4 else array for name, array in state.items()})
+    np.testing.assert_allclose(model(x[..., ::-1]), model(x), rtol=1e-9, atol=1e-12)
+    mirrored, maps = model.attention_maps(x[..., ::-1]), model.attention_maps(x)
+    grids = {"stages.0.blocks.0": ((3, 5), (3, 5)), "stages.1.downsample": ((2, 3), (3, 5)),
+             "stages.1.blocks.0": ((2, 3), (2, 3)), "stages.1.blocks.1": ((2, 3), (2, 3))}
+    assert set(maps) == {f"{name}.attention" for name in grids}
+    for name, (queries, keys) in grids.items():
+        shape = (2, -1, *queries, *keys)
+        expected = maps[f"{name}.attention"].reshape(shape)[:, :, :, ::-1, :, ::-1]
+        np.testing.assert_allclose(mirrored[f"{name}.attention"].reshape(shape), expected, rtol=1e-9, atol=1e-12)
+    model.set_state(state)
+    assert not np.allclose(model(x[..., ::-1]), model(x), rtol=1e-3)
+
+
+@every_network
+def test_folded_bn_is_bn(name):
+    """Evaluation does not change when every BN moves into the linear map beside it, and becomes the identity."""
+    config = TINY[name]
+    model, x = random_model(config), random_images(config, 2)
+    expected, state = model(x), model.state()
+    for gamma in [key for key in state if key.endswith("bn.gamma") and key.replace("gamma", "mean") in state]:
+        layer = gamma.removesuffix("bn.gamma")
+        mean, variance, beta = (state[f"{layer}bn.{key}"] for key in ("mean", "variance", "beta"))
+        scale, weight = state[gamma] / np.sqrt(variance + 1e-5), state[f"{layer}weight"]
+        if f"{layer}bias" in state:  # a head: BN comes first
+            state[f"{layer}bias"] = state[f"{layer}bias"] + weight @ (beta - mean * scale)
+            state |= {f"{layer}weight": weight * scale, f"{layer}bn.beta": 0 * beta}
+        else:
+            state |= {f"{layer}weight": weight * scale.reshape(-1, *[1] * (weight.ndim - 1)),
+                      f"{layer}bn.beta": beta - mean * scale}
+        state |= {gamma: np.full_like(scale, (1 + 1e-5) ** 0.5), f"{layer}bn.mean": 0 * mean,
+                  f"{layer}bn.variance": np.ones_like(variance)}
+    model.set_state(state)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-10, atol=1e-11)
