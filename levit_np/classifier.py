@@ -44,7 +44,9 @@ class Classifier(LeViT):
         return preprocess(image, loading.recipe_of(self)).astype(self.dtype, copy=False)
 
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The second half of predict: prepared images (B, C, H, W) -> B lists of (label, probability)."""
+        """The second half of predict: prepared images (B, C, H, W) -> B lists of (label, probability).
+
+        Raises LevitError for a top below 1."""
         if top < 1:
             raise LevitError(f"top: expected at least 1, found {top}")
         labels, probabilities = loading.labels_of(self), softmax(self(x))  # (B, classes)

@@ -88,6 +88,7 @@ class LeViTConfig:
         return tuple(sizes)
 
     def to_dict(self) -> dict:
+        """The fields as plain data, which JSON can hold."""
         return asdict(self)
 
     @classmethod

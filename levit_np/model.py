@@ -142,6 +142,7 @@ class LeViT(Layer):
                 for name, layer in self.walk() for key, spec in layer.specs.items() if spec.trainable}
 
     def zero_gradients(self) -> None:
+        """Forgets what has accumulated, before the next backward."""
         for _, layer in self.walk():
             layer.accumulated.clear()
 

@@ -54,6 +54,7 @@ def split_heads(x, heads, sizes):
 
 
 def split_heads_backward(parts):
+    """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back."""
     return merge_heads(np.concatenate(parts, -1))
 
 
@@ -64,4 +65,5 @@ def merge_heads(x):
 
 
 def merge_heads_backward(dy, heads):
+    """dy (B, N, heads·V) -> dx (B, heads, N, V): the inverse takes the heads apart."""
     return dy.reshape(*dy.shape[:2], heads, dy.shape[2] // heads).transpose(0, 2, 1, 3)

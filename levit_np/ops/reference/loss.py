@@ -6,6 +6,7 @@ from .activation import softmax
 
 
 def log_softmax(x):
+    """x - log Σ exp(x) on the last axis, the largest taken off first: no logarithm of a softmax that became 0."""
     shifted = x - x.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
@@ -42,4 +43,5 @@ def hard_distillation(logits, teacher):
 
 
 def hard_distillation_backward(logits, teacher):
+    """(softmax(logits) - the teacher's first choice) / B."""
     return cross_entropy_backward(logits, targets_of(teacher.argmax(-1), logits.shape[-1], dtype=logits.dtype))
