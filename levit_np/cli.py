@@ -151,6 +151,126 @@ def _bench(arguments) -> int:
     return 0
 
 
+def _add_verify(verbs):
+    verify = verbs.add_parser(
+        "verify", help="whether two weight files, or a model and a recorded pass, agree",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Compares the arrays of two weight files, of any format, layer by layer; or lets a model repeat a\n"
+        "recorded pass and compares every activation and gradient. Names the first layer, in the order of\n"
+        "computation, where they part. Exit status 0 if all agree, 1 if not.",
+        epilog="examples:\n  levit-np verify levit_256.h5 levit_256.pth\n"
+        "  levit-np verify levit_digits.h5 --record trace.h5\n  levit-np verify levit_digits.h5 trace.h5")
+    verify.add_argument("model", metavar="MODEL", help="a weight file")
+    verify.add_argument("other", nargs="?", metavar="OTHER", help="another weight file, or a recorded pass")
+    verify.add_argument("--record", metavar="TRACE",
+                        help="write the model's pass to this file: forward, and backward from its least likely class")
+    verify.add_argument("--image", help="what to record the pass of (default: random numbers of a fixed seed)")
+    verify.add_argument("--tolerance", type=_tolerance,
+                        help="largest difference, relative to an array's largest value (default: 0 for weight files, "
+                        "1e-4 for a pass: several times float32's rounding)")
+    verify.add_argument("--backend", default="reference", help="what computes the pass (default: %(default)s)")
+    verify.set_defaults(run=_verify, wrong_use=verify.error)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
+    return value
+
+
+def _verify(arguments) -> int:
+    if (arguments.other is None) == (arguments.record is None):
+        arguments.wrong_use("expected either another file to compare with, or --record TRACE")
+    if arguments.image and not arguments.record:
+        arguments.wrong_use("--image: expected together with --record TRACE")
+    return _record(arguments) if arguments.record else _compare(arguments)
+
+
+def _record(arguments) -> int:
+    import numpy as np
+
+    from .classifier import load
+    from .explain.trace import is_trace, trace
+
+    if Path(arguments.record).exists() and not is_trace(arguments.record):
+        raise LevitError(f"{arguments.record}: expected a new file or a recorded pass to replace, found another file")
+    with _waiting("recording"):
+        model = load(_shipped(arguments.model), backend=arguments.backend)
+        if arguments.image:
+            x, about = model.prepare(arguments.image)[None], Path(arguments.image).name
+        else:
+            shape = 1, model.config.in_channels, *model.config.image_size
+            x, about = np.random.default_rng(0).standard_normal(shape, np.float32), "random numbers, seed 0"
+        # The gradient of a class that the model is sure of is little more than rounding.
+        recorded = trace(model, x, target=int(model(x)[0].argmin()), about=about)
+        recorded.save(arguments.record)
+    print(f"{arguments.record}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of {about}")
+    return 0
+
+
+def _compare(arguments) -> int:
+    from .classifier import load
+    from .explain.compare import compare_states, compare_with_trace, first_parting
+    from .explain.trace import Trace, is_trace
+
+    model, other = _shipped(arguments.model), _shipped(arguments.other)
+    with _waiting("comparing"):
+        if is_trace(other):
+            recorded = Trace.read(other)
+            network = load(model, backend=arguments.backend, dtype=str(recorded.x.dtype))
+            rows, tolerance = compare_with_trace(network, recorded), 1e-4
+        else:
+            rows, tolerance = compare_states(load(model), load(other)), 0.0
+    if arguments.tolerance is not None:
+        tolerance = arguments.tolerance
+    _print_rows(rows, tolerance)
+    first = first_parting(rows, tolerance)
+    if first is None:
+        print(f"all {len(rows)} agree: no relative difference above {tolerance:g}")
+        return 0
+    print(f"first parting: {first.name or 'the network'}: {first.what}: expected a relative difference of at most "
+          f"{tolerance:g}, found {first.relative:.2g}")
+    return 1
+
+
+def _print_rows(rows, tolerance):
+    lines = [(_shown(row.name) or "the network", row.what, f"{row.absolute:.3g}", f"{row.relative:.3g}",
+              "parts" if row.parts(tolerance) else "") for row in rows]
+    heads = "layer", "array", "difference", "relative", ""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD)
+        for head, side in zip(heads, ("left", "left", "right", "right", "left")):
+            table.add_column(head, justify=side, overflow="fold")
+        for line in lines:
+            table.add_row(*line, style="red" if line[-1] else None)
+        Console().print(table, markup=False)
+        return
+    widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(4)]
+    for name, what, absolute, relative, mark in (heads, *lines):
+        print(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {absolute:>{widths[2]}}  {relative:>{widths[3]}}  {mark}"
+              .rstrip())
+
+
+@contextmanager
+def _waiting(what: str):
+    """A sign of life on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="levit-np", description="LeViT without a deep-learning framework.",
                                      epilog="levit-np VERB --help shows an example of each.")
@@ -158,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_classify(verbs)
     _add_summary(verbs)
     _add_bench(verbs)
+    _add_verify(verbs)
     return parser
 
 
@@ -172,6 +293,8 @@ def main(argv=None) -> int:
         print(f"levit-np {arguments.verb}: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader, `head` say, has seen enough; what is still to be written goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1

@@ -232,7 +232,7 @@ def _cut_normal(generator, shape):
 
 
 def build(config: LeViTConfig, backend: str = "reference", kind=LeViT) -> LeViT:
-    """The network of a configuration, its arrays not yet there: set_state brings them.  kind: LeViT or what extends it."""
+    """The network of a configuration, of kind LeViT or what extends it; set_state brings its arrays."""
     return kind(config, backend_named(backend))
 
 

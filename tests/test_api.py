@@ -21,8 +21,9 @@ def x(model):
 def test_public_names():
     for name in levit_np.__all__:
         assert getattr(levit_np, name) is not None
-    assert set(levit_np.__all__) >= {"create", "load", "export", "rename", "list_models", "LevitError", "CheckpointError",
-                                     "ConfigError", "BackendError", "ImageError", "LeViT", "LeViTConfig", "Classifier"}
+    assert set(levit_np.__all__) >= {
+        "create", "load", "export", "rename", "list_models", "trace", "Trace", "LeViT", "LeViTConfig", "Classifier",
+        "LevitError", "CheckpointError", "ConfigError", "BackendError", "ImageError"}
     assert set(dir(levit_np)) >= set(levit_np.__all__)  # so that completion finds them
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         levit_np.nothing
@@ -165,6 +166,11 @@ def test_export_and_rename(model, x, tmp_path):
         assert np.array_equal(levit_np.load(tmp_path / "out.safetensors")(x), model(x))
     with pytest.raises(levit_np.CheckpointError, match="timm"):
         levit_np.export(model, tmp_path / "out", format="onnx")
+
+
+def test_trace(model, x):
+    record = levit_np.trace(model, x, target=3)
+    assert np.array_equal(record.logits, model(x)) and set(record.gradients) == set(model.gradients())
 
 
 def test_summary_adds_up(model):

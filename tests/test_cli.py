@@ -11,6 +11,8 @@ import pytest
 
 import levit_np
 
+from .random_model import random_model
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = [str(ROOT / f"weights/samples/digit_{n}.png") for n in range(8)]
 
@@ -61,23 +63,27 @@ def test_an_ascii_terminal_gets_its_bars_too():
 
 
 @pytest.mark.parametrize("arguments", [
-    (), ("classify",), ("fly",), ("classify", "a.png", "--top", "0"), ("classify", "a.png", "--top", "x"), ("summary",)])
+    (), ("classify",), ("fly",), ("classify", "a.png", "--top", "0"), ("classify", "a.png", "--top", "x"), ("summary",),
+    ("verify",), ("verify", "a.h5"), ("verify", "a.h5", "b.h5", "--record", "c.h5"),
+    ("verify", "a.h5", "b.h5", "--image", "c"), ("verify", "a.h5", "b.h5", "--tolerance", "-1")])
 def test_wrong_use_is_status_2(arguments):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "") and err.startswith("usage: levit-np")
 
 
 @pytest.mark.parametrize("arguments", [
-    ("classify", SAMPLES[0], "--weights", "none.h5"), ("summary", "none.h5"), ("summary", SAMPLES[0])])
+    ("classify", SAMPLES[0], "--weights", "none.h5"), ("summary", "none.h5"), ("summary", SAMPLES[0]),
+    ("verify", "none.h5", "none.h5"), ("verify", "levit_digits.h5", "none.h5"),
+    ("verify", "levit_digits.h5", "--record", "none/trace.h5")])
 def test_a_failed_job_is_status_1_and_one_line(arguments):
     status, out, err = run(*arguments)
     assert (status, out) == (1, "") and err.startswith(f"levit-np {arguments[0]}: ") and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", ["classify", "summary"])
+@pytest.mark.parametrize("verb", ["classify", "summary", "verify"])
 def test_help_has_an_example(verb):
     status, out, _ = run(verb, "--help")
-    assert status == 0 and f"example: levit-np {verb} " in out
+    assert status == 0 and "example" in out and f"levit-np {verb} " in out.partition("example")[2]
 
 
 def test_a_reader_that_leaves_early_is_no_traceback():
@@ -107,8 +113,8 @@ def test_the_small_model_answers_with_little_imported():
     """What would make each start slow is not loaded for one image."""
     code = ("import sys; from levit_np.cli import main; main(['classify', sys.argv[1]]); "
             "print(sorted({'rich', 'h5py', 'numba', 'torch', 'asyncio'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code, SAMPLES[3]], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    out = subprocess.check_output([sys.executable, "-c", code, SAMPLES[3]], cwd=ROOT, text=True)
+    assert out.splitlines()[-1] == "[]"
 
 
 def test_summary_of_a_name_and_of_a_file():
@@ -118,3 +124,70 @@ def test_summary_of_a_name_and_of_a_file():
     total = sum(int(np.prod(array.shape)) for array in model.gradients().values())
     status, out, _ = run("summary", "weights/levit_digits.h5")
     assert status == 0 and f"{total:,}" in out.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model, the same as .pth, one with a weight planted, one of another size, and the recorded pass of the first."""
+    folder = tmp_path_factory.mktemp("verify")
+    model = random_model()
+    model.save(folder / "a.h5")
+    levit_np.export(model, folder / "a.pth", format="facebook")
+    other = model.to("reference")
+    weight = other.stages[1].downsample.attention.kv.weight.copy()
+    weight[np.unravel_index(np.abs(weight).argmax(), weight.shape)] *= 1.01
+    other.stages[1].downsample.attention.kv.weight = weight
+    other.save(folder / "planted.h5")
+    random_model(num_classes=3).save(folder / "three.h5")
+    status, out, err = run("verify", "a.h5", "--record", "a.trace.h5", cwd=folder)
+    assert (status, out, err) == (0, "a.trace.h5: 144 steps forward and 144 back, of random numbers, seed 0\n", "")
+    return folder
+
+
+def test_verify_of_weight_files(files):
+    status, out, err = run("verify", "a.h5", "a.pth", cwd=files)
+    rows = [line.split() for line in out.splitlines()]
+    assert (status, err, rows[0]) == (0, "", ["layer", "array", "difference", "relative"])
+    assert [row[0] for row in rows[1:4]] == ["stem.convolutions.0", "stem.convolutions.0.bn", "stem.convolutions.1"]
+    assert [row[0] for row in rows[-3:-1]] == ["head_dist.bn", "head_dist"]
+    assert rows[-1] == f"all {len(rows) - 2} agree: no relative difference above 0".split()
+    status, out, err = run("verify", "a.h5", "planted.h5", cwd=files)
+    lines = out.splitlines()
+    assert (status, err) == (1, "") and [line.split()[:2] for line in lines if line.endswith("parts")] == [
+        ["stages.1.downsample.attention.kv", "weight"]]
+    assert lines[-1] == ("first parting: stages.1.downsample.attention.kv: weight: "
+                         "expected a relative difference of at most 0, found 0.0099")
+    assert run("verify", "a.h5", "planted.h5", "--tolerance", "0.01", cwd=files)[0] == 0
+
+
+def test_verify_against_a_recorded_pass(files):
+    status, out, err = run("verify", "a.pth", "a.trace.h5", cwd=files)
+    assert (status, err) == (0, "") and out.splitlines()[-1] == "all 288 agree: no relative difference above 0.0001"
+    assert out.splitlines()[1].split()[0] == "stem.convolutions.0.bn" and "\nthe network  " in out
+    status, out, err = run("verify", "planted.h5", "a.trace.h5", cwd=files)
+    assert (status, err) == (1, "")
+    assert out.splitlines()[-1].startswith("first parting: stages.1.downsample.attention.kv: output: expected")
+
+
+def test_verify_refuses_different_networks(files):
+    for other in ("three.h5", "a.trace.h5"):
+        first = "a.h5" if other == "three.h5" else "three.h5"
+        status, out, err = run("verify", first, other, cwd=files)
+        assert (status, out, len(err.splitlines())) == (1, "", 1)
+        assert "expected the same network twice, found num_classes" in err
+
+
+def test_recording_an_image_and_refusing_to_replace_weights(files):
+    status, out, err = run("verify", "a.h5", "--record", "three.trace.h5", "--image", SAMPLES[3], cwd=files)
+    assert (status, err) == (0, "") and out.endswith("of digit_3.png\n")
+    assert np.array_equal(levit_np.Trace.read(files / "three.trace.h5").x,
+                          levit_np.load(files / "a.h5").prepare(SAMPLES[3])[None])
+    assert run("verify", "a.h5", "--record", "three.trace.h5", cwd=files)[0] == 0  # another recorded pass may go
+    before = (files / "planted.h5").read_bytes()
+    status, out, err = run("verify", "a.h5", "--record", "planted.h5", cwd=files)
+    assert (status, out, err) == (1, "", "levit-np verify: planted.h5: expected a new file or a recorded pass to "
+                                         "replace, found another file\n")
+    assert (files / "planted.h5").read_bytes() == before
+    for arguments in (("--record", "nowhere/t.h5"), ("--record", "t.h5", "--image", "none.png")):
+        status, out, err = run("verify", "a.h5", *arguments, cwd=files)
+        assert (status, out, len(err.splitlines())) == (1, "", 1) and arguments[-1].split("/")[0] in err

@@ -65,6 +65,10 @@ class Head(Layer):
         self.parameter("weight", (classes, channels), ("normal", 0.02))
         self.parameter("bias", (classes,), 0.0)
 
+    def walk(self, name=""):
+        yield from self.bn.walk(f"{name}.bn")  # in the order of computation
+        yield name, self
+
     def forward(self, x, training=False):
         h, bn = self.bn.forward(x, training)  # 1
         return self.ops.linear(h, self.weight, self.bias), SavedLinear(h, bn) if training else None  # 2
