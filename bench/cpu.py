@@ -1,0 +1,203 @@
+"""The speed of LeViT on this processor, ours beside its peers: python bench/cpu.py --help
+
+Same weights (random, but for nothing near the identity), same images, everything in one process, taking turns.  Each
+logit is held against NumPy in float64.  README.md says how to read the result.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
+
+EXAMPLE = """examples:
+  taskset -c 0 python bench/cpu.py                               everything, one thread
+  python bench/cpu.py --threads 1 2 --models levit_256           one model, one thread and two
+  python bench/cpu.py --models levit_256 --batches 1 --rounds 5 --peers onnxruntime openvino
+  python bench/cpu.py --startup                                  only whole processes: time and memory
+"""
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnx", "onnxruntime", "openvino")
+NEEDS = {"eager": ("torch",), "compile": ("torch",), "onnxruntime": ("torch", "onnx", "onnxruntime"),
+         "openvino": ("torch", "onnx", "openvino"), "openvino-bf16": ("torch", "onnx", "openvino")}
+PAUSE = 0.02  # seconds before a turn: the threads of some runtimes spin on for a while after their last call
+
+
+def arguments():
+    from report import TOP1
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLE,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(TOP1), choices=list(TOP1), metavar="NAME",
+                        help=f"of {', '.join(TOP1)} (default: all)")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], metavar="N", help="(default: 1 16)")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="(default: 1)")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="turns of each (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: %(default)s)")
+    parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS), metavar="NAME",
+                        help=f"of {', '.join(NEEDS)} (default: all)")
+    parser.add_argument("--backend", default="cpu", choices=("cpu", "reference"), help="ours (default: %(default)s)")
+    parser.add_argument("--startup", action="store_true",
+                        help="measure whole processes instead: from their start to the first logits of LeViT-256")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
+                        help="where the result goes (default: bench/results)")
+    parsed = parser.parse_args()
+    if min(*parsed.batches, *parsed.threads, parsed.rounds) < 1:
+        parser.error("--batches, --threads and --rounds: expected whole numbers from 1")
+    return parsed
+
+
+def main() -> int:
+    chosen = arguments()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(max(chosen.threads))  # read once, by whoever is imported below
+    from report import Results, result_path
+    from rich.console import Console
+    from runners import IMPLEMENTATIONS
+
+    from levit_np.benchmark.machine import describe
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    machine = describe(PACKAGES) | {"commit": _commit()}
+    peers = [key for key in chosen.peers if _there(key, console)]
+    console.print(f"{machine['processor']}, {machine['usable_cores']} of {machine['cores']} cores usable, load "
+                  f"{machine['load_average']}, BLAS: {machine['blas']}", soft_wrap=True)
+    if max(chosen.threads) > machine["usable_cores"]:
+        console.print(f"[yellow]{max(chosen.threads)} threads on {machine['usable_cores']} usable cores: no figure of "
+                      "these will mean anything")
+    chosen.results.mkdir(parents=True, exist_ok=True)
+    results = Results(result_path(chosen.results, machine["processor"]), IMPLEMENTATIONS)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if chosen.startup:
+                from startup import measure
+
+                results.content["startup"] = measure(Path(folder), chosen, machine, peers, console)
+                results.write()
+            else:
+                measure_models(chosen, machine, peers, results, Path(folder), console)
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; what was complete is in {results.path}")
+        return 130
+    console.print(f"written: {results.path}")
+    return 0
+
+
+def measure_models(chosen, machine, peers, results, folder, console):
+    from report import group_table, summary_table
+    from runners import IMPLEMENTATIONS
+
+    groups, keys = [], ["ours", "ours-bf16", *peers]
+    for model in chosen.models:
+        for job, truth in jobs(model, chosen, folder, console):
+            group = measure_group(job, truth, keys, chosen, console) | {"machine": machine}
+            groups.append(group)
+            console.print(group_table(group, IMPLEMENTATIONS))
+            for reason in group["missing"]:
+                console.print(f"[yellow]not measured: {reason}")
+            results.add(group)
+        if not results.plot():
+            console.print("[yellow]no plot: matplotlib is not installed")
+    for threads in chosen.threads:
+        console.print(summary_table([group for group in groups if group["threads"] == threads], IMPLEMENTATIONS))
+
+
+def jobs(model, chosen, folder, console):
+    """(Job, true logits) of one model at each batch size and number of threads."""
+    import numpy as np
+    from runners import Job, random_state, reference_logits
+
+    config, state = random_state(model)
+    shape = max(chosen.batches), config.in_channels, *config.image_size
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with console.status("") as status:
+        done = iter(range(1, len(images) + 1))
+        truth = reference_logits(model, state, images, lambda: status.update(
+            f"{model}: the reference in float64, {next(done)} of {len(images)} images"))
+    for threads in chosen.threads:
+        for batch in chosen.batches:
+            yield Job(config, state, images[:batch].copy(), threads, chosen.backend, folder), truth[:batch]
+
+
+def measure_group(job, truth, keys, chosen, console) -> dict:
+    from rich.progress import Progress, TimeElapsedColumn
+    from runners import IMPLEMENTATIONS
+
+    from levit_np.benchmark.machine import load_average
+    from levit_np.benchmark.peak import peaks
+    from levit_np.benchmark.rounds import interleaved
+    from levit_np.errors import BackendError
+
+    place = f"{job.config.name}, batch {len(job.images)}, {job.threads} threads"
+    calls, errors, missing = {}, {}, []
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(keys) + len(keys) * chosen.rounds)
+        for key in keys:
+            progress.update(task, description=f"{place}: preparing {key}")
+            try:
+                call = IMPLEMENTATIONS[key].make(job)
+                errors[key] = float(abs(call() - truth).max() / abs(truth).max())
+                calls[key] = call
+            except Exception as error:  # a peer that fails must not end an hour's measuring; ours may lack a precision
+                if key.startswith("ours") and not isinstance(error, BackendError):
+                    raise
+                missing.append(f"{key}: {type(error).__name__}: " + str(error).strip().partition("\n")[0])
+            progress.advance(task)
+        progress.update(task, description=place, total=len(keys) + len(calls) * chosen.rounds)
+        before, first = load_average(), peaks(job.threads)
+        times = interleaved(calls, chosen.rounds, chosen.seconds, PAUSE, lambda: progress.advance(task))
+        limits = {unit: max(rate, first[unit]) for unit, rate in peaks(job.threads).items()}
+    return {"model": job.config.name, "batch": len(job.images), "threads": job.threads, "rounds": chosen.rounds,
+            "load_average": {"before": before, "after": load_average()}, "limits_gflops": limits, "missing": missing,
+            "rows": rows(job, times, errors, limits)}
+
+
+def rows(job, times, errors, limits) -> list[dict]:
+    """One a measured implementation; ours with its ratio to the fastest peer of the same precision."""
+    from runners import IMPLEMENTATIONS
+
+    from levit_np.benchmark.peak import peak_of
+    from levit_np.benchmark.rounds import ratio
+    from levit_np.benchmark.short import operations
+    from levit_np.model import build
+
+    work, batch, found = operations(build(job.config)), len(job.images), []
+    for key, seconds in times.items():
+        precision = IMPLEMENTATIONS[key].precision
+        rivals = {k: median(t) for k, t in times.items()
+                  if not k.startswith("ours") and IMPLEMENTATIONS[k].precision == precision}
+        fastest = min(rivals, key=rivals.get) if rivals and key.startswith("ours") else None
+        limit = peak_of(precision, limits)
+        found.append({
+            "key": key, "precision": precision, "images_per_second": batch / median(seconds),
+            "seconds_per_image": {"median": median(seconds) / batch, "fastest": min(seconds) / batch,
+                                  "slowest": max(seconds) / batch},
+            "share_of_limit": work * batch / median(seconds) / 1e9 / limit if limit else None, "error": errors[key],
+            "fastest_peer": fastest, "ratio": ratio(times[fastest], seconds) if fastest else None})
+    return found
+
+
+def _there(peer, console) -> bool:
+    absent = [name for name in NEEDS[peer] if importlib.util.find_spec(name) is None]
+    if absent:
+        console.print(f"[yellow]{peer} is left out: {', '.join(absent)} not installed; pip install '.[bench]'")
+    return not absent
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True, capture_output=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # the peers' own
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What was measured, as a file, as tables and as a plot."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from levit_np.storage.atomic import replacing
+
+# Published ImageNet top-1, the paper's Table 3.
+TOP1 = {"levit_128s": 76.6, "levit_128": 78.6, "levit_192": 80.0, "levit_256": 81.6, "levit_384": 82.6}
+COLORS = {"ours": "#c0392b", "ours-bf16": "#e67e22", "eager": "#95a5a6", "compile": "#566573", "onnxruntime": "#2980b9",
+          "openvino": "#27ae60", "openvino-bf16": "#82c99d"}
+
+
+def result_path(folder: Path, processor: str) -> Path:
+    name = re.sub(r"\((r|tm)\)", "", processor.lower())
+    return folder / f"cpu-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
+
+
+class Results:
+    """The file of one processor.  A group, which is a (model, batch, threads), is measured in one go and replaced as
+    one; groups carry their own date, load and limits, since those of another day are not comparable."""
+
+    def __init__(self, path: Path, implementations: dict):
+        self.path, self.implementations = path, implementations
+        try:
+            self.content = json.loads(path.read_text())
+        except FileNotFoundError:
+            self.content = {"groups": [], "startup": None}
+
+    def add(self, group: dict) -> None:
+        def key(g):
+            return g["threads"], list(TOP1).index(g["model"]), g["batch"]
+
+        others = [g for g in self.content["groups"] if key(g) != key(group)]
+        self.content["groups"] = sorted([*others, group], key=key)
+        self.write()
+
+    def write(self) -> None:
+        with replacing(self.path) as file:
+            file.write((json.dumps(self.content, indent=1) + "\n").encode())
+
+    def plot(self) -> bool:
+        """Draws the file beside it; False without matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            return False
+        image = io.BytesIO()
+        figure = Figure(figsize=(13, 5.5), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        threads = min(group["threads"] for group in self.content["groups"])
+        groups = [group for group in self.content["groups"] if group["threads"] == threads]
+        self._bars(left, groups)
+        self._accuracy(right, groups)
+        figure.suptitle(title(groups[0]["machine"]["processor"], threads))
+        figure.savefig(image, format="png", dpi=120)
+        with replacing(self.path.with_suffix(".png")) as file:
+            file.write(image.getvalue())
+        return True
+
+    def _bars(self, axes, groups):
+        keys, width = list(self.implementations), 0.8 / len(self.implementations)
+        for at, group in enumerate(groups):
+            for row in group["rows"]:
+                place = keys.index(row["key"])
+                axes.bar(at - 0.4 + (place + 0.5) * width, row["images_per_second"], width, color=COLORS[row["key"]])
+        axes.set_xticks(range(len(groups)), [f"{g['model'].removeprefix('levit_')}\nbatch {g['batch']}" for g in groups],
+                        fontsize=8)
+        axes.set_ylabel("images / s")
+        axes.legend(handles=[axes.bar(0, 0, color=COLORS[key], label=label(key, self.implementations)) for key in keys], fontsize=8)
+        axes.set_title("Speed")
+
+    def _accuracy(self, axes, groups):
+        batch = max(group["batch"] for group in groups)
+        for key in self.implementations:
+            points = [(row["images_per_second"], TOP1[group["model"]]) for group in groups if group["batch"] == batch
+                      for row in group["rows"] if row["key"] == key]
+            if points:
+                axes.plot(*zip(*points), "o-", color=COLORS[key], label=label(key, self.implementations))
+        axes.set(xscale="log", xlabel=f"images / s at batch {batch}", ylabel="published ImageNet top-1, %",
+                 title="Speed and accuracy, as in the paper's Figure 1")
+        axes.grid(alpha=0.3, which="both")
+
+
+def group_table(group: dict, implementations: dict) -> Table:
+    table = Table(title=title(group["model"], f"batch {group['batch']}", group["threads"]), title_justify="left",
+                  box=SIMPLE)
+    table.add_column("")
+    for heading in ("images/s", "ms/image", "fastest to slowest", "of the limit", "error"):
+        table.add_column(heading, justify="right")
+    for row in group["rows"]:
+        share, seconds = row["share_of_limit"], row["seconds_per_image"]
+        table.add_row(label(row["key"], implementations), f"{row['images_per_second']:.1f}",
+                      f"{1000 * seconds['median']:.2f}", f"{1000 * seconds['fastest']:.2f} {1000 * seconds['slowest']:.2f}",
+                      "?" if share is None else f"{share:.1%}", f"{row['error']:.1e}",
+                      style="bold" if row["key"].startswith("ours") else None)
+    return table
+
+
+def summary_table(groups: list[dict], implementations: dict) -> Table:
+    """Images/s of each implementation on each model, and how many times the fastest peer ours is, at one number of
+    threads."""
+    batches = list(dict.fromkeys(group["batch"] for group in groups))
+    of = {(group["model"], group["batch"]): {row["key"]: row for row in group["rows"]} for group in groups}
+    models = list(dict.fromkeys(group["model"] for group in groups))
+    table = Table(title=title(f"images/s at batch {' | '.join(map(str, batches))}", groups[0]["threads"]),
+                  title_justify="left", box=SIMPLE)
+    table.add_column("")
+    for model in models:
+        table.add_column(model, justify="right")
+
+    def line(name, key, shown, **style):
+        cells = [" | ".join(shown(of[model, batch][key]) if key in of[model, batch] else "-" for batch in batches)
+                 for model in models]
+        if any(key in rows for rows in of.values()):
+            table.add_row(name, *cells, **style)
+
+    for key in implementations:
+        line(label(key, implementations), key, lambda row: f"{row['images_per_second']:.1f}")
+    for key in ("ours", "ours-bf16"):
+        line(f"× fastest {implementations[key].precision} peer", key,
+             lambda row: f"{row['ratio']:.2f}" if row["ratio"] else "-", style="bold")
+    return table
+
+
+def label(key: str, implementations: dict) -> str:
+    one = implementations[key]
+    return f"{one.label} {one.precision}"
+
+
+def title(*parts) -> str:
+    *words, threads = parts
+    return ", ".join([*words, f"{threads} thread{'s' * (threads > 1)}"])
