@@ -16,9 +16,9 @@ COLORS = {"ours": "#c0392b", "ours-bf16": "#e67e22", "eager": "#95a5a6", "compil
           "openvino": "#27ae60", "openvino-bf16": "#82c99d"}
 
 
-def result_path(folder: Path, processor: str) -> Path:
+def result_path(folder: Path, what: str, processor: str) -> Path:
     name = re.sub(r"\((r|tm)\)", "", processor.lower())
-    return folder / f"cpu-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
+    return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
 
 
 class Results:
@@ -31,6 +31,8 @@ class Results:
             self.content = json.loads(path.read_text())
         except FileNotFoundError:
             self.content = {"groups": [], "startup": None}
+        except json.JSONDecodeError as error:
+            raise SystemExit(f"{path}: expected earlier results as JSON, found {error}; move it away") from None
 
     def add(self, group: dict) -> None:
         def key(g):
@@ -64,7 +66,8 @@ class Results:
         return True
 
     def _bars(self, axes, groups):
-        keys, width = list(self.implementations), 0.8 / len(self.implementations)
+        keys = [key for key in self.implementations if any(key == row["key"] for g in groups for row in g["rows"])]
+        width = 0.8 / len(keys)
         for at, group in enumerate(groups):
             for row in group["rows"]:
                 place = keys.index(row["key"])
@@ -84,6 +87,9 @@ class Results:
                 axes.plot(*zip(*points), "o-", color=COLORS[key], label=label(key, self.implementations))
         axes.set(xscale="log", xlabel=f"images / s at batch {batch}", ylabel="published ImageNet top-1, %",
                  title="Speed and accuracy, as in the paper's Figure 1")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=8)
         axes.grid(alpha=0.3, which="both")
 
 

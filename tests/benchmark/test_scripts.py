@@ -1,0 +1,71 @@
+"""bench/: the peers compute what we do, and a small run of the whole script leaves a whole result."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.random_model import random_images, random_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name, changes", [("levit_128s", {}), ("levit_256", {"distillation": False})])
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_folded_network_of_the_peers_is_ours(bench, name, changes, fused):
+    ours = random_model(name, dtype="float64", num_classes=10, image_size=64, **changes)
+    theirs = bench("peers").FoldedLeViT(ours.config, ours.state(), fused).eval()
+    images = random_images(ours)
+    with torch.inference_mode():
+        logits = theirs(torch.from_numpy(images.astype(np.float32))).numpy()
+    expected = ours(images)
+    assert abs(logits - expected).max() < 1e-5 * abs(expected).max()  # float32; a forgotten fold is of order 1
+
+
+def test_a_group_measured_again_replaces_its_own_and_no_other(bench, tmp_path):
+    report, path = bench("report"), tmp_path / "cpu.json"
+    groups = [{"model": model, "batch": batch, "threads": 1, "rows": [n]} for n, (model, batch) in
+              enumerate([("levit_384", 1), ("levit_128s", 16), ("levit_128s", 1)])]
+    for group in groups:
+        report.Results(path, {}).add(group)
+    report.Results(path, {}).add(groups[1] | {"rows": ["new"]})
+    assert [g["rows"] for g in json.loads(path.read_text())["groups"]] == [[2], ["new"], [0]]
+    path.write_text("{")
+    with pytest.raises(SystemExit, match="move it away"):
+        report.Results(path, {})
+
+
+def script(*arguments):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("name", ["cpu.py", "blocks.py"])
+def test_help_has_an_example(name):
+    done = script("bench/" + name, "--help")
+    assert done.returncode == 0 and "example" in done.stdout and "python bench/" + name in done.stdout
+
+
+def test_a_small_run_leaves_a_whole_result(tmp_path):
+    done = script("bench/cpu.py", "--models", "levit_128s", "--batches", 1, "--rounds", 1, "--seconds", 0, "--backend",
+                  "reference", "--peers", "eager", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("cpu-*.json")
+    (group,) = json.loads(path.read_text())["groups"]
+    assert (group["model"], group["batch"], group["threads"]) == ("levit_128s", 1, 1) and group["machine"]["processor"]
+    mine, peer = group["rows"]
+    assert (mine["key"], mine["fastest_peer"], peer["key"]) == ("ours", "eager", "eager")
+    assert mine["ratio"] == pytest.approx(mine["images_per_second"] / peer["images_per_second"])  # one round
+    assert max(mine["error"], peer["error"]) < 1e-5
