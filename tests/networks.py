@@ -26,13 +26,13 @@ def random_state(specs, seed=0, dtype=np.float64):
     """{name: array} for {name: Parameter}: nothing at the value it starts from, and the signal's size kept."""
     generator, state = np.random.default_rng(seed), {}
     for name, spec in specs.items():
-        draw = generator.standard_normal(spec.shape)
+        draw = 0.3 * generator.standard_normal(spec.shape)
         if name.endswith("variance"):
             draw = 0.5 + generator.random(spec.shape)
         elif name.endswith("weight"):
-            draw /= np.prod(spec.shape[1:]) ** 0.5
+            draw /= 0.3 * np.prod(spec.shape[1:]) ** 0.5
         elif name.endswith("gamma"):
-            draw = 0.7 + 0.3 * draw
+            draw += 0.7
         state[name] = draw.astype(dtype)
     return state
 
