@@ -5,7 +5,7 @@ It stands above model.py, which knows arrays alone: images in, label names out, 
 
 import numpy as np
 
-from .checkpoints import loading
+from .checkpoints import hub, loading
 from .errors import ImageError, LevitError
 from .images.recipes import preprocess
 from .model import LeViT
@@ -64,14 +64,19 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
          image_size=None) -> Classifier:
     """The model in a weight file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
 
+    A bare name that is no file here is looked for in weights/, among the weights that came with the package and in the
+    user's cache; the authors' five (levit_128s.h5, levit_128.h5, levit_192.h5, levit_256.h5, levit_384.h5) are
+    downloaded once, checked, converted and kept there ($LEVIT_NP_CACHE, else the platform's place).
+
     The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes the
     attention biases. Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype
     that is not there."""
-    return loading.load(path, backend=backend, dtype=dtype, num_classes=num_classes, image_size=image_size,
-                        kind=Classifier)
+    with hub.located(path) as file:
+        return loading.load(file, backend=backend, dtype=dtype, num_classes=num_classes, image_size=image_size,
+                            kind=Classifier)
 
 
 def create(name: str, *, seed: int = 0, backend: str = BACKEND, dtype: str = "float32", **changes) -> Classifier:

@@ -3,19 +3,11 @@
 import argparse
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ImageError, LevitError
-
-
-def _shipped(name: str) -> Path:
-    """The file called `name`: as it stands, in ./weights, or the one that came with the package."""
-    here = Path(__file__).resolve().parent
-    for place in (Path(name), Path("weights") / name, here / "weights" / name, here.parent / "weights" / name):
-        if place.is_file():
-            return place
-    return Path(name)
 
 
 def _whole(text: str) -> int:
@@ -45,7 +37,7 @@ def _classify(arguments) -> int:
 
     from .classifier import BATCH, load
 
-    model, failed = load(_shipped(arguments.weights)), False
+    model, failed = load(arguments.weights), False
     with _progress(len(arguments.images), "images") as advance:
         for first in range(0, len(arguments.images), BATCH):
             prepared = {}
@@ -101,9 +93,9 @@ def _summary(arguments) -> int:
     if arguments.model in FAMILY | ABLATIONS:
         model = build(config_of(arguments.model))
     else:
-        from .checkpoints.loading import load
+        from .classifier import load
 
-        model = load(_shipped(arguments.model))
+        model = load(arguments.model)
     print(model.summary())
     return 0
 
@@ -132,7 +124,7 @@ def _bench(arguments) -> int:
     from .config import ABLATIONS, FAMILY
 
     fresh = arguments.model in FAMILY | ABLATIONS
-    source, opened = (arguments.model, levit_np.create) if fresh else (_shipped(arguments.model), levit_np.load)
+    source, opened = (arguments.model, levit_np.create) if fresh else (arguments.model, levit_np.load)
     if hasattr(levit_np, "set_threads"):
         levit_np.set_threads(arguments.threads)
     models, missing = open_candidates(lambda backend, dtype: opened(source, backend=backend, dtype=dtype))
@@ -199,7 +191,7 @@ def _record(arguments) -> int:
     if Path(arguments.record).exists() and not is_trace(arguments.record):
         raise LevitError(f"{arguments.record}: expected a new file or a recorded pass to replace, found another file")
     with _waiting("recording"):
-        model = load(_shipped(arguments.model), backend=arguments.backend)
+        model = load(arguments.model, backend=arguments.backend)
         if arguments.image:
             x, about = model.prepare(arguments.image)[None], Path(arguments.image).name
         else:
@@ -217,7 +209,7 @@ def _compare(arguments) -> int:
     from .explain.compare import compare_states, compare_with_trace, first_parting
     from .explain.trace import Trace, is_trace
 
-    model, other = _shipped(arguments.model), _shipped(arguments.other)
+    model, other = arguments.model, arguments.other
     with _waiting("comparing"):
         if is_trace(other):
             recorded = Trace.read(other)
@@ -259,6 +251,57 @@ def _print_rows(rows, tolerance):
               .rstrip())
 
 
+def _add_convert(verbs):
+    convert = verbs.add_parser("convert", help="anybody's LeViT weights -> HDF5 of this package", description="Reads the "
+                               "authors', timm's or transformers' weights (.pth or safetensors, recognised by content) "
+                               "and writes HDF5 with the configuration, the class names and the preprocessing inside.",
+                               epilog="example: levit-np convert LeViT-256-13b5763e.pth levit_256.h5")
+    convert.add_argument("source", metavar="SOURCE", help="the weight file to read")
+    convert.add_argument("target", metavar="TARGET", help="the HDF5 file to write")
+    convert.add_argument("--force", action="store_true", help="replace TARGET where it exists")
+    convert.set_defaults(run=_convert)
+
+
+def _convert(arguments) -> int:
+    from .checkpoints.loading import convert
+
+    _require_free(arguments)
+    with _waiting(f"converting {arguments.source}"):
+        config = convert(arguments.source, arguments.target)
+    size = " × ".join(map(str, config.image_size))
+    print(f"{_shown(arguments.target)}: {_shown(config.name)}, {config.num_classes} classes, images {size}")
+    return 0
+
+
+def _add_export(verbs):
+    export = verbs.add_parser("export", help="weights of this package -> another project's file", description="Writes "
+                              "weights for timm or transformers (safetensors) or for the authors' code (.pth).",
+                              epilog="example: levit-np export mine.h5 mine.safetensors --format timm")
+    export.add_argument("source", metavar="SOURCE", help="the weight file to read: a path, or a name as load takes it")
+    export.add_argument("target", metavar="TARGET", help="the file to write")
+    export.add_argument("--format", required=True, choices=("timm", "timm_conv", "transformers", "facebook"),
+                        help="whose names; timm_conv is for timm's levit_conv_* models, facebook are the authors")
+    export.add_argument("--force", action="store_true", help="replace TARGET where it exists")
+    export.set_defaults(run=_export)
+
+
+def _export(arguments) -> int:
+    from .checkpoints.loading import export
+    from .classifier import load
+
+    _require_free(arguments)
+    model = load(arguments.source)
+    with _waiting(f"writing {arguments.target}"):
+        export(model, arguments.target, arguments.format)
+    print(f"{_shown(arguments.target)}: {_shown(model.config.name)} for {arguments.format}")
+    return 0
+
+
+def _require_free(arguments):
+    if os.path.lexists(arguments.target) and not arguments.force:
+        raise LevitError(f"{_shown(arguments.target)}: expected no such file yet, found one; --force replaces it")
+
+
 @contextmanager
 def _waiting(what: str):
     """A sign of life on a terminal."""
@@ -266,8 +309,9 @@ def _waiting(what: str):
         yield
         return
     from rich.console import Console
+    from rich.markup import escape
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(escape(_shown(what))):
         yield
 
 
@@ -279,11 +323,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_summary(verbs)
     _add_bench(verbs)
     _add_verify(verbs)
+    _add_convert(verbs)
+    _add_export(verbs)
     return parser
 
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
+    warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
     sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure
     try:
         status = arguments.run(arguments)
@@ -294,7 +341,7 @@ def main(argv=None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough; what is still to be written goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1

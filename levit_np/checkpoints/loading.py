@@ -1,6 +1,7 @@
 """Weights in and out: a file's content becomes a model, fitted to other classes or sizes; a model becomes a file."""
 
 import os
+import tempfile
 import warnings
 from dataclasses import replace
 
@@ -12,10 +13,13 @@ from ..images.labels import imagenet_labels
 from ..images.recipes import Recipe, recipe
 from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
-from ..storage import hdf5
+from ..storage import confined, hdf5
+from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import FORMATS, name_table
 from .reading import read
+
+EXPORTS = (*FORMATS, "timm_conv")
 
 
 def save(model: LeViT, path) -> None:
@@ -61,15 +65,47 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     return model
 
 
+def convert(source, target) -> LeViTConfig:
+    """Replaces `target` by our HDF5 of the weights in `source`, whatever format they are in; -> their configuration.
+
+    A stranger's file is read in a child process bounded in time and memory. Raises CheckpointError for whatever is
+    wrong with `source`; OSError where `target` cannot be written."""
+    target = os.path.realpath(target)
+    with open_regular(source) as file:
+        size = os.fstat(file.fileno()).st_size
+    try:
+        # A child that is stopped while it writes must leave nothing beside the target.
+        with tempfile.TemporaryDirectory(prefix=".levit_np-", dir=os.path.dirname(target)) as directory:
+            copy = os.path.join(directory, "converted.h5")
+            # Half-precision weights double when read, and are held twice when written.
+            config = confined.run(_converted, source, copy, seconds=60 + size / 5e6, memory=5 * size + (512 << 20))
+            os.replace(copy, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, target) from None
+    return LeViTConfig.from_dict(config)
+
+
+def _converted(source: str, copy: str) -> dict:
+    """The child's part of convert."""
+    model = load(source)
+    save(model, copy)
+    return model.config.to_dict()
+
+
 def export(model: LeViT, path, format: str) -> None:
     """Writes `path` for another project, the inverse of load: "timm" or "transformers" (safetensors), or "facebook",
-    the authors' .pth.
+    the authors' .pth; "timm_conv" is for timm's levit_conv_* models, whose linear maps are 1×1 convolutions.
 
     BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum.  Raises CheckpointError where
     the format has no names for this network, or the weights are not finite."""
-    if format not in FORMATS:
-        raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
-    named = rename(model.state(), config=model.config, format=format)
+    if format not in EXPORTS:
+        raise CheckpointError(f"format: expected one of {', '.join(EXPORTS)}, found {format!r}")
+    state = model.state()
+    if format == "timm_conv":
+        format = "timm"
+        state = {name: array[:, :, None, None] if name.endswith(".weight") and array.ndim == 2
+                 and not name.startswith("head") else array for name, array in state.items()}
+    named = rename(state, config=model.config, format=format)
     for name in list(named):
         if name.endswith(".running_mean"):
             named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)

@@ -1,0 +1,290 @@
+"""Weights by name: the order of places, and a download from an https server on this machine that does everything wrong
+that a server can do. `localhost.pem` is a certificate for 127.0.0.1 and its key, of no use to anybody else."""
+
+import _thread
+import contextlib
+import hashlib
+import os
+import shutil
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.checkpoints import hub
+from levit_np.errors import CheckpointError
+from levit_np.storage import confined
+
+from ..random_model import random_model
+from . import attacks_torch
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+NAME = "levit_128s.h5"
+POSIX = pytest.mark.skipif(os.name == "nt", reason="permission bits")
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every request with `answer(handler)`; `asked` are the paths."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.asked, self.answer = [], None
+        self.url = f"https://127.0.0.1:{self.server_port}/"
+
+    def handle_error(self, request, client_address):
+        pass  # a client that goes away, or does not trust the certificate
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.server.answer(self)
+
+    def reply(self, body=b"", status=200, length=None, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model("levit_digits")
+
+
+@pytest.fixture(scope="module")
+def content(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("authors") / "a.pth"
+    levit_np.export(model, path, format="facebook")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache and an empty working directory."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("LEVIT_NP_CACHE", str(tmp_path / "home" / "cache"))
+    return tmp_path / "home" / "cache"
+
+
+@pytest.fixture
+def server(cache, content, monkeypatch):
+    """Serves `content` under the name and with the hash of levit_128s.h5."""
+    server = Server()
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    monkeypatch.setenv("no_proxy", "*")
+    publish(monkeypatch, server, content)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def publish(monkeypatch, server, content):
+    monkeypatch.setattr(hub, "AUTHORS", server.url)
+    theirs = f"LeViT-128S-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(hub, "PUBLISHED", {NAME: theirs})
+    server.answer = lambda handler: handler.reply(content)
+
+
+def same(model, other):
+    return all(np.array_equal(array, other.state()[name]) for name, array in model.state().items())
+
+
+def test_a_published_name_is_downloaded_converted_and_kept(server, cache, model, capsys):
+    found = levit_np.load(NAME)
+    assert same(model, found) and found.recipe.name == "authors" and len(found.labels) == 10
+    assert server.asked == ["/" + hub.PUBLISHED[NAME]] and os.listdir(cache) == [NAME]
+    assert capsys.readouterr().out == ""
+    server.answer = lambda handler: handler.reply(status=500)
+    assert same(model, levit_np.load(NAME)) and len(server.asked) == 1
+
+
+@POSIX
+def test_the_cache_is_the_users_alone(server, cache):
+    levit_np.load(NAME)
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+
+def refused(server, cache, words, by_hand=True):
+    """One line; what to fetch and how to convert it where the file itself is not at fault; nothing is left behind."""
+    with pytest.raises(CheckpointError, match=words) as caught:
+        levit_np.load(NAME)
+    message, theirs = str(caught.value), hub.PUBLISHED[NAME]
+    assert "\n" not in message and len(message) < 600
+    assert (f"fetch {hub.AUTHORS}{theirs} and run levit-np convert {theirs} {NAME}" in message) == by_hand
+    assert os.listdir(cache) == []
+
+
+def test_another_hash_is_refused(server, cache, content):
+    server.answer = lambda handler: handler.reply(content[:-1] + b"x")
+    refused(server, cache, "expected a file whose SHA-256 begins", by_hand=False)
+
+
+def test_a_connection_that_is_cut_is_refused(server, cache, content):
+    server.answer = lambda handler: handler.reply(content[:1000], length=len(content))
+    refused(server, cache, f"expected {len(content)} bytes, the connection ended after 1000")
+    server.answer = lambda handler: handler.connection.close()
+    refused(server, cache, "could not be downloaded")
+
+
+def test_a_server_that_says_nothing_is_given_up(server, cache, monkeypatch):
+    monkeypatch.setattr(hub, "_PATIENCE", 0.2)
+    done = threading.Event()
+    server.answer = lambda handler: done.wait(20)
+    refused(server, cache, "timed out")
+    done.set()
+
+
+def test_too_many_bytes_are_refused(server, cache, monkeypatch):
+    server.answer = lambda handler: handler.reply(b"some", length=1 << 40)
+    refused(server, cache, "at most 268435456 bytes, found 1099511627776")
+
+    def endless(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(64):
+                handler.wfile.write(bytes(1 << 16))
+
+    monkeypatch.setattr(hub, "_LARGEST", 1 << 20)
+    server.answer = endless
+    refused(server, cache, "at most 1048576 bytes, found more")
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_an_error_of_the_server_is_named(server, cache, status):
+    server.answer = lambda handler: handler.reply(b"sorry", status=status)
+    refused(server, cache, str(status))
+
+
+def test_https_is_not_left(server, cache, model, content):
+    for target, words in (("http://127.0.0.1:1/a.pth", "expected https, was redirected to http://127.0.0.1:1/a.pth"),
+                          ("ftp://127.0.0.1/a.pth", "expected https"), ("file:///etc/passwd", "not allowed")):
+        server.answer = lambda handler: handler.reply(status=302, Location=target)
+        refused(server, cache, words)
+    server.answer = lambda handler: (handler.reply(content) if handler.path == "/there" else
+                                     handler.reply(status=302, Location="/there"))
+    assert same(model, levit_np.load(NAME))
+
+
+def test_a_server_without_a_trusted_certificate_is_refused(server, cache, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
+    refused(server, cache, "CERTIFICATE_VERIFY_FAILED")
+    assert server.asked == []
+
+
+def test_without_a_network_one_line_says_what_to_do(server, cache, monkeypatch):
+    monkeypatch.setattr(hub, "AUTHORS", "https://127.0.0.1:1/")
+    refused(server, cache, "Connection refused|refused")
+    monkeypatch.setattr(hub, "AUTHORS", "https://nowhere.invalid/")
+    refused(server, cache, "could not be downloaded")
+
+
+def test_the_hash_does_not_make_a_file_trusted(server, cache, monkeypatch):
+    for name in list(attacks_torch.ATTACKS)[::60]:
+        publish(monkeypatch, server, attacks_torch.ATTACKS[name].data)
+        with pytest.raises(CheckpointError):
+            levit_np.load(NAME)
+        assert os.listdir(cache) == []
+
+
+def test_an_interrupt_leaves_nothing(server, cache, content, monkeypatch):
+    def half(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[: len(content) // 2])
+        _thread.interrupt_main()
+        done.wait(20)
+
+    done = threading.Event()
+    server.answer = half
+    with pytest.raises(KeyboardInterrupt):
+        levit_np.load(NAME)
+    done.set()
+    assert os.listdir(cache) == []
+
+    def interrupted(*arguments, **limits):
+        raise KeyboardInterrupt
+
+    server.answer = lambda handler: handler.reply(content)
+    monkeypatch.setattr(confined, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        levit_np.load(NAME)
+    assert os.listdir(cache) == []
+
+
+def test_two_processes_at_once(server, cache, content, model):
+    together = threading.Barrier(2)
+
+    def answer(handler):
+        together.wait(60)
+        handler.reply(content)
+
+    server.answer = answer
+    code = (f"import sys; sys.path[:] = {sys.path!r}\nimport levit_np\nfrom levit_np.checkpoints import hub\n"
+            f"hub.AUTHORS, hub.PUBLISHED = {hub.AUTHORS!r}, {hub.PUBLISHED!r}\nlevit_np.load({NAME!r})")
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert len(server.asked) == 2 and os.listdir(cache) == [NAME] and same(model, levit_np.load(NAME))
+
+
+def test_where_the_cache_cannot_be_written_the_weights_are_loaded_once(server, cache, model):
+    cache.parent.write_text("a file where the cache's folder should be")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="will not be kept") as caught:
+            assert same(model, levit_np.load(NAME))
+        assert caught[0].filename == __file__
+    assert len(server.asked) == 2
+
+
+def test_the_order_of_places(cache, model):
+    for place, classes in (("", 2), ("weights", 3), (cache, 4)):
+        os.makedirs(place or ".", exist_ok=True)
+        random_model("levit_digits", num_classes=classes).save(os.path.join(place, NAME))
+    assert levit_np.load(NAME).config.num_classes == 2
+    os.unlink(NAME)
+    assert levit_np.load(NAME).config.num_classes == 3
+    shutil.rmtree("weights")
+    assert levit_np.load(NAME).config.num_classes == 4
+    assert levit_np.load("levit_digits.h5").config.num_classes == 10  # came with the package
+    with pytest.raises(CheckpointError, match="^levit_1.h5: expected a weight file, found none here.*levit_128s.h5, "):
+        levit_np.load("levit_1.h5")
+    with pytest.raises(CheckpointError, match="No such file"):
+        levit_np.load(f"./{NAME}")  # a path is never looked for elsewhere
+
+
+def test_the_platforms_places(monkeypatch):
+    for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: "HOME")
+    for platform, variable, default in (("linux", "XDG_CACHE_HOME", ".cache"), ("darwin", None, "Library/Caches"),
+                                        ("win32", "LOCALAPPDATA", "AppData/Local")):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert Path(hub.cache_directory()) == Path("HOME", default, "levit_np")
+        if variable:
+            monkeypatch.setenv(variable, "BASE")
+            assert Path(hub.cache_directory()) == Path("BASE", "levit_np")
+    monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
+    assert hub.cache_directory() == "MINE"
