@@ -8,6 +8,7 @@ class Activation(Layer):
 
     def __init__(self, ops, kind):
         super().__init__(ops)
+        self.kind = kind
         self.function, self.derivative = getattr(ops, kind), getattr(ops, f"{kind}_backward")
 
     def forward(self, x, training=False):

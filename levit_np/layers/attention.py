@@ -39,7 +39,8 @@ class Attention(Layer):
 
     def __init__(self, ops, channels, heads, grid, config):
         super().__init__(ops)
-        self.heads, self.sizes = heads, (config.key_size, config.key_size, config.value_ratio * config.key_size)
+        self.heads, self.grid = heads, tuple(grid)
+        self.sizes = (config.key_size, config.key_size, config.value_ratio * config.key_size)
         self.qkv = projection(ops, channels, heads * sum(self.sizes), config.normalization)
         self.bias = AttentionBias(ops, heads, grid, 1) if config.position == "bias" else None
         self.activation = Activation(ops, config.attention_activation)

@@ -1,0 +1,64 @@
+"""Runs a plan with the Numba kernels: a snapshot of a model's weights, packed, and buffers for the batches it meets."""
+
+from collections import OrderedDict
+
+import numpy as np
+
+from ..ops.cpu import threads
+from ..ops.cpu.library import library
+from ..ops.cpu.step import Pad
+from . import plan
+from .lowering import Lowering
+from .program import Program
+
+LARGEST = 16  # images a program; a larger batch goes through in parts
+KEPT = 4  # programs kept, one a size of batch
+GROUP_ROWS = 784  # tokens of a stage that share a pass through its weights
+
+
+class CpuExecutor:
+    """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32.
+
+    May be called by several threads at once: each call has buffers of its own."""
+
+    def __init__(self, model):
+        self.kernels = library()
+        self._config = model.config
+        self._lowering = Lowering(plan.steps_of(model), model.config, self.kernels.instructions)
+        self._idle: OrderedDict[int, list[Program]] = OrderedDict()
+
+    def __call__(self, images):
+        images = np.ascontiguousarray(images)
+        logits = np.empty((len(images), self._config.num_classes), np.float32)
+        parts = -(-len(images) // LARGEST)
+        for part in range(parts):
+            # Of sizes that differ by one at most.
+            start, stop = len(images) * part // parts, len(images) * (part + 1) // parts
+            program = self._take(stop - start)
+            self._run(program, images[start:stop])
+            logits[start:stop] = program.logits(self._config.num_classes)
+            self._give(program)
+        return logits
+
+    def _run(self, program, images):
+        for row, first in program.inputs:
+            program.table[row, Pad.SOURCE] = images[first].ctypes.data
+        count, steps = threads.threads(), len(program.table)
+        address = program.table.ctypes.data
+        threads.run_with_threads(
+            lambda thread, counter: self.kernels.run(address, 0, steps, thread, count, counter), count)
+
+    def _take(self, batch):
+        try:
+            return self._idle[batch].pop()
+        except (KeyError, IndexError):
+            instructions = self.kernels.instructions
+            return Program(self._lowering.sections, batch, instructions.width, instructions.rows, GROUP_ROWS)
+
+    def _give(self, program):
+        self._idle.setdefault(program.batch, []).append(program)
+        while len(self._idle) > KEPT:
+            try:
+                self._idle.popitem(last=False)
+            except KeyError:
+                break

@@ -1,0 +1,245 @@
+"""A plan's steps for the kernels: each packs its weights once, and writes itself into the program of a batch."""
+
+import numpy as np
+
+from ..ops.cpu import step as table
+from ..ops.cpu.memory import Arena
+from ..ops.cpu.tile import HARDSWISH, PLAIN, RESIDUAL, SCALED, SILU
+from . import plan
+from .packing import GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
+
+FINISH = {"identity": PLAIN, "hardswish": HARDSWISH, "silu": SILU}
+MASKED = -1e30  # the bias of a key that is not there
+
+
+class Lowering:
+    """The steps of a plan, packed, in `sections`: the stem, then each stage with the shrinking block that ends it.
+
+    While they are made: `columns` of each tensor (see packing), `tokens` of the residual stream, `size` of the map."""
+
+    def __init__(self, steps, config, instructions):
+        self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
+        self.columns, self.tokens, self.size, self.classes = {}, None, config.image_size, config.num_classes
+        self.convolutions, self.sections = [], [[]]
+        for step in steps:
+            self.sections[-1].append(KINDS[type(step)](step, self))
+            stem_ends = isinstance(step, plan.Convolution) and len(self.convolutions) == len(config.stem)
+            if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
+                self.sections.append([])
+
+    def pack(self, weight, bias, rows, columns):
+        return pack(self.arena, weight, bias, self.width, rows, columns)
+
+    def keep(self, array):
+        """The address of a float32 copy."""
+        copy = self.arena.numbers(array.size)
+        copy[...] = array.ravel()
+        return copy.ctypes.data
+
+
+class Convolution:
+    """An output pixel's window is one segment of memory a line of the kernel, where a pixel's channels lie side by
+    side; in the image itself, (C, H, W), one a channel and line."""
+
+    def __init__(self, step, lowering):
+        outputs, channels, self.kernel, _ = step.weight.shape
+        self.name, self.stride, self.padding = step.name, step.stride, step.padding
+        self.finish, self.size = FINISH[step.activation], lowering.size
+        self.planes, self.channels, self.next = 1, channels, None
+        if not lowering.convolutions:
+            self.planes, self.channels = channels, 1
+            weight, rows = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
+        else:
+            lowering.convolutions[-1].next = self
+            weight = step.weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, K·K·C)
+            cell = plain_columns(channels)
+            self.channels = len(cell)
+            rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(self.kernel**2)])
+        self.number = len(lowering.convolutions)
+        lowering.convolutions.append(self)
+        columns = lowering.columns["x"] = plain_columns(outputs)
+        self.outputs = len(columns)
+        self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
+        lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
+        self.weight = lowering.pack(weight, step.bias, rows, columns)
+
+    def input(self, program):
+        """The bordered map it reads, and its height with the border."""
+        height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel) for n, m in zip(self.size, self.out))
+        return program.new_map(f"map {self.number}", height, width, self.channels, self.planes), height
+
+    def emit(self, program):
+        source, height = self.input(program)
+        if self.number == 0:
+            self._emit_image(program, source, height)
+        if self.next:
+            there, _ = self.next.input(program)
+            border = self.next.padding * (there.line + there.pixel)
+            target = (there.pixel, there.line, there.image)
+            to = _Target(there.address + border, there.pixel, program.width * 4)
+        else:
+            to = program.new_x(self.out[0] * self.out[1], self.outputs)
+            target = (to.row, to.row * self.out[1], to.row * to.tokens)
+        step = (self.stride * source.pixel, self.stride * source.line, source.image)
+        segments = tuple(plane * height * source.line + line * source.line
+                         for plane in range(self.planes) for line in range(self.kernel))
+        program.product(self.name, program.pixels(program.images, *self.out, step, target), source.address, step[0],
+                        segments, self.kernel * self.channels, self.weight, to, self.finish)
+
+    def _emit_image(self, program, source, height):
+        i = table.Pad
+        program.inputs.append((len(program.names), program.first))
+        program.add("image", table.Kind.PAD, {
+            i.IMAGES: program.images, i.CHANNELS: self.planes, i.HEIGHT: self.size[0], i.WIDTH: self.size[1],
+            i.TARGET: source.address + self.padding * (source.line + source.pixel), i.TARGET_ROW: source.line,
+            i.TARGET_CHANNEL: height * source.line})
+
+
+class _Target:
+    def __init__(self, address, row, panel):
+        self.address, self.row, self.panel = address, row, panel
+
+
+class Linear:
+    def __init__(self, step, lowering):
+        self.name, self.source, self.target = step.name, step.source, step.target
+        self.finish = RESIDUAL if step.residual else FINISH[step.activation]
+        self.residual, self.tokens, self.panels = step.residual, lowering.tokens, bool(step.groups)
+        if step.source in ("kept", "context"):
+            self.tokens = lowering.kept
+        self.rows = lowering.columns[step.source]
+        columns = self._columns(step, lowering.width)
+        lowering.columns[step.target] = columns
+        weight = step.weight
+        if step.source == "pooled":
+            # The pool only sums; the mean's 1/N stands in the weights.
+            self.tokens, weight = 1, weight / lowering.tokens
+        elif step.target == "logits":
+            self.tokens = 1
+        if step.target == "x":
+            lowering.tokens = self.tokens
+        self.outputs, self.weight = len(columns), lowering.pack(weight, step.bias, self.rows, columns)
+
+    @staticmethod
+    def _columns(step, width):
+        if not step.groups:
+            return plain_columns(len(step.weight))
+        parts, start = [], 0
+        for i, (heads, size) in enumerate(step.groups):
+            # The last of several groups is v; a lone one is q.
+            value = i > 0 and i + 1 == len(step.groups)
+            parts.append(head_columns(heads, size, padded(size, width) if value else key_size(size, width), width, start))
+            start += heads * size
+        return np.concatenate(parts)
+
+    def emit(self, program):
+        source = program.tensors[self.source]
+        if self.residual:
+            target = program.x
+        elif self.target == "x":
+            target = program.new_x(self.tokens, self.outputs)
+        elif self.panels:
+            target = program.new_panels(self.target, self.tokens, self.outputs)
+        else:
+            target = program.new(self.target, self.tokens, self.outputs)
+        program.tensors[self.target] = target
+        tiles = program.rows(program.images * self.tokens, source.row, target.row)
+        program.product(self.name, tiles, source.address, source.row, (0,), len(self.rows), self.weight, target,
+                        self.finish)
+
+
+class Attention:
+    def __init__(self, step, lowering):
+        self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
+        self.tokens, width, self.lanes = step.tokens, lowering.width, lowering.lanes
+        self.key, self.value = key_size(step.key, width), padded(step.value, width)
+        self.finish = SCALED | FINISH[step.activation]
+        columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value, GRAIN)
+        self.outputs, lowering.kept = len(columns), step.tokens[0]
+        queries, keys = step.tokens
+        self.bias_row = padded(keys) * 4
+        bias = np.full((step.heads, queries, padded(keys)), MASKED, np.float32)
+        bias[..., :keys] = 0 if step.bias is None else step.bias
+        self.bias = lowering.keep(bias)
+
+    def emit(self, program):
+        a, (queries, keys), width = table.Attention, self.tokens, program.width
+        both, q = program.tensors[self.source], program.tensors[self.queries]
+        out = program.tensors["context"] = program.new("context", queries, self.outputs)
+        panels = padded(self.heads * self.key, width) // width  # of q, and of k
+        k = both.address + (panels * both.panel if self.source == self.queries else 0)
+        size = (512 + program.rows_a_tile * self.bias_row + self.key * self.bias_row + 63) // 64 * 64
+        pieces = tuple(i * q.panel for i in range(max(1, self.key // width)))
+        program.add(self.name, table.Kind.ATTENTION, {
+            a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
+            a.VALUE: self.value, a.Q: q.address, a.Q_PANEL: q.panel, a.K: k, a.K_PANEL: both.panel,
+            a.V: k + panels * both.panel, a.V_PANEL: both.panel, a.SEGMENTS: program.segments(*pieces),
+            a.BIAS: self.bias, a.BIAS_ROW: self.bias_row, a.OUT: out.address, a.LDO: out.row,
+            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish})
+
+
+class Subsample:
+    def __init__(self, step, lowering):
+        self.name, self.source, self.target = step.name, step.source, step.target
+        self.grid, self.stride = step.grid, step.stride
+        self.tokens = -(-step.grid[0] // step.stride) * -(-step.grid[1] // step.stride)
+        lowering.kept = self.tokens
+        lowering.columns[step.target] = lowering.columns[step.source]
+        self.columns, self.vectors = len(lowering.columns[step.target]), len(lowering.columns[step.target]) // lowering.lanes
+
+    def emit(self, program):
+        r, source = table.Rows, program.tensors[self.source]
+        target = program.tensors[self.target] = program.new(self.target, self.tokens, self.columns)
+        pairs, count = program.pairs(program.images, self.grid, self.stride, source.row)
+        program.add(self.name, table.Kind.ROWS, {r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.address,
+                                                 r.TARGET: target.address, r.VECTORS: self.vectors})
+
+
+class Pool:
+    def __init__(self, step, lowering):
+        self.name, self.tokens = step.name, lowering.tokens
+        self.columns, self.lanes = lowering.columns["x"], lowering.lanes
+        lowering.columns["pooled"] = self.columns
+
+    def emit(self, program):
+        s, source = table.Sum, program.x
+        target = program.tensors["pooled"] = program.new("pooled", 1, len(self.columns))
+        program.add(self.name, table.Kind.SUM, {
+            s.IMAGES: program.images, s.TOKENS: self.tokens, s.SOURCE: source.address, s.SOURCE_ROW: source.row,
+            s.TARGET: target.address, s.TARGET_ROW: target.row, s.VECTORS: len(self.columns) // self.lanes})
+
+
+class LayerNorm:
+    def __init__(self, step, lowering):
+        self.name, self.source = step.name, step.source
+        columns = lowering.columns["normalized"] = lowering.columns[step.source]
+        # The pool only sums its N tokens: N times the mean has N² times the variance.
+        pooled = step.source == "pooled"
+        self.tokens, self.eps = (1, step.eps * lowering.tokens**2) if pooled else (lowering.tokens, step.eps)
+        self.channels, self.columns = len(step.gamma), len(columns)
+        self.gamma, self.beta = (lowering.keep(spread(a, columns)) for a in (step.gamma, step.beta))
+
+    def emit(self, program):
+        n, source = table.LayerNorm, program.tensors[self.source]
+        target = program.tensors["normalized"] = program.new("normalized", self.tokens, self.columns)
+        program.add(self.name, table.Kind.LAYER_NORM, {
+            n.ROWS: program.images * self.tokens, n.CHANNELS: self.channels, n.SOURCE: source.address,
+            n.TARGET: target.address, n.ROW: source.row, n.GAMMA: self.gamma, n.BETA: self.beta,
+            n.EPS: np.float64(self.eps).view(np.int64)})
+
+
+class Embedding:
+    def __init__(self, step, lowering):
+        columns = lowering.columns["x"]
+        self.name, self.tokens, self.row = step.name, len(step.embedding), 4 * len(columns)
+        self.address, self.vectors = lowering.keep(spread(step.embedding, columns)), len(columns) // lowering.lanes
+
+    def emit(self, program):
+        a, target = table.Add, program.x
+        program.add(self.name, table.Kind.ADD, {
+            a.IMAGES: program.images, a.TOKENS: self.tokens, a.SOURCE: self.address, a.SOURCE_ROW: self.row,
+            a.TARGET: target.address, a.TARGET_ROW: target.row, a.VECTORS: self.vectors})
+
+
+KINDS = {plan.Convolution: Convolution, plan.Linear: Linear, plan.Attention: Attention, plan.Subsample: Subsample,
+         plan.Pool: Pool, plan.LayerNorm: LayerNorm, plan.Embedding: Embedding}

@@ -1,0 +1,74 @@
+"""The columns of the cpu executor's tensors, and weights packed for them.
+
+Every row of a tensor is padded with zeros to whole vectors.  What attention reads lies in panels of `width` columns,
+each head's columns padded so that a head fills whole panels or a panel whole heads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+GRAIN = 16  # columns are padded to a multiple of this: a narrow panel, whatever the instruction set
+
+
+def padded(count: int, grain: int = GRAIN) -> int:
+    return -(-count // grain) * grain
+
+
+def key_size(key: int, width: int) -> int:
+    """Columns of a head in q and k: the next power of two within a panel, else whole panels."""
+    return padded(key, width) if key > width else 1 << (key - 1).bit_length()
+
+
+def plain_columns(count: int) -> np.ndarray:
+    """Which true column stands in each padded one; -1 for none."""
+    return np.concatenate([np.arange(count), np.full(padded(count) - count, -1)])
+
+
+def head_columns(heads: int, size: int, to: int, grain: int, start: int = 0) -> np.ndarray:
+    """heads · size true columns from `start` on, each head padded to `to`, all of them to whole grains."""
+    columns = np.full((heads, to), -1)
+    columns[:, :size] = start + np.arange(heads * size).reshape(heads, size)
+    return np.concatenate([columns.ravel(), np.full(padded(heads * to, grain) - heads * to, -1)])
+
+
+class Panels(NamedTuple):
+    """A packed weight.  panel: bytes of one; tail: 1 if a narrow one follows the `full` ones."""
+
+    address: int
+    panel: int
+    full: int
+    tail: int
+    bias: int
+
+
+def pack(arena, weight, bias, width, rows, columns) -> Panels:
+    """weight (O, K), bias (O,), with `columns` choosing from the O outputs and `rows` from the K terms (-1: zero), as
+    panels (terms, width)."""
+    terms, outputs = len(rows), len(columns)
+    full, rest = divmod(outputs, width)
+    target = arena.numbers(terms * outputs)
+    chosen = _take(_take(weight, columns, 0), rows, 1)  # (outputs, terms)
+    wide = target[: full * terms * width].reshape(full, terms, width)
+    wide[...] = chosen[: full * width].reshape(full, width, terms).transpose(0, 2, 1)
+    if rest:
+        target[full * terms * width :].reshape(terms, rest)[...] = chosen[full * width :].T
+    shift = arena.numbers(outputs)
+    shift[...] = _take(bias, columns, 0)
+    return Panels(target.ctypes.data, terms * width * 4, full, int(rest > 0), shift.ctypes.data)
+
+
+def spread(array, columns):
+    """The last axis of `array`, laid out as `columns` says."""
+    return _take(array, columns, array.ndim - 1)
+
+
+def _take(array, index, axis):
+    """array.take(index), 0 where the index is -1."""
+    if len(index) == array.shape[axis] and (index >= 0).all() and (np.diff(index) == 1).all():
+        return array
+    taken = array.take(np.maximum(index, 0), axis)
+    missing = [slice(None)] * array.ndim
+    missing[axis] = index < 0
+    taken[tuple(missing)] = 0
+    return taken

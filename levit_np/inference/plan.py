@@ -1,0 +1,234 @@
+"""What a model computes at inference, as a flat list of steps: every BN folded, the two heads merged into one, the
+query scale in the query weights.  An executor (reference.py, cpu.py) runs the list; nothing else is in it.
+
+A step reads the tensor `source` and writes `target`; "x" is the residual stream.  Arrays are float64, copies of the
+model's.
+"""
+
+from typing import Iterator, NamedTuple
+
+import numpy as np
+
+from ..errors import LevitError
+from ..layers.attention import Attention as AttentionLayer
+from ..layers.attention import ShrinkingAttention
+from ..layers.block import MLP, Block, Downsample, PreNorm, Residual, Stage
+from ..layers.linear import Linear as LinearLayer
+from ..layers.linear import LinearBN
+from ..layers.position import PositionEmbedding as PositionLayer
+from ..layers.stem import ChannelBias, ConvBN, Stem
+from ..model import LeViT
+from . import fold
+
+
+class Convolution(NamedTuple):
+    """x = activation(weight ∗ x + bias).  weight (O, C, K, K); the first reads "image", all write maps."""
+
+    name: str
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: int
+    padding: int
+    activation: str
+
+
+class Linear(NamedTuple):
+    """target = activation(source weightᵀ + bias), or target += … with residual.  weight (O, C).
+
+    groups: what the columns are to the attention that reads them, (heads, size) each; () elsewhere."""
+
+    name: str
+    source: str
+    target: str
+    weight: np.ndarray
+    bias: np.ndarray
+    activation: str = "identity"
+    residual: bool = False
+    groups: tuple[tuple[int, int], ...] = ()
+
+
+class Subsample(NamedTuple):
+    """target = the tokens of source on every stride-th pixel of every stride-th row."""
+
+    name: str
+    source: str
+    target: str
+    grid: tuple[int, int]
+    stride: int
+
+
+class Attention(NamedTuple):
+    """target = activation(softmax(q kᵀ + bias) v), heads side by side.
+
+    The columns of `source` are [q of all heads,] k of all heads, v of all heads; q, already scaled, stands in
+    `queries` where that is another tensor.  bias (heads, Nq, Nk) or None."""
+
+    name: str
+    source: str
+    queries: str
+    target: str
+    heads: int
+    key: int
+    value: int
+    tokens: tuple[int, int]  # Nq, Nk
+    bias: np.ndarray | None
+    activation: str
+
+
+class LayerNorm(NamedTuple):
+    """target = gamma x̂ + beta (ablation A3)."""
+
+    name: str
+    source: str
+    target: str
+    gamma: np.ndarray
+    beta: np.ndarray
+    eps: float
+
+
+class Embedding(NamedTuple):
+    """x += embedding (N, C) (ablation A5)."""
+
+    name: str
+    embedding: np.ndarray
+
+
+class Pool(NamedTuple):
+    """pooled = the mean token of x."""
+
+    name: str
+
+
+def steps_of(model: LeViT) -> Iterator:
+    """The steps of a model in order of computation, each made when it is asked for.
+
+    Raises LevitError for a layer that has no lowering."""
+    yield from _lower(model.stem, "x")
+    if model.position:
+        yield from _lower(model.position, "x")
+    for stage in model.stages:
+        yield from _lower(stage, "x")
+    yield Pool("pool")
+    yield from _head(model)
+
+
+def _lower(layer, source):
+    """The steps of one layer that reads `source`."""
+    try:
+        lowering = LOWERINGS[type(layer)]
+    except KeyError:
+        raise LevitError(f"{layer.name}: {type(layer).__name__} has no form for inference") from None
+    yield from lowering(layer, source)
+
+
+def _stem(stem, _):
+    for i, convolution in enumerate(stem.convolutions):
+        last = i + 1 == len(stem.convolutions)
+        yield from _convolution(convolution, "identity" if last else stem.activation.kind)
+
+
+def _convolution(layer, activation):
+    weight = _exact(layer.weight)
+    if isinstance(layer.bn, ChannelBias):
+        bias = _exact(layer.bn.beta)
+    else:
+        weight, bias = fold.fold_after(weight, layer.bn)
+    yield Convolution(layer.name, weight, bias, layer.stride, layer.padding, activation)
+
+
+def _position(layer, _):
+    yield Embedding(layer.name, _exact(layer.embedding))
+
+
+def _stage(stage, source):
+    for layer in filter(None, (stage.downsample, *stage.blocks)):
+        yield from _lower(layer.attention, source)
+        yield from _lower(layer.mlp, source)
+
+
+def _pre_norm(layer, source):
+    norm = layer.norm
+    yield LayerNorm(norm.name, source, "normalized", _exact(norm.gamma), _exact(norm.beta), norm.eps)
+    yield from _lower(layer.branch, "normalized")
+
+
+def _residual(layer, source):
+    *steps, last = _lower(layer.branch, source)
+    yield from steps
+    yield last._replace(residual=True)
+
+
+def _mlp(layer, source):
+    yield Linear(layer.up.name, source, "hidden", *_folded(layer.up), layer.activation.kind)
+    yield Linear(layer.down.name, "hidden", "x", *_folded(layer.down))
+
+
+def _attention(layer, source):
+    key, _, value = layer.sizes
+    weight, bias = (fold.group_by_role(array, layer.heads, layer.sizes) for array in _folded(layer.qkv))
+    queries = slice(0, layer.heads * key)
+    weight[queries] *= key**-0.5
+    bias[queries] *= key**-0.5
+    yield Linear(layer.qkv.name, source, "qkv", weight, bias, groups=_groups(layer.heads, key, key, value))
+    tokens = _tokens(layer.grid, 1)
+    yield Attention(layer.name, "qkv", "qkv", "context", layer.heads, key, value, (tokens, tokens), _bias(layer),
+                    layer.activation.kind)
+    yield Linear(layer.projection.name, "context", "x", *_folded(layer.projection))
+
+
+def _shrinking(layer, source):
+    key, value = layer.sizes
+    weight, bias = (fold.group_by_role(array, layer.heads, layer.sizes) for array in _folded(layer.kv))
+    yield Linear(layer.kv.name, source, "kv", weight, bias, groups=_groups(layer.heads, key, value))
+    yield Subsample(layer.name, source, "kept", layer.grid, layer.stride)
+    weight, bias = _folded(layer.q)
+    yield Linear(layer.q.name, "kept", "q", weight * key**-0.5, bias * key**-0.5, groups=_groups(layer.heads, key))
+    tokens = _tokens(layer.grid, layer.stride), _tokens(layer.grid, 1)
+    yield Attention(layer.name, "kv", "q", "context", layer.heads, key, value, tokens, _bias(layer),
+                    layer.activation.kind)
+    yield Linear(layer.projection.name, "context", "x", *_folded(layer.projection))
+
+
+def _groups(heads, *sizes):
+    return tuple((heads, size) for size in sizes)
+
+
+def _head(model):
+    """BN (or LayerNorm, whose scale and shift fold just so) joins the classifier; two classifiers become one."""
+    heads = list(filter(None, (model.head, model.head_dist)))
+    source = "pooled"
+    if model.config.normalization == "layer":
+        channels, source = model.head.bn.gamma.shape[0], "normalized"
+        yield LayerNorm("head.bn", "pooled", source, np.ones(channels), np.zeros(channels), model.head.bn.eps)
+        folded = [(_exact(h.weight) * _exact(h.bn.gamma), _exact(h.bias) + _exact(h.weight) @ _exact(h.bn.beta))
+                  for h in heads]
+    else:
+        folded = [fold.fold_before(h.bn, _exact(h.weight), _exact(h.bias)) for h in heads]
+    yield Linear("head", source, "logits", *(folded[0] if len(heads) == 1 else fold.merge_heads(*folded)))
+
+
+def _folded(layer):
+    """(weight, bias) of a LinearBN or a Linear."""
+    if isinstance(layer, LinearBN):
+        return fold.fold_after(_exact(layer.weight), layer.bn)
+    return _exact(layer.weight), _exact(layer.bias)
+
+
+def _bias(layer):
+    return _exact(layer.bias.forward()) if layer.bias else None
+
+
+def _tokens(grid, stride):
+    return -(-grid[0] // stride) * -(-grid[1] // stride)
+
+
+def _exact(array):
+    return np.array(array, np.float64)
+
+
+LOWERINGS = {
+    Stem: _stem, PositionLayer: _position, Stage: _stage, PreNorm: _pre_norm, Residual: _residual, MLP: _mlp,
+    AttentionLayer: _attention, ShrinkingAttention: _shrinking,
+}
+# Layers that the one around them lowers.
+INSIDE = (Block, Downsample, ConvBN, ChannelBias, LinearBN, LinearLayer)

@@ -1,0 +1,160 @@
+"""A program for the kernels: a batch's buffers, and the table of steps that reads and writes them."""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..ops.cpu import step as table
+from ..ops.cpu.memory import Arena
+from ..ops.cpu.threads import MOST
+from .packing import GRAIN
+
+BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
+
+
+class Tensor(NamedTuple):
+    """Tokens in memory: `row` bytes from one to the next, `panel` bytes from a panel of columns to the next."""
+
+    address: int
+    tokens: int  # an image
+    row: int
+    panel: int
+
+    def image(self, number):
+        return self._replace(address=self.address + number * self.tokens * self.row)
+
+
+class Map(NamedTuple):
+    """Pixels in memory with a border of zeros: bytes from a pixel, a line, an image to the next."""
+
+    address: int
+    pixel: int
+    line: int
+    image: int
+
+
+class Program:
+    """The table for `batch` images, and the memory it needs.
+
+    Emitted section by section, a few images at a time: `first` and `images` are those at hand.  Buffers have names,
+    and what one part of the batch leaves in them is overwritten by the next; only "x", the residual stream, holds the
+    whole batch."""
+
+    def __init__(self, sections, batch, width, rows_a_tile, group_rows):
+        self.batch, self.width, self.rows_a_tile = batch, width, rows_a_tile
+        self.arena, self.names, self._steps, self._buffers = Arena(), [], [], {}
+        self.inputs = []  # (step, its first image): where an evaluation's images are read
+        self.stage, self.tensors = None, {}  # what the step before left, by name
+        for section in sections:
+            stage = self.stage
+            size = max(1, min(batch, group_rows // stage.tokens)) if stage else 1
+            for self.first in range(0, batch, size):
+                self.stage, self.images = stage, min(size, batch - self.first)
+                if stage:
+                    self.tensors["x"] = self.x
+                for step in section:
+                    step.emit(self)
+        self.table = np.array(self._steps, np.int64)
+
+    def add(self, name, kind, columns):
+        row = np.zeros(table.COLUMNS, np.int64)
+        row[0] = kind
+        for column, value in columns.items():
+            row[column] = value
+        self._steps.append(row)
+        self.names.append(name)
+
+    def _memory(self, key, count):
+        if key not in self._buffers:
+            self._buffers[key] = self.arena.numbers(count)
+        return self._buffers[key].ctypes.data
+
+    def new(self, name, tokens, columns):
+        """A tensor of rows for the images at hand."""
+        row = row_bytes(columns)
+        return Tensor(self._memory((name, tokens, row), self.images * tokens * row // 4), tokens, row, self.width * 4)
+
+    def new_panels(self, name, tokens, columns):
+        """A tensor of panels, which attention reads: (panel, images · tokens, width)."""
+        count = self.images * tokens
+        panels = -(-columns // self.width)
+        address = self._memory((name, tokens, columns), count * panels * self.width)
+        return Tensor(address, tokens, self.width * 4, count * self.width * 4)
+
+    def scratch(self, size):
+        """`size` bytes for each thread, shared by all steps."""
+        return self._memory(("scratch", size), size // 4 * MOST)
+
+    def new_x(self, tokens, columns):
+        """The residual stream of a stage, of which the images at hand are a part."""
+        row = row_bytes(columns)
+        address = self._memory(("x", tokens, row), self.batch * tokens * row // 4)
+        self.stage = Tensor(address, tokens, row, self.width * 4)
+        self.tensors["x"] = self.x
+        return self.x
+
+    @property
+    def x(self):
+        return self.stage.image(self.first)
+
+    def new_map(self, name, height, width, channels, planes=1):
+        """A bordered map of (height, width) pixels, of `channels` numbers side by side, in `planes`."""
+        pixel, line = channels * 4, channels * width * 4
+        image = line * height * planes
+        return Map(self._memory((name, image), self.images * image // 4), pixel, line, image)
+
+    @cache
+    def rows(self, count, row_in, row_out):
+        """`count` rows in as few tiles as there can be, of sizes that differ by one at most."""
+        tiles = -(-count // self.rows_a_tile)
+        start = np.arange(tiles + 1) * count // tiles
+        return self._numbers(np.stack([np.diff(start), start[:-1] * row_in, start[:-1] * row_out], 1))
+
+    @cache
+    def pixels(self, images, height, width, source, target):
+        """The same for a map's output pixels: a tile keeps within a line.  source, target: bytes from a pixel, a
+        line, an image to the next."""
+        tiles = -(-width // self.rows_a_tile)
+        start = np.arange(tiles + 1) * width // tiles
+        image, line, piece = (i.ravel() for i in np.indices((images, height, tiles)))
+        offsets = [start[piece] * pixel + line * a_line + image * a_image
+                   for pixel, a_line, a_image in (source, target)]
+        return self._numbers(np.stack([np.diff(start)[piece], *offsets], 1))
+
+    @cache
+    def segments(self, *offsets):
+        return self._numbers(np.array(offsets)[:, None])[0]
+
+    @cache
+    def pairs(self, images, grid, stride, row):
+        """(from, to) of each row that subsampling keeps."""
+        image, y, x = (i.ravel() for i in np.indices((images, -(-grid[0] // stride), -(-grid[1] // stride))))
+        source = image * grid[0] * grid[1] + y * stride * grid[1] + x * stride
+        return self._numbers(np.stack([source * row, np.arange(len(source)) * row], 1))
+
+    def logits(self, classes):
+        """(batch, classes), as the last evaluation left them."""
+        (numbers,) = (n for key, n in self._buffers.items() if key[0] == "logits")
+        return numbers.reshape(self.batch, -1)[:, :classes]
+
+    def _numbers(self, array):
+        """(address, rows) of a table of int64 that lives as long as the program."""
+        kept = self.arena.numbers(array.size, np.int64)
+        kept[...] = array.ravel()
+        return kept.ctypes.data, len(array)
+
+    def product(self, name, tiles, a, lda, segments, length, weight, target, finish):
+        """target = finish(a weight + bias), a tile's row of `a` being `length` numbers at each of the segments."""
+        p, terms = table.Product, len(segments) * length
+        self.add(name, table.Kind.PRODUCT, {
+            p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: a, p.LDA: lda, p.SEGMENTS: self.segments(*segments),
+            p.COUNT: len(segments), p.LENGTH: length, p.B: weight.address, p.B_PANEL: weight.panel,
+            p.PANELS: weight.full, p.TAIL: weight.tail, p.C: target.address, p.LDC: target.row,
+            p.C_PANEL: target.panel, p.BIAS: weight.bias, p.FINISH: finish,
+            p.BLOCK: max(1, BLOCK_BYTES // (self.rows_a_tile * terms * 4))})
+
+
+def row_bytes(columns):
+    """Rows a multiple of 2048 bytes apart would share a few sets of the L1 cache: those are set a vector further."""
+    return 4 * (columns + GRAIN if columns % 512 == 0 else columns)

@@ -1,0 +1,71 @@
+"""Runs a plan step by step with the textbook's operations, in any floating type: what the fast executors are held
+against, and how the cpu backend computes in float64."""
+
+import numpy as np
+
+from ..ops import reference as ops
+from . import plan
+
+
+class ReferenceExecutor:
+    """logits = executor(images), images (B, C, H, W) of `dtype`."""
+
+    def __init__(self, model, dtype):
+        self.steps = [_cast(step, dtype) for step in plan.steps_of(model)]
+
+    def __call__(self, images):
+        tensors = {"image": images}
+        for step in self.steps:
+            RUN[type(step)](step, tensors)
+        return tensors["logits"]
+
+
+def _cast(step, dtype):
+    return step._replace(**{field: value.astype(dtype) for field, value in step._asdict().items()
+                            if isinstance(value, np.ndarray)})
+
+
+def _convolution(step, tensors):
+    y = ops.convolution(tensors["image"], step.weight, step.stride, step.padding) + step.bias[:, None, None]
+    tensors["image"] = getattr(ops, step.activation)(y)
+    tensors["x"] = ops.image_to_tokens(tensors["image"])
+
+
+def _linear(step, tensors):
+    y = getattr(ops, step.activation)(ops.linear(tensors[step.source], step.weight, step.bias))
+    tensors[step.target] = tensors[step.target] + y if step.residual else y
+
+
+def _subsample(step, tensors):
+    tensors[step.target] = ops.subsample(tensors[step.source], *step.grid, step.stride)
+
+
+def _attention(step, tensors):
+    both, queries = tensors[step.source], tensors[step.queries]
+    keys = step.heads * step.key
+    start = keys if step.queries == step.source else 0  # where k begins in `source`
+    q, k, v = (_heads(part, step.heads) for part in (
+        queries[..., :keys], both[..., start : start + keys], both[..., start + keys :]))
+    context, _ = ops.attention(q, k, v, step.bias, 1)
+    tensors[step.target] = getattr(ops, step.activation)(ops.merge_heads(context))
+
+
+def _heads(x, heads):
+    """(B, N, heads·size) -> (B, heads, N, size)."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def _layer_norm(step, tensors):
+    tensors["normalized"] = ops.layer_norm(tensors[step.source], step.gamma, step.beta, step.eps)
+
+
+def _embedding(step, tensors):
+    tensors["x"] = tensors["x"] + step.embedding
+
+
+def _pool(step, tensors):
+    tensors["pooled"] = ops.average_pool(tensors["x"])
+
+
+RUN = {plan.Convolution: _convolution, plan.Linear: _linear, plan.Subsample: _subsample, plan.Attention: _attention,
+       plan.LayerNorm: _layer_norm, plan.Embedding: _embedding, plan.Pool: _pool}

@@ -1,0 +1,153 @@
+"""What the kernels' Numba code calls that Numba has no word for: memory by address, the tile, vectors, barriers.
+
+All are functions of int64 numbers, so that a kernel is plain arithmetic on addresses: no array is made, nothing is
+counted or freed, and the compiled code depends on nothing but the processor.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .tile import ARGUMENTS, emit_loop, tile_function
+from .vector import F32, I32, I64, Vectors, number
+
+
+def _numbers(count):
+    return types.void(*[types.int64] * count)
+
+
+@intrinsic
+def get(typingctx, address, index):
+    """The int64 at address + 8 index."""
+    def generate(context, builder, signature, arguments):
+        at = builder.add(arguments[0], builder.mul(arguments[1], number(8)))
+        return builder.load(builder.inttoptr(at, I64.as_pointer()), align=8, typ=I64)
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def get_float(typingctx, address):
+    def generate(context, builder, signature, arguments):
+        return builder.load(builder.inttoptr(arguments[0], F32.as_pointer()), align=4, typ=F32)
+    return types.float32(types.int64), generate
+
+
+@intrinsic
+def set_float(typingctx, address, value):
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[1], builder.inttoptr(arguments[0], F32.as_pointer())).align = 4
+        return context.get_dummy_value()
+    return types.void(types.int64, types.float32), generate
+
+
+@intrinsic
+def as_float(typingctx, bits):
+    """The float64 of these 64 bits."""
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+    return types.float64(types.int64), generate
+
+
+@intrinsic
+def add_atomic(typingctx, address, value):
+    """Adds to the int64 at `address`; what was written before is seen by whoever sees the sum.  -> the old value."""
+    def generate(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", builder.inttoptr(arguments[0], I64.as_pointer()), arguments[1], "acq_rel")
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def get_atomic(typingctx, address):
+    def generate(context, builder, signature, arguments):
+        return builder.load_atomic(builder.inttoptr(arguments[0], I64.as_pointer()), "acquire", 8, typ=I64)
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def call(typingctx, function):
+    """Calls the C function at that address: no argument, the result dropped."""
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(I32, [])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+        return context.get_dummy_value()
+    return types.void(types.int64), generate
+
+
+def tile_of(instructions):
+    """tile(rows, vectors, *ARGUMENTS): the tile of that size, one of the sizes the instruction set has room for."""
+    @intrinsic
+    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, c, ldc, bias, ldbias, finish):
+        def generate(context, builder, signature, arguments):
+            rows, vectors, *rest = arguments
+            done = builder.append_basic_block("done")
+            which = builder.add(builder.mul(rows, number(8)), vectors)
+            switch = builder.switch(which, done)
+            for v in sorted({instructions.vectors, instructions.tail}):
+                for r in range(1, instructions.rows + 1):
+                    block = builder.append_basic_block(f"tile{r}x{v}")
+                    switch.add_case(number(8 * r + v), block)
+                    builder.position_at_end(block)
+                    builder.call(tile_function(builder.module, instructions.lanes, r, v), rest)
+                    builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+        return _numbers(2 + len(ARGUMENTS)), generate
+
+    return tile
+
+
+def row_operations(lanes):
+    """(softmax_row, copy_row, add_row): functions of addresses and a count of vectors of `lanes` numbers."""
+
+    def over_vectors(builder, count, carried, body):
+        """carried = body(v, byte offset, carried) for each of `count` vectors."""
+        v = Vectors(builder, lanes)
+        inside = lambda i, c: body(v, builder.mul(i, number(4 * lanes)), c)
+        return emit_loop(builder, number(0), count, 1, carried, inside)[1]
+
+    @intrinsic
+    def softmax_row(typingctx, row, vectors, inverse):
+        """The row becomes exp(row - its largest); 1 / their sum goes to `inverse`."""
+        def generate(context, builder, signature, arguments):
+            row, count, inverse = arguments
+            v = Vectors(builder, lanes)
+            (largest,) = over_vectors(builder, count, [v.splat(-3.0e38)],
+                                      lambda v, at, c: [v.larger(v.load(v.at(row, at)), c[0])])
+            peak = v.spread(v.fold(largest, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y)))
+
+            def exponentials(v, at, carried):
+                e = v.exp(builder.fsub(v.load(v.at(row, at)), peak))
+                v.store(e, v.at(row, at))
+                return [builder.fadd(carried[0], e)]
+
+            (total,) = over_vectors(builder, count, [v.splat(0.0)], exponentials)
+            one = builder.fdiv(ir.Constant(F32, 1.0), v.fold(total, builder.fadd))
+            builder.store(one, builder.inttoptr(inverse, F32.as_pointer())).align = 4
+            return context.get_dummy_value()
+        return _numbers(3), generate
+
+    @intrinsic
+    def copy_row(typingctx, source, target, vectors):
+        def generate(context, builder, signature, arguments):
+            source, target, count = arguments
+            def body(v, at, carried):
+                v.store(v.load(v.at(source, at)), v.at(target, at))
+                return []
+            over_vectors(builder, count, [], body)
+            return context.get_dummy_value()
+        return _numbers(3), generate
+
+    @intrinsic
+    def add_row(typingctx, source, target, vectors):
+        """target += source."""
+        def generate(context, builder, signature, arguments):
+            source, target, count = arguments
+            def body(v, at, carried):
+                to = v.at(target, at)
+                v.store(builder.fadd(v.load(to), v.load(v.at(source, at))), to)
+                return []
+            over_vectors(builder, count, [], body)
+            return context.get_dummy_value()
+        return _numbers(3), generate
+
+    return softmax_row, copy_row, add_row

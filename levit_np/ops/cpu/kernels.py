@@ -1,0 +1,220 @@
+"""The kernels as Numba functions of addresses, and `run`, which goes through a program's steps with several threads.
+
+Each thread calls `run` with its own number; a step is split between them by its output, so that a number is computed
+by one thread in one order whatever the count, and all wait for each other between two steps.
+"""
+
+import math
+
+import numba
+from numba import types
+
+from . import step
+from .intrinsics import add_atomic, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
+from .tile import PLAIN
+
+# No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
+# compiled code needs no symbol of Numba or Python.
+OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+STEP = step.COLUMNS * 8
+SPINS = 2000  # looks at the counter before a waiting thread offers its processor to others
+
+PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD = (int(kind) for kind in step.Kind)
+
+
+def kernels(instructions):
+    """`run` for an instruction set, a Numba function (program, first, last, thread, threads, counter, give_way)."""
+    jit = numba.njit(**OPTIONS)
+    width, lanes = instructions.width, instructions.lanes
+    vectors, tail_vectors = instructions.vectors, instructions.tail
+    tail_width, largest = tail_vectors * lanes, instructions.rows
+    one_tile, (softmax_row, copy_row, add_row) = tile_of(instructions), row_operations(lanes)
+
+    P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, P_C, P_LDC, \
+        P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK = (int(c) for c in step.Product)
+
+    @jit
+    def share(count, thread, threads):
+        """The part of range(count) that is this thread's: (first, last)."""
+        return count * thread // threads, count * (thread + 1) // threads
+
+    @jit
+    def tile(rows, vectors, a, lda, segments, count, length, b, c, ldc, bias, ldbias, finish):
+        """A function of its own, so that the tiles are compiled once for both who use them."""
+        one_tile(rows, vectors, a, lda, segments, count, length, b, c, ldc, bias, ldbias, finish)
+
+    @jit
+    def product(s, thread, threads):
+        tiles, count, panels = get(s, P_TILES), get(s, P_COUNT), get(s, P_PANELS) + get(s, P_TAIL)
+        first, last, left, right = 0, count, 0, panels
+        # Split what divides more evenly; panels if both do, for then the weights are read once.
+        if (panels + threads - 1) // threads * count <= (count + threads - 1) // threads * panels:
+            left, right = share(panels, thread, threads)
+        else:
+            first, last = share(count, thread, threads)
+        a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
+        segments, segment_count, length = get(s, P_SEGMENTS), get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
+        bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
+        b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
+        for start in range(first, last, block):
+            for j in range(left, right):
+                wide = vectors if j < full else tail_vectors
+                for t in range(start, min(start + block, last)):
+                    row = tiles + 24 * t
+                    tile(get(row, 0), wide, a + get(row, 1), lda, segments, segment_count, length, b + j * b_panel,
+                         c + get(row, 2) + j * c_panel, ldc, bias + j * width * 4, 0, finish)
+
+    A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
+        A_BIAS, A_BIAS_ROW, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH = (int(c) for c in step.Attention)
+
+    @jit
+    def column(base, panel_size, head, size):
+        """Where a head's columns begin in a buffer of panels: several heads a panel, or several panels a head."""
+        at = head * size
+        return base + at // width * panel_size + at % width * 4
+
+    @jit
+    def transpose(k, panel_size, rows, depth, target):
+        """Keys (rows, depth), in panels of columns, become packed panels (depth, width) of keys, the last perhaps
+        narrow; missing keys are 0."""
+        for start in range(0, rows, width):
+            wide = width if rows - start > tail_width else tail_width
+            to = target + start * depth * 4
+            for d in range(depth):
+                source = k + d // width * panel_size + d % width * 4 + start * width * 4
+                for i in range(min(wide, rows - start)):
+                    set_float(to + (d * wide + i) * 4, get_float(source + i * width * 4))
+                for i in range(rows - start, wide):
+                    set_float(to + (d * wide + i) * 4, types.float32(0.0))
+
+    @jit
+    def attention(s, thread, threads):
+        heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
+                                            get(s, A_VALUE))
+        bias_row, ldo, finish = get(s, A_BIAS_ROW), get(s, A_LDO), get(s, A_FINISH)
+        scratch = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
+        inverses, zero = scratch, scratch + 256  # the segment table of a row that is one piece
+        scores = scratch + 512
+        keys_across = scores + largest * bias_row
+        blocks = (queries + largest - 1) // largest
+        q_panel, segments = get(s, A_Q_PANEL), get(s, A_SEGMENTS)
+        pieces, piece = max(1, key // width), min(key, width)
+        first, last = share(get(s, A_IMAGES) * heads * blocks, thread, threads)
+        before = -1
+        for unit in range(first, last):
+            head, block = unit // blocks % heads, unit % blocks
+            image = unit // blocks // heads
+            if unit // blocks != before:
+                before = unit // blocks
+                transpose(column(get(s, A_K), get(s, A_K_PANEL), head, key) + image * keys * width * 4,
+                          get(s, A_K_PANEL), keys, key, keys_across)
+            start, stop = queries * block // blocks, queries * (block + 1) // blocks
+            rows = stop - start
+            q = column(get(s, A_Q), q_panel, head, key) + (image * queries + start) * width * 4
+            bias = get(s, A_BIAS) + (head * queries + start) * bias_row
+            for k in range(0, keys, width):
+                wide = vectors if keys - k > tail_width else tail_vectors
+                tile(rows, wide, q, width * 4, segments, pieces, piece, keys_across + k * key * 4, scores + k * 4,
+                     bias_row, bias + k * 4, bias_row, PLAIN)
+            for i in range(rows):
+                softmax_row(scores + i * bias_row, bias_row // (4 * lanes), inverses + 4 * i)
+            out = get(s, A_OUT) + (image * queries + start) * ldo + head * value * 4
+            v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * width * 4
+            for j in range(value // width):
+                tile(rows, vectors, scores, bias_row, zero, 1, keys, v + j * get(s, A_V_PANEL), out + j * width * 4,
+                     ldo, inverses, 4, finish)
+
+    I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
+        int(c) for c in step.Pad)
+
+    @jit
+    def pad(s, thread, threads):
+        height, columns = get(s, I_HEIGHT), get(s, I_WIDTH)
+        first, last = share(get(s, I_IMAGES) * get(s, I_CHANNELS) * height, thread, threads)
+        for row in range(first, last):
+            source = get(s, I_SOURCE) + row * columns * 4
+            target = get(s, I_TARGET) + row // height * get(s, I_TARGET_CHANNEL) + row % height * get(s, I_TARGET_ROW)
+            copy_row(source, target, columns // lanes)
+            for i in range(columns // lanes * lanes, columns):
+                set_float(target + 4 * i, get_float(source + 4 * i))
+
+    R_PAIRS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
+
+    @jit
+    def rows(s, thread, threads):
+        first, last = share(get(s, R_COUNT), thread, threads)
+        for i in range(first, last):
+            pair = get(s, R_PAIRS) + 16 * i
+            copy_row(get(s, R_SOURCE) + get(pair, 0), get(s, R_TARGET) + get(pair, 1), get(s, R_VECTORS))
+
+    S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_TARGET, S_TARGET_ROW, S_VECTORS = (int(c) for c in step.Sum)
+
+    @jit
+    def total(s, thread, threads):
+        first, last = share(get(s, S_IMAGES), thread, threads)
+        for image in range(first, last):
+            source = get(s, S_SOURCE) + image * get(s, S_TOKENS) * get(s, S_SOURCE_ROW)
+            target = get(s, S_TARGET) + image * get(s, S_TARGET_ROW)
+            copy_row(source, target, get(s, S_VECTORS))
+            for i in range(1, get(s, S_TOKENS)):
+                add_row(source + i * get(s, S_SOURCE_ROW), target, get(s, S_VECTORS))
+
+    @jit
+    def add(s, thread, threads):
+        first, last = share(get(s, S_IMAGES) * get(s, S_TOKENS), thread, threads)
+        for i in range(first, last):
+            add_row(get(s, S_SOURCE) + i % get(s, S_TOKENS) * get(s, S_SOURCE_ROW),
+                    get(s, S_TARGET) + i * get(s, S_TARGET_ROW), get(s, S_VECTORS))
+
+    L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS = (int(c) for c in step.LayerNorm)
+    @jit
+    def layer_norm(s, thread, threads):
+        first, last = share(get(s, L_ROWS), thread, threads)
+        channels = get(s, L_CHANNELS)
+        for row in range(first, last):
+            source, target = get(s, L_SOURCE) + row * get(s, L_ROW), get(s, L_TARGET) + row * get(s, L_ROW)
+            mean, variance = 0.0, 0.0
+            for i in range(channels):
+                mean += get_float(source + 4 * i)
+            mean /= channels
+            for i in range(channels):
+                variance += (get_float(source + 4 * i) - mean) ** 2
+            deviation = 1 / math.sqrt(variance / channels + as_float(get(s, L_EPS)))
+            for i in range(channels):
+                y = (get_float(source + 4 * i) - mean) * deviation
+                y = y * get_float(get(s, L_GAMMA) + 4 * i) + get_float(get(s, L_BETA) + 4 * i)
+                set_float(target + 4 * i, types.float32(y))
+
+    @jit
+    def wait(counter, target, give_way):
+        """Until `target` threads in all have come to this barrier or one before it."""
+        add_atomic(counter, 1)
+        looks = 0
+        while get_atomic(counter) < target:
+            looks += 1
+            if looks > SPINS:
+                call(give_way)
+
+    @jit
+    def run(program, first, last, thread, threads, counter, give_way):
+        for n in range(first, last):
+            s = program + n * STEP
+            kind = get(s, 0)
+            if kind == PRODUCT:
+                product(s, thread, threads)
+            elif kind == ATTENTION:
+                attention(s, thread, threads)
+            elif kind == PAD:
+                pad(s, thread, threads)
+            elif kind == ROWS:
+                rows(s, thread, threads)
+            elif kind == SUM:
+                total(s, thread, threads)
+            elif kind == LAYER_NORM:
+                layer_norm(s, thread, threads)
+            elif kind == ADD:
+                add(s, thread, threads)
+            if threads > 1:
+                wait(counter, (n - first + 1) * threads, give_way)
+
+    return run

@@ -1,0 +1,22 @@
+"""Aligned memory for the kernels, handed out in pieces of large blocks that are kept as long as the arena."""
+
+import numpy as np
+
+BLOCK = 1 << 24  # bytes; large enough for the system to map it in large pages
+ALIGNMENT = 64  # a cache line, and the widest vector
+
+
+class Arena:
+    """numbers(count, dtype) -> a zeroed array of its own, at an address that is a multiple of 64."""
+
+    def __init__(self):
+        self._blocks, self._free = [], np.empty(0, np.uint8)
+
+    def numbers(self, count: int, dtype=np.float32) -> np.ndarray:
+        size = -(-count * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+        if size > self._free.size:
+            block = np.zeros(max(size, BLOCK) + ALIGNMENT, np.uint8)
+            self._blocks.append(block)
+            self._free = block[-block.ctypes.data % ALIGNMENT :]
+        piece, self._free = self._free[:size], self._free[size:]
+        return piece[: count * np.dtype(dtype).itemsize].view(dtype)

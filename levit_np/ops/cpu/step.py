@@ -1,0 +1,60 @@
+"""A program for the kernels: a table of int64, one row a step, its first number saying which kernel runs.
+
+Addresses are absolute, sizes and strides in bytes unless a name says otherwise.  This file is the one place that knows
+the columns; inference/cpu.py writes them, the kernels read them.
+"""
+
+from enum import IntEnum
+
+COLUMNS = 32  # int64 numbers a step
+
+
+class Kind(IntEnum):
+    PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD = range(7)
+
+
+class Product(IntEnum):
+    """c = finish(a b + bias): `tiles` rows of (rows, a's offset, c's offset); a row of a is `count` segments of
+    `length` terms; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go through all panels
+    before the next."""
+
+    TILES, TILE_COUNT, A, LDA, SEGMENTS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, FINISH, \
+        BLOCK = range(1, 18)
+
+
+class Attention(IntEnum):
+    """For each image and head: out = finish(softmax(q kᵀ + bias) v).  q, k and v lie in panels of `width` columns,
+    (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE are columns a head; `scratch` bytes a thread."""
+
+    IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, BIAS_ROW, OUT, \
+        LDO, SCRATCH, SCRATCH_SIZE, FINISH = range(1, 21)
+
+
+class Pad(IntEnum):
+    """Images (count, channels, height, width) into the middle of larger ones, whose border stays 0."""
+
+    IMAGES, CHANNELS, HEIGHT, WIDTH, SOURCE, TARGET, TARGET_ROW, TARGET_CHANNEL = range(1, 9)
+
+
+class Rows(IntEnum):
+    """Copies rows: `pairs` of (source's offset, target's offset)."""
+
+    PAIRS, COUNT, SOURCE, TARGET, VECTORS = range(1, 6)
+
+
+class Sum(IntEnum):
+    """target[image] = the sum of its `tokens` rows."""
+
+    IMAGES, TOKENS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS = range(1, 8)
+
+
+class LayerNorm(IntEnum):
+    """target = gamma x̂ + beta, row by row, over the first `channels` columns.  EPS: a float64's bits."""
+
+    ROWS, CHANNELS, SOURCE, TARGET, ROW, GAMMA, BETA, EPS = range(1, 9)
+
+
+class Add(IntEnum):
+    """target[image] += source, `tokens` rows each."""
+
+    IMAGES, TOKENS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS = range(1, 8)

@@ -1,0 +1,65 @@
+"""The threads that compute: one unless NUMBA_NUM_THREADS or set_threads says more."""
+
+import ctypes
+import os
+import threading
+from queue import SimpleQueue
+
+from ...errors import BackendError
+
+MOST = 64
+_submission = threading.Lock()
+_queues: list[SimpleQueue] = []
+_owner = os.getpid()
+_count = None
+
+
+def set_threads(count: int) -> None:
+    """How many threads each call of a model on the cpu backend uses from now on, the caller's included.
+
+    The result does not depend on it.  Raises BackendError for anything but a whole number from 1 to 64."""
+    global _count
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
+        raise BackendError(f"threads: expected a whole number from 1 to {MOST}, found {count!r}")
+    _count = count
+
+
+def threads() -> int:
+    """What set_threads said last, else NUMBA_NUM_THREADS, else 1."""
+    if _count is None:
+        text = os.environ.get("NUMBA_NUM_THREADS") or "1"
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
+            raise BackendError(f"NUMBA_NUM_THREADS: expected a whole number from 1 to {MOST}, found {text!r}")
+        return int(text)
+    return _count
+
+
+def run_with_threads(function, count: int) -> None:
+    """function(thread, counter) in `count` threads at once, this one being the first; counter is the address of a
+    shared int64 that starts at 0.  The function's threads may wait for each other."""
+    counter = ctypes.c_int64(0)
+    address = ctypes.addressof(counter)
+    if count > 1:
+        # In one piece: two calls that reached two workers in different orders would wait for each other forever.
+        with _submission:
+            for thread, queue in enumerate(_workers(count - 1), 1):
+                queue.put((function, thread, counter))
+    function(0, address)
+
+
+def _workers(count):
+    global _queues, _owner
+    if _owner != os.getpid():  # threads do not survive a fork
+        _queues, _owner = [], os.getpid()
+    while len(_queues) < count:
+        queue = SimpleQueue()
+        threading.Thread(target=_work, args=(queue,), daemon=True, name=f"levit_np {len(_queues) + 1}").start()
+        _queues.append(queue)
+    return _queues[:count]
+
+
+def _work(queue):
+    while True:
+        function, thread, counter = queue.get()
+        function(thread, ctypes.addressof(counter))
+        del function, counter  # a worker that waits keeps no model alive
