@@ -4,7 +4,7 @@ import numpy as np
 
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
-from ..ops.cpu.tile import HARDSWISH, PLAIN, RESIDUAL, SCALED, SILU
+from ..ops.cpu.step import HARDSWISH, PLAIN, RESIDUAL, SCALED, SILU
 from . import plan
 from .packing import GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
 

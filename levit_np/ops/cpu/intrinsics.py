@@ -76,7 +76,8 @@ def call(typingctx, function):
 def tile_of(instructions):
     """tile(rows, vectors, *ARGUMENTS): the tile of that size, one of the sizes the instruction set has room for."""
     @intrinsic
-    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, c, ldc, bias, ldbias, finish):
+    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias,
+             finish):
         def generate(context, builder, signature, arguments):
             rows, vectors, *rest = arguments
             done = builder.append_basic_block("done")

@@ -11,7 +11,7 @@ from numba import types
 
 from . import step
 from .intrinsics import add_atomic, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
-from .tile import PLAIN
+from .step import PLAIN
 
 # No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
 # compiled code needs no symbol of Numba or Python.
@@ -39,9 +39,9 @@ def kernels(instructions):
         return count * thread // threads, count * (thread + 1) // threads
 
     @jit
-    def tile(rows, vectors, a, lda, segments, count, length, b, c, ldc, bias, ldbias, finish):
+    def tile(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
         """A function of its own, so that the tiles are compiled once for both who use them."""
-        one_tile(rows, vectors, a, lda, segments, count, length, b, c, ldc, bias, ldbias, finish)
+        one_tile(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
 
     @jit
     def product(s, thread, threads):
@@ -55,14 +55,20 @@ def kernels(instructions):
         a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
         segments, segment_count, length = get(s, P_SEGMENTS), get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
+        terms = segment_count * length
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
         for start in range(first, last, block):
             for j in range(left, right):
                 wide = vectors if j < full else tail_vectors
-                for t in range(start, min(start + block, last)):
+                stop = min(start + block, last)
+                # While a panel is used, the next one is fetched: each tile's share of it, the last panel's being
+                # what lies behind these weights, the next step's.
+                part = b_panel // (stop - start)
+                advance = part * 4 // terms
+                for t in range(start, stop):
                     row = tiles + 24 * t
                     tile(get(row, 0), wide, a + get(row, 1), lda, segments, segment_count, length, b + j * b_panel,
-                         c + get(row, 2) + j * c_panel, ldc, bias + j * width * 4, 0, finish)
+                         b + (j + 1) * b_panel + (t - start) * part, advance, c + get(row, 2) + j * c_panel, ldc, bias + j * width * 4, 0, finish)
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
         A_BIAS, A_BIAS_ROW, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH = (int(c) for c in step.Attention)
@@ -114,14 +120,14 @@ def kernels(instructions):
             bias = get(s, A_BIAS) + (head * queries + start) * bias_row
             for k in range(0, keys, width):
                 wide = vectors if keys - k > tail_width else tail_vectors
-                tile(rows, wide, q, width * 4, segments, pieces, piece, keys_across + k * key * 4, scores + k * 4,
+                tile(rows, wide, q, width * 4, segments, pieces, piece, keys_across + k * key * 4, q, 0, scores + k * 4,
                      bias_row, bias + k * 4, bias_row, PLAIN)
             for i in range(rows):
                 softmax_row(scores + i * bias_row, bias_row // (4 * lanes), inverses + 4 * i)
             out = get(s, A_OUT) + (image * queries + start) * ldo + head * value * 4
             v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * width * 4
             for j in range(value // width):
-                tile(rows, vectors, scores, bias_row, zero, 1, keys, v + j * get(s, A_V_PANEL), out + j * width * 4,
+                tile(rows, vectors, scores, bias_row, zero, 1, keys, v + j * get(s, A_V_PANEL), scores, 0, out + j * width * 4,
                      ldo, inverses, 4, finish)
 
     I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (

@@ -8,6 +8,10 @@ from enum import IntEnum
 
 COLUMNS = 32  # int64 numbers a step
 
+# What becomes of a finished sum.
+PLAIN, HARDSWISH, SILU, RESIDUAL = 0, 1, 2, 3
+SCALED = 8  # attention's: instead of adding a bias, row i is multiplied by bias[i], before the activation
+
 
 class Kind(IntEnum):
     PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD = range(7)

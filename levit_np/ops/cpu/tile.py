@@ -7,14 +7,12 @@ attention.
 
 from llvmlite import ir
 
+from .step import HARDSWISH, PLAIN, RESIDUAL, SCALED, SILU
 from .vector import F32, I64, Vectors, number
 
-# What becomes of a finished sum.
-PLAIN, HARDSWISH, SILU, RESIDUAL = 0, 1, 2, 3
-SCALED = 8  # attention's: instead of adding a bias, row i is multiplied by bias[i], before the activation
-
-ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "c", "ldc", "bias", "ldbias", "finish")
+ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "ahead", "advance", "c", "ldc", "bias", "ldbias", "finish")
 UNROLL = 4
+LINES = 4  # cache lines prefetched every UNROLL terms
 
 
 def tile_function(module, lanes, rows, vectors):
@@ -22,7 +20,7 @@ def tile_function(module, lanes, rows, vectors):
 
     a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next (ldbias 0: one bias for all rows);
     segments: the address of `count` byte offsets, at each of which `length` terms of a row stand; b: a packed panel,
-    (count·length, vectors·lanes).
+    (count·length, vectors·lanes); ahead: what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
     """
     name = f"levit_tile_{lanes}_{rows}x{vectors}"
     if name in module.globals:
@@ -99,23 +97,28 @@ def _sum_segments(v, argument, zeros):
         return sums
 
     def segment(s, carried):
-        weights, *sums = carried
+        weights, ahead, *sums = carried
         a = v.at(argument["a"], v.load_scalar(v.at(argument["segments"], b.mul(s, number(8))), I64))
         stop = v.at(a, b.mul(argument["length"], number(4)))
 
         def several(step):
             def body(a, carried):
-                weights, *sums = carried
+                weights, ahead, *sums = carried
+                if step == UNROLL:
+                    for line in range(LINES):
+                        v.prefetch(v.at(ahead, 64 * line))
+                    ahead = v.at(ahead, argument["advance"])
                 for u in range(step):
                     sums = terms(a, weights, list(sums), u)
-                return [v.at(weights, step * panel), *sums]
+                return [v.at(weights, step * panel), ahead, *sums]
             return body
 
-        a, carried = emit_loop(b, a, stop, 4 * UNROLL, [weights, *sums], several(UNROLL))
+        a, carried = emit_loop(b, a, stop, 4 * UNROLL, [weights, ahead, *sums], several(UNROLL))
         _, carried = emit_loop(b, a, stop, 4, carried, several(1))
         return carried
 
-    _, (_, *sums) = emit_loop(b, number(0), argument["count"], 1, [argument["b"], *_flat(zeros)], segment)
+    carried = [argument["b"], argument["ahead"], *_flat(zeros)]
+    _, (_, _, *sums) = emit_loop(b, number(0), argument["count"], 1, carried, segment)
     return [sums[i * vectors : (i + 1) * vectors] for i in range(rows)]
 
 

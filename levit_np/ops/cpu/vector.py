@@ -47,6 +47,15 @@ class Vectors:
     def load_scalar(self, address, kind=F32):
         return self.builder.load(self.pointer(address, kind), align=4, typ=kind)
 
+    def prefetch(self, address):
+        """Asks for a cache line to be brought to the L2 cache; any address will do."""
+        byte, name = ir.IntType(8).as_pointer(), "llvm.prefetch.p0"
+        module = self.builder.module
+        function = module.globals.get(name) or ir.Function(
+            module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), name)
+        reading, level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+        self.builder.call(function, [self.builder.inttoptr(address, byte), reading, level, data])
+
     def spread(self, scalar):
         """One number in every lane."""
         undefined = ir.Constant(self.type, ir.Undefined)
