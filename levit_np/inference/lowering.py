@@ -4,22 +4,23 @@ import numpy as np
 
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
-from ..ops.cpu.step import HARDSWISH, PLAIN, RESIDUAL, SCALED, SILU
+from ..ops.cpu.step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from . import plan
 from .packing import GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
 
-FINISH = {"identity": PLAIN, "hardswish": HARDSWISH, "silu": SILU}
-MASKED = -1e30  # the bias of a key that is not there
+FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
+LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
 
 
 class Lowering:
     """The steps of a plan, packed, in `sections`: the stem, then each stage with the shrinking block that ends it.
 
-    While they are made: `columns` of each tensor (see packing), `tokens` of the residual stream, `size` of the map."""
+    While they are made: `columns` of each tensor (see packing) and its `scale`, by which its true values are less than
+    those in memory; `tokens` of the residual stream, `size` of the map."""
 
     def __init__(self, steps, config, instructions):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
-        self.columns, self.tokens, self.size, self.classes = {}, None, config.image_size, config.num_classes
+        self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
         for step in steps:
             self.sections[-1].append(KINDS[type(step)](step, self))
@@ -29,6 +30,11 @@ class Lowering:
 
     def pack(self, weight, bias, rows, columns):
         return pack(self.arena, weight, bias, self.width, rows, columns)
+
+    def finish(self, target, activation):
+        """The kernels' number of an activation whose result goes to `target`."""
+        self.scale[target] = 1 / 6 if activation == "hardswish" else 1
+        return FINISH[activation]
 
     def keep(self, array):
         """The address of a float32 copy."""
@@ -44,7 +50,8 @@ class Convolution:
     def __init__(self, step, lowering):
         outputs, channels, self.kernel, _ = step.weight.shape
         self.name, self.stride, self.padding = step.name, step.stride, step.padding
-        self.finish, self.size = FINISH[step.activation], lowering.size
+        self.size, scale = lowering.size, lowering.scale.get("map", 1)
+        self.finish = lowering.finish("map", step.activation)
         self.planes, self.channels, self.next = 1, channels, None
         if not lowering.convolutions:
             self.planes, self.channels = channels, 1
@@ -61,7 +68,7 @@ class Convolution:
         self.outputs = len(columns)
         self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
-        self.weight = lowering.pack(weight, step.bias, rows, columns)
+        self.weight = lowering.pack(weight * scale, step.bias, rows, columns)
 
     def input(self, program):
         """The bordered map it reads, and its height with the border."""
@@ -103,14 +110,19 @@ class _Target:
 class Linear:
     def __init__(self, step, lowering):
         self.name, self.source, self.target = step.name, step.source, step.target
-        self.finish = RESIDUAL if step.residual else FINISH[step.activation]
+        scale = lowering.scale.get(step.source, 1)
+        self.finish = RESIDUAL if step.residual else lowering.finish(step.target, step.activation)
         self.residual, self.tokens, self.panels = step.residual, lowering.tokens, bool(step.groups)
         if step.source in ("kept", "context"):
             self.tokens = lowering.kept
         self.rows = lowering.columns[step.source]
         columns = self._columns(step, lowering.width)
         lowering.columns[step.target] = columns
-        weight = step.weight
+        weight, bias = step.weight, step.bias
+        if step.groups and step.target != "kv":  # the queries come first
+            base = np.ones(len(weight))
+            base[: step.groups[0][0] * step.groups[0][1]] = LOG2_E
+            weight, bias = weight * base[:, None], bias * base
         if step.source == "pooled":
             # The pool only sums; the mean's 1/N stands in the weights.
             self.tokens, weight = 1, weight / lowering.tokens
@@ -118,7 +130,7 @@ class Linear:
             self.tokens = 1
         if step.target == "x":
             lowering.tokens = self.tokens
-        self.outputs, self.weight = len(columns), lowering.pack(weight, step.bias, self.rows, columns)
+        self.outputs, self.weight = len(columns), lowering.pack(weight * scale, bias, self.rows, columns)
 
     @staticmethod
     def _columns(step, width):
@@ -153,14 +165,19 @@ class Attention:
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
         self.tokens, width, self.lanes = step.tokens, lowering.width, lowering.lanes
         self.key, self.value = key_size(step.key, width), padded(step.value, width)
-        self.finish = SCALED | FINISH[step.activation]
+        self.finish = lowering.finish("context", step.activation)
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value, GRAIN)
         self.outputs, lowering.kept = len(columns), step.tokens[0]
+        self.bias = lowering.keep(self._bias_on_its_side(step, width))
+
+    def _bias_on_its_side(self, step, width):
+        """(heads, Nq, Nk) -> (heads, blocks, Nk, width), to base 2 like the scores; zeros for missing queries."""
         queries, keys = step.tokens
-        self.bias_row = padded(keys) * 4
-        bias = np.full((step.heads, queries, padded(keys)), MASKED, np.float32)
-        bias[..., :keys] = 0 if step.bias is None else step.bias
-        self.bias = lowering.keep(bias)
+        blocks = -(-queries // width)
+        bias = np.zeros((step.heads, blocks * width, keys), np.float32)
+        if step.bias is not None:
+            bias[:, :queries] = step.bias * LOG2_E
+        return bias.reshape(step.heads, blocks, width, keys).swapaxes(2, 3)
 
     def emit(self, program):
         a, (queries, keys), width = table.Attention, self.tokens, program.width
@@ -168,14 +185,15 @@ class Attention:
         out = program.tensors["context"] = program.new("context", queries, self.outputs)
         panels = padded(self.heads * self.key, width) // width  # of q, and of k
         k = both.address + (panels * both.panel if self.source == self.queries else 0)
-        size = (512 + program.rows_a_tile * self.bias_row + self.key * self.bias_row + 63) // 64 * 64
-        pieces = tuple(i * q.panel for i in range(max(1, self.key // width)))
+        size = 64 + width * 4 * (1 + self.key + keys)
+        # A row of k may be in several panels.
+        pieces = tuple(i * both.panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
             a.VALUE: self.value, a.Q: q.address, a.Q_PANEL: q.panel, a.K: k, a.K_PANEL: both.panel,
             a.V: k + panels * both.panel, a.V_PANEL: both.panel, a.SEGMENTS: program.segments(*pieces),
-            a.BIAS: self.bias, a.BIAS_ROW: self.bias_row, a.OUT: out.address, a.LDO: out.row,
-            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish})
+            a.BIAS: self.bias, a.OUT: out.address, a.LDO: out.row, a.SCRATCH: program.scratch(size),
+            a.SCRATCH_SIZE: size, a.FINISH: self.finish})
 
 
 class Subsample:

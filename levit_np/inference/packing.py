@@ -16,8 +16,8 @@ def padded(count: int, grain: int = GRAIN) -> int:
 
 
 def key_size(key: int, width: int) -> int:
-    """Columns of a head in q and k: the next power of two within a panel, else whole panels."""
-    return padded(key, width) if key > width else 1 << (key - 1).bit_length()
+    """Columns of a head in q and k: whole vectors that divide a panel, or whole panels."""
+    return padded(key, width) if key > width else max(GRAIN, 1 << (key - 1).bit_length())
 
 
 def plain_columns(count: int) -> np.ndarray:

@@ -79,7 +79,8 @@ class Program:
         """A tensor of panels, which attention reads: (panel, images · tokens, width)."""
         count = self.images * tokens
         panels = -(-columns // self.width)
-        address = self._memory((name, tokens, columns), count * panels * self.width)
+        # Attention reads whole blocks of queries: up to a panel's width of rows behind the last.
+        address = self._memory((name, tokens, columns), (count * panels + self.width) * self.width)
         return Tensor(address, tokens, self.width * 4, count * self.width * 4)
 
     def scratch(self, size):

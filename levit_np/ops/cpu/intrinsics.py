@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .tile import ARGUMENTS, emit_loop, tile_function
+from .tile import ARGUMENTS, emit_loop
 from .vector import F32, I32, I64, Vectors, number
 
 
@@ -73,8 +73,9 @@ def call(typingctx, function):
     return types.void(types.int64), generate
 
 
-def tile_of(instructions):
-    """tile(rows, vectors, *ARGUMENTS): the tile of that size, one of the sizes the instruction set has room for."""
+def tile_of(instructions, define):
+    """tile(rows, vectors, *ARGUMENTS): the tile of that size that `define(module, lanes, rows, vectors)` makes, one of
+    the sizes the instruction set has room for."""
     @intrinsic
     def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias,
              finish):
@@ -88,7 +89,7 @@ def tile_of(instructions):
                     block = builder.append_basic_block(f"tile{r}x{v}")
                     switch.add_case(number(8 * r + v), block)
                     builder.position_at_end(block)
-                    builder.call(tile_function(builder.module, instructions.lanes, r, v), rest)
+                    builder.call(define(builder.module, instructions.lanes, r, v), rest)
                     builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
@@ -98,7 +99,7 @@ def tile_of(instructions):
 
 
 def row_operations(lanes):
-    """(softmax_row, copy_row, add_row): functions of addresses and a count of vectors of `lanes` numbers."""
+    """(softmax_columns, transpose_square, copy_row, add_row): functions of addresses and a count."""
 
     def over_vectors(builder, count, carried, body):
         """carried = body(v, byte offset, carried) for each of `count` vectors."""
@@ -107,25 +108,45 @@ def row_operations(lanes):
         return emit_loop(builder, number(0), count, 1, carried, inside)[1]
 
     @intrinsic
-    def softmax_row(typingctx, row, vectors, inverse):
-        """The row becomes exp(row - its largest); 1 / their sum goes to `inverse`."""
+    def softmax_columns(typingctx, scores, row, keys, inverse):
+        """A vector's worth of columns of scores (keys, …), `row` bytes apart: each becomes 2^(score - its largest);
+        1 / their sum goes to `inverse`."""
         def generate(context, builder, signature, arguments):
-            row, count, inverse = arguments
+            scores, row, keys, inverse = arguments
             v = Vectors(builder, lanes)
-            (largest,) = over_vectors(builder, count, [v.splat(-3.0e38)],
-                                      lambda v, at, c: [v.larger(v.load(v.at(row, at)), c[0])])
-            peak = v.spread(v.fold(largest, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y)))
 
-            def exponentials(v, at, carried):
-                e = v.exp(builder.fsub(v.load(v.at(row, at)), peak))
-                v.store(e, v.at(row, at))
-                return [builder.fadd(carried[0], e)]
+            def each_key(start, body):
+                """start = body(address, start) for every key, two at a time, so that neither waits for the other."""
+                def two(key, carried):
+                    at = v.at(scores, builder.mul(key, row))
+                    return [*body(at, carried[:1]), *body(v.at(at, row), carried[1:])]
+                def one(key, carried):
+                    return [*body(v.at(scores, builder.mul(key, row)), carried[:1]), carried[1]]
+                key, carried = emit_loop(builder, number(0), keys, 2, start * 2, two)
+                return emit_loop(builder, key, keys, 1, carried, one)[1]
 
-            (total,) = over_vectors(builder, count, [v.splat(0.0)], exponentials)
-            one = builder.fdiv(ir.Constant(F32, 1.0), v.fold(total, builder.fadd))
-            builder.store(one, builder.inttoptr(inverse, F32.as_pointer())).align = 4
+            def power(at, carried):
+                y = v.exp2(builder.fsub(v.load(at), peak))
+                v.store(y, at)
+                return [builder.fadd(carried[0], y)]
+
+            peak = v.larger(*each_key([v.splat(-3e38)], lambda at, carried: [v.larger(v.load(at), carried[0])]))
+            total = builder.fadd(*each_key([v.splat(0.0)], power))
+            v.store(builder.fdiv(v.splat(1.0), total), inverse)
             return context.get_dummy_value()
-        return _numbers(3), generate
+        return _numbers(4), generate
+
+    @intrinsic
+    def transpose_square(typingctx, source, row, target, column):
+        """A square of `lanes` × `lanes` numbers; row, column: bytes from a row of source, of target to the next."""
+        def generate(context, builder, signature, arguments):
+            source, row, target, column = arguments
+            v = Vectors(builder, lanes)
+            rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
+            for i, x in enumerate(v.transposed(rows)):
+                v.store(x, v.at(target, builder.mul(column, number(i))))
+            return context.get_dummy_value()
+        return _numbers(4), generate
 
     @intrinsic
     def copy_row(typingctx, source, target, vectors):
@@ -151,4 +172,4 @@ def row_operations(lanes):
             return context.get_dummy_value()
         return _numbers(3), generate
 
-    return softmax_row, copy_row, add_row
+    return softmax_columns, transpose_square, copy_row, add_row

@@ -5,6 +5,7 @@ by one thread in one order whatever the count, and all wait for each other betwe
 """
 
 import math
+from functools import partial
 
 import numba
 from numba import types
@@ -12,6 +13,7 @@ from numba import types
 from . import step
 from .intrinsics import add_atomic, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
 from .step import PLAIN
+from .tile import across_function, tile_function
 
 # No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
 # compiled code needs no symbol of Numba or Python.
@@ -28,7 +30,9 @@ def kernels(instructions):
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     tail_width, largest = tail_vectors * lanes, instructions.rows
-    one_tile, (softmax_row, copy_row, add_row) = tile_of(instructions), row_operations(lanes)
+    softmax_columns, transpose_square, copy_row, add_row = row_operations(lanes)
+    one_tile = tile_of(instructions, tile_function)
+    one_across = tile_of(instructions, partial(across_function, width=width))
 
     P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, P_C, P_LDC, \
         P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK = (int(c) for c in step.Product)
@@ -42,6 +46,10 @@ def kernels(instructions):
     def tile(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
         """A function of its own, so that the tiles are compiled once for both who use them."""
         one_tile(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
+
+    @jit
+    def across(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
+        one_across(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
 
     @jit
     def product(s, thread, threads):
@@ -71,7 +79,7 @@ def kernels(instructions):
                          b + (j + 1) * b_panel + (t - start) * part, advance, c + get(row, 2) + j * c_panel, ldc, bias + j * width * 4, 0, finish)
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_BIAS_ROW, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH = (int(c) for c in step.Attention)
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH = (int(c) for c in step.Attention)
 
     @jit
     def column(base, panel_size, head, size):
@@ -80,55 +88,54 @@ def kernels(instructions):
         return base + at // width * panel_size + at % width * 4
 
     @jit
-    def transpose(k, panel_size, rows, depth, target):
-        """Keys (rows, depth), in panels of columns, become packed panels (depth, width) of keys, the last perhaps
-        narrow; missing keys are 0."""
-        for start in range(0, rows, width):
-            wide = width if rows - start > tail_width else tail_width
-            to = target + start * depth * 4
-            for d in range(depth):
-                source = k + d // width * panel_size + d % width * 4 + start * width * 4
-                for i in range(min(wide, rows - start)):
-                    set_float(to + (d * wide + i) * 4, get_float(source + i * width * 4))
-                for i in range(rows - start, wide):
-                    set_float(to + (d * wide + i) * 4, types.float32(0.0))
+    def transpose(q, panel_size, depth, wide, target):
+        """A block of queries (…, depth), in panels of columns, stands on its side, (depth, wide vectors).  The last
+        block may be short: what lies behind it goes through the arithmetic and is never looked at."""
+        for d in range(0, depth, lanes):
+            source = q + d // width * panel_size + d % width * 4
+            for j in range(wide):
+                transpose_square(source + j * lanes * width * 4, width * 4, target + (d * wide + j) * lanes * 4,
+                                 wide * lanes * 4)
 
     @jit
     def attention(s, thread, threads):
+        """Scores are held on their side, (keys, queries): what is one query's stands in one lane, so that its largest
+        score and its sum need no sum across a vector.  A block of queries at a time: never all scores."""
         heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
                                             get(s, A_VALUE))
-        bias_row, ldo, finish = get(s, A_BIAS_ROW), get(s, A_LDO), get(s, A_FINISH)
-        scratch = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
-        inverses, zero = scratch, scratch + 256  # the segment table of a row that is one piece
-        scores = scratch + 512
-        keys_across = scores + largest * bias_row
-        blocks = (queries + largest - 1) // largest
-        q_panel, segments = get(s, A_Q_PANEL), get(s, A_SEGMENTS)
-        pieces, piece = max(1, key // width), min(key, width)
+        ldo, finish = get(s, A_LDO), get(s, A_FINISH)
+        row = width * 4
+        inverses = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
+        one_piece = inverses + row  # the segment table of a row that is not in pieces: a zero
+        queries_across = one_piece + 64
+        scores = queries_across + key * row
+        blocks = (queries + width - 1) // width
+        segments, pieces, piece = get(s, A_SEGMENTS), max(1, key // width), min(key, width)
+        parts = (keys + largest - 1) // largest
         first, last = share(get(s, A_IMAGES) * heads * blocks, thread, threads)
-        before = -1
         for unit in range(first, last):
-            head, block = unit // blocks % heads, unit % blocks
-            image = unit // blocks // heads
-            if unit // blocks != before:
-                before = unit // blocks
-                transpose(column(get(s, A_K), get(s, A_K_PANEL), head, key) + image * keys * width * 4,
-                          get(s, A_K_PANEL), keys, key, keys_across)
-            start, stop = queries * block // blocks, queries * (block + 1) // blocks
-            rows = stop - start
-            q = column(get(s, A_Q), q_panel, head, key) + (image * queries + start) * width * 4
-            bias = get(s, A_BIAS) + (head * queries + start) * bias_row
-            for k in range(0, keys, width):
-                wide = vectors if keys - k > tail_width else tail_vectors
-                tile(rows, wide, q, width * 4, segments, pieces, piece, keys_across + k * key * 4, q, 0, scores + k * 4,
-                     bias_row, bias + k * 4, bias_row, PLAIN)
-            for i in range(rows):
-                softmax_row(scores + i * bias_row, bias_row // (4 * lanes), inverses + 4 * i)
+            head, block, image = unit // blocks % heads, unit % blocks, unit // blocks // heads
+            start = block * width
+            present = min(width, queries - start)
+            wide = vectors if present > tail_width else tail_vectors
+            q = column(get(s, A_Q), get(s, A_Q_PANEL), head, key) + (image * queries + start) * row
+            transpose(q, get(s, A_Q_PANEL), key, wide, queries_across)
+            k = column(get(s, A_K), get(s, A_K_PANEL), head, key) + image * keys * row
+            bias = get(s, A_BIAS) + (head * blocks + block) * keys * row
+            for part in range(parts):
+                at, stop = keys * part // parts, keys * (part + 1) // parts
+                tile(stop - at, wide, k + at * row, row, segments, pieces, piece, queries_across, bias, 0,
+                     scores + at * row, row, bias + at * row, row, PLAIN)
+            for j in range(wide):
+                softmax_columns(scores + j * lanes * 4, row, keys, inverses + j * lanes * 4)
             out = get(s, A_OUT) + (image * queries + start) * ldo + head * value * 4
-            v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * width * 4
+            v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * row
+            groups = (present + largest - 1) // largest
             for j in range(value // width):
-                tile(rows, vectors, scores, bias_row, zero, 1, keys, v + j * get(s, A_V_PANEL), scores, 0, out + j * width * 4,
-                     ldo, inverses, 4, finish)
+                for group in range(groups):
+                    at, stop = present * group // groups, present * (group + 1) // groups
+                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL),
+                           scores, 0, out + at * ldo + j * row, ldo, inverses + at * 4, 0, finish)
 
     I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
         int(c) for c in step.Pad)

@@ -9,8 +9,7 @@ from enum import IntEnum
 COLUMNS = 32  # int64 numbers a step
 
 # What becomes of a finished sum.
-PLAIN, HARDSWISH, SILU, RESIDUAL = 0, 1, 2, 3
-SCALED = 8  # attention's: instead of adding a bias, row i is multiplied by bias[i], before the activation
+PLAIN, HARDSWISH_SIX, SILU, RESIDUAL = 0, 1, 2, 3  # HARDSWISH_SIX: six times hardswish
 
 
 class Kind(IntEnum):
@@ -27,11 +26,13 @@ class Product(IntEnum):
 
 
 class Attention(IntEnum):
-    """For each image and head: out = finish(softmax(q kᵀ + bias) v).  q, k and v lie in panels of `width` columns,
-    (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE are columns a head; `scratch` bytes a thread."""
+    """For each image and head: out = finish(softmax(q kᵀ + bias) v), the softmax to base 2.
 
-    IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, BIAS_ROW, OUT, \
-        LDO, SCRATCH, SCRATCH_SIZE, FINISH = range(1, 21)
+    q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE
+    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side."""
+
+    IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
+        SCRATCH_SIZE, FINISH = range(1, 20)
 
 
 class Pad(IntEnum):

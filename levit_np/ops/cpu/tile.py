@@ -7,7 +7,7 @@ attention.
 
 from llvmlite import ir
 
-from .step import HARDSWISH, PLAIN, RESIDUAL, SCALED, SILU
+from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from .vector import F32, I64, Vectors, number
 
 ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "ahead", "advance", "c", "ldc", "bias", "ldbias", "finish")
@@ -22,19 +22,42 @@ def tile_function(module, lanes, rows, vectors):
     segments: the address of `count` byte offsets, at each of which `length` terms of a row stand; b: a packed panel,
     (count·length, vectors·lanes); ahead: what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
     """
-    name = f"levit_tile_{lanes}_{rows}x{vectors}"
+    v, argument, name = _function(module, f"levit_tile_{lanes}_{rows}x{vectors}", lanes)
+    if argument:
+        b = v.builder
+        start = [v.load(v.at(v.at(argument["bias"], b.mul(argument["ldbias"], number(i))), j * v.lanes * 4))
+                 for i in range(rows) for j in range(vectors)]
+        offsets = _row_offsets(v, argument["lda"], rows)
+        place = lambda a, i, u: v.at(v.at(a, offsets[i]), 4 * u)
+        sums = _sum_segments(v, argument, start, rows, place, 4)
+        cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
+                 RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
+        _finish(v, argument, sums, vectors, cases)
+    return module.globals[name]
+
+
+def across_function(module, lanes, rows, vectors, width):
+    """The tile whose `a` stands on its side, (terms, width): a's row i is column i.  The sums start at 0, and row i
+    of c is bias[i] times its sum before the activation: attention's product with v, divided by the softmax's sums."""
+    v, argument, name = _function(module, f"levit_across_{lanes}_{rows}x{vectors}", lanes)
+    if argument:
+        place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)
+        sums = _sum_segments(v, argument, [v.splat(0.0)] * (rows * vectors), rows, place, 4 * width)
+        scale = [v.spread(v.load_scalar(v.at(argument["bias"], 4 * i))) for i in range(rows)]
+        scaled = [v.builder.fmul(y, scale[n // vectors]) for n, y in enumerate(sums)]
+        _finish(v, argument, scaled, vectors, {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)})
+    return module.globals[name]
+
+
+def _function(module, name, lanes):
+    """(Vectors at the start of a new function, its arguments by name, the name); no arguments if it is there."""
     if name in module.globals:
-        return module.globals[name]
+        return None, None, name
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("start"))
-    argument = dict(zip(ARGUMENTS, function.args))
-    v = Vectors(builder, lanes)
-    zeros = [[v.splat(0.0)] * vectors for _ in range(rows)]
-    sums = _sum_segments(v, argument, zeros)
-    _finish(v, argument, sums)
-    return function
+    return Vectors(builder, lanes), dict(zip(ARGUMENTS, function.args)), name
 
 
 def emit_loop(builder, start, stop, step, carried, body):
@@ -61,10 +84,6 @@ def emit_loop(builder, start, stop, step, carried, body):
     return i, phis
 
 
-def _flat(sums):
-    return [x for row in sums for x in row]
-
-
 def _row_offsets(v, lda, rows):
     """i·lda for each row, as few registers as x86's addressing allows: base + {1, 2, 4, 8}·(odd multiple of lda).
 
@@ -82,67 +101,69 @@ def _row_offsets(v, lda, rows):
     return offsets
 
 
-def _sum_segments(v, argument, zeros):
-    rows, vectors = len(zeros), len(zeros[0])
+def _sum_segments(v, argument, start, rows, place, step):
+    """start + the products: `place(a, i, u)` is where row i's term u stands, `step` bytes from a term to the next."""
+    vectors = len(start) // rows
     b, panel = v.builder, vectors * v.lanes * 4
-    offsets = _row_offsets(v, argument["lda"], rows)
 
-    def terms(a, weights, sums, u):
+    def term(a, weights, sums, u):
         """One k: a row of b's panel in registers, each of a's rows spread over a vector."""
         right = [v.load(v.at(weights, u * panel + j * v.lanes * 4)) for j in range(vectors)]
-        for i in range(rows):
-            left = v.spread(v.load_scalar(v.at(v.at(a, offsets[i]), 4 * u)))
-            sums[i * vectors : (i + 1) * vectors] = [
-                v.fma(left, right[j], sums[i * vectors + j]) for j in range(vectors)]
-        return sums
+        left = (v.spread(v.load_scalar(place(a, i, u))) for i in range(rows))
+        return [v.fma(x, w, sums[i * vectors + j]) for i, x in enumerate(left) for j, w in enumerate(right)]
+
+    def terms(count):
+        def body(a, carried):
+            weights, ahead, *sums = carried
+            if count == UNROLL:
+                for line in range(LINES):
+                    v.prefetch(v.at(ahead, 64 * line))
+                ahead = v.at(ahead, argument["advance"])
+            for u in range(count):
+                sums = term(a, weights, sums, u)
+            return [v.at(weights, count * panel), ahead, *sums]
+        return body
 
     def segment(s, carried):
-        weights, ahead, *sums = carried
         a = v.at(argument["a"], v.load_scalar(v.at(argument["segments"], b.mul(s, number(8))), I64))
-        stop = v.at(a, b.mul(argument["length"], number(4)))
+        stop = v.at(a, b.mul(argument["length"], number(step)))
+        a, carried = emit_loop(b, a, stop, step * UNROLL, carried, terms(UNROLL))
+        return emit_loop(b, a, stop, step, carried, terms(1))[1]
 
-        def several(step):
-            def body(a, carried):
-                weights, ahead, *sums = carried
-                if step == UNROLL:
-                    for line in range(LINES):
-                        v.prefetch(v.at(ahead, 64 * line))
-                    ahead = v.at(ahead, argument["advance"])
-                for u in range(step):
-                    sums = terms(a, weights, list(sums), u)
-                return [v.at(weights, step * panel), ahead, *sums]
-            return body
-
-        a, carried = emit_loop(b, a, stop, 4 * UNROLL, [weights, ahead, *sums], several(UNROLL))
-        _, carried = emit_loop(b, a, stop, 4, carried, several(1))
-        return carried
-
-    carried = [argument["b"], argument["ahead"], *_flat(zeros)]
-    _, (_, _, *sums) = emit_loop(b, number(0), argument["count"], 1, carried, segment)
-    return [sums[i * vectors : (i + 1) * vectors] for i in range(rows)]
+    carried = [argument["b"], argument["ahead"], *start]
+    return emit_loop(b, number(0), argument["count"], 1, carried, segment)[1][2:]
 
 
-def _finish(v, argument, sums):
+def _finish(v, argument, sums, vectors, cases):
+    """Stores what a case makes of each sum; SILU, whose exponential is long, goes over the stored sums."""
     b = v.builder
-    cases = {
-        PLAIN: lambda y, old: y, HARDSWISH: lambda y, old: v.hardswish(y), SILU: lambda y, old: v.silu(y),
-        RESIDUAL: lambda y, old: b.fadd(y, v.load(old)),
-    }
-    cases |= {SCALED | code: cases[code] for code in (PLAIN, HARDSWISH, SILU)}
-    done = b.append_basic_block("done")
-    switch = b.switch(argument["finish"], done)
+    place = [v.at(v.at(argument["c"], b.mul(argument["ldc"], number(n // vectors))), n % vectors * v.lanes * 4)
+             for n in range(len(sums))]
+    done, plain = b.append_basic_block("done"), b.append_basic_block("plain")
+    switch = b.switch(argument["finish"], plain)
     for code, change in cases.items():
-        block = b.append_basic_block(f"finish{code}")
-        switch.add_case(number(code), block)
+        block = plain if code == PLAIN else b.append_basic_block(f"finish{code}")
+        if code != PLAIN:
+            switch.add_case(number(code), block)
         b.position_at_end(block)
-        for i, row in enumerate(sums):
-            c = v.at(argument["c"], b.mul(argument["ldc"], number(i)))
-            bias = v.at(argument["bias"], b.mul(argument["ldbias"], number(i)))
-            scale = v.spread(v.load_scalar(bias)) if code & SCALED else None
-            for j, y in enumerate(row):
-                to = v.at(c, j * v.lanes * 4)
-                y = b.fmul(y, scale) if scale else b.fadd(y, v.load(v.at(bias, j * v.lanes * 4)))
-                v.store(change(y, to), to)
+        for y, to in zip(sums, place):
+            v.store(change(y, to), to)
+        if code == PLAIN:
+            silu = b.append_basic_block("silu")
+            b.cbranch(b.icmp_signed("==", argument["finish"], number(SILU)), silu, done)
+            b.position_at_end(silu)
+            _silu_in_place(v, argument, len(sums) // vectors, vectors)
         b.branch(done)
     b.position_at_end(done)
     b.ret_void()
+
+
+def _silu_in_place(v, argument, rows, vectors):
+    def row(i, carried):
+        start = v.at(argument["c"], v.builder.mul(argument["ldc"], i))
+        for j in range(vectors):
+            at = v.at(start, j * v.lanes * 4)
+            v.store(v.silu(v.load(at)), at)
+        return []
+
+    emit_loop(v.builder, number(0), number(rows), 1, [], row)

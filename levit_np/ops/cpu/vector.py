@@ -4,7 +4,13 @@ Addresses are int64 numbers of bytes; `at` is an address plus an offset.  No fas
 a NaN and an infinity an infinity.
 """
 
+import math
+
 from llvmlite import ir
+
+LOG2_E = 1.4426950408889634
+# Taylor's terms of 2ᶠ, (ln 2)ⁿ / n!, the highest power first: at |f| = 1/2 the next would be 1e-7 of a unit.
+EXP2 = tuple(math.log(2) ** n / math.factorial(n) for n in range(7, -1, -1))
 
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -73,42 +79,48 @@ class Vectors:
     def smaller(self, x, bound):
         return self.builder.select(self.builder.fcmp_ordered(">", x, bound), bound, x)
 
-    def hardswish(self, x):
-        """x · clip(x + 3, 0, 6) / 6."""
-        gate = self.smaller(self.larger(self.builder.fadd(x, self.splat(3.0)), self.splat(0.0)), self.splat(6.0))
-        return self.builder.fmul(x, self.builder.fmul(gate, self.splat(1 / 6)))
+    def hardswish_six(self, x):
+        """x · clip(x + 3, 0, 6): six times hardswish; whoever reads it has the 1/6 in its weights."""
+        gate = self.larger(self.builder.fadd(x, self.splat(3.0)), self.splat(0.0))
+        return self.builder.fmul(x, self.smaller(gate, self.splat(6.0)))
 
     def silu(self, x):
         """x / (1 + exp(-x))."""
-        below = self.builder.fadd(self.splat(1.0), self.exp(self.builder.fneg(x)))
-        return self.builder.fdiv(x, below)
+        power = self.smaller(self.builder.fmul(x, self.splat(-LOG2_E)), self.splat(126.0))
+        return self.builder.fdiv(x, self.builder.fadd(self.splat(1.0), self.exp2(power)))
 
-    def exp(self, x):
-        """exp(x) = 2ⁿ exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2: a polynomial of degree 6 for exp(r), n
-        added to its exponent.  x is held within ±87, where the result is a normal number; a NaN stays."""
+    def exp2(self, x):
+        """2ˣ for x <= 126: 2ⁿ 2ᶠ with n = round(x), |f| <= 1/2, 2ᶠ a polynomial, n added to its exponent.
+
+        Below -126, where the result would no longer be a normal number, it is 2⁻¹²⁶; a NaN stays."""
         b = self.builder
-        held = self.smaller(self.larger(x, self.splat(-87.0)), self.splat(87.0))
+        held = self.larger(x, self.splat(-126.0))
         # Adding 1.5 · 2²³ leaves the rounded integer in the lowest bits of the sum.
         magic = self.splat(12582912.0)
-        shifted = self.fma(held, self.splat(1.4426950408889634), magic)
-        n = b.fsub(shifted, magic)
-        # ln 2 in two parts: n times the first is exact.
-        r = self.fma(n, self.splat(-0.693359375), held)
-        r = self.fma(n, self.splat(2.12194440e-4), r)
-        p = self.splat(1 / 720)
-        for coefficient in (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
-            p = self.fma(p, r, self.splat(coefficient))
+        shifted = b.fadd(held, magic)
+        f = b.fsub(held, b.fsub(shifted, magic))  # exact
+        p = self.splat(EXP2[0])
+        for coefficient in EXP2[1:]:
+            p = self.fma(p, f, self.splat(coefficient))
         exponent = b.shl(b.bitcast(shifted, self.integers), self.splat_integer(23))
         return b.bitcast(b.add(b.bitcast(p, self.integers), exponent), self.type)
 
-    def fold(self, x, operation):
-        """operation over all lanes, halves first: the same order on every call.  -> a scalar."""
-        b, width = self.builder, self.lanes
-        while width > 1:
-            width //= 2
-            kind = ir.VectorType(I32, width)
-            low, high = ([number_ + start for number_ in range(width)] for start in (0, width))
-            undefined = ir.Constant(x.type, ir.Undefined)
-            x = operation(b.shuffle_vector(x, undefined, ir.Constant(kind, low)),
-                          b.shuffle_vector(x, undefined, ir.Constant(kind, high)))
-        return b.extract_element(x, ir.Constant(I32, 0))
+    def transposed(self, rows):
+        """`lanes` vectors as the rows of a square -> its columns, halving the blocks that change places."""
+        size = self.lanes
+        while size > 1:
+            half = size // 2
+            low, high = [], []
+            for lane in range(self.lanes):
+                block, inside = lane // size * size, lane % size
+                # Within blocks of `size`: first halves of a and b side by side, then second halves.
+                low.append(block + inside if inside < half else self.lanes + block + inside - half)
+                high.append(block + half + inside if inside < half else self.lanes + block + inside)
+            masks = [ir.Constant(self.integers, indices) for indices in (low, high)]
+            done = list(rows)
+            for i in range(self.lanes):
+                if i % size < half:
+                    a, b = rows[i], rows[i + half]
+                    done[i], done[i + half] = (self.builder.shuffle_vector(a, b, mask) for mask in masks)
+            rows, size = done, half
+        return rows
