@@ -13,6 +13,9 @@ from .packing import GRAIN
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
 
 
+LONGEST_SUM = 144  # terms added one after the other: rounding grows with the square root of their number
+
+
 class Tensor(NamedTuple):
     """Tokens in memory: `row` bytes from one to the next, `panel` bytes from a panel of columns to the next."""
 
@@ -148,9 +151,16 @@ class Program:
     def product(self, name, tiles, a, lda, segments, length, weight, target, finish):
         """target = finish(a weight + bias), a tile's row of `a` being `length` numbers at each of the segments."""
         p, terms = table.Product, len(segments) * length
+        if terms <= LONGEST_SUM:
+            groups = 1
+        else:  # a segment, or an even part of one, is a group
+            parts = next(n for n in range(-(-length // LONGEST_SUM), length + 1) if length % n == 0)
+            length //= parts
+            segments = tuple(start + 4 * length * part for start in segments for part in range(parts))
+            groups = len(segments)
         self.add(name, table.Kind.PRODUCT, {
             p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: a, p.LDA: lda, p.SEGMENTS: self.segments(*segments),
-            p.COUNT: len(segments), p.LENGTH: length, p.B: weight.address, p.B_PANEL: weight.panel,
+            p.GROUPS: groups, p.COUNT: len(segments) // groups, p.LENGTH: length, p.B: weight.address, p.B_PANEL: weight.panel,
             p.PANELS: weight.full, p.TAIL: weight.tail, p.C: target.address, p.LDC: target.row,
             p.C_PANEL: target.panel, p.BIAS: weight.bias, p.FINISH: finish,
             p.BLOCK: max(1, BLOCK_BYTES // (self.rows_a_tile * terms * 4))})

@@ -77,8 +77,8 @@ def tile_of(instructions, define):
     """tile(rows, vectors, *ARGUMENTS): the tile of that size that `define(module, lanes, rows, vectors)` makes, one of
     the sizes the instruction set has room for."""
     @intrinsic
-    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias,
-             finish):
+    def tile(typingctx, rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias,
+             ldbias, finish):
         def generate(context, builder, signature, arguments):
             rows, vectors, *rest = arguments
             done = builder.append_basic_block("done")

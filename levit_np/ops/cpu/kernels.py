@@ -34,8 +34,8 @@ def kernels(instructions):
     one_tile = tile_of(instructions, tile_function)
     one_across = tile_of(instructions, partial(across_function, width=width))
 
-    P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, P_C, P_LDC, \
-        P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK = (int(c) for c in step.Product)
+    P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, \
+        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK = (int(c) for c in step.Product)
 
     @jit
     def share(count, thread, threads):
@@ -43,13 +43,13 @@ def kernels(instructions):
         return count * thread // threads, count * (thread + 1) // threads
 
     @jit
-    def tile(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
+    def tile(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
         """A function of its own, so that the tiles are compiled once for both who use them."""
-        one_tile(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
+        one_tile(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
 
     @jit
-    def across(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
-        one_across(rows, vectors, a, lda, segments, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
+    def across(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
+        one_across(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
 
     @jit
     def product(s, thread, threads):
@@ -61,9 +61,10 @@ def kernels(instructions):
         else:
             first, last = share(count, thread, threads)
         a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
-        segments, segment_count, length = get(s, P_SEGMENTS), get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
+        segments, groups = get(s, P_SEGMENTS), get(s, P_GROUPS)
+        segment_count, length = get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
-        terms = segment_count * length
+        terms = groups * segment_count * length
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
         for start in range(first, last, block):
             for j in range(left, right):
@@ -75,7 +76,7 @@ def kernels(instructions):
                 advance = part * 4 // terms
                 for t in range(start, stop):
                     row = tiles + 24 * t
-                    tile(get(row, 0), wide, a + get(row, 1), lda, segments, segment_count, length, b + j * b_panel,
+                    tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length, b + j * b_panel,
                          b + (j + 1) * b_panel + (t - start) * part, advance, c + get(row, 2) + j * c_panel, ldc, bias + j * width * 4, 0, finish)
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
@@ -124,7 +125,7 @@ def kernels(instructions):
             bias = get(s, A_BIAS) + (head * blocks + block) * keys * row
             for part in range(parts):
                 at, stop = keys * part // parts, keys * (part + 1) // parts
-                tile(stop - at, wide, k + at * row, row, segments, pieces, piece, queries_across, bias, 0,
+                tile(stop - at, wide, k + at * row, row, segments, 1, pieces, piece, queries_across, bias, 0,
                      scores + at * row, row, bias + at * row, row, PLAIN)
             for j in range(wide):
                 softmax_columns(scores + j * lanes * 4, row, keys, inverses + j * lanes * 4)
@@ -134,7 +135,7 @@ def kernels(instructions):
             for j in range(value // width):
                 for group in range(groups):
                     at, stop = present * group // groups, present * (group + 1) // groups
-                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL),
+                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, 1, keys, v + j * get(s, A_V_PANEL),
                            scores, 0, out + at * ldo + j * row, ldo, inverses + at * 4, 0, finish)
 
     I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (

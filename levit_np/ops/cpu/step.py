@@ -17,12 +17,12 @@ class Kind(IntEnum):
 
 
 class Product(IntEnum):
-    """c = finish(a b + bias): `tiles` rows of (rows, a's offset, c's offset); a row of a is `count` segments of
-    `length` terms; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go through all panels
+    """c = finish(a b + bias): `tiles` rows of (rows, a's offset, c's offset); a row of a is groups · count segments of
+    `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go through all panels
     before the next."""
 
-    TILES, TILE_COUNT, A, LDA, SEGMENTS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, FINISH, \
-        BLOCK = range(1, 18)
+    TILES, TILE_COUNT, A, LDA, SEGMENTS, GROUPS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, \
+        FINISH, BLOCK = range(1, 19)
 
 
 class Attention(IntEnum):

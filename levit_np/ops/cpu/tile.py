@@ -8,9 +8,9 @@ attention.
 from llvmlite import ir
 
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
-from .vector import F32, I64, Vectors, number
+from .vector import I32, I64, Vectors, number
 
-ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "ahead", "advance", "c", "ldc", "bias", "ldbias", "finish")
+ARGUMENTS = ("a", "lda", "segments", "groups", "count", "length", "b", "ahead", "advance", "c", "ldc", "bias", "ldbias", "finish")
 UNROLL = 4
 LINES = 4  # cache lines prefetched every UNROLL terms
 
@@ -19,8 +19,9 @@ def tile_function(module, lanes, rows, vectors):
     """The tile of rows × vectors as an LLVM function of int64 arguments, defined in `module` once.
 
     a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next (ldbias 0: one bias for all rows);
-    segments: the address of `count` byte offsets, at each of which `length` terms of a row stand; b: a packed panel,
-    (count·length, vectors·lanes); ahead: what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
+    segments: the address of groups·count byte offsets, at each of which `length` terms of a row stand; each group is
+    summed on its own, from 0, so that rounding does not grow with the length of a long row; b: a packed panel,
+    (groups·count·length, vectors·lanes); ahead: what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
     """
     v, argument, name = _function(module, f"levit_tile_{lanes}_{rows}x{vectors}", lanes)
     if argument:
@@ -130,8 +131,61 @@ def _sum_segments(v, argument, start, rows, place, step):
         a, carried = emit_loop(b, a, stop, step * UNROLL, carried, terms(UNROLL))
         return emit_loop(b, a, stop, step, carried, terms(1))[1]
 
-    carried = [argument["b"], argument["ahead"], *start]
-    return emit_loop(b, number(0), argument["count"], 1, carried, segment)[1][2:]
+    def group(number_, carried):
+        first = b.mul(number_, argument["count"])
+        return emit_loop(b, first, b.add(first, argument["count"]), 1, carried, segment)[1]
+
+    return _sum_groups(v, argument, start, group)
+
+
+def _sum_groups(v, argument, start, group):
+    """start + Σ group(n, …).  One group: the sums start at `start` and stay in registers.  Several: each starts at 0,
+    and the total waits in memory."""
+    b, zeros = v.builder, [v.splat(0.0)] * len(start)
+    total = b.alloca(ir.ArrayType(v.type, len(start)))
+    place = [b.ptrtoint(b.gep(total, [ir.Constant(I32, 0), ir.Constant(I32, n)]), I64) for n in range(len(start))]
+    first, several, head, more, last, gather, done = (
+        b.append_basic_block(name) for name in ("first", "several", "group", "more", "last", "gather", "done"))
+    many = b.icmp_signed(">", argument["groups"], number(1))
+    b.branch(first)
+    b.position_at_end(first)
+    b.cbranch(many, several, head)
+    b.position_at_end(several)
+    for y, at in zip(start, place):
+        v.store(y, at)
+    b.branch(head)
+
+    b.position_at_end(head)
+    n, weights, ahead = b.phi(I64), b.phi(I64), b.phi(I64)
+    sums = [b.phi(v.type) for _ in start]
+    state = [n, weights, ahead, *sums]
+    beginning = [number(0), argument["b"], argument["ahead"]]
+    for block, values in ((first, [*beginning, *start]), (several, [*beginning, *zeros])):
+        for phi, value in zip(state, values):
+            phi.add_incoming(value, block)
+    weights, ahead, *sums = group(n, state[1:])
+    following = b.add(n, number(1))
+    b.cbranch(b.icmp_signed("<", following, argument["groups"]), more, last)
+    b.position_at_end(more)
+    for y, at in zip(sums, place):
+        v.store(b.fadd(v.load(at), y), at)
+    for phi, value in zip(state, [following, weights, ahead, *zeros]):
+        phi.add_incoming(value, more)
+    b.branch(head)
+
+    b.position_at_end(last)
+    b.cbranch(many, gather, done)
+    b.position_at_end(gather)
+    totals = [b.fadd(v.load(at), y) for y, at in zip(sums, place)]
+    b.branch(done)
+    b.position_at_end(done)
+    results = []
+    for y, total in zip(sums, totals):
+        phi = b.phi(v.type)
+        phi.add_incoming(y, last)
+        phi.add_incoming(total, gather)
+        results.append(phi)
+    return results
 
 
 def _finish(v, argument, sums, vectors, cases):
