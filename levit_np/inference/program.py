@@ -10,7 +10,7 @@ from ..ops.cpu.memory import Arena
 from ..ops.cpu.threads import MOST
 from .packing import GRAIN
 
-BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
+BLOCK_BYTES = int(__import__("os").environ.get("BB","256")) << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
 
 
 LONGEST_SUM = 144  # terms added one after the other: rounding grows with the square root of their number
