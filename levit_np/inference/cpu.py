@@ -13,7 +13,7 @@ from .program import Program
 
 LARGEST = 16  # images a program; a larger batch goes through in parts
 KEPT = 4  # programs kept, one a size of batch
-GROUP_ROWS = 784  # tokens of a stage that share a pass through its weights
+GROUP_ROWS = 392  # tokens of a stage that share a pass through its weights
 
 
 class CpuExecutor:

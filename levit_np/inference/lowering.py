@@ -123,11 +123,10 @@ class Linear:
             base = np.ones(len(weight))
             base[: step.groups[0][0] * step.groups[0][1]] = LOG2_E
             weight, bias = weight * base[:, None], bias * base
-        if step.source == "pooled":
-            # The pool only sums; the mean's 1/N stands in the weights.
-            self.tokens, weight = 1, weight / lowering.tokens
-        elif step.target == "logits":
+        if step.target == "logits":
             self.tokens = 1
+            if step.source == "pooled":
+                weight = weight / lowering.pooled
         if step.target == "x":
             lowering.tokens = self.tokens
         self.outputs, self.weight = len(columns), lowering.pack(weight * scale, bias, self.rows, columns)
@@ -150,6 +149,8 @@ class Linear:
             target = program.x
         elif self.target == "x":
             target = program.new_x(self.tokens, self.outputs)
+        elif self.target == "logits":
+            target = program.new_whole("logits", 1, self.outputs).image(program.first)
         elif self.panels:
             target = program.new_panels(self.target, self.tokens, self.outputs)
         else:
@@ -163,16 +164,17 @@ class Linear:
 class Attention:
     def __init__(self, step, lowering):
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
-        self.tokens, width, self.lanes = step.tokens, lowering.width, lowering.lanes
+        queries = lowering.tokens if step.queries == step.source else lowering.kept
+        self.tokens, width = (queries, lowering.tokens), lowering.width
         self.key, self.value = key_size(step.key, width), padded(step.value, width)
         self.finish = lowering.finish("context", step.activation)
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value, GRAIN)
-        self.outputs, lowering.kept = len(columns), step.tokens[0]
+        self.outputs, lowering.kept = len(columns), queries
         self.bias = lowering.keep(self._bias_on_its_side(step, width))
 
     def _bias_on_its_side(self, step, width):
         """(heads, Nq, Nk) -> (heads, blocks, Nk, width), to base 2 like the scores; zeros for missing queries."""
-        queries, keys = step.tokens
+        queries, keys = self.tokens
         blocks = -(-queries // width)
         bias = np.zeros((step.heads, blocks * width, keys), np.float32)
         if step.bias is not None:
@@ -208,14 +210,40 @@ class Subsample:
     def emit(self, program):
         r, source = table.Rows, program.tensors[self.source]
         target = program.tensors[self.target] = program.new(self.target, self.tokens, self.columns)
-        pairs, count = program.pairs(program.images, self.grid, self.stride, source.row)
+        image, y, x = (i.ravel() for i in np.indices((program.images, *(-(-n // self.stride) for n in self.grid))))
+        kept = (image * self.grid[0] + y * self.stride) * self.grid[1] + x * self.stride
+        pairs, count = program.pairs(kept * source.row, np.arange(len(kept)) * target.row)
         program.add(self.name, table.Kind.ROWS, {r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.address,
                                                  r.TARGET: target.address, r.VECTORS: self.vectors})
 
 
+class Token:
+    """The stream is copied into a longer one, behind the token."""
+
+    def __init__(self, step, lowering):
+        columns = lowering.columns["x"]
+        self.name, self.tokens, self.columns = step.name, lowering.tokens, len(columns)
+        self.address, self.vectors = lowering.keep(spread(step.token, columns)), len(columns) // lowering.lanes
+        lowering.tokens += 1
+
+    def emit(self, program):
+        r, source = table.Rows, program.x
+        target = program.new_x(self.tokens + 1, self.columns)
+        image, row = (i.ravel() for i in np.indices((program.images, self.tokens)))
+        rows = (image * self.tokens + row) * source.row, (image * (self.tokens + 1) + row + 1) * target.row
+        first = np.zeros(program.images, int), np.arange(program.images) * (self.tokens + 1) * target.row
+        for address, pairs in ((source.address, rows), (self.address, first)):
+            table_address, count = program.pairs(*pairs)
+            program.add(self.name, table.Kind.ROWS, {r.PAIRS: table_address, r.COUNT: count, r.SOURCE: address,
+                                                     r.TARGET: target.address, r.VECTORS: self.vectors})
+
+
 class Pool:
+    """The kernel only sums the tokens; the mean's 1/N stands in the weights of the head.  The first is a sum of one."""
+
     def __init__(self, step, lowering):
         self.name, self.tokens = step.name, lowering.tokens
+        self.summed = lowering.pooled = 1 if step.first else lowering.tokens
         self.columns, self.lanes = lowering.columns["x"], lowering.lanes
         lowering.columns["pooled"] = self.columns
 
@@ -223,8 +251,9 @@ class Pool:
         s, source = table.Sum, program.x
         target = program.tensors["pooled"] = program.new("pooled", 1, len(self.columns))
         program.add(self.name, table.Kind.SUM, {
-            s.IMAGES: program.images, s.TOKENS: self.tokens, s.SOURCE: source.address, s.SOURCE_ROW: source.row,
-            s.TARGET: target.address, s.TARGET_ROW: target.row, s.VECTORS: len(self.columns) // self.lanes})
+            s.IMAGES: program.images, s.TOKENS: self.summed, s.SOURCE: source.address, s.SOURCE_ROW: source.row,
+            s.SOURCE_IMAGE: self.tokens * source.row, s.TARGET: target.address, s.TARGET_ROW: target.row,
+            s.VECTORS: len(self.columns) // self.lanes})
 
 
 class LayerNorm:
@@ -233,7 +262,7 @@ class LayerNorm:
         columns = lowering.columns["normalized"] = lowering.columns[step.source]
         # The pool only sums its N tokens: N times the mean has N² times the variance.
         pooled = step.source == "pooled"
-        self.tokens, self.eps = (1, step.eps * lowering.tokens**2) if pooled else (lowering.tokens, step.eps)
+        self.tokens, self.eps = (1, step.eps * lowering.pooled**2) if pooled else (lowering.tokens, step.eps)
         self.channels, self.columns = len(step.gamma), len(columns)
         self.gamma, self.beta = (lowering.keep(spread(a, columns)) for a in (step.gamma, step.beta))
 
@@ -260,4 +289,4 @@ class Embedding:
 
 
 KINDS = {plan.Convolution: Convolution, plan.Linear: Linear, plan.Attention: Attention, plan.Subsample: Subsample,
-         plan.Pool: Pool, plan.LayerNorm: LayerNorm, plan.Embedding: Embedding}
+         plan.LayerNorm: LayerNorm, plan.Embedding: Embedding, plan.Token: Token, plan.Pool: Pool}

@@ -17,6 +17,7 @@ from ..layers.linear import Linear as LinearLayer
 from ..layers.linear import LinearBN
 from ..layers.position import PositionEmbedding as PositionLayer
 from ..layers.stem import ChannelBias, ConvBN, Stem
+from ..layers.token import ClassToken
 from ..model import LeViT
 from . import fold
 
@@ -70,7 +71,6 @@ class Attention(NamedTuple):
     heads: int
     key: int
     value: int
-    tokens: tuple[int, int]  # Nq, Nk
     bias: np.ndarray | None
     activation: str
 
@@ -93,10 +93,18 @@ class Embedding(NamedTuple):
     embedding: np.ndarray
 
 
-class Pool(NamedTuple):
-    """pooled = the mean token of x."""
+class Token(NamedTuple):
+    """x = (token, x): one more token (1, C) before the others."""
 
     name: str
+    token: np.ndarray
+
+
+class Pool(NamedTuple):
+    """pooled = the mean token of x, or the first."""
+
+    name: str
+    first: bool
 
 
 def steps_of(model: LeViT) -> Iterator:
@@ -104,11 +112,11 @@ def steps_of(model: LeViT) -> Iterator:
 
     Raises LevitError for a layer that has no lowering."""
     yield from _lower(model.stem, "x")
-    if model.position:
-        yield from _lower(model.position, "x")
+    for layer in filter(None, (model.token, model.position)):
+        yield from _lower(layer, "x")
     for stage in model.stages:
         yield from _lower(stage, "x")
-    yield Pool("pool")
+    yield Pool("pool", model.config.pooling == "token")
     yield from _head(model)
 
 
@@ -138,6 +146,10 @@ def _convolution(layer, activation):
 
 def _position(layer, _):
     yield Embedding(layer.name, _exact(layer.embedding))
+
+
+def _token(layer, _):
+    yield Token(layer.name, _exact(layer.token))
 
 
 def _stage(stage, source):
@@ -170,9 +182,7 @@ def _attention(layer, source):
     weight[queries] *= key**-0.5
     bias[queries] *= key**-0.5
     yield Linear(layer.qkv.name, source, "qkv", weight, bias, groups=_groups(layer.heads, key, key, value))
-    tokens = _tokens(layer.grid, 1)
-    yield Attention(layer.name, "qkv", "qkv", "context", layer.heads, key, value, (tokens, tokens), _bias(layer),
-                    layer.activation.kind)
+    yield Attention(layer.name, "qkv", "qkv", "context", layer.heads, key, value, _bias(layer), layer.activation.kind)
     yield Linear(layer.projection.name, "context", "x", *_folded(layer.projection))
 
 
@@ -183,9 +193,7 @@ def _shrinking(layer, source):
     yield Subsample(layer.name, source, "kept", layer.grid, layer.stride)
     weight, bias = _folded(layer.q)
     yield Linear(layer.q.name, "kept", "q", weight * key**-0.5, bias * key**-0.5, groups=_groups(layer.heads, key))
-    tokens = _tokens(layer.grid, layer.stride), _tokens(layer.grid, 1)
-    yield Attention(layer.name, "kv", "q", "context", layer.heads, key, value, tokens, _bias(layer),
-                    layer.activation.kind)
+    yield Attention(layer.name, "kv", "q", "context", layer.heads, key, value, _bias(layer), layer.activation.kind)
     yield Linear(layer.projection.name, "context", "x", *_folded(layer.projection))
 
 
@@ -218,17 +226,13 @@ def _bias(layer):
     return _exact(layer.bias.forward()) if layer.bias else None
 
 
-def _tokens(grid, stride):
-    return -(-grid[0] // stride) * -(-grid[1] // stride)
-
-
 def _exact(array):
     return np.array(array, np.float64)
 
 
 LOWERINGS = {
-    Stem: _stem, PositionLayer: _position, Stage: _stage, PreNorm: _pre_norm, Residual: _residual, MLP: _mlp,
-    AttentionLayer: _attention, ShrinkingAttention: _shrinking,
+    Stem: _stem, PositionLayer: _position, ClassToken: _token, Stage: _stage, PreNorm: _pre_norm, Residual: _residual,
+    MLP: _mlp, AttentionLayer: _attention, ShrinkingAttention: _shrinking,
 }
 # Layers that the one around them lowers.
 INSIDE = (Block, Downsample, ConvBN, ChannelBias, LinearBN, LinearLayer)

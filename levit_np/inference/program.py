@@ -10,7 +10,7 @@ from ..ops.cpu.memory import Arena
 from ..ops.cpu.threads import MOST
 from .packing import GRAIN
 
-BLOCK_BYTES = int(__import__("os").environ.get("BB","256")) << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
+BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
 
 
 LONGEST_SUM = 144  # terms added one after the other: rounding grows with the square root of their number
@@ -90,11 +90,14 @@ class Program:
         """`size` bytes for each thread, shared by all steps."""
         return self._memory(("scratch", size), size // 4 * MOST)
 
+    def new_whole(self, name, tokens, columns):
+        """A tensor of rows for the whole batch, whichever images are at hand."""
+        row = row_bytes(columns)
+        return Tensor(self._memory((name, tokens, row), self.batch * tokens * row // 4), tokens, row, self.width * 4)
+
     def new_x(self, tokens, columns):
         """The residual stream of a stage, of which the images at hand are a part."""
-        row = row_bytes(columns)
-        address = self._memory(("x", tokens, row), self.batch * tokens * row // 4)
-        self.stage = Tensor(address, tokens, row, self.width * 4)
+        self.stage = self.new_whole("x", tokens, columns)
         self.tensors["x"] = self.x
         return self.x
 
@@ -130,12 +133,9 @@ class Program:
     def segments(self, *offsets):
         return self._numbers(np.array(offsets)[:, None])[0]
 
-    @cache
-    def pairs(self, images, grid, stride, row):
-        """(from, to) of each row that subsampling keeps."""
-        image, y, x = (i.ravel() for i in np.indices((images, -(-grid[0] // stride), -(-grid[1] // stride))))
-        source = image * grid[0] * grid[1] + y * stride * grid[1] + x * stride
-        return self._numbers(np.stack([source * row, np.arange(len(source)) * row], 1))
+    def pairs(self, source, target):
+        """A table of rows to copy, from byte offsets to byte offsets."""
+        return self._numbers(np.stack([source, target], 1))
 
     def logits(self, classes):
         """(batch, classes), as the last evaluation left them."""

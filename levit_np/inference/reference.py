@@ -63,9 +63,14 @@ def _embedding(step, tensors):
     tensors["x"] = tensors["x"] + step.embedding
 
 
+def _token(step, tensors):
+    tensors["x"] = ops.prepend_token(tensors["x"], step.token)
+
+
 def _pool(step, tensors):
-    tensors["pooled"] = ops.average_pool(tensors["x"])
+    tensors["pooled"] = (ops.first_token if step.first else ops.average_pool)(tensors["x"])
 
 
 RUN = {plan.Convolution: _convolution, plan.Linear: _linear, plan.Subsample: _subsample, plan.Attention: _attention,
-       plan.LayerNorm: _layer_norm, plan.Embedding: _embedding, plan.Pool: _pool}
+       plan.LayerNorm: _layer_norm, plan.Embedding: _embedding, plan.Token: _token,
+       plan.Pool: _pool}

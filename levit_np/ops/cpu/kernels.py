@@ -161,24 +161,27 @@ def kernels(instructions):
             pair = get(s, R_PAIRS) + 16 * i
             copy_row(get(s, R_SOURCE) + get(pair, 0), get(s, R_TARGET) + get(pair, 1), get(s, R_VECTORS))
 
-    S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_TARGET, S_TARGET_ROW, S_VECTORS = (int(c) for c in step.Sum)
+    S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_SOURCE_IMAGE, S_TARGET, S_TARGET_ROW, S_VECTORS = (
+        int(c) for c in step.Sum)
 
     @jit
     def total(s, thread, threads):
         first, last = share(get(s, S_IMAGES), thread, threads)
         for image in range(first, last):
-            source = get(s, S_SOURCE) + image * get(s, S_TOKENS) * get(s, S_SOURCE_ROW)
+            source = get(s, S_SOURCE) + image * get(s, S_SOURCE_IMAGE)
             target = get(s, S_TARGET) + image * get(s, S_TARGET_ROW)
             copy_row(source, target, get(s, S_VECTORS))
             for i in range(1, get(s, S_TOKENS)):
                 add_row(source + i * get(s, S_SOURCE_ROW), target, get(s, S_VECTORS))
 
+    D_IMAGES, D_TOKENS, D_SOURCE, D_SOURCE_ROW, D_TARGET, D_TARGET_ROW, D_VECTORS = (int(c) for c in step.Add)
+
     @jit
     def add(s, thread, threads):
-        first, last = share(get(s, S_IMAGES) * get(s, S_TOKENS), thread, threads)
+        first, last = share(get(s, D_IMAGES) * get(s, D_TOKENS), thread, threads)
         for i in range(first, last):
-            add_row(get(s, S_SOURCE) + i % get(s, S_TOKENS) * get(s, S_SOURCE_ROW),
-                    get(s, S_TARGET) + i * get(s, S_TARGET_ROW), get(s, S_VECTORS))
+            add_row(get(s, D_SOURCE) + i % get(s, D_TOKENS) * get(s, D_SOURCE_ROW),
+                    get(s, D_TARGET) + i * get(s, D_TARGET_ROW), get(s, D_VECTORS))
 
     L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS = (int(c) for c in step.LayerNorm)
     @jit

@@ -48,9 +48,9 @@ class Rows(IntEnum):
 
 
 class Sum(IntEnum):
-    """target[image] = the sum of its `tokens` rows."""
+    """target[image] = the sum of the first `tokens` rows of an image."""
 
-    IMAGES, TOKENS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS = range(1, 8)
+    IMAGES, TOKENS, SOURCE, SOURCE_ROW, SOURCE_IMAGE, TARGET, TARGET_ROW, VECTORS = range(1, 9)
 
 
 class LayerNorm(IntEnum):
