@@ -8,6 +8,7 @@ _HOME = {
     "create": "classifier", "load": "classifier", "Classifier": "classifier",
     "LeViT": "model", "LeViTConfig": "config",
     "export": "checkpoints.loading", "rename": "checkpoints.loading",
+    "set_threads": "ops.cpu.threads",
     "trace": "explain.trace", "Trace": "explain.trace",
     "LevitError": "errors", "CheckpointError": "errors", "ConfigError": "errors", "BackendError": "errors",
     "ImageError": "errors",

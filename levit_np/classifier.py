@@ -5,19 +5,48 @@ It stands above model.py, which knows arrays alone: images in, label names out, 
 
 import numpy as np
 
+from . import ops
 from .checkpoints import hub, loading
 from .errors import ImageError, LevitError
 from .images.recipes import preprocess
+from .inference import executor
+from .layers.layer import Layer
 from .model import LeViT
 from .model import create as create_network
 from .ops.reference import softmax
 
-BACKEND = "reference"  # what load and create give unless told otherwise
+BACKEND = "cpu"  # what load and create give unless told otherwise
 BATCH = 16  # images that predict evaluates at once
 
 
 class Classifier(LeViT):
-    """LeViT for whoever has pictures rather than arrays: predict and save, beside all that the network does."""
+    """LeViT for whoever has pictures rather than arrays: predict and save, beside all that the network does; and
+    evaluation by the backend's fastest way."""
+
+    precision = "float32"  # what an evaluation computes in
+    _executor, _snapshot, _changes = None, (), -1
+
+    def __call__(self, x):
+        """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.
+
+        On the cpu backend a plan with every BN folded and the weights packed computes them; it is made at the first
+        call, and again after a parameter was replaced (writing into one is not seen).  Raises LevitError where x is
+        not what the configuration says."""
+        self._check(x)
+        if self._changes != Layer.changes:
+            arrays = list(self.state().values())
+            if len(arrays) != len(self._snapshot) or any(a is not b for a, b in zip(arrays, self._snapshot)):
+                self._executor, self._snapshot = executor(self, self.precision), arrays
+            self._changes = Layer.changes
+        return self._executor(x) if self._executor else super().__call__(x)
+
+    def to(self, backend: str) -> "Classifier":
+        """This model on another backend: its weights, labels, recipe, random state and precision, which that backend
+        must have (BackendError)."""
+        ops.stored_type(backend, self.precision)
+        other = super().to(backend)
+        other.precision = self.precision
+        return other
 
     def predict(self, images, top: int = 5) -> list:
         """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or
@@ -74,13 +103,19 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes the
     attention biases. Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype
     that is not there."""
+    stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
-        return loading.load(file, backend=backend, dtype=dtype, num_classes=num_classes, image_size=image_size,
-                            kind=Classifier)
+        model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,
+                             kind=Classifier)
+    model.precision = dtype
+    return model
 
 
 def create(name: str, *, seed: int = 0, backend: str = BACKEND, dtype: str = "float32", **changes) -> Classifier:
     """A fresh, untrained model by name (see list_models); `changes` replace fields of its configuration:
     num_classes, distillation, image_size, in_channels, …  Raises ConfigError for an unknown name or an impossible
     field, BackendError for a backend or dtype that is not there."""
-    return create_network(name, seed=seed, backend=backend, dtype=dtype, kind=Classifier, **changes)
+    model = create_network(name, seed=seed, backend=backend, dtype=ops.stored_type(backend, dtype), kind=Classifier,
+                           **changes)
+    model.precision = dtype
+    return model

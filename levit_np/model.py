@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .config import LeViTConfig, config_of
-from .errors import BackendError, LevitError
+from .errors import LevitError
 from .layers.block import Stage
 from .layers.layer import Layer
 from .layers.linear import Head
@@ -240,8 +240,6 @@ def create(name: str, *, seed: int = 0, backend: str = "reference", dtype: str =
            **changes) -> LeViT:
     """A fresh model of the family, by name; `changes` replace fields of its configuration (num_classes,
     distillation, image_size, in_channels, …).  Raises ConfigError for an unknown name or an impossible field."""
-    if dtype not in ("float32", "float64"):
-        raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
     model = build(config_of(name, **changes), backend, kind)
     model.set_state(initial_state(model, seed, dtype))
     model.random = np.random.default_rng(seed)

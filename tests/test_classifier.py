@@ -90,7 +90,8 @@ def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
     assert (other.labels, other.recipe) == (model.labels, model.recipe)
     assert other.random is not model.random
     assert np.array_equal(other.random.standard_normal(5), model.random.standard_normal(5))
-    assert other.predict(SAMPLES[1]) == model.predict(SAMPLES[1])
+    for (label, probability), (same, near) in zip(other.predict(SAMPLES[1]), model.predict(SAMPLES[1])):
+        assert label == same and probability == pytest.approx(near, rel=1e-4)  # float32 on two backends
 
 
 def test_a_fresh_model_predicts_by_number_or_by_imagenet_names():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..config import LeViTConfig
-from ..errors import BackendError, CheckpointError, ImageError
+from ..errors import CheckpointError, ImageError
 from ..images.labels import imagenet_labels
 from ..images.recipes import Recipe, recipe
 from ..layers.attention import AttentionBias
@@ -48,8 +48,6 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     the attention biases; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the
     file, BackendError for a backend or dtype that is not there.
     """
-    if dtype not in ("float32", "float64"):
-        raise BackendError(f"dtype: expected float32 or float64 on the reference backend, found {dtype!r}")
     config, state, labels, preprocessing = read(path)
     wanted = config
     if image_size is not None:

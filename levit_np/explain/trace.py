@@ -58,7 +58,7 @@ class Trace:
 
     @property
     def logits(self) -> np.ndarray:
-        """(B, classes): the heads averaged, as model(x)."""
+        """(B, classes): the heads averaged, as model.forward(x)."""
         return self.forward[-1].output
 
     @property

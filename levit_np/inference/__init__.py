@@ -1,0 +1,17 @@
+"""Evaluation at full speed: a model becomes a plan, and a backend's executor runs it."""
+
+import numpy as np
+
+
+def executor(model, precision: str):
+    """What computes logits (B, classes) from images (B, C, H, W) in place of model.forward, from a snapshot of the
+    model's weights; None on a backend that has no faster way."""
+    if model.ops.NAME != "cpu":
+        return None
+    if precision == "float64":
+        from .reference import ReferenceExecutor
+
+        return ReferenceExecutor(model, np.float64)
+    from .cpu import CpuExecutor
+
+    return CpuExecutor(model)

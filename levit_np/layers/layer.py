@@ -19,7 +19,17 @@ class Layer:
     forward(x, training) -> (y, saved).  training is False (evaluation, saved is None), True, or "frozen":
     the evaluation's arithmetic (running statistics, no drop path), saved for backward.
     backward(dy, saved) -> dx adds to `accumulated`.  The fields of saved bear the names of the sub-layers.
+
+    Parameters are replaced, not written into: `changes` counts how often that happened, in all networks together, so
+    that what was made of them (inference.executor) knows when to look whether it is still true.
     """
+
+    changes = 0
+
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, value)
+        if name in vars(self).get("specs", ()):
+            Layer.changes += 1
 
     def __init__(self, ops):
         self.ops = ops

@@ -1,14 +1,25 @@
 """The vocabulary of operations: one module a backend, the same names in each."""
 
+from importlib import import_module
+
 from ..errors import BackendError
 
-BACKENDS = ("reference",)
+# What each backend can compute in.  bfloat16 is a precision of evaluation: its parameters are kept in float32.
+PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64")}
 
 
 def backend(name: str):
-    """The module of operations called `name`; "auto" takes the fastest there is."""
-    if name not in (*BACKENDS, "auto"):
-        raise BackendError(f"backend: expected one of {', '.join(BACKENDS)} or auto, found {name!r}")
-    from . import reference
+    """The module of operations called `name`; "auto" is the fastest there is.  Raises BackendError for another."""
+    if name not in (*PRECISIONS, "auto"):
+        raise BackendError(f"backend: expected one of {', '.join(PRECISIONS)} or auto, found {name!r}")
+    return import_module(f".{'cpu' if name == 'auto' else name}", __name__)
 
-    return reference
+
+def stored_type(name: str, precision: str) -> str:
+    """The type of the parameters for a precision on a backend.  Raises BackendError where the backend lacks it."""
+    module = backend(name)
+    allowed = PRECISIONS[module.NAME]
+    if precision not in allowed:
+        raise BackendError(f"dtype: expected one of {', '.join(allowed)} on the {module.NAME} backend, "
+                           f"found {precision!r}")
+    return precision if precision == "float64" else "float32"

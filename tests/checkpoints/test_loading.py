@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from levit_np.checkpoints.formats import name_table
 from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
 from levit_np.config import ABLATIONS, FAMILY
-from levit_np.errors import BackendError, CheckpointError
+from levit_np.errors import CheckpointError
 from levit_np.model import build, create
 
 from ..parity import FIVE, images, pair
@@ -70,8 +70,6 @@ def test_a_damaged_file_and_a_foreign_one_are_refused(tmp_path):
             load(path)
     with pytest.raises(CheckpointError):
         load(tmp_path / "none.h5")
-    with pytest.raises(BackendError):
-        load(path, dtype="int8")
 
 
 def test_another_number_of_classes_starts_the_heads_anew_and_says_so(tmp_path):

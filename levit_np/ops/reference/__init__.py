@@ -10,3 +10,5 @@ from .loss import *  # noqa: F401,F403
 from .normalization import *  # noqa: F401,F403
 from .optimizer import *  # noqa: F401,F403
 from .pooling import *  # noqa: F401,F403
+
+NAME = "reference"

@@ -1,0 +1,185 @@
+"""The cpu backend's evaluation: against the float64 network, and that nothing but the image decides an answer."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import levit_np
+from levit_np.inference import cpu
+from levit_np.inference.cpu import CpuExecutor
+from levit_np.inference.reference import ReferenceExecutor
+from levit_np.ops.cpu import threads
+
+from .. import torch_levit
+from ..parity import FIVE
+from ..random_model import random_images, random_model
+from .test_plan import NETWORKS
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again():
+    yield
+    levit_np.set_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model("levit_128s", image_size=64, num_classes=10, backend="cpu")
+
+
+def error(logits, exact):
+    return np.abs(logits - exact).max() / np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network(name):
+    """3e-6 of the largest logit: sums of up to 144 terms in float32, some forty layers deep."""
+    model = random_model(name, backend="cpu", **NETWORKS[name])
+    x = random_images(model, 3)
+    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    assert error(model(x), exact) < 3e-6 and model(x).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_rounding_is_at_most_twice_pytorchs(name):
+    """Four images and the mean error, so that no single logit decides."""
+    model = random_model(name, backend="cpu")
+    x = random_images(model, 4)
+    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    with torch.no_grad():
+        theirs = torch_levit.levit(torch.from_numpy(x), torch_levit.tensors(model.state()), model.config).numpy()
+    ours, theirs = (np.abs(logits - exact).mean() for logits in (model(x), theirs))
+    assert ours <= 2 * theirs < 1e-5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (16, 16), (224, 40), (97, 113)])
+@pytest.mark.parametrize("channels, classes", [(3, 10), (1, 1), (5, 37)])
+def test_any_size(size, channels, classes):
+    model = random_model("levit_128s", image_size=size, in_channels=channels, num_classes=classes, backend="cpu")
+    x = random_images(model, 2)
+    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    assert model(x).shape == (2, classes) and np.abs(model(x) - exact).max() < 2e-6 * max(1, np.abs(exact).max())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 16, 17, 35])
+def test_a_batch_is_its_images(model, batch):
+    """To the last bit: how many images share a pass does not change the order in which a number is computed."""
+    x = random_images(model, batch)
+    assert np.array_equal(model(x), np.concatenate([model(image[None]) for image in x]))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_number_of_threads_changes_nothing(model, count, batch):
+    x = random_images(model, batch)
+    expected = model(x)
+    levit_np.set_threads(count)
+    for _ in range(5):
+        assert np.array_equal(model(x), expected)
+
+
+def test_a_nan_stays_in_its_image(model):
+    x = random_images(model, 5)
+    expected = model(x)
+    for value in (np.nan, np.inf, np.float32(3e38)):
+        spoilt = x.copy()
+        spoilt[2, 0, 7, 7] = value
+        logits = model(spoilt)
+        assert value == np.float32(3e38) or np.isnan(logits[2]).all()
+        assert np.array_equal(np.delete(logits, 2, 0), np.delete(expected, 2, 0))
+
+
+def test_any_layout_of_the_input_and_no_other_type(model):
+    x = random_images(model, 4)
+    expected, kept = model(x), x.copy()
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    wide = np.repeat(x, 2, 3)[..., ::2]
+    for same in (np.asfortranarray(x), wide, x[::-1][::-1], read_only, np.ascontiguousarray(x.transpose(0, 2, 3, 1)
+                                                                                            ).transpose(0, 3, 1, 2)):
+        assert np.array_equal(model(same), expected)
+    assert np.array_equal(x, kept)
+    assert model(x[:0]).shape == (0, 10)
+    for wrong in (x.astype(">f4"), x.astype(np.float64), x.astype(np.float16), x[:, :2], x[:, :, 1:], x[0]):
+        with pytest.raises(levit_np.LevitError, match="expected images"):
+            model(wrong)
+
+
+def test_the_answer_is_the_callers(model):
+    """What a call returned is not overwritten by the next."""
+    x = random_images(model, 2)
+    first = model(x)
+    kept = first.copy()
+    model(2 * x)
+    assert np.array_equal(first, kept)
+
+
+def test_a_replaced_parameter_is_seen():
+    model = random_model(backend="cpu")
+    x = random_images(model)
+    before = model(x)
+    model.head.bias = model.head.bias + 1
+    np.testing.assert_allclose(model(x), before + (0.5 if model.head_dist else 1), rtol=1e-5)
+    model.set_state(random_model(seed=9).state())
+    assert error(model(x), random_model(seed=9, backend="reference")(x)) < 1e-5
+    model.forward(x, training=True)  # BN's running statistics are parameters too
+    exact = model.to("reference")(x)
+    assert error(model(x), exact) < 1e-5
+
+
+def test_a_plan_is_kept_while_nothing_changes(model, monkeypatch):
+    model(random_images(model, 1))
+    monkeypatch.setattr("levit_np.classifier.executor", None)
+    random_model()  # changes another network
+    model(random_images(model, 1))
+
+
+def test_float64():
+    model = random_model(dtype="float64", backend="cpu")
+    x = random_images(model)
+    assert error(model(x), model.forward(x)[0]) < 1e-13 and model(x).dtype == np.float64
+
+
+@pytest.mark.parametrize("inside", [1, 2])
+def test_eight_callers_at_once(model, inside):
+    """Each call has buffers of its own; calls that use several threads do not wait for each other forever."""
+    levit_np.set_threads(inside)
+    images = [random_images(model, 1 + n % 3, seed=n) for n in range(8)]
+    expected, wrong = [model(x) for x in images], []
+
+    def call(n):
+        for _ in range(1000 // inside // 8):
+            if not np.array_equal(model(images[n]), expected[n]):
+                wrong.append(n)
+
+    callers = [threading.Thread(target=call, args=(n,)) for n in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_few_programs_are_kept():
+    model = random_model(backend="cpu")
+    executor = CpuExecutor(model)
+    for batch in (1, 2, 3, 4, 5, 6):
+        executor(random_images(model, batch))
+    assert len(executor._idle) <= cpu.KEPT
+
+
+def test_threads_are_checked(monkeypatch):
+    for wrong in (0, -1, 65, 1.0, "2", True, None):
+        with pytest.raises(levit_np.BackendError, match="whole number from 1 to 64"):
+            levit_np.set_threads(wrong)
+    monkeypatch.setattr(threads, "_count", None)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    assert threads.threads() == 3
+    for wrong in ("0", "many", "-1", "²"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)
+        with pytest.raises(levit_np.BackendError, match="NUMBA_NUM_THREADS"):
+            threads.threads()
+    monkeypatch.delenv("NUMBA_NUM_THREADS")
+    assert threads.threads() == 1

@@ -1,0 +1,75 @@
+"""The plan against the network that it was made of."""
+
+import inspect
+import pkgutil
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np import layers
+from levit_np.inference import fold, plan
+from levit_np.inference.reference import ReferenceExecutor
+from levit_np.layers.activation import Activation
+from levit_np.layers.attention import AttentionBias
+from levit_np.layers.layer import Layer
+from levit_np.layers.linear import Head
+from levit_np.layers.normalization import BatchNorm, LayerNorm
+
+from ..random_model import random_images, random_model
+
+SMALL = {"image_size": (64, 48), "num_classes": 7}
+NETWORKS = {name: SMALL for name in levit_np.list_models() if "levit_128" in name} | {
+    "levit_digits": {}, "levit_256d": SMALL, "levit_384_s8": {"image_size": 32}, "deit_tiny": SMALL}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_plan_computes_what_the_network_does(name):
+    model = random_model(name, dtype="float64", **NETWORKS[name])
+    x = random_images(model, 3)
+    expected = model.forward(x)[0]
+    logits = ReferenceExecutor(model, np.float64)(x)
+    assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+def test_every_layer_has_a_form_for_inference():
+    """A layer that is lowered by no one would be left out of a plan: name it in plan.LOWERINGS or plan.INSIDE."""
+    every = {kind for module in pkgutil.iter_modules(layers.__path__)
+             for kind in vars(import_module(f"levit_np.layers.{module.name}")).values()
+             if inspect.isclass(kind) and issubclass(kind, Layer) and not kind.__name__.startswith("_")}
+    inside = {*plan.INSIDE, Layer, Activation, AttentionBias, Head, BatchNorm, LayerNorm}
+    assert every == set(plan.LOWERINGS) | inside
+
+
+def test_a_layer_without_one_is_named():
+    class Unknown(Layer):
+        pass
+
+    model = random_model()
+    model.stages[0].blocks[0].mlp.branch = Unknown(model.ops)
+    with pytest.raises(levit_np.LevitError, match="Unknown has no form for inference"):
+        list(plan.steps_of(model))
+
+
+def test_a_plan_is_a_snapshot():
+    model = random_model(dtype="float64")
+    x, executor = random_images(model), ReferenceExecutor(model, np.float64)
+    before = executor(x)
+    for array in model.state().values():
+        array += 1
+    assert np.array_equal(executor(x), before)
+
+
+def test_names_are_those_of_the_layers():
+    model = random_model("levit_128s", **SMALL)
+    names = {name for name, _ in model.walk()}
+    for step in plan.steps_of(model):
+        assert step.name in names | {"pool"}, step.name
+
+
+def test_grouping_by_role():
+    rows = np.array([f"{head}{part}{i}" for head in "01" for part, size in (("q", 2), ("k", 1), ("v", 3))
+                     for i in range(size)])
+    grouped = fold.group_by_role(rows, 2, (2, 1, 3))
+    assert list(grouped) == ["0q0", "0q1", "1q0", "1q1", "0k0", "1k0", "0v0", "0v1", "0v2", "1v0", "1v1", "1v2"]
