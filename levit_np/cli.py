@@ -214,12 +214,15 @@ def _compare(arguments) -> int:
         if is_trace(other):
             recorded = Trace.read(other)
             network = load(model, backend=arguments.backend, dtype=str(recorded.x.dtype))
-            rows, tolerance = compare_with_trace(network, recorded), 1e-4
+            rows, tolerance, notes = compare_with_trace(network, recorded), 1e-4, []
         else:
-            rows, tolerance = compare_states(load(model), load(other)), 0.0
+            a, b = load(model), load(other)
+            rows, tolerance, notes = compare_states(a, b), 0.0, _surroundings(a, b)
     if arguments.tolerance is not None:
         tolerance = arguments.tolerance
     _print_rows(rows, tolerance)
+    for note in notes:
+        print(f"note: {note}")
     first = first_parting(rows, tolerance)
     if first is None:
         print(f"all {len(rows)} agree: no relative difference above {tolerance:g}")
@@ -229,26 +232,36 @@ def _compare(arguments) -> int:
     return 1
 
 
-def _print_rows(rows, tolerance):
-    lines = [(_shown(row.name) or "the network", row.what, f"{row.absolute:.3g}", f"{row.relative:.3g}",
-              "parts" if row.parts(tolerance) else "") for row in rows]
-    heads = "layer", "array", "difference", "relative", ""
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
+def _surroundings(a, b) -> list[str]:
+    """How the same arrays would still answer differently: other pixels in, other names out."""
+    notes = []
+    if a.recipe and b.recipe and a.recipe != b.recipe:
+        one, two = a.recipe.to_dict(), b.recipe.to_dict()
+        different = [f"{key} {one[key]} against {two[key]}" for key in one if one[key] != two[key]]
+        notes.append(f"images are prepared differently: {_shown('; '.join(different))}")
+    if a.labels and b.labels and list(a.labels) != list(b.labels):
+        place = next(i for i, pair in enumerate(zip(a.labels, b.labels)) if pair[0] != pair[1])
+        notes.append(f"the label names differ, first {_shown(a.labels[place])} against {_shown(b.labels[place])}")
+    return notes
 
-        table = Table(box=box.SIMPLE_HEAD)
-        for head, side in zip(heads, ("left", "left", "right", "right", "left")):
-            table.add_column(head, justify=side, overflow="fold")
-        for line in lines:
-            table.add_row(*line, style="red" if line[-1] else None)
-        Console().print(table, markup=False)
-        return
-    widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(4)]
-    for name, what, absolute, relative, mark in (heads, *lines):
-        print(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {absolute:>{widths[2]}}  {relative:>{widths[3]}}  {mark}"
-              .rstrip())
+
+def _print_rows(rows, tolerance):
+    """Columns that fit 80 characters; a row that parts bears a mark, and is red on a terminal."""
+    lines = [("! " if row.parts(tolerance) else "  ", _shown(row.name) or "the network", row.what,
+              f"{row.absolute:.3g}", f"{row.relative:.3g}") for row in rows]
+    lines.insert(0, ("  ", "layer", "array", "difference", "relative"))
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    write = print
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        show = Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print
+
+        def write(text):
+            show(text, style="red" if text.startswith("!") else None)
+
+    for mark, name, what, absolute, relative in lines:
+        write(f"{mark}{name:<{widths[1]}}  {what:<{widths[2]}}  {absolute:>{widths[3]}}  {relative:>{widths[4]}}")
 
 
 def _add_convert(verbs):

@@ -138,6 +138,8 @@ def files(tmp_path_factory):
     weight[np.unravel_index(np.abs(weight).argmax(), weight.shape)] *= 1.01
     other.stages[1].downsample.attention.kv.weight = weight
     other.save(folder / "planted.h5")
+    other.labels = [f"digit {n}" for n in range(10)]
+    other.save(folder / "named.h5")
     random_model(num_classes=3).save(folder / "three.h5")
     status, out, err = run("verify", "a.h5", "--record", "a.trace.h5", cwd=folder)
     assert (status, out, err) == (0, "a.trace.h5: 144 steps forward and 144 back, of random numbers, seed 0\n", "")
@@ -149,21 +151,24 @@ def test_verify_of_weight_files(files):
     rows = [line.split() for line in out.splitlines()]
     assert (status, err, rows[0]) == (0, "", ["layer", "array", "difference", "relative"])
     assert [row[0] for row in rows[1:4]] == ["stem.convolutions.0", "stem.convolutions.0.bn", "stem.convolutions.1"]
-    assert [row[0] for row in rows[-3:-1]] == ["head_dist.bn", "head_dist"]
-    assert rows[-1] == f"all {len(rows) - 2} agree: no relative difference above 0".split()
+    assert [row[0] for row in rows[-4:-2]] == ["head_dist.bn", "head_dist"]
+    assert out.splitlines()[-2].startswith("note: images are prepared differently: name digits against authors; ")
+    assert rows[-1] == f"all {len(rows) - 3} agree: no relative difference above 0".split()
     status, out, err = run("verify", "a.h5", "planted.h5", cwd=files)
     lines = out.splitlines()
-    assert (status, err) == (1, "") and [line.split()[:2] for line in lines if line.endswith("parts")] == [
-        ["stages.1.downsample.attention.kv", "weight"]]
+    assert (status, err) == (1, "") and [line.split()[:2] for line in lines if line.startswith("!")] == [
+        ["!", "stages.1.downsample.attention.kv"]]
     assert lines[-1] == ("first parting: stages.1.downsample.attention.kv: weight: "
                          "expected a relative difference of at most 0, found 0.0099")
+    status, out, _ = run("verify", "planted.h5", "named.h5", "--tolerance", "0.01", cwd=files)
+    assert status == 0 and out.splitlines()[-2] == "note: the label names differ, first class 0 against digit 0"
     assert run("verify", "a.h5", "planted.h5", "--tolerance", "0.01", cwd=files)[0] == 0
 
 
 def test_verify_against_a_recorded_pass(files):
     status, out, err = run("verify", "a.pth", "a.trace.h5", cwd=files)
     assert (status, err) == (0, "") and out.splitlines()[-1] == "all 288 agree: no relative difference above 0.0001"
-    assert out.splitlines()[1].split()[0] == "stem.convolutions.0.bn" and "\nthe network  " in out
+    assert out.splitlines()[1].split()[0] == "stem.convolutions.0.bn" and "\n  the network  " in out
     status, out, err = run("verify", "planted.h5", "a.trace.h5", cwd=files)
     assert (status, err) == (1, "")
     assert out.splitlines()[-1].startswith("first parting: stages.1.downsample.attention.kv: output: expected")
