@@ -160,7 +160,8 @@ def _add_verify(verbs):
     verify.add_argument("--tolerance", type=_tolerance,
                         help="largest difference, relative to an array's largest value (default: 0 for weight files, "
                         "1e-4 for a pass: several times float32's rounding)")
-    verify.add_argument("--backend", default="reference", help="what computes the pass (default: %(default)s)")
+    verify.add_argument("--backend", default="reference", help="what computes the pass (default: %(default)s); of a "
+                        "backend that evaluates by a program of its own, the logits are compared too")
     verify.set_defaults(run=_verify, wrong_use=verify.error)
 
 

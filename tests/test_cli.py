@@ -167,8 +167,9 @@ def test_verify_of_weight_files(files):
 
 def test_verify_against_a_recorded_pass(files):
     status, out, err = run("verify", "a.pth", "a.trace.h5", cwd=files)
-    assert (status, err) == (0, "") and out.splitlines()[-1] == "all 288 agree: no relative difference above 0.0001"
+    assert (status, err) == (0, "") and out.splitlines()[-1] == "all 289 agree: no relative difference above 0.0001"
     assert out.splitlines()[1].split()[0] == "stem.convolutions.0.bn" and "\n  the network  " in out
+    assert run("verify", "a.h5", "a.trace.h5", "--backend", "cpu", cwd=files)[0] == 0
     status, out, err = run("verify", "planted.h5", "a.trace.h5", cwd=files)
     assert (status, err) == (1, "")
     assert out.splitlines()[-1].startswith("first parting: stages.1.downsample.attention.kv: output: expected")

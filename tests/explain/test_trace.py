@@ -224,7 +224,7 @@ def test_a_difference_in_any_array_is_found_and_its_layer_named(digits):
 def test_the_same_network_agrees(digits):
     record = trace(digits, random_images(digits), 2)
     rows = compare_with_trace(digits.to("reference"), record)
-    assert first_parting(rows, 0) is None and len(rows) == len(record.forward) + len(record.backward)
+    assert first_parting(rows, 0) is None and len(rows) == len(record.forward) + 1 + len(record.backward)
     assert {row.relative for row in compare_states(digits, digits.to("reference"))} == {0}
 
 
@@ -255,6 +255,14 @@ def test_a_wrong_backward_is_found_and_its_layer_named(digits, monkeypatch, kind
     assert (row.name, row.what) == (name, what)
 
 
+def test_an_evaluation_that_is_not_the_layers_is_found(digits, monkeypatch):
+    """As a backend's own program for it might be."""
+    record = trace(digits, random_images(digits), 2)
+    monkeypatch.setattr(type(digits), "__call__", lambda self, x: self.forward(x)[0] * np.float32(1.001))
+    row = first_parting(compare_with_trace(digits, record), 1e-4)
+    assert (row.name, row.what) == ("", "model(x)") and row.relative == pytest.approx(1e-3, rel=0.01)
+
+
 def test_the_first_parting():
     rows = [Row("a", "output", 0, 0), Row("b.bn", "output", 1, 0.1, 0.1), Row("b", "output", 1, 0.1, 0.0)]
     assert first_parting(rows, 0.01).name == "b" and first_parting(rows[:2], 0.01).name == "b.bn"
@@ -276,7 +284,7 @@ def test_the_trace_of_a_different_network_is_refused(digits):
         compare_with_trace(digits, record)
     with pytest.raises(levit_np.LevitError, match="same network"):
         compare_states(digits, other)
-    renamed = random_model(drop_path=0.3)  # the same but for what decides no value
+    renamed = random_model(drop_path=0.3, backend="reference")  # the same but for what decides no value
     assert first_parting(compare_with_trace(renamed, trace(digits, random_images(digits))), 0) is None
 
 
