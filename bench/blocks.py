@@ -1,7 +1,7 @@
 """The parts of a block, as in the paper's Table 6, ours beside PyTorch's: python bench/blocks.py --help
 
-One image, one thread, 14 × 14 tokens; microseconds, medians of turns taken in one process.  A LeViT-256 stage-1 block
-(BN folded) and a DeiT-tiny block (LayerNorm, a wider MLP, Hardswish so that only the shapes differ).
+One image, one thread; microseconds, medians of turns taken in one process.  The first block of LeViT-256 (BN folded)
+and of DeiT-tiny (LayerNorm, a wider MLP, a class token; Hardswish, so that only the shapes differ).
 """
 
 import argparse
@@ -10,132 +10,112 @@ import os
 import sys
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
-TOKENS, GRID = 196, (14, 14)
+
+# The lines of the table, the steps of our plan that each is, and Table 6's microseconds (one core of a Xeon E5-2698):
+# the paper's LayerNorm is not split, and it times no softmax.  Ours has one product for Q, K and V, and one step for
+# the whole attention.
+ROWS = {
+    "LayerNorm, both": ("attention.norm", "mlp.norm"), "Q and K": (), "V": (), "Q, K and V": ("attention.qkv",),
+    "QKᵀ": (), "softmax": (), "AV": (), "QKᵀ to AV": ("attention",), "projection": ("attention.projection",),
+    "MLP": ("mlp.up", "mlp.down"),
+}
+PAPER = {
+    "levit_256": {"Q and K": 275, "V": 275, "QKᵀ": 159, "AV": 206, "projection": 310, "MLP": 1140, "whole block": 2365},
+    "deit_tiny": {"LayerNorm, both": 49, "Q and K": 299, "V": 172, "QKᵀ": 228, "AV": 161, "projection": 175, "MLP": 1390,
+                  "whole block": 2474},
+}
 
 
-class Kind(NamedTuple):
-    """paper: Table 6's microseconds on one core of a Xeon E5-2698, in the order of ROWS."""
+def ours(name: str) -> dict:
+    """{line: call}: rows of the model's own program for one image, run alone.
 
-    channels: int
-    heads: int
-    key: int
-    value: int
-    hidden: int
-    norm: bool  # LayerNorm before each branch; without it, the attention has a bias and a Hardswish
-    paper: tuple
+    A step that adds to the residual stream adds again each time; that changes the numbers in it and no time."""
+    import ctypes
 
-
-KINDS = {"LeViT-256 stage 1": Kind(256, 4, 32, 64, 512, False, (None, 275, 275, 159, None, 206, None, 310, 1140, 2365)),
-         "DeiT-tiny": Kind(192, 3, 64, 64, 768, True, (49, 299, 172, 228, None, 161, None, 175, 1390, 2474))}
-ROWS = ("LayerNorm, both", "Q and K", "V", "QKᵀ", "softmax", "AV", "QKᵀ to AV as one", "projection", "MLP", "whole block")
-
-
-def arrays_of(kind: Kind) -> dict:
     import numpy as np
 
-    generator = np.random.default_rng(0)
+    import levit_np
+    from levit_np.inference.cpu import CpuExecutor
 
-    def draw(*shape):
-        return (generator.standard_normal(shape) / shape[-1] ** 0.5).astype(np.float32)
+    levit_np.set_threads(1)
+    executor = CpuExecutor(levit_np.create(name, backend="cpu"))
+    program = executor._take(1)
+    executor._run(program, np.zeros((1, 3, 224, 224), np.float32))  # every buffer holds what the steps expect
+    table, counter = program.table.ctypes.data, ctypes.c_int64()
 
-    keys, values = kind.heads * kind.key, kind.heads * kind.value
-    sizes = {"qk": (2 * keys, kind.channels), "v": (values, kind.channels), "projection": (kind.channels, values),
-             "up": (kind.hidden, kind.channels), "down": (kind.channels, kind.hidden)}
-    found = {name: draw(*shape) for name, shape in sizes.items()}
-    found |= {f"{name}_bias": draw(shape[0]) for name, shape in sizes.items()}
-    found |= {"gamma": draw(kind.channels) + 1, "beta": draw(kind.channels), "x": draw(1, TOKENS, kind.channels) * 16}
-    return found | {"bias": None if kind.norm else draw(kind.heads, TOKENS, TOKENS)}
+    def run(pieces):
+        for first, last in pieces:
+            counter.value = 0
+            executor.kernels.run(table, first, last, 0, 1, ctypes.addressof(counter))
 
-
-def ours(kind: Kind, a: dict, ops) -> dict:
-    """{row: call} with our operations; the products inside the attention have no rows of their own, it is one
-    operation."""
-    scale = kind.key**-0.5
-
-    def norm(x):
-        return ops.layer_norm(x, a["gamma"], a["beta"], 1e-6) if kind.norm else x
-
-    def query_key(x):
-        return ops.linear(x, a["qk"], a["qk_bias"])
-
-    def value(x):
-        return ops.linear(x, a["v"], a["v_bias"])
-
-    def attention(qk, v):
-        q, k = ops.split_heads(qk, kind.heads, (kind.key, kind.key))
-        (v,) = ops.split_heads(v, kind.heads, (kind.value,))
-        return ops.merge_heads(ops.attention(q, k, v, a["bias"], scale)[0])
-
-    def project(y):
-        return ops.linear(y if kind.norm else ops.hardswish(y), a["projection"], a["projection_bias"])
-
-    def mlp(x):
-        return ops.linear(ops.hardswish(ops.linear(x, a["up"], a["up_bias"])), a["down"], a["down_bias"])
-
-    def whole(x):
-        h = norm(x)
-        x = x + project(attention(query_key(h), value(h)))
-        return x + mlp(norm(x))
-
-    x = a["x"]
-    qk, v = query_key(x), value(x)
-    y = attention(qk, v)
-    calls = {"Q and K": lambda: query_key(x), "V": lambda: value(x), "QKᵀ to AV as one": lambda: attention(qk, v),
-             "projection": lambda: project(y), "MLP": lambda: mlp(x), "whole block": lambda: whole(x)}
-    return ({"LayerNorm, both": lambda: (norm(x), norm(x))} if kind.norm else {}) | calls
+    places = [i for i, step in enumerate(program.names) if step.startswith("stages.0.blocks.0.")]
+    pieces = {row: [(i, i + 1) for i in places if program.names[i].removeprefix("stages.0.blocks.0.") in parts]
+              for row, parts in ROWS.items()} | {"whole block": [(places[0], places[-1] + 1)]}
+    return {row: lambda found=found: run(found) for row, found in pieces.items() if found}
 
 
-def pytorch(kind: Kind, a: dict) -> dict:
-    """{row: call} with torch.nn.functional."""
+def pytorch(name: str) -> dict:
+    """{line: call} with torch.nn.functional on arrays of the same sizes."""
     import torch
     from torch.nn import functional as F
 
-    a = {name: array if array is None else torch.from_numpy(array) for name, array in a.items()}
-    scale = kind.key**-0.5
+    from levit_np.config import config_of
+
+    config = config_of(name)
+    (channels, _, heads, *_), key, value = config.stages[0], config.key_size, config.value_ratio * config.key_size
+    height, width = config.resolutions[0]
+    tokens, is_levit = height * width + (config.pooling == "token"), config.normalization == "batch"
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) / shape[-1] ** 0.5
+
+    def linear(inputs, outputs):
+        weight, bias = draw(outputs, inputs), draw(outputs)
+        return lambda x: F.linear(x, weight, bias)
 
     def norm(x):
-        return F.layer_norm(x, x.shape[-1:], a["gamma"], a["beta"], 1e-6) if kind.norm else x
+        return x if is_levit else F.layer_norm(x, (channels,), gamma, beta, 1e-6)
 
-    def query_key(x):
-        return F.linear(x, a["qk"], a["qk_bias"])
+    def parts(qkv):
+        q, k, v = qkv.split([heads * key, heads * key, heads * value], 2)
+        return [part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
 
-    def value(x):
-        return F.linear(x, a["v"], a["v_bias"])
+    def softmax(scores):
+        return (scores + bias if is_levit else scores).softmax(-1)
 
-    def heads(qk, v):
-        q, k = qk.unflatten(2, (kind.heads, 2 * kind.key)).transpose(1, 2).split(kind.key, 3)
-        return q, k, v.unflatten(2, (kind.heads, kind.value)).transpose(1, 2)
-
-    def attention(qk, v):
-        q, k, v = heads(qk, v)
-        bias = None if a["bias"] is None else a["bias"][None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).transpose(1, 2).flatten(2)
+    def attention(qkv):
+        q, k, v = parts(qkv)
+        return (softmax(q @ k.transpose(2, 3)) @ v).transpose(1, 2).flatten(2)
 
     def project(y):
-        return F.linear(y if kind.norm else F.hardswish(y), a["projection"], a["projection_bias"])
+        return projection(F.hardswish(y) if is_levit else y)
 
     def mlp(x):
-        return F.linear(F.hardswish(F.linear(x, a["up"], a["up_bias"])), a["down"], a["down_bias"])
+        return down(F.hardswish(up(x)))
 
-    def whole(x):
-        h = norm(x)
-        x = x + project(attention(query_key(h), value(h)))
-        return x + mlp(norm(x))
+    def whole():
+        y = x + project(attention(query_key_value(norm(x))))
+        return y + mlp(norm(y))
 
-    x = a["x"]
-    qk, v = query_key(x), value(x)
-    q, k, parted = heads(qk, v)
-    y, scores = attention(qk, v), q @ k.transpose(2, 3)
-    probabilities = scores.softmax(-1)
-    calls = {"Q and K": lambda: query_key(x), "V": lambda: value(x), "QKᵀ": lambda: q @ k.transpose(2, 3),
-             "softmax": lambda: (scores * scale if kind.norm else scores * scale + a["bias"]).softmax(-1),
-             "AV": lambda: probabilities @ parted, "QKᵀ to AV as one": lambda: attention(qk, v),
-             "projection": lambda: project(y), "MLP": lambda: mlp(x), "whole block": lambda: whole(x)}
-    return ({"LayerNorm, both": lambda: (norm(x), norm(x))} if kind.norm else {}) | calls
+    gamma, beta, bias = draw(channels), draw(channels), draw(heads, tokens, tokens)
+    query_key, values = linear(channels, 2 * heads * key), linear(channels, heads * value)
+    query_key_value = linear(channels, heads * (2 * key + value))
+    projection = linear(heads * value, channels)
+    up, down = linear(channels, channels * config.mlp_ratio), linear(channels * config.mlp_ratio, channels)
+    x = draw(1, tokens, channels)
+    qkv = query_key_value(x)
+    q, k, v = parts(qkv)
+    scores, y = q @ k.transpose(2, 3), attention(qkv)
+    probabilities = softmax(scores)
+    calls = {"Q and K": lambda: query_key(x), "V": lambda: values(x), "Q, K and V": lambda: query_key_value(x),
+             "QKᵀ": lambda: q @ k.transpose(2, 3), "softmax": lambda: softmax(scores), "AV": lambda: probabilities @ v,
+             "QKᵀ to AV": lambda: attention(qkv), "projection": lambda: project(y), "MLP": lambda: x + mlp(x),
+             "whole block": whole}
+    return calls if is_levit else {"LayerNorm, both": lambda: (norm(x), norm(x))} | calls
 
 
 def main():
@@ -157,48 +137,33 @@ def main():
     from levit_np.storage.atomic import replacing
 
     torch.set_num_threads(1)
-    backend, ops = _fastest()
     console, machine, blocks = Console(), describe(("numpy", "numba", "torch")), {}
-    for name, kind in KINDS.items():
-        arrays = arrays_of(kind)
+    for name, paper in PAPER.items():
         with torch.inference_mode(), Progress(console=console, transient=True) as progress:
-            parts = {"ours": ours(kind, arrays, ops), "PyTorch": pytorch(kind, arrays)}
-            error = abs(parts["ours"]["whole block"]() - parts["PyTorch"]["whole block"]().numpy()).max()
-            if not error < 1e-3:
-                raise SystemExit(f"{name}: expected both blocks to agree within 1e-3, found {error}")
-            calls = {(who, row): call for row in ROWS for who, found in parts.items() if (call := found.get(row))}
-            task = progress.add_task(name, total=len(calls) * chosen.rounds)
+            task = progress.add_task(name)
+            calls = {(who, row): call for who, found in (("ours", ours(name)), ("PyTorch", pytorch(name)))
+                     for row, call in found.items()}
+            progress.update(task, total=len(calls) * chosen.rounds)
             times = interleaved(calls, chosen.rounds, 0.03, progress=lambda: progress.advance(task))
-        blocks[name] = {who: {row: 1e6 * median(times[who, row]) for row in ROWS if (who, row) in times}
-                        for who in parts} | {"paper": dict(zip(ROWS, kind.paper))}
-        console.print(_table(f"{name}, µs, {machine['processor']}", backend, blocks[name]))
+        blocks[name] = {who: {row: 1e6 * median(seconds) for (other, row), seconds in times.items() if other == who}
+                        for who in ("ours", "PyTorch")} | {"paper": paper}
+        console.print(_table(f"{name}, µs, {machine['processor']}", blocks[name]))
     chosen.results.mkdir(parents=True, exist_ok=True)
     path = result_path(chosen.results, "blocks", machine["processor"])
     with replacing(path) as file:
-        file.write((json.dumps({"machine": machine, "backend": backend, "rounds": chosen.rounds,
-                                "microseconds": blocks}, indent=1) + "\n").encode())
+        file.write((json.dumps({"machine": machine, "rounds": chosen.rounds, "microseconds": blocks}, indent=1)
+                    + "\n").encode())
     console.print(f"written: {path}")
 
 
-def _fastest():
-    """(name, operations) of our fastest backend on this processor."""
-    from levit_np.errors import BackendError
-    from levit_np.ops import backend
-
-    try:
-        return "cpu", backend("cpu")
-    except BackendError:
-        return "reference", backend("reference")
-
-
-def _table(title, backend, block):
+def _table(title, block):
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("", f"ours ({backend})", "PyTorch", "paper's core"):
+    for heading in ("", "ours", "PyTorch", "paper's core"):
         table.add_column(heading, justify="right" if heading else "left")
-    for row in ROWS:
+    for row in [*ROWS, "whole block"]:
         cells = [block[who].get(row) for who in ("ours", "PyTorch", "paper")]
         if any(cells):
             table.add_row(row, *("" if cell is None else f"{cell:.0f}" for cell in cells))
