@@ -125,8 +125,7 @@ def _bench(arguments) -> int:
 
     fresh = arguments.model in FAMILY | ABLATIONS
     source, opened = (arguments.model, levit_np.create) if fresh else (arguments.model, levit_np.load)
-    if hasattr(levit_np, "set_threads"):
-        levit_np.set_threads(arguments.threads)
+    levit_np.set_threads(arguments.threads)
     models, missing = open_candidates(lambda backend, dtype: opened(source, backend=backend, dtype=dtype))
     machine = describe()
     print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "

@@ -24,9 +24,9 @@ def run(*arguments):
 def test_bench_times_the_weights_that_ship():
     status, out, err = run("-m", "levit_np.cli", "bench", "levit_digits.h5", "--batch", "1", "3")
     assert status == 0
-    rows = re.findall(r"^reference +float32 +(\d+) +([\d.]+) +([\d.]+) ", out, re.M)
-    assert [row[0] for row in rows] == ["1", "3"]
-    for _, rate, milliseconds in rows:
+    rows = re.findall(r"^(reference|cpu) +float32 +(\d+) +([\d.]+) +([\d.]+) ", out, re.MULTILINE)
+    assert [row[:2] for row in rows] == [("reference", "1"), ("cpu", "1"), ("reference", "3"), ("cpu", "3")]
+    for *_, rate, milliseconds in rows:
         assert float(rate) * float(milliseconds) == pytest.approx(1000, rel=0.01)
 
 

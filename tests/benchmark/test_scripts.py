@@ -69,3 +69,14 @@ def test_a_small_run_leaves_a_whole_result(tmp_path):
     assert (mine["key"], mine["fastest_peer"], peer["key"]) == ("ours", "eager", "eager")
     assert mine["ratio"] == pytest.approx(mine["images_per_second"] / peer["images_per_second"])  # one round
     assert max(mine["error"], peer["error"]) < 1e-5
+
+
+def test_the_blocks_parts_are_all_there(tmp_path):
+    done = script("bench/blocks.py", "--rounds", 1, "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("blocks-*.json")
+    found = json.loads(path.read_text())["microseconds"]
+    ours = {"Q, K and V", "QKᵀ to AV", "projection", "MLP", "whole block"}
+    assert set(found["levit_256"]["ours"]) == ours and set(found["deit_tiny"]["ours"]) == ours | {"LayerNorm, both"}
+    for block in found.values():
+        assert set(block["ours"]) < set(block["PyTorch"]) and set(block["paper"]) < set(block["PyTorch"])
