@@ -25,8 +25,11 @@ def test_convolution(kernel, stride, padding, size, batch, normalization, traini
     agree(filled(ConvBN(ops, 3, 4, kernel, stride, padding, normalization)), peer, tokens(batch, 3, *size), training)
 
 
+ONE, FOUR = (Convolution(6, kernel=4, stride=4),), tuple(map(Convolution, (3, 4, 5, 6)))
+
+
 @MODES
-@pytest.mark.parametrize("config", [CONFIG, PLAIN, replace(CONFIG, stem=(Convolution(6, kernel=4, stride=4),))])
+@pytest.mark.parametrize("config", [CONFIG, PLAIN, replace(CONFIG, stem=ONE), replace(CONFIG, stem=FOUR)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_stem(config, batch, training):
     def peer(x, p, training):

@@ -133,7 +133,7 @@ def _cross_entropy(ops, size, array):
 
 
 def _soft_distillation(ops, size, array):
-    teacher, temperature = array(size(), size(2, 6)), size(1, 4)
+    teacher, temperature = array(size(), size(2, 6)), size(2, 4)
     return Case(lambda x: ops.soft_distillation(x, teacher, temperature),
                 lambda dy, x: (dy * ops.soft_distillation_backward(x, teacher, temperature),), (array(*teacher.shape),))
 
