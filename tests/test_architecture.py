@@ -93,6 +93,14 @@ def test_heavy_packages_are_imported_where_they_are_needed():
     assert found.stdout.split() == []
 
 
+def test_the_floating_point_mode_stays():
+    """Neither the import nor a pass flushes what is denormal to zero, or silences numpy."""
+    code = ("import numpy as np, levit_np; before = np.geterr(); x = np.full(4, 1e-40, np.float32);"
+            "levit_np.create('levit_digits')(np.zeros((1, 1, 32, 32), np.float32));"
+            "assert (x / 2 > 0).all() and float(x[0]) / 2 > 0 and np.geterr() == before")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
 def test_other_frameworks_are_nowhere_and_compilers_in_the_operations_alone():
     for path in PACKAGE.rglob("*.py"):
         found = {name.split(".")[0] for name in imports(path)}
