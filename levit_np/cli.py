@@ -265,9 +265,9 @@ def _print_rows(rows, tolerance):
 
 
 def _add_convert(verbs):
-    convert = verbs.add_parser("convert", help="anybody's LeViT weights -> HDF5 of this package", description="Reads the "
-                               "authors', timm's or transformers' weights (.pth or safetensors, recognised by content) "
-                               "and writes HDF5 with the configuration, the class names and the preprocessing inside.",
+    convert = verbs.add_parser("convert", help="anybody's LeViT weights -> HDF5 of this package",
+                               description="Reads the authors', timm's or transformers' weights (.pth or safetensors, "
+                               "recognised by content) and writes HDF5 with the configuration, the class names and the preprocessing inside.",
                                epilog="example: levit-np convert LeViT-256-13b5763e.pth levit_256.h5")
     convert.add_argument("source", metavar="SOURCE", help="the weight file to read")
     convert.add_argument("target", metavar="TARGET", help="the HDF5 file to write")

@@ -45,7 +45,8 @@ def compare_states(a: LeViT, b: LeViT) -> list[Row]:
 def compare_with_trace(model: LeViT, recorded: Trace) -> list[Row]:
     """Repeats a recorded pass: a row a layer's forward, then, in the order of the backward, a row a layer's gradients.
 
-    A row between them is model(x), which a backend may compute by a way of its own.  Raises LevitError for the trace of a different network, or by a version of this library with other steps."""
+    A row between them is model(x), which a backend may compute by a way of its own.  Raises LevitError for the trace
+    of a different network, or by a version of this library with other steps."""
     require_same_network(model.config, recorded.config)
     found = trace(model, recorded.x, recorded.target)
     for a, b in ((found.forward, recorded.forward), (found.backward, recorded.backward)):

@@ -39,7 +39,7 @@ class Backward(NamedTuple):
     gradients: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # both would go through hundreds of arrays
 class Trace:
     """The steps in the order in which they ended: the parts of a layer come before it, and the network is the last.
 
@@ -55,6 +55,10 @@ class Trace:
     target: tuple[int, ...] | None = None  # a class an image
     loss: float | None = None
     backward: tuple[Backward, ...] = ()
+
+    def __repr__(self):
+        back = f", {len(self.backward)} back from {list(self.target)}" if self.backward else ""
+        return f"<Trace of {self.config.name}: images {self.x.shape}, {len(self.forward)} steps forward{back}>"
 
     @property
     def logits(self) -> np.ndarray:

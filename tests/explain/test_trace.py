@@ -141,6 +141,8 @@ def test_the_model_is_left_alone(digits):
 
 def test_without_a_target_there_is_no_gradient(digits):
     record = trace(digits, random_images(digits))
+    assert repr(record) == "<Trace of levit_digits: images (2, 1, 32, 32), 144 steps forward>"
+    assert repr(trace(digits, record.x, 7)).endswith(", 144 steps forward, 144 back from [7, 7]>")
     assert (record.target, record.loss, record.backward, record.dx, record.gradients) == (None, None, (), None, {})
 
 
