@@ -51,24 +51,33 @@ class LeViTConfig:
     pooling: str = "average"  # "token": the heads read a class token, as in ViT
 
     def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.isprintable() or not 1 <= len(self.name) <= 64:
+            raise ConfigError(f"config: name: expected 1 to 64 printable characters, found {self.name!a:.100}")
+        if len(self.image_size) != 2 or not self.stem or not self.stages:
+            raise ConfigError(f"config {self.name!r}: expected a stem, stages and image_size (height, width)")
         counts = [self.key_size, self.in_channels, self.num_classes, *self.image_size, self.value_ratio,
                   self.shrink_value_ratio, self.mlp_ratio, *(n for c in self.stem for n in c)]
         counts += [n for s in self.stages for n in s[:3]] + [s.shrink_heads for s in self.stages[1:]]
-        if not self.stem or not self.stages or any(type(n) is not int or not 1 <= n <= 65536 for n in counts):
-            raise ConfigError(f"config {self.name!r}: expected whole numbers from 1 to 65536, found {counts}")
+        # A bool is an int to isinstance.
+        if wrong := [n for n in counts if type(n) is not int or not 1 <= n <= 65536]:
+            raise ConfigError(f"config {self.name!r}: expected whole numbers from 1 to 65536, found {ascii(wrong):.100}")
         if sum(s.depth for s in self.stages) > 1024 or len(self.stem) > 16:
             raise ConfigError(f"config {self.name!r}: expected at most 1024 blocks and 16 convolutions")
         if self.stem[-1].channels != self.stages[0].channels:
             raise ConfigError(f"config {self.name!r}: expected the stem to end in {self.stages[0].channels} "
                               f"channels, found {self.stem[-1].channels}")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"config {self.name!r}: expected 0 <= drop_path < 1, found {self.drop_path}")
+        if type(self.drop_path) not in (int, float) or not 0 <= self.drop_path < 1:
+            raise ConfigError(f"config {self.name!r}: expected 0 <= drop_path < 1, found {self.drop_path!a:.100}")
+        if type(self.distillation) is not bool:
+            raise ConfigError(f"config {self.name!r}: distillation: expected true or false, found "
+                              f"{self.distillation!a:.100}")
         choices = {"activation": ("hardswish", "silu"), "attention_activation": ("hardswish", "silu", "identity"),
                    "normalization": ("batch", "layer"), "position": ("bias", "embedding"),
                    "pooling": ("average", "token")}
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
-                raise ConfigError(f"config {self.name!r}: expected {key} in {allowed}, found {getattr(self, key)!r}")
+                raise ConfigError(f"config {self.name!r}: expected {key} in {allowed}, found "
+                                  f"{getattr(self, key)!a:.100}")
         if self.pooling == "token" and (self.position != "embedding" or len(self.stages) > 1):
             # The token has no pixel: neither an offset to the others nor a place in a subsampled grid.
             raise ConfigError(f"config {self.name!r}: expected a class token with position 'embedding' and one stage, "
@@ -101,7 +110,7 @@ class LeViTConfig:
             data["image_size"] = tuple(data["image_size"])
             return cls(**data)
         except (TypeError, KeyError, ValueError) as error:
-            raise error if isinstance(error, ConfigError) else ConfigError(f"config: {error}") from None
+            raise error if isinstance(error, ConfigError) else ConfigError(f"config: {str(error)!a:.200}") from None
 
 
 def _levit(name, channels, depths, heads, key_size, stride=16, **more):

@@ -148,7 +148,7 @@ def _timm_names(shapes, form):
 
 def _derive(shapes):
     stages = []
-    for s in range(_count(shapes, r"stages\.(\d+)\.")):
+    for s in range(_count(shapes, r"stages\.(\d+)\.") or 1):  # without any, the first is reported as missing
         depth = _count(shapes, rf"stages\.{s}\.blocks\.(\d+)\.")
         block = f"stages.{s}.blocks.0.attn"
         heads, offsets = shapes[f"{block}.attention_biases"]

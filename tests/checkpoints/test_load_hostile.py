@@ -1,0 +1,143 @@
+"""What `load` makes of sound containers with hostile content: names, shapes, types and documents drawn at random."""
+
+import collections
+import copy
+import json
+import random
+import re
+import time
+
+import numpy as np
+import pytest
+
+from levit_np.checkpoints import reading
+from levit_np.checkpoints.formats import name_table
+from levit_np.config import FAMILY
+from levit_np.errors import CheckpointError
+from levit_np.images.recipes import recipe
+from levit_np.model import initial_state, build
+
+FORMS = ("facebook", "timm", "transformers", "fused")
+NUMBERS = (0, 1, 2, 3, 7, 16, 64, 196, 65536, 65537, 1 << 31, 1 << 47)
+VALUES = (None, True, False, -1, *NUMBERS, 1 << 70, 0.5, -0.0, 1e308, "", "x", "silu", "layer", "\x1b[31m", "9" * 400, [],
+          {}, [[]], [1, 2], [[1, 1, 1, 1]] * 2000)
+
+
+def tensors(form):
+    config = FAMILY["levit_128s"] if form == "transformers" else FAMILY["levit_digits"]
+    state = initial_state(build(config), 0, np.float32)
+    return {there: state[own] for own, there in name_table(config, form).items()}
+
+
+def damaged_tensors(sound, rng):
+    found = dict(sound)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        names = list(found)
+        name, other = rng.choice(names), rng.choice(names)
+        match rng.randrange(7):
+            case 0:
+                del found[name]
+            case 1:  # another number in a name, of one array or of all that share its beginning
+                number = rng.choice([*map(str, NUMBERS), "-1", "007", "٣"])
+                new = re.sub(r"\d+", lambda m: number if rng.random() < 0.5 else m[0], name)
+                found[new] = found.pop(name)
+            case 2:
+                start = name[: rng.randrange(1, len(name))]
+                for each in [each for each in found if each.startswith(start)]:
+                    found[other[: rng.randrange(len(other))] + each] = found.pop(each)
+                    if len(found) < 2:
+                        return found
+            case 3:
+                found[name] = found[other]
+            case 4:
+                found[name] = found[name].T if rng.random() < 0.5 else found[name].astype(np.int64)
+            case 5:  # a container holds no such array unless it is empty
+                shape = [rng.choice(NUMBERS[1:8]) for _ in range(rng.randrange(5))]
+                shape = shape if np.prod(shape) < 1 << 20 else [0, 1 << 20, rng.choice(NUMBERS[:9])]
+                found[name] = np.zeros(shape, np.float32)
+            case 6:
+                found[rng.choice((name + "x", "extra", name[:-1] or "y"))] = found[name]
+        if not found:
+            return dict(sound)
+    return found
+
+
+def damaged_document(document, rng):
+    """The JSON value with one of its parts replaced or taken out."""
+    document = copy.deepcopy(document)
+    at = document
+    while True:
+        keys = list(at) if isinstance(at, dict) else range(len(at))
+        key = rng.choice(keys)
+        if isinstance(at[key], (dict, list)) and at[key] and rng.random() < 0.8:
+            at = at[key]
+        elif rng.random() < 0.2:
+            del at[key]
+            return document
+        else:
+            at[key] = copy.deepcopy(rng.choice(VALUES))
+            return document
+
+
+class Fuzz:
+    """`count` has what became of each content, `slowest` the seconds of the worst."""
+
+    def __init__(self, seed):
+        self.rng, self.count, self.slowest = random.Random(seed), collections.Counter(), 0.0
+
+    def foreign(self, form, times):
+        sound = tensors(form)
+        for _ in range(times):
+            self.read(reading._foreign, damaged_tensors(sound, self.rng))
+
+    def own(self, times):
+        config = FAMILY["levit_digits"]
+        arrays = initial_state(build(config), 0, np.float32)
+        documents = {"config": config.to_dict(), "labels": list("0123456789"), "recipe": recipe("digits").to_dict()}
+        documents = json.loads(json.dumps(documents))
+        for _ in range(times):
+            damaged = damaged_document(documents, self.rng)
+            if self.rng.random() < 0.3:
+                damaged = damaged_document(damaged, self.rng)
+            self.read(reading._own, arrays, damaged)
+
+    def read(self, read, *content):
+        start = time.perf_counter()
+        try:
+            found = read("file", *content)
+            assert {n: a.shape for n, a in found.state.items()} == {
+                n: s.shape for n, s in build(found.config).specs_by_name().items()}
+            self.count["read"] += 1
+        except CheckpointError as error:
+            message = str(error)
+            assert message.startswith("file: ") and message.isprintable() and len(message) < 2000, message
+            self.count["refused"] += 1
+        self.slowest = max(self.slowest, time.perf_counter() - start)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_tensors_are_refused_or_read(form):
+    fuzz = Fuzz(seed=1)
+    fuzz.foreign(form, 300)
+    assert fuzz.count["refused"] > 200 and fuzz.count["read"] > 3 and fuzz.slowest < 5, (fuzz.count, fuzz.slowest)
+
+
+def test_damaged_documents_are_refused_or_read():
+    fuzz = Fuzz(seed=2)
+    fuzz.own(1000)
+    assert fuzz.count["refused"] > 500 and fuzz.count["read"] > 30 and fuzz.slowest < 5, (fuzz.count, fuzz.slowest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_100000_damaged_tensors_are_refused_or_read(form):
+    fuzz = Fuzz(seed=3)
+    fuzz.foreign(form, 100_000)
+    print(form, fuzz.count, fuzz.slowest)
+
+
+@pytest.mark.slow
+def test_100000_damaged_documents_are_refused_or_read():
+    fuzz = Fuzz(seed=4)
+    fuzz.own(100_000)
+    print(fuzz.count, fuzz.slowest)
