@@ -2,20 +2,32 @@
 
 import collections
 import copy
+import dataclasses
 import json
+import os
 import random
 import re
 import time
 
+import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from levit_np.checkpoints import reading
+import levit_np
+from levit_np.checkpoints import loading, reading
 from levit_np.checkpoints.formats import name_table
-from levit_np.config import FAMILY
+from levit_np.config import FAMILY, Stage
 from levit_np.errors import CheckpointError
 from levit_np.images.recipes import recipe
-from levit_np.model import initial_state, build
+from levit_np.model import build, initial_state
+from levit_np.storage import confined, hdf5
+
+from ..storage.attacks_hdf5 import CONTENT_ATTACKS
+from ..storage.attacks_headers import HEADER_ATTACKS
+from ..storage.forgeries import FORGERIES
+from . import attacks_torch, load_child, test_safetensors_file
 
 FORMS = ("facebook", "timm", "transformers", "fused")
 NUMBERS = (0, 1, 2, 3, 7, 16, 64, 196, 65536, 65537, 1 << 31, 1 << 47)
@@ -141,3 +153,58 @@ def test_100000_damaged_documents_are_refused_or_read():
     fuzz = Fuzz(seed=4)
     fuzz.own(100_000)
     print(fuzz.count, fuzz.slowest)
+
+
+# Every named attack, through load.
+
+
+def test_every_named_attack_is_refused_by_load(tmp_path):
+    """The plain HDF5 ones cost a child each: test_hdf5_hostile has them, here they only count."""
+    attacks = {f"pth: {name}": attack.data for name, attack in attacks_torch.ATTACKS.items()}
+    attacks |= {f"safetensors: {name}": data for name, data in test_safetensors_file.ATTACKS.items()}
+    attacks |= {f"sealed HDF5: {name}": data for name, data in FORGERIES.items()}
+    assert len(attacks) + len(CONTENT_ATTACKS) + len(HEADER_ATTACKS) >= 300
+    for name, data in attacks.items():
+        (tmp_path / "a").write_bytes(data)
+        with pytest.raises(CheckpointError) as caught:
+            levit_np.load(tmp_path / "a")
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path / 'a'}: ") and message.isprintable() and len(message) < 1000, name
+
+
+# Memory.
+
+
+def megabytes_of_weights(path, form):
+    """Writes about 16 MB of weights and returns the file's size in 2^20 bytes."""
+    config = dataclasses.replace(FAMILY["levit_128s"], name="levit", num_classes=5, stages=(
+        Stage(128, 1, 4), Stage(256, 1, 6, 8), Stage(384, 2, 8, 16)))
+    model = build(config)
+    model.set_state(initial_state(model, 0, np.float32))
+    if form == "HDF5":
+        loading.save(model, path)
+    elif form == "plain HDF5":
+        loading.save(model, path)
+        arrays, documents = hdf5.read(path)
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name.replace(".", "/")] = array
+            for name, document in documents.items():
+                file[f"documents/{name}"] = np.frombuffer(json.dumps(document).encode(), "u1")
+    elif form in ("half", "double"):
+        named = loading.rename(model.state(), config=config, format="timm")
+        kind = {"half": torch.float16, "double": torch.float64}[form]
+        save_file({name: torch.from_numpy(array).to(kind) for name, array in named.items()}, path)
+    else:
+        loading.export(model, path, form)
+    return path.stat().st_size / 2**20
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="measured in /proc")
+@pytest.mark.parametrize("form", ["HDF5", "plain HDF5", "facebook", "timm", "transformers", "half", "double"])
+def test_load_takes_at_most_twice_the_file(form, tmp_path):
+    size = megabytes_of_weights(tmp_path / "a", form)
+    own, child = confined.run(load_child.peak_megabytes, tmp_path / "a", memory=4 << 30)
+    print(f"{form}: {size:.1f} MB, load {own:.1f} MB, its child {child:.1f} MB")
+    assert own <= 2 * size + 64 and child <= 2 * size + 64
+    assert own > 0.4 * size  # double becomes float32, and what is measured is there

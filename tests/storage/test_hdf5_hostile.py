@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from levit_np.errors import CheckpointError
-from levit_np.storage import extents, hdf5, seal, strict_hdf5
+from levit_np.storage import confined, extents, hdf5, seal, strict_hdf5
 from tests.mutations import mutated
+from tests.storage import forked_children
 from tests.storage.attacks_hdf5 import CONTENT_ATTACKS, VALUES, image
 from tests.storage.attacks_headers import HEADER_ATTACKS, endless
 from tests.storage.forgeries import FORGERIES, HONEST
@@ -213,3 +214,24 @@ def test_100000_damaged_hdf5_raise_nothing_else(libver):
     print(worker.count, worker.peak_kilobytes)
     assert worker.count["x"] == 0
     assert worker.count["crash"] + worker.count["hang"] <= 100
+
+
+def fuzz_children(libver: str, times: int, seed: int, directory: Path) -> dict[str, int]:
+    count, slowest = confined.run(forked_children.fuzz, libver, times, seed, 5, directory, seconds=20_000, memory=4 << 30)
+    print(libver, count, slowest)
+    assert "another exception" not in count and slowest < 10
+    return count
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("libver", ["earliest", "v108"])
+def test_damaged_hdf5_in_limited_children(tmp_path, libver):
+    count = fuzz_children(libver, 150, 7, tmp_path)
+    assert count["read"] > 2 and count["refused"] > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("libver", ["earliest", "v108"])
+def test_100000_damaged_hdf5_in_limited_children(tmp_path, libver):
+    """Whatever libhdf5 does there, the child ends in time."""
+    fuzz_children(libver, 50_000, 8, tmp_path)

@@ -1,0 +1,27 @@
+"""What the tests of load's memory run in a child process."""
+
+import os
+import resource
+from pathlib import Path
+
+
+def peak_megabytes(path: str) -> tuple[float, float]:
+    """By how much load raised this process's memory at its greatest, and the greatest of its children, in 2^20 bytes."""
+    import h5py
+    import safetensors
+
+    import levit_np
+    from levit_np.checkpoints import torch_file
+
+    assert h5py and safetensors and torch_file
+    model = levit_np.load("levit_digits.h5")  # all that is imported or allocated but once
+    del model
+    # /proc, not ru_maxrss: a new process begins with that of the one that started it.
+    before = _kilobytes("VmRSS")
+    levit_np.load(path)
+    return (_kilobytes("VmHWM") - before) / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def _kilobytes(field: str) -> int:
+    lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
