@@ -21,10 +21,10 @@ class CpuExecutor:
 
     May be called by several threads at once: each call has buffers of its own."""
 
-    def __init__(self, model):
+    def __init__(self, model, half=False):
         self.kernels = library()
         self._config = model.config
-        self._lowering = Lowering(plan.steps_of(model), model.config, self.kernels.instructions)
+        self._lowering = Lowering(plan.steps_of(model), model.config, self.kernels.instructions, half)
         self._idle: OrderedDict[int, list[Program]] = OrderedDict()
 
     def __call__(self, images):

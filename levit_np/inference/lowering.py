@@ -6,7 +6,8 @@ from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from . import plan
-from .packing import GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
+from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
+from .program import Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
@@ -18,8 +19,11 @@ class Lowering:
     While they are made: `columns` of each tensor (see packing) and its `scale`, by which its true values are less than
     those in memory; `tokens` of the residual stream, `size` of the map."""
 
-    def __init__(self, steps, config, instructions):
+    def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
+        self.half, self.grain = half, HALF_GRAIN if half else GRAIN  # bfloat16 products, but for the image and the head
+        # Rows of a tile, of float32 and of bfloat16 products.
+        self.most = instructions.rows, instructions.pair_rows
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
         for step in steps:
@@ -28,8 +32,8 @@ class Lowering:
             if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
                 self.sections.append([])
 
-    def pack(self, weight, bias, rows, columns):
-        return pack(self.arena, weight, bias, self.width, rows, columns)
+    def pack(self, weight, bias, rows, columns, pairs):
+        return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
 
     def finish(self, target, activation):
         """The kernels' number of an activation whose result goes to `target`."""
@@ -53,27 +57,28 @@ class Convolution:
         self.size, scale = lowering.size, lowering.scale.get("map", 1)
         self.finish = lowering.finish("map", step.activation)
         self.planes, self.channels, self.next = 1, channels, None
-        if not lowering.convolutions:
+        self.number = len(lowering.convolutions)
+        self.pairs, self.half, self.most = lowering.half and self.number > 0, lowering.half, lowering.most
+        if self.number == 0:
             self.planes, self.channels = channels, 1
-            weight, rows = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
+            weight, rows, self.length = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2), self.kernel
         else:
             lowering.convolutions[-1].next = self
             weight = step.weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, K·K·C)
-            cell = plain_columns(channels)
-            self.channels = len(cell)
+            cell = plain_columns(channels, lowering.grain)
+            self.channels, self.length = len(cell), self.kernel * len(cell)
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(self.kernel**2)])
-        self.number = len(lowering.convolutions)
         lowering.convolutions.append(self)
-        columns = lowering.columns["x"] = plain_columns(outputs)
+        columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
         self.outputs = len(columns)
         self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
-        self.weight = lowering.pack(weight * scale, step.bias, rows, columns)
+        self.weight = lowering.pack(weight * scale, step.bias, rows, columns, self.pairs)
 
     def input(self, program):
         """The bordered map it reads, and its height with the border."""
         height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel) for n, m in zip(self.size, self.out))
-        return program.new_map(f"map {self.number}", height, width, self.channels, self.planes), height
+        return program.new_map(f"map {self.number}", height, width, self.channels, self.planes, self.pairs), height
 
     def emit(self, program):
         source, height = self.input(program)
@@ -82,16 +87,19 @@ class Convolution:
         if self.next:
             there, _ = self.next.input(program)
             border = self.next.padding * (there.line + there.pixel)
+            address, half = (0, there.address + border // 2) if self.half else (there.address + border, 0)
+            to = Tensor(address, half, 0, there.pixel, program.width * 4)
             target = (there.pixel, there.line, there.image)
-            to = _Target(there.address + border, there.pixel, program.width * 4)
         else:
-            to = program.new_x(self.out[0] * self.out[1], self.outputs)
+            to = program.new_x(self.out[0] * self.out[1], self.outputs, self.half)
             target = (to.row, to.row * self.out[1], to.row * to.tokens)
-        step = (self.stride * source.pixel, self.stride * source.line, source.image)
-        segments = tuple(plane * height * source.line + line * source.line
-                         for plane in range(self.planes) for line in range(self.kernel))
-        program.product(self.name, program.pixels(program.images, *self.out, step, target), source.address, step[0],
-                        segments, self.kernel * self.channels, self.weight, to, self.finish)
+        part = 2 if self.pairs else 1  # how much closer together bfloat16 lie
+        pixel, line, image = (n // part for n in source[1:])
+        segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
+        tiles = program.pixels(program.images, *self.out, (self.stride * pixel, self.stride * line, image), target,
+                               self.most[self.pairs])
+        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs)
+        program.product(self.name, tiles, operand, to, self.finish)
 
     def _emit_image(self, program, source, height):
         i = table.Pad
@@ -102,11 +110,6 @@ class Convolution:
             i.TARGET_CHANNEL: height * source.line})
 
 
-class _Target:
-    def __init__(self, address, row, panel):
-        self.address, self.row, self.panel = address, row, panel
-
-
 class Linear:
     def __init__(self, step, lowering):
         self.name, self.source, self.target = step.name, step.source, step.target
@@ -115,8 +118,10 @@ class Linear:
         self.residual, self.tokens, self.panels = step.residual, lowering.tokens, bool(step.groups)
         if step.source in ("kept", "context"):
             self.tokens = lowering.kept
-        self.rows = lowering.columns[step.source]
-        columns = self._columns(step, lowering.width)
+        # The head stays exact: it reads a single token an image.
+        self.half = lowering.half and step.target != "logits"
+        self.rows, self.most = lowering.columns[step.source], lowering.most[self.half]
+        columns = self._columns(step, lowering)
         lowering.columns[step.target] = columns
         weight, bias = step.weight, step.bias
         if step.groups and step.target != "kv":  # the queries come first
@@ -129,13 +134,14 @@ class Linear:
                 weight = weight / lowering.pooled
         if step.target == "x":
             lowering.tokens = self.tokens
-        self.outputs, self.weight = len(columns), lowering.pack(weight * scale, bias, self.rows, columns)
+        self.outputs, self.weight = len(columns), lowering.pack(
+            weight * scale, bias, self.rows, columns, self.half)
 
     @staticmethod
-    def _columns(step, width):
+    def _columns(step, lowering):
         if not step.groups:
-            return plain_columns(len(step.weight))
-        parts, start = [], 0
+            return plain_columns(len(step.weight), lowering.grain)
+        width, parts, start = lowering.width, [], 0
         for i, (heads, size) in enumerate(step.groups):
             # The last of several groups is v; a lone one is q.
             value = i > 0 and i + 1 == len(step.groups)
@@ -148,17 +154,18 @@ class Linear:
         if self.residual:
             target = program.x
         elif self.target == "x":
-            target = program.new_x(self.tokens, self.outputs)
+            target = program.new_x(self.tokens, self.outputs, self.half)
         elif self.target == "logits":
-            target = program.new_whole("logits", 1, self.outputs).image(program.first)
+            target = program.new("logits", 1, self.outputs, images=program.batch).image(program.first)
         elif self.panels:
             target = program.new_panels(self.target, self.tokens, self.outputs)
         else:
-            target = program.new(self.target, self.tokens, self.outputs)
+            target = program.new(self.target, self.tokens, self.outputs, not self.half, self.half)
         program.tensors[self.target] = target
-        tiles = program.rows(program.images * self.tokens, source.row, target.row)
-        program.product(self.name, tiles, source.address, source.row, (0,), len(self.rows), self.weight, target,
-                        self.finish)
+        address, row = (source.half, source.row // 2) if self.half else (source.address, source.row)
+        tiles = program.rows(program.images * self.tokens, row, target.row, self.most)
+        operand = Product(address, row, (0,), len(self.rows), self.weight, self.half)
+        program.product(self.name, tiles, operand, target, self.finish)
 
 
 class Attention:
@@ -167,8 +174,9 @@ class Attention:
         queries = lowering.tokens if step.queries == step.source else lowering.kept
         self.tokens, width = (queries, lowering.tokens), lowering.width
         self.key, self.value = key_size(step.key, width), padded(step.value, width)
-        self.finish = lowering.finish("context", step.activation)
-        columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value, GRAIN)
+        self.finish, self.half = lowering.finish("context", step.activation), lowering.half
+        columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
+                                                                    lowering.grain)
         self.outputs, lowering.kept = len(columns), queries
         self.bias = lowering.keep(self._bias_on_its_side(step, width))
 
@@ -184,17 +192,18 @@ class Attention:
     def emit(self, program):
         a, (queries, keys), width = table.Attention, self.tokens, program.width
         both, q = program.tensors[self.source], program.tensors[self.queries]
-        out = program.tensors["context"] = program.new("context", queries, self.outputs)
+        out = program.new("context", queries, self.outputs, not self.half, self.half)
+        program.tensors["context"] = out
         panels = padded(self.heads * self.key, width) // width  # of q, and of k
         k = both.address + (panels * both.panel if self.source == self.queries else 0)
-        size = 64 + width * 4 * (1 + self.key + keys)
+        size = 64 + width * 4 * (program.rows_a_tile + 1 + self.key + keys)
         # A row of k may be in several panels.
         pieces = tuple(i * both.panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
             a.VALUE: self.value, a.Q: q.address, a.Q_PANEL: q.panel, a.K: k, a.K_PANEL: both.panel,
             a.V: k + panels * both.panel, a.V_PANEL: both.panel, a.SEGMENTS: program.segments(*pieces),
-            a.BIAS: self.bias, a.OUT: out.address, a.LDO: out.row, a.SCRATCH: program.scratch(size),
+            a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.LDO: out.row, a.SCRATCH: program.scratch(size),
             a.SCRATCH_SIZE: size, a.FINISH: self.finish})
 
 
@@ -205,16 +214,20 @@ class Subsample:
         self.tokens = -(-step.grid[0] // step.stride) * -(-step.grid[1] // step.stride)
         lowering.kept = self.tokens
         lowering.columns[step.target] = lowering.columns[step.source]
-        self.columns, self.vectors = len(lowering.columns[step.target]), len(lowering.columns[step.target]) // lowering.lanes
+        self.columns, self.half = len(lowering.columns[step.target]), lowering.half
+        self.vectors = self.columns // lowering.lanes // (2 if self.half else 1)
 
     def emit(self, program):
         r, source = table.Rows, program.tensors[self.source]
-        target = program.tensors[self.target] = program.new(self.target, self.tokens, self.columns)
+        target = program.new(self.target, self.tokens, self.columns, not self.half, self.half)
+        program.tensors[self.target] = target
         image, y, x = (i.ravel() for i in np.indices((program.images, *(-(-n // self.stride) for n in self.grid))))
         kept = (image * self.grid[0] + y * self.stride) * self.grid[1] + x * self.stride
-        pairs, count = program.pairs(kept * source.row, np.arange(len(kept)) * target.row)
-        program.add(self.name, table.Kind.ROWS, {r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.address,
-                                                 r.TARGET: target.address, r.VECTORS: self.vectors})
+        part = 2 if self.half else 1
+        pairs, count = program.pairs(kept * source.row // part, np.arange(len(kept)) * target.row // part)
+        program.add(self.name, table.Kind.ROWS, {
+            r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.half if self.half else source.address,
+            r.TARGET: target.half if self.half else target.address, r.VECTORS: self.vectors})
 
 
 class Token:
@@ -224,11 +237,12 @@ class Token:
         columns = lowering.columns["x"]
         self.name, self.tokens, self.columns = step.name, lowering.tokens, len(columns)
         self.address, self.vectors = lowering.keep(spread(step.token, columns)), len(columns) // lowering.lanes
+        self.half = lowering.half
         lowering.tokens += 1
 
     def emit(self, program):
         r, source = table.Rows, program.x
-        target = program.new_x(self.tokens + 1, self.columns)
+        target = program.new_x(self.tokens + 1, self.columns, self.half)
         image, row = (i.ravel() for i in np.indices((program.images, self.tokens)))
         rows = (image * self.tokens + row) * source.row, (image * (self.tokens + 1) + row + 1) * target.row
         first = np.zeros(program.images, int), np.arange(program.images) * (self.tokens + 1) * target.row
@@ -236,6 +250,8 @@ class Token:
             table_address, count = program.pairs(*pairs)
             program.add(self.name, table.Kind.ROWS, {r.PAIRS: table_address, r.COUNT: count, r.SOURCE: address,
                                                      r.TARGET: target.address, r.VECTORS: self.vectors})
+        if self.half:
+            program.round(self.name, target, self.vectors)
 
 
 class Pool:
@@ -263,16 +279,20 @@ class LayerNorm:
         # The pool only sums its N tokens: N times the mean has N² times the variance.
         pooled = step.source == "pooled"
         self.tokens, self.eps = (1, step.eps * lowering.pooled**2) if pooled else (lowering.tokens, step.eps)
-        self.channels, self.columns = len(step.gamma), len(columns)
+        self.channels, self.columns, self.half = len(step.gamma), len(columns), lowering.half and not pooled
+        self.vectors = len(columns) // lowering.lanes
         self.gamma, self.beta = (lowering.keep(spread(a, columns)) for a in (step.gamma, step.beta))
 
     def emit(self, program):
         n, source = table.LayerNorm, program.tensors[self.source]
-        target = program.tensors["normalized"] = program.new("normalized", self.tokens, self.columns)
+        target = program.new("normalized", self.tokens, self.columns, True, self.half)
+        program.tensors["normalized"] = target
         program.add(self.name, table.Kind.LAYER_NORM, {
             n.ROWS: program.images * self.tokens, n.CHANNELS: self.channels, n.SOURCE: source.address,
             n.TARGET: target.address, n.ROW: source.row, n.GAMMA: self.gamma, n.BETA: self.beta,
             n.EPS: np.float64(self.eps).view(np.int64)})
+        if self.half:
+            program.round(self.name, target, self.vectors)
 
 
 class Embedding:
@@ -280,12 +300,15 @@ class Embedding:
         columns = lowering.columns["x"]
         self.name, self.tokens, self.row = step.name, len(step.embedding), 4 * len(columns)
         self.address, self.vectors = lowering.keep(spread(step.embedding, columns)), len(columns) // lowering.lanes
+        self.half = lowering.half
 
     def emit(self, program):
         a, target = table.Add, program.x
         program.add(self.name, table.Kind.ADD, {
             a.IMAGES: program.images, a.TOKENS: self.tokens, a.SOURCE: self.address, a.SOURCE_ROW: self.row,
             a.TARGET: target.address, a.TARGET_ROW: target.row, a.VECTORS: self.vectors})
+        if self.half:
+            program.round(self.name, target, self.vectors)
 
 
 KINDS = {plan.Convolution: Convolution, plan.Linear: Linear, plan.Attention: Attention, plan.Subsample: Subsample,

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 GRAIN = 16  # columns are padded to a multiple of this: a narrow panel, whatever the instruction set
+HALF_GRAIN = 32  # and of this where they are the terms of a bfloat16 product: a row of AMX's registers
 
 
-def padded(count: int, grain: int = GRAIN) -> int:
+def padded(count: int, grain: int) -> int:
     return -(-count // grain) * grain
 
 
@@ -20,9 +21,9 @@ def key_size(key: int, width: int) -> int:
     return padded(key, width) if key > width else max(GRAIN, 1 << (key - 1).bit_length())
 
 
-def plain_columns(count: int) -> np.ndarray:
+def plain_columns(count: int, grain: int) -> np.ndarray:
     """Which true column stands in each padded one; -1 for none."""
-    return np.concatenate([np.arange(count), np.full(padded(count) - count, -1)])
+    return np.concatenate([np.arange(count), np.full(padded(count, grain) - count, -1)])
 
 
 def head_columns(heads: int, size: int, to: int, grain: int, start: int = 0) -> np.ndarray:
@@ -42,20 +43,30 @@ class Panels(NamedTuple):
     bias: int
 
 
-def pack(arena, weight, bias, width, rows, columns) -> Panels:
+def pack(arena, weight, bias, width, rows, columns, pairs=False) -> Panels:
     """weight (O, K), bias (O,), with `columns` choosing from the O outputs and `rows` from the K terms (-1: zero), as
-    panels (terms, width)."""
+    panels (terms, width) of float32; with pairs (terms / 2, width, 2) of bfloat16."""
     terms, outputs = len(rows), len(columns)
     full, rest = divmod(outputs, width)
-    target = arena.numbers(terms * outputs)
+    together = 2 if pairs else 1
+    target = arena.numbers(terms * outputs, np.uint16 if pairs else np.float32)
     chosen = _take(_take(weight, columns, 0), rows, 1)  # (outputs, terms)
-    wide = target[: full * terms * width].reshape(full, terms, width)
-    wide[...] = chosen[: full * width].reshape(full, width, terms).transpose(0, 2, 1)
-    if rest:
-        target[full * terms * width :].reshape(terms, rest)[...] = chosen[full * width :].T
+    if pairs:
+        chosen = to_bfloat16(chosen)
+    chosen = chosen.reshape(outputs, terms // together, together)
+    for start, panels, wide in ((0, full, width), (full * width, int(rest > 0), rest)):
+        part = target[start * terms : (start + panels * wide) * terms]
+        part.reshape(panels, terms // together, wide, together)[...] = chosen[start : start + panels * wide].reshape(
+            panels, wide, terms // together, together).swapaxes(1, 2)
     shift = arena.numbers(outputs)
     shift[...] = _take(bias, columns, 0)
-    return Panels(target.ctypes.data, terms * width * 4, full, int(rest > 0), shift.ctypes.data)
+    return Panels(target.ctypes.data, terms * width * target.itemsize, full, int(rest > 0), shift.ctypes.data)
+
+
+def to_bfloat16(array):
+    """The upper half of float32's bits, rounded to even; uint16."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def spread(array, columns):

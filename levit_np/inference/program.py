@@ -8,33 +8,50 @@ import numpy as np
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.threads import MOST
-from .packing import GRAIN
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
 
 
+SUMS = 4096  # bytes of a tile's sums, before they are finished
 LONGEST_SUM = 144  # terms added one after the other: rounding grows with the square root of their number
 
 
 class Tensor(NamedTuple):
-    """Tokens in memory: `row` bytes from one to the next, `panel` bytes from a panel of columns to the next."""
+    """Tokens in memory: `row` bytes from one to the next, `panel` bytes from a panel of columns to the next.
+
+    half: the same rounded to bfloat16, everything half as far apart.  Either address may be 0."""
 
     address: int
+    half: int
     tokens: int  # an image
     row: int
     panel: int
 
     def image(self, number):
-        return self._replace(address=self.address + number * self.tokens * self.row)
+        offset = number * self.tokens * self.row
+        return self._replace(address=self.address and self.address + offset, half=self.half and self.half + offset // 2)
 
 
 class Map(NamedTuple):
-    """Pixels in memory with a border of zeros: bytes from a pixel, a line, an image to the next."""
+    """Pixels in memory with a border of zeros: bytes from a pixel, a line, an image to the next, were they float32;
+    in bfloat16 half as many."""
 
     address: int
     pixel: int
     line: int
     image: int
+
+
+class Product(NamedTuple):
+    """What a product reads: a tile's row is `length` numbers at each of the segments (bytes), from `address` on.
+    pairs: they are bfloat16."""
+
+    address: int
+    row: int
+    segments: tuple
+    length: int
+    weight: object
+    pairs: bool
 
 
 class Program:
@@ -73,10 +90,13 @@ class Program:
             self._buffers[key] = self.arena.numbers(count)
         return self._buffers[key].ctypes.data
 
-    def new(self, name, tokens, columns):
-        """A tensor of rows for the images at hand."""
-        row = row_bytes(columns)
-        return Tensor(self._memory((name, tokens, row), self.images * tokens * row // 4), tokens, row, self.width * 4)
+    def new(self, name, tokens, columns, exact=True, half=False, images=None):
+        """A tensor of rows for the images at hand, in float32 (exact), bfloat16 or both."""
+        row, images = row_bytes(columns), images or self.images
+        count = images * tokens * row // 4
+        address = self._memory((name, tokens, row), count) if exact else 0
+        halved = self._memory((f"{name} half", tokens, row), count // 2) if half else 0
+        return Tensor(address, halved, tokens, row, self.width * 4)
 
     def new_panels(self, name, tokens, columns):
         """A tensor of panels, which attention reads: (panel, images · tokens, width)."""
@@ -84,20 +104,15 @@ class Program:
         panels = -(-columns // self.width)
         # Attention reads whole blocks of queries: up to a panel's width of rows behind the last.
         address = self._memory((name, tokens, columns), (count * panels + self.width) * self.width)
-        return Tensor(address, tokens, self.width * 4, count * self.width * 4)
+        return Tensor(address, 0, tokens, self.width * 4, count * self.width * 4)
 
     def scratch(self, size):
         """`size` bytes for each thread, shared by all steps."""
         return self._memory(("scratch", size), size // 4 * MOST)
 
-    def new_whole(self, name, tokens, columns):
-        """A tensor of rows for the whole batch, whichever images are at hand."""
-        row = row_bytes(columns)
-        return Tensor(self._memory((name, tokens, row), self.batch * tokens * row // 4), tokens, row, self.width * 4)
-
-    def new_x(self, tokens, columns):
-        """The residual stream of a stage, of which the images at hand are a part."""
-        self.stage = self.new_whole("x", tokens, columns)
+    def new_x(self, tokens, columns, half):
+        """The residual stream of a stage, whole, of which the images at hand are a part."""
+        self.stage = self.new("x", tokens, columns, True, half, self.batch)
         self.tensors["x"] = self.x
         return self.x
 
@@ -105,24 +120,25 @@ class Program:
     def x(self):
         return self.stage.image(self.first)
 
-    def new_map(self, name, height, width, channels, planes=1):
+    def new_map(self, name, height, width, channels, planes, half):
         """A bordered map of (height, width) pixels, of `channels` numbers side by side, in `planes`."""
         pixel, line = channels * 4, channels * width * 4
         image = line * height * planes
-        return Map(self._memory((name, image), self.images * image // 4), pixel, line, image)
+        count = self.images * image // (8 if half else 4)
+        return Map(self._memory((name, image), count), pixel, line, image)
 
     @cache
-    def rows(self, count, row_in, row_out):
+    def rows(self, count, row_in, row_out, most):
         """`count` rows in as few tiles as there can be, of sizes that differ by one at most."""
-        tiles = -(-count // self.rows_a_tile)
+        tiles = -(-count // most)
         start = np.arange(tiles + 1) * count // tiles
         return self._numbers(np.stack([np.diff(start), start[:-1] * row_in, start[:-1] * row_out], 1))
 
     @cache
-    def pixels(self, images, height, width, source, target):
+    def pixels(self, images, height, width, source, target, most):
         """The same for a map's output pixels: a tile keeps within a line.  source, target: bytes from a pixel, a
         line, an image to the next."""
-        tiles = -(-width // self.rows_a_tile)
+        tiles = -(-width // most)
         start = np.arange(tiles + 1) * width // tiles
         image, line, piece = (i.ravel() for i in np.indices((images, height, tiles)))
         offsets = [start[piece] * pixel + line * a_line + image * a_image
@@ -137,6 +153,13 @@ class Program:
         """A table of rows to copy, from byte offsets to byte offsets."""
         return self._numbers(np.stack([source, target], 1))
 
+    def round(self, name, tensor, vectors):
+        """The bfloat16 of a tensor's rows, from its float32."""
+        r = table.Round
+        self.add(name, table.Kind.ROUND, {
+            r.ROWS: self.images * tensor.tokens, r.SOURCE: tensor.address, r.SOURCE_ROW: tensor.row,
+            r.TARGET: tensor.half, r.TARGET_ROW: tensor.row // 2, r.VECTORS: vectors})
+
     def logits(self, classes):
         """(batch, classes), as the last evaluation left them."""
         (numbers,) = (n for key, n in self._buffers.items() if key[0] == "logits")
@@ -148,10 +171,12 @@ class Program:
         kept[...] = array.ravel()
         return kept.ctypes.data, len(array)
 
-    def product(self, name, tiles, a, lda, segments, length, weight, target, finish):
-        """target = finish(a weight + bias), a tile's row of `a` being `length` numbers at each of the segments."""
-        p, terms = table.Product, len(segments) * length
-        if terms <= LONGEST_SUM:
+    def product(self, name, tiles, operand, target, finish):
+        """target = finish(operand · weight + bias)."""
+        p, weight, segments, length = table.Product, operand.weight, operand.segments, operand.length
+        bytes_ = 2 if operand.pairs else 4
+        terms = len(segments) * length
+        if operand.pairs or terms <= LONGEST_SUM:  # bfloat16 itself is much less exact
             groups = 1
         else:  # a segment, or an even part of one, is a group
             parts = next(n for n in range(-(-length // LONGEST_SUM), length + 1) if length % n == 0)
@@ -159,13 +184,14 @@ class Program:
             segments = tuple(start + 4 * length * part for start in segments for part in range(parts))
             groups = len(segments)
         self.add(name, table.Kind.PRODUCT, {
-            p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: a, p.LDA: lda, p.SEGMENTS: self.segments(*segments),
-            p.GROUPS: groups, p.COUNT: len(segments) // groups, p.LENGTH: length, p.B: weight.address, p.B_PANEL: weight.panel,
-            p.PANELS: weight.full, p.TAIL: weight.tail, p.C: target.address, p.LDC: target.row,
-            p.C_PANEL: target.panel, p.BIAS: weight.bias, p.FINISH: finish,
-            p.BLOCK: max(1, BLOCK_BYTES // (self.rows_a_tile * terms * 4))})
+            p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: operand.address, p.LDA: operand.row,
+            p.SEGMENTS: self.segments(*segments), p.GROUPS: groups, p.COUNT: len(segments) // groups,
+            p.LENGTH: length * bytes_ // 4, p.B: weight.address, p.B_PANEL: weight.panel, p.PANELS: weight.full,
+            p.TAIL: weight.tail, p.C: target.address, p.HALF: target.half, p.LDC: target.row, p.C_PANEL: target.panel,
+            p.BIAS: weight.bias, p.FINISH: finish, p.PAIRS: operand.pairs, p.SCRATCH: self.scratch(SUMS),
+            p.SCRATCH_SIZE: SUMS, p.BLOCK: max(1, BLOCK_BYTES // (self.rows_a_tile * terms * bytes_))})
 
 
 def row_bytes(columns):
-    """Rows a multiple of 2048 bytes apart would share a few sets of the L1 cache: those are set a vector further."""
-    return 4 * (columns + GRAIN if columns % 512 == 0 else columns)
+    """Rows a multiple of 2048 bytes apart would share a few sets of the L1 cache: those are set further apart."""
+    return 4 * (columns + 32 if columns % 512 == 0 else columns)

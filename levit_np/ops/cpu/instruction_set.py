@@ -1,22 +1,32 @@
 """Which vector instructions the kernels are written in, and the register tile that fits them."""
 
+import ctypes
 import os
 import platform
+import sys
 from typing import NamedTuple
 
 from ...errors import BackendError
 
 
 class InstructionSet(NamedTuple):
-    """lanes: float32 numbers a vector; rows × vectors: the largest register tile.  cpu: what LLVM calls the oldest
-    processor that has these instructions; "" is the processor this runs on."""
+    """lanes: float32 numbers a vector; rows × vectors: the largest register tile; tail: vectors of a narrow panel.
+
+    half: how bfloat16 is multiplied: "dot" (products of pairs, AVX512-BF16), "tiles" (AMX's tile registers) or "", not
+    at all.  cpu: what LLVM calls the oldest processor that has these instructions; "" is the processor this runs on."""
 
     name: str
     lanes: int
     rows: int
     vectors: int
     tail: int
+    half: str
     cpu: str
+
+    @property
+    def pair_rows(self) -> int:
+        """Rows of the largest tile of bfloat16 products."""
+        return 32 if self.half == "tiles" else self.rows
 
     @property
     def width(self) -> int:
@@ -27,10 +37,15 @@ class InstructionSet(NamedTuple):
 # rows × vectors accumulators, `vectors` registers of weights and one of the input: 31 of 32, 15 of 16, 29 of 32.
 # A panel is at least 16 columns wide: the narrowest layer of the family.
 SETS = {
-    "avx512": InstructionSet("avx512", 16, 14, 2, 1, ""),
-    "avx2": InstructionSet("avx2", 8, 6, 2, 2, "haswell"),
-    "neon": InstructionSet("neon", 4, 6, 4, 4, ""),
+    "avx512_amx": InstructionSet("avx512_amx", 16, 14, 2, 1, "tiles", ""),
+    "avx512_bf16": InstructionSet("avx512_bf16", 16, 14, 2, 1, "dot", ""),
+    "avx512": InstructionSet("avx512", 16, 14, 2, 1, "", ""),
+    "avx2": InstructionSet("avx2", 8, 6, 2, 2, "", "haswell"),
+    "neon": InstructionSet("neon", 4, 6, 4, 4, "", ""),
 }
+AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq")
+NEEDS = {"avx512_amx": (*AVX512, "avx512bf16", "amx-bf16", "amx-tile"), "avx512_bf16": (*AVX512, "avx512bf16"),
+         "avx512": AVX512, "avx2": ("avx2", "fma")}
 
 
 def available() -> list[str]:
@@ -40,8 +55,15 @@ def available() -> list[str]:
     from llvmlite import binding
 
     features = binding.get_host_cpu_features()
-    found = [("avx512", ("avx512f", "avx512vl", "avx512bw", "avx512dq")), ("avx2", ("avx2", "fma"))]
-    return [name for name, needs in found if all(features.get(need) for need in needs)]
+    found = [name for name, needs in NEEDS.items() if all(features.get(need) for need in needs)]
+    return [name for name in found if name != "avx512_amx" or tiles_permitted()]
+
+
+def tiles_permitted() -> bool:
+    """Linux hands out the tile registers on request: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0
 
 
 def chosen() -> InstructionSet:

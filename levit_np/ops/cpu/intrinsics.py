@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from . import amx
 from .tile import ARGUMENTS, emit_loop
 from .vector import F32, I32, I64, Vectors, number
 
@@ -78,7 +79,7 @@ def tile_of(instructions, define):
     the sizes the instruction set has room for."""
     @intrinsic
     def tile(typingctx, rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias,
-             ldbias, finish):
+             ldbias, finish, half, ldhalf, scratch):
         def generate(context, builder, signature, arguments):
             rows, vectors, *rest = arguments
             done = builder.append_basic_block("done")
@@ -98,8 +99,35 @@ def tile_of(instructions, define):
     return tile
 
 
+def amx_operations(lanes):
+    """(tile, configure, release) of AMX; the tile is called as the others are."""
+    @intrinsic
+    def tile(typingctx, rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias,
+             ldbias, finish, half, ldhalf, scratch):
+        def generate(context, builder, signature, arguments):
+            rows, _, *rest = arguments
+            few = builder.icmp_signed("<=", rows, number(16))
+            with builder.if_else(few) as (one, two):
+                for branch, halves in ((one, 1), (two, 2)):
+                    with branch:
+                        builder.call(amx.amx_function(builder.module, lanes, halves), [*rest, rows])
+            return context.get_dummy_value()
+        return _numbers(2 + len(ARGUMENTS)), generate
+
+    def once(emit):
+        @intrinsic
+        def operation(typingctx):
+            def generate(context, builder, signature, arguments):
+                emit(Vectors(builder, lanes))
+                return context.get_dummy_value()
+            return types.void(), generate
+        return operation
+
+    return tile, once(amx.configure), once(amx.release)
+
+
 def row_operations(lanes):
-    """(softmax_columns, transpose_square, copy_row, add_row): functions of addresses and a count."""
+    """(softmax_columns, transpose_square, copy_row, add_row, round_row): functions of addresses and a count."""
 
     def over_vectors(builder, count, carried, body):
         """carried = body(v, byte offset, carried) for each of `count` vectors."""
@@ -172,4 +200,17 @@ def row_operations(lanes):
             return context.get_dummy_value()
         return _numbers(3), generate
 
-    return softmax_columns, transpose_square, copy_row, add_row
+    @intrinsic
+    def round_row(typingctx, source, target, vectors):
+        """float32 -> bfloat16."""
+        def generate(context, builder, signature, arguments):
+            source, target, count = arguments
+            def body(v, at, carried):
+                half = v.at(target, builder.lshr(at, number(1)))
+                v.store_half(v.load(v.at(source, at)), half)
+                return []
+            over_vectors(builder, count, [], body)
+            return context.get_dummy_value()
+        return _numbers(3), generate
+
+    return softmax_columns, transpose_square, copy_row, add_row, round_row

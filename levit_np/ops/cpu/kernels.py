@@ -11,9 +11,10 @@ import numba
 from numba import types
 
 from . import step
-from .intrinsics import add_atomic, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
+from .intrinsics import add_atomic, amx_operations, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
 from .step import PLAIN
-from .tile import across_function, tile_function
+from .amx import TERMS
+from .tile import UNROLL, across_function, tile_function
 
 # No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
 # compiled code needs no symbol of Numba or Python.
@@ -21,7 +22,7 @@ OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, 
 STEP = step.COLUMNS * 8
 SPINS = 2000  # looks at the counter before a waiting thread offers its processor to others
 
-PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD = (int(kind) for kind in step.Kind)
+PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = (int(kind) for kind in step.Kind)
 
 
 def kernels(instructions):
@@ -30,26 +31,36 @@ def kernels(instructions):
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     tail_width, largest = tail_vectors * lanes, instructions.rows
-    softmax_columns, transpose_square, copy_row, add_row = row_operations(lanes)
-    one_tile = tile_of(instructions, tile_function)
-    one_across = tile_of(instructions, partial(across_function, width=width))
+    softmax_columns, transpose_square, copy_row, add_row, round_row = row_operations(lanes)
+    halves, amx = bool(instructions.half), instructions.half == "tiles"
 
+    def of_its_own(multiply):
+        """A function around a tile's intrinsic, so that the tiles are compiled once for all who use them."""
+        @jit
+        def tile(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish,
+                 half, ldhalf, scratch):
+            multiply(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias,
+                     finish, half, ldhalf, scratch)
+        return tile
+
+    tile = of_its_own(tile_of(instructions, partial(tile_function, halves=halves)))
+    across = of_its_own(tile_of(instructions, partial(across_function, width=width, halves=halves)))
+    if amx:
+        amx_tile, configure, release = amx_operations(lanes)
+        pairs_tile = of_its_own(amx_tile)
+    else:
+        pairs_tile = of_its_own(tile_of(instructions, partial(tile_function, pairs=True, halves=True))) if halves else tile
+        configure = release = jit(lambda: None)
+
+    fetch = TERMS if amx else UNROLL  # terms of a pairs tile between two turns of fetching
     P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, \
-        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK = (int(c) for c in step.Product)
+        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, P_HALF, P_SCRATCH, \
+        P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
     @jit
     def share(count, thread, threads):
         """The part of range(count) that is this thread's: (first, last)."""
         return count * thread // threads, count * (thread + 1) // threads
-
-    @jit
-    def tile(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
-        """A function of its own, so that the tiles are compiled once for both who use them."""
-        one_tile(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
-
-    @jit
-    def across(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish):
-        one_across(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish)
 
     @jit
     def product(s, thread, threads):
@@ -66,21 +77,34 @@ def kernels(instructions):
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
         terms = groups * segment_count * length
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
+        pairs, half = get(s, P_PAIRS), get(s, P_HALF)
+        scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
         for start in range(first, last, block):
+            stop = min(start + block, last)
+            # While a panel is used, the next one is fetched: each tile's share of it, the last panel's being what lies
+            # behind these weights, the next step's.
+            part = b_panel // (stop - start)
             for j in range(left, right):
                 wide = vectors if j < full else tail_vectors
-                stop = min(start + block, last)
-                # While a panel is used, the next one is fetched: each tile's share of it, the last panel's being
-                # what lies behind these weights, the next step's.
-                part = b_panel // (stop - start)
-                advance = part * 4 // terms
                 for t in range(start, stop):
                     row = tiles + 24 * t
-                    tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length, b + j * b_panel,
-                         b + (j + 1) * b_panel + (t - start) * part, advance, c + get(row, 2) + j * c_panel, ldc, bias + j * width * 4, 0, finish)
+                    offset = get(row, 2) + j * c_panel
+                    to, to_row = c + offset, ldc
+                    if c == 0:  # a register tile leaves its sums somewhere before they are rounded
+                        to, to_row = 0 if amx and pairs else scratch, width * 4
+                    to_half = half + offset // 2 if half else 0
+                    ahead = b + (j + 1) * b_panel + (t - start) * part
+                    if pairs:
+                        pairs_tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length,
+                                   b + j * b_panel, ahead, part * fetch // terms, to, to_row, bias + j * width * 4, 0,
+                                   finish, to_half, ldc // 2, scratch)
+                    else:
+                        tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length,
+                             b + j * b_panel, ahead, part * UNROLL // terms, to, to_row, bias + j * width * 4, 0, finish,
+                             to_half, ldc // 2, scratch)
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH = (int(c) for c in step.Attention)
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF = (int(c) for c in step.Attention)
 
     @jit
     def column(base, panel_size, head, size):
@@ -106,7 +130,7 @@ def kernels(instructions):
                                             get(s, A_VALUE))
         ldo, finish = get(s, A_LDO), get(s, A_FINISH)
         row = width * 4
-        inverses = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
+        inverses = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE) + largest * row  # a tile's sums are before them
         one_piece = inverses + row  # the segment table of a row that is not in pieces: a zero
         queries_across = one_piece + 64
         scores = queries_across + key * row
@@ -126,17 +150,20 @@ def kernels(instructions):
             for part in range(parts):
                 at, stop = keys * part // parts, keys * (part + 1) // parts
                 tile(stop - at, wide, k + at * row, row, segments, 1, pieces, piece, queries_across, bias, 0,
-                     scores + at * row, row, bias + at * row, row, PLAIN)
+                     scores + at * row, row, bias + at * row, row, PLAIN, 0, 0, 0)
             for j in range(wide):
                 softmax_columns(scores + j * lanes * 4, row, keys, inverses + j * lanes * 4)
-            out = get(s, A_OUT) + (image * queries + start) * ldo + head * value * 4
+            offset = (image * queries + start) * ldo + head * value * 4
             v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * row
             groups = (present + largest - 1) // largest
             for j in range(value // width):
                 for group in range(groups):
                     at, stop = present * group // groups, present * (group + 1) // groups
+                    to = offset + at * ldo + j * row
+                    half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
+                    out, out_row = (get(s, A_OUT) + to, ldo) if get(s, A_OUT) else (inverses - largest * row, row)
                     across(stop - at, vectors, scores + at * 4, row, one_piece, 1, 1, keys, v + j * get(s, A_V_PANEL),
-                           scores, 0, out + at * ldo + j * row, ldo, inverses + at * 4, 0, finish)
+                           scores, 0, out, out_row, inverses + at * 4, 0, finish, half, ldo // 2, 0)
 
     I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
         int(c) for c in step.Pad)
@@ -183,6 +210,18 @@ def kernels(instructions):
             add_row(get(s, D_SOURCE) + i % get(s, D_TOKENS) * get(s, D_SOURCE_ROW),
                     get(s, D_TARGET) + i * get(s, D_TARGET_ROW), get(s, D_VECTORS))
 
+    O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS = (int(c) for c in step.Round)
+
+    if halves:
+        @jit
+        def to_halves(s, thread, threads):
+            first, last = share(get(s, O_ROWS), thread, threads)
+            for i in range(first, last):
+                round_row(get(s, O_SOURCE) + i * get(s, O_SOURCE_ROW), get(s, O_TARGET) + i * get(s, O_TARGET_ROW),
+                          get(s, O_VECTORS))
+    else:
+        to_halves = jit(lambda s, thread, threads: None)
+
     L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS = (int(c) for c in step.LayerNorm)
     @jit
     def layer_norm(s, thread, threads):
@@ -214,6 +253,7 @@ def kernels(instructions):
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
+        configure()
         for n in range(first, last):
             s = program + n * STEP
             kind = get(s, 0)
@@ -231,7 +271,10 @@ def kernels(instructions):
                 layer_norm(s, thread, threads)
             elif kind == ADD:
                 add(s, thread, threads)
+            elif kind == ROUND:
+                to_halves(s, thread, threads)
             if threads > 1:
                 wait(counter, (n - first + 1) * threads, give_way)
+        release()
 
     return run

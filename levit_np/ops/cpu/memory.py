@@ -4,6 +4,7 @@ import numpy as np
 
 BLOCK = 1 << 24  # bytes; large enough for the system to map it in large pages
 ALIGNMENT = 64  # a cache line, and the widest vector
+SLACK = 1 << 16  # behind a block: some kernels read, and do not use, rows behind the last
 
 
 class Arena:
@@ -15,8 +16,8 @@ class Arena:
     def numbers(self, count: int, dtype=np.float32) -> np.ndarray:
         size = -(-count * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
         if size > self._free.size:
-            block = np.zeros(max(size, BLOCK) + ALIGNMENT, np.uint8)
+            block = np.zeros(max(size, BLOCK) + ALIGNMENT + SLACK, np.uint8)
             self._blocks.append(block)
-            self._free = block[-block.ctypes.data % ALIGNMENT :]
+            self._free = block[-block.ctypes.data % ALIGNMENT : block.size - SLACK]
         piece, self._free = self._free[:size], self._free[size:]
         return piece[: count * np.dtype(dtype).itemsize].view(dtype)

@@ -13,26 +13,29 @@ PLAIN, HARDSWISH_SIX, SILU, RESIDUAL = 0, 1, 2, 3  # HARDSWISH_SIX: six times ha
 
 
 class Kind(IntEnum):
-    PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD = range(7)
+    PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = range(8)
 
 
 class Product(IntEnum):
     """c = finish(a b + bias): `tiles` rows of (rows, a's offset, c's offset); a row of a is groups · count segments of
     `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go through all panels
-    before the next."""
+    before the next.
+
+    PAIRS: a and b are bfloat16, a term a pair of them.  HALF: where c goes rounded to bfloat16, each offset half of
+    c's; 0 for nowhere.  C may be 0 then: c is not kept, LDC and the offsets being what they would be."""
 
     TILES, TILE_COUNT, A, LDA, SEGMENTS, GROUPS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, \
-        FINISH, BLOCK = range(1, 19)
+        FINISH, BLOCK, PAIRS, HALF, SCRATCH, SCRATCH_SIZE = range(1, 23)
 
 
 class Attention(IntEnum):
     """For each image and head: out = finish(softmax(q kᵀ + bias) v), the softmax to base 2.
 
     q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE
-    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side."""
+    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF: as in Product."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
-        SCRATCH_SIZE, FINISH = range(1, 20)
+        SCRATCH_SIZE, FINISH, HALF = range(1, 21)
 
 
 class Pad(IntEnum):
@@ -63,3 +66,9 @@ class Add(IntEnum):
     """target[image] += source, `tokens` rows each."""
 
     IMAGES, TOKENS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS = range(1, 8)
+
+
+class Round(IntEnum):
+    """Rows of float32 to bfloat16."""
+
+    ROWS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS = range(1, 7)

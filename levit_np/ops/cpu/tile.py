@@ -10,55 +10,61 @@ from llvmlite import ir
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from .vector import I32, I64, Vectors, number
 
-ARGUMENTS = ("a", "lda", "segments", "groups", "count", "length", "b", "ahead", "advance", "c", "ldc", "bias", "ldbias", "finish")
+ARGUMENTS = ("a", "lda", "segments", "groups", "count", "length", "b", "ahead", "advance", "c", "ldc", "bias", "ldbias", "finish",
+             "half", "ldhalf", "scratch")
 UNROLL = 4
 LINES = 4  # cache lines prefetched every UNROLL terms
 
 
-def tile_function(module, lanes, rows, vectors):
+def tile_function(module, lanes, rows, vectors, pairs=False, halves=False):
     """The tile of rows × vectors as an LLVM function of int64 arguments, defined in `module` once.
+
+    pairs: a and b are bfloat16, a term being a pair of them.  halves: the result may go, rounded to bfloat16, to
+    `half` too, if that is not 0.
 
     a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next (ldbias 0: one bias for all rows);
     segments: the address of groups·count byte offsets, at each of which `length` terms of a row stand; each group is
     summed on its own, from 0, so that rounding does not grow with the length of a long row; b: a packed panel,
     (groups·count·length, vectors·lanes); ahead: what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
     """
-    v, argument, name = _function(module, f"levit_tile_{lanes}_{rows}x{vectors}", lanes)
+    v, argument, name = new_function(module, f"levit_tile_{lanes}_{rows}x{vectors}" + pairs * "_pairs", lanes)
     if argument:
         b = v.builder
         start = [v.load(v.at(v.at(argument["bias"], b.mul(argument["ldbias"], number(i))), j * v.lanes * 4))
                  for i in range(rows) for j in range(vectors)]
         offsets = _row_offsets(v, argument["lda"], rows)
         place = lambda a, i, u: v.at(v.at(a, offsets[i]), 4 * u)
-        sums = _sum_segments(v, argument, start, rows, place, 4)
+        sums = _sum_segments(v, argument, start, rows, place, 4, pairs)
         cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
                  RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
-        _finish(v, argument, sums, vectors, cases)
+        _finish(v, argument, sums, vectors, cases, halves)
     return module.globals[name]
 
 
-def across_function(module, lanes, rows, vectors, width):
+def across_function(module, lanes, rows, vectors, width, halves=False):
     """The tile whose `a` stands on its side, (terms, width): a's row i is column i.  The sums start at 0, and row i
     of c is bias[i] times its sum before the activation: attention's product with v, divided by the softmax's sums."""
-    v, argument, name = _function(module, f"levit_across_{lanes}_{rows}x{vectors}", lanes)
+    v, argument, name = new_function(module, f"levit_across_{lanes}_{rows}x{vectors}", lanes)
     if argument:
         place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)
         sums = _sum_segments(v, argument, [v.splat(0.0)] * (rows * vectors), rows, place, 4 * width)
         scale = [v.spread(v.load_scalar(v.at(argument["bias"], 4 * i))) for i in range(rows)]
         scaled = [v.builder.fmul(y, scale[n // vectors]) for n, y in enumerate(sums)]
-        _finish(v, argument, scaled, vectors, {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)})
+        _finish(v, argument, scaled, vectors,
+                {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)}, halves)
     return module.globals[name]
 
 
-def _function(module, name, lanes):
+def new_function(module, name, lanes, more=()):
     """(Vectors at the start of a new function, its arguments by name, the name); no arguments if it is there."""
     if name in module.globals:
         return None, None, name
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS)), name)
+    arguments = (*ARGUMENTS, *more)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(arguments)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("start"))
-    return Vectors(builder, lanes), dict(zip(ARGUMENTS, function.args)), name
+    return Vectors(builder, lanes), dict(zip(arguments, function.args)), name
 
 
 def emit_loop(builder, start, stop, step, carried, body):
@@ -102,16 +108,18 @@ def _row_offsets(v, lda, rows):
     return offsets
 
 
-def _sum_segments(v, argument, start, rows, place, step):
+def _sum_segments(v, argument, start, rows, place, step, pairs=False):
     """start + the products: `place(a, i, u)` is where row i's term u stands, `step` bytes from a term to the next."""
     vectors = len(start) // rows
     b, panel = v.builder, vectors * v.lanes * 4
 
     def term(a, weights, sums, u):
         """One k: a row of b's panel in registers, each of a's rows spread over a vector."""
-        right = [v.load(v.at(weights, u * panel + j * v.lanes * 4)) for j in range(vectors)]
-        left = (v.spread(v.load_scalar(place(a, i, u))) for i in range(rows))
-        return [v.fma(x, w, sums[i * vectors + j]) for i, x in enumerate(left) for j, w in enumerate(right)]
+        load, spread, multiply = ((v.load_pairs, v.spread_pair, v.dot) if pairs else
+                                  (v.load, lambda at: v.spread(v.load_scalar(at)), v.fma))
+        right = [load(v.at(weights, u * panel + j * v.lanes * 4)) for j in range(vectors)]
+        left = (spread(place(a, i, u)) for i in range(rows))
+        return [multiply(x, w, sums[i * vectors + j]) for i, x in enumerate(left) for j, w in enumerate(right)]
 
     def terms(count):
         def body(a, carried):
@@ -188,9 +196,10 @@ def _sum_groups(v, argument, start, group):
     return results
 
 
-def _finish(v, argument, sums, vectors, cases):
-    """Stores what a case makes of each sum; SILU, whose exponential is long, goes over the stored sums."""
-    b = v.builder
+def _finish(v, argument, sums, vectors, cases, halves):
+    """Stores what a case makes of each sum; SILU, whose exponential is long, goes over the stored sums, and so does
+    the rounding to bfloat16."""
+    b, rows = v.builder, len(sums) // vectors
     place = [v.at(v.at(argument["c"], b.mul(argument["ldc"], number(n // vectors))), n % vectors * v.lanes * 4)
              for n in range(len(sums))]
     done, plain = b.append_basic_block("done"), b.append_basic_block("plain")
@@ -206,18 +215,27 @@ def _finish(v, argument, sums, vectors, cases):
             silu = b.append_basic_block("silu")
             b.cbranch(b.icmp_signed("==", argument["finish"], number(SILU)), silu, done)
             b.position_at_end(silu)
-            _silu_in_place(v, argument, len(sums) // vectors, vectors)
+            over_rows(v, argument, number(rows), vectors, lambda at, half: v.store(v.silu(v.load(at)), at))
         b.branch(done)
     b.position_at_end(done)
+    if halves:
+        round_rows(v, argument, number(rows), vectors)
     b.ret_void()
 
 
-def _silu_in_place(v, argument, rows, vectors):
+def round_rows(v, argument, rows, vectors):
+    """The rows of c, rounded to bfloat16, to `half` if there is one."""
+    with v.builder.if_then(v.builder.icmp_signed("!=", argument["half"], number(0))):
+        over_rows(v, argument, rows, vectors, lambda at, half: v.store_half(v.load(at), half))
+
+
+def over_rows(v, argument, rows, vectors, body):
+    """body(address in c, address in half) for each vector of c's first rows."""
     def row(i, carried):
-        start = v.at(argument["c"], v.builder.mul(argument["ldc"], i))
+        c, half = (v.at(argument[name], v.builder.mul(argument[stride], i))
+                   for name, stride in (("c", "ldc"), ("half", "ldhalf")))
         for j in range(vectors):
-            at = v.at(start, j * v.lanes * 4)
-            v.store(v.silu(v.load(at)), at)
+            body(v.at(c, j * v.lanes * 4), v.at(half, j * v.lanes * 2))
         return []
 
-    emit_loop(v.builder, number(0), number(rows), 1, [], row)
+    emit_loop(v.builder, number(0), rows, 1, [], row)

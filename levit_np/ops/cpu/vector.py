@@ -15,6 +15,21 @@ EXP2 = tuple(math.log(2) ** n / math.factorial(n) for n in range(7, -1, -1))
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
+class BFloat(ir.types.Type):
+    """bfloat16, for which llvmlite has no type: LLVM's name is all that is needed."""
+
+    null = "zeroinitializer"
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, BFloat)
+
+    def __hash__(self):
+        return hash("bfloat")
+
+
 def number(value: int):
     return ir.Constant(I64, value)
 
@@ -25,11 +40,13 @@ class Vectors:
     def __init__(self, builder, lanes):
         self.builder, self.lanes = builder, lanes
         self.type, self.integers = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
+        self.pairs = ir.VectorType(BFloat(), 2 * lanes)
 
-    def _intrinsic(self, name, arguments):
-        module, full = self.builder.module, f"llvm.{name}.v{self.lanes}f32"
-        function = module.globals.get(full) or ir.Function(
-            module, ir.FunctionType(self.type, [self.type] * len(arguments)), full)
+    def call(self, name, result, arguments):
+        """Calls LLVM's function of that name."""
+        module = self.builder.module
+        function = module.globals.get(name) or ir.Function(
+            module, ir.FunctionType(result, [a.type for a in arguments]), name)
         return self.builder.call(function, arguments)
 
     def splat(self, value: float):
@@ -55,22 +72,39 @@ class Vectors:
 
     def prefetch(self, address):
         """Asks for a cache line to be brought to the L2 cache; any address will do."""
-        byte, name = ir.IntType(8).as_pointer(), "llvm.prefetch.p0"
-        module = self.builder.module
-        function = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), name)
+        place = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
         reading, level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
-        self.builder.call(function, [self.builder.inttoptr(address, byte), reading, level, data])
+        self.call("llvm.prefetch.p0", ir.VoidType(), [place, reading, level, data])
+
+    def load_pairs(self, address):
+        """2 · lanes bfloat16."""
+        words = self.builder.load(self.pointer(address, self.integers), align=4, typ=self.integers)
+        return self.builder.bitcast(words, self.pairs)
+
+    def spread_pair(self, address):
+        """Two neighbouring bfloat16 in every pair of lanes."""
+        return self.builder.bitcast(self.spread(self.load_scalar(address, I32)), self.pairs)
+
+    def dot(self, a, b, c):
+        """c + the products of pairs: a, b of 2 · lanes bfloat16."""
+        return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.type, [c, a, b])
+
+    def store_half(self, value, address):
+        """Rounded to bfloat16, to even."""
+        half = ir.VectorType(BFloat(), self.lanes)
+        rounded = self.call("llvm.x86.avx512bf16.cvtneps2bf16.512", half, [value])
+        words = ir.VectorType(ir.IntType(16), self.lanes)
+        self.builder.store(self.builder.bitcast(rounded, words), self.pointer(address, words)).align = 2
 
     def spread(self, scalar):
         """One number in every lane."""
-        undefined = ir.Constant(self.type, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(first, undefined, self.splat_integer(0))
 
     def fma(self, a, b, c):
         """a b + c, rounded once."""
-        return self._intrinsic("fma", [a, b, c])
+        return self.call(f"llvm.fma.v{self.lanes}f32", self.type, [a, b, c])
 
     def larger(self, x, bound):
         """max(x, bound), but x where x is NaN."""
