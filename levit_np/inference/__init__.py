@@ -14,4 +14,4 @@ def executor(model, precision: str):
         return ReferenceExecutor(model, np.float64)
     from .cpu import CpuExecutor
 
-    return CpuExecutor(model)
+    return CpuExecutor(model, half=precision == "bfloat16")

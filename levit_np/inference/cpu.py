@@ -19,6 +19,7 @@ GROUP_ROWS = 392  # tokens of a stage that share a pass through its weights
 class CpuExecutor:
     """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32.
 
+    half: products of bfloat16, summed in float32; the residual stream, the softmax and the head stay in float32.
     May be called by several threads at once: each call has buffers of its own."""
 
     def __init__(self, model, half=False):

@@ -5,7 +5,7 @@ from importlib import import_module
 from ..errors import BackendError
 
 # What each backend can compute in.  bfloat16 is a precision of evaluation: its parameters are kept in float32.
-PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64")}
+PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64", "bfloat16")}
 
 
 def backend(name: str):
@@ -22,4 +22,10 @@ def stored_type(name: str, precision: str) -> str:
     if precision not in allowed:
         raise BackendError(f"dtype: expected one of {', '.join(allowed)} on the {module.NAME} backend, "
                            f"found {precision!r}")
+    if precision == "bfloat16":
+        from .cpu.instruction_set import chosen
+
+        if not chosen().half:
+            raise BackendError("dtype bfloat16: expected a processor with AVX512-BF16 or AMX (and LEVIT_NP_INSTRUCTIONS "
+                               f"to allow it), found {chosen().name}; use float32")
     return precision if precision == "float64" else "float32"

@@ -10,7 +10,7 @@ import levit_np
 from levit_np.inference import cpu
 from levit_np.inference.cpu import CpuExecutor
 from levit_np.inference.reference import ReferenceExecutor
-from levit_np.ops.cpu import threads
+from levit_np.ops.cpu import instruction_set, threads
 
 from .. import torch_levit
 from ..parity import FIVE
@@ -140,6 +140,47 @@ def test_float64():
     model = random_model(dtype="float64", backend="cpu")
     x = random_images(model)
     assert error(model(x), model.forward(x)[0]) < 1e-13 and model(x).dtype == np.float64
+
+
+HALVES = [name for name in instruction_set.available() if instruction_set.SETS[name].half]
+
+
+@pytest.mark.skipif(not HALVES, reason="a processor without bfloat16 products")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16(name):
+    """1 % of the largest logit: a bfloat16 has 8 bits, and some forty layers round to it."""
+    model = random_model(name, backend="cpu", **NETWORKS[name])
+    model.precision = "bfloat16"
+    x = random_images(model, 3)
+    logits = model(x)
+    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    assert 1e-6 < error(logits, exact) < 1e-2 and logits.dtype == np.float32
+    assert np.array_equal(logits, np.concatenate([model(image[None]) for image in x]))
+
+
+@pytest.mark.skipif(not HALVES, reason="a processor without bfloat16 products")
+@pytest.mark.parametrize("size, channels", [((33, 47), 3), ((16, 16), 1), ((224, 40), 5)])
+def test_bfloat16_of_any_size_and_any_number_of_threads(size, channels):
+    model = random_model("levit_192", image_size=size, in_channels=channels, num_classes=5, backend="cpu")
+    model.precision = "bfloat16"
+    x = random_images(model, 5)
+    logits = model(x)
+    assert error(logits, ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-2
+    for count in (2, 3):
+        levit_np.set_threads(count)
+        assert np.array_equal(model(x), logits)
+    spoilt = x.copy()
+    spoilt[2, 0, 7, 7] = np.nan
+    assert np.isnan(model(spoilt)[2]).all() and np.array_equal(np.delete(model(spoilt), 2, 0), np.delete(logits, 2, 0))
+
+
+def test_bfloat16_is_refused_where_it_is_not(monkeypatch):
+    monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", next(name for name in instruction_set.available()
+                                                     if not instruction_set.SETS[name].half))
+    with pytest.raises(levit_np.BackendError, match="expected a processor with AVX512-BF16 or AMX"):
+        levit_np.create("levit_digits", backend="cpu", dtype="bfloat16")
+    with pytest.raises(levit_np.BackendError, match="float32, float64 on the reference backend"):
+        levit_np.create("levit_digits", backend="reference", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("inside", [1, 2])
