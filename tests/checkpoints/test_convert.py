@@ -1,13 +1,17 @@
 """`levit-np convert` and `levit-np export`: what they write, what they refuse, in one line."""
 
+import json
 import os
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import torch
 
 import levit_np
 from levit_np.cli import main
-from levit_np.storage import confined
+from levit_np.storage import confined, hdf5
 
 from ..random_model import random_model
 from . import attacks_torch
@@ -106,3 +110,20 @@ def test_attacks_are_refused_and_leave_nothing(capsys):
             file.write(attacks_torch.ATTACKS[name].data)
         failure(capsys, "convert", "attack.pth", "a.h5")
         assert os.listdir() == ["attack.pth"]
+
+
+def test_plain_hdf5_and_half_precision_are_converted(model, capsys):
+    model.save("ours.h5")
+    arrays, documents = hdf5.read("ours.h5")
+    with h5py.File("plain.h5", "w") as file:
+        for name, array in arrays.items():
+            file[name.replace(".", "/")] = array
+        for name, document in documents.items():
+            file[f"documents/{name}"] = np.frombuffer(json.dumps(document).encode(), "u1")
+    assert main(["convert", "plain.h5", "again.h5"]) == 0
+    assert Path("again.h5").read_bytes() == Path("ours.h5").read_bytes()
+    named = levit_np.rename(model.state(), config=model.config, format="timm")
+    torch.save({name: torch.from_numpy(array).half() for name, array in named.items()}, "half.pth")
+    assert main(["convert", "half.pth", "again.h5", "--force"]) == 0
+    again = levit_np.load("again.h5").state()
+    assert all(np.array_equal(again[name], array.astype("f2").astype("f4")) for name, array in model.state().items())
