@@ -206,5 +206,6 @@ def test_load_takes_at_most_twice_the_file(form, tmp_path):
     size = megabytes_of_weights(tmp_path / "a", form)
     own, child = confined.run(load_child.peak_megabytes, tmp_path / "a", memory=4 << 30)
     print(f"{form}: {size:.1f} MB, load {own:.1f} MB, its child {child:.1f} MB")
-    assert own <= 2 * size + 64 and child <= 2 * size + 64
+    # The bar is 64 MB beside twice the file, of which nothing but a child's interpreter needs much.
+    assert own <= 2 * size + 8 and child <= 2 * size + 64
     assert own > 0.4 * size  # double becomes float32, and what is measured is there
