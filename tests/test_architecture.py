@@ -18,15 +18,16 @@ BASE = {"config", "errors", "layers", "ops"}
 MODEL = BASE | {"model"}
 MAY_IMPORT = {
     "errors": set(),
+    "cache": set(),
     "config": {"errors"},
-    "ops": {"errors"},
+    "ops": {"errors", "cache"},
     "storage": {"errors"},
     "images": {"errors", "storage"},
     "layers": {"errors"},  # their operations are handed to them
     "model": BASE,
     "inference": MODEL,
     "training": MODEL | {"images", "storage"},
-    "checkpoints": MODEL | {"images", "storage"},
+    "checkpoints": MODEL | {"cache", "images", "storage"},
     "explain": MODEL | {"images", "storage"},
     "benchmark": MODEL | {"inference"},
     "classifier": MODEL | {"checkpoints", "images", "inference"},

@@ -7,13 +7,13 @@ bounded child process; the cache gets our own HDF5 by a rename, so that no other
 import contextlib
 import hashlib
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from .. import cache
 from ..errors import CheckpointError
 from .loading import convert
 
@@ -49,38 +49,24 @@ def located(name: str | os.PathLike) -> Iterator[str]:
         with _writable_cache() as directory:
             yield _fetched(given, directory)
     else:
-        raise CheckpointError(f"{given}: expected a weight file, found none here, in weights or in {cache_directory()}; "
+        raise CheckpointError(f"{given}: expected a weight file, found none here, in weights or in {cache.directory()}; "
                               f"those that are downloaded are {', '.join(PUBLISHED)}")
-
-
-def cache_directory() -> str:
-    """Where downloads are kept: $LEVIT_NP_CACHE, else levit_np in the platform's place for caches."""
-    if chosen := os.environ.get("LEVIT_NP_CACHE"):
-        return chosen
-    home = os.path.expanduser("~")
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
-    elif sys.platform == "darwin":
-        base = os.path.join(home, "Library", "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    return os.path.join(base, "levit_np")
 
 
 def _places(given: str) -> list[str]:
     if given != os.path.basename(given):
         return [given]
     package = Path(__file__).resolve().parent.parent
-    folders = ("", "weights", package / "weights", package.parent / "weights", cache_directory())
+    folders = ("", "weights", package / "weights", package.parent / "weights", cache.directory())
     return [os.path.join(folder, given) for folder in folders]
 
 
 @contextlib.contextmanager
 def _writable_cache() -> Iterator[str]:
     """The cache, or a folder for this once."""
-    directory = cache_directory()
+    directory = cache.directory()
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        cache.make()
         # A full or read-only disk shows itself no earlier.
         with tempfile.TemporaryFile(dir=directory):
             pass

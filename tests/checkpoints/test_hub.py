@@ -273,18 +273,3 @@ def test_the_order_of_places(cache, model):
         levit_np.load("levit_1.h5")
     with pytest.raises(CheckpointError, match="No such file"):
         levit_np.load(f"./{NAME}")  # a path is never looked for elsewhere
-
-
-def test_the_platforms_places(monkeypatch):
-    for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: "HOME")
-    for platform, variable, default in (("linux", "XDG_CACHE_HOME", ".cache"), ("darwin", None, "Library/Caches"),
-                                        ("win32", "LOCALAPPDATA", "AppData/Local")):
-        monkeypatch.setattr(sys, "platform", platform)
-        assert Path(hub.cache_directory()) == Path("HOME", default, "levit_np")
-        if variable:
-            monkeypatch.setenv(variable, "BASE")
-            assert Path(hub.cache_directory()) == Path("BASE", "levit_np")
-    monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
-    assert hub.cache_directory() == "MINE"

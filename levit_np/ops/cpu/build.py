@@ -4,30 +4,43 @@ Always in a process of its own: Numba then takes neither time nor memory from th
 another processor than this one.
 """
 
-import json
 import sys
 
+from . import machine_code
+from .image import flatten
 from .instruction_set import SETS
 
 
-def machine_code(name: str) -> tuple[str, bytes]:
-    """(the symbol of `run`, an object file) for the instruction set called `name`."""
+def compiled(name: str) -> tuple[bytes, str]:
+    """(an object file, the name of `run` in it) for the instruction set called `name`."""
     from numba import types
+    from numba.core.codegen import JITCPUCodegen
 
     from .kernels import kernels
 
+    options_of = JITCPUCodegen._customize_tm_options
+
+    def near(codegen, options):
+        """Numba's code names absolute addresses of 64 bits; this, distances of 32: it runs wherever it lies."""
+        options_of(codegen, options)
+        options |= {"reloc": "pic", "codemodel": "small"}
+
+    if machine_code.IS_IMAGE:
+        JITCPUCodegen._customize_tm_options = near
     run = kernels(SETS[name])
     run.compile(types.void(*[types.int64] * 7))
-    (compiled,) = run.overloads.values()
-    # Numba's own way to keep compiled code; an object file, ready to be linked.
-    _, kind, (code, _) = compiled.library.serialize_using_object_code()
+    (result,) = run.overloads.values()
+    # Numba's own way to keep compiled code.
+    _, kind, (code, _) = result.library.serialize_using_object_code()
     assert kind == "object"
-    return compiled.fndesc.llvm_func_name, code
+    return code, result.fndesc.llvm_func_name
 
 
 def main():
-    symbol, code = machine_code(sys.argv[1])
-    sys.stdout.buffer.write(json.dumps({"symbol": symbol}).encode() + b"\n" + code)
+    code, symbol = compiled(sys.argv[1])
+    if machine_code.IS_IMAGE:
+        code, symbol = flatten(code, symbol)
+    sys.stdout.buffer.write(machine_code.packed(code, symbol))
 
 
 if __name__ == "__main__":

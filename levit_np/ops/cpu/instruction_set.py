@@ -2,11 +2,11 @@
 
 import ctypes
 import os
-import platform
 import sys
 from typing import NamedTuple
 
 from ...errors import BackendError
+from . import processor
 
 
 class InstructionSet(NamedTuple):
@@ -43,19 +43,17 @@ SETS = {
     "avx2": InstructionSet("avx2", 8, 6, 2, 2, "", "haswell"),
     "neon": InstructionSet("neon", 4, 6, 4, 4, "", ""),
 }
+# By Linux's names without underscores.
 AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq")
-NEEDS = {"avx512_amx": (*AVX512, "avx512bf16", "amx-bf16", "amx-tile"), "avx512_bf16": (*AVX512, "avx512bf16"),
+NEEDS = {"avx512_amx": (*AVX512, "avx512bf16", "amxbf16", "amxtile"), "avx512_bf16": (*AVX512, "avx512bf16"),
          "avx512": AVX512, "avx2": ("avx2", "fma")}
 
 
 def available() -> list[str]:
     """The names in SETS that this processor has, best first."""
-    if platform.machine().lower() in ("arm64", "aarch64"):
+    if processor.is_arm():
         return ["neon"]
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
-    found = [name for name, needs in NEEDS.items() if all(features.get(need) for need in needs)]
+    found = [name for name, needs in NEEDS.items() if processor.features() >= set(needs)]
     return [name for name in found if name != "avx512_amx" or tiles_permitted()]
 
 

@@ -79,7 +79,8 @@ def kernels(instructions):
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
         pairs, half = get(s, P_PAIRS), get(s, P_HALF)
         scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
-        for start in range(first, last, block):
+        start = first
+        while start < last:  # a range whose step may be 0 could raise
             stop = min(start + block, last)
             # While a panel is used, the next one is fetched: each tile's share of it, the last panel's being what lies
             # behind these weights, the next step's.
@@ -102,6 +103,7 @@ def kernels(instructions):
                         tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length,
                              b + j * b_panel, ahead, part * UNROLL // terms, to, to_row, bias + j * width * 4, 0, finish,
                              to_half, ldc // 2, scratch)
+            start = stop
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
         A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF = (int(c) for c in step.Attention)

@@ -1,115 +1,125 @@
-"""The compiled kernels of this processor: from the cache on disk, or compiled now; linked into the process.
+"""The compiled kernels of this processor: from the cache on disk, or compiled now; loaded into the process.
 
-The cache is a folder of our own, one file a (kernel sources, versions, processor): whatever changes one of them has
-another file.  A file carries the SHA-256 of its content; one that is missing, damaged or cannot be written costs a
-compilation and nothing else.
+One file in the cache's folder for each (kernel sources, versions, processor): whatever changes one of them has another
+file.  One that is missing, damaged or cannot be written costs a compilation and nothing else.  What is in it is run, so
+a file or folder that another user could have written is not looked at.
 """
 
+import contextlib
 import ctypes
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
-from importlib.metadata import version
+import threading
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
+from ... import cache
 from ...errors import BackendError
+from . import machine_code, processor
 from .instruction_set import InstructionSet, chosen
 
-MAGIC = b"levit_np kernels 1\n"
 NOTICE = "levit_np: compiling the kernels for this processor (once, about ten seconds)"
-
-
-def cache_folder() -> Path:
-    """LEVIT_NP_CACHE, else what the system keeps for such files."""
-    if "LEVIT_NP_CACHE" in os.environ:
-        return Path(os.environ["LEVIT_NP_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/levit_np"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "levit_np"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit_np"
+SUFFIX = ".kernels"
+KEPT = 16  # files; older ones go when a new one comes
 
 
 def _key(instructions: InstructionSet) -> str:
     """A name for everything the machine code depends on."""
-    from llvmlite import binding
-
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    digest = hashlib.sha256(machine_code.MAGIC)
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), *map(_version_file, ("numba", "llvmlite"))]
+    for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    features = binding.get_host_cpu_features() if not instructions.cpu else {}
-    parts = (instructions, version("numba"), version("llvmlite"), sys.version_info[:3],
-             instructions.cpu or binding.get_host_cpu_name(), sorted(features.items()))
+    parts = instructions, sys.version_info[:3], sys.platform, instructions.cpu or processor.description()
     digest.update(repr(parts).encode())
     return f"{instructions.name}-{digest.hexdigest()[:32]}"
 
 
-def _read(path: Path):
-    """The content of a cached file, or None if it is not there or not whole."""
+def _version_file(package: str) -> Path:
+    """The file in which an installed package states its version; to import it would take longer."""
+    found = find_spec(package)
+    if found is None:
+        raise BackendError(f"cpu: expected {package} to be installed, found no such package")
+    return Path(found.origin).parent / "_version.py"
+
+
+def _kept(path: Path):
+    """What is in a cached file, or None if it is not there, not whole, or perhaps another's."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            if cache.is_ours(os.fstat(file.fileno())):
+                return machine_code.unpacked(file.read())
     except OSError:
-        return None
-    head, seal, content = data[: len(MAGIC)], data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
-    whole = head == MAGIC and hashlib.sha256(content).digest() == seal
-    return content if whole else None
+        pass
 
 
-def _keep(path: Path, content: bytes) -> None:
+def _keep(path: Path, data: bytes) -> None:
     """Puts the file in its place in one step, so that another process sees all of it or nothing."""
+    name = None
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            file.write(MAGIC + hashlib.sha256(content).digest() + content)
-        os.replace(file.name, path)
-    except OSError:
-        pass  # a folder that cannot be written costs the next process a compilation
+        with tempfile.NamedTemporaryFile(dir=cache.make(), prefix=".", suffix=SUFFIX + ".tmp", delete=False) as file:
+            name = file.name
+            file.write(data)
+        if path.is_dir():
+            path.rmdir()
+        os.replace(name, path)
+        _prune(path.parent)
+    except BaseException as error:
+        if name:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        if not isinstance(error, OSError):  # a folder that cannot be written costs the next process a compilation
+            raise
+
+
+def _prune(folder: Path) -> None:
+    """The newest stay; a temporary file that a killed process left goes with the old ones."""
+    files = sorted(folder.glob(f"*{SUFFIX}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in files[KEPT:]:
+        old.unlink()
 
 
 def _compile(instructions: InstructionSet) -> bytes:
     print(NOTICE, file=sys.stderr, flush=True)
-    package = Path(__file__).resolve().parents[3]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))}
+    paths = str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     for name in [name for name in environment if name.startswith("NUMBA_")]:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
     if instructions.cpu:
         environment |= {"NUMBA_CPU_NAME": instructions.cpu, "NUMBA_CPU_FEATURES": ""}
     done = subprocess.run([sys.executable, "-m", f"{__package__}.build", instructions.name], env=environment,
                           stdin=subprocess.DEVNULL, capture_output=True)
-    if done.returncode:
+    if done.returncode or machine_code.unpacked(done.stdout) is None:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise BackendError(f"cpu: expected the kernels to compile for {instructions.name}, found: {reason[0]}")
     return done.stdout
 
 
-def _link(content: bytes):
-    from llvmlite import binding
-
-    head, _, code = content.partition(b"\n")
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    return engine, engine.get_function_address(json.loads(head)["symbol"])
+def _code(instructions: InstructionSet):
+    """(machine code, its entry), compiled if need be."""
+    folder = Path(cache.directory())
+    path = folder / f"{_key(instructions)}{SUFFIX}"
+    trusted = not folder.exists() or cache.is_ours(folder.stat())
+    if trusted and (found := _kept(path)):
+        return found
+    data = _compile(instructions)
+    if trusted:
+        _keep(path, data)
+    else:
+        warnings.warn(f"{folder}: other users may write there: compiled kernels are neither read from it nor kept in "
+                      "it; let nobody else write there, or set LEVIT_NP_CACHE to another folder", stacklevel=2)
+    return machine_code.unpacked(data)
 
 
 class Library:
-    """The linked kernels; `run` releases the interpreter's lock."""
+    """The loaded kernels; `run` releases the interpreter's lock."""
 
     def __init__(self, instructions: InstructionSet):
         self.instructions = instructions
-        path = cache_folder() / f"{_key(instructions)}.kernels"
-        content = _read(path)
-        if content is None:
-            content = _compile(instructions)
-            _keep(path, content)
-        self._engine, address = _link(content)
+        self._memory, address = machine_code.loaded(*_code(instructions))
         kind = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 7)
         self._run, self._nothing = kind(address), ctypes.create_string_buffer(64)
         self._give_way = ctypes.cast(_give_way(), ctypes.c_void_p).value
@@ -129,6 +139,14 @@ def _give_way():
     return ctypes.CDLL(None).sched_yield
 
 
-@lru_cache(maxsize=None)
+_library: Library | None = None
+_lock = threading.Lock()
+
+
 def library() -> Library:
-    return Library(chosen())
+    """The kernels for this processor's best instructions, or for those that LEVIT_NP_INSTRUCTIONS says."""
+    global _library
+    with _lock:
+        if _library is None:
+            _library = Library(chosen())
+        return _library

@@ -1,0 +1,32 @@
+"""The folder for what can be had again: downloaded weights, compiled kernels."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def directory() -> str:
+    """$LEVIT_NP_CACHE, else levit_np in the platform's place for caches."""
+    if chosen := os.environ.get("LEVIT_NP_CACHE"):
+        return chosen
+    home = os.path.expanduser("~")
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
+    elif sys.platform == "darwin":
+        base = os.path.join(home, "Library", "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    return os.path.join(base, "levit_np")
+
+
+def make() -> Path:
+    """The folder, made if it was not there: for this user alone.  Raises OSError."""
+    os.makedirs(directory(), mode=0o700, exist_ok=True)
+    return Path(directory())
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether what has this status can be written by nobody but this user and root.
+
+    Windows has other words for it: there, the user's own folder is taken for what it is."""
+    return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022

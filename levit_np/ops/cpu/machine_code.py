@@ -1,0 +1,64 @@
+"""Compiled code as a file, sealed by its SHA-256, and in memory, ready to be called.
+
+On Linux it is an image (see image.py): the system maps it executable and never writable, and no compiler is loaded.
+Elsewhere it is the compiler's object file, which llvmlite links as it links Numba's; tested on Linux alone.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import sys
+
+import numpy as np
+
+from ...errors import BackendError
+
+IS_IMAGE = sys.platform == "linux"
+MAGIC = b"levit_np kernels 2\n"
+
+
+def packed(code: bytes, entry: int | str) -> bytes:
+    """entry: where in an image, or under which name in an object file, the function stands."""
+    content = json.dumps({"image": IS_IMAGE, "entry": entry}).encode() + b"\n" + code
+    return MAGIC + hashlib.sha256(content).digest() + content
+
+
+def unpacked(data: bytes) -> tuple[bytes, int | str] | None:
+    """(code, entry), or None if that is not what `data` holds, whole."""
+    start = len(MAGIC) + 32
+    if data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:
+        return None
+    head, _, code = data[start:].partition(b"\n")
+    head = json.loads(head)
+    return (code, head["entry"]) if head["image"] == IS_IMAGE else None
+
+
+def loaded(code: bytes, entry: int | str) -> tuple[object, int]:
+    """(what keeps it in memory, the address of the function).  Raises BackendError where the system forbids it."""
+    try:
+        return _mapped(code, entry) if IS_IMAGE else _linked(code, entry)
+    except OSError as error:
+        raise BackendError(f"cpu: expected the system to let compiled code be run, found: {error.strerror}; "
+                           "use backend='reference'") from error
+
+
+def _mapped(image, entry):
+    """Through a file in memory: the mapping that is run can at no time be written."""
+    with open(os.memfd_create("levit_np kernels"), "wb") as file:
+        file.write(image)
+        file.flush()
+        memory = mmap.mmap(file.fileno(), len(image), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+    return memory, np.frombuffer(memory, np.uint8).ctypes.data + entry
+
+
+def _linked(code, entry):
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine, engine.get_function_address(entry)

@@ -1,0 +1,42 @@
+"""The folder for what can be had again."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from levit_np import cache
+
+
+def test_the_platforms_places(monkeypatch):
+    for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: "HOME")
+    for platform, variable, default in (("linux", "XDG_CACHE_HOME", ".cache"), ("darwin", None, "Library/Caches"),
+                                        ("win32", "LOCALAPPDATA", "AppData/Local")):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert Path(cache.directory()) == Path("HOME", default, "levit_np")
+        if variable:
+            monkeypatch.setenv(variable, "BASE")
+            assert Path(cache.directory()) == Path("BASE", "levit_np")
+    monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
+    assert cache.directory() == "MINE"
+
+
+def test_it_is_made_for_this_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEVIT_NP_CACHE", str(tmp_path / "a" / "b"))
+    assert cache.make() == tmp_path / "a" / "b" and cache.make().stat().st_mode & 0o777 == 0o700
+    assert cache.is_ours(cache.make().stat())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
+def test_what_others_could_write_is_not_ours(tmp_path, monkeypatch):
+    for mode, ours in ((0o700, True), (0o755, True), (0o775, False), (0o777, False), (0o702, False)):
+        tmp_path.chmod(mode)
+        assert cache.is_ours(tmp_path.stat()) == ours
+    tmp_path.chmod(0o700)
+    status = list(tmp_path.stat())
+    for owner, ours in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
+        status[4] = owner
+        assert cache.is_ours(os.stat_result(status)) == ours
