@@ -143,6 +143,16 @@ _library: Library | None = None
 _lock = threading.Lock()
 
 
+def _after_fork():
+    """Another thread, which the child does not have, may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def library() -> Library:
     """The kernels for this processor's best instructions, or for those that LEVIT_NP_INSTRUCTIONS says."""
     global _library

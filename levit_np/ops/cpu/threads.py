@@ -10,8 +10,17 @@ from ...errors import BackendError
 MOST = 64
 _submission = threading.Lock()
 _queues: list[SimpleQueue] = []
-_owner = os.getpid()
 _count = None
+
+
+def _after_fork():
+    """Threads do not survive a fork, and one of them may have held the lock."""
+    global _submission, _queues
+    _submission, _queues = threading.Lock(), []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def set_threads(count: int) -> None:
@@ -48,9 +57,6 @@ def run_with_threads(function, count: int) -> None:
 
 
 def _workers(count):
-    global _queues, _owner
-    if _owner != os.getpid():  # threads do not survive a fork
-        _queues, _owner = [], os.getpid()
     while len(_queues) < count:
         queue = SimpleQueue()
         threading.Thread(target=_work, args=(queue,), daemon=True, name=f"levit_np {len(_queues) + 1}").start()

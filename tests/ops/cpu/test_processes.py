@@ -1,0 +1,110 @@
+"""A model on the cpu backend in another process: forked, whatever the threads were doing, and spawned."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.ops.cpu import library, threads
+
+from ...random_model import random_images, random_model
+from .spawned import logits
+
+PATIENCE = 60  # seconds for a child
+FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    levit_np.set_threads(2)
+    yield
+    levit_np.set_threads(1)
+
+
+def forked(function):
+    """The exit status of a child that ran function(): 0 if it returned True, and None if it did not end."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if function() else 2
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+@FORK
+def test_a_model_goes_on_after_a_fork():
+    model = random_model(backend="cpu")
+    x = random_images(model, 3)
+    expected = model(x)
+    assert forked(lambda: np.array_equal(model(x), expected)) == 0
+    assert forked(lambda: forked(lambda: np.array_equal(model(x), expected)) == 0) == 0  # a child's child
+    assert np.array_equal(model(x), expected)
+    # one that the child makes itself
+    assert forked(lambda: np.array_equal(random_model(backend="cpu")(x), expected)) == 0
+
+
+@FORK
+@pytest.mark.parametrize("module, name", [(threads, "_submission"), (library, "_lock")])
+def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name, monkeypatch):
+    model = random_model(backend="cpu")
+    x = random_images(model, 2)
+    expected, held, done = model(x), threading.Event(), threading.Event()
+
+    def hold():
+        with getattr(module, name):
+            held.set()
+            done.wait(PATIENCE)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        assert forked(lambda: np.array_equal(random_model(backend="cpu")(x), expected)) == 0
+    finally:
+        done.set()
+        holder.join()
+
+
+@FORK
+def test_forks_while_others_compute():
+    model = random_model(backend="cpu")
+    x = random_images(model, 2)
+    expected, over = model(x), threading.Event()
+
+    def compute():
+        while not over.is_set():
+            model(x)
+
+    others = [threading.Thread(target=compute) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        assert [forked(lambda: np.array_equal(model(x), expected)) for _ in range(5)] == [0] * 5
+    finally:
+        over.set()
+        for other in others:
+            other.join()
+    assert np.array_equal(model(x), expected)
+
+
+def test_spawned_processes_compute_the_same():
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
+        found = list(pool.map(logits, (1, 2), timeout=PATIENCE))
+    expected = logits(2)
+    assert all(np.array_equal(there, expected) for there in found)
