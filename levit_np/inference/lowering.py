@@ -7,7 +7,7 @@ from ..ops.cpu.memory import Arena
 from ..ops.cpu.step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from . import plan
 from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
-from .program import Product, Tensor
+from .program import SUMS, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
@@ -24,6 +24,7 @@ class Lowering:
         self.half, self.grain = half, HALF_GRAIN if half else GRAIN  # bfloat16 products, but for the image and the head
         # Rows of a tile, of float32 and of bfloat16 products.
         self.most = instructions.rows, instructions.pair_rows
+        self.half_attention = half and instructions.half == "tiles"  # q, k and v in bfloat16 too
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
         for step in steps:
@@ -34,6 +35,10 @@ class Lowering:
 
     def pack(self, weight, bias, rows, columns, pairs):
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
+
+    def key_size(self, key):
+        """Columns of a head in q and k: whole panels for AMX, else what fills one."""
+        return padded(key, self.width) if self.half_attention else key_size(key, self.width)
 
     def finish(self, target, activation):
         """The kernels' number of an activation whose result goes to `target`."""
@@ -116,6 +121,7 @@ class Linear:
         scale = lowering.scale.get(step.source, 1)
         self.finish = RESIDUAL if step.residual else lowering.finish(step.target, step.activation)
         self.residual, self.tokens, self.panels = step.residual, lowering.tokens, bool(step.groups)
+        self.half_panels = lowering.half_attention
         if step.source in ("kept", "context"):
             self.tokens = lowering.kept
         # The head stays exact: it reads a single token an image.
@@ -145,7 +151,7 @@ class Linear:
         for i, (heads, size) in enumerate(step.groups):
             # The last of several groups is v; a lone one is q.
             value = i > 0 and i + 1 == len(step.groups)
-            parts.append(head_columns(heads, size, padded(size, width) if value else key_size(size, width), width, start))
+            parts.append(head_columns(heads, size, padded(size, width) if value else lowering.key_size(size), width, start))
             start += heads * size
         return np.concatenate(parts)
 
@@ -158,7 +164,7 @@ class Linear:
         elif self.target == "logits":
             target = program.new("logits", 1, self.outputs, images=program.batch).image(program.first)
         elif self.panels:
-            target = program.new_panels(self.target, self.tokens, self.outputs)
+            target = program.new_panels(self.target, self.tokens, self.outputs, self.half_panels)
         else:
             target = program.new(self.target, self.tokens, self.outputs, not self.half, self.half)
         program.tensors[self.target] = target
@@ -172,8 +178,8 @@ class Attention:
     def __init__(self, step, lowering):
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
         queries = lowering.tokens if step.queries == step.source else lowering.kept
-        self.tokens, width = (queries, lowering.tokens), lowering.width
-        self.key, self.value = key_size(step.key, width), padded(step.value, width)
+        self.tokens, width, self.pairs = (queries, lowering.tokens), lowering.width, lowering.half_attention
+        self.key, self.value = lowering.key_size(step.key), padded(step.value, width)
         self.finish, self.half = lowering.finish("context", step.activation), lowering.half
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
                                                                     lowering.grain)
@@ -195,16 +201,27 @@ class Attention:
         out = program.new("context", queries, self.outputs, not self.half, self.half)
         program.tensors["context"] = out
         panels = padded(self.heads * self.key, width) // width  # of q, and of k
-        k = both.address + (panels * both.panel if self.source == self.queries else 0)
-        size = 64 + width * 4 * (program.rows_a_tile + 1 + self.key + keys)
+        panel, q_panel = (t.panel // 2 if self.pairs else t.panel for t in (both, q))
+        address = both.half if self.pairs else both.address
+        k = address + (panels * panel if self.source == self.queries else 0)
+        size = self._scratch(program)
         # A row of k may be in several panels.
-        pieces = tuple(i * both.panel for i in range(max(1, self.key // width)))
+        pieces = tuple(i * panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
-            a.VALUE: self.value, a.Q: q.address, a.Q_PANEL: q.panel, a.K: k, a.K_PANEL: both.panel,
-            a.V: k + panels * both.panel, a.V_PANEL: both.panel, a.SEGMENTS: program.segments(*pieces),
+            a.VALUE: self.value, a.Q: q.half if self.pairs else q.address, a.Q_PANEL: q_panel, a.K: k, a.K_PANEL: panel,
+            a.V: k + panels * panel, a.V_PANEL: panel, a.SEGMENTS: program.segments(*pieces),
             a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.LDO: out.row, a.SCRATCH: program.scratch(size),
-            a.SCRATCH_SIZE: size, a.FINISH: self.finish})
+            a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs})
+
+    def _scratch(self, program):
+        """Bytes for a thread: a tile's sums, the softmax's sums, queries and scores on their side; for AMX the powers
+        and the pairs of v as well, everything padded to whole tiles."""
+        keys, row = self.tokens[1], program.width * 4
+        if not self.pairs:
+            return 64 + row * (program.rows_a_tile + 1 + self.key + keys)
+        keys = padded(keys, program.width)
+        return SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
 
 
 class Subsample:

@@ -98,13 +98,14 @@ class Program:
         halved = self._memory((f"{name} half", tokens, row), count // 2) if half else 0
         return Tensor(address, halved, tokens, row, self.width * 4)
 
-    def new_panels(self, name, tokens, columns):
-        """A tensor of panels, which attention reads: (panel, images · tokens, width)."""
+    def new_panels(self, name, tokens, columns, half):
+        """A tensor of panels, which attention reads: (panel, images · tokens, width), in float32 or bfloat16."""
         count = self.images * tokens
         panels = -(-columns // self.width)
         # Attention reads whole blocks of queries: up to a panel's width of rows behind the last.
-        address = self._memory((name, tokens, columns), (count * panels + self.width) * self.width)
-        return Tensor(address, 0, tokens, self.width * 4, count * self.width * 4)
+        numbers = (count * panels + self.width) * self.width
+        address = self._memory((name, tokens, columns), numbers // 2 if half else numbers)
+        return Tensor(*((0, address) if half else (address, 0)), tokens, self.width * 4, count * self.width * 4)
 
     def scratch(self, size):
         """`size` bytes for each thread, shared by all steps."""

@@ -148,13 +148,13 @@ HALVES = [name for name in instruction_set.available() if instruction_set.SETS[n
 @pytest.mark.skipif(not HALVES, reason="a processor without bfloat16 products")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16(name):
-    """1 % of the largest logit: a bfloat16 has 8 bits, and some forty layers round to it."""
+    """2 % of the largest logit: a bfloat16 has 8 bits, and some forty layers round to it."""
     model = random_model(name, backend="cpu", **NETWORKS[name])
     model.precision = "bfloat16"
     x = random_images(model, 3)
     logits = model(x)
     exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
-    assert 1e-6 < error(logits, exact) < 1e-2 and logits.dtype == np.float32
+    assert 1e-6 < error(logits, exact) < 2e-2 and logits.dtype == np.float32
     assert np.array_equal(logits, np.concatenate([model(image[None]) for image in x]))
 
 

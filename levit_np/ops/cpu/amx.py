@@ -8,7 +8,7 @@ from llvmlite import ir
 
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from .tile import emit_loop, new_function
-from .vector import I64, number
+from .vector import I32, I64, number
 
 ROWS, COLUMNS, TERMS = 32, 32, 16  # of a tile; terms (pairs) an instruction
 SUMS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers
@@ -43,11 +43,11 @@ def _move(v, name, register, address, stride):
     v.call(f"llvm.x86.{name}", ir.VoidType(), [_byte(register), place, stride])
 
 
-def amx_function(module, lanes, halves_of_rows):
+def amx_function(module, lanes, halves_of_rows, scaled=False):
     """Like tile_function's with pairs: c = finish(a b + bias) for up to 16 or 32 rows, `rows` being one more argument.
     c may be 0; `scratch` has room for SCRATCH bytes.  Rows of a behind the last are read and not used; a segment's
-    length is a multiple of TERMS."""
-    v, argument, name = new_function(module, f"levit_amx_{16 * halves_of_rows}", lanes, ("rows",))
+    length is a multiple of TERMS.  scaled: row i is bias[i] times its sum instead."""
+    v, argument, name = new_function(module, f"levit_amx_{16 * halves_of_rows}" + scaled * "_scaled", lanes, ("rows",))
     if not argument:
         return module.globals[name]
     b, pair_row = v.builder, COLUMNS * 4
@@ -75,15 +75,52 @@ def amx_function(module, lanes, halves_of_rows):
     for n in sums:
         place = v.at(argument["scratch"], n // 2 * 16 * COLUMNS * 4 + n % 2 * 64)
         _move(v, "tilestored64", n, place, number(COLUMNS * 4))
-    _finish(v, argument)
+    _finish(v, argument, scaled)
     b.ret_void()
     return module.globals[name]
 
 
-def _finish(v, argument):
+def scores(v, keys, panel, pieces, queries, bias, target, blocks):
+    """target (16 · blocks, COLUMNS) = bias + keys · queries, 16 keys at a time.  A key's numbers are in `pieces` panels
+    of rows of 32 bfloat16; queries stand on their side, (pieces, 16 pairs, COLUMNS); bias is laid out as target is."""
+    b, row, left, right = v.builder, COLUMNS * 4, LEFT[0], RIGHT
+
+    def block(n, carried):
+        at = b.mul(n, number(16 * row))
+        for j in range(2):
+            _move(v, "tileloadd64", SUMS[j], v.at(v.at(bias, at), 64 * j), number(row))
+
+        def piece(p, carried):
+            rows = v.at(v.at(keys, b.mul(p, panel)), b.mul(n, number(16 * 64)))
+            _move(v, "tileloadd64", left, rows, number(64))
+            for j in range(2):
+                _move(v, "tileloadd64", right[j], v.at(v.at(queries, b.mul(p, number(16 * row))), 64 * j), number(row))
+                v.call("llvm.x86.tdpbf16ps", ir.VoidType(), [_byte(SUMS[j]), _byte(left), _byte(right[j])])
+            return []
+
+        emit_loop(b, number(0), pieces, 1, [], piece)
+        for j in range(2):
+            _move(v, "tilestored64", SUMS[j], v.at(v.at(target, at), 64 * j), number(row))
+        return []
+
+    emit_loop(b, number(0), blocks, 1, [], block)
+
+
+def interleave(v, first, second, target):
+    """Two rows of COLUMNS bfloat16 become one of pairs."""
+    b, kind = v.builder, ir.VectorType(ir.IntType(16), COLUMNS)
+    rows = [b.load(v.pointer(at, kind), align=2, typ=kind) for at in (first, second)]
+    mask = ir.VectorType(I32, COLUMNS)
+    for j in range(2):
+        order = [16 * j + n // 2 + n % 2 * COLUMNS for n in range(COLUMNS)]
+        pairs = b.shuffle_vector(*rows, ir.Constant(mask, order))
+        b.store(pairs, v.pointer(v.at(target, 64 * j), kind)).align = 2
+
+
+def _finish(v, argument, scaled):
     """The finished sums, row by row, to c if there is one and, rounded, to `half` if there is one."""
     b = v.builder
-    bias = [v.load(v.at(argument["bias"], 64 * j)) for j in range(2)]
+    bias = None if scaled else [v.load(v.at(argument["bias"], 64 * j)) for j in range(2)]
     exact, rounded = (b.icmp_signed("!=", argument[name], number(0)) for name in ("c", "half"))
 
     def rows(change):
@@ -91,7 +128,13 @@ def _finish(v, argument):
             at = v.at(argument["scratch"], b.mul(i, number(COLUMNS * 4)))
             c, half = (v.at(argument[name], b.mul(i, argument[stride]))
                        for name, stride in (("c", "ldc"), ("half", "ldhalf")))
-            y = [change(b.fadd(v.load(v.at(at, 64 * j)), bias[j]), v.at(c, 64 * j)) for j in range(2)]
+            y = [v.load(v.at(at, 64 * j)) for j in range(2)]
+            if scaled:
+                scale = v.spread(v.load_scalar(v.at(argument["bias"], b.mul(i, number(4)))))
+                y = [b.fmul(x, scale) for x in y]
+            else:
+                y = [b.fadd(x, shift) for x, shift in zip(y, bias)]
+            y = [change(x, v.at(c, 64 * j)) for j, x in enumerate(y)]
             with b.if_then(exact):
                 for j in range(2):
                     v.store(y[j], v.at(c, 64 * j))

@@ -99,8 +99,8 @@ def tile_of(instructions, define):
     return tile
 
 
-def amx_operations(lanes):
-    """(tile, configure, release) of AMX; the tile is called as the others are."""
+def amx_tile_of(lanes, scaled=False):
+    """AMX's tile, called as the others are."""
     @intrinsic
     def tile(typingctx, rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias,
              ldbias, finish, half, ldhalf, scratch):
@@ -110,24 +110,48 @@ def amx_operations(lanes):
             with builder.if_else(few) as (one, two):
                 for branch, halves in ((one, 1), (two, 2)):
                     with branch:
-                        builder.call(amx.amx_function(builder.module, lanes, halves), [*rest, rows])
+                        builder.call(amx.amx_function(builder.module, lanes, halves, scaled), [*rest, rows])
             return context.get_dummy_value()
         return _numbers(2 + len(ARGUMENTS)), generate
 
-    def once(emit):
-        @intrinsic
-        def operation(typingctx):
-            def generate(context, builder, signature, arguments):
-                emit(Vectors(builder, lanes))
-                return context.get_dummy_value()
-            return types.void(), generate
-        return operation
+    return tile
 
-    return tile, once(amx.configure), once(amx.release)
+
+def amx_operations(lanes):
+    """(configure, release, scores, interleave) of AMX."""
+    @intrinsic
+    def configure(typingctx):
+        def generate(context, builder, signature, arguments):
+            amx.configure(Vectors(builder, lanes))
+            return context.get_dummy_value()
+        return _numbers(0), generate
+
+    @intrinsic
+    def release(typingctx):
+        def generate(context, builder, signature, arguments):
+            amx.release(Vectors(builder, lanes))
+            return context.get_dummy_value()
+        return _numbers(0), generate
+
+    @intrinsic
+    def scores(typingctx, keys, panel, pieces, queries, bias, target, blocks):
+        def generate(context, builder, signature, arguments):
+            amx.scores(Vectors(builder, lanes), *arguments)
+            return context.get_dummy_value()
+        return _numbers(7), generate
+
+    @intrinsic
+    def interleave(typingctx, first, second, target):
+        def generate(context, builder, signature, arguments):
+            amx.interleave(Vectors(builder, lanes), *arguments)
+            return context.get_dummy_value()
+        return _numbers(3), generate
+
+    return configure, release, scores, interleave
 
 
 def row_operations(lanes):
-    """(softmax_columns, transpose_square, copy_row, add_row, round_row): functions of addresses and a count."""
+    """(softmax_columns, transpose_square, copy_row, add_row, round_row, round_square): functions of addresses and a count."""
 
     def over_vectors(builder, count, carried, body):
         """carried = body(v, byte offset, carried) for each of `count` vectors."""
@@ -177,6 +201,18 @@ def row_operations(lanes):
         return _numbers(4), generate
 
     @intrinsic
+    def round_square(typingctx, source, row, target, column):
+        """transpose_square to bfloat16."""
+        def generate(context, builder, signature, arguments):
+            source, row, target, column = arguments
+            v = Vectors(builder, lanes)
+            rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
+            for i, x in enumerate(v.transposed(rows)):
+                v.store_half(x, v.at(target, builder.mul(column, number(i))))
+            return context.get_dummy_value()
+        return _numbers(4), generate
+
+    @intrinsic
     def copy_row(typingctx, source, target, vectors):
         def generate(context, builder, signature, arguments):
             source, target, count = arguments
@@ -213,4 +249,4 @@ def row_operations(lanes):
             return context.get_dummy_value()
         return _numbers(3), generate
 
-    return softmax_columns, transpose_square, copy_row, add_row, round_row
+    return softmax_columns, transpose_square, copy_row, add_row, round_row, round_square

@@ -11,9 +11,10 @@ import numba
 from numba import types
 
 from . import step
-from .intrinsics import add_atomic, amx_operations, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
+from .intrinsics import add_atomic, amx_operations, amx_tile_of, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
 from .step import PLAIN
 from .amx import TERMS
+from .amx_attention import amx_attention
 from .tile import UNROLL, across_function, tile_function
 
 # No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
@@ -31,7 +32,7 @@ def kernels(instructions):
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     tail_width, largest = tail_vectors * lanes, instructions.rows
-    softmax_columns, transpose_square, copy_row, add_row, round_row = row_operations(lanes)
+    softmax_columns, transpose_square, copy_row, add_row, round_row, _ = row_operations(lanes)
     halves, amx = bool(instructions.half), instructions.half == "tiles"
 
     def of_its_own(multiply):
@@ -46,8 +47,8 @@ def kernels(instructions):
     tile = of_its_own(tile_of(instructions, partial(tile_function, halves=halves)))
     across = of_its_own(tile_of(instructions, partial(across_function, width=width, halves=halves)))
     if amx:
-        amx_tile, configure, release = amx_operations(lanes)
-        pairs_tile = of_its_own(amx_tile)
+        configure, release, _, _ = amx_operations(lanes)
+        pairs_tile = of_its_own(amx_tile_of(lanes))
     else:
         pairs_tile = of_its_own(tile_of(instructions, partial(tile_function, pairs=True, halves=True))) if halves else tile
         configure = release = jit(lambda: None)
@@ -106,7 +107,7 @@ def kernels(instructions):
             start = stop
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF = (int(c) for c in step.Attention)
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_PAIRS = (int(c) for c in step.Attention)
 
     @jit
     def column(base, panel_size, head, size):
@@ -166,6 +167,8 @@ def kernels(instructions):
                     out, out_row = (get(s, A_OUT) + to, ldo) if get(s, A_OUT) else (inverses - largest * row, row)
                     across(stop - at, vectors, scores + at * 4, row, one_piece, 1, 1, keys, v + j * get(s, A_V_PANEL),
                            scores, 0, out, out_row, inverses + at * 4, 0, finish, half, ldo // 2, 0)
+
+    pairs_attention = amx_attention(jit, lanes, of_its_own, share) if amx else attention
 
     I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
         int(c) for c in step.Pad)
@@ -262,7 +265,10 @@ def kernels(instructions):
             if kind == PRODUCT:
                 product(s, thread, threads)
             elif kind == ATTENTION:
-                attention(s, thread, threads)
+                if get(s, A_PAIRS):
+                    pairs_attention(s, thread, threads)
+                else:
+                    attention(s, thread, threads)
             elif kind == PAD:
                 pad(s, thread, threads)
             elif kind == ROWS:

@@ -32,10 +32,11 @@ class Attention(IntEnum):
     """For each image and head: out = finish(softmax(q kᵀ + bias) v), the softmax to base 2.
 
     q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE
-    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF: as in Product."""
+    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF: as in Product.
+    PAIRS: q, k and v are bfloat16, in AMX's tiles; *_PANEL are half as large."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
-        SCRATCH_SIZE, FINISH, HALF = range(1, 21)
+        SCRATCH_SIZE, FINISH, HALF, PAIRS = range(1, 22)
 
 
 class Pad(IntEnum):

@@ -1,0 +1,80 @@
+"""Attention in bfloat16 on AMX's tiles: the same arithmetic as kernels.attention, both products in tile registers."""
+
+from . import step
+from .amx import COLUMNS, SCRATCH
+from .intrinsics import amx_operations, amx_tile_of, get, row_operations, set_float
+
+SQUARE = 16  # a tile register's rows
+
+
+def amx_attention(jit, lanes, of_its_own, share):
+    """The kernel (step, thread, threads), made with the decorator and the helpers of kernels.py."""
+    _, _, scores_of, interleave = amx_operations(lanes)
+    softmax_columns, transpose_square, _, _, _, round_square = row_operations(lanes)
+    scaled = of_its_own(amx_tile_of(lanes, scaled=True))
+    HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, SCRATCH_SIZE, \
+        FINISH, HALF = (int(step.Attention[name]) for name in (
+            "HEADS QUERIES KEYS KEY VALUE IMAGES Q Q_PANEL K K_PANEL V V_PANEL BIAS OUT LDO SCRATCH SCRATCH_SIZE FINISH "
+            "HALF").split())
+    half_row = COLUMNS * 2
+
+    @jit
+    def values(v, panel, panels, keys, padded, target):
+        """A head's v, (panels, keys, 32), becomes (panels, padded / 2, 32, 2): pairs of keys, 0 behind the last."""
+        for j in range(panels):
+            source, to = v + j * panel, target + j * padded * half_row
+            for k in range(0, keys - 1, 2):
+                interleave(source + k * half_row, source + (k + 1) * half_row, to + k * half_row)
+            start = keys // 2 * 2
+            for i in range(0, (padded - start) * half_row, 4):
+                set_float(to + start * half_row + i, 0.0)
+            if keys % 2:  # the last with a row of zeros: the one behind it, or the next panel's, is not written yet
+                interleave(source + (keys - 1) * half_row, to + (padded - 1) * half_row, to + start * half_row)
+
+    @jit
+    def attention(s, thread, threads):
+        heads, queries, keys, key, value = get(s, HEADS), get(s, QUERIES), get(s, KEYS), get(s, KEY), get(s, VALUE)
+        row, ldo = COLUMNS * 4, get(s, LDO)
+        pieces, panels, padded = key // COLUMNS, value // COLUMNS, (keys + COLUMNS - 1) // COLUMNS * COLUMNS
+        sums = get(s, SCRATCHES) + thread * get(s, SCRATCH_SIZE)
+        inverses = sums + SCRATCH
+        one_piece = inverses + row
+        across = one_piece + 64  # queries on their side
+        scores = across + pieces * SQUARE * row
+        powers = scores + padded * row  # (32 queries, padded keys), bfloat16
+        pairs = powers + COLUMNS * padded * 2
+        blocks = (queries + COLUMNS - 1) // COLUMNS
+        first, last = share(get(s, IMAGES) * heads * blocks, thread, threads)
+        before = -1
+        for unit in range(first, last):
+            head, block, image = unit // blocks % heads, unit % blocks, unit // blocks // heads
+            if unit // blocks != before:
+                before = unit // blocks
+                values(get(s, V) + head * panels * get(s, V_PANEL) + image * keys * half_row, get(s, V_PANEL), panels,
+                       keys, padded, pairs)
+            start = block * COLUMNS
+            present = min(COLUMNS, queries - start)
+            squares = (present + SQUARE - 1) // SQUARE
+            q = get(s, Q) + head * pieces * get(s, Q_PANEL) + (image * queries + start) * half_row
+            for p in range(pieces):
+                for j in range(squares):
+                    transpose_square(q + p * get(s, Q_PANEL) + j * SQUARE * half_row, half_row,
+                                     across + p * SQUARE * row + j * 64, row)
+            k = get(s, K) + head * pieces * get(s, K_PANEL) + image * keys * half_row
+            bias = get(s, BIAS) + (head * blocks + block) * keys * row
+            scores_of(k, get(s, K_PANEL), pieces, across, bias, scores, (keys + SQUARE - 1) // SQUARE)
+            for j in range(squares):
+                softmax_columns(scores + j * 64, row, keys, inverses + j * 64)
+            for i in range(keys * row, padded * row, 4):
+                set_float(scores + i, 0.0)
+            for j in range(squares):
+                for at in range(0, padded, SQUARE):
+                    round_square(scores + at * row + j * 64, row, powers + j * SQUARE * padded * 2 + at * 2, padded * 2)
+            offset = (image * queries + start) * ldo + head * value * 4
+            for j in range(panels):
+                to = offset + j * row
+                scaled(present, 2, powers, padded * 2, one_piece, 1, 1, padded // 2, pairs + j * padded * half_row, powers,
+                       0, get(s, OUT) + to if get(s, OUT) else 0, ldo, inverses, 4, get(s, FINISH),
+                       get(s, HALF) + to // 2, ldo // 2, sums)
+
+    return attention
