@@ -22,8 +22,7 @@ class Lowering:
     def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
         self.half, self.grain = half, HALF_GRAIN if half else GRAIN  # bfloat16 products, but for the image and the head
-        # Rows of a tile, of float32 and of bfloat16 products.
-        self.most = instructions.rows, instructions.pair_rows
+        self.instructions = instructions
         self.half_attention = half and instructions.half == "tiles"  # q, k and v in bfloat16 too
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
@@ -35,6 +34,12 @@ class Lowering:
 
     def pack(self, weight, bias, rows, columns, pairs):
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
+
+    def most(self, pairs, outputs):
+        """Rows of the tiles of a product: of bfloat16, of two panels at a time, or of one."""
+        if pairs:
+            return self.instructions.pair_rows
+        return self.instructions.double if outputs >= 2 * self.width and self.instructions.double else self.instructions.rows
 
     def key_size(self, key):
         """Columns of a head in q and k: whole panels for AMX, else what fills one."""
@@ -63,7 +68,7 @@ class Convolution:
         self.finish = lowering.finish("map", step.activation)
         self.planes, self.channels, self.next = 1, channels, None
         self.number = len(lowering.convolutions)
-        self.pairs, self.half, self.most = lowering.half and self.number > 0, lowering.half, lowering.most
+        self.pairs, self.half = lowering.half and self.number > 0, lowering.half
         if self.number == 0:
             self.planes, self.channels = channels, 1
             weight, rows, self.length = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2), self.kernel
@@ -75,7 +80,7 @@ class Convolution:
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(self.kernel**2)])
         lowering.convolutions.append(self)
         columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
-        self.outputs = len(columns)
+        self.outputs, self.most = len(columns), lowering.most(self.pairs, len(columns))
         self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
         self.weight = lowering.pack(weight * scale, step.bias, rows, columns, self.pairs)
@@ -102,7 +107,7 @@ class Convolution:
         pixel, line, image = (n // part for n in source[1:])
         segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
         tiles = program.pixels(program.images, *self.out, (self.stride * pixel, self.stride * line, image), target,
-                               self.most[self.pairs])
+                               self.most)
         operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs)
         program.product(self.name, tiles, operand, to, self.finish)
 
@@ -126,8 +131,8 @@ class Linear:
             self.tokens = lowering.kept
         # The head stays exact: it reads a single token an image.
         self.half = lowering.half and step.target != "logits"
-        self.rows, self.most = lowering.columns[step.source], lowering.most[self.half]
-        columns = self._columns(step, lowering)
+        self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
+        self.most = lowering.most(self.half, len(columns))
         lowering.columns[step.target] = columns
         weight, bias = step.weight, step.bias
         if step.groups and step.target != "kv":  # the queries come first

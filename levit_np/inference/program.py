@@ -9,7 +9,7 @@ from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.threads import MOST
 
-BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
+BLOCK_BYTES = 512 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
 
 
 SUMS = 4096  # bytes of a tile's sums, before they are finished
@@ -177,7 +177,7 @@ class Program:
         p, weight, segments, length = table.Product, operand.weight, operand.segments, operand.length
         bytes_ = 2 if operand.pairs else 4
         terms = len(segments) * length
-        if operand.pairs or terms <= LONGEST_SUM:  # bfloat16 itself is much less exact
+        if operand.pairs or terms <= LONGEST_SUM or not target.address:  # bfloat16 itself is much less exact
             groups = 1
         else:  # a segment, or an even part of one, is a group
             parts = next(n for n in range(-(-length // LONGEST_SUM), length + 1) if length % n == 0)

@@ -73,8 +73,8 @@ def amx_attention(jit, lanes, of_its_own, share):
             offset = (image * queries + start) * ldo + head * value * 4
             for j in range(panels):
                 to = offset + j * row
-                scaled(present, 2, powers, padded * 2, one_piece, 1, 1, padded // 2, pairs + j * padded * half_row, powers,
-                       0, get(s, OUT) + to if get(s, OUT) else 0, ldo, inverses, 4, get(s, FINISH),
+                scaled(present, 2, powers, padded * 2, one_piece, 1, padded // 2, pairs + j * padded * half_row, 0, powers, 0,
+                       get(s, OUT) + to if get(s, OUT) else 0, ldo, 0, inverses, 4, 0, get(s, FINISH),
                        get(s, HALF) + to // 2, ldo // 2, sums)
 
     return attention

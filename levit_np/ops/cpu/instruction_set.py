@@ -10,7 +10,8 @@ from . import processor
 
 
 class InstructionSet(NamedTuple):
-    """lanes: float32 numbers a vector; rows × vectors: the largest register tile; tail: vectors of a narrow panel.
+    """lanes: float32 numbers a vector; rows × vectors: the largest register tile; tail: vectors of a narrow panel;
+    double: rows of a tile that spans two panels, 0 where the registers do not suffice.
 
     half: how bfloat16 is multiplied: "dot" (products of pairs, AVX512-BF16), "tiles" (AMX's tile registers) or "", not
     at all.  cpu: what LLVM calls the oldest processor that has these instructions; "" is the processor this runs on."""
@@ -20,6 +21,7 @@ class InstructionSet(NamedTuple):
     rows: int
     vectors: int
     tail: int
+    double: int
     half: str
     cpu: str
 
@@ -37,11 +39,11 @@ class InstructionSet(NamedTuple):
 # rows × vectors accumulators, `vectors` registers of weights and one of the input: 31 of 32, 15 of 16, 29 of 32.
 # A panel is at least 16 columns wide: the narrowest layer of the family.
 SETS = {
-    "avx512_amx": InstructionSet("avx512_amx", 16, 14, 2, 1, "tiles", ""),
-    "avx512_bf16": InstructionSet("avx512_bf16", 16, 14, 2, 1, "dot", ""),
-    "avx512": InstructionSet("avx512", 16, 14, 2, 1, "", ""),
-    "avx2": InstructionSet("avx2", 8, 6, 2, 2, "", "haswell"),
-    "neon": InstructionSet("neon", 4, 6, 4, 4, "", ""),
+    "avx512_amx": InstructionSet("avx512_amx", 16, 14, 2, 1, 6, "tiles", ""),
+    "avx512_bf16": InstructionSet("avx512_bf16", 16, 14, 2, 1, 6, "dot", ""),
+    "avx512": InstructionSet("avx512", 16, 14, 2, 1, 6, "", ""),
+    "avx2": InstructionSet("avx2", 8, 6, 2, 2, 0, "", "haswell"),
+    "neon": InstructionSet("neon", 4, 6, 4, 4, 0, "", ""),
 }
 # By Linux's names without underscores.
 AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq")

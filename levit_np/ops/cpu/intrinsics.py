@@ -74,23 +74,25 @@ def call(typingctx, function):
     return types.void(types.int64), generate
 
 
-def tile_of(instructions, define):
-    """tile(rows, vectors, *ARGUMENTS): the tile of that size that `define(module, lanes, rows, vectors)` makes, one of
-    the sizes the instruction set has room for."""
+def tile_of(define, lanes, rows, vectors):
+    """tile(rows, vectors, *ARGUMENTS): the tile of that size that `define(module, lanes, rows, vectors)` makes, of up
+    to `rows` rows and of one of the numbers of `vectors`."""
+    most, sizes = rows, set(vectors)
+
     @intrinsic
-    def tile(typingctx, rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias,
-             ldbias, finish, half, ldhalf, scratch):
+    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
+             bias, ldbias, bias_panel, finish, half, ldhalf, scratch):
         def generate(context, builder, signature, arguments):
             rows, vectors, *rest = arguments
             done = builder.append_basic_block("done")
             which = builder.add(builder.mul(rows, number(8)), vectors)
             switch = builder.switch(which, done)
-            for v in sorted({instructions.vectors, instructions.tail}):
-                for r in range(1, instructions.rows + 1):
+            for v in sorted(sizes):
+                for r in range(1, most + 1):
                     block = builder.append_basic_block(f"tile{r}x{v}")
                     switch.add_case(number(8 * r + v), block)
                     builder.position_at_end(block)
-                    builder.call(define(builder.module, instructions.lanes, r, v), rest)
+                    builder.call(define(builder.module, lanes, r, v), rest)
                     builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
@@ -102,8 +104,8 @@ def tile_of(instructions, define):
 def amx_tile_of(lanes, scaled=False):
     """AMX's tile, called as the others are."""
     @intrinsic
-    def tile(typingctx, rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias,
-             ldbias, finish, half, ldhalf, scratch):
+    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
+             bias, ldbias, bias_panel, finish, half, ldhalf, scratch):
         def generate(context, builder, signature, arguments):
             rows, _, *rest = arguments
             few = builder.icmp_signed("<=", rows, number(16))

@@ -12,7 +12,7 @@ from numba import types
 
 from . import step
 from .intrinsics import add_atomic, amx_operations, amx_tile_of, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
-from .step import PLAIN
+from .step import PLAIN, RESIDUAL
 from .amx import TERMS
 from .amx_attention import amx_attention
 from .tile import UNROLL, across_function, tile_function
@@ -38,19 +38,24 @@ def kernels(instructions):
     def of_its_own(multiply):
         """A function around a tile's intrinsic, so that the tiles are compiled once for all who use them."""
         @jit
-        def tile(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias, finish,
-                 half, ldhalf, scratch):
-            multiply(rows, vectors, a, lda, segments, groups, count, length, b, ahead, advance, c, ldc, bias, ldbias,
-                     finish, half, ldhalf, scratch)
+        def tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
+                 bias_panel, finish, half, ldhalf, scratch):
+            multiply(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                     ldbias, bias_panel, finish, half, ldhalf, scratch)
         return tile
 
-    tile = of_its_own(tile_of(instructions, partial(tile_function, halves=halves)))
-    across = of_its_own(tile_of(instructions, partial(across_function, width=width, halves=halves)))
+    def tile_like(define, rows=largest, sizes=(vectors, tail_vectors), **more):
+        return of_its_own(tile_of(partial(define, **more), lanes, rows, sizes))
+
+    tile = tile_like(tile_function, halves=halves)
+    across = tile_like(across_function, width=width, halves=halves)
+    double_rows = instructions.double
+    double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
     if amx:
         configure, release, _, _ = amx_operations(lanes)
         pairs_tile = of_its_own(amx_tile_of(lanes))
     else:
-        pairs_tile = of_its_own(tile_of(instructions, partial(tile_function, pairs=True, halves=True))) if halves else tile
+        pairs_tile = tile_like(tile_function, pairs=True, halves=True) if halves else tile
         configure = release = jit(lambda: None)
 
     fetch = TERMS if amx else UNROLL  # terms of a pairs tile between two turns of fetching
@@ -62,6 +67,20 @@ def kernels(instructions):
     def share(count, thread, threads):
         """The part of range(count) that is this thread's: (first, last)."""
         return count * thread // threads, count * (thread + 1) // threads
+
+    @jit
+    def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
+                 bias, ldbias, bias_panel, finish, half, ldhalf, scratch):
+        """One tile, by what reads bfloat16, by what spans two panels, or by the ordinary one."""
+        if pairs:
+            pairs_tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                       ldbias, bias_panel, finish, half, ldhalf, scratch)
+        elif span == 2:
+            double(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                   ldbias, bias_panel, finish, half, ldhalf, scratch)
+        else:
+            tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
+                 bias_panel, finish, half, ldhalf, scratch)
 
     @jit
     def product(s, thread, threads):
@@ -76,34 +95,44 @@ def kernels(instructions):
         segments, groups = get(s, P_SEGMENTS), get(s, P_GROUPS)
         segment_count, length = get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
-        terms = groups * segment_count * length
+        terms = segment_count * length  # of a group
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
         pairs, half = get(s, P_PAIRS), get(s, P_HALF)
         scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
+        every = fetch if pairs else UNROLL
         start = first
         while start < last:  # a range whose step may be 0 could raise
             stop = min(start + block, last)
-            # While a panel is used, the next one is fetched: each tile's share of it, the last panel's being what lies
-            # behind these weights, the next step's.
-            part = b_panel // (stop - start)
-            for j in range(left, right):
+            j = left
+            while j < right:
                 wide = vectors if j < full else tail_vectors
-                for t in range(start, stop):
-                    row = tiles + 24 * t
-                    offset = get(row, 2) + j * c_panel
-                    to, to_row = c + offset, ldc
-                    if c == 0:  # a register tile leaves its sums somewhere before they are rounded
-                        to, to_row = 0 if amx and pairs else scratch, width * 4
-                    to_half = half + offset // 2 if half else 0
-                    ahead = b + (j + 1) * b_panel + (t - start) * part
-                    if pairs:
-                        pairs_tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length,
-                                   b + j * b_panel, ahead, part * fetch // terms, to, to_row, bias + j * width * 4, 0,
-                                   finish, to_half, ldc // 2, scratch)
-                    else:
-                        tile(get(row, 0), wide, a + get(row, 1), lda, segments, groups, segment_count, length,
-                             b + j * b_panel, ahead, part * UNROLL // terms, to, to_row, bias + j * width * 4, 0, finish,
-                             to_half, ldc // 2, scratch)
+                span = 1
+                if not pairs and j + 2 <= min(right, full) and get(tiles + 24 * start, 0) <= double_rows:
+                    span = 2
+                # A group of terms at a time: its part of the panel stays in the L1 cache while all tiles of the block
+                # use it, and rounding does not grow with the length of a row.  Meanwhile the next panel is fetched:
+                # each tile's share of it, the last panel's being what lies behind these weights, the next step's.
+                part = span * b_panel // ((stop - start) * groups)
+                ahead = b + (j + span) * b_panel
+                for group in range(groups):
+                    # What was there is added first, an activation comes last.
+                    code = finish if group == (0 if finish == RESIDUAL else groups - 1) else PLAIN
+                    for t in range(start, stop):
+                        row = tiles + 24 * t
+                        offset = get(row, 2) + j * c_panel
+                        to, to_row = c + offset, ldc
+                        if c == 0:  # a register tile leaves its sums somewhere before they are rounded
+                            to, to_row = 0 if amx and pairs else scratch, width * 4
+                        to_half = half + offset // 2 if half and group == groups - 1 else 0
+                        from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
+                        if group:
+                            from_, from_row, from_panel = to, ldc, c_panel
+                        multiply(pairs, span, get(row, 0), wide, a + get(row, 1), lda, segments + group * segment_count * 8,
+                                 segment_count, length, b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead,
+                                 part * every // terms, to, to_row, c_panel, from_, from_row, from_panel, code, to_half,
+                                 ldc // 2, scratch)
+                        ahead += part
+                j += span
             start = stop
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
@@ -152,8 +181,8 @@ def kernels(instructions):
             bias = get(s, A_BIAS) + (head * blocks + block) * keys * row
             for part in range(parts):
                 at, stop = keys * part // parts, keys * (part + 1) // parts
-                tile(stop - at, wide, k + at * row, row, segments, 1, pieces, piece, queries_across, bias, 0,
-                     scores + at * row, row, bias + at * row, row, PLAIN, 0, 0, 0)
+                tile(stop - at, wide, k + at * row, row, segments, pieces, piece, queries_across, 0, bias, 0,
+                     scores + at * row, row, 0, bias + at * row, row, 0, PLAIN, 0, 0, 0)
             for j in range(wide):
                 softmax_columns(scores + j * lanes * 4, row, keys, inverses + j * lanes * 4)
             offset = (image * queries + start) * ldo + head * value * 4
@@ -165,8 +194,8 @@ def kernels(instructions):
                     to = offset + at * ldo + j * row
                     half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
                     out, out_row = (get(s, A_OUT) + to, ldo) if get(s, A_OUT) else (inverses - largest * row, row)
-                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, 1, keys, v + j * get(s, A_V_PANEL),
-                           scores, 0, out, out_row, inverses + at * 4, 0, finish, half, ldo // 2, 0)
+                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
+                           scores, 0, out, out_row, 0, inverses + at * 4, 0, 0, finish, half, ldo // 2, 0)
 
     pairs_attention = amx_attention(jit, lanes, of_its_own, share) if amx else attention
 
