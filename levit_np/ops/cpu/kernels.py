@@ -122,7 +122,7 @@ def kernels(instructions):
                         offset = get(row, 2) + j * c_panel
                         to, to_row = c + offset, ldc
                         if c == 0:  # a register tile leaves its sums somewhere before they are rounded
-                            to, to_row = 0 if amx and pairs else scratch, width * 4
+                            to, to_row = 0 if amx and pairs else scratch, 2 * width * 4
                         to_half = half + offset // 2 if half and group == groups - 1 else 0
                         from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
                         if group:
