@@ -4,7 +4,7 @@ import numpy as np
 
 BLOCK = 1 << 24  # bytes; large enough for the system to map it in large pages
 ALIGNMENT = 64  # a cache line, and the widest vector
-SLACK = 1 << 16  # behind a block: some kernels read, and do not use, rows behind the last
+SLACK = 1 << 18  # behind a block: AMX tiles read, and do not use, up to 31 rows behind the last, of 8 KiB at most
 
 
 class Arena:

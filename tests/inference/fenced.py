@@ -1,0 +1,95 @@
+"""A process whose every array for the kernels lies against pages that must not be touched: one byte read or written
+beyond its end (or before its start) stops it.  The processor checks every access of the compiled code.
+
+python -m tests.inference.fenced start|end PRECISION MISSING MODEL…: the side that lies against the fence; MISSING bytes
+less at it than were asked for, to see that the fence stands.
+"""
+
+import ctypes
+import mmap
+import sys
+from math import prod
+
+import numpy as np
+
+import levit_np
+from levit_np.inference import cpu, lowering, program
+from levit_np.ops.cpu.memory import ALIGNMENT, SLACK
+from levit_np.ops.cpu.step import Kind
+
+PAGE = mmap.PAGESIZE
+_protect = ctypes.CDLL(None, use_errno=True).mprotect
+_protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+CHANGES = {"levit_digits": {}, "levit_384_s8": {"image_size": 32}}
+SMALL = {"image_size": (33, 47), "num_classes": 37}
+
+
+def protect(address, size, access):
+    assert _protect(address, size, access) == 0, ctypes.get_errno()
+
+
+class Fence:
+    """numbers(count, dtype) -> a zeroed array like Arena's, on pages of its own between two that nobody may touch.
+
+    slack: bytes behind it that may be read and are NaN, for kernels that read rows behind the last and drop them."""
+
+    kept = []
+
+    def __init__(self, side, missing=0, slack=0):
+        self.side, self.missing, self.slack = side, missing, slack
+
+    def numbers(self, count, dtype=np.float32):
+        size = count * np.dtype(dtype).itemsize
+        padded = -(-size // ALIGNMENT) * ALIGNMENT
+        pages = -(-padded // PAGE) * PAGE
+        memory = np.frombuffer(mmap.mmap(-1, pages + 2 * PAGE + self.slack), np.uint8)
+        first = memory.ctypes.data
+        assert first % PAGE == 0
+        behind = PAGE + pages
+        memory[behind : behind + self.slack] = 255  # a NaN in any format
+        protect(first + behind, self.slack, mmap.PROT_READ)
+        protect(first, PAGE, 0)
+        protect(first + behind + self.slack, PAGE, 0)
+        at = behind - padded + self.missing if self.side == "end" else PAGE - self.missing
+        self.kept.append(memory)
+        return memory[at : at + size].view(dtype)
+
+
+def randomized(model):
+    """A fresh model is nearly the identity: any state, of numbers that do not grow."""
+    random = np.random.default_rng(0)
+    model.set_state({name: random.uniform(0.5, 1, a.shape).astype(np.float32) if name.endswith((".variance", ".gamma"))
+                     else (random.standard_normal(a.shape) / max(1, prod(a.shape[1:])) ** 0.5).astype(np.float32)
+                     for name, a in model.state().items()})
+    return model
+
+
+def check(name, half, side, missing):
+    model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
+    executors = [cpu.CpuExecutor(model, half)]
+    slack = SLACK if half and executors[0].kernels.instructions.half == "tiles" else 0
+    plain = program.Arena
+    lowering.Arena = program.Arena = lambda: Fence(side, missing, slack)
+    executors.append(cpu.CpuExecutor(model, half))
+    random = np.random.default_rng(1)
+    for batch in (1, 5, 17):
+        shape = batch, model.config.in_channels, *model.config.image_size
+        images = Fence(side).numbers(prod(shape)).reshape(shape)
+        images[...] = random.standard_normal(shape)
+        for count in (1, 3):
+            levit_np.set_threads(count)
+            program.Arena = plain
+            expected = executors[0](images)
+            program.Arena = lambda: Fence(side, missing, slack)
+            found = executors[1](images)
+            assert np.isfinite(expected).all() and np.array_equal(found, expected), (name, batch, count)
+    kinds = {kind for kept in executors[1]._idle.values() for kind in kept[0].table[:, 0]}
+    lowering.Arena = program.Arena = plain
+    Fence.kept.clear()
+    print(name, *(Kind(kind).name for kind in sorted(kinds)), flush=True)
+
+
+if __name__ == "__main__":
+    side, precision, missing, *names = sys.argv[1:]
+    for name in names:
+        check(name, precision == "bfloat16", side, int(missing))
