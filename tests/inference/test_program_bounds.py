@@ -42,11 +42,3 @@ def test_nothing_outside_is_touched(side, precision, names):
 def test_the_fence_stands(side):
     """Arrays of which a cache line lies behind the fence."""
     assert fenced(side, "float32", 64, "levit_digits").returncode in (-signal.SIGSEGV, -signal.SIGBUS)
-
-
-def test_the_longest_rows():
-    """AMX tiles read, and drop, rows behind the last: no further than memory.SLACK."""
-    if not chosen().half:
-        pytest.skip("no bfloat16 products on this processor")
-    done = fenced("end", "bfloat16", 0, "levit_512")
-    assert done.returncode == 0, done.stderr
