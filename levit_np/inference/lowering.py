@@ -134,19 +134,19 @@ class Linear:
         self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
         self.most = lowering.most(self.half, len(columns))
         lowering.columns[step.target] = columns
-        weight, bias = step.weight, step.bias
+        base = np.ones(len(step.weight))
         if step.groups and step.target != "kv":  # the queries come first
-            base = np.ones(len(weight))
             base[: step.groups[0][0] * step.groups[0][1]] = LOG2_E
-            weight, bias = weight * base[:, None], bias * base
         if step.target == "logits":
             self.tokens = 1
             if step.source == "pooled":
-                weight = weight / lowering.pooled
+                scale /= lowering.pooled
         if step.target == "x":
             lowering.tokens = self.tokens
-        self.outputs, self.weight = len(columns), lowering.pack(
-            weight * scale, bias, self.rows, columns, self.half)
+        # Rounded while it is multiplied: a float64 copy would be the largest array of a start.
+        weight = np.multiply(step.weight, scale * base[:, None], out=np.empty(step.weight.shape, np.float32),
+                             casting="same_kind")
+        self.outputs, self.weight = len(columns), lowering.pack(weight, step.bias * base, self.rows, columns, self.half)
 
     @staticmethod
     def _columns(step, lowering):

@@ -218,7 +218,7 @@ def _head(model):
 def _folded(layer):
     """(weight, bias) of a LinearBN or a Linear."""
     if isinstance(layer, LinearBN):
-        return fold.fold_after(_exact(layer.weight), layer.bn)
+        return fold.fold_after(np.asarray(layer.weight), layer.bn)
     return _exact(layer.weight), _exact(layer.bias)
 
 
