@@ -27,8 +27,9 @@ class InstructionSet(NamedTuple):
 
     @property
     def pair_rows(self) -> int:
-        """Rows of the largest tile of bfloat16 products."""
-        return 32 if self.half == "tiles" else self.rows
+        """Rows of a tile of bfloat16 products: AMX has room for 32, but 14 × 14 tokens and lines of 56 or 28 pixels are
+        multiples of 28, and as many tiles for each of two threads."""
+        return 28 if self.half == "tiles" else self.rows
 
     @property
     def width(self) -> int:

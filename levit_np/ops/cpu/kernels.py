@@ -21,6 +21,7 @@ from .tile import UNROLL, across_function, tile_function
 # compiled code needs no symbol of Numba or Python.
 OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 STEP = step.COLUMNS * 8
+MANY = 144  # rows a thread
 SPINS = 2000  # looks at the counter before a waiting thread offers its processor to others
 
 PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = (int(kind) for kind in step.Kind)
@@ -86,9 +87,12 @@ def kernels(instructions):
     def product(s, thread, threads):
         tiles, count, panels = get(s, P_TILES), get(s, P_COUNT), get(s, P_PANELS) + get(s, P_TAIL)
         first, last, left, right = 0, count, 0, panels
-        # Split what divides more evenly; panels if both do, for then the weights are read once.
-        if (panels + threads - 1) // threads * count <= (count + threads - 1) // threads * panels:
-            left, right = share(panels, thread, threads)
+        # Many rows are split: what a thread writes it reads again in the next step.  Of few rows, panels are split, for
+        # then the weights are read once, two by two; unless that is less even.
+        twos = (panels + 1) // 2
+        if count * get(tiles, 0) < MANY * threads and (twos + threads - 1) // threads * count <= (count + threads - 1) // threads * twos:
+            left, right = share(twos, thread, threads)
+            left, right = 2 * left, min(2 * right, panels)
         else:
             first, last = share(count, thread, threads)
         a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
