@@ -22,7 +22,7 @@ from ...errors import BackendError
 from . import machine_code, processor
 from .instruction_set import InstructionSet, chosen
 
-NOTICE = "levit_np: compiling the kernels for this processor (once, about ten seconds)"
+NOTICE = "levit_np: compiling the kernels for this processor (once, about twenty seconds)"
 SUFFIX = ".kernels"
 KEPT = 16  # files; older ones go when a new one comes
 
