@@ -49,14 +49,14 @@ def kernels(instructions):
         return of_its_own(tile_of(partial(define, **more), lanes, rows, sizes))
 
     tile = tile_like(tile_function, halves=halves)
-    across = tile_like(across_function, width=width, halves=halves)
+    across = tile_like(across_function, sizes=(vectors,), width=width, halves=halves)
     double_rows = instructions.double
     double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
     if amx:
         configure, release, _, _ = amx_operations(lanes)
         pairs_tile = of_its_own(amx_tile_of(lanes))
     else:
-        pairs_tile = tile_like(tile_function, pairs=True, halves=True) if halves else tile
+        pairs_tile = tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if halves else tile
         configure = release = jit(lambda: None)
 
     fetch = TERMS if amx else UNROLL  # terms of a pairs tile between two turns of fetching
