@@ -8,10 +8,11 @@ loop away or choose other instructions.
 import ctypes
 import os
 import platform
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import NamedTuple
+
+from ..ops.cpu.instruction_set import tiles_permitted
 
 ROUNDS = 2_000_000  # of a thousand operations
 
@@ -52,7 +53,7 @@ def peaks(threads: int = 1) -> dict[str, float]:
         features["neon"] = True
     found = {unit.name: _rate(_compiled(_loop(unit), unit.cpu), unit.accumulators * unit.operations, threads)
              for unit in UNITS if all(features.get(need) for need in unit.features)}
-    if features.get("amx-bf16") and _tiles_permitted():
+    if features.get("amx-bf16") and tiles_permitted():
         found["amx_bf16"] = _rate(_compiled(_TILES, ""), 4 * 16 * 16 * 32 * 2, threads)
     return found
 
@@ -107,13 +108,6 @@ call void @llvm.x86.tilerelease()
 ret void
 }
 """
-
-
-def _tiles_permitted() -> bool:
-    """Linux hands out the tile registers on request: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)."""
-    if not sys.platform.startswith("linux"):
-        return False
-    return ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0
 
 
 def _machine(cpu: str):

@@ -2,7 +2,7 @@
 
 from . import step
 from .amx import COLUMNS, SCRATCH
-from .intrinsics import amx_operations, amx_tile_of, get, row_operations, set_float
+from .intrinsics import RowOperations, amx_operations, amx_tile_of, get, set_float
 
 SQUARE = 16  # a tile register's rows
 
@@ -10,7 +10,9 @@ SQUARE = 16  # a tile register's rows
 def amx_attention(jit, lanes, of_its_own, share):
     """The kernel (step, thread, threads), made with the decorator and the helpers of kernels.py."""
     _, _, scores_of, interleave = amx_operations(lanes)
-    softmax_columns, transpose_square, _, _, _, round_square = row_operations(lanes)
+    operations = RowOperations(lanes)
+    softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
+    round_square = operations.transpose_round
     scaled = of_its_own(amx_tile_of(lanes, scaled=True))
     HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, SCRATCH_SIZE, \
         FINISH, HALF = (int(step.Attention[name]) for name in (

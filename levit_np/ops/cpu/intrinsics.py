@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from . import amx
-from .tile import ARGUMENTS, emit_loop
+from . import amx, rows
+from .tile import ARGUMENTS
 from .vector import F32, I32, I64, Vectors, number
 
 
@@ -119,136 +119,62 @@ def amx_tile_of(lanes, scaled=False):
     return tile
 
 
+def _emits(lanes, emit, count):
+    """The type and the code of an intrinsic that is emit(v, *numbers)."""
+    def generate(context, builder, signature, arguments):
+        emit(Vectors(builder, lanes), *arguments)
+        return context.get_dummy_value()
+    return _numbers(count), generate
+
+
 def amx_operations(lanes):
-    """(configure, release, scores, interleave) of AMX."""
+    """(configure, release, scores, interleave) of amx.py."""
     @intrinsic
     def configure(typingctx):
-        def generate(context, builder, signature, arguments):
-            amx.configure(Vectors(builder, lanes))
-            return context.get_dummy_value()
-        return _numbers(0), generate
+        return _emits(lanes, amx.configure, 0)
 
     @intrinsic
     def release(typingctx):
-        def generate(context, builder, signature, arguments):
-            amx.release(Vectors(builder, lanes))
-            return context.get_dummy_value()
-        return _numbers(0), generate
+        return _emits(lanes, amx.release, 0)
 
     @intrinsic
     def scores(typingctx, keys, panel, pieces, queries, bias, target, blocks):
-        def generate(context, builder, signature, arguments):
-            amx.scores(Vectors(builder, lanes), *arguments)
-            return context.get_dummy_value()
-        return _numbers(7), generate
+        return _emits(lanes, amx.scores, 7)
 
     @intrinsic
     def interleave(typingctx, first, second, target):
-        def generate(context, builder, signature, arguments):
-            amx.interleave(Vectors(builder, lanes), *arguments)
-            return context.get_dummy_value()
-        return _numbers(3), generate
+        return _emits(lanes, amx.interleave, 3)
 
     return configure, release, scores, interleave
 
 
-def row_operations(lanes):
-    """(softmax_columns, transpose_square, copy_row, add_row, round_row, round_square): functions of addresses and a count."""
+class RowOperations:
+    """The functions of rows.py for vectors of `lanes` numbers."""
 
-    def over_vectors(builder, count, carried, body):
-        """carried = body(v, byte offset, carried) for each of `count` vectors."""
-        v = Vectors(builder, lanes)
-        inside = lambda i, c: body(v, builder.mul(i, number(4 * lanes)), c)
-        return emit_loop(builder, number(0), count, 1, carried, inside)[1]
+    def __init__(self, lanes):
+        @intrinsic
+        def copy(typingctx, source, target, vectors):
+            return _emits(lanes, rows.copy, 3)
 
-    @intrinsic
-    def softmax_columns(typingctx, scores, row, keys, inverse):
-        """A vector's worth of columns of scores (keys, …), `row` bytes apart: each becomes 2^(score - its largest);
-        1 / their sum goes to `inverse`."""
-        def generate(context, builder, signature, arguments):
-            scores, row, keys, inverse = arguments
-            v = Vectors(builder, lanes)
+        @intrinsic
+        def add(typingctx, source, target, vectors):
+            return _emits(lanes, rows.add, 3)
 
-            def each_key(start, body):
-                """start = body(address, start) for every key, two at a time, so that neither waits for the other."""
-                def two(key, carried):
-                    at = v.at(scores, builder.mul(key, row))
-                    return [*body(at, carried[:1]), *body(v.at(at, row), carried[1:])]
-                def one(key, carried):
-                    return [*body(v.at(scores, builder.mul(key, row)), carried[:1]), carried[1]]
-                key, carried = emit_loop(builder, number(0), keys, 2, start * 2, two)
-                return emit_loop(builder, key, keys, 1, carried, one)[1]
+        @intrinsic
+        def round_(typingctx, source, target, vectors):
+            return _emits(lanes, rows.round_, 3)
 
-            def power(at, carried):
-                y = v.exp2(builder.fsub(v.load(at), peak))
-                v.store(y, at)
-                return [builder.fadd(carried[0], y)]
+        @intrinsic
+        def softmax_columns(typingctx, scores, row, keys, inverse):
+            return _emits(lanes, rows.softmax_columns, 4)
 
-            peak = v.larger(*each_key([v.splat(-3e38)], lambda at, carried: [v.larger(v.load(at), carried[0])]))
-            total = builder.fadd(*each_key([v.splat(0.0)], power))
-            v.store(builder.fdiv(v.splat(1.0), total), inverse)
-            return context.get_dummy_value()
-        return _numbers(4), generate
+        @intrinsic
+        def transpose(typingctx, source, row, target, column):
+            return _emits(lanes, rows.transpose, 4)
 
-    @intrinsic
-    def transpose_square(typingctx, source, row, target, column):
-        """A square of `lanes` × `lanes` numbers; row, column: bytes from a row of source, of target to the next."""
-        def generate(context, builder, signature, arguments):
-            source, row, target, column = arguments
-            v = Vectors(builder, lanes)
-            rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
-            for i, x in enumerate(v.transposed(rows)):
-                v.store(x, v.at(target, builder.mul(column, number(i))))
-            return context.get_dummy_value()
-        return _numbers(4), generate
+        @intrinsic
+        def transpose_round(typingctx, source, row, target, column):
+            return _emits(lanes, rows.transpose_round, 4)
 
-    @intrinsic
-    def round_square(typingctx, source, row, target, column):
-        """transpose_square to bfloat16."""
-        def generate(context, builder, signature, arguments):
-            source, row, target, column = arguments
-            v = Vectors(builder, lanes)
-            rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
-            for i, x in enumerate(v.transposed(rows)):
-                v.store_half(x, v.at(target, builder.mul(column, number(i))))
-            return context.get_dummy_value()
-        return _numbers(4), generate
-
-    @intrinsic
-    def copy_row(typingctx, source, target, vectors):
-        def generate(context, builder, signature, arguments):
-            source, target, count = arguments
-            def body(v, at, carried):
-                v.store(v.load(v.at(source, at)), v.at(target, at))
-                return []
-            over_vectors(builder, count, [], body)
-            return context.get_dummy_value()
-        return _numbers(3), generate
-
-    @intrinsic
-    def add_row(typingctx, source, target, vectors):
-        """target += source."""
-        def generate(context, builder, signature, arguments):
-            source, target, count = arguments
-            def body(v, at, carried):
-                to = v.at(target, at)
-                v.store(builder.fadd(v.load(to), v.load(v.at(source, at))), to)
-                return []
-            over_vectors(builder, count, [], body)
-            return context.get_dummy_value()
-        return _numbers(3), generate
-
-    @intrinsic
-    def round_row(typingctx, source, target, vectors):
-        """float32 -> bfloat16."""
-        def generate(context, builder, signature, arguments):
-            source, target, count = arguments
-            def body(v, at, carried):
-                half = v.at(target, builder.lshr(at, number(1)))
-                v.store_half(v.load(v.at(source, at)), half)
-                return []
-            over_vectors(builder, count, [], body)
-            return context.get_dummy_value()
-        return _numbers(3), generate
-
-    return softmax_columns, transpose_square, copy_row, add_row, round_row, round_square
+        self.copy, self.add, self.round, self.softmax_columns = copy, add, round_, softmax_columns
+        self.transpose, self.transpose_round = transpose, transpose_round

@@ -11,10 +11,11 @@ import numba
 from numba import types
 
 from . import step
-from .intrinsics import add_atomic, amx_operations, amx_tile_of, as_float, call, get, get_atomic, get_float, row_operations, set_float, tile_of
-from .step import PLAIN, RESIDUAL
 from .amx import TERMS
 from .amx_attention import amx_attention
+from .intrinsics import (RowOperations, add_atomic, amx_operations, amx_tile_of, as_float, call, get, get_atomic, get_float,
+                         set_float, tile_of)
+from .step import PLAIN, RESIDUAL
 from .tile import UNROLL, across_function, tile_function
 
 # No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
@@ -33,7 +34,9 @@ def kernels(instructions):
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     tail_width, largest = tail_vectors * lanes, instructions.rows
-    softmax_columns, transpose_square, copy_row, add_row, round_row, _ = row_operations(lanes)
+    operations = RowOperations(lanes)
+    copy_row, add_row, round_row = operations.copy, operations.add, operations.round
+    softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     halves, amx = bool(instructions.half), instructions.half == "tiles"
 
     def of_its_own(multiply):

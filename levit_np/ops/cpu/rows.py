@@ -1,0 +1,71 @@
+"""What the kernels do to rows, a vector at a time; each emits into v's builder (see vector.py)."""
+
+from .tile import emit_loop
+from .vector import number
+
+
+def _each_vector(v, count, body):
+    """body(byte offset) for each of `count` vectors."""
+    def inside(i, carried):
+        body(v.builder.mul(i, number(4 * v.lanes)))
+        return carried
+
+    emit_loop(v.builder, number(0), count, 1, [], inside)
+
+
+def copy(v, source, target, vectors):
+    _each_vector(v, vectors, lambda at: v.store(v.load(v.at(source, at)), v.at(target, at)))
+
+
+def add(v, source, target, vectors):
+    """target += source."""
+    def one(at):
+        to = v.at(target, at)
+        v.store(v.builder.fadd(v.load(to), v.load(v.at(source, at))), to)
+
+    _each_vector(v, vectors, one)
+
+
+def round_(v, source, target, vectors):
+    """float32 -> bfloat16."""
+    _each_vector(v, vectors, lambda at: v.store_half(v.load(v.at(source, at)),
+                                                     v.at(target, v.builder.lshr(at, number(1)))))
+
+
+def softmax_columns(v, scores, row, keys, inverse):
+    """A vector's worth of columns of scores (keys, …), `row` bytes apart: each becomes 2^(score - its largest); 1 / their
+    sum goes to `inverse`."""
+    b = v.builder
+
+    def each_key(start, body):
+        """start = body(address, start) for every key, two at a time, so that neither waits for the other."""
+        def two(key, carried):
+            at = v.at(scores, b.mul(key, row))
+            return [body(at, carried[0]), body(v.at(at, row), carried[1])]
+
+        def one(key, carried):
+            return [body(v.at(scores, b.mul(key, row)), carried[0]), carried[1]]
+
+        key, carried = emit_loop(b, number(0), keys, 2, [start, start], two)
+        return emit_loop(b, key, keys, 1, carried, one)[1]
+
+    def power(at, total):
+        y = v.exp2(b.fsub(v.load(at), peak))
+        v.store(y, at)
+        return b.fadd(total, y)
+
+    peak = v.larger(*each_key(v.splat(-3e38), lambda at, largest: v.larger(v.load(at), largest)))
+    total = b.fadd(*each_key(v.splat(0.0), power))
+    v.store(b.fdiv(v.splat(1.0), total), inverse)
+
+
+def transpose(v, source, row, target, column, store=None):
+    """A square of `lanes` × `lanes` numbers; row, column: bytes from a row of source, of target to the next."""
+    rows = [v.load(v.at(source, v.builder.mul(row, number(i)))) for i in range(v.lanes)]
+    for i, x in enumerate(v.transposed(rows)):
+        (store or v.store)(x, v.at(target, v.builder.mul(column, number(i))))
+
+
+def transpose_round(v, source, row, target, column):
+    """The same, to bfloat16."""
+    transpose(v, source, row, target, column, v.store_half)
