@@ -1,22 +1,23 @@
-"""Compiles the kernels: python -m levit_np.ops.cpu.build INSTRUCTIONS writes the machine code to standard output.
+"""Compiles the kernels: python -m levit_np.ops.cpu.build PART INSTRUCTIONS writes the machine code to standard
+output.
 
 Always in a process of its own: Numba then takes neither time nor memory from the one that computes, and can be told of
 another processor than this one.
 """
 
 import sys
+from importlib import import_module
 
 from . import machine_code
 from .image import flatten
 from .instruction_set import SETS
 
 
-def compiled(name: str) -> tuple[bytes, str]:
-    """(an object file, the name of `run` in it) for the instruction set called `name`."""
+def compiled(part: str, name: str) -> tuple[bytes, str]:
+    """(an object file, the name of `run` in it) of "kernels", evaluation's, or "training_kernels", for the instruction
+    set called `name`."""
     from numba import types
     from numba.core.codegen import JITCPUCodegen
-
-    from .kernels import kernels
 
     options_of = JITCPUCodegen._customize_tm_options
 
@@ -27,7 +28,7 @@ def compiled(name: str) -> tuple[bytes, str]:
 
     if machine_code.IS_IMAGE:
         JITCPUCodegen._customize_tm_options = near
-    run = kernels(SETS[name])
+    run = getattr(import_module(f".{part}", __package__), part)(SETS[name])
     run.compile(types.void(*[types.int64] * 7))
     (result,) = run.overloads.values()
     # Numba's own way to keep compiled code.
@@ -37,7 +38,7 @@ def compiled(name: str) -> tuple[bytes, str]:
 
 
 def main():
-    code, symbol = compiled(sys.argv[1])
+    code, symbol = compiled(*sys.argv[1:])
     if machine_code.IS_IMAGE:
         code, symbol = flatten(code, symbol)
     sys.stdout.buffer.write(machine_code.packed(code, symbol))

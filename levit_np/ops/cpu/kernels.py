@@ -13,8 +13,8 @@ from numba import types
 from . import step
 from .amx import TERMS
 from .amx_attention import amx_attention
-from .intrinsics import (RowOperations, add_atomic, amx_operations, amx_tile_of, as_float, call, get, get_atomic, get_float,
-                         set_float, tile_of)
+from .barrier import barrier
+from .intrinsics import RowOperations, amx_operations, amx_tile_of, as_float, get, get_float, set_float, tile_of
 from .step import PLAIN, RESIDUAL
 from .tile import UNROLL, across_function, tile_function
 
@@ -23,7 +23,6 @@ from .tile import UNROLL, across_function, tile_function
 OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 STEP = step.COLUMNS * 8
 MANY = 144  # rows a thread
-SPINS = 2000  # looks at the counter before a waiting thread offers its processor to others
 
 PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = (int(kind) for kind in step.Kind)
 
@@ -31,6 +30,7 @@ PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = (int(kind) for kind
 def kernels(instructions):
     """`run` for an instruction set, a Numba function (program, first, last, thread, threads, counter, give_way)."""
     jit = numba.njit(**OPTIONS)
+    share, wait = barrier(jit)
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     tail_width, largest = tail_vectors * lanes, instructions.rows
@@ -66,11 +66,6 @@ def kernels(instructions):
     P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, \
         P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, P_HALF, P_SCRATCH, \
         P_SCRATCH_SIZE = (int(c) for c in step.Product)
-
-    @jit
-    def share(count, thread, threads):
-        """The part of range(count) that is this thread's: (first, last)."""
-        return count * thread // threads, count * (thread + 1) // threads
 
     @jit
     def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
@@ -281,16 +276,6 @@ def kernels(instructions):
                 y = (get_float(source + 4 * i) - mean) * deviation
                 y = y * get_float(get(s, L_GAMMA) + 4 * i) + get_float(get(s, L_BETA) + 4 * i)
                 set_float(target + 4 * i, types.float32(y))
-
-    @jit
-    def wait(counter, target, give_way):
-        """Until `target` threads in all have come to this barrier or one before it."""
-        add_atomic(counter, 1)
-        looks = 0
-        while get_atomic(counter) < target:
-            looks += 1
-            if looks > SPINS:
-                call(give_way)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):

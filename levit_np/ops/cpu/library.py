@@ -27,13 +27,13 @@ SUFFIX = ".kernels"
 KEPT = 16  # files; older ones go when a new one comes
 
 
-def _key(instructions: InstructionSet) -> str:
+def _key(part: str, instructions: InstructionSet) -> str:
     """A name for everything the machine code depends on."""
     digest = hashlib.sha256(machine_code.MAGIC)
     sources = [*sorted(Path(__file__).parent.glob("*.py")), *map(_version_file, ("numba", "llvmlite"))]
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    parts = instructions, sys.version_info[:3], sys.platform, instructions.cpu or processor.description()
+    parts = part, instructions, sys.version_info[:3], sys.platform, instructions.cpu or processor.description()
     digest.update(repr(parts).encode())
     return f"{instructions.name}-{digest.hexdigest()[:32]}"
 
@@ -82,7 +82,7 @@ def _prune(folder: Path) -> None:
         old.unlink()
 
 
-def _compile(instructions: InstructionSet) -> bytes:
+def _compile(part: str, instructions: InstructionSet) -> bytes:
     print(NOTICE, file=sys.stderr, flush=True)
     paths = str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -90,7 +90,7 @@ def _compile(instructions: InstructionSet) -> bytes:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
     if instructions.cpu:
         environment |= {"NUMBA_CPU_NAME": instructions.cpu, "NUMBA_CPU_FEATURES": ""}
-    done = subprocess.run([sys.executable, "-m", f"{__package__}.build", instructions.name], env=environment,
+    done = subprocess.run([sys.executable, "-m", f"{__package__}.build", part, instructions.name], env=environment,
                           stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode or machine_code.unpacked(done.stdout) is None:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
@@ -98,14 +98,14 @@ def _compile(instructions: InstructionSet) -> bytes:
     return done.stdout
 
 
-def _code(instructions: InstructionSet):
+def _code(part: str, instructions: InstructionSet):
     """(machine code, its entry), compiled if need be."""
     folder = Path(cache.directory())
-    path = folder / f"{_key(instructions)}{SUFFIX}"
+    path = folder / f"{_key(part, instructions)}{SUFFIX}"
     trusted = not folder.exists() or cache.is_ours(folder.stat())
     if trusted and (found := _kept(path)):
         return found
-    data = _compile(instructions)
+    data = _compile(part, instructions)
     if trusted:
         _keep(path, data)
     else:
@@ -115,11 +115,11 @@ def _code(instructions: InstructionSet):
 
 
 class Library:
-    """The loaded kernels; `run` releases the interpreter's lock."""
+    """The loaded kernels, evaluation's or training's (`part`, a module's name); `run` releases the interpreter's lock."""
 
-    def __init__(self, instructions: InstructionSet):
+    def __init__(self, part: str, instructions: InstructionSet):
         self.instructions = instructions
-        self._memory, address = machine_code.loaded(*_code(instructions))
+        self._memory, address = machine_code.loaded(*_code(part, instructions))
         kind = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 7)
         self._run, self._nothing = kind(address), ctypes.create_string_buffer(64)
         self._give_way = ctypes.cast(_give_way(), ctypes.c_void_p).value
@@ -139,7 +139,7 @@ def _give_way():
     return ctypes.CDLL(None).sched_yield
 
 
-_library: Library | None = None
+_libraries: dict[str, Library] = {}
 _lock = threading.Lock()
 
 
@@ -153,10 +153,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def library() -> Library:
+def library(part: str = "kernels") -> Library:
     """The kernels for this processor's best instructions, or for those that LEVIT_NP_INSTRUCTIONS says."""
-    global _library
     with _lock:
-        if _library is None:
-            _library = Library(chosen())
-        return _library
+        if part not in _libraries:
+            _libraries[part] = Library(part, chosen())
+        return _libraries[part]

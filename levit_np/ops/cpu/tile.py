@@ -30,7 +30,7 @@ def tile_function(module, lanes, rows, vectors, panels=1, pairs=False, halves=Fa
     v, argument, name = new_function(module, f"levit_tile_{lanes}_{rows}x{vectors}x{panels}" + pairs * "_pairs", lanes)
     if argument:
         b = v.builder
-        offsets = _row_offsets(v, argument["lda"], rows)
+        offsets = row_offsets(v, argument["lda"], rows)
         place = lambda a, i, u: v.at(v.at(a, offsets[i]), 4 * u)
         sums = _sum_segments(v, argument, rows, (panels, vectors), place, 4, pairs)
         starts = _places(v, argument, "bias", "ldbias", "bias_panel", rows, (panels, vectors))
@@ -69,6 +69,7 @@ def new_function(module, name, lanes, more=()):
 
 def emit_loop(builder, start, stop, step, carried, body):
     """for i in range(start, stop, step): carried = body(i, carried).  -> (the last i, carried)."""
+    step = step if isinstance(step, ir.Value) else number(step)
     before = builder.block
     head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
     builder.branch(head)
@@ -80,10 +81,10 @@ def emit_loop(builder, start, stop, step, carried, body):
         phi = builder.phi(value.type)
         phi.add_incoming(value, before)
         phis.append(phi)
-    builder.cbranch(builder.icmp_signed("<=", builder.add(i, number(step)), stop), inside, after)
+    builder.cbranch(builder.icmp_signed("<=", builder.add(i, step), stop), inside, after)
     builder.position_at_end(inside)
     results = body(i, phis)
-    i.add_incoming(builder.add(i, number(step)), builder.block)
+    i.add_incoming(builder.add(i, step), builder.block)
     for phi, result in zip(phis, results):
         phi.add_incoming(result, builder.block)
     builder.branch(head)
@@ -91,7 +92,7 @@ def emit_loop(builder, start, stop, step, carried, body):
     return i, phis
 
 
-def _row_offsets(v, lda, rows):
+def row_offsets(v, lda, rows):
     """i·lda for each row, as few registers as x86's addressing allows: base + {1, 2, 4, 8}·(odd multiple of lda).
 
     LLVM, left to itself, adds lda again and again in the loop, on the ports that multiply; the odd multiples pass

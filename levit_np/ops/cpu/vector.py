@@ -106,6 +106,9 @@ class Vectors:
         """a b + c, rounded once."""
         return self.call(f"llvm.fma.v{self.lanes}f32", self.type, [a, b, c])
 
+    def root(self, x):
+        return self.call(f"llvm.sqrt.v{self.lanes}f32", self.type, [x])
+
     def larger(self, x, bound):
         """max(x, bound), but x where x is NaN."""
         return self.builder.select(self.builder.fcmp_ordered("<", x, bound), bound, x)

@@ -31,7 +31,7 @@ print(model(np.ones((1, 1, 32, 32), np.float32)).shape, *sorted({"numba", "llvml
 @pytest.fixture(scope="module")
 def compiled():
     """A sealed result of the compiler, from the cache that the whole suite shares."""
-    code, entry = library._code(instruction_set.chosen())
+    code, entry = library._code("kernels", instruction_set.chosen())
     return machine_code.packed(code, entry)
 
 
@@ -40,12 +40,12 @@ def compilations(compiled, tmp_path, monkeypatch):
     """An empty cache, and the instructions that were compiled since."""
     done = []
     monkeypatch.setenv("LEVIT_NP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "_compile", lambda instructions: done.append(instructions.name) or compiled)
+    monkeypatch.setattr(library, "_compile", lambda part, instructions: done.append(instructions.name) or compiled)
     return done
 
 
 def code():
-    return library._code(instruction_set.chosen())
+    return library._code("kernels", instruction_set.chosen())
 
 
 def entries(tmp_path):
@@ -159,19 +159,19 @@ def test_anothers_file_is_not_run(compilations, tmp_path, monkeypatch):
 
 def test_the_key_is_all_that_the_code_depends_on(tmp_path, monkeypatch):
     chosen = instruction_set.chosen()
-    keys = [library._key(chosen)]
-    assert library._key(chosen) == keys[0]
+    keys = [library._key("kernels", chosen)]
+    assert library._key("kernels", chosen) == keys[0]
     copy = tmp_path / "cpu"
     shutil.copytree(Path(library.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(library, "__file__", str(copy / "library.py"))
-    assert library._key(chosen) == keys[0]
+    assert library._key("kernels", chosen) == keys[0]
     for source in sorted(copy.glob("*.py")):
         text = source.read_bytes()
         source.write_bytes(text + b"#")
-        keys.append(library._key(chosen))
+        keys.append(library._key("kernels", chosen))
         source.write_bytes(text)
     (copy / "another.py").write_text("")
-    keys.append(library._key(chosen))
+    keys.append(library._key("kernels", chosen))
     (copy / "another.py").unlink()
     versions = tmp_path / "_version.py"
     versions.write_text("version = 'next'")
@@ -179,14 +179,14 @@ def test_the_key_is_all_that_the_code_depends_on(tmp_path, monkeypatch):
         real = library._version_file
         with monkeypatch.context() as changed:
             changed.setattr(library, "_version_file", lambda name: versions if name == package else real(name))
-            keys.append(library._key(chosen))
+            keys.append(library._key("kernels", chosen))
     for host in ("", "another"):
         with monkeypatch.context() as changed:
             changed.setattr(library.processor, "description", lambda: "another processor")
-            keys.append(library._key(chosen._replace(cpu=host)))
+            keys.append(library._key("kernels", chosen._replace(cpu=host)))
     with monkeypatch.context() as changed:
         changed.setattr(library.sys, "version_info", (3, 99, 0))
-        keys.append(library._key(chosen))
+        keys.append(library._key("kernels", chosen))
     assert len(set(keys)) == len(keys) > 15
 
 
@@ -207,9 +207,9 @@ def test_old_entries_go(compilations, tmp_path):
 
 
 def test_threads_that_come_at_once_compile_once(compilations, monkeypatch):
-    monkeypatch.setattr(library, "_library", None)
+    monkeypatch.setattr(library, "_libraries", {})
     slow = library._compile
-    monkeypatch.setattr(library, "_compile", lambda instructions: time.sleep(0.2) or slow(instructions))
+    monkeypatch.setattr(library, "_compile", lambda part, instructions: time.sleep(0.2) or slow(part, instructions))
     found, callers = [], [threading.Thread(target=lambda: found.append(library.library())) for _ in range(4)]
     for caller in callers:
         caller.start()
