@@ -1,9 +1,18 @@
-"""The processor's backend: the textbook's operations, and for evaluation the Numba kernels of a whole network.
+"""The processor's backend: the textbook's operations, those that training spends its time in with Numba kernels, and
+for evaluation the kernels of a whole network.
 
-The kernels read and write memory by address (kernels.py); `inference` writes the programs that they run.
+The kernels read and write memory by address (kernels.py, training_kernels.py); the wrappers here and `inference` write the programs that
+they run.  float64, and whatever else the kernels do not take, goes to the textbook.
 """
 
 from ..reference import *  # noqa: F401,F403
 from ..reference import asarray, zeros, zeros_like  # noqa: F401
+from .activation import hardswish, hardswish_backward, silu, silu_backward  # noqa: F401
+from .attention import attention, attention_backward, split_heads_backward  # noqa: F401
+from .convolution import convolution, convolution_backward  # noqa: F401
+from .linear import linear, linear_backward  # noqa: F401
+from .normalization import (  # noqa: F401
+    batch_norm, batch_norm_backward, batch_statistics, normalize, normalize_backward)
+from .optimizer import adamw  # noqa: F401
 
 NAME = "cpu"

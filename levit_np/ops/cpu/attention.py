@@ -1,0 +1,90 @@
+"""Attention and what feeds it, one head of one image at a time; scores and their gradients stay in the cache."""
+
+import numpy as np
+
+from .. import reference
+from .running import fits, run, scratch, whole
+from .training_step import HEAD, Kind
+from .training_step import Attention as A
+
+
+def attention(q, k, v, bias, scale):
+    """y = softmax(scale · q kᵀ + bias) v.
+
+    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None
+    -> y (B, heads, Nq, V), probabilities (B, heads, Nq, Nk), which the backward needs.
+    """
+    if not _agree(q, k, v) or bias is not None and not (fits(bias) and bias.shape == (*q.shape[1:3], k.shape[2])):
+        return reference.attention(q, k, v, bias, scale)
+    batch, heads, queries, _ = q.shape
+    bias = bias if bias is None else np.ascontiguousarray(bias)
+    probabilities = np.empty((batch, heads, queries, k.shape[2]), np.float32)
+    y, = _side_by_side(batch, queries, heads, v.shape[-1])
+    _run(Kind.ATTENTION, (q, k, v, y), bias, probabilities, scale, _sizes(q, k, v)[0])
+    return y[..., : v.shape[-1]], probabilities
+
+
+def attention_backward(dy, q, k, v, scale, probabilities):
+    """-> dq, dk, dv, dbias (heads, Nq, Nk): the bias was added to every image, so its gradient sums over them."""
+    if not (_agree(q, k, v) and fits(dy, probabilities) and dy.shape == (*q.shape[:3], v.shape[3])
+            and probabilities.shape == (*q.shape[:3], k.shape[2])):
+        return reference.attention_backward(dy, q, k, v, scale, probabilities)
+    batch, heads, queries, key = q.shape
+    keys, value = v.shape[2:]
+    if queries == keys:
+        dq, dk, dv = _side_by_side(batch, keys, heads, key, key, value)
+    else:
+        (dq,), (dk, dv) = _side_by_side(batch, queries, heads, key), _side_by_side(batch, keys, heads, key, value)
+    dbias, probabilities = np.zeros((heads, queries, keys), np.float32), np.ascontiguousarray(probabilities)
+    _run(Kind.ATTENTION_BACKWARD, (q, k, v, dy, dq, dk, dv), dbias, probabilities, scale, _sizes(q, k, v)[1])
+    return dq[..., :key], dk[..., :key], dv[..., :value], dbias
+
+
+def _agree(q, k, v):
+    """Whether the kernels may be trusted with these; what is wrong, the textbook says."""
+    return (fits(q, k, v) and q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
+            and q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2])
+
+
+def _side_by_side(batch, tokens, heads, *sizes):
+    """Arrays (B, heads, N, size), sizes padded for the kernels, that lie as split_heads takes them out of one."""
+    wide = [whole(size) for size in sizes]
+    together = np.empty((batch, tokens, heads, sum(wide)), np.float32).transpose(0, 2, 1, 3)
+    return np.split(together, np.cumsum(wide)[:-1], -1)
+
+
+def _sizes(q, k, v):
+    """Bytes of scratch forward and backward."""
+    queries, keys, key, value = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
+    forward = (1 + key + 16) * whole(keys) + keys * whole(value)
+    backward = (value + queries) * whole(keys) + (keys + queries) * whole(key) + queries * whole(value)
+    return HEAD + 64 + 4 * forward, HEAD + 64 + 4 * backward
+
+
+def _run(kind, arrays, bias, probabilities, scale, size):
+    arrays = [a if a.strides[-1] == 4 else np.ascontiguousarray(a) for a in arrays]
+    views = np.array([(a.ctypes.data, *a.strides[:3]) for a in arrays], np.int64)
+    batch, heads, queries, key = arrays[0].shape
+    address, size = scratch(size)
+    run((kind, {
+        A.IMAGES: batch, A.HEADS: heads, A.QUERIES: queries, A.KEYS: arrays[1].shape[2], A.KEY: key,
+        A.VALUE: arrays[2].shape[3], A.VIEWS: views.ctypes.data, A.BIAS: 0 if bias is None else bias.ctypes.data,
+        A.PROBABILITIES: probabilities.ctypes.data, A.SCALE: np.float64(scale).view(np.int64), A.SCRATCH: address,
+        A.SCRATCH_SIZE: size}))
+
+
+def split_heads_backward(parts):
+    """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back.
+
+    Parts that lie side by side already, as attention_backward leaves them, are a view."""
+    first = parts[0]
+    batch, heads, tokens, _ = first.shape
+    size, row = sum(p.shape[-1] for p in parts), first.strides[2]
+    ends = np.cumsum([p.shape[-1] for p in parts]) * 4
+    base = first.base
+    together = (
+        isinstance(base, np.ndarray) and all(p.base is base and p.dtype == np.float32 for p in parts)
+        and base.shape == (batch, tokens, heads, size) and base.flags.c_contiguous
+        and all(p.strides == (tokens * heads * size * 4, size * 4, heads * size * 4, 4) for p in parts)
+        and [p.ctypes.data for p in parts] == [base.ctypes.data, *(base.ctypes.data + ends[:-1])])
+    return base.reshape(batch, tokens, heads * size) if together else reference.split_heads_backward(parts)

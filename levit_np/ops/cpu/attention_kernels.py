@@ -1,0 +1,97 @@
+"""Attention of training, one head of one image at a time: its scores, or their gradient, stay in the cache."""
+
+from numba import types
+
+from . import training_step as step
+from .intrinsics import as_float, get, set_float
+from .training_step import HEAD
+
+
+def attention_kernels(instructions, jit, call, share, products):
+    """(attention, attention_backward): the kernels of two kinds of step."""
+    largest, softmax, softmax_backward = instructions.rows, call["softmax"], call["softmax_backward"]
+    whole, panels, prepare, fill, pack_rows, pack_columns, multiply, multiply_across = (
+        products.whole, products.panels, products.prepare, products.fill, products.pack_rows, products.pack_columns,
+        products.multiply, products.multiply_across)
+    A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
+        A_SCRATCH_SIZE = (int(c) for c in step.Attention)
+
+    @jit
+    def view(s, which, image, head):
+        """(the address of one head of one image, bytes a row)."""
+        at = get(s, A_VIEWS) + 32 * which
+        return get(at, 0) + image * get(at, 1) + head * get(at, 2), get(at, 3)
+
+    @jit
+    def attention(s, thread, threads):
+        heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
+                                            get(s, A_VALUE))
+        scratch = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
+        prepare(scratch)
+        row = whole(keys) * 4
+        scale = scratch + HEAD
+        nothing = scale + 64
+        k_packed = nothing + row
+        v_packed = k_packed + key * row
+        scores = v_packed + keys * whole(value) * 4
+        set_float(scale, types.float32(as_float(get(s, A_SCALE))))
+        fill(nothing, keys)
+        first, last = share(get(s, A_IMAGES) * heads, thread, threads)
+        for unit in range(first, last):
+            image, head = unit // heads, unit % heads
+            q, q_row = view(s, 0, image, head)
+            k, k_row = view(s, 1, image, head)
+            v, v_row = view(s, 2, image, head)
+            y, y_row = view(s, 3, image, head)
+            pack_columns(k, k_row, key, keys, 0, panels(keys), k_packed)
+            pack_rows(v, v_row, keys, value, 0, panels(value), scratch, v_packed)
+            for start in range(0, queries, largest):
+                rows = min(largest, queries - start)
+                target = get(s, A_PROBABILITIES) + (unit * queries + start) * keys * 4
+                multiply(q + start * q_row, q_row, rows, key, k_packed, keys, scores, row)
+                for i in range(rows):
+                    bias = nothing
+                    if get(s, A_BIAS):
+                        bias = get(s, A_BIAS) + (head * queries + start + i) * keys * 4
+                    softmax(scores + i * row, bias, scale, target + i * keys * 4, keys, 0, 0, 0, 0)
+                multiply(target, keys * 4, rows, keys, v_packed, value, y + start * y_row, y_row)
+
+    @jit
+    def attention_backward(s, thread, threads):
+        """A thread has heads of its own, so that the bias's gradient is summed over the images in their order."""
+        heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
+                                            get(s, A_VALUE))
+        scratch = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
+        prepare(scratch)
+        row = whole(keys) * 4
+        scale = scratch + HEAD
+        v_packed = scale + 64
+        k_packed = v_packed + value * row
+        q_packed = k_packed + keys * whole(key) * 4
+        dy_packed = q_packed + queries * whole(key) * 4
+        dscores = dy_packed + queries * whole(value) * 4
+        set_float(scale, types.float32(as_float(get(s, A_SCALE))))
+        first, last = share(heads, thread, threads)
+        for head in range(first, last):
+            dbias = get(s, A_BIAS) + head * queries * keys * 4
+            for image in range(get(s, A_IMAGES)):
+                q, q_row = view(s, 0, image, head)
+                k, k_row = view(s, 1, image, head)
+                v, v_row = view(s, 2, image, head)
+                dy, dy_row = view(s, 3, image, head)
+                dq, dq_row = view(s, 4, image, head)
+                dk, dk_row = view(s, 5, image, head)
+                dv, dv_row = view(s, 6, image, head)
+                p = get(s, A_PROBABILITIES) + (image * heads + head) * queries * keys * 4
+                pack_columns(v, v_row, value, keys, 0, panels(keys), v_packed)
+                pack_rows(k, k_row, keys, key, 0, panels(key), scale, k_packed)
+                pack_rows(q, q_row, queries, key, 0, panels(key), scale, q_packed)
+                pack_rows(dy, dy_row, queries, value, 0, panels(value), scratch, dy_packed)
+                multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, 0)
+                multiply(dy, dy_row, queries, value, v_packed, keys, dscores, row)
+                for i in range(queries):
+                    softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys, 0, 0, 0, 0, 0)
+                multiply(dscores, row, queries, keys, k_packed, key, dq, dq_row)
+                multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, 0)
+
+    return attention, attention_backward

@@ -1,0 +1,110 @@
+"""Convolution as products: each pixel's window becomes a row, a few lines of the output at a time.
+
+Results are laid out with a pixel's channels side by side, as views (B, C, H, W): what follows reads them as rows."""
+
+import numpy as np
+
+from .. import reference
+from ..reference import convolution_size
+from .linear import pack, packed_size
+from .running import fits, run, scratch, whole
+from .training_step import HEAD, Kind
+from .training_step import Convolution as C
+
+PIXELS = 112  # of the output in a group of lines
+
+
+def convolution(x, w, stride, padding):
+    """y[b,o,u,v] = Σ_{c,i,j} w[o,c,i,j] · x[b,c, u·s+i-p, v·s+j-p].
+
+    x (B, C, H, W), w (O, C, K, K) -> y (B, O, H', W')."""
+    if not fits(x, w) or not _usual(x, w, stride, padding):
+        return reference.convolution(x, w, stride, padding)
+    shape = _Shape(x, w, stride, padding)
+    outputs, terms = shape.outputs, shape.terms
+    y = np.empty((len(x), *shape.out, whole(outputs)), np.float32)
+    weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
+    unfolded = HEAD + shape.unfolded
+    address, size = scratch(unfolded + packed_size(terms, outputs))
+    packed = address + unfolded  # behind the first thread's rows; every thread reads it
+    y_columns = {C.Y: y.ctypes.data, C.Y_ROW: whole(outputs) * 4, C.B: packed}
+    run(pack(weight, terms, outputs, False, packed),
+        (Kind.CONVOLUTION, shape.columns | y_columns | {C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+    if whole(outputs) != outputs:
+        y = np.ascontiguousarray(y[..., :outputs])
+    return y.transpose(0, 3, 1, 2)
+
+
+def convolution_backward(dy, x, w, stride, padding):
+    """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
+    if not fits(dy, x, w) or not _usual(x, w, stride, padding):
+        return reference.convolution_backward(dy, x, w, stride, padding)
+    shape = _Shape(x, w, stride, padding)
+    if dy.shape != (len(x), shape.outputs, *shape.out):
+        return reference.convolution_backward(dy, x, w, stride, padding)
+    dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1))
+    y_columns = {C.Y: dy.ctypes.data, C.Y_ROW: shape.outputs * 4}
+    return _input(shape, y_columns, w), _weight(shape, y_columns)
+
+
+def _input(shape, y_columns, w):
+    weight = np.ascontiguousarray(shape.rows(w))  # (O, terms)
+    dx = np.zeros_like(shape.x)
+    unfolded = HEAD + shape.unfolded
+    address, size = scratch(unfolded + packed_size(shape.outputs, shape.terms))
+    packed = address + unfolded
+    run(pack(weight, shape.outputs, shape.terms, False, packed),
+        (Kind.CONVOLUTION_INPUT, shape.columns | y_columns | {
+            C.X: dx.ctypes.data, C.B: packed, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+    return shape.view(dx)
+
+
+def _weight(shape, y_columns):
+    dw = np.empty((shape.outputs, whole(shape.terms)), np.float32)
+    pixels = shape.lines * shape.out[1]
+    address, size = scratch(HEAD + packed_size(pixels, shape.outputs) + packed_size(pixels, shape.terms)
+                            + shape.unfolded)
+    run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {
+        C.C: dw.ctypes.data, C.C_ROW: whole(shape.terms) * 4, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+    return shape.weight(dw[:, : shape.terms])
+
+
+def _usual(x, w, stride, padding):
+    """Whether the kernels may be trusted with these; what is wrong, the textbook says."""
+    if x.ndim != 4 or w.ndim != 4 or w.shape[1] != x.shape[1] or w.shape[2] != w.shape[3] or padding < 0 or stride < 1:
+        return False
+    return all(convolution_size(n, w.shape[2], stride, padding) > 0 for n in x.shape[2:])
+
+
+class _Shape:
+    """How x lies in memory, (B, H, W, C) or, an image as it comes, (B, C, H, W) with a plane a channel; and so in
+    which order the terms of a window stand."""
+
+    def __init__(self, x, w, stride, padding):
+        self.outputs, channels, self.kernel, _ = w.shape
+        height, width = x.shape[2:]
+        self.channels_last = x.transpose(0, 2, 3, 1).flags.c_contiguous or channels >= 16
+        self.x = np.ascontiguousarray(x.transpose(0, 2, 3, 1) if self.channels_last else x)
+        self.out = tuple(convolution_size(n, self.kernel, stride, padding) for n in (height, width))
+        self.channels, self.terms = channels, channels * self.kernel**2
+        self.lines = max(1, min(self.out[0], PIXELS // self.out[1]))
+        self.unfolded = self.lines * self.out[1] * whole(self.terms) * 4
+        planes, beside = (1, channels) if self.channels_last else (channels, 1)
+        self.columns = {
+            C.X: self.x.ctypes.data, C.IMAGES: len(x), C.PLANES: planes, C.CHANNELS: beside, C.HEIGHT: height,
+            C.WIDTH: width, C.KERNEL: self.kernel, C.STRIDE: stride, C.PADDING: padding, C.OUT_HEIGHT: self.out[0],
+            C.OUT_WIDTH: self.out[1], C.LINES: self.lines, C.OUTPUTS: self.outputs}
+
+    def view(self, x):
+        return x.transpose(0, 3, 1, 2) if self.channels_last else x
+
+    def rows(self, w):
+        """w (O, C, K, K) -> (O, terms)."""
+        return (w.transpose(0, 2, 3, 1) if self.channels_last else w).reshape(self.outputs, self.terms)
+
+    def weight(self, rows):
+        """The inverse of rows."""
+        if not self.channels_last:
+            return rows.reshape(self.outputs, self.channels, self.kernel, self.kernel)
+        w = rows.reshape(self.outputs, self.kernel, self.kernel, self.channels)
+        return np.ascontiguousarray(w.transpose(0, 3, 1, 2))

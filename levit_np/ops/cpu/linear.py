@@ -1,0 +1,67 @@
+"""The linear map: weights packed into panels at every call, for they change at every step of training."""
+
+import numpy as np
+
+from .. import reference
+from . import training_step as step
+from .running import ONE, fits, rows_of, run, scratch, whole
+from .training_step import HEAD, Kind
+
+BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
+GRADIENT_BYTES = 512 << 10  # of dy and x are packed at a time
+
+
+def linear(x, w, b=None):
+    """y = x wᵀ + b.  x (..., C), w (O, C), b (O,) -> y (..., O)."""
+    if not fits(x, w) or w.ndim != 2 or x.shape[-1:] != w.shape[1:]:
+        return reference.linear(x, w, b)
+    y = _product(rows_of(x), np.ascontiguousarray(w), True)
+    return y if b is None else y + b
+
+
+def linear_backward(dy, x, w):
+    """dx = dy w, dw = dyᵀ x.  dy (..., O), x (..., C), w (O, C) -> dx (..., C), dw (O, C)."""
+    if not fits(dy, x, w) or w.ndim != 2 or (dy.shape[-1], x.shape[-1]) != w.shape or dy.shape[:-1] != x.shape[:-1]:
+        return reference.linear_backward(dy, x, w)
+    dy, x, w = rows_of(dy), rows_of(x), np.ascontiguousarray(w)
+    return _product(dy, w, False), _gradient(dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
+
+
+def packed_size(terms: int, outputs: int) -> int:
+    """Bytes of a packed b (terms, outputs)."""
+    return terms * whole(outputs) * 4
+
+
+def pack(b, terms, outputs, transposed, target):
+    """The step that packs the contiguous array b at address `target`."""
+    p = step.Pack
+    return Kind.PACK, {p.SOURCE: b.ctypes.data, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
+                       p.TRANSPOSED: transposed, p.TARGET: target, p.ONE: ONE.ctypes.data}
+
+
+def _product(x, w, transposed):
+    """x wᵀ or x w, on the last axis."""
+    terms, outputs = w.shape[::-1] if transposed else w.shape
+    y = np.empty((*x.shape[:-1], whole(outputs)), np.float32)
+    address, _ = scratch(packed_size(terms, outputs))
+    p = step.Product
+    run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, {
+        p.ROWS: x.size // terms, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
+        p.B: address, p.C: y.ctypes.data, p.LDC: whole(outputs) * 4, p.BLOCK: max(14, BLOCK_BYTES // (terms * 4))}))
+    return y if y.shape[-1] == outputs else np.ascontiguousarray(y[..., :outputs])
+
+
+def _gradient(dy, x):
+    """dyᵀ x of two matrices."""
+    terms, outputs, channels = len(dy), dy.shape[1], x.shape[1]
+    dw = np.empty((outputs, whole(channels)), np.float32)
+    block = max(64, GRADIENT_BYTES // (4 * (outputs + channels)))
+    parts = -(-terms // block) if terms > 3 * block else 1
+    block = -(-terms // parts)
+    address, size = scratch(HEAD + packed_size(block, outputs) + packed_size(block, channels))
+    g = step.Gradient
+    run((Kind.GRADIENT, {
+        g.TERMS: terms, g.A: dy.ctypes.data, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x.ctypes.data,
+        g.B_ROW: channels * 4, g.B_COLUMNS: channels, g.C: dw.ctypes.data, g.C_ROW: whole(channels) * 4,
+        g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
+    return dw if dw.shape[1] == channels else np.ascontiguousarray(dw[:, :channels])

@@ -1,0 +1,100 @@
+"""Batch normalization in two passes over the data each way: sums, then what they give."""
+
+import numpy as np
+
+from .. import reference
+from ..reference import Statistics
+from .running import fits, rows_of, run
+from .training_step import Kind, Normalization
+
+FIRST = 16  # rows whose mean stands near the mean of all, so that the variance's sum of squares does not cancel
+
+
+def batch_statistics(x, axis=-1) -> Statistics:
+    """Mean and biased variance a channel, from sums of the differences to a mean of a few rows."""
+    if not fits(x):
+        return reference.batch_statistics(x, axis)
+    return _statistics(rows_of(x, axis))
+
+
+def _channels(x, axis, *arrays):
+    """Whether the kernels may be trusted with x and a number a channel in each of the arrays."""
+    return fits(x, *arrays) and all(a.shape == (x.shape[axis],) for a in arrays)
+
+
+def _statistics(x):
+    channels = x.shape[-1]
+    count, rows = x.size // channels, x.reshape(-1, channels)
+    near = rows[:FIRST].mean(0)
+    sums, squares = _totals(Kind.STATISTICS, x, near)
+    offset = sums / count
+    variance = np.maximum(squares / count - offset**2, 0)
+    return Statistics((near + offset).astype(np.float32), variance.astype(np.float32), count)
+
+
+def _totals(kind, x, centre, dy=None):
+    """Two float64 totals a channel over all rows of x (…, channels): see step.Normalization."""
+    totals, n = np.zeros((2, x.shape[-1])), Normalization
+    run((kind, _columns(x) | {n.MEAN: centre.ctypes.data, n.TOTALS: totals.ctypes.data,
+                              n.DY: 0 if dy is None else dy.ctypes.data}))
+    return totals
+
+
+def _columns(x):
+    n = Normalization
+    return {n.ROWS: x.size // x.shape[-1], n.CHANNELS: x.shape[-1], n.X: x.ctypes.data}
+
+
+def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
+    """y = gamma (x - mean) / √(variance + eps) + beta: BN in evaluation, and the last step of BN in training."""
+    if not _channels(x, axis, gamma, beta, mean, variance):
+        return reference.normalize(x, gamma, beta, mean, variance, eps, axis)
+    return np.moveaxis(_normalized(rows_of(x, axis), gamma, beta, mean, variance, eps), -1, axis)
+
+
+def _normalized(x, gamma, beta, mean, variance, eps):
+    y, n = np.empty_like(x), Normalization
+    mean, scale, beta = (np.ascontiguousarray(a) for a in (mean, gamma / np.sqrt(variance + np.float32(eps)), beta))
+    run((Kind.NORMALIZE, _columns(x) | {n.OUT: y.ctypes.data, n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
+                                        n.B: beta.ctypes.data}))
+    return y
+
+
+def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
+    """Mean and variance are constants here.  -> dx, dgamma, dbeta."""
+    if not _channels(x, axis, gamma, mean, variance) or not fits(dy) or dy.shape != x.shape:
+        return reference.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
+    return _backward(dy, x, gamma, mean, variance, eps, axis, 0)
+
+
+def batch_norm(x, gamma, beta, eps, axis=-1):
+    """BN in training: normalize with the batch's own statistics.  -> y, Statistics."""
+    if not _channels(x, axis, gamma, beta):
+        return reference.batch_norm(x, gamma, beta, eps, axis)
+    rows = rows_of(x, axis)
+    statistics = _statistics(rows)
+    y = _normalized(rows, gamma, beta, statistics.mean, statistics.variance, eps)
+    return np.moveaxis(y, -1, axis), statistics
+
+
+def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
+    """With x̂ the normalized input: dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)); the two means are what
+    flows through the batch's mean and variance.  -> dx, dgamma, dbeta."""
+    if not _channels(x, axis, gamma, *statistics[:2]) or not fits(dy) or dy.shape != x.shape:
+        return reference.batch_norm_backward(dy, x, gamma, statistics, eps, axis)
+    return _backward(dy, x, gamma, statistics.mean, statistics.variance, eps, axis, 1 / statistics.count)
+
+
+def _backward(dy, x, gamma, mean, variance, eps, axis, through):
+    """through: 1 / count where mean and variance are the batch's own, 0 where they are constants."""
+    dy, x, mean, n = rows_of(dy, axis), rows_of(x, axis), np.ascontiguousarray(mean), Normalization
+    deviation = 1 / np.sqrt(variance.astype(np.float64) + eps)
+    dbeta, products = _totals(Kind.BACKWARD_SUMS, x, mean, dy)
+    dgamma = products * deviation
+    scale, first, second = (np.ascontiguousarray(a, np.float32) for a in (
+        gamma * deviation, dbeta * through, dgamma * deviation * through))
+    dx = np.empty_like(x)
+    run((Kind.NORMALIZE_BACKWARD, _columns(x) | {
+        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
+        n.B: first.ctypes.data, n.C: second.ctypes.data}))
+    return np.moveaxis(dx, -1, axis), dgamma.astype(np.float32), dbeta.astype(np.float32)

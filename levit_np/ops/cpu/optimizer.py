@@ -1,0 +1,25 @@
+"""AdamW in one pass over a parameter."""
+
+import numpy as np
+
+from .. import reference
+from .running import fits, run
+from .training_step import Each, Function, Kind
+
+
+def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0):
+    """One update; step counts from 1.  -> parameter, first moment, second moment, all new arrays.
+
+    The decay acts on the parameter itself, not through the gradient; the moments start at 0, which the
+    divisions by 1 - βᵗ correct.
+    """
+    arrays = parameter, gradient, first, second
+    if not fits(*arrays) or any(a.shape != parameter.shape for a in arrays):
+        return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay)
+    arrays = [np.ascontiguousarray(a) for a in arrays]
+    new = [np.empty_like(arrays[0]) for _ in range(3)]
+    constants = np.array([1 - rate * decay, rate / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1],
+                          1 - betas[1], 1 / (1 - betas[1] ** step), eps], np.float32)
+    run((Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: parameter.size,
+                     **{Each.A + i: a.ctypes.data for i, a in enumerate((*arrays, *new, constants))}}))
+    return tuple(new)

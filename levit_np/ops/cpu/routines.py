@@ -1,0 +1,147 @@
+"""Vector code that training's kernels call by name, compiled once: the register tiles, a transpose, functions of rows.
+
+Numba links into every function what it calls and optimizes the whole again.  So each routine is only declared where it
+is called, and defined in the module of the outermost function.
+"""
+
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic
+
+from .row_functions import row_functions
+from .tile import emit_loop, row_offsets
+from .vector import I64, Vectors, number
+
+UNROLL = 4
+KIND = ir.FunctionType(ir.VoidType(), [I64] * 9)
+
+
+def routines(instructions):
+    """({name: what calls it with nine int64}, what defines them all)."""
+    emitters = row_functions(instructions.lanes) | {
+        "multiply": _sizes(instructions, _multiply), "across": _sizes(instructions, _across),
+        "transpose": _transpose(instructions.lanes),
+        "pack": _pack(instructions.lanes, instructions.vectors)}
+
+    @intrinsic
+    def define(typingctx):
+        def generate(context, builder, signature, arguments):
+            for name, emit in emitters.items():
+                _define(builder.module, f"levit_{name}", emit)
+            return context.get_dummy_value()
+        return types.void(), generate
+
+    for name in emitters:
+        # Numba links each function as soon as it is compiled; none of them is called here.
+        binding.add_symbol(f"levit_{name}", 1)
+    return {name: _caller(f"levit_{name}") for name in emitters}, define
+
+
+def _caller(name):
+    @intrinsic
+    def routine(typingctx, a, b, c, d, e, f, g, h, i):
+        def generate(context, builder, signature, arguments):
+            module = builder.module
+            builder.call(module.globals.get(name) or ir.Function(module, KIND, name), arguments)
+            return context.get_dummy_value()
+        return types.void(*[types.int64] * 9), generate
+
+    return routine
+
+
+def _define(module, name, emit):
+    function = module.globals.get(name) or ir.Function(module, KIND, name)
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("start"))
+    emit(builder, function.args)
+    builder.ret_void()
+
+
+def _sizes(instructions, emit):
+    """f(rows, vectors, …): the tile of that size."""
+    def every(builder, arguments):
+        rows, vectors, *rest = arguments
+        done = builder.append_basic_block("done")
+        switch = builder.switch(builder.add(builder.mul(rows, number(8)), vectors), done)
+        for v in sorted({instructions.vectors, instructions.tail}):
+            for r in range(1, instructions.rows + 1):
+                block = builder.append_basic_block(f"tile{r}x{v}")
+                switch.add_case(number(8 * r + v), block)
+                builder.position_at_end(block)
+                emit(Vectors(builder, instructions.lanes), r, v, *rest)
+                builder.branch(done)
+        builder.position_at_end(done)
+
+    return every
+
+
+def _multiply(v, rows, vectors, a, lda, terms, b, c, ldc, add):
+    """c = a b, or c += a b: a tile whose sums stay in registers.  a: lda bytes a row; b: a panel (terms, vectors · lanes)."""
+    offsets = row_offsets(v, lda, rows)
+    _tile(v, rows, vectors, a, [number(4 * u) for u in range(UNROLL + 1)], offsets, terms, b, c, ldc, add)
+
+
+def _across(v, rows, vectors, a, term, terms, b, c, ldc, add):
+    """c = aᵀ b: a stands on its side, `term` bytes from a term to the next, its columns the tile's rows."""
+    steps = [v.builder.mul(term, number(u)) for u in range(UNROLL + 1)]
+    _tile(v, rows, vectors, a, steps, [number(4 * i) for i in range(rows)], terms, b, c, ldc, add)
+
+
+def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, add):
+    """steps[u]: bytes to the u-th next term; offsets[i]: bytes to row i."""
+    build, panel = v.builder, vectors * v.lanes * 4
+
+    def some(count):
+        def body(at, carried):
+            weights, *sums = carried
+            for u in range(count):
+                right = [v.load(v.at(weights, u * panel + j * v.lanes * 4)) for j in range(vectors)]
+                for i in range(rows):
+                    x = v.spread(v.load_scalar(v.at(v.at(at, offsets[i]), steps[u])))
+                    for j, w in enumerate(right):
+                        sums[i * vectors + j] = v.fma(x, w, sums[i * vectors + j])
+            return [v.at(weights, count * panel), *sums]
+        return body
+
+    stop = v.at(a, build.mul(terms, steps[1]))
+    at, carried = emit_loop(build, a, stop, steps[UNROLL], [b, *[v.splat(0.0)] * (rows * vectors)], some(UNROLL))
+    _, (_, *sums) = emit_loop(build, at, stop, steps[1], carried, some(1))
+    places = [v.at(v.at(c, build.mul(ldc, number(n // vectors))), n % vectors * v.lanes * 4) for n in range(len(sums))]
+    adds = build.icmp_signed("!=", add, number(0))
+    with build.if_else(adds) as (more, new):
+        with more:
+            for y, place in zip(sums, places):
+                v.store(build.fadd(v.load(place), y), place)
+        with new:
+            for y, place in zip(sums, places):
+                v.store(y, place)
+
+
+def _transpose(lanes):
+    """f(source, row, target, column): a square of `lanes` × `lanes` numbers; bytes from a row to the next in each."""
+    def emit(builder, arguments):
+        source, row, target, column, *_ = arguments
+        v = Vectors(builder, lanes)
+        rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
+        for i, x in enumerate(v.transposed(rows)):
+            v.store(x, v.at(target, builder.mul(column, number(i))))
+
+    return emit
+
+
+def _pack(lanes, vectors):
+    """f(source, row, target, terms, scale): a panel of whole vectors, times the number at `scale`."""
+    def emit(builder, arguments):
+        source, row, target, terms, scale, *_ = arguments
+        v, size = Vectors(builder, lanes), 4 * lanes
+        factor = v.spread(v.load_scalar(scale))
+
+        def each(i, carried):
+            here, there = v.at(source, builder.mul(i, row)), v.at(target, builder.mul(i, number(vectors * size)))
+            for j in range(vectors):
+                v.store(builder.fmul(v.load(v.at(here, j * size)), factor), v.at(there, j * size))
+            return []
+
+        emit_loop(builder, number(0), terms, 1, [], each)
+
+    return emit

@@ -1,0 +1,213 @@
+"""What is done to numbers that lie side by side, as vector code: normalization, activations, softmax, AdamW.
+
+Each is a function of addresses and a count; what whole vectors leave over goes through the same arithmetic one number
+at a time, so that where a row is cut changes nothing.
+"""
+
+from llvmlite import ir
+
+from .tile import emit_loop
+from .vector import I32, LOG2_E, Vectors, number
+
+GROUP = 4  # vectors whose sums are kept in registers side by side
+
+
+def row_functions(lanes):
+    """{name: emit(builder, nine arguments)}."""
+    found = {name: _each_number(lanes, body) for name, body in EACH.items()}
+    for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
+        for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
+            found[name] = _column_sums(width, vectors, backward)
+    return found | {"softmax": _softmax(lanes), "softmax_backward": _softmax_backward(lanes)}
+
+
+def _each_number(lanes, body):
+    """f(a, b, …, h, count): body(vectors, the addresses of these numbers, the addresses as they came in)."""
+    def emit(builder, arguments):
+        *addresses, count = arguments
+        _over(builder, lanes, count, [], lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [])
+    return emit
+
+
+def _over(builder, lanes, count, start, body):
+    """carried = body(vectors, at, carried), whole vectors first, then number by number; `at` gives the address of the
+    present ones.  start: pairs (value, combine), the second making one number of a vector's.  -> scalar vectors."""
+    wide, one = Vectors(builder, lanes), Vectors(builder, 1)
+
+    def inside(v):
+        return lambda i, carried: body(v, lambda x: v.at(x, builder.mul(i, number(4))), carried)
+
+    i, carried = emit_loop(builder, number(0), count, lanes, [wide.splat(value) for value, _ in start], inside(wide))
+    carried = [_folded(wide, one, x, combine) for x, (_, combine) in zip(carried, start)]
+    return emit_loop(builder, i, count, 1, carried, inside(one))[1]
+
+
+def _folded(wide, one, x, combine):
+    """combine over the lanes of x, halves first."""
+    parts = [one.spread(wide.builder.extract_element(x, ir.Constant(I32, i))) for i in range(wide.lanes)]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [combine(one, a, b) for a, b in zip(parts[:half], parts[half:])]
+    return parts[0]
+
+
+def _add(v, a, b):
+    return v.builder.fadd(a, b)
+
+
+def _larger(v, a, b):
+    return v.larger(a, b)
+
+
+def _spread(one, v, x):
+    return v.spread(one.builder.extract_element(x, ir.Constant(I32, 0)))
+
+
+def _copy(v, at, _):
+    """b = a."""
+    v.store(v.load(at[0]), at[1])
+
+
+def _add_to(v, at, _):
+    """b += a."""
+    v.store(v.builder.fadd(v.load(at[1]), v.load(at[0])), at[1])
+
+
+def _scaled(v, at, raw):
+    """b = c a, with one c."""
+    v.store(v.builder.fmul(v.load(at[0]), v.spread(v.load_scalar(raw[2]))), at[1])
+
+
+def _normalize(v, at, _):
+    """b = (a - mean c) · scale d + shift e."""
+    x, mean, scale, shift = (v.load(at[i]) for i in (0, 2, 3, 4))
+    v.store(v.fma(v.builder.fsub(x, mean), scale, shift), at[1])
+
+
+def _normalize_backward(v, at, _):
+    """c = scale e · (dy a - f - (x b - mean d) · g)."""
+    b = v.builder
+    dy, x, mean, scale, first, second = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6))
+    through = v.fma(b.fsub(x, mean), second, first)
+    v.store(b.fmul(b.fsub(dy, through), scale), at[2])
+
+
+def _hardswish(v, at, _):
+    """b = hardswish(a)."""
+    v.store(v.builder.fmul(v.hardswish_six(v.load(at[0])), v.splat(1 / 6)), at[1])
+
+
+def _hardswish_backward(v, at, _):
+    """c = a · hardswish'(b)."""
+    b, x = v.builder, v.load(at[1])
+    slope = v.fma(x, v.splat(1 / 3), v.splat(0.5))
+    slope = b.select(b.fcmp_ordered("<=", x, v.splat(-3.0)), v.splat(0.0), slope)
+    slope = b.select(b.fcmp_ordered(">=", x, v.splat(3.0)), v.splat(1.0), slope)
+    v.store(b.fmul(v.load(at[0]), slope), at[2])
+
+
+def _silu(v, at, _):
+    """b = a · sigmoid(a)."""
+    v.store(v.silu(v.load(at[0])), at[1])
+
+
+def _silu_backward(v, at, _):
+    """c = a · s (1 + b (1 - s)), s = sigmoid(b)."""
+    b, x, one = v.builder, v.load(at[1]), v.splat(1.0)
+    power = v.smaller(b.fmul(x, v.splat(-LOG2_E)), v.splat(126.0))
+    s = b.fdiv(one, b.fadd(one, v.exp2(power)))
+    slope = b.fmul(s, v.fma(x, b.fsub(one, s), one))
+    v.store(b.fmul(v.load(at[0]), slope), at[2])
+
+
+def _adamw(v, at, raw):
+    """Parameter a, gradient b, moments c, d -> e, f, g.  h: 8 constants, see optimizer.py."""
+    b = v.builder
+    keep, rate, beta, beta_rest, gamma, gamma_rest, correction, eps = (
+        v.spread(v.load_scalar(v.at(raw[7], 4 * i))) for i in range(8))
+    parameter, gradient, first, second = (v.load(at[i]) for i in range(4))
+    first = b.fadd(b.fmul(beta, first), b.fmul(beta_rest, gradient))
+    second = b.fadd(b.fmul(gamma, second), b.fmul(gamma_rest, b.fmul(gradient, gradient)))
+    deviation = b.fadd(v.root(b.fmul(second, correction)), eps)
+    step = b.fdiv(b.fmul(rate, first), deviation)
+    for value, to in ((b.fsub(b.fmul(parameter, keep), step), 4), (first, 5), (second, 6)):
+        v.store(value, at[to])
+
+
+EACH = {"copy": _copy, "add": _add_to, "scaled": _scaled, "normalize": _normalize,
+        "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
+        "silu": _silu, "silu_backward": _silu_backward, "adamw": _adamw}
+
+
+def _column_sums(lanes, vectors, backward):
+    """f(dy, x, row, rows, centre, sums, products): with d = x - centre, for a few vectors of columns side by side,
+    sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  A few rows in float32, the totals in float64."""
+    def emit(builder, arguments):
+        dy, x, row, rows, centre, sums, products, *_ = arguments
+        v, double = Vectors(builder, lanes), ir.VectorType(ir.DoubleType(), lanes)
+        middle = [v.load(v.at(centre, 4 * lanes * j)) for j in range(vectors)]
+
+        def each(i, carried):
+            offset, after = builder.mul(i, row), []
+            for j in range(vectors):
+                at = v.at(offset, 4 * lanes * j)
+                d = builder.fsub(v.load(v.at(x, at)), middle[j])
+                y = v.load(v.at(dy, at)) if backward else d
+                after += [builder.fadd(carried[2 * j], y), v.fma(y, d, carried[2 * j + 1])]
+            return after
+
+        _, totals = emit_loop(builder, number(0), rows, 1, [v.splat(0.0)] * (2 * vectors), each)
+        for n, total in enumerate(totals):
+            address = v.at((sums, products)[n % 2], 8 * lanes * (n // 2))
+            place = builder.inttoptr(address, double.as_pointer())
+            old = builder.load(place, align=8, typ=double)
+            builder.store(builder.fadd(old, builder.fpext(total, double)), place).align = 8
+    return emit
+
+
+def _softmax(lanes):
+    """f(scores, bias, scale, target, count): target = softmax(scale · scores + bias), scores being overwritten."""
+    def emit(builder, arguments):
+        scores, bias, scale, target, count, *_ = arguments
+        one = Vectors(builder, 1)
+
+        def shift(v, at, carried):
+            y = v.fma(v.load(at(scores)), v.spread(v.load_scalar(scale)), v.load(at(bias)))
+            v.store(y, at(scores))
+            return [v.larger(y, carried[0])]
+
+        (peak,) = _over(builder, lanes, count, [(-3e38, _larger)], shift)
+
+        def power(v, at, carried):
+            y = builder.fsub(v.load(at(scores)), _spread(one, v, peak))
+            y = v.exp2(builder.fmul(y, v.splat(LOG2_E)))
+            v.store(y, at(scores))
+            return [builder.fadd(carried[0], y)]
+
+        (total,) = _over(builder, lanes, count, [(0.0, _add)], power)
+        inverse = builder.fdiv(one.splat(1.0), total)
+
+        def divide(v, at, carried):
+            v.store(builder.fmul(v.load(at(scores)), _spread(one, v, inverse)), at(target))
+            return []
+
+        _over(builder, lanes, count, [], divide)
+    return emit
+
+
+def _softmax_backward(lanes):
+    """f(dy, y, dbias, count): dy becomes y (dy - Σ dy y), which is added to dbias too."""
+    def emit(builder, arguments):
+        dy, y, dbias, count, *_ = arguments
+        one = Vectors(builder, 1)
+        (total,) = _over(builder, lanes, count, [(0.0, _add)],
+                         lambda v, at, carried: [v.fma(v.load(at(dy)), v.load(at(y)), carried[0])])
+
+        def change(v, at, carried):
+            dx = builder.fmul(v.load(at(y)), builder.fsub(v.load(at(dy)), _spread(one, v, total)))
+            v.store(dx, at(dy))
+            v.store(builder.fadd(v.load(at(dbias)), dx), at(dbias))
+            return []
+
+        _over(builder, lanes, count, [], change)
+    return emit

@@ -1,0 +1,49 @@
+"""What the wrappers of training's kernels share: arrays as the kernels take them, scratch memory, one call for a few steps."""
+
+import threading
+
+import numpy as np
+
+from . import training_step as step
+from .library import library
+from .threads import run_with_threads, threads
+
+ONE = np.ones(1, np.float32)
+_kept = threading.local()
+
+
+def fits(*arrays) -> bool:
+    """Whether the kernels take all of these: float32 of this machine's byte order, aligned, not empty."""
+    return all(isinstance(a, np.ndarray) and a.dtype == np.float32 and a.dtype.isnative and a.flags.aligned and a.size
+               for a in arrays)
+
+
+def rows_of(x, axis=-1):
+    """x as a contiguous array (…, channels), a copy where it is not one."""
+    return np.ascontiguousarray(np.moveaxis(x, axis, -1))
+
+
+def whole(columns: int) -> int:
+    """Columns padded to the kernels' smallest panel."""
+    return -(-columns // 16) * 16
+
+
+def scratch(size: int) -> tuple[int, int]:
+    """(address, bytes a thread): at least `size` bytes for each thread of a call, kept for this caller's next."""
+    size = -(-size // 64) * 64
+    total = size * threads() + 64
+    memory = getattr(_kept, "memory", None)
+    if memory is None or memory.size < total:
+        memory = _kept.memory = np.empty(total, np.uint8)
+    return memory.ctypes.data + -memory.ctypes.data % 64, size
+
+
+def run(*steps) -> None:
+    """Each step: a kind and what stands in its columns."""
+    table = np.zeros((len(steps), step.COLUMNS), np.int64)
+    for row, (kind, columns) in zip(table, steps):
+        row[0] = kind
+        for column, value in columns.items():
+            row[column] = value
+    kernels, address, count = library("training_kernels"), table.ctypes.data, threads()
+    run_with_threads(lambda thread, counter: kernels.run(address, 0, len(steps), thread, count, counter), count)

@@ -1,0 +1,150 @@
+"""Training's kernels: normalization and pointwise functions, and `run`, which goes through a few steps of any kind.
+
+Like those of kernels.py they are functions of a step, a thread and the number of threads, compiled apart from them: who
+never trains does not wait for them."""
+
+import numba
+
+from . import training_step as step
+from .attention_kernels import attention_kernels
+from .barrier import barrier
+from .convolution_kernels import convolution_kernels
+from .intrinsics import get
+from .kernels import OPTIONS
+from .product_kernels import product_kernels
+from .routines import routines
+from .row_functions import GROUP
+
+STEP = step.COLUMNS * 8
+SUMMED = 32  # rows summed in float32, before their sum is added in float64
+
+
+def training_kernels(instructions):
+    """`run` for an instruction set, a Numba function (program, first, last, thread, threads, counter, give_way)."""
+    jit = numba.njit(**OPTIONS)
+    lanes, group = instructions.lanes, GROUP * instructions.lanes
+    call, define = routines(instructions)
+    share, wait = barrier(jit)
+    products = product_kernels(instructions, jit, call, share)
+    pack, product, gradient = products.pack, products.product, products.gradient
+    convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products)
+    attention, attention_backward = attention_kernels(instructions, jit, call, share, products)
+    normalize_row, normalize_row_backward, hardswish, hardswish_backward, silu, silu_backward, adamw = (
+        call[name] for name in ("normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu",
+                                "silu_backward", "adamw"))
+    sums_group, sums, sums_one, backward_sums_group, backward_sums, backward_sums_one = (
+        call[name] for name in ("sums_group", "sums", "sums_one", "backward_sums_group", "backward_sums",
+                                "backward_sums_one"))
+
+    E_FUNCTION, E_COUNT, E_A = (int(c) for c in step.Each)
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = (int(x) for x in step.Function)
+
+    @jit
+    def each(s, thread, threads):
+        first, last = share(get(s, E_COUNT), thread, threads)
+        count, function, offset = last - first, get(s, E_FUNCTION), 4 * first
+        a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
+        if function == HARDSWISH:
+            hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH_BACKWARD:
+            hardswish_backward(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == SILU:
+            silu(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == SILU_BACKWARD:
+            silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == ADAMW:
+            adamw(a, b, c, get(s, E_A + 3) + offset, get(s, E_A + 4) + offset, get(s, E_A + 5) + offset,
+                  get(s, E_A + 6) + offset, get(s, E_A + 7), count)
+
+    N_ROWS, N_CHANNELS, N_DY, N_X, N_OUT, N_MEAN, N_A, N_B, N_C, N_TOTALS = (int(c) for c in step.Normalization)
+
+    @jit
+    def channel_sums(s, thread, threads, backward):
+        """Two float64 totals a channel; a thread has channels of its own, and goes through all rows."""
+        rows, channels, x, dy, centre = get(s, N_ROWS), get(s, N_CHANNELS), get(s, N_X), get(s, N_DY), get(s, N_MEAN)
+        totals = get(s, N_TOTALS)
+        products, row = totals + 8 * channels, 4 * channels
+        first, last = share((channels + lanes - 1) // lanes, thread, threads)
+        first, last = first * lanes, min(channels, last * lanes)
+        for start in range(0, rows, SUMMED):
+            count, offset = min(SUMMED, rows - start), start * row
+            c = first
+            while c + group <= last:
+                at = offset + 4 * c
+                if backward:
+                    backward_sums_group(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                else:
+                    sums_group(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                c += group
+            while c + lanes <= last:
+                at = offset + 4 * c
+                if backward:
+                    backward_sums(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                else:
+                    sums(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                c += lanes
+            while c < last:
+                at = offset + 4 * c
+                if backward:
+                    backward_sums_one(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                else:
+                    sums_one(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                c += 1
+
+    @jit
+    def normalization(s, thread, threads):
+        first, last = share(get(s, N_ROWS), thread, threads)
+        channels, x, out, mean, a, b = (get(s, N_CHANNELS), get(s, N_X), get(s, N_OUT), get(s, N_MEAN), get(s, N_A),
+                                        get(s, N_B))
+        for row in range(first, last):
+            at = row * channels * 4
+            normalize_row(x + at, out + at, mean, a, b, 0, 0, 0, channels)
+
+    @jit
+    def normalization_backward(s, thread, threads):
+        first, last = share(get(s, N_ROWS), thread, threads)
+        channels, dy, x, out, mean = get(s, N_CHANNELS), get(s, N_DY), get(s, N_X), get(s, N_OUT), get(s, N_MEAN)
+        a, b, c = get(s, N_A), get(s, N_B), get(s, N_C)
+        for row in range(first, last):
+            at = row * channels * 4
+            normalize_row_backward(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
+
+    PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
+        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD = (int(kind) for kind in step.Kind)
+
+    @jit
+    def run(program, first, last, thread, threads, counter, give_way):
+        define()
+        for n in range(first, last):
+            s = program + n * STEP
+            kind = get(s, 0)
+            if kind == PACK:
+                pack(s, thread, threads)
+            elif kind == PRODUCT:
+                product(s, thread, threads)
+            elif kind == GRADIENT:
+                gradient(s, thread, threads)
+            elif kind == EACH:
+                each(s, thread, threads)
+            elif kind == STATISTICS:
+                channel_sums(s, thread, threads, False)
+            elif kind == BACKWARD_SUMS:
+                channel_sums(s, thread, threads, True)
+            elif kind == NORMALIZE:
+                normalization(s, thread, threads)
+            elif kind == NORMALIZE_BACKWARD:
+                normalization_backward(s, thread, threads)
+            elif kind == CONVOLUTION:
+                convolution(s, thread, threads)
+            elif kind == CONVOLUTION_INPUT:
+                convolution_input(s, thread, threads)
+            elif kind == CONVOLUTION_WEIGHT:
+                convolution_weight(s, thread, threads)
+            elif kind == ATTENTION:
+                attention(s, thread, threads)
+            elif kind == ATTENTION_BACKWARD:
+                attention_backward(s, thread, threads)
+            if threads > 1:
+                wait(counter, (n - first + 1) * threads, give_way)
+
+    return run

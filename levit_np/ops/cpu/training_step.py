@@ -1,0 +1,65 @@
+"""The steps of training's kernels, as step.py has them for evaluation: a table of int64, one row a step, its first
+number saying which kernel runs; addresses absolute, strides in bytes.  The operations write them, the kernels read them.
+"""
+
+from enum import IntEnum
+
+COLUMNS = 24  # int64 numbers a step
+HEAD = 64  # bytes at the start of a thread's scratch, which hold a 1.0
+
+
+class Kind(IntEnum):
+    PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
+        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD = range(13)
+
+
+class Product(IntEnum):
+    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next."""
+
+    ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK = range(1, 10)
+
+
+class Pack(IntEnum):
+    """target = the panels of b (terms, outputs), for a product; TRANSPOSED: what lies in memory is bᵀ.  ONE: the
+    address of a 1.0."""
+
+    SOURCE, ROW, TERMS, OUTPUTS, TRANSPOSED, TARGET, ONE = range(1, 8)
+
+
+class Gradient(IntEnum):
+    """c = aᵀ b, summed over `terms` rows, a block of them at a time."""
+
+    TERMS, A, A_ROW, A_COLUMNS, B, B_ROW, B_COLUMNS, C, C_ROW, BLOCK, SCRATCH, SCRATCH_SIZE = range(1, 13)
+
+
+class Each(IntEnum):
+    """A Function of `count` numbers, at addresses from A on."""
+
+    FUNCTION, COUNT, A = range(1, 4)
+
+
+class Function(IntEnum):
+    """Of single numbers; row_functions.py says which address is what."""
+
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = range(5)
+
+
+class Normalization(IntEnum):
+    """ROWS × CHANNELS numbers x; arrays of a number a channel: MEAN, and what the kind calls A, B, C."""
+
+    ROWS, CHANNELS, DY, X, OUT, MEAN, A, B, C, TOTALS = range(1, 11)
+
+
+class Convolution(IntEnum):
+    """x (IMAGES, PLANES, HEIGHT, WIDTH, CHANNELS) of which a pixel's window is one row of terms; y (…, OUT_HEIGHT,
+    OUT_WIDTH, OUTPUTS), Y_ROW bytes a pixel.  B: packed weights (TERMS, OUTPUTS), or (OUTPUTS, TERMS) for dx."""
+
+    X, IMAGES, PLANES, CHANNELS, HEIGHT, WIDTH, KERNEL, STRIDE, PADDING, OUT_HEIGHT, OUT_WIDTH, LINES, Y, Y_ROW, \
+        OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE = range(1, 21)
+
+
+class Attention(IntEnum):
+    """VIEWS: the address and the strides (image, head, row) of q, k, v, y and then backward dq, dk, dv; y is dy there.
+    SCALE: a float64's bits.  BIAS, backward DBIAS, (heads, Nq, Nk); PROBABILITIES (images, heads, Nq, Nk)."""
+
+    IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, VIEWS, BIAS, PROBABILITIES, SCALE, SCRATCH, SCRATCH_SIZE = range(1, 13)
