@@ -58,11 +58,12 @@ def images(batch, size=224, seed=2, dtype=np.float64):
     return np.random.default_rng(seed).standard_normal((batch, 3, size, size)).astype(dtype)
 
 
-def worst_gradient(ours, theirs):
+def worst_gradient(ours, theirs, floor=1e-5):
     """The largest difference of any parameter's gradient, relative to that gradient's own largest value.  A shift that a
-    later BN removes has no gradient but rounding: below 1e-5 of the largest of all, the difference counts against that."""
-    floor = 1e-5 * max(np.abs(gradient).max() for gradient in theirs.values())
-    return max(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), floor) for name, gradient in theirs.items())
+    later BN removes has no gradient but rounding: below `floor` of the largest of all, the difference counts against
+    that."""
+    least = floor * max(np.abs(gradient).max() for gradient in theirs.values())
+    return max(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), least) for name, gradient in theirs.items())
 
 
 def worst(ours, theirs):

@@ -1,0 +1,277 @@
+"""The operations that training's kernels make faster, in float32, against the textbook in float64."""
+
+import inspect
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np import ops
+from levit_np.ops import cpu, reference
+
+from ..cases import CASES, drawn
+
+# Rounding of float32, a unit being 6e-8, in sums of a few terms or, at the sizes below, of a few thousand.
+ROUNDING, LONG_SUMS = 5e-6, 1e-5
+
+# The package's names are the functions.
+attention, convolution, linear = (import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "linear"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again():
+    yield
+    levit_np.set_threads(1)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def gap(found, exact):
+    """The largest difference, relative to the largest value."""
+    found, exact = np.asarray(found), np.asarray(exact)
+    assert found.shape == exact.shape and found.dtype == np.float32
+    return np.abs(found - exact).max() / max(np.abs(exact).max(), 1e-3)
+
+
+def arrays(result):
+    """The arrays of a result, those within named tuples too."""
+    if isinstance(result, np.ndarray):
+        return [result]
+    return [a for part in result if isinstance(part, (tuple, list, np.ndarray)) for a in arrays(part)]
+
+
+def bn(inputs, axis=-1):
+    """(inputs of batch_norm_backward, the same with the statistics in float64)."""
+    dy, x, gamma = inputs
+    return dy, x, gamma, reference.Statistics(*(a.astype(x.dtype) for a in reference.batch_statistics(
+        x.astype(np.float64), axis)[:2]), x.size // x.shape[axis])
+
+
+def calls(sizes):
+    """{name of an operation: its arguments}, for everything that the kernels do; `sizes` gives larger ones."""
+    if sizes == "small":
+        m, c, o, image, attention = 5, 3, 7, (2, 3, 9, 6), (2, 3, 4, 9, 5, 6)
+    else:  # several blocks of rows, whole and partial panels; a wide convolution; keys beyond a panel
+        m, c, o, image, attention = 1203, 48, 77, (2, 32, 23, 40), (2, 3, 17, 49, 16, 32)
+    batch, heads, queries, keys, key, value = attention
+    x, dy, w, gamma, beta = draw(2, m, c), draw(2, m, o), draw(o, c), draw(c), draw(c, seed=1)
+    pixels, kernel = draw(*image), draw(24, image[1], 3, 3)
+    dpixels = draw(*reference.convolution(pixels, kernel, 2, 1).shape)
+    q, k, v = draw(batch, heads, queries, key), draw(batch, heads, keys, key), draw(batch, heads, keys, value)
+    bias, probabilities = draw(heads, queries, keys), reference.softmax(draw(batch, heads, queries, keys))
+    channels = draw(image[1]), draw(image[1], seed=1)
+    mean, variance = draw(c, seed=2), draw(c, seed=3) ** 2 + np.float32(0.1)
+    wide = 3 * draw(m, c)
+    return {
+        "linear": (x, w), "linear_backward": (dy, x, w),
+        "convolution": (pixels, kernel, 2, 1), "convolution_backward": (dpixels, pixels, kernel, 2, 1),
+        "attention": (q, k, v, bias, 0.3),
+        "attention_backward": (draw(batch, heads, queries, value, seed=1), q, k, v, 0.3, probabilities),
+        "normalize": (x, gamma, beta, mean, variance, 1e-5),
+        "normalize_backward": (draw(2, m, c, seed=1), x, gamma, mean, variance, 1e-5),
+        "batch_statistics": (x,), "batch_norm": (x, gamma, beta, 1e-5),
+        "batch_norm_backward": (*bn((draw(2, m, c, seed=1), x, gamma)), 1e-5),
+        "hardswish": (wide,), "hardswish_backward": (draw(m, c), wide), "silu": (wide,),
+        "silu_backward": (draw(m, c), wide),
+        "adamw": (wide, draw(m, c), draw(m, c, seed=1), draw(m, c, seed=2) ** 2, 7, 1e-3, (0.9, 0.99), 1e-8, 0.1),
+        "batch_norm of images": (pixels, *channels, 1e-5, 1),
+        "batch_norm_backward of images": (*bn((draw(*image, seed=1), pixels, channels[0]), 1), 1e-5, 1),
+    }
+
+
+def perform(backend, name, arguments):
+    return arrays(getattr(backend, name.split()[0])(*arguments))
+
+
+def changed(arguments, change):
+    """The arguments with `change` made to every array, those within named tuples too."""
+    return tuple(change(a) if isinstance(a, np.ndarray) else a._replace(mean=change(a.mean), variance=change(a.variance))
+                 if isinstance(a, reference.Statistics) else a for a in arguments)
+
+
+SMALL, LARGE = calls("small"), calls("large")
+FAST = sorted(SMALL)
+
+
+@pytest.mark.parametrize("name", ops.PRECISIONS)
+def test_every_backend_has_the_same_functions(name):
+    backend = ops.backend(name)
+    for key, function in vars(reference).items():
+        if inspect.isfunction(function) and not key.startswith("_"):
+            assert inspect.signature(getattr(backend, key)) == inspect.signature(function), key
+            assert getattr(backend, key).__doc__, key
+
+
+def test_the_kernels_are_used():
+    """A backend that fell back to the textbook would pass all that follows."""
+    for name in FAST:
+        function = getattr(cpu, name.split()[0])
+        assert function.__module__.startswith("levit_np.ops.cpu"), name
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("backend", [cpu, reference], ids=["cpu", "reference"])
+def test_every_case(name, backend):
+    for seed in range(6):
+        case, generator = drawn(name, backend, seed, np.float32)
+        exact, _ = drawn(name, reference, seed, np.float32)
+        wide = [np.asarray(a, np.float64) for a in case.inputs]
+        y = case.forward(*case.inputs)
+        dy = np.asarray(generator.standard_normal(np.shape(y)), np.float32)
+        assert gap(np.float32(y), exact.forward(*wide)) < ROUNDING
+        for ours, theirs in zip(case.backward(dy, *case.inputs), exact.backward(dy.astype(np.float64), *wide),
+                                strict=True):
+            assert gap(ours, theirs) < 2 * ROUNDING
+
+
+@pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("name", FAST)
+def test_against_float64(name, sizes):
+    exact = perform(reference, name, changed(sizes[name], lambda a: a.astype(np.float64)))
+    for ours, theirs in zip(perform(cpu, name, sizes[name]), exact, strict=True):
+        assert gap(ours, theirs) < LONG_SUMS
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_any_layout(name):
+    """To the last bit, and no input is written to."""
+    expected = perform(cpu, name, SMALL[name])
+    read_only = lambda a: np.frombuffer(a.tobytes(), np.float32).reshape(a.shape)
+    unaligned = lambda a: np.frombuffer(b"\0" + a.tobytes(), np.float32, offset=1).reshape(a.shape)
+    for layout in (np.asfortranarray, lambda a: np.repeat(a, 2, -1)[..., ::2], lambda a: a[::-1].copy()[::-1], read_only):
+        arguments = changed(SMALL[name], layout)
+        kept = changed(arguments, np.array)
+        for ours, same in zip(perform(cpu, name, arguments), expected, strict=True):
+            assert np.array_equal(ours, same)
+        changed(arguments, lambda a, rest=iter(arrays(kept)): np.testing.assert_array_equal(a, next(rest)))
+    for ours, same in zip(perform(cpu, name, changed(SMALL[name], unaligned)), expected, strict=True):
+        assert gap(ours, same) < LONG_SUMS
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_other_types_are_the_textbooks(name):
+    for kind in (np.float64, ">f4", np.float16):
+        arguments = changed(SMALL[name], lambda a: a.astype(kind))
+        for ours, theirs in zip(perform(cpu, name, arguments), perform(reference, name, arguments), strict=True):
+            assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("name", FAST)
+def test_the_number_of_threads_changes_nothing(name, count):
+    expected = perform(cpu, name, LARGE[name])
+    levit_np.set_threads(count)
+    for ours, same in zip(perform(cpu, name, LARGE[name]), expected, strict=True):
+        assert np.array_equal(ours, same)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
+    """What lies behind it, and before, is as it was."""
+    memory, asked = np.empty(1 << 24, np.uint8), []
+
+    def scratch(size):
+        size = -(-size // 64) * 64
+        memory[...] = 171
+        asked.append(size * count)
+        return memory.ctypes.data + 4096 - memory.ctypes.data % 64, size
+
+    for module in (attention, convolution, linear):
+        monkeypatch.setattr(module, "scratch", scratch)
+    levit_np.set_threads(count)
+    for name in ("linear", "linear_backward", "convolution", "convolution_backward", "attention", "attention_backward"):
+        perform(cpu, name, sizes[name])
+        first = 4096 - memory.ctypes.data % 64
+        assert (memory[:first] == 171).all() and (memory[first + asked[-1] :] == 171).all(), name
+        assert (memory[first : first + asked[-1]] != 171).any()
+    assert len(asked) == 8  # two products each in linear_backward and convolution_backward
+
+
+def test_empty_arrays():
+    nothing = np.empty((0, 3), np.float32)
+    assert cpu.linear(nothing, draw(5, 3)).shape == (0, 5)
+    dx, dw = cpu.linear_backward(np.empty((0, 5), np.float32), nothing, draw(5, 3))
+    assert dx.shape == (0, 3) and np.array_equal(dw, np.zeros((5, 3)))
+    assert cpu.hardswish(nothing).shape == cpu.silu(nothing).shape == (0, 3)
+    assert cpu.convolution(np.empty((0, 3, 8, 8), np.float32), draw(4, 3, 3, 3), 2, 1).shape == (0, 4, 4, 4)
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("linear", (draw(4, 3), draw(5, 4))), ("linear_backward", (draw(4, 5), draw(3, 3), draw(5, 3))),
+    ("convolution", (draw(1, 3, 8, 8), draw(4, 2, 3, 3), 2, 1)),
+    ("convolution_backward", (draw(1, 3, 4, 4), draw(1, 3, 8, 8), draw(4, 3, 3, 3), 2, 1)),
+    ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 3), draw(1, 2, 5, 4), None, 1.0)),
+    ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 4), draw(1, 2, 6, 4), None, 1.0)),
+    ("batch_norm", (draw(4, 3), draw(2), draw(3), 1e-5)), ("hardswish_backward", (draw(4, 3), draw(4, 2))),
+    ("batch_norm_backward", (draw(4, 2), *bn((0, draw(4, 3), draw(3)))[1:], 1e-5))])
+def test_shapes_that_do_not_fit(name, arguments):
+    """The kernels would read what is not there."""
+    with pytest.raises(ValueError):
+        getattr(cpu, name)(*arguments)
+
+
+def test_a_bias_or_none():
+    q, k, v, _, scale = SMALL["attention"]
+    x, w = SMALL["linear"]
+    for ours, theirs in zip(cpu.attention(q, k, v, None, scale), reference.attention(q, k, v, None, scale)):
+        assert gap(ours, theirs) < ROUNDING
+    assert gap(cpu.linear(x, w, draw(7)), reference.linear(x, w, draw(7))) < ROUNDING
+
+
+def test_heads_come_apart_and_together():
+    """attention_backward leaves its results where split_heads_backward takes them, and so does any other array."""
+    x = draw(2, 9, 3 * (16 + 16 + 32))
+    q, k, v = cpu.split_heads(x, 3, (16, 16, 32))
+    y, p = cpu.attention(q, k, v, None, 0.25)
+    *parts, _ = cpu.attention_backward(draw(*y.shape), q, k, v, 0.25, p)
+    together = cpu.split_heads_backward(parts)
+    assert np.array_equal(together, reference.split_heads_backward(parts)) and np.shares_memory(together, parts[0])
+    for some in (parts[::-1], parts[1:], parts[:1], [p.copy() for p in parts], [parts[0], parts[0], parts[2]]):
+        assert np.array_equal(cpu.split_heads_backward(some), reference.split_heads_backward(some))
+
+
+@pytest.mark.parametrize("shift, scale", [(0, 1), (1000, 1), (-3, 1e-3)])
+def test_statistics_are_as_good_as_two_passes(shift, scale):
+    """float32 holds a mean far from 0 to 6e-8 of it; the variance must not lose what that leaves."""
+    x = (shift + scale * draw(5000, 35)).astype(np.float32)
+    x[:20] += 5 * np.float32(scale)  # the first rows are like no others
+    ours, exact = cpu.batch_statistics(x), reference.batch_statistics(x.astype(np.float64))
+    assert ours.count == exact.count and np.abs(ours.mean - exact.mean).max() < 1e-7 * max(abs(shift), scale)
+    assert np.abs(ours.variance / exact.variance - 1).max() < 2e-6
+    assert (cpu.batch_statistics(np.full((77, 5), 0.1, np.float32)).variance < 1e-15).all()
+
+
+def test_a_nan_stays_a_nan():
+    """And no other row becomes one."""
+    for name in ("hardswish", "silu"):
+        x = draw(3, 40)
+        x[1, 7] = np.nan
+        for y in (getattr(cpu, name)(x), getattr(cpu, f"{name}_backward")(draw(3, 40), x)):
+            assert np.isnan(y).sum() == 1 and np.isnan(y[1, 7])
+    x = draw(40, 20)
+    x[3, 5] = np.nan
+    y = cpu.linear(x, draw(33, 20))
+    assert np.isnan(y[3]).all() and np.isnan(y).sum() == 33
+    assert np.isnan(cpu.linear_backward(draw(40, 33), x, draw(33, 20))[1][:, 5]).all()
+    y, statistics = cpu.batch_norm(x, draw(20), draw(20), 1e-5)
+    assert np.isnan(y[:, 5]).all() and np.isnan(y).sum() == 40 and np.isnan(statistics.variance).sum() == 1
+    q, k, v, bias, scale = (a.copy() if isinstance(a, np.ndarray) else a for a in LARGE["attention"])
+    q[0, 1, 2, 3] = np.nan
+    y, p = cpu.attention(q, k, v, bias, scale)
+    assert np.isnan(y[0, 1, 2]).all() and np.isnan(p[0, 1, 2]).all()
+    assert np.isnan(y).sum() == y.shape[-1] and np.isnan(p).sum() == p.shape[-1]
+    image = draw(2, 3, 8, 8)
+    image[0, 1, 4, 4] = np.nan
+    y = cpu.convolution(image, draw(4, 3, 3, 3), 2, 1)
+    assert np.isnan(y[0, :, 2, 2]).all() and np.isnan(y).sum() == 4
+
+
+def test_attention_of_scores_far_apart():
+    q, k, v = 100 * draw(1, 1, 3, 4), draw(1, 1, 40, 4), draw(1, 1, 40, 4)
+    for ours, theirs in zip(cpu.attention(q, k, v, None, 1.0), reference.attention(
+            *(a.astype(np.float64) for a in (q, k, v)), None, 1.0), strict=True):
+        assert np.abs(ours - theirs).max() < 1e-4  # scores of several hundred are held to 3e-5
