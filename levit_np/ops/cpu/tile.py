@@ -139,6 +139,7 @@ def _sum_segments(v, argument, rows, columns, place, step, pairs=False):
                 ahead = v.at(ahead, argument["advance"])
             for u in range(count):
                 sums = term(a, weights, sums, u)
+                v.keep_order()
             return [v.at(weights, count * width), ahead, *sums]
         return body
 

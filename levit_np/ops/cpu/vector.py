@@ -96,6 +96,11 @@ class Vectors:
         words = ir.VectorType(ir.IntType(16), self.lanes)
         self.builder.store(self.builder.bitcast(rounded, words), self.pointer(address, words)).align = 2
 
+    def keep_order(self):
+        """Nothing is loaded earlier or later than here; no instruction.  LLVM otherwise loads for several terms at once,
+        and has to put sums on the stack meanwhile."""
+        self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+
     def spread(self, scalar):
         """One number in every lane."""
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)

@@ -1,0 +1,89 @@
+"""The register tile's machine code, for processors that need not be here: its inner loop is multiply-adds on whole
+vectors, and no number leaves the registers and comes back."""
+
+import re
+
+import pytest
+
+from levit_np.ops.cpu.instruction_set import SETS
+from levit_np.ops.cpu.tile import UNROLL, across_function, tile_function
+
+ir, binding = pytest.importorskip("llvmlite.ir"), pytest.importorskip("llvmlite.binding")
+
+X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w+)$", "stack": r"\(%rsp",
+       "vector": r"%[xyz]mm", "copy": r"vmovap[sd] %[xyz]mm\d+, %[xyz]mm"}
+ARM = {"multiply": r"fmla", "label": r"^\.\w+:", "jump": r"^b(?:\.[a-z]+)? (\.\w+)$", "stack": r"\[sp",
+       "vector": r"\b[qdsv]\d+", "copy": r"mov v\d+\.16b"}
+# LLVM's name of the system and of a processor with these instructions, how it writes, and a whole vector register.
+TARGETS = {
+    "avx512": ("x86_64-unknown-linux-gnu", "skylake-avx512", X86, r"%zmm\d+"),
+    "avx2": ("x86_64-unknown-linux-gnu", "haswell", X86, r"%ymm\d+"),
+    "neon": ("aarch64-unknown-linux-gnu", "generic", ARM, r"v\d+\.4s"),
+}
+
+
+def assembly(name, define, rows, vectors, **more):
+    """The tile of that size as the compiler writes it: optimised as Numba optimises."""
+    target, processor, *_ = TARGETS[name]
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    module = ir.Module()
+    module.triple = target
+    function = define(module, SETS[name].lanes, rows, vectors, **more)
+    function.linkage = ""  # or it would be left out: nobody calls it
+    machine = binding.Target.from_triple(target).create_target_machine(cpu=processor, opt=3, reloc="pic",
+                                                                       codemodel="small")
+    compiled = binding.parse_assembly(str(module))
+    compiled.verify()
+    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(compiled, builder)
+    return machine.emit_assembly(compiled)
+
+
+def blocks(text, words):
+    """{label: instructions} of the code from one label to the next."""
+    found, label = {}, ""
+    for line in text.splitlines():
+        line = " ".join(re.split(r"\s*(?:# |//)", line.strip())[0].split())
+        if re.match(words["label"], line):
+            label = line.split(":")[0]
+        elif line and not line.startswith((".", "#", "//")):
+            found.setdefault(label, []).append(line)
+    return found
+
+
+def inner_loop(name, text):
+    """The instructions of the block that jumps to itself and multiplies most."""
+    words = TARGETS[name][2]
+    loops = [code for label, code in blocks(text, words).items()
+             if any((m := re.match(words["jump"], line)) and m[1] == label for line in code)]
+    return max(loops, key=lambda code: sum(bool(re.match(words["multiply"], line)) for line in code))
+
+
+def sizes(name):
+    """(what defines it, rows, vectors, …) of the tiles that do nearly all the work."""
+    chosen = SETS[name]
+    yield tile_function, chosen.rows, chosen.vectors, {}
+    yield tile_function, chosen.rows - 1, chosen.vectors, {}
+    yield across_function, chosen.rows, chosen.vectors, {"width": chosen.width}
+    if chosen.double:
+        yield tile_function, chosen.double, chosen.vectors, {"panels": 2}
+
+
+@pytest.mark.parametrize("name, define, rows, vectors, more", [
+    pytest.param(name, *size, id=f"{name}-{size[0].__name__}-{size[1]}x{size[2]}" + "x2" * ("panels" in size[3]))
+    for name in TARGETS for size in sizes(name)])
+def test_the_inner_loop(name, define, rows, vectors, more):
+    words, register = TARGETS[name][2:]
+    loop = inner_loop(name, assembly(name, define, rows, vectors, **more))
+    multiplies = [line for line in loop if re.match(words["multiply"], line)]
+    sums = rows * vectors * more.get("panels", 1)
+    assert len(multiplies) == UNROLL * sums
+    assert all(len(re.findall(register, line)) >= (2 if name == "neon" else 3) or "{1to" in line for line in multiplies)
+    # A sum keeps its register from one term to the next: none is copied to another, none goes to the stack.
+    last = (lambda line: line.split(",")[-1]) if words is X86 else (lambda line: line.split()[1])
+    assert len({last(line).strip() for line in multiplies}) == sums
+    assert [line for line in loop if re.search(words["stack"], line) and re.search(words["vector"], line)] == []
+    assert [line for line in loop if re.match(words["copy"], line)] == []
+    # Besides them: a load a vector of weights, a load a row, and a few instructions for addresses.
+    assert len(loop) - len(multiplies) <= UNROLL * (rows + vectors * more.get("panels", 1)) + 32
