@@ -10,6 +10,7 @@ from levit_np.model import build
 
 from . import torch_levit
 from .parity import worst, worst_gradient
+from .random_model import random_state
 
 _TINY = LeViTConfig("tiny", (Convolution(4), Convolution(6)), (Stage(6, 1, 2), Stage(10, 1, 3, 2)), 3,
                     image_size=(18, 11), in_channels=2, num_classes=5)
@@ -20,21 +21,6 @@ TINY = {
                    attention_activation="identity"),
     "drop": replace(_TINY, drop_path=0.4),
 }
-
-
-def random_state(specs, seed=0, dtype=np.float64):
-    """{name: array} for {name: Parameter}: nothing at the value it starts from, and the signal's size kept."""
-    generator, state = np.random.default_rng(seed), {}
-    for name, spec in specs.items():
-        draw = 0.3 * generator.standard_normal(spec.shape)
-        if name.endswith("variance"):
-            draw = 0.5 + generator.random(spec.shape)
-        elif name.endswith("weight"):
-            draw /= 0.3 * np.prod(spec.shape[1:]) ** 0.5
-        elif name.endswith("gamma"):
-            draw += 0.7
-        state[name] = draw.astype(dtype)
-    return state
 
 
 def random_model(config, seed=0, dtype=np.float64):

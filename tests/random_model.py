@@ -4,7 +4,20 @@ import numpy as np
 
 import levit_np
 
-from .networks import random_state
+
+def random_state(specs, seed=0, dtype=np.float64):
+    """{name: array} for {name: Parameter}: nothing at the value it starts from, and the signal's size kept."""
+    generator, state = np.random.default_rng(seed), {}
+    for name, spec in specs.items():
+        draw = 0.3 * generator.standard_normal(spec.shape)
+        if name.endswith("variance"):
+            draw = 0.5 + generator.random(spec.shape)
+        elif name.endswith("weight"):
+            draw /= 0.3 * np.prod(spec.shape[1:]) ** 0.5
+        elif name.endswith("gamma"):
+            draw += 0.7
+        state[name] = draw.astype(dtype)
+    return state
 
 
 def random_model(name="levit_digits", seed=0, dtype="float32", **changes):

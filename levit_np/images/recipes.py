@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 
 import numpy as np
-from PIL import Image
 
 from levit_np.errors import ImageError
-from levit_np.images.decoding import open_image, source_name
 
 MAX_SIDE = 4096
 MAX_RESIZED_PIXELS = 50_000_000
@@ -126,6 +124,8 @@ def recipe(name: str, image_size: tuple[int, int] | None = None, channels: int |
 
 def preprocess(source, recipe: Recipe) -> np.ndarray:
     """One image (whatever open_image takes) -> float32 (C, H, W). Raises ImageError."""
+    from levit_np.images.decoding import open_image, source_name  # Pillow: a model that is fed arrays needs none
+
     image = open_image(source, recipe.mode)
     try:
         image = _resize_short_side(image, recipe.resize)
@@ -150,15 +150,17 @@ def preprocess_batch(sources: Sequence, recipe: Recipe) -> np.ndarray:
     return batch
 
 
-def _resize_short_side(image: Image.Image, size: int) -> Image.Image:
+def _resize_short_side(image, size: int):
     """The short side becomes `size`, the long one int(size * long / short), bicubic with antialiasing."""
+    from PIL.Image import Resampling
+
     short, long = sorted(image.size)
     new_long = int(size * long / short)
     if size * new_long > MAX_RESIZED_PIXELS:
         raise ImageError(f"expected at most {MAX_RESIZED_PIXELS / 1e6:g} megapixels once resized, found "
                          f"{image.width} x {image.height} resized to {size} x {new_long}")
     width, height = (size, new_long) if image.width <= image.height else (new_long, size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize((width, height), Resampling.BICUBIC)
 
 
 def _crop_centre(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
