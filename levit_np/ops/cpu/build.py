@@ -37,12 +37,14 @@ def compiled(part: str, name: str) -> tuple[bytes, str]:
     return code, result.fndesc.llvm_func_name
 
 
-def main():
-    code, symbol = compiled(*sys.argv[1:])
+def write(part: str, name: str, file: int) -> None:
+    """Compiles `part` for the instruction set called `name`, and writes the sealed result to an open file."""
+    code, symbol = compiled(part, name)
     if machine_code.IS_IMAGE:
         code, symbol = flatten(code, symbol)
-    sys.stdout.buffer.write(machine_code.packed(code, symbol))
+    with open(file, "wb") as out:
+        out.write(machine_code.packed(code, symbol))
 
 
 if __name__ == "__main__":
-    main()
+    write(*sys.argv[1:], sys.stdout.fileno())

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from ... import cache
 from ...errors import BackendError
-from . import machine_code, processor
+from . import build, machine_code, processor
 from .instruction_set import InstructionSet, chosen
 
 NOTICE = "levit_np: compiling the kernels for this processor (once, about twenty seconds)"
@@ -90,12 +91,49 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
     if instructions.cpu:
         environment |= {"NUMBA_CPU_NAME": instructions.cpu, "NUMBA_CPU_FEATURES": ""}
-    done = subprocess.run([sys.executable, "-m", f"{__package__}.build", part, instructions.name], env=environment,
-                          stdin=subprocess.DEVNULL, capture_output=True)
-    if done.returncode or machine_code.unpacked(done.stdout) is None:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+    try:
+        if getattr(sys, "frozen", False):  # there `sys.executable` is the program itself
+            raise OSError("a program without an interpreter of its own")
+        command = [sys.executable, "-m", f"{__package__}.build", part, instructions.name]
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+        status, output, errors = done.returncode, done.stdout, done.stderr
+    except OSError as error:
+        if not hasattr(os, "fork"):
+            raise BackendError(f"cpu: expected to start {sys.executable!r}, which compiles the kernels, found: {error}"
+                               ) from error
+        status, output, errors = _forked(part, instructions.name, environment)
+    if status or machine_code.unpacked(output) is None:
+        reason = errors.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {status}"]
         raise BackendError(f"cpu: expected the kernels to compile for {instructions.name}, found: {reason[0]}")
-    return done.stdout
+    return output
+
+
+def _forked(part: str, name: str, environment: dict[str, str]) -> tuple[int, bytes, bytes]:
+    """(exit status, output, errors) of the same in a copy of this process, where no interpreter can be started: in a
+    frozen program, or under an emulator that the system does not know of."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.environ.clear()
+                os.environ.update(environment)
+                os.dup2(output.fileno(), 1)
+                os.dup2(errors.fileno(), 2)
+                build.write(part, name, 1)
+                os._exit(0)
+            except BaseException as error:
+                os.write(2, f"{type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(1)
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:  # Ctrl-C
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        output.seek(0)
+        errors.seek(0)
+        return status, output.read(), errors.read()
 
 
 def _code(part: str, instructions: InstructionSet):

@@ -19,6 +19,8 @@ import pytest
 from levit_np import BackendError
 from levit_np.ops.cpu import instruction_set, library, machine_code
 
+from ...can_start import NEEDS_INTERPRETER
+
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
 # A process that evaluates a small network, with the package that stands at PYTHONPATH.
 CHILD = """
@@ -241,6 +243,7 @@ def compiler(compiled, tmp_path, monkeypatch):
 
 
 @POSIX
+@NEEDS_INTERPRETER
 def test_a_notice_once(compiler, capsys):
     for _ in range(3):
         code()
@@ -249,6 +252,7 @@ def test_a_notice_once(compiler, capsys):
 
 
 @POSIX
+@NEEDS_INTERPRETER
 def test_a_compiler_that_fails_says_why(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL", "1")
     with pytest.raises(BackendError, match="expected the kernels to compile for .*, found: LLVM ERROR: out of reg"):
@@ -261,6 +265,27 @@ def test_a_compiler_that_fails_says_why(compiler, tmp_path, monkeypatch):
 
 
 @POSIX
+def test_compiled_in_a_copy_of_the_process_where_none_can_be_started(compiler, compiled, tmp_path, monkeypatch):
+    """A file that is no program; a frozen program, whose `sys.executable` is itself."""
+    monkeypatch.setattr(library.build, "write", lambda part, name, file: os.write(file, compiled))
+    compiler.write_bytes(b"\x7fELF of another processor")
+    assert machine_code.packed(*code()) == compiled
+    shutil.rmtree(tmp_path / "cache")
+    compiler.write_text("#!/bin/sh\necho started again")
+    monkeypatch.setattr(library.sys, "frozen", True, raising=False)
+    assert machine_code.packed(*code()) == compiled
+
+    def fail(part, name, file):
+        raise MemoryError("no room")
+
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(library.build, "write", fail)
+    with pytest.raises(BackendError, match="expected the kernels to compile for .*, found: MemoryError: no room"):
+        code()
+
+
+@POSIX
+@NEEDS_INTERPRETER
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # subprocess kills it and does not wait
 def test_interrupted_while_it_compiles(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOW", "60")
@@ -283,6 +308,7 @@ def child(folder, **variables):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@NEEDS_INTERPRETER
 @pytest.mark.parametrize("variables", [{}, {"NUMBA_BOUNDSCHECK": "1", "NUMBA_DISABLE_JIT": "1"}],
                          ids=("plain", "numba's"))
 def test_a_second_process_compiles_nothing(compilations, tmp_path, variables):

@@ -13,6 +13,7 @@ import pytest
 import levit_np
 from levit_np.ops.cpu import library, threads
 
+from ...can_start import NEEDS_INTERPRETER
 from ...random_model import random_images, random_model
 from .spawned import logits
 
@@ -102,6 +103,7 @@ def test_forks_while_others_compute():
     assert np.array_equal(model(x), expected)
 
 
+@NEEDS_INTERPRETER
 def test_spawned_processes_compute_the_same():
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
