@@ -1,0 +1,64 @@
+"""LEVIT_NP_INSTRUCTIONS: every set that this processor has computes the same network, and only those are taken."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from levit_np import BackendError
+from levit_np.inference.reference import ReferenceExecutor
+from levit_np.ops.cpu import instruction_set
+
+from ...random_model import random_images, random_model
+from ...can_start import NEEDS_INTERPRETER
+
+ROOT = Path(__file__).resolve().parents[3]
+THERE = instruction_set.available()
+# Heads of 16 and of 32 columns, panels that are full and narrow, an image whose sides are not alike.
+NETWORKS = {"levit_128s": {"image_size": (64, 48), "num_classes": 7}, "levit_192": {"image_size": 32, "num_classes": 5},
+            "levit_256d": {"image_size": 32, "num_classes": 3}, "levit_digits": {}}
+CHILD = """
+import numpy as np
+from tests.ops.cpu.test_instruction_sets import NETWORKS, relative_error
+from levit_np.ops.cpu.library import library
+print(library().instructions.name, *(relative_error(name) for name in NETWORKS))
+"""
+
+
+def relative_error(name):
+    """Of a batch of three; a NaN if an image alone has another answer."""
+    model = random_model(name, backend="cpu", **NETWORKS[name])
+    x = random_images(model, 3)
+    exact, logits = ReferenceExecutor(model, np.float64)(x.astype(np.float64)), model(x)
+    same = np.array_equal(logits, np.concatenate([model(image[None]) for image in x]))
+    return np.abs(logits - exact).max() / np.abs(exact).max() if same else np.nan
+
+
+@NEEDS_INTERPRETER
+@pytest.mark.skipif(len(THERE) < 2, reason="a processor with one set of vector instructions")
+@pytest.mark.parametrize("name", THERE[1:])
+def test_a_lower_set_computes_the_same(name):
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run([sys.executable, "-c", CHILD], text=True, capture_output=True, cwd=ROOT,
+                          env=os.environ | {"LEVIT_NP_INSTRUCTIONS": name, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    used, *errors = done.stdout.split()
+    assert used == name and len(errors) == len(NETWORKS) and all(float(error) < 3e-6 for error in errors)
+
+
+@pytest.mark.parametrize("wrong", ["sse", "AVX2", " ", "neon" if "neon" not in THERE else "avx2"])
+def test_another_is_refused_by_name(monkeypatch, wrong):
+    monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", wrong)
+    with pytest.raises(BackendError) as refused:
+        instruction_set.chosen()
+    assert str(refused.value) == (f"LEVIT_NP_INSTRUCTIONS: expected one of {', '.join(THERE)} on this processor, "
+                                  f"found {wrong!r}")
+
+
+def test_empty_is_the_best(monkeypatch):
+    for value in ("", *THERE):
+        monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", value)
+        assert instruction_set.chosen().name == (value or THERE[0])
