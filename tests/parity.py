@@ -11,6 +11,8 @@ from levit_np.checkpoints.formats import name_table
 from levit_np.config import FAMILY
 from levit_np.model import build
 
+from .distance import worst, worst_gradient  # noqa: F401: with the rest of what they share
+
 FIVE = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
@@ -56,16 +58,3 @@ def share_drop_path(ours, monkeypatch):
 
 def images(batch, size=224, seed=2, dtype=np.float64):
     return np.random.default_rng(seed).standard_normal((batch, 3, size, size)).astype(dtype)
-
-
-def worst_gradient(ours, theirs, floor=1e-5):
-    """The largest difference of any parameter's gradient, relative to that gradient's own largest value.  A shift that a
-    later BN removes has no gradient but rounding: below `floor` of the largest of all, the difference counts against
-    that."""
-    least = floor * max(np.abs(gradient).max() for gradient in theirs.values())
-    return max(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), least) for name, gradient in theirs.items())
-
-
-def worst(ours, theirs):
-    """Largest difference, relative to the largest value."""
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()

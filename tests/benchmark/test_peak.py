@@ -24,9 +24,11 @@ def test_the_loop_is_nothing_but_its_multiply_adds(name, mnemonic, register):
     assert len({line.split(",")[-1].split("#")[0].strip() for line in loop}) == unit.accumulators
 
 
-def test_every_unit_of_this_processor_has_a_rate():
+def test_every_unit_of_this_processor_has_a_rate(monkeypatch):
+    """Of a short run: an emulated processor has one too."""
+    monkeypatch.setattr(peak, "ROUNDS", 20_000)
     found = peak.peaks()
-    assert found and all(math.isfinite(rate) and rate > 0.1 for rate in found.values())
+    assert found and all(math.isfinite(rate) and rate > 0.001 for rate in found.values())
 
 
 def test_the_share_is_taken_of_the_fastest_unit_or_of_the_one_forced(monkeypatch):

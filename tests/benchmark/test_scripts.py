@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.random_model import random_images, random_model
+
+torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[2]
 

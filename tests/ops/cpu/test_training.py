@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
 import levit_np
 from levit_np.ops import cpu as ops
 
-from ...parity import images, pair, worst_gradient
+from ...distance import worst_gradient
 from ...random_model import random_images, random_model
 
 
@@ -51,6 +50,9 @@ def test_gradients(name, changes):
 
 def test_ten_adamw_steps():
     """The losses agree with PyTorch's, in float64, within 1e-5 relative: float32 rounding, ten steps of it."""
+    torch = pytest.importorskip("torch")
+    from ...parity import images, pair
+
     rate, classes, labels = 5e-4 * 8 / 512, 17, np.array([1, 5, 11, 16, 0, 2, 7, 9])
     reference, theirs = pair("levit_128s", size=64)
     ours = levit_np.create("levit_128s", backend="cpu", image_size=64, num_classes=classes, drop_path=0.0)
