@@ -312,7 +312,8 @@ class LayerNorm:
         program.add(self.name, table.Kind.LAYER_NORM, {
             n.ROWS: program.images * self.tokens, n.CHANNELS: self.channels, n.SOURCE: source.address,
             n.TARGET: target.address, n.ROW: source.row, n.GAMMA: self.gamma, n.BETA: self.beta,
-            n.EPS: np.float64(self.eps).view(np.int64)})
+            n.EPS: np.float64(self.eps).view(np.int64),
+            n.VECTORS: self.vectors})
         if self.half:
             program.round(self.name, target, self.vectors)
 

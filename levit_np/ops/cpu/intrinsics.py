@@ -176,5 +176,11 @@ class RowOperations:
         def transpose_round(typingctx, source, row, target, column):
             return _emits(lanes, rows.transpose_round, 4)
 
+        @intrinsic
+        def layer_norm(typingctx, source, target, vectors, channels, padding, gamma, beta, eps):
+            (_, generate), i, f = _emits(lanes, rows.layer_norm, 0), types.int64, types.float64
+            return types.void(i, i, i, f, f, i, i, f), generate
+
+        self.layer_norm = layer_norm
         self.copy, self.add, self.round, self.softmax_columns = copy, add, round_, softmax_columns
         self.transpose, self.transpose_round = transpose, transpose_round

@@ -4,11 +4,10 @@ Each thread calls `run` with its own number; a step is split between them by its
 by one thread in one order whatever the count, and all wait for each other between two steps.
 """
 
-import math
 from functools import partial
 
 import numba
-from numba import types
+
 
 from . import step
 from .amx import TERMS
@@ -36,6 +35,7 @@ def kernels(instructions):
     tail_width, largest = tail_vectors * lanes, instructions.rows
     operations = RowOperations(lanes)
     copy_row, add_row, round_row = operations.copy, operations.add, operations.round
+    normalize_row = operations.layer_norm
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     halves, amx = bool(instructions.half), instructions.half == "tiles"
 
@@ -258,24 +258,14 @@ def kernels(instructions):
     else:
         to_halves = jit(lambda s, thread, threads: None)
 
-    L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS = (int(c) for c in step.LayerNorm)
+    L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
     @jit
     def layer_norm(s, thread, threads):
         first, last = share(get(s, L_ROWS), thread, threads)
-        channels = get(s, L_CHANNELS)
-        for row in range(first, last):
-            source, target = get(s, L_SOURCE) + row * get(s, L_ROW), get(s, L_TARGET) + row * get(s, L_ROW)
-            mean, variance = 0.0, 0.0
-            for i in range(channels):
-                mean += get_float(source + 4 * i)
-            mean /= channels
-            for i in range(channels):
-                variance += (get_float(source + 4 * i) - mean) ** 2
-            deviation = 1 / math.sqrt(variance / channels + as_float(get(s, L_EPS)))
-            for i in range(channels):
-                y = (get_float(source + 4 * i) - mean) * deviation
-                y = y * get_float(get(s, L_GAMMA) + 4 * i) + get_float(get(s, L_BETA) + 4 * i)
-                set_float(target + 4 * i, types.float32(y))
+        channels, row, vectors_ = get(s, L_CHANNELS), get(s, L_ROW), get(s, L_VECTORS)
+        for i in range(first, last):
+            normalize_row(get(s, L_SOURCE) + i * row, get(s, L_TARGET) + i * row, vectors_, float(channels),
+                          float(vectors_ * lanes - channels), get(s, L_GAMMA), get(s, L_BETA), as_float(get(s, L_EPS)))
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):

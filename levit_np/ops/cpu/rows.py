@@ -1,7 +1,7 @@
 """What the kernels do to rows, a vector at a time; each emits into v's builder (see vector.py)."""
 
 from .tile import emit_loop
-from .vector import number
+from .vector import F32, number
 
 
 def _each_vector(v, count, body):
@@ -30,6 +30,35 @@ def round_(v, source, target, vectors):
     """float32 -> bfloat16."""
     _each_vector(v, vectors, lambda at: v.store_half(v.load(v.at(source, at)),
                                                      v.at(target, v.builder.lshr(at, number(1)))))
+
+
+def layer_norm(v, source, target, vectors, channels, padding, gamma, beta, eps):
+    """target = gamma (x - mean) / √(variance + eps) + beta over a row's first `channels` numbers, behind which stand
+    `padding` zeros; channels, padding and eps are float64."""
+    b = v.builder
+    count, behind, eps = (b.fptrunc(x, F32) for x in (channels, padding, eps))
+
+    def total(body):
+        """Σ body(x) over the row."""
+        inside = lambda i, c: [b.fadd(c[0], body(v.load(v.at(source, b.mul(i, number(4 * v.lanes))))))]
+        return v.sum(emit_loop(b, number(0), vectors, 1, [v.splat(0.0)], inside)[1][0])
+
+    mean = b.fdiv(total(lambda x: x), count)
+    centre = v.spread(mean)
+
+    def square(x):
+        x = b.fsub(x, centre)
+        return b.fmul(x, x)
+
+    # Each zero behind the row has added mean².
+    squares = b.fsub(total(square), b.fmul(behind, b.fmul(mean, mean)))
+    deviation = v.root(v.spread(b.fadd(b.fdiv(squares, count), eps)))
+
+    def normalize(at):
+        x = b.fdiv(b.fsub(v.load(v.at(source, at)), centre), deviation)
+        v.store(v.fma(x, v.load(v.at(gamma, at)), v.load(v.at(beta, at))), v.at(target, at))
+
+    _each_vector(v, vectors, normalize)
 
 
 def softmax_columns(v, scores, row, keys, inverse):

@@ -60,7 +60,7 @@ class Sum(IntEnum):
 class LayerNorm(IntEnum):
     """target = gamma x̂ + beta, row by row, over the first `channels` columns.  EPS: a float64's bits."""
 
-    ROWS, CHANNELS, SOURCE, TARGET, ROW, GAMMA, BETA, EPS = range(1, 9)
+    ROWS, CHANNELS, SOURCE, TARGET, ROW, GAMMA, BETA, EPS, VECTORS = range(1, 10)
 
 
 class Add(IntEnum):

@@ -147,6 +147,20 @@ class Vectors:
         exponent = b.shl(b.bitcast(shifted, self.integers), self.splat_integer(23))
         return b.bitcast(b.add(b.bitcast(p, self.integers), exponent), self.type)
 
+    def root(self, x):
+        return self.call(f"llvm.sqrt.v{self.lanes}f32", self.type, [x])
+
+    def sum(self, x):
+        """Over all lanes, halves first: the same order on every call.  -> a scalar."""
+        b, width = self.builder, self.lanes
+        while width > 1:
+            width //= 2
+            low, high = (ir.Constant(ir.VectorType(I32, width), [start + lane for lane in range(width)])
+                         for start in (0, width))
+            nothing = ir.Constant(x.type, ir.Undefined)
+            x = b.fadd(b.shuffle_vector(x, nothing, low), b.shuffle_vector(x, nothing, high))
+        return b.extract_element(x, ir.Constant(I32, 0))
+
     def transposed(self, rows):
         """`lanes` vectors as the rows of a square -> its columns, halving the blocks that change places."""
         size = self.lanes
