@@ -8,7 +8,6 @@ from functools import partial
 
 import numba
 
-
 from . import step
 from .amx import TERMS
 from .amx_attention import amx_attention
