@@ -147,9 +147,6 @@ class Vectors:
         exponent = b.shl(b.bitcast(shifted, self.integers), self.splat_integer(23))
         return b.bitcast(b.add(b.bitcast(p, self.integers), exponent), self.type)
 
-    def root(self, x):
-        return self.call(f"llvm.sqrt.v{self.lanes}f32", self.type, [x])
-
     def sum(self, x):
         """Over all lanes, halves first: the same order on every call.  -> a scalar."""
         b, width = self.builder, self.lanes
