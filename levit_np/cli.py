@@ -136,7 +136,7 @@ def _bench(arguments) -> int:
     for row in rows:
         share = "unknown" if row.share is None else f"{row.share:.1%}"
         print(f"{row.backend:<10} {row.precision:<10} {row.batch:>5} {row.images_per_second:>10.1f} "
-              f"{1000 / row.images_per_second:>10.2f}  {share:>12}")
+              f"{1000 / row.images_per_second:>10.3f}  {share:>12}")
     for reason in missing:
         print(f"not measured: {reason}", file=sys.stderr)
     return 0

@@ -33,7 +33,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def digits():
-    return random_model()
+    return random_model(backend="reference")
 
 
 def test_values_are_those_of_the_model(model):
