@@ -33,7 +33,9 @@ def describe(packages=("numpy", "numba", "llvmlite")) -> dict:
         "load_average": load_average(), "system": platform.platform(), "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("levit_np", *packages)}, "blas": _blas(),
         "variables": {name: value for name, value in sorted(os.environ.items())
-                      if name.startswith(("OMP_", "OPENBLAS_", "MKL_", "NUMBA_", "LEVIT_NP_"))},
+                      # Where the cache is says nothing of speed, and something of whose machine it was.
+                      if name.startswith(("OMP_", "OPENBLAS_", "MKL_", "NUMBA_", "LEVIT_NP_"))
+                      and name != "LEVIT_NP_CACHE"},
     }
 
 
