@@ -79,7 +79,7 @@ def split_heads_backward(parts):
     Parts that lie side by side already, as attention_backward leaves them, are a view."""
     first = parts[0]
     batch, heads, tokens, _ = first.shape
-    size, row = sum(p.shape[-1] for p in parts), first.strides[2]
+    size = sum(p.shape[-1] for p in parts)
     ends = np.cumsum([p.shape[-1] for p in parts]) * 4
     base = first.base
     together = (
