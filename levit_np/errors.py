@@ -6,7 +6,7 @@ class LevitError(ValueError):
 
 
 class ConfigError(LevitError):
-    """A configuration that describes no network."""
+    """A configuration that describes no network, or a recipe that nothing can be trained by."""
 
 
 class BackendError(LevitError):

@@ -1,0 +1,153 @@
+"""A recipe: every number and switch of a training, but for the data, the model and the seed.
+
+`Recipe()` is the paper's (section 5.2 and the authors' training script); RECIPES holds it and one for few images.
+Each field says what it may be; the command line makes an option of each.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import ConfigError
+
+RATE_BATCH = 512  # images a step for which `rate` is meant
+
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _whole(low: int, high: int = 1 << 31) -> _Check:
+    # A bool is an int to isinstance.
+    return lambda v: type(v) is int and low <= v <= high, f"a whole number from {low} to {high}"
+
+
+def _real(low: float, high: float) -> _Check:
+    return lambda v: type(v) in (int, float) and low <= v <= high, f"a number from {low:g} to {high:g}"
+
+
+def _decay() -> _Check:
+    return lambda v: type(v) in (int, float) and 0 <= v < 1, "a number from 0 to below 1"
+
+
+def _choice(*values: str) -> _Check:
+    return lambda v: isinstance(v, str) and v in values, " or ".join(values)
+
+
+def _switch() -> _Check:
+    return lambda v: type(v) is bool, "true or false"
+
+
+def _range(low: float, high: float) -> _Check:
+    return (lambda v: len(v) == 2 and all(type(n) in (int, float) and low <= n <= high for n in v) and v[0] <= v[1],
+            f"two numbers from {low:g} to {high:g}, the smaller first")
+
+
+def _names() -> _Check:
+    return (lambda v: len(set(v)) == len(v) and all(isinstance(n, str) and n.isidentifier() for n in v),
+            "names of parts of the network, each once")
+
+
+def _part(default, check: _Check, help: str):
+    """A field of the recipe: what it is without more words, what it may be, what it does."""
+    return field(default=default, metadata={"check": check, "help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train.  Checked when made; a wrong value raises ConfigError with its field's name.
+
+    What is switched off is 0 (repeats and accumulation: 1).  Rates and probabilities are plain numbers; `rate` is
+    multiplied by (images a step, of all ranks) / 512, the two other rates are not, as in the authors' script.
+    """
+
+    epochs: int = _part(1000, _whole(1), "times through the data")
+    batch: int = _part(256, _whole(2, 65536), "images a forward, on each rank")
+    accumulation: int = _part(1, _whole(1, 65536), "forwards whose gradients make one step")
+
+    rate: float = _part(5e-4, _real(0, 100), f"learning rate at its highest, for {RATE_BATCH} images a step")
+    warmup_rate: float = _part(1e-6, _real(0, 100), "learning rate that the warm-up starts from")
+    final_rate: float = _part(1e-5, _real(0, 100), "learning rate that the cosine ends at")
+    warmup_epochs: int = _part(5, _whole(0), "epochs of linear warm-up, which are part of the cosine's")
+    rate_changes: str = _part("epoch", _choice("epoch", "step"), "how often the learning rate changes")
+
+    decay: float = _part(0.025, _real(0, 10), "AdamW's decay of weights; not of biases, norms and attention biases")
+    beta1: float = _part(0.9, _decay(), "AdamW's share of the old first moment")
+    beta2: float = _part(0.999, _decay(), "AdamW's share of the old second moment")
+    adam_eps: float = _part(1e-8, _real(1e-30, 1), "AdamW's smallest deviation")
+    clip: float = _part(0.01, _real(0, 1e6), "adaptive clipping: largest gradient norm, relative to the weight's; 0: none")
+    average: float = _part(0.99996, _decay(), "share of the old in the moving average of the weights; 0: no average")
+    drop_path: float | None = _part(None, _decay(), "share of residual branches dropped; the model's own if not said")
+    freeze: tuple[str, ...] = _part((), _names(), "parts of the network that stay as they are: stem, stage1, …")
+    synchronize_norms: bool = _part(False, _switch(), "BN statistics over the batches of all ranks")
+
+    distillation: str = _part("hard", _choice("hard", "soft"), "what the second head learns of a teacher, if there is one")
+    alpha: float = _part(0.5, _real(0, 1), "the second head's share of the loss")
+    temperature: float = _part(1.0, _real(1e-3, 1e3), "temperature of soft distillation")
+
+    smoothing: float = _part(0.1, _decay(), "label smoothing")
+    mixup: float = _part(0.8, _real(0, 100), "alpha of mixup's Beta distribution; 0: none")
+    cutmix: float = _part(1.0, _real(0, 100), "alpha of cutmix's Beta distribution; 0: none")
+    mix_probability: float = _part(1.0, _real(0, 1), "share of batches that are mixed")
+    mix_switch: float = _part(0.5, _real(0, 1), "share of cutmix among them, where both are on")
+    repeats: int = _part(3, _whole(1, 64), "repeated augmentation: copies of an image in an epoch, which stays as long")
+
+    crop_scale: tuple[float, float] = _part((0.08, 1.0), _range(1e-3, 1), "share of the image's area that is cropped")
+    crop_ratio: tuple[float, float] = _part((3 / 4, 4 / 3), _range(0.1, 10), "width / height of the crop")
+    flip: float = _part(0.5, _real(0, 1), "probability of mirroring left and right")
+    # The authors' 0.4 has no effect beside RandAugment: their library then leaves it out.
+    jitter: float = _part(0.0, _real(0, 1), "colour jitter: largest change of brightness, contrast and saturation")
+    augment_layers: int = _part(2, _whole(0, 16), "RandAugment: operations an image; 0: none")
+    augment_magnitude: float = _part(9.0, _real(0, 10), "RandAugment: strength, of 10; stronger means more distorted")
+    augment_deviation: float = _part(0.5, _real(0, 10), "RandAugment: standard deviation of the strength")
+    erase: float = _part(0.25, _real(0, 1), "probability of erasing a random rectangle, with noise in each pixel")
+
+    def __post_init__(self):
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(part.default, tuple) and isinstance(value, list):  # as JSON has it
+                value = tuple(value)
+                object.__setattr__(self, part.name, value)
+            if value is None and part.default is None:
+                continue
+            right, expected = part.metadata["check"]
+            if isinstance(part.default, tuple) is not isinstance(value, tuple) or not right(value):
+                raise ConfigError(f"recipe: {part.name}: expected {expected}, found {value!a:.100}")
+            if type(part.default) is float:
+                object.__setattr__(self, part.name, float(value))
+
+    def peak_rate(self, ranks: int = 1) -> float:
+        """The highest learning rate: `rate` × images a step / 512."""
+        return self.rate * self.batch * self.accumulation * ranks / RATE_BATCH
+
+    def to_dict(self) -> dict:
+        """The fields as plain data, which JSON can hold."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping, base: "Recipe | None" = None) -> "Recipe":
+        """The inverse of to_dict, also after JSON; what `data` lacks is as in `base` (the paper's).
+
+        Raises ConfigError for a key that no recipe has and for a value that its field cannot have."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"recipe: expected an object, found {data!a:.100}")
+        known = [part.name for part in fields(cls)]
+        if unknown := [key for key in data if key not in known]:
+            raise ConfigError(f"recipe: expected keys among {', '.join(known)}, found {unknown[0]!a:.100}")
+        return cls(**{**(base or cls()).to_dict(), **data})
+
+
+RECIPES: dict[str, Recipe] = {
+    "paper": Recipe(),
+    # A few thousand images are seen often: less is mixed and erased, nothing is repeated within an epoch; and steps are
+    # few, so that the average forgets sooner and the rate, higher, changes with each of them.
+    "small": Recipe(
+        epochs=50, batch=32, rate=8e-3, warmup_epochs=3, rate_changes="step", decay=0.05, average=0.99,
+        mixup=0.2, cutmix=0.0, mix_probability=0.5, repeats=1, crop_scale=(0.35, 1.0), augment_layers=1,
+        augment_magnitude=7.0, erase=0.1),
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called `name`.  Raises ConfigError for another, naming those there are."""
+    if name not in RECIPES:
+        raise ConfigError(f"recipe: expected one of {', '.join(RECIPES)}, found {name!a:.100}")
+    return RECIPES[name]

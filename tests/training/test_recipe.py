@@ -1,0 +1,62 @@
+"""A recipe holds what the paper says, refuses what nothing can be trained by, and survives JSON."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from levit_np.errors import ConfigError
+from levit_np.training.recipe import RECIPES, Recipe, recipe_named
+
+
+def test_the_default_is_the_papers():
+    """Section 5.2 and the defaults of the authors' script."""
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.rate, recipe.decay, recipe.final_rate) == (1000, 5e-4, 0.025, 1e-5)
+    assert (recipe.warmup_epochs, recipe.warmup_rate, recipe.clip, recipe.average) == (5, 1e-6, 0.01, 0.99996)
+    assert (recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch) == (
+        0.1, 0.8, 1.0, 1.0, 0.5)
+    assert (recipe.augment_layers, recipe.augment_magnitude, recipe.augment_deviation) == (2, 9, 0.5)
+    assert (recipe.erase, recipe.repeats, recipe.distillation, recipe.alpha) == (0.25, 3, "hard", 0.5)
+    assert replace(recipe, batch=1024).peak_rate() == pytest.approx(1e-3)
+    assert replace(recipe, batch=64, accumulation=2).peak_rate(ranks=4) == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_json_and_back(name):
+    recipe = recipe_named(name)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert hash(recipe) == hash(replace(recipe))
+
+
+def test_a_part_of_a_recipe_changes_a_part():
+    small = RECIPES["small"]
+    assert Recipe.from_dict({"epochs": 3, "freeze": ["stem"]}, small) == replace(small, epochs=3, freeze=("stem",))
+    assert Recipe.from_dict({"erase": 1}) == replace(Recipe(), erase=1.0)
+
+
+WRONG = {"epochs": (0, 1.5, True, "3", None), "batch": (1,), "rate": (-1e-9, float("nan"), float("inf"), "fast"),
+         "average": (1.0, 1, -0.1), "drop_path": (1.0, "half"), "freeze": ("stem", ("stem", "stem"), ("stages.0",), (1,)),
+         "rate_changes": ("minute",), "distillation": ("none", None), "synchronize_norms": (1,),
+         "crop_scale": ((0.5,), (0.9, 0.1), 0.5, (0.0, 1.0), ("a", "b"), None), "repeats": (0,),
+         "crop_ratio": ((0.05, 1.0),), "augment_magnitude": (11,), "adam_eps": (0,)}
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in WRONG.items() for value in values])
+def test_what_cannot_be_is_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=f"recipe: {key}: expected .*, found "):
+        Recipe.from_dict({key: value})
+
+
+def test_other_refusals():
+    with pytest.raises(ConfigError, match="expected keys among epochs, .*found 'epoch'"):
+        Recipe.from_dict({"epoch": 3})
+    with pytest.raises(ConfigError, match="expected an object"):
+        Recipe.from_dict([])
+    with pytest.raises(ConfigError, match="expected one of paper, small"):
+        recipe_named("large")
+
+
+def test_every_part_says_what_it_is():
+    for part in fields(Recipe):
+        assert part.metadata["help"] and part.metadata["check"], part.name
