@@ -24,7 +24,7 @@ class Classifier(LeViT):
     evaluation by the backend's fastest way."""
 
     precision = "float32"  # what an evaluation computes in
-    _executor, _snapshot, _changes = None, (), -1
+    _executors, _snapshot, _changes = None, (), -1  # an executor for the heads averaged, and one for them apart
 
     def __call__(self, x):
         """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.
@@ -33,12 +33,26 @@ class Classifier(LeViT):
         call, and again after a parameter was replaced (writing into one is not seen).  Raises LevitError where x is
         not what the configuration says."""
         self._check(x)
+        run = self._executor(apart=False)
+        return run(x) if run else super().__call__(x)
+
+    def heads(self, x) -> tuple:
+        """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest way.  Raises
+        LevitError as the evaluation does."""
+        self._check(x)
+        run = self._executor(apart=True)
+        return tuple(np.split(run(x), 1 + self.config.distillation, axis=1)) if run else super().heads(x)
+
+    def _executor(self, apart):
+        """Of the weights as they are now; None on a backend that has no faster way."""
         if self._changes != Layer.changes:
             arrays = list(self.state().values())
             if len(arrays) != len(self._snapshot) or any(a is not b for a, b in zip(arrays, self._snapshot)):
-                self._executor, self._snapshot = executor(self, self.precision), arrays
+                self._executors, self._snapshot = {}, arrays
             self._changes = Layer.changes
-        return self._executor(x) if self._executor else super().__call__(x)
+        if apart not in self._executors:
+            self._executors[apart] = executor(self, self.precision, apart)
+        return self._executors[apart]
 
     def to(self, backend: str) -> "Classifier":
         """This model on another backend: its weights, labels, recipe, random state and precision, which that backend

@@ -61,6 +61,11 @@ class LeViT(Layer):
         outputs, _ = self.forward(x)
         return outputs
 
+    def heads(self, x) -> tuple:
+        """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, two with distillation."""
+        outputs, _ = self.forward(x, training="frozen")
+        return outputs if self.head_dist else (outputs,)
+
     def forward(self, x, training=False):
         """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
         Layer) the logits of both heads (a pair, with distillation) and what backward needs.

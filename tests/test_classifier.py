@@ -11,6 +11,8 @@ from PIL import Image
 import levit_np
 from levit_np import classifier
 
+from .random_model import random_images, random_model
+
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "weights/levit_digits.h5"
 SAMPLES = [ROOT / f"weights/samples/digit_{n}.png" for n in range(8)]
@@ -113,3 +115,20 @@ def test_a_name_in_the_working_directory(tmp_path, monkeypatch):
     shutil.copy(SAMPLES[2], tmp_path / "two.png")
     monkeypatch.chdir(tmp_path)
     assert levit_np.load(WEIGHTS).predict("two.png")[0][0] == "2"
+
+
+@pytest.mark.parametrize("backend, dtype", [("cpu", "float32"), ("cpu", "float64"), ("reference", "float32")])
+def test_the_heads_apart_and_averaged_are_one_network(backend, dtype):
+    model = random_model(backend=backend, dtype=dtype)
+    x = random_images(model, 18)
+    expected, _ = model.to("reference").forward(x, training="frozen")
+    tolerance = 1e-12 if dtype == "float64" else 1e-4
+    for head, wanted in zip(model.heads(x), expected, strict=True):
+        assert np.abs(head - wanted).max() < tolerance * np.abs(wanted).max()
+    average = sum(model.heads(x)) / 2
+    assert np.abs(model(x) - average).max() < tolerance * np.abs(average).max()
+    model.head_dist.bias = model.head_dist.bias + 1  # seen by both forms, whichever was asked first
+    assert np.abs(model(x) - average - 0.5).max() < 1e-4 and np.abs(model.heads(x)[1] - expected[1] - 1).max() < 1e-4
+    single = random_model(backend=backend, dtype=dtype, distillation=False)
+    (only,) = single.heads(x)
+    assert np.abs(only - single(x)).max() <= tolerance * np.abs(only).max()

@@ -3,15 +3,16 @@
 import numpy as np
 
 
-def executor(model, precision: str):
+def executor(model, precision: str, apart: bool = False):
     """What computes logits (B, classes) from images (B, C, H, W) in place of model.forward, from a snapshot of the
-    model's weights; None on a backend that has no faster way."""
+    model's weights; None on a backend that has no faster way.  apart: the logits of one head and then of the other,
+    (B, 2·classes), in place of their average."""
     if model.ops.NAME != "cpu":
         return None
     if precision == "float64":
         from .reference import ReferenceExecutor
 
-        return ReferenceExecutor(model, np.float64)
+        return ReferenceExecutor(model, np.float64, apart)
     from .cpu import CpuExecutor
 
-    return CpuExecutor(model, half=precision == "bfloat16")
+    return CpuExecutor(model, precision == "bfloat16", apart)

@@ -17,27 +17,27 @@ GROUP_ROWS = 392  # tokens of a stage that share a pass through its weights
 
 
 class CpuExecutor:
-    """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32.
+    """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32; apart: see plan.steps_of.
 
     half: products of bfloat16, summed in float32; the residual stream, the softmax and the head stay in float32.
     May be called by several threads at once: each call has buffers of its own."""
 
-    def __init__(self, model, half=False):
+    def __init__(self, model, half=False, apart=False):
         self.kernels = library()
-        self._config = model.config
-        self._lowering = Lowering(plan.steps_of(model), model.config, self.kernels.instructions, half)
+        self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
+        self._lowering = Lowering(plan.steps_of(model, apart), model.config, self.kernels.instructions, half)
         self._idle: OrderedDict[int, list[Program]] = OrderedDict()
 
     def __call__(self, images):
         images = np.ascontiguousarray(images)
-        logits = np.empty((len(images), self._config.num_classes), np.float32)
+        logits = np.empty((len(images), self._outputs), np.float32)
         parts = -(-len(images) // LARGEST)
         for part in range(parts):
             # Of sizes that differ by one at most.
             start, stop = len(images) * part // parts, len(images) * (part + 1) // parts
             program = self._take(stop - start)
             self._run(program, images[start:stop])
-            logits[start:stop] = program.logits(self._config.num_classes)
+            logits[start:stop] = program.logits(self._outputs)
             self._give(program)
         return logits
 

@@ -31,6 +31,11 @@ def merge_heads(first, second):
     return tuple((a + b) / 2 for a, b in zip(first, second))
 
 
+def stack_heads(first, second):
+    """(w₁ x + b₁, w₂ x + b₂): two classifiers (weight, bias) one above the other in one."""
+    return tuple(np.concatenate(pair) for pair in zip(first, second))
+
+
 def group_by_role(array, heads, sizes):
     """Rows [q k v] of head 0, of head 1, …  ->  the q rows of all heads, then all k, then all v.  array (ΣO, ...)."""
     parts = np.split(array.reshape(heads, sum(sizes), *array.shape[1:]), np.cumsum(sizes)[:-1], axis=1)

@@ -1,4 +1,4 @@
-"""What a model computes at inference, as a flat list of steps: every BN folded, the two heads merged into one, the
+"""What a model computes at inference, as a flat list of steps: every BN folded, the two heads in one linear map, the
 query scale in the query weights.  An executor (reference.py, cpu.py) runs the list; nothing else is in it.
 
 A step reads the tensor `source` and writes `target`; "x" is the residual stream.  Arrays are float64, copies of the
@@ -107,17 +107,17 @@ class Pool(NamedTuple):
     first: bool
 
 
-def steps_of(model: LeViT) -> Iterator:
+def steps_of(model: LeViT, apart: bool = False) -> Iterator:
     """The steps of a model in order of computation, each made when it is asked for.
 
-    Raises LevitError for a layer that has no lowering."""
+    "logits" is the two heads' average or, apart, the one's logits and then the other's, (B, 2·classes).  Raises LevitError for a layer that has no lowering."""
     yield from _lower(model.stem, "x")
     for layer in filter(None, (model.token, model.position)):
         yield from _lower(layer, "x")
     for stage in model.stages:
         yield from _lower(stage, "x")
     yield Pool("pool", model.config.pooling == "token")
-    yield from _head(model)
+    yield from _head(model, fold.stack_heads if apart else fold.merge_heads)
 
 
 def _lower(layer, source):
@@ -201,7 +201,7 @@ def _groups(heads, *sizes):
     return tuple((heads, size) for size in sizes)
 
 
-def _head(model):
+def _head(model, joined):
     """BN (or LayerNorm, whose scale and shift fold just so) joins the classifier; two classifiers become one."""
     heads = list(filter(None, (model.head, model.head_dist)))
     source = "pooled"
@@ -212,7 +212,7 @@ def _head(model):
                   for h in heads]
     else:
         folded = [fold.fold_before(h.bn, _exact(h.weight), _exact(h.bias)) for h in heads]
-    yield Linear("head", source, "logits", *(folded[0] if len(heads) == 1 else fold.merge_heads(*folded)))
+    yield Linear("head", source, "logits", *(folded[0] if len(heads) == 1 else joined(*folded)))
 
 
 def _folded(layer):

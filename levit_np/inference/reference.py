@@ -8,10 +8,10 @@ from . import plan
 
 
 class ReferenceExecutor:
-    """logits = executor(images), images (B, C, H, W) of `dtype`."""
+    """logits = executor(images), images (B, C, H, W) of `dtype`; apart: see plan.steps_of."""
 
-    def __init__(self, model, dtype):
-        self.steps = [_cast(step, dtype) for step in plan.steps_of(model)]
+    def __init__(self, model, dtype, apart=False):
+        self.steps = [_cast(step, dtype) for step in plan.steps_of(model, apart)]
 
     def __call__(self, images):
         tensors = {"image": images}

@@ -33,6 +33,16 @@ def test_a_plan_computes_what_the_network_does(name):
     assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("name", ["levit_digits", "levit_128s_a3", "levit_256d"])
+def test_a_plan_with_the_heads_apart(name):
+    model = random_model(name, dtype="float64", **NETWORKS[name])
+    x = random_images(model, 3)
+    expected = model.forward(x, training="frozen")[0]
+    expected = np.concatenate(expected if model.config.distillation else (expected,), axis=1)
+    logits = ReferenceExecutor(model, np.float64, apart=True)(x)
+    assert logits.shape == expected.shape and np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
+
+
 def test_every_layer_has_a_form_for_inference():
     """A layer that is lowered by no one would be left out of a plan: name it in plan.LOWERINGS or plan.INSIDE."""
     every = {kind for module in pkgutil.iter_modules(layers.__path__)
