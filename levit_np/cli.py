@@ -4,22 +4,10 @@ import argparse
 import os
 import sys
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
+from .commands.common import progress, require_free, shown, waiting, whole
 from .errors import ImageError, LevitError
-
-
-def _whole(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
-    return int(text)
-
-
-def _shown(text: str) -> str:
-    """A text from a file, which must not be able to command the terminal."""
-    return text if text.isprintable() else ascii(text)
 
 
 def _add_classify(verbs):
@@ -28,7 +16,7 @@ def _add_classify(verbs):
                                 epilog="example: levit-np classify weights/samples/digit_3.png")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="a JPEG, PNG or WebP file")
     classify.add_argument("--weights", default="levit_digits.h5", help="a weight file (default: %(default)s)")
-    classify.add_argument("--top", type=_whole, default=5, help="how many classes to print (default: %(default)s)")
+    classify.add_argument("--top", type=whole, default=5, help="how many classes to print (default: %(default)s)")
     classify.set_defaults(run=_classify)
 
 
@@ -38,7 +26,7 @@ def _classify(arguments) -> int:
     from .classifier import BATCH, load
 
     model, failed = load(arguments.weights), False
-    with _progress(len(arguments.images), "images") as advance:
+    with progress(len(arguments.images), "images") as advance:
         for first in range(0, len(arguments.images), BATCH):
             prepared = {}
             for place, image in enumerate(arguments.images[first : first + BATCH]):
@@ -58,25 +46,9 @@ def _classify(arguments) -> int:
 def _print_answer(image, answer):
     # A terminal or a file that has no full block gets the next best.
     block = "█" if "utf" in (sys.stdout.encoding or "").lower() else "#"
-    print(_shown(image))
+    print(shown(image))
     for label, probability in answer:
-        print(f"  {_shown(label):<24.24} {probability:7.2%}  {block * round(30 * probability)}".rstrip())
-
-
-@contextmanager
-def _progress(total: int, what: str, silent: bool = False):
-    """-> advance(): a bar on stderr for more than a batch of things whose results go into a file or a pipe; on a
-    terminal the results themselves show how far it is, unless the work is silent."""
-    if not sys.stderr.isatty() or not silent and (total <= 16 or sys.stdout.isatty()):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        print(f"  {shown(label):<24.24} {probability:7.2%}  {block * round(30 * probability)}".rstrip())
 
 
 def _add_summary(verbs):
@@ -107,9 +79,9 @@ def _add_bench(verbs):
                              epilog="example: levit-np bench levit_256 --batch 1 16 --threads 2")
     bench.add_argument("model", nargs="?", default="levit_256", metavar="WEIGHTS",
                        help="a weight file, or a name of the family for random weights (default: %(default)s)")
-    bench.add_argument("--batch", type=_whole, nargs="+", default=[1, 16], metavar="N",
+    bench.add_argument("--batch", type=whole, nargs="+", default=[1, 16], metavar="N",
                        help="images at a time (default: 1 16)")
-    bench.add_argument("--threads", type=_whole, default=1, metavar="N", help="(default: %(default)s)")
+    bench.add_argument("--threads", type=whole, default=1, metavar="N", help="(default: %(default)s)")
     bench.set_defaults(run=_bench)
 
 
@@ -129,8 +101,8 @@ def _bench(arguments) -> int:
     models, missing = open_candidates(lambda backend, dtype: opened(source, backend=backend, dtype=dtype))
     machine = describe()
     print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "
-          f"{machine['load_average']}; {_shown(str(source))}")
-    with _progress(len(models) * len(arguments.batch) * ROUNDS, "rounds", silent=True) as advance:
+          f"{machine['load_average']}; {shown(str(source))}")
+    with progress(len(models) * len(arguments.batch) * ROUNDS, "rounds", silent=True) as advance:
         rows = speeds(models, arguments.batch, arguments.threads, advance)
     print(f"{'backend':<10} {'precision':<10} {'batch':>5} {'images/s':>10} {'ms/image':>10}  of the limit")
     for row in rows:
@@ -190,7 +162,7 @@ def _record(arguments) -> int:
 
     if Path(arguments.record).exists() and not is_trace(arguments.record):
         raise LevitError(f"{arguments.record}: expected a new file or a recorded pass to replace, found another file")
-    with _waiting("recording"):
+    with waiting("recording"):
         model = load(arguments.model, backend=arguments.backend)
         if arguments.image:
             x, about = model.prepare(arguments.image)[None], Path(arguments.image).name
@@ -210,7 +182,7 @@ def _compare(arguments) -> int:
     from .explain.trace import Trace, is_trace
 
     model, other = arguments.model, arguments.other
-    with _waiting("comparing"):
+    with waiting("comparing"):
         if is_trace(other):
             recorded = Trace.read(other)
             network = load(model, backend=arguments.backend, dtype=str(recorded.x.dtype))
@@ -238,16 +210,16 @@ def _surroundings(a, b) -> list[str]:
     if a.recipe and b.recipe and a.recipe != b.recipe:
         one, two = a.recipe.to_dict(), b.recipe.to_dict()
         different = [f"{key} {one[key]} against {two[key]}" for key in one if one[key] != two[key]]
-        notes.append(f"images are prepared differently: {_shown('; '.join(different))}")
+        notes.append(f"images are prepared differently: {shown('; '.join(different))}")
     if a.labels and b.labels and list(a.labels) != list(b.labels):
         place = next(i for i, pair in enumerate(zip(a.labels, b.labels)) if pair[0] != pair[1])
-        notes.append(f"the label names differ, first {_shown(a.labels[place])} against {_shown(b.labels[place])}")
+        notes.append(f"the label names differ, first {shown(a.labels[place])} against {shown(b.labels[place])}")
     return notes
 
 
 def _print_rows(rows, tolerance):
     """Columns that fit 80 characters; a row that parts bears a mark, and is red on a terminal."""
-    lines = [("! " if row.parts(tolerance) else "  ", _shown(row.name) or "the network", row.what,
+    lines = [("! " if row.parts(tolerance) else "  ", shown(row.name) or "the network", row.what,
               f"{row.absolute:.3g}", f"{row.relative:.3g}") for row in rows]
     lines.insert(0, ("  ", "layer", "array", "difference", "relative"))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
@@ -278,11 +250,11 @@ def _add_convert(verbs):
 def _convert(arguments) -> int:
     from .checkpoints.loading import convert
 
-    _require_free(arguments)
-    with _waiting(f"converting {arguments.source}"):
+    require_free(arguments)
+    with waiting(f"converting {arguments.source}"):
         config = convert(arguments.source, arguments.target)
     size = " × ".join(map(str, config.image_size))
-    print(f"{_shown(arguments.target)}: {_shown(config.name)}, {config.num_classes} classes, images {size}")
+    print(f"{shown(arguments.target)}: {shown(config.name)}, {config.num_classes} classes, images {size}")
     return 0
 
 
@@ -302,30 +274,12 @@ def _export(arguments) -> int:
     from .checkpoints.loading import export
     from .classifier import load
 
-    _require_free(arguments)
+    require_free(arguments)
     model = load(arguments.source)
-    with _waiting(f"writing {arguments.target}"):
+    with waiting(f"writing {arguments.target}"):
         export(model, arguments.target, arguments.format)
-    print(f"{_shown(arguments.target)}: {_shown(model.config.name)} for {arguments.format}")
+    print(f"{shown(arguments.target)}: {shown(model.config.name)} for {arguments.format}")
     return 0
-
-
-def _require_free(arguments):
-    if os.path.lexists(arguments.target) and not arguments.force:
-        raise LevitError(f"{_shown(arguments.target)}: expected no such file yet, found one; --force replaces it")
-
-
-@contextmanager
-def _waiting(what: str):
-    """A sign of life on a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.markup import escape
-
-    with Console(stderr=True).status(escape(_shown(what))):
-        yield
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,58 @@
+"""What the verbs share: numbers from the command line, safe text, signs of life."""
+
+import argparse
+import os
+import sys
+from contextlib import contextmanager
+
+from ..errors import LevitError
+
+
+def whole(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def shown(text: str) -> str:
+    """A text from a file, which must not be able to command the terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
+@contextmanager
+def progress(total: int, what: str, silent: bool = False):
+    """-> advance(count=1): a bar with the speed on stderr for more than a batch of things whose results go into a file or a pipe; on a
+    terminal the results themselves show how far it is, unless the work is silent."""
+    if not sys.stderr.isatty() or not silent and (total <= 16 or sys.stdout.isatty()):
+        yield lambda count=1: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+    class Speed(ProgressColumn):
+        def render(self, task):
+            return f"{task.finished_speed or task.speed or 0:.3g} {task.description}/s"
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count=1: bar.advance(task, count)
+
+
+@contextmanager
+def waiting(what: str):
+    """A sign of life on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(shown(what))):
+        yield
+
+
+def require_free(arguments):
+    if os.path.lexists(arguments.target) and not arguments.force:
+        raise LevitError(f"{shown(arguments.target)}: expected no such file yet, found one; --force replaces it")
