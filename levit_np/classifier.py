@@ -24,14 +24,14 @@ class Classifier(LeViT):
     evaluation by the backend's fastest way."""
 
     precision = "float32"  # what an evaluation computes in
-    _executors, _snapshot, _changes = None, (), -1  # an executor for the heads averaged, and one for them apart
+    _executors, _version, _changes = None, -1, -1  # an executor for the heads averaged, and one for them apart
 
     def __call__(self, x):
         """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.
 
         On the cpu backend a plan with every BN folded and the weights packed computes them; it is made at the first
-        call, and again after a parameter was replaced (writing into one is not seen).  Raises LevitError where x is
-        not what the configuration says."""
+        call, and again after a parameter was replaced (writing into one is seen if `written` is called after it).
+        Raises LevitError where x is not what the configuration says."""
         self._check(x)
         run = self._executor(apart=False)
         return run(x) if run else super().__call__(x)
@@ -45,10 +45,10 @@ class Classifier(LeViT):
 
     def _executor(self, apart):
         """Of the weights as they are now; None on a backend that has no faster way."""
-        if self._changes != Layer.changes:
-            arrays = list(self.state().values())
-            if len(arrays) != len(self._snapshot) or any(a is not b for a, b in zip(arrays, self._snapshot)):
-                self._executors, self._snapshot = {}, arrays
+        if self._changes != Layer.changes:  # of this network, or of another
+            version = sum(layer.version for _, layer in self.walk())
+            if version != self._version:
+                self._executors, self._version = {}, version
             self._changes = Layer.changes
         if apart not in self._executors:
             self._executors[apart] = executor(self, self.precision, apart)

@@ -34,6 +34,7 @@ class LeViT(Layer):
         super().__init__(ops)
         self.config, self.random = config, np.random.default_rng(0)
         self.labels, self.recipe = None, None  # what a weight file says of its classes and its preprocessing
+        self.frozen = frozenset()
         channels = config.stages[-1].channels
         self.stem = Stem(ops, config)
         (height, width), first = config.resolutions[0], config.stages[0].channels
@@ -68,7 +69,8 @@ class LeViT(Layer):
 
     def forward(self, x, training=False):
         """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
-        Layer) the logits of both heads (a pair, with distillation) and what backward needs.
+        Layer) the logits of both heads (a pair, with distillation) and what backward needs.  Parts that freeze named
+        stay as in evaluation.
 
         Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype, and for fewer than two
         images to train on, of which the head's BN would have one value a channel."""
@@ -76,12 +78,13 @@ class LeViT(Layer):
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
             raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs more "
                              "than one value a channel; use a larger batch")
-        x, stem = self.stem.forward(x, training)
+        modes = self._modes(training)
+        x, stem = self.stem.forward(x, modes[0])
         for layer in self._embeddings():
-            x, _ = layer.forward(x, training)
+            x, _ = layer.forward(x, modes[0])
         stages = []
-        for stage in self.stages:
-            x, saved = stage.forward(x, training)
+        for stage, mode in zip(self.stages, modes[1:]):
+            x, saved = stage.forward(x, mode)
             stages.append(saved)
         pooled = self.pool(x)  # (B, C)
         outputs, head = self.head.forward(pooled, training)
@@ -94,18 +97,51 @@ class LeViT(Layer):
         return outputs, SavedLeViT(stem, tuple(stages), head, head_dist, x.shape[1])
 
     def backward(self, doutputs, saved):
-        """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images;
-        the parameters' gradients accumulate."""
+        """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images
+        (None where the stem is frozen); the parameters' gradients accumulate."""
         douts = doutputs if self.head_dist else (doutputs,)
         dpooled = self.head.backward(douts[0], saved.head)
         if self.head_dist:
             dpooled = dpooled + self.head_dist.backward(douts[1], saved.head_dist)
         dx = self.pool_backward(dpooled, saved.tokens)
         for stage, s in zip(reversed(self.stages), reversed(saved.stages)):
+            if s is None:  # this and all before it are frozen
+                return None
             dx = stage.backward(dx, s)
+        if saved.stem is None:
+            return None
         for layer in reversed(self._embeddings()):
             dx = layer.backward(dx, None)
         return self.stem.backward(dx, saved.stem)
+
+    def parts(self) -> dict:
+        """{"stem": layers, "stage1": …}: what can be frozen.  What is added to the tokens counts as the stem's."""
+        return {"stem": [self.stem, *self._embeddings()]} | {f"stage{n}": [s] for n, s in enumerate(self.stages, 1)}
+
+    def freeze(self, parts=()) -> None:
+        """From here on, the parts called so stay as they are: where the others train, these compute as in evaluation
+        (running statistics, no drop path) and have no gradients.  Raises LevitError for a part that is not there."""
+        if unknown := sorted(set(parts) - set(self.parts())):
+            raise LevitError(f"freeze: expected parts among {', '.join(self.parts())}, found {unknown[0]!a:.100}")
+        self.frozen = frozenset(parts)
+
+    def _modes(self, training):
+        """How the stem and each stage are run: a frozen part behind one that trains must let gradients through; a
+        frozen part with nothing before it that trains saves nothing."""
+        modes, through = [], False
+        for part in self.parts():
+            if training is not True or part not in self.frozen:
+                modes.append(training)
+                through = True
+            else:
+                modes.append("frozen" if through else False)
+        return modes
+
+    def trained(self) -> dict:
+        """{name: array} of what training changes by its gradient: every parameter outside the frozen parts."""
+        still = {id(layer) for part in self.frozen for top in self.parts()[part] for _, layer in top.walk()}
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in self.walk() if id(layer) not in still
+                for key, spec in layer.specs.items() if spec.trainable}
 
     def _embeddings(self):
         """What is added to the tokens before the first stage: nothing, but in ablations."""
@@ -142,9 +178,10 @@ class LeViT(Layer):
                 setattr(layer, key, self.ops.asarray(array))
 
     def gradients(self) -> dict:
-        """{name: array} of every trained parameter; zeros where nothing has accumulated."""
-        return {f"{name}.{key}": layer.accumulated.get(key, self.ops.zeros_like(getattr(layer, key)))
-                for name, layer in self.walk() for key, spec in layer.specs.items() if spec.trainable}
+        """{name: array}, of each parameter that is trained; zeros where nothing has accumulated."""
+        trained = self.trained()
+        found = {f"{name}.{key}": gradient for name, layer in self.walk() for key, gradient in layer.accumulated.items()}
+        return {name: found[name] if name in found else self.ops.zeros_like(array) for name, array in trained.items()}
 
     def zero_gradients(self) -> None:
         """Forgets what has accumulated, before the next backward."""
@@ -175,6 +212,7 @@ class LeViT(Layer):
         other = build(self.config, backend, type(self))
         other.set_state(self.state())
         other.labels, other.recipe, other.random = self.labels, self.recipe, deepcopy(self.random)
+        other.frozen = self.frozen
         return other
 
     def rows(self) -> list[tuple]:

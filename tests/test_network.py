@@ -177,3 +177,46 @@ def test_folded_bn_is_bn(name):
                   f"{layer}bn.variance": np.ones_like(variance)}
     model.set_state(state)
     np.testing.assert_allclose(model(x), expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name, parts", [("base", ["stem"]), ("drop", ["stage2"]), ("base", ["stem", "stage1"]),
+                                         ("silu", ["stage1"]), ("vit", ["stem"]), ("base", ["stem", "stage1", "stage2"])])
+def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(name, parts):
+    """In a random direction of what is trained; frozen statistics stay to the bit, and no branch of theirs is dropped."""
+    config = TINY[name]
+    model, x = random_model(config, 3), random_images(config, 6, 3)
+    model.freeze(parts)
+    prefixes = tuple(f"{'stem' if part == 'stem' else f'stages.{int(part[5:]) - 1}'}." for part in parts)
+    if "stem" in parts:
+        prefixes += ("token.", "position.")
+    before, generator = {n: a.copy() for n, a in model.state().items()}, np.random.default_rng(1)
+    trained = {n for n, spec in model.specs_by_name().items() if spec.trainable and not n.startswith(prefixes)}
+    direction = {n: generator.standard_normal(before[n].shape) for n in before if n in trained}
+    upstream = [generator.standard_normal((6, 5)) for _ in range(1 + config.distillation)]
+
+    def loss(step):
+        model.random = np.random.default_rng(5)
+        model.set_state(before | {n: before[n] + step * d for n, d in direction.items()})
+        outputs, saved = model.forward(x, training=True)
+        return sum(np.vdot(d, y) for d, y in zip(upstream, outputs if config.distillation else [outputs])), saved
+
+    _, saved = loss(0.0)
+    changed = {n for n, a in model.state().items() if not np.array_equal(a, before[n])}
+    assert not any(n.startswith(prefixes) for n in changed)
+    assert changed == {n for n in before if n.endswith((".mean", ".variance")) and not n.startswith(prefixes)}
+    dx = model.backward(upstream if config.distillation else upstream[0], saved)
+    assert (dx is None) is ("stem" in parts)
+    gradients = model.gradients()
+    assert set(gradients) == set(model.trained()) == trained
+    found = sum(np.vdot(gradient, direction[n]) for n, gradient in gradients.items())
+    assert found == pytest.approx((loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6, rel=1e-5)
+
+
+def test_what_is_frozen_can_be_thawed_and_must_exist():
+    model = random_model(TINY["base"])
+    model.freeze(["stem"])
+    assert not any(n.startswith("stem") for n in model.trained()) and model.to("reference").frozen == {"stem"}
+    model.freeze()
+    assert any(n.startswith("stem") for n in model.trained())
+    with pytest.raises(LevitError, match="freeze: expected parts among stem, stage1, stage2, found 'stage3'"):
+        model.freeze(["stage3"])

@@ -20,16 +20,21 @@ class Layer:
     the evaluation's arithmetic (running statistics, no drop path), saved for backward.
     backward(dy, saved) -> dx adds to `accumulated`.  The fields of saved bear the names of the sub-layers.
 
-    Parameters are replaced, not written into: `changes` counts how often that happened, in all networks together, so
-    that what was made of them (inference.executor) knows when to look whether it is still true.
+    What is made of the parameters (inference.executor) must know when they change: each replacement is counted, and
+    who writes into them calls `written`.  `version` counts for one layer, `changes` for all layers of all networks.
     """
 
-    changes = 0
+    changes, version = 0, 0
 
     def __setattr__(self, name, value):
         object.__setattr__(self, name, value)
         if name in vars(self).get("specs", ()):
-            Layer.changes += 1
+            self.written()
+
+    def written(self) -> None:
+        """To be called after writing into an array of this layer, or of one below it."""
+        object.__setattr__(self, "version", self.version + 1)
+        Layer.changes += 1
 
     def __init__(self, ops):
         self.ops = ops

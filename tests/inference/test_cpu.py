@@ -129,6 +129,16 @@ def test_a_replaced_parameter_is_seen():
     assert error(model(x), exact) < 1e-5
 
 
+def test_a_parameter_that_was_written_into_is_seen_once_it_is_said():
+    model = random_model(backend="cpu")
+    x = random_images(model)
+    model(x)
+    model.stages[0].blocks[0].mlp.branch.up.weight *= 2
+    model.head.bias[...] += 1
+    model.written()
+    assert error(model(x), model.to("reference")(x)) < 1e-5
+
+
 def test_a_plan_is_kept_while_nothing_changes(model, monkeypatch):
     model(random_images(model, 1))
     monkeypatch.setattr("levit_np.classifier.executor", None)

@@ -127,3 +127,13 @@ def test_adamw():
         optimizer.step()
         mine, first, second = ops.adamw(mine, gradient, first, second, step, 0.01, decay=0.1)
     agree([mine], [p.detach().numpy()])
+
+
+def test_moving_average():
+    """After n steps from a, towards b all the while: b + decayⁿ (a - b)."""
+    a, b = draw(3, 4), draw(3, 4, seed=1)
+    average = a.copy()
+    for _ in range(20):
+        average = ops.moving_average(average, b, 0.9)
+    agree([average], [b + 0.9**20 * (a - b)])
+    assert ops.moving_average(average, a, 0.5, out=average) is average

@@ -7,19 +7,30 @@ from .running import fits, run
 from .training_step import Each, Function, Kind
 
 
-def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0):
-    """One update; step counts from 1.  -> parameter, first moment, second moment, all new arrays.
+def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
+    """One update; step counts from 1.  -> parameter, first moment, second moment: new arrays, or the three of `out`.
 
     The decay acts on the parameter itself, not through the gradient; the moments start at 0, which the
     divisions by 1 - βᵗ correct.
     """
     arrays = parameter, gradient, first, second
     if not fits(*arrays) or any(a.shape != parameter.shape for a in arrays):
-        return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay)
+        return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
     arrays = [np.ascontiguousarray(a) for a in arrays]
-    new = [np.empty_like(arrays[0]) for _ in range(3)]
+    # The kernel reads a number before it writes its successor, so that out may be the inputs.
+    new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
     constants = np.array([1 - rate * decay, rate / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1],
                           1 - betas[1], 1 / (1 - betas[1] ** step), eps], np.float32)
     run((Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: parameter.size,
                      **{Each.A + i: a.ctypes.data for i, a in enumerate((*arrays, *new, constants))}}))
-    return tuple(new)
+    if out is None or new is out:
+        return tuple(new)
+    for array, values in zip(out, new, strict=True):
+        array[...] = values
+    return tuple(out)
+
+
+def _takes(out, parameter):
+    """Whether the kernel can write there: three contiguous float32 arrays of the parameter's shape."""
+    return len(out) == 3 and fits(*out) and all(
+        a.shape == parameter.shape and a.flags.c_contiguous and a.flags.writeable for a in out)

@@ -4,6 +4,7 @@ from numpy import asarray, zeros, zeros_like  # noqa: F401
 
 from .activation import *  # noqa: F401,F403
 from .attention import *  # noqa: F401,F403
+from .clipping import *  # noqa: F401,F403
 from .convolution import *  # noqa: F401,F403
 from .linear import *  # noqa: F401,F403
 from .loss import *  # noqa: F401,F403

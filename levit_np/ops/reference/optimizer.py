@@ -1,10 +1,13 @@
-"""AdamW (Loshchilov & Hutter, arXiv 1711.05101), one parameter at a time."""
+"""What a step does to one parameter: AdamW (Loshchilov & Hutter, arXiv 1711.05101) and the moving average.
+
+`out` takes the results, as in NumPy, and may be the inputs themselves.
+"""
 
 import numpy as np
 
 
-def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0):
-    """One update; step counts from 1.  -> parameter, first moment, second moment, all new arrays.
+def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
+    """One update; step counts from 1.  -> parameter, first moment, second moment: new arrays, or the three of `out`.
 
     The decay acts on the parameter itself, not through the gradient; the moments start at 0, which the
     divisions by 1 - βᵗ correct.
@@ -12,4 +15,14 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
     first = betas[0] * first + (1 - betas[0]) * gradient
     second = betas[1] * second + (1 - betas[1]) * gradient**2
     deviation = np.sqrt(second / (1 - betas[1] ** step)) + eps
-    return parameter * (1 - rate * decay) - rate / (1 - betas[0] ** step) * first / deviation, first, second
+    parameter = parameter * (1 - rate * decay) - rate / (1 - betas[0] ** step) * first / deviation
+    if out is None:
+        return parameter, first, second
+    for array, values in zip(out, (parameter, first, second), strict=True):
+        array[...] = values
+    return tuple(out)
+
+
+def moving_average(average, value, decay, out=None):
+    """decay · average + (1 - decay) · value, a new array or `out`."""
+    return np.add(decay * average, (1 - decay) * value, out=out)

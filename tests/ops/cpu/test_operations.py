@@ -159,6 +159,32 @@ def test_other_types_are_the_textbooks(name):
             assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_adamw_writes_where_it_is_told(count):
+    """The bits of the new arrays, into the inputs themselves, into other arrays, and into what the kernel cannot take."""
+    levit_np.set_threads(count)
+    for sizes in (SMALL, LARGE):
+        parameter, gradient, first, second, *rest = sizes["adamw"]
+        expected = cpu.adamw(parameter, gradient, first, second, *rest)
+        own = [a.copy() for a in (parameter, first, second)]
+        cpu.adamw(own[0], gradient, *own[1:], *rest, out=own)
+        others = [np.empty_like(parameter) for _ in range(3)]
+        strided = [np.empty((*parameter.shape, 2), np.float32)[..., 0] for _ in range(3)]
+        for out in (others, strided):
+            given = cpu.adamw(parameter, gradient, first, second, *rest, out=out)
+            assert all(a is b for a, b in zip(given, out, strict=True))
+        for out in (own, others, strided):
+            assert all(np.array_equal(a, b) for a, b in zip(out, expected, strict=True))
+    wide = [a.astype(np.float64) for a in (parameter, first, second)]
+    exact = reference.adamw(wide[0], gradient, *wide[1:], *rest)
+    cpu.adamw(wide[0], gradient, *wide[1:], *rest, out=wide)
+    assert all(np.array_equal(a, b) for a, b in zip(wide, exact, strict=True))
+    fixed = expected[0].copy()
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        cpu.adamw(parameter, gradient, first, second, *rest, out=[fixed, first.copy(), second.copy()])
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", FAST)
 def test_the_number_of_threads_changes_nothing(name, count):

@@ -1,0 +1,24 @@
+"""Adaptive gradient clipping (Brock et al., arXiv 2102.06171, section 4.1), one parameter at a time."""
+
+import numpy as np
+
+
+def squared_norm(x):
+    """Σ x², a float; infinite or NaN as soon as any of x is."""
+    return float(np.vdot(x, x))
+
+
+def unit_norms(x):
+    """‖x‖ of each output unit, (O, 1, …) for x (O, …); of a vector or a number as a whole."""
+    axes = tuple(range(1, x.ndim)) or None
+    return np.sqrt((x * x).sum(axes, keepdims=x.ndim > 1))
+
+
+def clip_adaptively(gradient, parameter, factor=0.01, eps=1e-3, out=None):
+    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g; norms a unit.  A new array, or `out`.
+
+    ε lets what is still zero move."""
+    largest = factor * np.maximum(unit_norms(parameter), eps)
+    norms = unit_norms(gradient)
+    scale = np.where(norms < largest, 1, largest / np.maximum(norms, 1e-6))
+    return np.multiply(gradient, scale.astype(gradient.dtype, copy=False), out=out)
