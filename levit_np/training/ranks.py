@@ -1,31 +1,35 @@
 """The processes that train together, as the trainer sees them."""
 
 from contextlib import nullcontext
+from typing import Any
 
 
 class SingleRank:
-    """This process alone.  Whatever stands for several of them has the same members, which all ranks call in the same
-    order, once a step unless said otherwise:
-
-    rank, size      this process's number, from 0, and how many there are; rank 0 writes the files
-    reducing(model) a context around the step's last backward: within it a layer's gradients are complete as soon as
-                    its backward is over, and may travel; when it ends, every gradient in model.gradients() is the
-                    mean over all ranks
-    any(*flags)     each flag, true where any rank's is
-    mean(*values)   each number, averaged over all ranks; the same on all of them
-    gather(value)   [the value of each rank], on all of them; a value is what JSON can hold
-    """
+    """This process alone: `rank` 0 of `size` 1.  What stands for several processes has the same members, which all of
+    them call in the same order.  Rank 0 writes the files."""
 
     rank, size = 0, 1
 
-    def reducing(self, model):
+    def reduction(self, model):
+        """-> a context for every step's last backward: when it ends, the model's gradients are the mean over all
+        ranks.  A layer's gradients are complete as soon as its backward is over, and may travel."""
         return nullcontext()
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
-        return flags
+    def synchronize_norms(self, model) -> None:
+        """BN normalizes with the statistics of all ranks' batches from now on."""
 
-    def mean(self, *values: float) -> tuple[float, ...]:
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on one rank at least."""
+        return flag
+
+    def mean(self, values: list[float]) -> list[float]:
+        """The mean over the ranks of each of the numbers, the same bits on every rank."""
         return values
 
-    def gather(self, value) -> list:
+    def gather(self, value: Any) -> list | None:
+        """Each rank's value on rank 0, None on the others."""
         return [value]
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank."""
+        return value
