@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "classifier": MODEL | {"checkpoints", "images", "inference"},
     "__init__": {"classifier", "config"},
 }
-HEAVY = {"numba", "cupy", "h5py", "torch", "scipy", "sklearn", "transformers", "rich", "PIL", "safetensors"}
+HEAVY = {"numba", "cupy", "h5py", "torch", "scipy", "sklearn", "transformers", "rich", "PIL", "safetensors",
+         "mpi4py", "matplotlib"}
 
 
 def modules(part):

@@ -41,13 +41,17 @@ class Layer:
         self.name = type(self).__name__
         self.specs: dict[str, Parameter] = {}
         self.accumulated: dict = {}
+        self.completed = None  # called with this layer when a backward has given all its gradients
 
     def parameter(self, name, shape, initial, trainable=True):
         self.specs[name] = Parameter(tuple(shape), initial, trainable)
 
     def accumulate(self, **gradients):
+        """Adds a backward's gradients, all that the layer has, in one call."""
         for name, gradient in gradients.items():
             self.accumulated[name] = self.accumulated[name] + gradient if name in self.accumulated else gradient
+        if self.completed:
+            self.completed(self)
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
         for name, value in vars(self).items():

@@ -1,0 +1,96 @@
+"""Evaluation: top-1, top-5 and loss of each head and of their average, printed as the authors' engine prints them."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ..errors import LevitError
+from ..ops.reference import log_softmax
+
+TOP = 5
+
+
+class Score:
+    """What one classifier made of the images so far: sums, so that nothing depends on how they were grouped."""
+
+    def __init__(self):
+        self.images, self.first, self.top, self.total_loss = 0, 0, 0, 0.0
+
+    def add(self, logits, labels) -> None:
+        """logits (B, classes), labels (B,): integers."""
+        logits = logits.astype(np.float64)
+        rows, places = np.arange(len(labels)), np.arange(logits.shape[1])
+        own = logits[rows, labels][:, None]
+        # Classes before the label's: a higher logit, or the same one and a lower number, so that no tie is a hit twice.
+        before = ((logits > own) | (logits == own) & (places < labels[:, None])).sum(1)
+        self.images += len(labels)
+        self.first += int((before == 0).sum())
+        self.top += int((before < TOP).sum())
+        self.total_loss -= float(log_softmax(logits)[rows, labels].sum())
+
+    @property
+    def top1(self) -> float:
+        """Percent of the images whose label is the likeliest class."""
+        return 100 * self.first / self.images
+
+    @property
+    def top5(self) -> float:
+        """Percent of the images whose label is among the five likeliest classes."""
+        return 100 * self.top / self.images
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, without smoothing."""
+        return self.total_loss / self.images
+
+    def __str__(self):
+        return f"* Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f} loss {self.loss:.3f}"
+
+    def to_dict(self) -> dict:
+        """The figures as plain data, which JSON can hold."""
+        return {"images": self.images, "top1": self.top1, "top5": self.top5, "loss": self.loss}
+
+
+class Evaluation:
+    """The Score of each head, by the head's name, and of their average, which is the network's answer; confusion
+    (classes, classes) counts the average's answers: a row is a label, a column what was answered."""
+
+    def __init__(self, classes: int):
+        self.heads: dict[str, Score] = {}
+        self.average = Score()
+        self.confusion = np.zeros((classes, classes), np.int64)
+
+    def add(self, outputs, labels) -> None:
+        """outputs: the logits (B, classes) of each head.  Raises LevitError for a logit that is not finite."""
+        names = ("head", "head_dist") if len(outputs) > 1 else ()
+        average = sum(outputs) / len(outputs)
+        if not np.isfinite(average).all():
+            bad = int(np.argmin(np.isfinite(average).all(1)))
+            raise LevitError(f"evaluation: expected finite logits, found {average[bad][~np.isfinite(average[bad])][0]}")
+        for name, logits in zip(names, outputs):
+            self.heads.setdefault(name, Score()).add(logits, labels)
+        self.average.add(average, labels)
+        np.add.at(self.confusion, (labels, average.argmax(-1)), 1)
+
+    def to_dict(self) -> dict:
+        """The figures as plain data, which JSON can hold."""
+        return {"average": self.average.to_dict()} | {name: score.to_dict() for name, score in self.heads.items()}
+
+    def __str__(self):
+        """A line a head, and the average's, the one that the authors print, last."""
+        width = max(map(len, self.heads), default=0)
+        lines = [f"{name:<{width}} {score}" for name, score in self.heads.items()]
+        return "\n".join([*lines, str(self.average)])
+
+
+def evaluate(heads: Callable, batches: Iterable, classes: int) -> Evaluation:
+    """The evaluation of a network, `heads`: images (B, C, H, W) -> the logits (B, classes) of each head (model.heads).
+
+    batches: pairs of images and their labels, places among the network's classes.  Raises LevitError where there is no
+    image, or a logit is not finite."""
+    result = Evaluation(classes)
+    for images, labels in batches:
+        result.add(heads(images), labels)
+    if not result.average.images:
+        raise LevitError("evaluation: expected at least one image, found none")
+    return result

@@ -1,0 +1,119 @@
+"""The ranks of a training that `mpiexec` started: what they say to each other, and how they end together."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import LevitError
+from .reduction import Reduction
+from .synchronized import synchronize
+
+# What the starters of MPI programs tell each process: MPICH and Intel MPI, Open MPI, Slurm.
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+PATIENCE = 5.0  # seconds in which ranks that fail together all do so
+
+
+def started_by_mpi() -> int:
+    """How many processes mpiexec says that it started; 0 outside it."""
+    counts = [int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()]
+    return max(counts, default=0)
+
+
+class MPIRanks:
+    """The processes of one training, of which this one is number `rank` of `size`.  All call the same methods in the
+    same order."""
+
+    def __init__(self, communicator):
+        # One conversation each: what is said in one is never taken for an answer in another.
+        self._communicator, self._gradients, self._endings = communicator, communicator.Dup(), communicator.Dup()
+        self.rank, self.size = communicator.rank, communicator.size
+
+    def reduction(self, model) -> Reduction:
+        """`with reduction: model.backward(...)`: the gradients become the mean over all ranks."""
+        return Reduction(model, self._gradients)
+
+    def synchronize_norms(self, model) -> None:
+        """BN normalizes with the statistics of all ranks' batches from now on."""
+        synchronize(model, self._communicator)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on one rank at least."""
+        from mpi4py import MPI
+
+        return self._communicator.allreduce(bool(flag), op=MPI.LOR)
+
+    def mean(self, values: list[float]) -> list[float]:
+        """The mean over the ranks of each of the numbers, the same bits on every rank."""
+        return [sum(column) / self.size for column in zip(*self._communicator.allgather(list(values)))]
+
+    def gather(self, value: Any) -> list | None:
+        """Each rank's value on rank 0, None on the others."""
+        return self._communicator.gather(value)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank."""
+        return self._communicator.bcast(value)
+
+    def require_equal(self, what: str, value: Any) -> None:
+        """Raises LevitError, on every rank, where one of them has another value."""
+        values = self._communicator.allgather(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise LevitError(f"{what}: expected the same on every rank, found {values[0]!a:.100} on rank 0 and "
+                                 f"{other!a:.100} on rank {rank}")
+
+    def end_together(self) -> bool:
+        """Called by a rank that has failed: whether all have, as for a reason that they agreed on.  Else the others wait
+        for a message that will not come."""
+        together, latest = self._endings.Ibarrier(), time.monotonic() + PATIENCE
+        while not together.Test():
+            if time.monotonic() > latest:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def abort(self) -> None:
+        """Ends all ranks."""
+        self._communicator.Abort(1)
+
+
+@contextmanager
+def mpi_ranks() -> Iterator[MPIRanks]:
+    """The ranks of this job; where the block fails on one of them, all are ended, and only one says why.
+
+    Raises LevitError without mpi4py, or where it speaks another MPI than mpiexec's: each process would train alone and
+    overwrite the others' files."""
+    expected = started_by_mpi()
+    try:
+        import mpi4py
+
+        # Python's other threads never call MPI.
+        mpi4py.rc.thread_level = "funneled"
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise LevitError(f"{expected} processes under mpiexec: expected mpi4py and an MPI, found {error}; "
+                         "pip install 'levit_np[mpi]'") from None
+    found = MPI.COMM_WORLD.size
+    if expected != found:
+        raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: mpiexec "
+                         "is another MPI's; use the one beside this Python")
+    ranks = MPIRanks(MPI.COMM_WORLD)
+    try:
+        yield ranks
+    except BaseException as error:
+        if not ranks.end_together():
+            _say(error, ranks)
+            ranks.abort()
+        elif ranks.rank == 0:
+            raise
+        raise SystemExit(1) from None
+
+
+def _say(error, ranks):
+    if not isinstance(error, (LevitError, OSError)):
+        traceback.print_exception(error)
+    print(f"rank {ranks.rank} of {ranks.size}: {error or type(error).__name__}", file=sys.stderr, flush=True)

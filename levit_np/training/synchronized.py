@@ -1,0 +1,64 @@
+"""BN over the batches of all ranks: operations that a layer is handed in place of its backend's."""
+
+import numpy as np
+
+from ..layers.normalization import BatchNorm
+from ..ops.reference import Statistics
+
+
+def synchronize(model, communicator) -> None:
+    """From now on each BN of the model normalizes with the statistics of all ranks' batches."""
+    for _, layer in model.walk():
+        if isinstance(layer, BatchNorm):
+            layer.ops = _Synchronized(layer.ops, communicator)
+
+
+class _Synchronized:
+    """A backend's operations, but for BN in training, which sums over all ranks."""
+
+    def __init__(self, ops, communicator):
+        self._ops, self._communicator = ops, communicator
+
+    def __getattr__(self, name):
+        return getattr(self._ops, name)
+
+    def batch_norm(self, x, gamma, beta, eps, axis=-1):
+        """As the backend's, with the mean and variance of all ranks' values.  -> y, Statistics."""
+        statistics = merged(self._gathered(self._ops.batch_statistics(x, axis)), x.dtype)
+        return self._ops.normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis), statistics
+
+    def batch_norm_backward(self, dy, x, gamma, statistics, eps, axis=-1):
+        """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), the two means over all ranks.  -> dx and this rank's own dgamma
+        and dbeta, which the reduction of the gradients will bring together.
+
+        The first term is BN's with constant statistics; the other two are a BN's forward, of x."""
+        mean, variance = statistics.mean, statistics.variance
+        dx, dgamma, dbeta = self._ops.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
+        sums = np.stack([dgamma, dbeta]).astype(np.float64)
+        self._communicator.Allreduce(_in_place(), sums)
+        scale = gamma / np.sqrt(variance + eps) / statistics.count
+        through = (scale * total for total in sums)
+        return dx - self._ops.normalize(x, *(t.astype(x.dtype) for t in through), mean, variance, eps, axis), dgamma, dbeta
+
+    def _gathered(self, own):
+        """The statistics of each rank, in the order of the ranks: every rank computes the same bits of them."""
+        line = np.concatenate([own.mean, own.variance, [own.count]]).astype(np.float64)
+        lines = np.empty((self._communicator.size, len(line)))
+        self._communicator.Allgather(line, lines)
+        channels = len(own.mean)
+        return [Statistics(row[:channels], row[channels:-1], int(row[-1])) for row in lines]
+
+
+def merged(parts, dtype) -> Statistics:
+    """The statistics of all values together, from those of each part: the variance is the mean within the parts and
+    between their means (no difference of large squares)."""
+    count = sum(part.count for part in parts)
+    mean = sum(part.count * part.mean for part in parts) / count
+    variance = sum(part.count * (part.variance + (part.mean - mean) ** 2) for part in parts) / count
+    return Statistics(mean.astype(dtype), variance.astype(dtype), count)
+
+
+def _in_place():
+    from mpi4py import MPI
+
+    return MPI.IN_PLACE

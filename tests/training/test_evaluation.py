@@ -1,0 +1,91 @@
+"""Scores against a computation by hand and against PyTorch, however the images are grouped."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from levit_np.errors import LevitError
+from levit_np.training.classes import places
+from levit_np.training.evaluation import Evaluation, Score, evaluate
+
+
+def test_by_hand():
+    """Three images of seven classes: right, third, last."""
+    logits = np.array([[2.0, 0, 0, 0, 0, 0, 0], [3, 2, 1, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1]])
+    score = Score()
+    score.add(logits, np.array([0, 2, 6]))
+    losses = [-np.log(np.exp(row[label]) / np.exp(row).sum()) for row, label in zip(logits, (0, 2, 6))]
+    assert (score.first, score.top, score.images) == (1, 2, 3)
+    assert score.loss == pytest.approx(np.mean(losses), rel=1e-14)
+    assert str(score) == f"* Acc@1 33.333 Acc@5 66.667 loss {np.mean(losses):.3f}"
+    assert score.to_dict() == {"images": 3, "top1": 100 / 3, "top5": 200 / 3, "loss": score.loss}
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.integers(1, 9), st.integers(0, 1000))
+def test_the_size_of_the_batches_does_not_matter(images, classes, batch, seed):
+    generator = np.random.default_rng(seed)
+    outputs = [generator.standard_normal((images, classes)).astype(np.float32) for _ in range(2)]
+    labels = generator.integers(0, classes, images)
+
+    def heads(indices):
+        return tuple(out[indices] for out in outputs)
+
+    at_once = evaluate(heads, [(np.arange(images), labels)], classes)
+    parts = [np.arange(first, min(first + batch, images)) for first in range(0, images, batch)]
+    apart = evaluate(heads, [(part, labels[part]) for part in parts], classes)
+    assert np.array_equal(at_once.confusion, apart.confusion)
+    for one, other in zip((at_once.average, *at_once.heads.values()), (apart.average, *apart.heads.values())):
+        assert (one.first, one.top, one.images) == (other.first, other.top, other.images)
+        assert one.loss == pytest.approx(other.loss, rel=1e-12)
+
+
+def test_heads_and_average_against_pytorch():
+    import torch
+
+    generator = np.random.default_rng(3)
+    outputs = [4 * generator.standard_normal((500, 11)).astype(np.float32) for _ in range(2)]
+    labels = generator.integers(0, 11, 500)
+    result = evaluate(lambda x: (outputs[0], outputs[1]), [(None, labels)], 11)
+    for score, logits in zip((*result.heads.values(), result.average), (*outputs, (outputs[0] + outputs[1]) / 2)):
+        tensor, target = torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels)
+        ranked = tensor.topk(5).indices == target[:, None]
+        assert (score.first, score.top) == (int(ranked[:, 0].sum()), int(ranked.sum()))
+        assert score.loss == pytest.approx(torch.nn.functional.cross_entropy(tensor, target).item(), rel=1e-12)
+    assert list(result.heads) == ["head", "head_dist"] and len(str(result).splitlines()) == 3
+    assert str(result).splitlines()[-1] == str(result.average)
+    expected = np.zeros((11, 11), int)
+    for label, answer in zip(labels, ((outputs[0] + outputs[1]) / 2).argmax(1)):
+        expected[label, answer] += 1
+    assert np.array_equal(result.confusion, expected)
+
+
+def test_a_tie_counts_for_one_class_alone():
+    """A network that says the same of every class is right by chance, not always."""
+    score = Score()
+    score.add(np.zeros((10, 10)), np.arange(10))
+    assert (score.first, score.top) == (1, 5)
+
+
+def test_fewer_than_five_classes_and_one_head():
+    result = Evaluation(3)
+    result.add((np.array([[0.0, 1, 2]]),), np.array([0]))
+    assert (result.average.top1, result.average.top5) == (0, 100) and not result.heads
+    assert result.to_dict() == {"average": result.average.to_dict()}
+
+
+def test_what_is_no_number_or_no_image_is_refused():
+    with pytest.raises(LevitError, match="expected finite logits, found nan"):
+        evaluate(lambda x: (np.array([[0.0, np.nan]]),), [(None, np.array([0]))], 2)
+    with pytest.raises(LevitError, match="at least one image"):
+        evaluate(lambda x: (), [], 2)
+
+
+def test_classes_are_found_by_name_or_by_order():
+    assert list(places(["b", "a"], ["a", "x", "b"], 3, "model")) == [2, 0]
+    assert list(places(["n01", "n02"], ["tench", "goldfish"], 2, "model")) == [0, 1]
+    assert list(places(["x", "y"], None, 2, "model")) == [0, 1]
+    with pytest.raises(LevitError, match="^model: expected each class by its name, found none called 'z' among its 3"):
+        places(["b", "z"], ["a", "x", "b"], 3, "model")
+    with pytest.raises(LevitError, match="^model: expected 1 classes, .*found 3: the first, 'z'"):
+        places(["z"], ["a", "x", "b"], 3, "model")

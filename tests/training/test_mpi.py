@@ -1,0 +1,140 @@
+"""Several ranks against one process, and against the death of one of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from levit_np.errors import LevitError
+from levit_np.ops.reference import batch_statistics
+from levit_np.training.mpi import mpi_ranks, started_by_mpi
+from levit_np.training.synchronized import merged
+
+ROOT = Path(__file__).resolve().parents[2]
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+needs_mpi = pytest.mark.skipif(not (MPIEXEC and find_spec("mpi4py")), reason="mpiexec or mpi4py is not installed")
+
+
+def command(ranks, case, *arguments):
+    return [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "tests.training.mpi_child", case, *map(json.dumps, arguments)]
+
+
+def run(ranks, case, *arguments):
+    return subprocess.run(command(ranks, case, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=150)
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks, backend, dtype, bars", [
+    (2, "reference", "float64", {"logits": 1e-12, "gradients": 1e-9, "statistics": 1e-12}),
+    (3, "cpu", "float32", {"logits": 1e-5, "gradients": 1e-3, "statistics": 1e-5})])
+def test_a_step_of_several_ranks_is_one_of_a_single_process(ranks, backend, dtype, bars):
+    done = run(ranks, "gradients", "levit_digits", backend, dtype, {})
+    assert done.returncode == 0, done.stderr
+    for found in json.loads(done.stdout):
+        together, apart = found["synchronized"], found["apart"]
+        assert all(together[what] < bar for what, bar in bars.items()), together
+        # Buckets left while the stem's own gradients were still to come.
+        assert together["sent before the stem"] > 10
+        # Each rank's own statistics give another step, whose gradients are the mean of the ranks'.
+        assert apart["logits"] > 0.1 and apart["gradients"] > 0.1
+        assert apart["gradients of the shares' mean"] < bars["logits"]
+
+
+@needs_mpi
+def test_what_ranks_say_to_each_other():
+    done = run(3, "words")
+    assert done.returncode == 0, done.stderr
+
+
+@needs_mpi
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_error_on_one_rank_ends_all(which):
+    begin = time.monotonic()
+    done = run(2, "fails", which)
+    assert done.returncode != 0 and time.monotonic() - begin < 30
+    assert [line for line in done.stderr.splitlines() if "a bad image" in line][0] == f"rank {which} of 2: a bad image"
+
+
+@needs_mpi
+def test_an_error_that_all_ranks_share_is_said_once():
+    done = run(2, "fails", "all")
+    assert done.returncode != 0 and "Abort" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.endswith("Error: a bad image")] == [
+        "levit_np.errors.LevitError: a bad image"]
+
+
+@needs_mpi
+def test_a_bug_on_one_rank_shows_its_place_and_ends_all():
+    done = run(2, "bug")
+    assert done.returncode != 0 and "mpi_child.py" in done.stderr and "rank 1 of 2: 'of a bug'" in done.stderr
+
+
+@needs_mpi
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_rank_that_is_killed_takes_all_down_within_30_seconds(which):
+    process = subprocess.Popen(command(2, "waits"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        pids = json.loads(process.stdout.readline())
+        os.kill(pids[which], signal.SIGKILL)
+        begin = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - begin < 30 and process.returncode != 0
+        for pid in pids:
+            while _alive(pid):
+                assert time.monotonic() - begin < 30
+                time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _alive(pid):
+    """Running, and not merely waiting to be counted by its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_another_mpi_than_that_of_mpiexec_is_refused(monkeypatch):
+    """Each process would be the only one of its MPI, and train alone."""
+    pytest.importorskip("mpi4py")
+    code = "from levit_np.training.mpi import mpi_ranks\nwith mpi_ranks(): print('trained')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                          env=os.environ | {"OMPI_COMM_WORLD_SIZE": "2"})
+    assert done.returncode == 1 and done.stdout == ""
+    assert "mpiexec: expected 2 ranks as it says, found 1 in" in done.stderr.splitlines()[-1]
+
+
+def test_mpiexec_without_mpi4py_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert started_by_mpi() == 2
+    with pytest.raises(LevitError, match="2 processes under mpiexec: expected mpi4py and an MPI, found"):
+        with mpi_ranks():
+            pass
+
+
+def test_nobody_started_this_process_by_mpi(monkeypatch):
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert started_by_mpi() == 0
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (2, 7, 1)])
+def test_statistics_of_parts_are_those_of_the_whole(sizes):
+    """Also where the mean is a million deviations away from zero."""
+    x = 1e6 + np.random.default_rng(0).standard_normal((sum(sizes), 3))
+    parts = [batch_statistics(part) for part in np.split(x, np.cumsum(sizes)[:-1])]
+    whole, found = batch_statistics(x), merged(parts, np.float64)
+    assert found.count == len(x)
+    np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-15)
+    np.testing.assert_allclose(found.variance, whole.variance, rtol=1e-9)
