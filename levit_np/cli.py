@@ -170,7 +170,7 @@ def _record(arguments) -> int:
             shape = 1, model.config.in_channels, *model.config.image_size
             x, about = np.random.default_rng(0).standard_normal(shape, np.float32), "random numbers, seed 0"
         # The gradient of a class that the model is sure of is little more than rounding.
-        recorded = trace(model, x, target=int(model(x)[0].argmin()), about=about)
+        recorded = trace(model, x, target=int(model(x)[0].argmin()), about=about, backend=arguments.backend)
         recorded.save(arguments.record)
     print(f"{arguments.record}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of {about}")
     return 0

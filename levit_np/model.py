@@ -25,7 +25,9 @@ class SavedLeViT(NamedTuple):
 
 
 class LeViT(Layer):
-    """The network of the paper's Figure 4.  images (B, C, H, W), normalized -> logits (B, classes).
+    """y = (head(p) + head_dist(p)) / 2, p = pool(stages(stem(x))): the network of the paper's Figure 4.
+
+    images (B, C, H, W), normalized -> logits (B, classes).
 
     `model(x)` is the evaluation: running statistics, the two heads averaged.
     """

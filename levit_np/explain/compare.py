@@ -48,7 +48,7 @@ def compare_with_trace(model: LeViT, recorded: Trace) -> list[Row]:
     A row between them is model(x), which a backend may compute by a way of its own.  Raises LevitError for the trace
     of a different network, or by a version of this library with other steps."""
     require_same_network(model.config, recorded.config)
-    found = trace(model, recorded.x, recorded.target)
+    found = trace(model, recorded.x, recorded.target, teacher=recorded.teacher, backend=model.ops.NAME)
     for a, b in ((found.forward, recorded.forward), (found.backward, recorded.backward)):
         for here, there in zip_longest((step[:2] for step in a), (step[:2] for step in b)):
             if here != there:

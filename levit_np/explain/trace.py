@@ -1,4 +1,5 @@
-"""What happened in one pass through a network: every layer's input and output and, with a target, every gradient.
+"""What happened in one pass through a network: every layer's input and output, every operation, and with a target every
+gradient.
 
 In a file each array stands once, at the attribute path of the layer that made it: /stages/0/blocks/1/mlp/up/output.
 The document "trace" lists the steps in order and which arrays are whose: the output of one layer is most often the
@@ -6,46 +7,37 @@ input of the next, and that of a block the output of its last layer.
 """
 
 import os
-from collections import Counter
-from dataclasses import dataclass
-from typing import Any, Iterator, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..config import LeViTConfig
 from ..errors import CheckpointError, LevitError
-from ..layers.layer import Layer
 from ..model import LeViT
 from ..storage import hdf5
-
-
-class Forward(NamedTuple):
-    """A layer's forward.  input is None where the parameters alone are computed with (the attention bias)."""
-
-    name: str
-    kind: str  # the layer's class
-    input: np.ndarray | None
-    output: np.ndarray
-
-
-class Backward(NamedTuple):
-    """A layer's backward: the gradient that reached its output, the one that left at its input (None as above), and
-    those of its own parameters."""
-
-    name: str
-    kind: str
-    doutput: np.ndarray
-    dinput: np.ndarray | None
-    gradients: dict[str, np.ndarray]
+from . import operations
+from .loss import CrossEntropy, Distillation
+from .recorder import Recorder
+from .records import Backward, Forward, Step
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # both would go through hundreds of arrays
 class Trace:
-    """The steps in the order in which they ended: the parts of a layer come before it, and the network is the last.
+    """One pass, at two levels.
 
-    A step's name is the layer's attribute path, "" for the network. Two kinds of layers need more: a layer that
-    computes repeatedly has its turns numbered (`stem.activation.0`, `.1`, …), and a wrapper, whose path belongs to
-    its branch, is called after its class (`stages.0.blocks.0.attention.residual`: x + attention(x)).
+    forward and backward hold a record a layer, in the order in which they ended: the parts of a layer come before it,
+    and the network is the last. A name is the layer's attribute path, "" for the network. Two kinds of layers need
+    more: a layer that computes repeatedly has its turns numbered (`stem.activation.0`, `.1`, …), and a wrapper, whose
+    path belongs to its branch, is called after its class (`stages.0.blocks.0.attention.residual`: x + attention(x)).
+
+    steps hold a record an operation (see Step), in order, forward, loss and backward. `step.layer` is the name of the
+    layer that called it, in forward or backward as `step.direction` says; the loss's are those of a layer "loss", which
+    has no record of its own. All records, of layers and of operations, bear a number in one count of the calls in the
+    order in which they began: sorted by it, forward + backward + steps are a walk from the network down to each
+    operation, and `parent` (of an operation: `layer`) says what is a part of what. Additions that a layer writes
+    itself, x + branch(x) say, are no operations; the layer's record shows them.
     """
 
     config: LeViTConfig
@@ -55,6 +47,9 @@ class Trace:
     target: tuple[int, ...] | None = None  # a class an image
     loss: float | None = None
     backward: tuple[Backward, ...] = ()
+    steps: tuple[Step, ...] = ()
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)  # parameters and statistics, as model.state()
+    teacher: tuple[int, ...] | None = None  # the class that a teacher chose, an image
 
     def __repr__(self):
         back = f", {len(self.backward)} back from {list(self.target)}" if self.backward else ""
@@ -85,27 +80,45 @@ class Trace:
         """The gradient that reached the images."""
         return self.backward[-1].dinput if self.backward else None
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """{name: array} of all that is recorded: `input` (the images), `stages.0.blocks.0.mlp.up.weight`, `….output`,
+        `….doutput`, `….dweight`, and an operation's, `….linear.x`. Many are one array under several names."""
+        found = {"input": self.x} | self.parameters
+        for step in self.forward:
+            found |= _named(step.name, {"input": step.input, "output": step.output})
+        for step in self.backward:
+            gradients = {f"d{key}": array for key, array in step.gradients.items()}
+            found |= _named(step.name, {"doutput": step.doutput, "dinput": step.dinput, **gradients})
+        for step in self.steps:
+            found |= _named(step.name, step.arrays())
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that holds the arrays, each counted once."""
+        owners = {}
+        for array in self.arrays.values():
+            while isinstance(array.base, np.ndarray):
+                array = array.base
+            owners[id(array)] = array.nbytes
+        return sum(owners.values())
+
     def save(self, path) -> None:
         """Replaces `path` by an HDF5 file of the trace; CheckpointError for values that are not finite."""
-        arrays, kept = {}, {}
-
-        def keep(step, field, array):
-            """The name of the array, stored where it occurs first."""
-            if array is not None and id(array) not in kept:
-                name = ".".join(filter(None, (step, field)))
-                arrays[name], kept[id(array)] = array, name
-            return kept.get(id(array))
-
+        first = {}  # the name under which an array is stored
+        for name, array in self.arrays.items():
+            first.setdefault(id(array), name)
+        stored = {name: array for name, array in self.arrays.items() if first[id(array)] == name}
+        place = _References(first)
         document = {
-            "config": self.config.to_dict(), "about": self.about, "x": keep("", "input", self.x),
-            "target": self.target, "loss": self.loss,
-            "forward": [[s.name, s.kind, keep(s.name, "input", s.input), keep(s.name, "output", s.output)]
-                        for s in self.forward],
-            "backward": [[s.name, s.kind, keep(s.name, "doutput", s.doutput), keep(s.name, "dinput", s.dinput),
-                          {key: keep(s.name, f"d{key}", array) for key, array in s.gradients.items()}]
-                         for s in self.backward],
+            "config": self.config.to_dict(), "about": self.about, "x": place(self.x), "target": self.target,
+            "teacher": self.teacher, "loss": self.loss, "parameters": place(self.parameters),
+            "forward": [[place(value) for value in step] for step in self.forward],
+            "backward": [[place(value) for value in step] for step in self.backward],
+            "steps": [[place(value) for value in step] for step in self.steps],
         }
-        hdf5.write(path, arrays, {"trace": document})
+        hdf5.write(path, stored, {"trace": document})
 
     @classmethod
     def read(cls, path) -> "Trace":
@@ -129,114 +142,139 @@ def is_trace(path) -> bool:
         return False
 
 
-def _from_document(arrays: dict, document: Any) -> Trace:
-    def array(name):
-        return None if name is None else arrays[name]
+def _named(layer: str, arrays: dict) -> dict[str, np.ndarray]:
+    return {f"{layer}.{key}".lstrip("."): array for key, array in arrays.items() if array is not None}
 
-    forward = tuple(Forward(str(name), str(kind), array(x), arrays[y]) for name, kind, x, y in document["forward"])
-    backward = tuple(Backward(str(name), str(kind), arrays[dy], array(dx),
-                              {str(key): arrays[place] for key, place in gradients.items()})
-                     for name, kind, dy, dx, gradients in document["backward"])
-    target = None if document["target"] is None else tuple(map(int, document["target"]))
-    loss = None if document["loss"] is None else float(document["loss"])
+
+class _References:
+    """Values as JSON: an array is {"array": the name under which it is stored}."""
+
+    def __init__(self, names: dict[int, str]):
+        self.names = names
+
+    def __call__(self, value):
+        if isinstance(value, np.ndarray):
+            return {"array": self.names[id(value)]}
+        if isinstance(value, dict):
+            return {"values": {key: self(part) for key, part in value.items()}}
+        return [self(part) for part in value] if isinstance(value, (tuple, list)) else value
+
+
+def _value(stored, arrays: dict):
+    """The inverse of _References."""
+    if isinstance(stored, dict):
+        if "array" in stored:
+            return arrays[stored["array"]]
+        return {key: _value(part, arrays) for key, part in stored["values"].items()}
+    return tuple(_value(part, arrays) for part in stored) if isinstance(stored, list) else stored
+
+
+def _from_document(arrays: dict, document: Any) -> Trace:
+    fields = {key: _value(value, arrays) for key, value in document.items() if key not in ("config", "about")}
+    forward = tuple(_record(Forward, row) for row in fields["forward"])
+    backward = tuple(_record(Backward, row) for row in fields["backward"])
+    steps = tuple(_record(Step, row) for row in fields["steps"])
+    target, teacher = (None if fields[key] is None else tuple(map(int, fields[key])) for key in ("target", "teacher"))
+    loss = None if fields["loss"] is None else float(fields["loss"])
     if not forward or (target is None) != (not backward):
         raise ValueError("expected the steps of a pass, and a backward where there is a target")
-    return Trace(LeViTConfig.from_dict(document["config"]), arrays[document["x"]], str(document["about"]), forward,
-                 target, loss, backward)
+    _require(fields["x"], np.ndarray)
+    for array in _require(fields["parameters"], dict).values():
+        _require(array, np.ndarray)
+    return Trace(LeViTConfig.from_dict(document["config"]), fields["x"], str(document["about"]), forward, target, loss,
+                 backward, steps, fields["parameters"], teacher)
 
 
-def trace(model: LeViT, x: np.ndarray, target=None, about: str = "") -> Trace:
-    """Evaluates `model` on images x (B, C, H, W) and records every layer; `about` says where x comes from.
+_ARRAY = np.ndarray
+_TYPES = {  # of the fields of each record
+    Forward: (str, str, (_ARRAY, type(None)), _ARRAY, int, (str, type(None))),
+    Backward: (str, str, _ARRAY, (_ARRAY, type(None)), dict, int, (str, type(None))),
+    Step: (int, str, str, str, str, str, int, dict, dict),
+}
 
-    The arithmetic is the evaluation's (running statistics, no drop path: training="frozen"), on the model's own
-    backend: each output is the very value that model.forward computes. With `target`, a class or one an image, the
-    loss is the cross-entropy of the averaged logits, a mean over the batch,
+
+def _record(kind, row):
+    """One of the records, of the right types and with names that are known; ValueError otherwise."""
+    found = kind(*(_require(value, types) for value, types in zip(row, _TYPES[kind], strict=True)))
+    for array in found.gradients.values() if kind is Backward else ():
+        _require(array, _ARRAY)
+    operations.layer_class(found.kind)
+    if kind is Step:
+        operations.operation(found.op)
+        if found.direction not in ("forward", "backward"):
+            raise ValueError(f"expected forward or backward, found {found.direction!a:.100}")
+    return found
+
+
+def _require(value, types):
+    if not isinstance(value, types):
+        raise ValueError(f"expected {types}, found {value!a:.100}")
+    return value
+
+
+def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=None,
+          backend: str = "reference") -> Trace:
+    """Evaluates `model` on images x (B, C, H, W) and records every layer and operation; `about` says where x comes from.
+
+    The arithmetic is the evaluation's (running statistics, no drop path: training="frozen"), on the textbook's
+    operations, whose lines a step shows, or those of another `backend`: each output is the very value that
+    model.forward computes there. With `target`, a class or one an image, the loss is the cross-entropy of the averaged
+    logits, a mean over the batch,
 
         loss = -1/B Σ_b log softmax((logits + logits_dist) / 2)[b, target_b],
 
     and the backward follows: (softmax - onehot) / B reaches the average, a half of it each head. Without distillation
-    there is one head, and all of it reaches that. The model itself is left alone, its gradients too. Raises LevitError
-    for images or a target that do not fit."""
-    recorder = _Recorder(model)
-    x = x.copy()
-    outputs, saved = recorder.network.forward(x, training="frozen")
-    both = model.head_dist is not None
-    logits = (outputs[0] + outputs[1]) / 2 if both else outputs
-    forward = (*recorder.forward(), Forward("", type(recorder.network).__name__, x, logits))
-    if target is None:
-        return Trace(model.config, x, about, forward)
-    target = _targets(target, len(x), model.config.num_classes)
-    onehot = model.ops.targets_of(target, model.config.num_classes, dtype=x.dtype)
-    dlogits = model.ops.cross_entropy_backward(logits, onehot)
-    dx = recorder.network.backward((dlogits / 2, dlogits / 2) if both else dlogits, saved)
-    backward = (*recorder.backward(), Backward("", type(recorder.network).__name__, dlogits, dx, {}))
-    loss = float(model.ops.cross_entropy(logits, onehot))
-    return Trace(model.config, x, about, forward, tuple(target), loss, backward)
+    there is one head, and all of it reaches that. With a `teacher`'s choice too, a class or one an image, it is what
+    LeViT is trained with, half the cross-entropy of one head with the target and half of the other's with the teacher,
+
+        loss = -1/2B Σ_b log softmax(logits)[b, target_b] + log softmax(logits_dist)[b, teacher_b].
+
+    The model itself is left alone, its gradients too; arrays are kept, not copied, and must not be written to. Raises
+    LevitError for images, a target or a teacher that do not fit, BackendError for a backend that is not there."""
+    recorder, x = Recorder(model, ops.backend(backend)), x.copy()
+    with recorder.calling("", "LeViT", "forward") as whole:
+        outputs, saved = recorder.network.forward(x, training="frozen")
+    logits = (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
+    end = Forward("", "LeViT", x, logits, *recorder.place(whole))
+    loss, value, backward = _loss(recorder.ops, model, len(x), target, teacher), None, ()
+    if loss:
+        value, back = _loss_and_backward(recorder, loss, outputs, saved)
+        backward = (*recorder.backwards(), back)
+    return Trace(model.config, x, about, (*recorder.forwards(), end), loss and tuple(loss.target.tolist()), value,
+                 backward, tuple(recorder.steps()), model.state(), teacher if teacher is None else tuple(loss.teacher.tolist()))
 
 
-def _targets(target, batch: int, classes: int) -> list[int]:
-    """One class an image, as whole numbers."""
-    given = np.asarray(target)
-    if given.dtype.kind not in "iu" or given.shape not in ((), (batch,)):
-        raise LevitError(f"target: expected a class, or one for each of {batch} images, found {target!r}")
-    if given.size and not (0 <= given.min() and given.max() < classes):
-        raise LevitError(f"target: expected classes from 0 to {classes - 1}, found {target!r}")
-    return np.broadcast_to(given, batch).tolist()
+def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float, Backward]:
+    """The loss and the network's own record; the heads' gradients together are that of the average."""
+    kind = type(loss).__name__
+    with recorder.calling("loss", kind, "forward"):
+        value, saved_loss = loss.forward(outputs)
+    with recorder.calling("loss", kind, "backward"):
+        doutputs = loss.backward(outputs, saved_loss)
+    with recorder.calling("", "LeViT", "backward") as whole:
+        dx = recorder.network.backward(doutputs, saved)
+    dlogits = doutputs[0] + doutputs[1] if isinstance(doutputs, tuple) else doutputs
+    return float(value), Backward("", "LeViT", dlogits, dx, {}, *recorder.place(whole))
 
 
-class _Recorder:
-    """A network of the same arrays as the model whose layers write down what they are given and give.
-
-    A network of its own: nothing of the model's has to be restored, and another thread may use it meanwhile."""
-
-    def __init__(self, model: LeViT):
-        self.network = LeViT(model.config, model.ops)
-        self.network.set_state(model.state())
-        self.forwards, self.backwards = [], []
-        for name, layer in _named(self.network):
-            self._listen(name, layer)
-
-    def _listen(self, name: str, layer: Layer) -> None:
-        forward, backward, kind = layer.forward, layer.backward, type(layer).__name__
-
-        def listening_forward(x=None, *more, **options):
-            result = forward() if x is None else forward(x, *more, **options)
-            self.forwards.append(Forward(name, kind, x, result[0] if isinstance(result, tuple) else result))
-            return result
-
-        def listening_backward(dy, *saved):
-            dx = backward(dy, *saved)
-            self.backwards.append(Backward(name, kind, dy, dx, dict(layer.accumulated)))
-            return dx
-
-        layer.forward, layer.backward = listening_forward, listening_backward
-
-    def forward(self) -> Iterator[Forward]:
-        times, turn = Counter(step.name for step in self.forwards), Counter()
-        for step in self.forwards:
-            yield step._replace(name=f"{step.name}.{turn[step.name]}") if times[step.name] > 1 else step
-            turn[step.name] += 1
-
-    def backward(self) -> Iterator[Backward]:
-        """The last turn of a layer is the first to be undone."""
-        left = Counter(step.name for step in self.backwards)
-        times = Counter(left)
-        for step in self.backwards:
-            left[step.name] -= 1
-            yield step._replace(name=f"{step.name}.{left[step.name]}") if times[step.name] > 1 else step
+def _loss(operations, model: LeViT, batch: int, target, teacher):
+    """What the trace ends in, or None."""
+    if target is None and teacher is None:
+        return None
+    if target is None or teacher is not None and not model.config.distillation:
+        raise LevitError(f"teacher: expected a target too, and a model with two heads, found target {target!r} and "
+                         f"{model.config.name}")
+    target = _classes("target", target, batch, model.config.num_classes)
+    if teacher is None:
+        return CrossEntropy(operations, target)
+    return Distillation(operations, target, _classes("teacher", teacher, batch, model.config.num_classes))
 
 
-def _named(network: LeViT) -> Iterator[tuple[str, Layer]]:
-    """(name as in Trace, layer) of every layer below the network."""
-    names = {id(layer): name for name, layer in network.walk()}
-    for layer in _below(network):
-        inner = layer
-        while id(inner) not in names:
-            inner = inner.branch
-        yield names[id(inner)] + ("" if inner is layer else f".{type(layer).__name__.lower()}"), layer
-
-
-def _below(layer: Layer) -> Iterator[Layer]:
-    for _, child in layer.children():
-        yield child
-        yield from _below(child)
+def _classes(what: str, given, batch: int, classes: int) -> np.ndarray:
+    """One class an image, as whole numbers (B,)."""
+    found = np.asarray(given)
+    if found.dtype.kind not in "iu" or found.shape not in ((), (batch,)):
+        raise LevitError(f"{what}: expected a class, or one for each of {batch} images, found {given!r}")
+    if found.size and not (0 <= found.min() and found.max() < classes):
+        raise LevitError(f"{what}: expected classes from 0 to {classes - 1}, found {given!r}")
+    return np.broadcast_to(found, batch).astype(np.int64)

@@ -4,7 +4,7 @@ from .layer import Layer
 
 
 class Activation(Layer):
-    """y = kind(x), any shape; kind is "hardswish", "silu" or "identity"."""
+    """y = kind(x): any shape; kind is "hardswish", "silu" or "identity"."""
 
     def __init__(self, ops, kind):
         super().__init__(ops)

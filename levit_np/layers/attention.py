@@ -8,7 +8,7 @@ from .linear import projection
 
 
 class AttentionBias(Layer):
-    """Equation 1's B: a table (heads, height·width) of |Δy|, |Δx|, gathered for each pair of pixels."""
+    """B[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of a pair of pixels; table (heads, height·width)."""
 
     def __init__(self, ops, heads, grid, stride):
         super().__init__(ops)
@@ -35,7 +35,7 @@ class SavedAttention(NamedTuple):
 
 
 class Attention(Layer):
-    """y = P act(softmax(Q Kᵀ / √D + B) V), heads side by side.  x (B, N, C) -> y (B, N, C)."""
+    """y = P act(softmax(Q Kᵀ / √D + B) V): heads side by side.  x (B, N, C) -> y (B, N, C)."""
 
     def __init__(self, ops, channels, heads, grid, config):
         super().__init__(ops)
@@ -89,7 +89,9 @@ class SavedShrinking(NamedTuple):
 
 
 class ShrinkingAttention(Layer):
-    """Attention whose queries stand on every second pixel, without residual.  (B, N, C) -> (B, N', C')."""
+    """y = P act(softmax(Q Kᵀ / √D + B) V): the queries stand on every second pixel, and there is no residual.
+
+    x (B, N, C) -> y (B, N', C')."""
 
     stride = 2
 

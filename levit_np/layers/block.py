@@ -16,7 +16,7 @@ class SavedMLP(NamedTuple):
 
 
 class MLP(Layer):
-    """y = down(act(up(x))), ratio·C channels between.  x (B, N, C) -> y (B, N, C)."""
+    """y = down(act(up(x))): ratio·C channels between.  x (B, N, C) -> y (B, N, C)."""
 
     def __init__(self, ops, channels, config):
         super().__init__(ops)
@@ -47,7 +47,7 @@ class SavedPreNorm(NamedTuple):
 
 
 class PreNorm(Layer):
-    """y = branch(LayerNorm(x)), as in ViT (ablation A3).  Its branch bears its name."""
+    """y = branch(LayerNorm(x)): as in ViT (ablation A3).  Its branch bears its name."""
 
     def __init__(self, ops, channels, branch):
         super().__init__(ops)
@@ -76,7 +76,7 @@ class SavedResidual(NamedTuple):
 
 
 class Residual(Layer):
-    """y = x + mask · branch(x); the mask drops the whole branch of an image at random (drop path).
+    """y = x + mask · branch(x): the mask drops the whole branch of an image at random (drop path).
 
     The branch bears the layer's name: a residual has no parameters of its own."""
 
@@ -109,7 +109,7 @@ class SavedPair(NamedTuple):
 
 
 class _Pair(Layer):
-    """attention, then MLP: what Block and Downsample share."""
+    """y = mlp(attention(x)): what Block and Downsample share."""
 
     def forward(self, x, training=False):
         x, attention = self.attention.forward(x, training)
@@ -129,7 +129,7 @@ class _Pair(Layer):
 
 
 class Block(_Pair):
-    """x + attention(x), then x + mlp(x)."""
+    """z = x + attention(x), y = z + mlp(z)."""
 
     def __init__(self, ops, channels, heads, grid, config, rate):
         super().__init__(ops)
@@ -139,7 +139,7 @@ class Block(_Pair):
 
 
 class Downsample(_Pair):
-    """Shrinking attention (no residual: the shapes differ), then x + mlp(x)."""
+    """z = attention(x), y = z + mlp(z): the shrinking attention has no residual, as the shapes differ."""
 
     def __init__(self, ops, channels, stage, grid, config, rate):
         super().__init__(ops)
@@ -154,7 +154,7 @@ class SavedStage(NamedTuple):
 
 
 class Stage(Layer):
-    """A downsample (but for the first stage) and its blocks.  (B, N, C) -> (B, N', C')."""
+    """y = blocks(downsample(x)): the first stage has no downsample.  (B, N, C) -> (B, N', C')."""
 
     def __init__(self, ops, config, number):
         super().__init__(ops)

@@ -37,7 +37,7 @@ class LinearBN(Layer):
 
 
 class Linear(Layer):
-    """y = x wᵀ + b, the plain layer of ViT (ablation A3).  x (B, N, C) -> y (B, N, O)."""
+    """y = x wᵀ + b: the plain layer of ViT (ablation A3).  x (B, N, C) -> y (B, N, O)."""
 
     def __init__(self, ops, channels, outputs):
         super().__init__(ops)

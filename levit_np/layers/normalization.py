@@ -13,7 +13,7 @@ class SavedBatchNorm(NamedTuple):
 
 
 class BatchNorm(Layer):
-    """y = gamma (x - mean) / √(variance + eps) + beta, a channel at a time; axis is the channels'."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: a channel at a time; axis is the channels'."""
 
     eps, momentum = 1e-5, 0.1
 
@@ -50,7 +50,7 @@ class BatchNorm(Layer):
 
 
 class LayerNorm(Layer):
-    """Each token normalized over its own channels (ablation A3)."""
+    """y = gamma x̂ + beta: each token normalized over its own channels (ablation A3)."""
 
     eps = 1e-6
 

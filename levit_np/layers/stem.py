@@ -13,7 +13,7 @@ class SavedConvolution(NamedTuple):
 
 
 class ConvBN(Layer):
-    """y = BN(w ∗ x), or w ∗ x + b without BN (A3).  x (B, C, H, W) -> y (B, O, H', W')."""
+    """y = BN(w ∗ x): w ∗ x + b without BN (A3).  x (B, C, H, W) -> y (B, O, H', W')."""
 
     def __init__(self, ops, channels, outputs, kernel, stride, padding, normalization="batch"):
         super().__init__(ops)
@@ -41,7 +41,7 @@ class ConvBN(Layer):
 
 
 class ChannelBias(Layer):
-    """y = x + b, one b a channel: all that is left of a convolution's BN in ablation A3."""
+    """y = x + b: one b a channel, all that is left of a convolution's BN in ablation A3."""
 
     def __init__(self, ops, channels):
         super().__init__(ops)
@@ -62,7 +62,7 @@ class SavedStem(NamedTuple):
 
 
 class Stem(Layer):
-    """Convolutions with an activation between two of them.  x (B, C, H, W) -> tokens (B, N, C')."""
+    """y = conv(act(… conv(x))): convolutions with an activation between.  x (B, C, H, W) -> tokens (B, N, C')."""
 
     def __init__(self, ops, config):
         super().__init__(ops)

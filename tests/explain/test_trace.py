@@ -154,6 +154,11 @@ def test_a_target_that_does_not_fit_is_refused(digits, target):
         trace(digits, random_images(digits)[:, :, 1:])
 
 
+def numbers(step):
+    """The inputs and outputs of a step that are no arrays."""
+    return {key: value for key, value in (step.inputs | step.outputs).items() if isinstance(value, (int, float, str))}
+
+
 @pytest.mark.parametrize("target", [None, [4, 9]])
 def test_a_file_holds_it_all_once(digits, target, tmp_path):
     record = trace(digits, random_images(digits, 2), target, about="two random images")
@@ -166,12 +171,14 @@ def test_a_file_holds_it_all_once(digits, target, tmp_path):
         assert ours[:2] == theirs[:2]
         for a, b in zip(ours[2:4], theirs[2:4]):
             assert a is b is None or (a.dtype == b.dtype and np.array_equal(a, b))
-    assert {n: a.tolist() for n, a in record.gradients.items()} == {n: a.tolist() for n, a in again.gradients.items()}
+    assert list(record.arrays) == list(again.arrays)
+    assert all(np.array_equal(array, again.arrays[name]) for name, array in record.arrays.items())
+    for ours, theirs in zip(record.steps, again.steps, strict=True):
+        assert ours[:7] == theirs[:7] and numbers(ours) == numbers(theirs)
     with h5py.File(tmp_path / "trace.h5") as file:  # as any tool finds it
         assert np.array_equal(file["stages/0/blocks/1/mlp/up/bn/output"], record.outputs["stages.0.blocks.1.mlp.up"])
         assert ("stages/2/downsample/attention/kv/dweight" in file) == (target is not None)
-    distinct = {id(a): a.nbytes for s in record.forward + record.backward for a in s[2:4] if a is not None}
-    distinct |= {id(a): a.nbytes for a in record.gradients.values()}
+    distinct = {id(a): a.nbytes for a in record.arrays.values()}
     assert sum(distinct.values()) < (tmp_path / "trace.h5").stat().st_size < sum(distinct.values()) * 1.02 + 400_000
 
 
@@ -182,14 +189,19 @@ def test_what_is_no_trace_is_refused(digits, tmp_path):
     with pytest.raises(levit_np.CheckpointError, match="expected a recorded trace, found another"):
         Trace.read(path)
     whole = trace(digits, random_images(digits), 1)
-    replace(whole, forward=whole.forward[::143], backward=whole.backward[::143]).save(path)
+    replace(whole, forward=whole.forward[::143], backward=whole.backward[::143], steps=whole.steps[:1]).save(path)
     assert is_trace(path) and len(Trace.read(path).forward) == 2
     arrays, documents = hdf5.read(path)
     good = documents["trace"]
-    step, back = good["forward"][0], good["backward"][0]
+    step, back, op = good["forward"][0], good["backward"][0], good["steps"][0]
     for change in ({"config": {}}, {"config": 3}, {"forward": []}, {"forward": 7}, {"forward": [step[:3]]},
-                   {"forward": [[*step[:3], "none"]]}, {"forward": [[*step[:3], None]]}, {"forward": [step, [1]]},
-                   {"backward": []}, {"backward": [[*back[:4], 1]]}, {"backward": [[*back[:4], {"w": "nowhere"}]]},
+                   {"forward": [[*step[:3], {"array": "none"}, *step[4:]]]}, {"forward": [[*step[:3], None, *step[4:]]]}, {"forward": [step, [1]]},
+                   {"forward": [[*step[:1], "Nothing", *step[2:]]]}, {"forward": [[*step[:4], "first", None]]},
+                   {"backward": []}, {"backward": [[*back[:4], 1, *back[5:]]]},
+                   {"backward": [[*back[:4], {"values": {"w": {"array": "nowhere"}}}, *back[5:]]]},
+                   {"backward": [[*back[:4], {"values": {"w": 3}}, *back[5:]]]},
+                   {"steps": [[*op[:5], "system", *op[6:]]]}, {"steps": [["1", *op[1:]]]},
+                   {"steps": [[op[0], "sideways", *op[2:]]]}, {"parameters": {"values": {"w": 3}}},
                    {"target": None}, {"target": "many"}, {"target": 1}, {"target": [1e400]}, {"loss": "low"},
                    {"x": "nowhere"}, {"x": []}, None, *({key: ...} for key in good)):
         damaged = None if change is None else {k: v for k, v in (good | change).items() if v is not ...}

@@ -4,12 +4,12 @@ import numpy as np
 
 
 def hardswish(x):
-    """x · clip(x + 3, 0, 6) / 6: a piecewise-quadratic x · sigmoid(x)."""
+    """y = x · clip(x + 3, 0, 6) / 6: a piecewise-quadratic x · sigmoid(x)."""
     return x * np.clip(x + 3, 0, 6) / 6
 
 
 def hardswish_backward(dy, x):
-    """0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
+    """dx = dy · y'(x), y' being 0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
     return dy * np.where(x <= -3, 0, np.where(x >= 3, 1, (2 * x + 3) / 6)).astype(x.dtype)
 
 
@@ -19,18 +19,18 @@ def _sigmoid(x):
 
 
 def silu(x):
-    """x · sigmoid(x)."""
+    """y = x · sigmoid(x)."""
     return x * _sigmoid(x)
 
 
 def silu_backward(dy, x):
-    """With s = sigmoid(x): s (1 + x (1 - s))."""
+    """dx = dy · s (1 + x (1 - s)) with s = sigmoid(x)."""
     s = _sigmoid(x)
     return dy * s * (1 + x * (1 - s))
 
 
 def identity(x):
-    """No activation (ablation A7)."""
+    """y = x: no activation (ablation A7)."""
     return x
 
 
@@ -40,11 +40,11 @@ def identity_backward(dy, x):
 
 
 def softmax(x):
-    """exp(x) / Σ exp(x) on the last axis; the largest is taken off first, which changes nothing but the overflow."""
+    """y = exp(x) / Σ exp(x) on the last axis: the largest is taken off first, which changes only the overflow."""
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
 
 def softmax_backward(dy, y):
-    """dx = y (dy - Σ dy y), with y the softmax itself."""
+    """dx = y (dy - Σ dy y): y is the softmax itself."""
     return y * (dy - (dy * y).sum(-1, keepdims=True))

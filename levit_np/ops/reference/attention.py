@@ -19,7 +19,11 @@ def attention(q, k, v, bias, scale):
 
 
 def attention_backward(dy, q, k, v, scale, probabilities):
-    """-> dq, dk, dv, dbias (heads, Nq, Nk): the bias was added to every image, so its gradient sums over them."""
+    """dv = pᵀ dy, ds = p (dy vᵀ - Σ dy vᵀ p), dq = scale · ds k, dk = scale · dsᵀ q, dbias = Σ_b ds.
+
+    p are the probabilities, ds the gradient to the scores. The bias was added to every image, so its gradient sums
+    over them.  -> dq, dk, dv, dbias (heads, Nq, Nk).
+    """
     dv = probabilities.swapaxes(-1, -2) @ dy
     dscores = softmax_backward(dy @ v.swapaxes(-1, -2), probabilities)
     dq = (dscores @ k) * scale
@@ -28,42 +32,50 @@ def attention_backward(dy, q, k, v, scale, probabilities):
 
 
 def bias_index(height, width, stride=1):
-    """Which entry of a head's table (height·width,) a pair of pixels uses: |Δy|·width + |Δx|.  -> (Nq, Nk) int64.
+    """index[q, k] = |Δy|·width + |Δx|: which entry of a head's table (height·width,) a pair of pixels uses.
 
-    Queries stand on every stride-th pixel, keys on all."""
+    Queries stand on every stride-th pixel, keys on all.  -> index (Nq, Nk) int64."""
     y, x = np.divmod(np.arange(height * width), width)
     queries = (y % stride == 0) & (x % stride == 0)
     return np.abs(y[queries, None] - y) * width + np.abs(x[queries, None] - x)
 
 
 def gather_bias(table, index):
-    """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> (heads, Nq, Nk)."""
+    """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> bias (heads, Nq, Nk)."""
     return table[:, index]
 
 
 def gather_bias_backward(dbias, index, offsets):
-    """Every pair that shared an offset adds to it.  -> dtable (heads, offsets)."""
+    """dtable[h, i] = Σ dbias[h, q, k] where index[q, k] = i: every pair that shared an offset adds to it.
+
+    -> dtable (heads, offsets)."""
     flat = index.ravel()
     return np.stack([np.bincount(flat, d.ravel(), offsets) for d in dbias]).astype(dbias.dtype)
 
 
 def split_heads(x, heads, sizes):
-    """x (B, N, heads·Σsizes) -> one (B, heads, N, size) for each size; the rows of a head stand together."""
+    """part[b, h, n, j] = x[b, n, h·Σsizes + start + j]: the rows of a head stand together, part after part.
+
+    x (B, N, heads·Σsizes) -> one (B, heads, N, size) for each size; it starts where those before it end."""
     parts = x.reshape(*x.shape[:2], heads, sum(sizes)).transpose(0, 2, 1, 3)
     return np.split(parts, np.cumsum(sizes)[:-1], axis=-1)
 
 
 def split_heads_backward(parts):
-    """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back."""
+    """dx[b, n, h·Σsizes + start + j] = dpart[b, h, n, j]: the inverse puts the parts back.
+
+    The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes)."""
     return merge_heads(np.concatenate(parts, -1))
 
 
 def merge_heads(x):
-    """x (B, heads, N, V) -> (B, N, heads·V)."""
+    """y[b, n, h·V + j] = x[b, h, n, j]: the heads side by side.  x (B, heads, N, V) -> y (B, N, heads·V)."""
     x = x.transpose(0, 2, 1, 3)
     return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
 
 
 def merge_heads_backward(dy, heads):
-    """dy (B, N, heads·V) -> dx (B, heads, N, V): the inverse takes the heads apart."""
+    """dx[b, h, n, j] = dy[b, n, h·V + j]: the inverse takes the heads apart.
+
+    dy (B, N, heads·V) -> dx (B, heads, N, V)."""
     return dy.reshape(*dy.shape[:2], heads, dy.shape[2] // heads).transpose(0, 2, 1, 3)

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def convolution_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Output pixels along one axis: the number of whole windows that fit."""
+    """pixels = ⌊(size + 2 padding - kernel) / stride⌋ + 1: the number of whole windows that fit along one axis."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
@@ -30,7 +30,9 @@ def convolution(x, w, stride, padding):
 
 
 def convolution_backward(dy, x, w, stride, padding):
-    """The adjoint, kernel cell by kernel cell.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
+    """dx[b,c,·] += Σ_o w[o,c,i,j] dy[b,o,u,v], dw[o,c,i,j] = Σ_{b,u,v} dy[b,o,u,v] x[b,c,·], · = u·s+i-p, v·s+j-p.
+
+    The adjoint, kernel cell by kernel cell.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
     kernel, (height, width) = w.shape[2], dy.shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     dpadded, dw = np.zeros_like(padded), np.empty_like(w)

@@ -6,42 +6,44 @@ from .activation import softmax
 
 
 def log_softmax(x):
-    """x - log Σ exp(x) on the last axis, the largest taken off first: no logarithm of a softmax that became 0."""
+    """y = x - log Σ exp(x) on the last axis: the largest is taken off first.
+
+    So no logarithm is taken of a softmax that became 0."""
     shifted = x - x.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def targets_of(labels, classes, smoothing=0.0, dtype=np.float64):
-    """Integer labels (B,) -> (B, classes): 1 - ε + ε/classes on the label, ε/classes elsewhere."""
+    """targets[b, c] = (1 - ε) [c is the label] + ε/classes: ε smooths.  labels (B,) -> targets (B, classes)."""
     return np.full((len(labels), classes), smoothing / classes, dtype) + (1 - smoothing) * np.eye(classes, dtype=dtype)[labels]
 
 
 def cross_entropy(logits, targets):
-    """-mean_b Σ_c targets log softmax(logits).  targets (B, classes), each row summing to 1."""
+    """loss = -mean_b Σ_c targets log softmax(logits).  targets (B, classes), each row summing to 1."""
     return -(targets * log_softmax(logits)).sum() / len(logits)
 
 
 def cross_entropy_backward(logits, targets):
-    """(softmax(logits) - targets) / B."""
+    """dlogits = (softmax(logits) - targets) / B."""
     return (softmax(logits) - targets) / len(logits)
 
 
 def soft_distillation(logits, teacher, temperature):
-    """τ²/(B·classes) Σ p log(p / q): p the teacher's, q the student's softmax at temperature τ (the authors' scale)."""
+    """loss = τ²/(B·classes) Σ p log(p / q): p the teacher's, q the student's softmax at τ (the authors' scale)."""
     p, q = log_softmax(teacher / temperature), log_softmax(logits / temperature)
     return (np.exp(p) * (p - q)).sum() * temperature**2 / logits.size
 
 
 def soft_distillation_backward(logits, teacher, temperature):
-    """One τ of τ² goes with the chain rule through logits / τ."""
+    """dlogits = τ (q - p) / (B·classes): one τ of τ² goes with the chain rule through logits / τ."""
     return (softmax(logits / temperature) - softmax(teacher / temperature)) * temperature / logits.size
 
 
 def hard_distillation(logits, teacher):
-    """Cross-entropy with the teacher's first choice as the label."""
+    """loss = -mean_b log softmax(logits)[t]: cross-entropy with the teacher's first choice t as the label."""
     return cross_entropy(logits, targets_of(teacher.argmax(-1), logits.shape[-1], dtype=logits.dtype))
 
 
 def hard_distillation_backward(logits, teacher):
-    """(softmax(logits) - the teacher's first choice) / B."""
+    """dlogits = (softmax(logits) - onehot(t)) / B: t is the teacher's first choice."""
     return cross_entropy_backward(logits, targets_of(teacher.argmax(-1), logits.shape[-1], dtype=logits.dtype))

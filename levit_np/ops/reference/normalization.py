@@ -20,7 +20,9 @@ def _reduced(x, axis):
 
 
 def batch_statistics(x, axis=-1) -> Statistics:
-    """Mean and biased variance a channel, in two passes (one pass cancels in float32)."""
+    """mean = Σ x / n, variance = Σ (x - mean)² / n: a channel at a time, in two passes (one cancels in float32).
+
+    -> mean, variance, count."""
     axes, _ = _reduced(x, axis)
     count = x.size // x.shape[axis] if x.size else 0
     return Statistics(x.mean(axes), x.var(axes), count)
@@ -34,7 +36,9 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
 
 
 def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
-    """Mean and variance are constants here.  -> dx, dgamma, dbeta."""
+    """dx = dy gamma/σ, dgamma = Σ dy x̂, dbeta = Σ dy: mean and variance are constants here.
+
+    σ = √(variance + eps), x̂ = (x - mean)/σ.  -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
     deviation = 1 / np.sqrt(variance + eps)
     normalized = (x - mean.reshape(shape)) * deviation.reshape(shape)
@@ -42,14 +46,18 @@ def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
 
 
 def batch_norm(x, gamma, beta, eps, axis=-1):
-    """BN in training: normalize with the batch's own statistics.  -> y, Statistics."""
+    """y = gamma (x - mean(x)) / √(variance(x) + eps) + beta: BN in training, with the batch's own statistics.
+
+    -> y, Statistics."""
     statistics = batch_statistics(x, axis)
     return normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis), statistics
 
 
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
-    """With x̂ the normalized input: dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)); the two means are what
-    flows through the batch's mean and variance.  -> dx, dgamma, dbeta."""
+    """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), dgamma = Σ dy x̂, dbeta = Σ dy.
+
+    x̂ is the normalized input; the two means are what flows through the batch's mean and variance.
+    -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
     deviation = 1 / np.sqrt(statistics.variance + eps)
     normalized = (x - statistics.mean.reshape(shape)) * deviation.reshape(shape)
@@ -59,7 +67,9 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
 
 
 def update_running(running, statistics, momentum):
-    """(mean, variance) after one more batch; the running variance is unbiased (n / (n - 1)), as in PyTorch."""
+    """running = (1 - momentum) running + momentum · the batch's: mean and variance, its variance unbiased.
+
+    Unbiased, n / (n - 1), as in PyTorch.  -> mean, variance."""
     mean, variance = running
     unbiased = statistics.variance * (statistics.count / (statistics.count - 1))
     return (1 - momentum) * mean + momentum * statistics.mean, (1 - momentum) * variance + momentum * unbiased
@@ -72,7 +82,9 @@ def layer_norm(x, gamma, beta, eps):
 
 
 def layer_norm_backward(dy, x, gamma, eps):
-    """dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / σ with dx̂ = gamma dy.  -> dx, dgamma, dbeta."""
+    """dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / σ with dx̂ = gamma dy, dgamma = Σ dy x̂, dbeta = Σ dy.
+
+    -> dx, dgamma, dbeta."""
     centred = x - x.mean(-1, keepdims=True)
     deviation = 1 / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
     normalized = centred * deviation

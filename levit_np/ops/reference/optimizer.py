@@ -7,8 +7,9 @@ import numpy as np
 
 
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
-    """One update; step counts from 1.  -> parameter, first moment, second moment: new arrays, or the three of `out`.
+    """parameter = (1 - rate · decay) parameter - rate · m̂ / (√v̂ + eps): one update; step counts from 1.
 
+    -> parameter, first moment, second moment: new arrays, or the three of `out`.
     The decay acts on the parameter itself, not through the gradient; the moments start at 0, which the
     divisions by 1 - βᵗ correct.
     """

@@ -4,45 +4,49 @@ import numpy as np
 
 
 def average_pool(x):
-    """The mean token.  x (B, N, C) -> (B, C)."""
+    """y = 1/N Σ_n x[:, n]: the mean token.  x (B, N, C) -> y (B, C)."""
     return x.mean(1)
 
 
 def average_pool_backward(dy, tokens):
-    """Each of the N tokens took part with weight 1/N."""
+    """dx[:, n] = dy / N: each of the N tokens took part with weight 1/N."""
     return np.repeat(dy[:, None] / tokens, tokens, 1)
 
 
 def prepend_token(x, token):
-    """The same token (1, C) before those of every image.  x (B, N, C) -> (B, N + 1, C)."""
+    """y = (token, x₁, …, x_N): the same token (1, C) before those of every image.  x (B, N, C) -> y (B, N + 1, C)."""
     return np.concatenate([np.broadcast_to(token, (len(x), *token.shape)), x], 1)
 
 
 def prepend_token_backward(dy):
-    """-> dx (B, N, C), dtoken (1, C): every image had the same token, so its gradient sums over them."""
+    """dx = dy[:, 1:], dtoken = Σ_b dy[:, 0]: every image had the same token, so its gradient sums over them.
+
+    -> dx (B, N, C), dtoken (1, C)."""
     return dy[:, 1:], dy[:, :1].sum(0)
 
 
 def first_token(x):
-    """The class token's last value.  x (B, N, C) -> (B, C)."""
+    """y = x₀: the class token's last value.  x (B, N, C) -> y (B, C)."""
     return x[:, 0]
 
 
 def first_token_backward(dy, tokens):
-    """None of the N tokens but the first took part."""
+    """dx₀ = dy, all others 0: none of the N tokens but the first took part.  -> dx (B, N, C)."""
     dx = np.zeros((len(dy), tokens, dy.shape[-1]), dy.dtype)
     dx[:, 0] = dy
     return dx
 
 
 def subsample(x, height, width, stride):
-    """Every stride-th pixel of every stride-th row.  x (B, height·width, C) -> (B, Nq, C)."""
+    """y[u, v] = x[u·stride, v·stride]: every stride-th pixel of every stride-th row.
+
+    x (B, height·width, C) -> y (B, Nq, C)."""
     grid = x.reshape(len(x), height, width, x.shape[-1])[:, ::stride, ::stride]
     return grid.reshape(len(x), grid.shape[1] * grid.shape[2], x.shape[-1])
 
 
 def subsample_backward(dy, height, width, stride):
-    """The pixels that were left out get 0."""
+    """dx[u·stride, v·stride] = dy[u, v]: the pixels that were left out get 0.  -> dx (B, height·width, C)."""
     dx = np.zeros((len(dy), height, width, dy.shape[-1]), dy.dtype)
     kept = dx[:, ::stride, ::stride]
     kept[...] = dy.reshape(kept.shape)
@@ -50,15 +54,17 @@ def subsample_backward(dy, height, width, stride):
 
 
 def image_to_tokens(x):
-    """(B, C, H, W) -> (B, H·W, C)."""
+    """y[b, u·W + v, c] = x[b, c, u, v]: a token a pixel.  x (B, C, H, W) -> y (B, H·W, C)."""
     return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]).swapaxes(1, 2)
 
 
 def tokens_to_image(x, height, width):
-    """(B, H·W, C) -> (B, C, H, W): the inverse of image_to_tokens, and so its backward."""
+    """y[b, c, u, v] = x[b, u·W + v, c]: the inverse of image_to_tokens, and so its backward.
+
+    x (B, H·W, C) -> y (B, C, H, W)."""
     return x.swapaxes(1, 2).reshape(len(x), x.shape[-1], height, width)
 
 
 def drop_path_mask(generator, batch, rate, dtype):
-    """(B, 1, 1): 0 with probability `rate`, else 1 / (1 - rate), so that the expected branch is unchanged."""
+    """mask = 0 with probability rate, else 1 / (1 - rate): the expected branch is unchanged.  -> mask (B, 1, 1)."""
     return (generator.random((batch, 1, 1)) >= rate).astype(dtype) / dtype.type(1 - rate)

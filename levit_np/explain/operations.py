@@ -1,0 +1,115 @@
+"""What is to be said of an operation and of a layer, read from the textbook's own source, so that it cannot drift:
+the formula and the names of the results from the docstring, and the lines that compute them."""
+
+import ast
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ..layers.layer import Layer
+from ..ops import reference
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+class Source(NamedTuple):
+    """The lines of one function."""
+
+    file: str  # below the package: ops/reference/linear.py
+    first: int  # the number of the first line
+    lines: tuple[str, ...]
+
+
+class Operation(NamedTuple):
+    """A function of ops/reference: the first line of its docstring is `formula: meaning.`; `outputs` names what it
+    returns as the formula does, in order (a list of parts bears one name)."""
+
+    name: str
+    formula: str
+    meaning: str
+    outputs: tuple[str, ...]
+    source: Source
+
+
+@cache
+def names() -> frozenset[str]:
+    """Of all operations that the reference backend defines."""
+    return frozenset(name for name, value in vars(reference).items() if inspect.isfunction(value)
+                     and value.__module__.startswith(reference.__name__) and not name.startswith("_"))
+
+
+@cache
+def operation(name: str) -> Operation:
+    """Raises KeyError for a name that is no operation."""
+    function = vars(reference)[name]
+    document = inspect.getdoc(function)
+    formula, meaning = _first_sentence(document)
+    return Operation(name, formula, meaning, _results(document, formula), source_of(function))
+
+
+@cache
+def signature(name: str) -> inspect.Signature:
+    return inspect.signature(vars(reference)[name])
+
+
+@cache
+def layer_class(kind: str) -> type[Layer]:
+    """The class of layers of that name; Raises KeyError for another."""
+    return {found.__name__: found for found in _below(Layer)}[kind]
+
+
+@cache
+def layer_formula(kind: str) -> tuple[str, str]:
+    """(formula, meaning) of a layer: the first line of its docstring."""
+    return _first_sentence(inspect.getdoc(layer_class(kind)))
+
+
+@cache
+def layer_source(kind: str, direction: str) -> Source:
+    """The lines of a layer's forward or backward, wherever its class has them from."""
+    return source_of(getattr(layer_class(kind), direction))
+
+
+def source_of(function) -> Source:
+    lines, first = inspect.getsourcelines(function)
+    file = Path(inspect.getsourcefile(function)).resolve().relative_to(PACKAGE).as_posix()
+    return Source(file, first, tuple(line.rstrip("\n") for line in lines))
+
+
+def assigned(file: str, line: int) -> tuple[str, ...]:
+    """The names to which the statement on that line of a source file assigns: (q, k, v) of `q, k, v = …`."""
+    for node in _assignments(file):
+        if node.lineno <= line <= node.end_lineno:
+            target = node.targets[0]
+            return tuple(part.id for part in getattr(target, "elts", [target]) if isinstance(part, ast.Name))
+    return ()
+
+
+@cache
+def _assignments(file: str) -> tuple[ast.Assign, ...]:
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.Assign))
+
+
+def _below(kind):
+    for found in kind.__subclasses__():
+        yield found
+        yield from _below(found)
+
+
+def _first_sentence(document: str) -> tuple[str, str]:
+    """`y = x wᵀ + b: what it is for.  shapes` -> (`y = x wᵀ + b`, `what it is for`)."""
+    sentence = document.partition("\n\n")[0].replace("\n", " ").partition(".  ")[0].removesuffix(".")
+    formula, _, meaning = sentence.partition(": ")
+    return formula, meaning
+
+
+def _results(document: str, formula: str) -> tuple[str, ...]:
+    """The names behind the docstring's arrow, `-> dx (B, C), dw (O, C).`; without one, what the formula begins with."""
+    found, rest = [], document.partition("->")[2].replace("\n", " ")
+    while match := re.match(r"\s*([A-Za-z]\w*)(?: \([^()]*\))?([,.:]|$)", rest):
+        found.append(match[1])
+        rest = rest[match.end() :] if match[2] == "," else ";"
+    return tuple(found) or (re.match(r"\w+", formula)[0],)

@@ -1,0 +1,153 @@
+"""A network that writes down what it does: each layer what it is given and gives, and each operation too."""
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import isfunction
+from itertools import count
+from sys import _getframe
+from typing import Iterator
+
+import numpy as np
+
+from ..layers.layer import Layer
+from ..model import LeViT
+from . import operations
+from .records import Backward, Forward, Step
+
+
+@dataclass(eq=False)
+class _Call:
+    """One forward or backward of a layer."""
+
+    name: str
+    kind: str
+    direction: str
+    number: int
+    parent: "_Call | None"
+    turn: int  # how often the layer was called before
+
+
+class Recorder:
+    """The network of a model's arrays, on the operations of a backend.
+
+    A network of its own: nothing of the model's has to be restored, and another thread may use it meanwhile."""
+
+    def __init__(self, model: LeViT, ops):
+        self.ops = _Listening(ops, self)
+        self.network = LeViT(model.config, self.ops)
+        self.network.set_state(model.state())
+        self._numbers, self._turns, self._open = count(), Counter(), []
+        self._forwards, self._backwards, self._steps = [], [], []
+        for name, layer in _named(self.network):
+            self._listen(name, layer)
+
+    @contextmanager
+    def calling(self, name: str, kind: str, direction: str):
+        """What is recorded within belongs to this call."""
+        turn = self._turns[name, direction]
+        call = _Call(name, kind, direction, next(self._numbers), self._open[-1] if self._open else None, turn)
+        self._turns[name, direction] += 1
+        self._open.append(call)
+        yield call
+        self._open.pop()
+
+    def _listen(self, name: str, layer: Layer) -> None:
+        forward, backward, kind = layer.forward, layer.backward, type(layer).__name__
+
+        def listening_forward(x=None, *more, **options):
+            with self.calling(name, kind, "forward") as call:
+                result = forward() if x is None else forward(x, *more, **options)
+            self._forwards.append((call, x, result[0] if isinstance(result, tuple) else result))
+            return result
+
+        def listening_backward(dy, *saved):
+            with self.calling(name, kind, "backward") as call:
+                dx = backward(dy, *saved)
+            self._backwards.append((call, dy, dx, dict(layer.accumulated)))
+            return dx
+
+        layer.forward, layer.backward = listening_forward, listening_backward
+
+    def operation(self, name: str, function):
+        """The function, called by whatever layer is at work, and recorded."""
+        called, signature = operations.operation(name), operations.signature(name)
+
+        def listening(*arguments, **options):
+            frame, number = _getframe(1), next(self._numbers)
+            result = function(*arguments, **options)
+            inputs = {key: _plain(value) for key, value in signature.bind(*arguments, **options).arguments.items()}
+            if isinstance(result, list):
+                parts = operations.assigned(frame.f_code.co_filename, frame.f_lineno)
+                outputs = dict(zip(parts, result, strict=True))
+            else:
+                results = result if isinstance(result, tuple) else (result,)
+                outputs = dict(zip(called.outputs, map(_plain, results), strict=True))
+            self._steps.append((self._open[-1], number, name, frame.f_lineno, inputs, outputs))
+            return result
+
+        return listening
+
+    def forwards(self) -> Iterator[Forward]:
+        for call, x, y in self._forwards:
+            yield Forward(self._name(call), call.kind, x, y, *self.place(call))
+
+    def backwards(self) -> Iterator[Backward]:
+        for call, dy, dx, gradients in self._backwards:
+            yield Backward(self._name(call), call.kind, dy, dx, gradients, *self.place(call))
+
+    def steps(self) -> Iterator[Step]:
+        named = [f"{self._name(call)}.{op}".lstrip(".") for call, _, op, *_ in self._steps]
+        times, turn = Counter(named), Counter()
+        for name, (call, number, op, line, inputs, outputs) in zip(named, self._steps):
+            unique = f"{name}.{turn[name]}" if times[name] > 1 else name
+            turn[name] += 1
+            yield Step(number, call.direction, unique, self._name(call), call.kind, op, line, inputs, outputs)
+
+    def place(self, call: _Call) -> tuple[int, str | None]:
+        """number and parent, as the records have them."""
+        return call.number, call.parent and self._name(call.parent)
+
+    def _name(self, call: _Call) -> str:
+        """The layer's, and which turn where it was called repeatedly; its last turn is the first to be undone."""
+        times = self._turns[call.name, call.direction]
+        if times == 1:
+            return call.name
+        return f"{call.name}.{call.turn if call.direction == 'forward' else times - 1 - call.turn}"
+
+
+class _Listening:
+    """The operations of a backend, each of which is recorded when it is called."""
+
+    def __init__(self, ops, recorder: Recorder):
+        self._ops, self._recorder = ops, recorder
+
+    def __getattr__(self, name):
+        found = getattr(self._ops, name)
+        if isfunction(found) and name in operations.names():
+            found = self._recorder.operation(name, found)
+        setattr(self, name, found)
+        return found
+
+
+def _plain(value):
+    """A number of NumPy's as Python's, a type by its name."""
+    if isinstance(value, np.dtype):
+        return value.name
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _named(network: LeViT) -> Iterator[tuple[str, Layer]]:
+    """(name as in Trace, layer) of every layer below the network."""
+    names = {id(layer): name for name, layer in network.walk()}
+    for layer in _below(network):
+        inner = layer
+        while id(inner) not in names:
+            inner = inner.branch
+        yield names[id(inner)] + ("" if inner is layer else f".{type(layer).__name__.lower()}"), layer
+
+
+def _below(layer: Layer) -> Iterator[Layer]:
+    for _, child in layer.children():
+        yield child
+        yield from _below(child)
