@@ -112,4 +112,4 @@ def _results(document: str, formula: str) -> tuple[str, ...]:
     while match := re.match(r"\s*([A-Za-z]\w*)(?: \([^()]*\))?([,.:]|$)", rest):
         found.append(match[1])
         rest = rest[match.end() :] if match[2] == "," else ";"
-    return tuple(found) or (re.match(r"\w+", formula)[0],)
+    return tuple(found) or tuple(re.findall(r"^\w+", formula)) or ("y",)

@@ -229,8 +229,9 @@ def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=
 
         loss = -1/2B Σ_b log softmax(logits)[b, target_b] + log softmax(logits_dist)[b, teacher_b].
 
-    The model itself is left alone, its gradients too; arrays are kept, not copied, and must not be written to. Raises
-    LevitError for images, a target or a teacher that do not fit, BackendError for a backend that is not there."""
+    The model itself is left alone, its gradients too. Arrays are kept, not copied: a training that writes into the
+    model's parameters changes those that the trace shows. Raises LevitError for images, a target or a teacher
+    that do not fit, BackendError for a backend that is not there."""
     recorder, x = Recorder(model, ops.backend(backend)), x.copy()
     with recorder.calling("", "LeViT", "forward") as whole:
         outputs, saved = recorder.network.forward(x, training="frozen")

@@ -73,6 +73,7 @@ def record(request):
 
 def test_each_step_has_formula_source_and_caller(record):
     for step in record.steps:
+        assert all(name.isidentifier() for name in step.outputs)
         assert " = " in step.formula and len(step.formula) <= 115 and "\n" not in step.formula
         file, first, lines = step.source
         written = (PACKAGE / file).read_text(encoding="utf-8").splitlines()
@@ -134,14 +135,11 @@ def test_no_array_is_copied():
     assert up.inputs["x"] is {step.name: step for step in record.forward}["stages.0.blocks.0.mlp.up"].input
 
 
-def test_every_operation_has_a_formula_and_names_its_results():
-    for name in operations.names():
-        operation = operations.operation(name)
-        assert " = " in operation.formula, name
-        assert all(result.isidentifier() for result in operation.outputs), name
+def test_what_is_said_of_operations_and_layers():
     assert operations.operation("linear_backward").outputs == ("dx", "dw")
     assert operations.operation("normalize").meaning == "BN in evaluation, and the last step of BN in training"
-    assert len(operations.names()) > 40
+    assert operations.names() >= {"hardswish", "attention_backward", "cross_entropy"}
+    assert not operations.names() & {"asarray", "softplus", "np", "_windows"}
     for kind in ("Attention", "ShrinkingAttention", "LinearBN", "Residual", "LeViT", "CrossEntropy", "Distillation"):
         assert " = " in operations.layer_formula(kind)[0], kind
 
