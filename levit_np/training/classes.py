@@ -5,8 +5,9 @@ import numpy as np
 from ..errors import LevitError
 
 
-def places(wanted, labels, count: int, place: str) -> np.ndarray:
-    """Where each of the `wanted` class names stands among the `count` classes of a network, int (len(wanted),).
+def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
+    """Where each of the `wanted` class names stands among the `count` classes of a network, int (len(wanted),); and
+    whether they were found by name.
 
     By name where one of them is among the labels (None: the network has no names), and then all must be.  Names that
     it does not know at all, such as ImageNet's n01440764, are taken in their own order, if they are as many as its
@@ -16,8 +17,8 @@ def places(wanted, labels, count: int, place: str) -> np.ndarray:
         if missing := [name for name in wanted if name not in at]:
             raise LevitError(f"{place}: expected each class by its name, found none called {missing[0]!a:.100} among "
                              f"its {count}")
-        return np.array([at[name] for name in wanted])
+        return np.array([at[name] for name in wanted]), True
     if len(wanted) != count:
         raise LevitError(f"{place}: expected {len(wanted)} classes, or the names of all of them among its own, found "
                          f"{count}: the first, {wanted[0]!a:.100}, is not among them")
-    return np.arange(count)
+    return np.arange(count), False

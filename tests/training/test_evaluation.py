@@ -82,9 +82,11 @@ def test_what_is_no_number_or_no_image_is_refused():
 
 
 def test_classes_are_found_by_name_or_by_order():
-    assert list(places(["b", "a"], ["a", "x", "b"], 3, "model")) == [2, 0]
-    assert list(places(["n01", "n02"], ["tench", "goldfish"], 2, "model")) == [0, 1]
-    assert list(places(["x", "y"], None, 2, "model")) == [0, 1]
+    for wanted, labels, count, expected, named in (
+            (["b", "a"], ["a", "x", "b"], 3, [2, 0], True), (["n01", "n02"], ["tench", "goldfish"], 2, [0, 1], False),
+            (["x", "y"], None, 2, [0, 1], False)):
+        at, by_name = places(wanted, labels, count, "model")
+        assert (list(at), by_name) == (expected, named)
     with pytest.raises(LevitError, match="^model: expected each class by its name, found none called 'z' among its 3"):
         places(["b", "z"], ["a", "x", "b"], 3, "model")
     with pytest.raises(LevitError, match="^model: expected 1 classes, .*found 3: the first, 'z'"):

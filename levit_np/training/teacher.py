@@ -1,0 +1,145 @@
+"""Teachers: what tells a student, image by image, the logits (B, classes) that its second head learns.
+
+A teacher is called with a batch (images (B, C, H, W) as the student sees them, indices (B,) in the student's data) and
+answers in the student's order of classes.  Three kinds: a network, logits that a network wrote down, a function.
+"""
+
+import hashlib
+import os
+
+import numpy as np
+
+from ..errors import CheckpointError, LevitError
+from ..images.recipes import Recipe as Preprocessing
+from ..storage import hdf5
+from .classes import places
+from .recipe import Recipe
+
+DOCUMENT = "teacher logits"  # what marks the file
+
+
+class NetworkTeacher:
+    """A network as teacher, in evaluation.  Raises LevitError where it lacks one of the student's classes, or sees other
+    channels.
+
+    It sees the student's images in its own normalization and, resized (bicubic), in its own size."""
+
+    def __init__(self, model, labels, preprocessing: Preprocessing, classes: list[str], student: Preprocessing):
+        """preprocessing, labels: the teacher's own; classes, student: the names of the student's classes, and how its
+        images are prepared."""
+        self._model = model
+        self._places, _ = places(classes, labels, model.config.num_classes, "teacher")
+        if preprocessing.mode != student.mode:
+            raise LevitError(f"teacher: expected images of mode {student.mode} as the student's, found "
+                             f"{preprocessing.mode}")
+        self._size = model.config.image_size
+        # ((x · s + m) - m') / s' with the student's and the teacher's mean and deviation.
+        mean, std, own_mean, own_std = (np.array(numbers)[:, None, None] for numbers in (
+            student.mean, student.std, preprocessing.mean, preprocessing.std))
+        same = preprocessing.mean == student.mean and preprocessing.std == student.std
+        self._scale, self._shift = (None, None) if same else (std / own_std, (mean - own_mean) / own_std)
+
+    def __call__(self, batch):
+        """The logits (B, classes), averaged over its heads."""
+        x = batch.images
+        if x.shape[2:] != self._size:
+            x = resized(x, self._size)
+        if self._scale is not None:
+            x = x * self._scale + self._shift
+        return self._model(x.astype(self._model.dtype, copy=False))[:, self._places]
+
+
+class FunctionTeacher:
+    """A Python callable as teacher: images (B, C, H, W), as the student sees them -> logits (B, classes)."""
+
+    def __init__(self, function, classes: int):
+        self._function, self._classes = function, classes
+
+    def __call__(self, batch):
+        """The function's logits.  Raises LevitError where they are not finite numbers (B, classes)."""
+        logits, expected = np.asarray(self._function(batch.images)), (len(batch.images), self._classes)
+        if logits.shape != expected or logits.dtype.kind != "f":
+            raise LevitError(f"teacher: expected logits {expected} of a floating type, found {logits.shape} of "
+                             f"{logits.dtype}")
+        if not np.isfinite(logits).all():
+            raise LevitError("teacher: expected finite logits, found a NaN or an infinity")
+        return logits
+
+
+class WrittenTeacher:
+    """Logits that `write_logits` wrote down, of the images as they are: without augmentation.
+
+    Raises LevitError for a recipe that mixes images, of which nothing is written down, and naming the first, for a class
+    or an image of the student's data that is not in the file; CheckpointError for another or a damaged file."""
+
+    def __init__(self, path: str | os.PathLike, source, recipe: Recipe):
+        place = os.fspath(path)
+        written, names, classes = _read(path, place)
+        if recipe.mix_probability and (recipe.mixup or recipe.cutmix):
+            raise LevitError(f"{place}: expected a recipe without mixup and cutmix, whose images no teacher has seen; "
+                             f"found mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g} with probability "
+                             f"{recipe.mix_probability:g}")
+        at, _ = places(source.classes, classes, len(classes), place)
+        self._logits = written[:, at]
+        self._rows = _rows(names, names_of(source), source, place)
+
+    def __call__(self, batch):
+        """The logits (B, classes) of the images of those indices."""
+        return self._logits[self._rows[batch.indices]]
+
+
+def write_logits(path: str | os.PathLike, logits, indices, source, classes: list[str], about: str) -> None:
+    """Replaces `path` by a sealed HDF5 file of the logits (N, classes) of the source's images at `indices` (N,).
+
+    It says which images they are of (64 bits of the SHA-256 of each name) and in which order the classes are; `about`
+    is the teacher's name, for people."""
+    document = {"classes": list(classes), "teacher": about}
+    hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": names_of(source)[indices]}, {DOCUMENT: document})
+
+
+def is_logits(path: str | os.PathLike) -> bool:
+    """Whether a file holds written logits; a weight file of any format, and one that cannot be read, does not."""
+    try:
+        return DOCUMENT in hdf5.read(path)[1]
+    except CheckpointError:
+        return False
+
+
+def _read(path, place):
+    """The logits (N, classes), the numbers of the names (N,) and the class names."""
+    arrays, documents = hdf5.read(path)
+    match documents.get(DOCUMENT), arrays.get("logits"), arrays.get("names"):
+        case {"classes": [str(), *_] as classes}, np.ndarray() as logits, np.ndarray() as names if (
+                logits.shape == (len(names), len(classes)) and names.dtype == np.int64 and len(names)
+                and all(isinstance(name, str) for name in classes)):
+            return logits, names, classes
+    raise CheckpointError(f"{place}: expected logits that levit-np teach wrote, found another file")
+
+
+def names_of(source) -> np.ndarray:
+    """A number for each image's name, int64 (N,)."""
+    digests = b"".join(hashlib.sha256(source.name(index).encode()).digest()[:8] for index in range(len(source)))
+    return np.frombuffer(digests, "<i8").astype(np.int64)
+
+
+def _rows(written, wanted, source, place):
+    """Where each of the wanted names stands among those written."""
+    order = np.argsort(written)
+    found = np.searchsorted(written, wanted, sorter=order).clip(max=len(written) - 1)
+    rows = order[found]
+    missing = np.flatnonzero(written[rows] != wanted)
+    if len(missing):
+        raise LevitError(f"{place}: expected logits of all {len(wanted)} images, found none of "
+                         f"{source.name(int(missing[0]))} and {len(missing) - 1} more: they are of other data")
+    return rows
+
+
+def resized(x, size):
+    """Images (B, C, H, W) of floats -> (B, C, *size), bicubic with antialiasing, as images are before they are
+    normalised; where values overshoot, they stay so."""
+    from PIL import Image
+
+    height, width = size
+    planes = x.reshape(-1, *x.shape[2:]).astype(np.float32, copy=False)
+    out = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in planes]
+    return np.stack(out).reshape(*x.shape[:2], height, width)

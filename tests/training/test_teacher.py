@@ -1,0 +1,127 @@
+"""Teachers of each kind: the answer in the student's order of classes, and each mismatch refused by name."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.errors import CheckpointError, LevitError
+from levit_np.images.recipes import Recipe as Preprocessing
+from levit_np.images.recipes import recipe as preprocessing_named
+from levit_np.training import teacher
+from levit_np.training.recipe import Recipe
+
+from ..random_model import random_images, random_model
+
+PLAIN = Recipe(mixup=0.0, cutmix=0.0)
+DIGITS = preprocessing_named("digits")
+NAMES = [str(n) for n in range(10)]
+
+
+class Source:
+    """Images that are names alone."""
+
+    def __init__(self, names, classes=("a", "b", "c")):
+        self.names, self.classes = names, list(classes)
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        return self.names[index]
+
+
+def batch(images=None, indices=()):
+    return SimpleNamespace(images=images, indices=np.array(indices, int))
+
+
+def test_a_network_answers_in_the_students_order_of_classes():
+    model = random_model()
+    x = random_images(model, 3)
+    taught = teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "0", "3"], DIGITS)(batch(x))
+    assert np.array_equal(taught, model(x)[:, [7, 0, 3]])
+    with pytest.raises(LevitError, match="teacher: expected each class by its name, found none called 'ten'"):
+        teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "ten"], DIGITS)
+
+
+def test_a_network_sees_its_own_normalization():
+    """The same pixels, normalized for the student and for the teacher."""
+    model = random_model()
+    pixels = np.random.default_rng(0).random((4, 1, 32, 32)).astype(np.float32)
+    own, student = (Preprocessing("x", 32, (32, 32), (mean,), (std,), "L") for mean, std in ((0.2, 0.7), (0.5, 0.25)))
+    taught = teacher.NetworkTeacher(model, None, own, NAMES, student)(batch((pixels - 0.5) / np.float32(0.25)))
+    expected = model(((pixels - np.float32(0.2)) / np.float32(0.7)).astype(np.float32))
+    assert np.abs(taught - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_network_of_another_size_sees_resized_images():
+    model = random_model(image_size=48)
+    # A picture that is smooth enough to be the same at both sizes.
+    smooth = [np.add.outer(np.cos(y), np.sin(y)).astype(np.float32)[None, None]
+              for y in ((np.arange(n) + 0.5) / n * 3 for n in (32, 48))]
+    assert np.abs(teacher.resized(smooth[0], (48, 48)) - smooth[1])[:, :, 2:-2, 2:-2].max() < 2e-3
+    own = preprocessing_named("digits", (48, 48))
+    taught = teacher.NetworkTeacher(model, NAMES, own, NAMES, DIGITS)(batch(smooth[0]))
+    expected = model(smooth[1])
+    assert np.abs(taught - expected).max() < 0.02 * np.abs(expected).max()
+    assert teacher.resized(np.zeros((2, 3, 8, 5)), (6, 7)).shape == (2, 3, 6, 7)
+
+
+def test_a_network_of_other_channels_is_refused():
+    colour = preprocessing_named("authors")
+    with pytest.raises(LevitError, match="teacher: expected images of mode RGB as the student's, found L"):
+        teacher.NetworkTeacher(random_model(), NAMES, DIGITS, NAMES, colour)
+
+
+def test_a_function_is_asked_and_its_answer_checked():
+    x = np.ones((2, 1, 4, 4), np.float32)
+    taught = teacher.FunctionTeacher(lambda images: images.sum((2, 3)) * np.arange(3.0), 3)(batch(x))
+    assert np.array_equal(taught, [[0, 16, 32]] * 2)
+    for answer, found in ((np.zeros((2, 4)), r"\(2, 4\)"), (np.zeros((2, 3), int), "int64"),
+                          (np.array([[0, 1, np.nan]] * 2), "NaN")):
+        with pytest.raises(LevitError, match=f"teacher: expected .*{found}"):
+            teacher.FunctionTeacher(lambda images: answer, 3)(batch(x))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Logits of three images of a source of four, in another order of classes than the student's."""
+    logits = np.random.default_rng(1).standard_normal((3, 3)).astype(np.float32)
+    source = Source(["a/1.png", "a/2.png", "b/3.png", "c/4.png"], ["c", "a", "b"])
+    teacher.write_logits(tmp_path / "teacher.h5", logits, [3, 0, 2], source, source.classes, "some teacher")
+    return tmp_path / "teacher.h5", logits
+
+
+def test_written_logits_are_found_by_name(written):
+    path, logits = written
+    student = Source(["c/4.png", "b/3.png", "a/1.png"])
+    taught = teacher.WrittenTeacher(path, student, PLAIN)(batch(indices=[2, 0, 0, 1]))
+    assert np.array_equal(taught, logits[[1, 0, 0, 2]][:, [1, 2, 0]])
+    assert teacher.is_logits(path)
+
+
+def test_what_written_logits_do_not_know_is_named(written):
+    path, _ = written
+    with pytest.raises(LevitError, match="teacher.h5: expected logits of all 2 images, found none of a/2.png and 0 more"):
+        teacher.WrittenTeacher(path, Source(["a/1.png", "a/2.png"]), PLAIN)
+    with pytest.raises(LevitError, match="teacher.h5: .*found none called 'd' among its 3"):
+        teacher.WrittenTeacher(path, Source(["a/1.png"], ["a", "d"]), PLAIN)
+    with pytest.raises(LevitError, match="expected a recipe without mixup and cutmix.*found mixup 0.8, cutmix 1 with"):
+        teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe())
+    teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe(mix_probability=0.0))
+
+
+def test_another_or_a_damaged_file_is_refused(written, tmp_path):
+    path, _ = written
+    levit_np.create("levit_digits").save(tmp_path / "weights.h5")
+    assert not teacher.is_logits(tmp_path / "weights.h5") and not teacher.is_logits(tmp_path / "none.h5")
+    with pytest.raises(CheckpointError, match="weights.h5: expected logits that levit-np teach wrote, found another"):
+        teacher.WrittenTeacher(tmp_path / "weights.h5", Source(["a"]), PLAIN)
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        teacher.WrittenTeacher(path, Source(["a/1.png"]), PLAIN)
+    with pytest.raises(CheckpointError, match="finite"):
+        teacher.write_logits(path, np.full((1, 3), np.nan), [0], Source(["a/1.png"]), "abc", "")
