@@ -26,6 +26,7 @@ class _Call:
     number: int
     parent: "_Call | None"
     turn: int  # how often the layer was called before
+    line: int = 0  # of the parent's source, where it is called
 
 
 class Recorder:
@@ -43,10 +44,10 @@ class Recorder:
             self._listen(name, layer)
 
     @contextmanager
-    def calling(self, name: str, kind: str, direction: str):
+    def calling(self, name: str, kind: str, direction: str, line: int = 0):
         """What is recorded within belongs to this call."""
         turn = self._turns[name, direction]
-        call = _Call(name, kind, direction, next(self._numbers), self._open[-1] if self._open else None, turn)
+        call = _Call(name, kind, direction, next(self._numbers), self._open[-1] if self._open else None, turn, line)
         self._turns[name, direction] += 1
         self._open.append(call)
         yield call
@@ -56,13 +57,13 @@ class Recorder:
         forward, backward, kind = layer.forward, layer.backward, type(layer).__name__
 
         def listening_forward(x=None, *more, **options):
-            with self.calling(name, kind, "forward") as call:
+            with self.calling(name, kind, "forward", _getframe(1).f_lineno) as call:
                 result = forward() if x is None else forward(x, *more, **options)
             self._forwards.append((call, x, result[0] if isinstance(result, tuple) else result))
             return result
 
         def listening_backward(dy, *saved):
-            with self.calling(name, kind, "backward") as call:
+            with self.calling(name, kind, "backward", _getframe(1).f_lineno) as call:
                 dx = backward(dy, *saved)
             self._backwards.append((call, dy, dx, dict(layer.accumulated)))
             return dx
@@ -104,9 +105,9 @@ class Recorder:
             turn[name] += 1
             yield Step(number, call.direction, unique, self._name(call), call.kind, op, line, inputs, outputs)
 
-    def place(self, call: _Call) -> tuple[int, str | None]:
-        """number and parent, as the records have them."""
-        return call.number, call.parent and self._name(call.parent)
+    def place(self, call: _Call) -> tuple[int, str | None, int]:
+        """number, parent and line, as the records have them."""
+        return call.number, call.parent and self._name(call.parent), call.line
 
     def _name(self, call: _Call) -> str:
         """The layer's, and which turn where it was called repeatedly; its last turn is the first to be undone."""

@@ -11,7 +11,7 @@ class Forward(NamedTuple):
     """A layer's forward.  input is None where the parameters alone are computed with (the attention bias).
 
     number counts all calls of a pass in the order in which they began, so that a layer's is below those of its parts;
-    parent is the name of the layer that called it (None for the network itself)."""
+    parent is the name of the layer that called it (None for the network itself), line that of its source where it did."""
 
     name: str
     kind: str  # the layer's class
@@ -19,11 +19,12 @@ class Forward(NamedTuple):
     output: np.ndarray
     number: int = 0
     parent: str | None = None
+    line: int = 0
 
 
 class Backward(NamedTuple):
     """A layer's backward: the gradient that reached its output, the one that left at its input (None as above), and
-    those of its own parameters.  number and parent as above, in one count with the forward's."""
+    those of its own parameters.  number, parent and line as above, in one count with the forward's."""
 
     name: str
     kind: str
@@ -32,6 +33,7 @@ class Backward(NamedTuple):
     gradients: dict[str, np.ndarray]
     number: int = 0
     parent: str | None = None
+    line: int = 0
 
 
 class Step(NamedTuple):

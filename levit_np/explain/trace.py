@@ -187,8 +187,8 @@ def _from_document(arrays: dict, document: Any) -> Trace:
 
 _ARRAY = np.ndarray
 _TYPES = {  # of the fields of each record
-    Forward: (str, str, (_ARRAY, type(None)), _ARRAY, int, (str, type(None))),
-    Backward: (str, str, _ARRAY, (_ARRAY, type(None)), dict, int, (str, type(None))),
+    Forward: (str, str, (_ARRAY, type(None)), _ARRAY, int, (str, type(None)), int),
+    Backward: (str, str, _ARRAY, (_ARRAY, type(None)), dict, int, (str, type(None)), int),
     Step: (int, str, str, str, str, str, int, dict, dict),
 }
 

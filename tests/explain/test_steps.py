@@ -103,7 +103,11 @@ def test_the_numbers_are_a_walk_down_the_network(record):
         for name, layer in layers.items():
             assert (layer.parent is None) == (name == "")
             if name:
-                assert layers[layer.parent].number < layer.number
+                parent = layers[layer.parent]
+                assert parent.number < layer.number
+                direction = "forward" if layers is forward else "backward"
+                _, first, lines = operations.layer_source(parent.kind, direction)
+                assert f".{direction}(" in lines[layer.line - first], name
     for step in record.steps:
         layers = forward if step.direction == "forward" else backward
         assert step.layer == "loss" or layers[step.layer].number < step.number
