@@ -19,3 +19,7 @@ class CheckpointError(LevitError):
 
 class ImageError(LevitError):
     """An image that cannot be decoded, is too large, or does not fit the model."""
+
+
+class TrainingError(LevitError):
+    """A training that cannot begin or cannot go on: no finite loss, no whole checkpoint, another writer."""

@@ -1,13 +1,14 @@
 """LeViT: assembled from a configuration; forward, backward, and the state that both use."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .config import LeViTConfig, config_of
 from .errors import LevitError
-from .layers.block import Stage
+from .layers.block import Residual, Stage
 from .layers.layer import Layer
 from .layers.linear import Head
 from .layers.position import PositionEmbedding
@@ -53,11 +54,13 @@ class LeViT(Layer):
     def _name_layers(self):
         for name, layer in self.walk():
             layer.name = name or self.config.name
-        for stage in self.stages:
-            for block in (*stage.blocks, stage.downsample):
-                for branch in (block.attention, block.mlp) if block else ():
-                    # A callable, so that restoring `model.random` reaches every residual.
-                    branch.generator = lambda: self.random
+        for residual in self._residuals():
+            # A callable, so that restoring `model.random` reaches every residual.
+            residual.generator = lambda: self.random
+
+    def _residuals(self):
+        return [branch for stage in self.stages for block in (stage.downsample, *stage.blocks) if block
+                for branch in (block.attention, block.mlp) if isinstance(branch, Residual)]
 
     def __call__(self, x):
         """Evaluation: logits (B, classes), averaged over the two heads."""
@@ -126,6 +129,12 @@ class LeViT(Layer):
         if unknown := sorted(set(parts) - set(self.parts())):
             raise LevitError(f"freeze: expected parts among {', '.join(self.parts())}, found {unknown[0]!a:.100}")
         self.frozen = frozenset(parts)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Training drops this share of the residual branches from here on.  Raises ConfigError outside [0, 1)."""
+        self.config = replace(self.config, drop_path=rate)
+        for residual in self._residuals():
+            residual.rate = rate
 
     def _modes(self, training):
         """How the stem and each stage are run: a frozen part behind one that trains must let gradients through; a

@@ -32,8 +32,8 @@ def randomize(module, seed):
 
 
 def pair(name, classes=17, dtype=torch.float64, size=224, drop_path=0.0):
-    """(ours, theirs) with the same weights."""
-    config = FAMILY[name]
+    """(ours, theirs) with the same weights.  name: of the family, or a configuration with transformers' stem."""
+    config = FAMILY[name] if isinstance(name, str) else name
     theirs = LevitForImageClassificationWithTeacher(LevitConfig(
         hidden_sizes=[s.channels for s in config.stages], depths=[s.depth for s in config.stages],
         num_attention_heads=[s.heads for s in config.stages], key_dim=[config.key_size] * 3, num_labels=classes,

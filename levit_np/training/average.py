@@ -1,0 +1,18 @@
+"""The moving average of the weights, a network of its own: it wanders less than the one that is trained."""
+
+class Average:
+    """After each step, average = decay · average + (1 - decay) · model, for every array of the state, the BN statistics
+    too, as timm's ModelEma.  It starts as the model is.
+
+    `model` is the network to evaluate."""
+
+    def __init__(self, model, decay: float):
+        self.decay, self.model = decay, model.to(model.ops.NAME)
+        self.model.set_state({name: array.copy() for name, array in model.state().items()})
+
+    def update(self, model) -> None:
+        """Takes a step's result in."""
+        state = model.state()
+        for name, average in self.model.state().items():
+            model.ops.moving_average(average, state[name], self.decay, out=average)
+        self.model.written()

@@ -1,0 +1,177 @@
+"""Training as arithmetic: batches in, better weights out, one step after another.  Files and screens are run.py's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import LevitError, TrainingError
+from .average import Average
+from .objective import objective
+from .ranks import SingleRank
+from .recipe import Recipe
+from .schedule import learning_rate
+from .update import Update
+
+
+class Step(NamedTuple):
+    """What one step was, on this rank."""
+
+    loss: float  # mean over its images
+    correct: int  # images whose likeliest class is their targets' largest
+    images: int
+    rate: float
+
+
+class Trainer:
+    """A network, the batches it learns from and how: all that a training is but for its files.
+
+    loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
+    on; a batch has images (B, C, H, W), targets (B, classes) and names.  What it gives depends on the epoch and the
+    batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path draws from, are all there is
+    to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see SingleRank.
+    """
+
+    def __init__(self, model, loader, recipe: Recipe, *, seed: int = 0, teacher: Callable | None = None, ranks=None):
+        self.model, self.loader, self.recipe, self.teacher = model, loader, recipe, teacher
+        self.ranks = ranks or SingleRank()
+        if loader.steps < 1:
+            raise TrainingError(f"data: expected at least one batch of {recipe.batch} images an epoch, found none; "
+                                "choose a smaller batch")
+        if teacher and not model.config.distillation:
+            raise TrainingError("teacher: expected a network with two heads to distil into, found one head")
+        model.freeze(recipe.freeze)
+        if recipe.drop_path is not None:
+            model.set_drop_path(recipe.drop_path)
+        if recipe.synchronize_norms:
+            self.ranks.synchronize_norms(model)
+        model.random = np.random.default_rng([seed, self.ranks.rank])
+        self.update = Update(model, recipe)
+        self.average = Average(model, recipe.average) if recipe.average else None
+        self.reduction = self.ranks.reduction(model)
+        self.epoch, self.batch = 0, 0  # what comes next
+        self.totals = {"loss": 0.0, "correct": 0, "images": 0}  # of this epoch, on this rank
+
+    @property
+    def evaluated(self):
+        """The network that a validation should look at: the average, where there is one."""
+        return self.average.model if self.average else self.model
+
+    def train_epoch(self) -> Iterator[Step]:
+        """What is left of this epoch, step by step; between two of them the state is whole.  Raises TrainingError."""
+        size = self.recipe.accumulation
+        with closing(self.loader.epoch(self.epoch, self.batch)) as batches:
+            while self.batch < self.loader.steps:
+                group = list(islice(batches, min(size, self.loader.steps - self.batch)))
+                step = self.step(group)
+                self.batch += len(group)
+                for key in self.totals:
+                    self.totals[key] += getattr(step, key) * (step.images if key == "loss" else 1)
+                yield step
+
+    def next_epoch(self) -> None:
+        """To be called when an epoch is over and looked at."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.totals = dict.fromkeys(self.totals, 0)
+
+    def step(self, batches) -> Step:
+        """One update by the gradient of the mean loss over all images of `batches`, which are small enough to go
+        through the network one after another, and of all ranks."""
+        model, images = self.model, sum(len(batch.images) for batch in batches)
+        rate = learning_rate(self.recipe, self.epoch, self.batch / self.loader.steps, self.ranks.size)
+        loss, correct = 0.0, 0
+        model.zero_gradients()
+        with np.errstate(all="ignore"):  # what is not finite is looked for, and answered, below
+            for number, batch in enumerate(batches, 1):
+                share, x = len(batch.images) / images, batch.images.astype(model.dtype, copy=False)
+                outputs, saved = model.forward(x, training=True)                                     # forward
+                value, doutputs = self.loss(outputs, batch)                                          # loss
+                loss, correct = loss + share * float(value), correct + _correct(outputs, batch.targets)
+                with self.reduction if number == len(batches) else nullcontext():
+                    model.backward(_scaled(doutputs, share), saved)                                  # backward
+                del outputs, doutputs, saved
+            gradients = model.gradients()
+            self.require_finite(loss, gradients, batches)                                            # check
+            self.update(gradients, rate)                                                             # clip, update
+            if self.average:
+                self.average.update(model)                                                           # average
+        return Step(loss, correct, images, rate)
+
+    def loss(self, outputs, batch):
+        """-> the loss of a batch, and its gradient to each head's logits."""
+        logits = np.asarray(self.teacher(batch), self.model.dtype) if self.teacher else None
+        targets = batch.targets.astype(self.model.dtype, copy=False)
+        return objective(self.model.ops, self.recipe, outputs, targets, logits)
+
+    def require_finite(self, loss, gradients, batches) -> None:
+        """Raises TrainingError, on every rank, where the loss or the gradients' norm of one is not finite."""
+        norm = sum(self.model.ops.squared_norm(gradient) for gradient in gradients.values()) ** 0.5
+        bad = not (np.isfinite(loss) and np.isfinite(norm))
+        if not self.ranks.any(bad):
+            return
+        found = [f"loss {loss}, gradient norm {norm}", [str(n) for b in batches for n in b.names]] if bad else None
+        found = [rank for rank in self.ranks.broadcast(self.ranks.gather(found)) if rank]
+        names = [name for _, some in found for name in some]
+        raise TrainingError(f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}: expected a finite "
+                            f"loss and gradient, found {found[0][0]}, before the update; its images: {', '.join(names)}")
+
+    def state(self) -> tuple[dict, dict] | None:
+        """({name: array}, what JSON can hold): everything that the rest of the training depends on.  On rank 0, whose
+        BN statistics are the network's; None on the others.  The arrays are the live ones."""
+        own = {"random": self.model.random.bit_generator.state, "totals": dict(self.totals)}
+        ranks = self.ranks.gather(own)
+        if ranks is None:
+            return None
+        parts = {"model": self.model.state(), "first": self.update.first, "second": self.update.second}
+        if self.average:
+            parts["average"] = self.average.model.state()
+        arrays = {f"{part}.{name}": array for part, named in parts.items() for name, array in named.items()}
+        return arrays, {"epoch": self.epoch, "batch": self.batch, "steps": self.update.steps, "ranks": ranks}
+
+    def set_state(self, arrays: dict, document: dict) -> None:
+        """Goes on where `state` was taken.  Raises TrainingError where it is of another training."""
+        parts: dict[str, dict] = {"model": {}, "first": {}, "second": {}, "average": {}}
+        try:
+            for name, array in arrays.items():
+                part, _, rest = name.partition(".")
+                parts[part][rest] = array
+            _require_same(self.update.first, parts["first"])
+            _require_same(self.update.second, parts["second"])
+            _require_same(self.average.model.state() if self.average else {}, parts["average"])
+            _require_same(self.model.state(), parts["model"])
+            own = document["ranks"][self.ranks.rank]
+            if len(document["ranks"]) != self.ranks.size:
+                raise TrainingError(f"expected {self.ranks.size} ranks, found {len(document['ranks'])}")
+            self.model.random.bit_generator.state = own["random"]
+            self.epoch, self.batch, self.update.steps = (int(document[key]) for key in ("epoch", "batch", "steps"))
+            self.totals = dict(own["totals"])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, LevitError):
+                raise
+            raise TrainingError(f"expected the state of a training, found {type(error).__name__}: {error}") from None
+        self.model.set_state(parts["model"])
+        self.update.first, self.update.second = parts["first"], parts["second"]
+        if self.average:
+            self.average.model.set_state(parts["average"])
+
+
+def _correct(outputs, targets) -> int:
+    """How many of the images the heads together, or the only head, give the class of the largest target."""
+    logits = sum(outputs) if isinstance(outputs, tuple) else outputs
+    return int((logits.argmax(-1) == targets.argmax(-1)).sum())
+
+
+def _scaled(doutputs, share):
+    if share == 1:
+        return doutputs
+    return tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
+
+
+def _require_same(expected: dict, found: dict) -> None:
+    """The same names, with arrays of the same shape and type."""
+    for name in expected.keys() | found.keys():
+        there = [f"{part[name].dtype} {part[name].shape}" if name in part else "none" for part in (expected, found)]
+        if there[0] != there[1]:
+            raise TrainingError(f"{name}: expected {there[0]}, found {there[1]}")

@@ -1,0 +1,35 @@
+"""One step of the optimizer over all parameters, in place: adaptive clipping, then AdamW."""
+
+from .recipe import Recipe
+
+
+def is_decayed(name: str) -> bool:
+    """Whether AdamW pulls a parameter towards zero: the weights of linear maps and convolutions.  Not attention biases
+    (the authors' choice), biases and norms (timm's), nor the ablations' embeddings (DeiT's)."""
+    return name.endswith(".weight")
+
+
+class Update:
+    """The optimizer and what it remembers: `first` and `second`, a moment a parameter, and how many steps there were.
+
+    The model gets arrays of its own, which each step overwrites: what shares its arrays with the model from before
+    stays as it is."""
+
+    def __init__(self, model, recipe: Recipe):
+        self.model, self.recipe, self.steps = model, recipe, 0
+        trained = model.trained()
+        model.set_state(model.state() | {name: array.copy() for name, array in trained.items()})
+        self.first, self.second = ({name: model.ops.zeros_like(array) for name, array in trained.items()} for _ in "12")
+        self.decay = {name: recipe.decay if is_decayed(name) else 0.0 for name in trained}
+
+    def __call__(self, gradients: dict, rate: float) -> None:
+        """Moves each parameter against its gradient, {name: array}, which may be overwritten."""
+        ops, recipe, parameters = self.model.ops, self.recipe, self.model.trained()
+        self.steps += 1
+        for name, gradient in gradients.items():
+            parameter, first, second = parameters[name], self.first[name], self.second[name]
+            if recipe.clip:
+                gradient = ops.clip_adaptively(gradient, parameter, recipe.clip, out=gradient)
+            ops.adamw(parameter, gradient, first, second, self.steps, rate, (recipe.beta1, recipe.beta2),
+                      recipe.adam_eps, self.decay[name], out=(parameter, first, second))
+        self.model.written()

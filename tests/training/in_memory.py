@@ -1,0 +1,42 @@
+"""Batches from memory, for trainers in tests: what a batch holds is a function of (seed, epoch, place) alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from levit_np.config import Convolution, LeViTConfig, Stage
+
+# As small as a LeViT gets, with every part: two stages, two heads, drop path.
+SMALL = LeViTConfig("small", (Convolution(4), Convolution(6)), (Stage(6, 1, 2), Stage(10, 1, 3, 2)), 3,
+                    image_size=(12, 12), in_channels=1, num_classes=3, drop_path=0.2)
+
+
+class Batch(NamedTuple):
+    images: np.ndarray
+    targets: np.ndarray
+    indices: np.ndarray
+    names: list
+
+
+class MemoryLoader:
+    """`steps` batches an epoch of images that show their class: one of `classes` fixed patterns, under noise."""
+
+    def __init__(self, config=SMALL, steps=5, batch=6, seed=0, mixed=True):
+        self.config, self.steps, self.batch, self.seed, self.mixed = config, steps, batch, seed, mixed
+        shape = config.num_classes, config.in_channels, *config.image_size
+        self.patterns = np.random.default_rng(99).standard_normal(shape).astype(np.float32)
+
+    def epoch(self, epoch, first_step=0):
+        for step in range(first_step, self.steps):
+            yield self.batch_at(epoch, step)
+
+    def batch_at(self, epoch, step):
+        generator = np.random.default_rng([self.seed, epoch, step])
+        labels = generator.integers(0, self.config.num_classes, self.batch)
+        images = self.patterns[labels] + generator.standard_normal((self.batch, *self.patterns.shape[1:]), np.float32)
+        targets = np.full((self.batch, self.config.num_classes), 0.1 / self.config.num_classes, np.float32)
+        targets[np.arange(self.batch), labels] += 0.9
+        if self.mixed:  # as mixup leaves them
+            targets = (0.7 * targets + 0.3 * targets[::-1]).astype(np.float32)
+        indices = np.arange(self.batch) + self.batch * step
+        return Batch(images, targets, indices, [f"image {n} of epoch {epoch}" for n in indices])
