@@ -23,3 +23,7 @@ class ImageError(LevitError):
 
 class TrainingError(LevitError):
     """A training that cannot begin or cannot go on: no finite loss, no whole checkpoint, another writer."""
+
+
+class DataError(LevitError):
+    """A set of images that cannot be trained on or evaluated, or a process that prepares them and died."""

@@ -131,8 +131,12 @@ def preprocess(source, recipe: Recipe) -> np.ndarray:
         image = _resize_short_side(image, recipe.resize)
     except ImageError as error:
         raise ImageError(f"{source_name(source)}: {error}") from None
-    pixels = _crop_centre(np.asarray(image), recipe.crop)                     # (H, W) or (H, W, 3), uint8
-    pixels = pixels.reshape(*recipe.crop, -1).transpose(2, 0, 1)              # (C, H, W)
+    return normalise(_crop_centre(np.asarray(image), recipe.crop), recipe)
+
+
+def normalise(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """(v / 255 - mean) / std, a channel at a time: uint8 (H, W) or (H, W, C) -> float32 (C, H, W)."""
+    pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)         # (C, H, W), uint8
     x = np.divide(pixels, np.float32(255), dtype=np.float32, order="C")
     x -= np.array(recipe.mean, np.float32)[:, None, None]
     x /= np.array(recipe.std, np.float32)[:, None, None]

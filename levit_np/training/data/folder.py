@@ -1,0 +1,125 @@
+"""Images in class folders: DIR/CLASS/….jpg, each class a folder, as torchvision's ImageFolder has them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError, ImageError
+from ...images.decoding import MAX_BYTES
+from .names import Names, fingerprint, printable
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Folder:
+    """The images below a folder, as a source: `len`, `classes`, `target`, `name`, `read`, `fingerprint`.
+
+    The classes are the folders in `root`, sorted by name; the images of a class are all files below its folder whose
+    name ends as SUFFIXES says, in either case, sorted folder by folder.  What begins with a dot is ignored, and so are
+    other files.  The list is read once; the images when they are asked for.  Raises DataError, naming the place, for
+    what is no folder or cannot be read, fewer than two classes, a class without images, a class's name that is not
+    printable text, a link that points nowhere, and folders that lead back to themselves.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = os.path.abspath(root)
+        place = printable(os.fspath(root))
+        folders = [entry for entry in _entries(self.root, place) if _kind(entry, entry.name) == "folder"]
+        self.classes = [entry.name for entry in folders]
+        if len(folders) < 2:
+            raise DataError(f"{place}: expected a folder for each class, at least two, found "
+                            f"{printable(self.classes[0]) if folders else 'none'}")
+        names, counts = [], []
+        for entry in folders:
+            if not entry.name.isprintable():
+                raise DataError(f"{place}: expected class folders of printable names, found {ascii(entry.name)}")
+            files = list(_images(entry.path, entry.name, (_identity(self.root, place),)))
+            if not files:
+                raise DataError(f"{place}: {entry.name}: expected images ({', '.join(SUFFIXES)}), found none")
+            names += files
+            counts.append(len(files))
+        self._names = Names.of(names)
+        self._targets = np.repeat(np.arange(len(counts)), counts)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def target(self, index: int) -> int:
+        """The class's place in `classes`."""
+        return int(self._targets[index])
+
+    def name(self, index: int) -> str:
+        """The path below the root, with / between its parts; fit for messages."""
+        return printable(self._names[index])
+
+    def raw_name(self, index: int) -> str:
+        """The same, whatever it holds; not for messages."""
+        return self._names[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the classes and the files' names and order, not of what is in the files."""
+        return fingerprint(self.classes, self._names, self._targets)
+
+    def path(self, index: int) -> Path:
+        """Where the image lies."""
+        return Path(self.root, self._names[index])
+
+    def read(self, index: int) -> bytes:
+        """The encoded image.  Raises ImageError, naming it, where it cannot be read or has over 50 MB."""
+        try:
+            with open(self.path(index), "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ImageError(f"{self.name(index)}: cannot be read: {error.strerror or error}") from None
+        if len(data) > MAX_BYTES:
+            raise ImageError(f"{self.name(index)}: expected at most 50 MB, found more")
+        return data
+
+
+def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
+    """The names, below the root, of the images in a folder and the folders in it; `above` are its parents."""
+    place = printable(name)
+    identity = _identity(folder, place)
+    if identity in above:
+        raise DataError(f"{place}: expected folders that end, found a link to a folder above it")
+    for entry in _entries(folder, place):
+        path = f"{name}/{entry.name}"
+        kind = _kind(entry, path)
+        if kind == "folder":
+            yield from _images(entry.path, path, (*above, identity))
+        elif entry.name.lower().endswith(SUFFIXES):
+            if kind != "file":
+                raise DataError(f"{printable(path)}: expected a file, found a pipe or a device")
+            yield path
+
+
+def _kind(entry: os.DirEntry, path: str) -> str:
+    """folder, file or other, links followed.  Raises DataError for one that leads nowhere."""
+    try:
+        kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+        if kind == "other":
+            os.stat(entry.path)
+        return kind
+    except OSError as error:   # a link to what is not there, or to itself
+        raise DataError(f"{printable(path)}: expected a file or a folder, found: {error.strerror or error}") from None
+
+
+def _entries(folder: str, place: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{place}: expected a folder of images, found: {error.strerror or error}") from None
+    except ValueError as error:   # a NUL in the path
+        raise DataError(f"{place}: expected a folder of images, found: {error}") from None
+
+
+def _identity(folder: str, place: str) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error.strerror or error}") from None
+    return found.st_dev, found.st_ino

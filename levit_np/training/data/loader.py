@@ -1,0 +1,138 @@
+"""Batches in the order of a training, or of an evaluation, prepared ahead by worker processes where there are any."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import ConfigError, DataError
+from ...images.recipes import CHANNELS, recipe as preprocessing_named
+from ...images.recipes import Recipe as Preprocessing
+from ..recipe import Recipe
+from .steps import EvaluationSteps, Skipped, TrainingSteps
+from .workers import Workers, rows_of
+
+
+class Batch(NamedTuple):
+    """What a step is computed of.  Rows that were skipped are in none of the first four."""
+
+    images: np.ndarray      # float32 (B, C, H, W), normalised
+    targets: np.ndarray     # float32 (B, classes), each row's sum 1
+    indices: np.ndarray     # int64 (B,): of the source
+    names: tuple[str, ...]  # the images' names, for messages
+    skipped: tuple[tuple[str, str], ...]   # (name, reason) of each bad image that was left out
+
+
+class _Loader:
+    """Batches of a plan's steps, by the same code in this process (`workers` 0) or in others."""
+
+    def __init__(self, plan, workers: int):
+        if workers < 0:
+            raise ConfigError(f"workers: expected 0 or more, found {workers}")
+        self._plan, self._count, self._workers = plan, workers, None
+        self.source, self.batch = plan.source, plan.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self._plan.steps
+
+    def close(self) -> None:
+        """Ends the worker processes; the next step would start new ones."""
+        if self._workers:
+            self._workers.close()
+            self._workers = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def _step(self, epoch: int, step: int) -> Batch:
+        def keep(images, targets, skipped: list[Skipped]) -> Batch:
+            indices = self._plan.indices(epoch, step)
+            kept = np.delete(np.arange(len(indices)), [bad.row for bad in skipped])
+            indices = indices[kept]
+            return Batch(images[kept], targets[kept], indices, tuple(self.source.name(int(i)) for i in indices),
+                         tuple((bad.name, bad.reason) for bad in skipped))
+
+        if not self._count:
+            images = np.empty(self._plan.shape, np.float32)
+            targets = np.empty((len(images), len(self.source.classes)), np.float32)
+            skipped = [bad for rows in rows_of(self._plan, epoch, step)
+                       for bad in self._plan.fill(epoch, step, rows, images, targets, lambda index: None)]
+            return keep(images, targets, skipped)
+        try:
+            self._workers = self._workers or Workers(self._plan, self._count)
+            return self._workers.take(epoch, step, keep)
+        except BaseException:   # what was interrupted may have left half a message behind
+            self.close()
+            raise
+
+
+class Loader(_Loader):
+    """The batches of a training.
+
+    source: a Folder, a Packed or whatever has their methods.  recipe: which augmentations, how strong.  image_size
+    (height, width) and in_channels: what the network takes; `preprocessing` (images/recipes.py, the authors' unless
+    given) says how pixels are normalised.  batch: images a step on this rank, of the `ranks` that share a global batch
+    of batch × ranks images; rank r has its r-th part.  workers: processes that prepare the next steps, 0 for none;
+    they start with the first step and end with close().  bad_files: "stop", an image that cannot be used raises
+    ImageError; "skip", it is left out and the batch names it.
+
+    Order and pixels are functions of (source, recipe, seed, epoch, step): the number of workers, the number of ranks
+    and where a training was resumed change nothing.  (NumPy may change its generators' streams, and Pillow its
+    resampling, between their versions.)  Memory: three times a batch.  Raises ConfigError for sizes that do not fit,
+    DataError for fewer images than one global batch has.
+    """
+
+    def __init__(self, source, recipe: Recipe, *, image_size: tuple[int, int], in_channels: int, batch: int, seed: int,
+                 workers: int = 0, rank: int = 0, ranks: int = 1, preprocessing: Preprocessing | None = None,
+                 bad_files: str = "stop"):
+        preprocessing = preprocessing or preprocessing_named("authors", image_size, in_channels)
+        if (preprocessing.crop, CHANNELS[preprocessing.mode]) != (tuple(image_size), in_channels):
+            raise ConfigError(f"preprocessing: expected {in_channels} channels of {image_size}, found "
+                              f"{preprocessing.mode} of {preprocessing.crop}")
+        _check(batch, rank, ranks, bad_files)
+        plan = TrainingSteps(source, recipe, preprocessing, seed, batch, rank, ranks, bad_files == "skip")
+        if batch % plan.unit:
+            raise ConfigError(f"batch: expected an even number, as mixup and cutmix mix pairs, found {batch}")
+        if not plan.steps:
+            raise DataError(f"expected at least the {batch * ranks} images of one step, found {len(source)}")
+        super().__init__(plan, workers)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from that step on.  Raises ImageError for a bad image (see bad_files), DataError
+        where a worker died or no image of a step could be used, CheckpointError for a packed file that is damaged."""
+        for step in range(first_step, self.steps):
+            batch = self._step(epoch, step)
+            if not len(batch.images):
+                raise DataError(f"epoch {epoch}, step {step}: expected an image that can be used, found none; first "
+                                f"{batch.skipped[0][1]}")
+            yield batch
+
+
+class EvaluationLoader(_Loader):
+    """Every image once, in the source's order, prepared as the model's own `preprocessing` says; not augmented.
+
+    The last batch is smaller.  Of several ranks each has a part, of sizes that differ by one at most.  Targets are 1
+    for the class.  Otherwise as Loader; with "skip" a batch may be empty.
+    """
+
+    def __init__(self, source, preprocessing: Preprocessing, *, batch: int, workers: int = 0, rank: int = 0,
+                 ranks: int = 1, bad_files: str = "stop"):
+        _check(batch, rank, ranks, bad_files)
+        super().__init__(EvaluationSteps(source, preprocessing, batch, rank, ranks, bad_files == "skip"), workers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._step(0, step) for step in range(self.steps))
+
+
+def _check(batch: int, rank: int, ranks: int, bad_files: str) -> None:
+    if batch < 1:
+        raise ConfigError(f"batch: expected 1 or more, found {batch}")
+    if not 0 <= rank < ranks:
+        raise ConfigError(f"rank: expected 0 to {ranks - 1}, found {rank}")
+    if bad_files not in ("stop", "skip"):
+        raise ConfigError(f"bad_files: expected 'stop' or 'skip', found {bad_files!r}")

@@ -1,0 +1,192 @@
+"""Processes that make the next steps while this one is computed.
+
+The units of a step (steps.py) are dealt to the workers in turn, and each writes its rows into memory that all share:
+room for two steps, however many workers there are.  Pipes carry a few numbers a step, so that neither side can wait for
+the other with a full one.  No lock is shared: a worker may be killed at any time.
+
+The loader grain 0.2.18 was tried instead.  Each of its runs that was killed left its workers running (they were still
+there after 30 s) and named shared memory behind, which a training that must survive kill -9 would pile up; Ctrl-C and
+an error printed a hundred lines from destructors, and it would have brought ten packages.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+import weakref
+from collections import deque
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+
+import numpy as np
+
+from ...errors import DataError, LevitError
+
+AHEAD = 2   # steps in memory besides the one that was handed out
+
+
+class Workers:
+    """`count` processes that make the steps of `plan`, a TrainingSteps or EvaluationSteps."""
+
+    def __init__(self, plan, count: int):
+        context = multiprocessing.get_context("spawn")   # fork does not mix with threads
+        classes = len(plan.source.classes)
+        # Anonymous: nothing is left behind, whatever is killed.
+        self._raw = [context.RawArray("f", AHEAD * int(np.prod(plan.shape))),
+                     context.RawArray("f", AHEAD * plan.shape[0] * classes), context.RawArray("q", count)]
+        self._images, self._targets, self._at = _views(self._raw, plan.shape, classes)
+        self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
+        self._processes, self._pipes, self._heard = [], [], False
+        self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes)
+        resource_tracker.ensure_running()   # it unblocks the signal that is blocked next
+        with _blocked_interrupt():
+            for worker in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, plan, self._raw, worker, count), daemon=True)
+                process.start()
+                theirs.close()
+                self._processes.append(process)
+                self._pipes.append(ours)
+
+    def take(self, epoch: int, step: int, keep) -> tuple:
+        """keep(images, targets, skipped) of that step, of arrays that hold it until keep returns; the following steps
+        are begun.
+
+        Raises what the first row that could not be made raised, and DataError where a worker died."""
+        if not self._under_way or self._under_way[0].place != (epoch, step):
+            while self._under_way:   # a jump: what was begun has to end first, as it writes into the memory
+                self._free.append(self._finished().slot)
+            self._begin(epoch, step)
+        self._begin_following()
+        done = self._finished()
+        try:
+            if done.failures:
+                raise min(done.failures, key=lambda failure: failure[0])[1]
+            return keep(self._images[done.slot], self._targets[done.slot], sorted(done.skipped))
+        finally:
+            self._free.append(done.slot)
+            self._begin_following()
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._finalizer()
+
+    def _begin(self, epoch: int, step: int) -> None:
+        slot = self._free.pop()
+        self._under_way.append(_UnderWay((epoch, step), slot, len(self._pipes)))
+        for worker, pipe in enumerate(self._pipes):
+            try:
+                pipe.send((epoch, step, slot))
+            except OSError:
+                self._died(worker)
+
+    def _begin_following(self) -> None:
+        while self._free and self._under_way and (following := self._plan.after(*self._under_way[-1].place)):
+            self._begin(*following)
+
+    def _finished(self) -> "_UnderWay":
+        """The step that was begun first, once every worker has done its part of it."""
+        while self._under_way[0].missing:
+            for pipe in wait(self._pipes):
+                worker = self._pipes.index(pipe)
+                try:
+                    slot, skipped, failure = pipe.recv()
+                except (EOFError, OSError):
+                    self._died(worker)
+                self._heard = True
+                self._note(slot, skipped, failure)
+        return self._under_way.popleft()
+
+    def _note(self, slot: int, skipped: list, failure) -> None:
+        begun = next(begun for begun in self._under_way if begun.slot == slot)
+        begun.missing -= 1
+        begun.skipped += skipped
+        if failure:
+            begun.failures.append(failure)
+
+    def _died(self, worker: int) -> None:
+        process = self._processes[worker]
+        process.join(10)
+        status, index = process.exitcode, int(self._at[worker])
+        where = f"{self._plan.source.name(index)}: " if index >= 0 else ""
+        how = f"signal {-status} ({signal.strsignal(-status)})" if (status or 0) < 0 else f"exit status {status}"
+        hint = "" if self._heard else "; a script that starts workers does so below `if __name__ == \"__main__\":`"
+        self.close()
+        raise DataError(f"{where}expected the process that prepares this image to live, found it ended by {how}{hint}")
+
+
+class _UnderWay:
+    """A step that the workers are making."""
+
+    def __init__(self, place: tuple[int, int], slot: int, missing: int):
+        self.place, self.slot, self.missing, self.skipped, self.failures = place, slot, missing, [], []
+
+
+def _views(raw: list, shape: tuple[int, ...], classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """images (AHEAD, batch, C, H, W), targets (AHEAD, batch, classes), and the index each worker is at, (workers,)."""
+    images, targets = (np.frombuffer(part, np.float32) for part in raw[:2])
+    return (images.reshape(AHEAD, *shape), targets.reshape(AHEAD, shape[0], classes), np.frombuffer(raw[2], np.int64))
+
+
+@contextlib.contextmanager
+def _blocked_interrupt():
+    """A Ctrl-C goes to all processes of a terminal; those begun in this block never see it: the parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):   # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe, plan, raw: list, worker: int, workers: int) -> None:
+    """A worker's life: its units of each step that it is told of, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    images, targets, at = _views(raw, plan.shape, len(plan.source.classes))
+    at[worker] = -1
+    try:
+        while True:
+            epoch, step, slot = pipe.recv()
+            pipe.send((slot, *_units(plan, epoch, step, images[slot], targets[slot], at, worker, workers)))
+    except (EOFError, OSError):
+        return
+
+
+def rows_of(plan, epoch: int, step: int, worker: int = 0, workers: int = 1):
+    """The units, as ranges of rows, that fall to a worker; counted through all steps, so that small ones are shared."""
+    rows = len(plan.indices(epoch, step))
+    units = -(-plan.shape[0] // plan.unit)
+    for unit in range((worker - step * units) % workers, -(-rows // plan.unit), workers):
+        yield range(unit * plan.unit, min((unit + 1) * plan.unit, rows))
+
+
+def _units(plan, epoch, step, images, targets, at, worker, workers) -> tuple:
+    """(skipped, None), or (skipped, (row, exception)) of the first unit that could not be made."""
+    def arrive(index):
+        at[worker] = index
+
+    skipped = []
+    for rows in rows_of(plan, epoch, step, worker, workers):
+        try:
+            skipped += plan.fill(epoch, step, rows, images, targets, arrive)
+        except LevitError as error:
+            return skipped, (rows.start, error)
+        except Exception:
+            name = plan.source.name(int(at[worker]))
+            return skipped, (rows.start, RuntimeError(f"{name}: {traceback.format_exc()}"))
+    at[worker] = -1
+    return skipped, None
+
+
+def _stop(processes: list, pipes: list) -> None:
+    for process in processes:
+        process.kill()   # they only read files and write memory
+    for process in processes:
+        process.join()
+        process.close()
+    for pipe in pipes:
+        pipe.close()
+    processes.clear()
+    pipes.clear()
