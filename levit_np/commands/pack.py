@@ -1,0 +1,36 @@
+"""levit-np pack: a folder of images becomes one file."""
+
+import os
+import sys
+
+from .common import progress, require_free, shown
+
+
+def add(verbs):
+    pack = verbs.add_parser(
+        "pack", help="a folder of images -> one HDF5 file, which trains faster",
+        description="Writes the images of a folder that has a folder for each class, as they are, into one HDF5 file "
+        "that train and evaluate take in the folder's place: it is read without searching the disk for small files. "
+        "The file appears whole or not at all.",
+        epilog="example: levit-np pack photos/train train.h5")
+    pack.add_argument("source", metavar="DIR", help="DIR/CLASS/… .jpg, .jpeg, .png or .webp")
+    pack.add_argument("target", metavar="OUT.h5", help="the file to write")
+    pack.add_argument("--skip", action="store_true", help="leave out, and name, files that are no whole image; "
+                      "without this the first of them stops the work")
+    pack.add_argument("--force", action="store_true", help="replace OUT.h5 where it exists")
+    pack.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    from ..training.data.folder import Folder
+    from ..training.data.pack import pack
+
+    require_free(arguments)
+    folder = Folder(arguments.source)
+    with progress(len(folder), "images", silent=True) as advance:
+        skipped = pack(folder, arguments.target, skip=arguments.skip, advance=advance)
+    for _, reason in skipped:
+        print(f"levit-np pack: left out: {reason}", file=sys.stderr)
+    print(f"{shown(arguments.target)}: {len(folder) - len(skipped)} images of {len(folder.classes)} classes, "
+          f"{os.path.getsize(arguments.target) / 1e6:.1f} MB")
+    return 0

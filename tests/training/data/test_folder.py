@@ -1,0 +1,161 @@
+"""Class folders: what counts as an image, in which order, and what is refused."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from levit_np.errors import DataError, ImageError
+from levit_np.training.data import open_source
+from levit_np.training.data.folder import Folder
+from levit_np.training.data.names import Names
+
+from ..image_folders import make_folder
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+def test_what_counts_and_in_which_order(tmp_path):
+    """As torchvision's ImageFolder numbers classes: by name, capitals first."""
+    folder = open_source(touch(
+        tmp_path, "dog/b.jpg", "dog/a.PNG", "dog/.hidden.jpg", "dog/notes.txt", "dog/more/c.JPEG", "dog/more/.x/d.jpg",
+        "Cat/1.webp", "Cat/10.webp", "Cat/2.webp", ".cache/e.jpg", "README.md"))
+    assert isinstance(folder, Folder)
+    assert folder.classes == ["Cat", "dog"]
+    names = ["Cat/1.webp", "Cat/10.webp", "Cat/2.webp", "dog/a.PNG", "dog/b.jpg", "dog/more/c.JPEG"]
+    assert [folder.name(index) for index in range(len(folder))] == names
+    assert [folder.target(index) for index in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert [folder.read(index) for index in range(6)] == [name.encode() for name in names]
+
+
+def test_a_copy_in_another_process_is_the_same(tmp_path):
+    folder = Folder(touch(tmp_path, "a/1.jpg", "b/2.jpg"))
+    copy = pickle.loads(pickle.dumps(folder))
+    assert [copy.name(i) for i in range(2)] == ["a/1.jpg", "b/2.jpg"] and copy.read(1) == b"b/2.jpg"
+    assert copy.fingerprint == folder.fingerprint
+
+
+def test_the_working_directory_may_change(tmp_path, monkeypatch):
+    touch(tmp_path, "d/a/1.jpg", "d/b/2.jpg")
+    monkeypatch.chdir(tmp_path)
+    folder = Folder("d")
+    monkeypatch.chdir("/")
+    assert folder.read(0) == b"d/a/1.jpg"
+
+
+def test_links_are_followed(tmp_path):
+    touch(tmp_path, "elsewhere/1.jpg", "d/b/2.jpg")
+    (tmp_path / "d" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "d" / "b" / "3.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    folder = Folder(tmp_path / "d")
+    assert [folder.name(i) for i in range(len(folder))] == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
+
+
+def test_the_fingerprint_tells_names_and_order(tmp_path):
+    prints = {Folder(touch(tmp_path / str(i), *names)).fingerprint for i, names in enumerate([
+        ("a/1.jpg", "b/2.jpg"), ("a/1.jpg", "b/3.jpg"), ("a/1.jpg", "c/2.jpg"), ("a/1.jpg", "b/1.jpg", "b/2.jpg"),
+        ("a/1.jpg", "a/2.jpg", "b/2.jpg")])}
+    assert len(prints) == 5
+
+
+def loop(root):
+    touch(root, "a/1.jpg", "b/2.jpg")
+    (root / "b" / "again").symlink_to(root / "b")
+
+
+def loop_to_the_root(root):
+    touch(root, "a/1.jpg", "b/2.jpg")
+    (root / "b" / "again").symlink_to(root)
+
+
+def self_link(root):
+    touch(root, "a/1.jpg", "b/2.jpg")
+    (root / "b" / "x.jpg").symlink_to(root / "b" / "x.jpg")
+
+
+def dangling(root):
+    touch(root, "a/1.jpg", "b/2.jpg")
+    (root / "b" / "3.jpg").symlink_to("nowhere.jpg")
+
+
+def dangling_class(root):
+    touch(root, "a/1.jpg", "b/2.jpg")
+    (root / "c").symlink_to("nowhere")
+
+
+def pipe(root):
+    touch(root, "a/1.jpg", "b/2.jpg")
+    os.mkfifo(root / "b" / "3.jpg")
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda root: None, "expected a folder for each class, at least two, found none"),
+    (lambda root: touch(root, "1.jpg", "2.jpg"), "expected a folder for each class, at least two, found none"),
+    (lambda root: touch(root, "a/1.jpg"), "expected a folder for each class, at least two, found a"),
+    (lambda root: touch(root, "a/1.jpg", "b/2.gif"), r"b: expected images \(.jpg, .jpeg, .png, .webp\), found none"),
+    (lambda root: touch(root, "a/1.jpg", "b\n/2.jpg"), r"expected class folders of printable names, found 'b\\n'"),
+    (loop, "b/again: expected folders that end, found a link to a folder above it"),
+    (loop_to_the_root, "b/again: expected folders that end"),
+    (self_link, "b/x.jpg: expected a file or a folder, found: Too many levels of symbolic links"),
+    (dangling, "b/3.jpg: expected a file or a folder, found: No such file"),
+    (dangling_class, "c: expected a file or a folder, found: No such file"),
+    (pipe, "b/3.jpg: expected a file, found a pipe or a device"),
+])
+def test_what_is_no_data_set(tmp_path, make, words):
+    root = tmp_path / "d"
+    root.mkdir()
+    make(root)
+    with pytest.raises(DataError, match=words):
+        Folder(root)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DataError, match="nowhere: expected a folder of images, found: No such file"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="expected a folder of images, found"):
+        Folder("a\0b")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_class_that_may_not_be_read(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "b").chmod(0)
+    try:
+        with pytest.raises(DataError, match="b: expected a folder of images, found: Permission denied"):
+            Folder(tmp_path)
+    finally:
+        (tmp_path / "b").chmod(0o700)
+
+
+def test_a_file_that_went_away_or_grew(tmp_path):
+    folder = Folder(make_folder(tmp_path / "d", classes=2, images=1))
+    folder.path(0).unlink()
+    with pytest.raises(ImageError, match="class0/000.jpg: cannot be read: No such file"):
+        folder.read(0)
+    with open(folder.path(1), "wb") as file:
+        file.truncate(50_000_001)
+    with pytest.raises(ImageError, match="class1/000.jpg: expected at most 50 MB, found more"):
+        folder.read(1)
+
+
+def test_names_command_no_terminal(tmp_path):
+    touch(tmp_path, "a/\x1b[2J.jpg", "b/1.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b/\xff.jpg")).write_bytes(b"odd")
+    folder = Folder(tmp_path)
+    assert [folder.name(i) for i in range(3)] == [r"'a/\x1b[2J.jpg'", "b/1.jpg", r"'b/\udcff.jpg'"]
+    assert folder.read(2) == b"odd"
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
+def test_names_come_back(names):
+    held = Names.of(names)
+    assert list(held) == names and len(held) == len(names) and list(Names(held.text)) == names

@@ -1,0 +1,330 @@
+"""Packed files: what was packed comes back; every damage, and every hostile claim, is a CheckpointError."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from levit_np.cli import main
+from levit_np.errors import CheckpointError, DataError, ImageError
+from levit_np.storage import atomic
+from levit_np.training.data import open_source, packed
+from levit_np.training.data import pack as pack_module
+from levit_np.training.data.folder import Folder
+from levit_np.training.data.pack import pack
+from levit_np.training.data.packed import Packed
+
+from ..image_folders import make_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return Folder(make_folder(tmp_path_factory.mktemp("images") / "d", classes=3, images=4))
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packed") / "train.h5"
+    assert pack(folder, path) == []
+    return path
+
+
+def test_what_was_packed_comes_back(folder, whole):
+    source = open_source(whole)
+    assert isinstance(source, Packed) and len(source) == len(folder) and source.classes == folder.classes
+    for index in range(len(folder)):
+        assert source.read(index) == folder.read(index)
+        assert (source.name(index), source.target(index)) == (folder.name(index), folder.target(index))
+    assert source.fingerprint == folder.fingerprint
+
+
+def test_any_hdf5_tool_reads_it(folder, whole):
+    with h5py.File(whole) as file:
+        start, size = file["offsets"][5], file["sizes"][5]
+        assert file["images"][start : start + size].tobytes() == folder.read(5)
+        assert file["names"][()].tobytes().split(b"\0")[5].decode() == folder.name(5)
+        assert file["targets"][5] == folder.target(5)
+        assert file["classes"][()].tobytes() == b"class0\0class1\0class2\0"
+
+
+def test_the_same_images_give_the_same_bytes(folder, whole, tmp_path):
+    pack(folder, tmp_path / "again.h5")
+    assert (tmp_path / "again.h5").read_bytes() == whole.read_bytes()
+
+
+def test_a_copy_in_another_process(folder, whole, tmp_path):
+    path = shutil.copy(whole, tmp_path / "train.h5")
+    source = Packed(path)
+    sent = pickle.dumps(source)
+    assert pickle.loads(sent).read(3) == folder.read(3)
+    pack(Folder(make_folder(tmp_path / "other", classes=2, images=1)), path)
+    with pytest.raises(CheckpointError, match="expected the file that was opened before, found another"):
+        pickle.loads(sent)
+    assert source.read(3) == folder.read(3)   # the file that it holds open is the old one
+
+
+def test_names_as_odd_as_files_may_have(tmp_path):
+    make_folder(tmp_path / "d", classes=2, images=1)
+    odd = os.fsdecode(b"class0/\xff \n.jpg")
+    os.rename(tmp_path / "d/class0/000.jpg", tmp_path / "d" / odd)
+    pack(Folder(tmp_path / "d"), tmp_path / "d.h5")
+    assert Packed(tmp_path / "d.h5").name(0) == ascii(odd)
+    assert Packed(tmp_path / "d.h5").fingerprint == Folder(tmp_path / "d").fingerprint
+
+
+def test_no_byte_can_change(folder, whole, tmp_path):
+    """A damaged seal, index or list is found at once, a damaged image when it is read; what no part of it uses is
+    HDF5's own."""
+    content = whole.read_bytes()
+    with h5py.File(whole) as file:
+        used = np.zeros(len(content), bool)
+        used[:packed.SEAL_BYTES] = True
+        for dataset in file.values():
+            used[dataset.id.get_offset() :][: dataset.id.get_storage_size()] = True
+    path = tmp_path / "damaged.h5"
+    random = np.random.default_rng(0)
+    places = np.concatenate([np.arange(64), random.choice(np.flatnonzero(used), 300), [len(content) - 1]])
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << random.integers(8)]) + content[place + 1 :])
+        if used[place]:
+            with pytest.raises(CheckpointError, match=path.name):
+                source = Packed(path)
+                for index in range(len(source)):
+                    source.read(index)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 100, 511, 512, 2000, -1])
+def test_cut_short_or_longer(whole, tmp_path, cut):
+    path = tmp_path / "cut.h5"
+    path.write_bytes(whole.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match="cut.h5: "):
+        Packed(path)
+    path.write_bytes(whole.read_bytes() + b"x")
+    with pytest.raises(CheckpointError, match="damaged: expected a file of"):
+        Packed(path)
+
+
+def test_another_file(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["images"] = np.zeros(3)
+    with pytest.raises(CheckpointError, match="expected a file written by `levit-np pack`"):
+        open_source(tmp_path / "other.h5")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="expected a regular file"):
+        Packed(tmp_path / "pipe")
+
+
+def forged(path, whole, change):
+    """A copy whose list of contents, index and seal were changed by `change(contents, arrays)` and sealed again."""
+    content = bytearray(whole.read_bytes())
+    _, version, _, _, offset, nbytes, _ = packed._SEAL.unpack_from(content)
+    contents = json.loads(content[offset : offset + nbytes])
+    arrays = {}
+    for name, dtype, shape, start in contents:
+        if name != "images":
+            count = int(np.prod(shape))
+            arrays[name] = np.frombuffer(bytes(content), dtype, count, start).reshape(shape).copy()
+    change(contents, arrays)
+    for entry in contents if isinstance(contents, list) else ():
+        if isinstance(entry, list) and entry and isinstance(entry[0], str) and entry[0] in arrays:
+            data = arrays[entry[0]].tobytes()
+            content[entry[3] : entry[3] + len(data)] = data
+    text = json.dumps(contents).encode()
+    place = len(content)
+    content += text
+    content[: packed.SEAL_BYTES] = packed.seal(len(content), place, text, [a.data for a in arrays.values()])
+    path.write_bytes(content)
+    return path
+
+
+def listed(place, part, value):
+    def change(contents, arrays):
+        contents[place][part] = value
+    return change
+
+
+def number(name, place, value):
+    def change(contents, arrays):
+        arrays[name].flat[place] = value
+    return change
+
+
+def text(name, old, new):
+    def change(contents, arrays):
+        arrays[name] = np.frombuffer(arrays[name].tobytes().replace(old, new), np.uint8)
+    return change
+
+
+def test_a_forgery_that_changes_nothing_is_read(folder, whole, tmp_path):
+    assert Packed(forged(tmp_path / "f.h5", whole, lambda contents, arrays: None)).read(7) == folder.read(7)
+
+
+@pytest.mark.parametrize("change, words", [
+    (listed(0, 0, "pictures"), "contents: expected each of images"),
+    (listed(0, 0, "names"), "contents: expected each of images"),
+    (listed(0, 1, "<f8"), "contents: expected each of images"),
+    (listed(1, 1, "|u1"), "contents: expected each of images"),
+    (listed(1, 2, [1 << 62]), "expected sizes and offsets within the file"),
+    (listed(1, 2, [-1]), "expected sizes and offsets within the file"),
+    (listed(1, 2, [True]), "expected sizes and offsets within the file"),
+    (listed(1, 2, [1.5]), "expected sizes and offsets within the file"),
+    (listed(1, 2, []), "expected shape"),
+    (listed(1, 2, [0]), "offsets: expected 1 byte or more"),
+    (listed(1, 2, [3, 4]), "expected shape"),
+    (listed(2, 2, [11]), "sizes: expected shape"),
+    (listed(4, 2, [12, 15]), "digests: expected shape"),
+    (listed(5, 2, [0]), "names: expected 1 byte or more"),
+    (listed(0, 2, [0]), "images: expected 1 byte or more"),
+    (listed(0, 3, 1 << 62), "expected sizes and offsets within the file"),
+    (listed(0, 3, 5_500), "images: expected 1 byte or more"),
+    (lambda contents, arrays: contents.pop(), "contents: expected images"),
+    (lambda contents, arrays: contents.append(contents[0]), "contents: expected each of images"),
+    (lambda contents, arrays: contents.append(7), "contents: expected each of images"),
+    (number("offsets", 2, -1), "image 2: expected 1 to"),
+    (number("offsets", 2, 2**63 - 1), "image 2: expected 1 to"),
+    (number("sizes", 3, 0), "image 3: expected 1 to"),
+    (number("sizes", 3, -1), "image 3: expected 1 to"),
+    (number("sizes", 3, 50_000_001), "image 3: expected 1 to"),
+    (number("sizes", 11, 20_000), "image 11: expected 1 to"),
+    (number("targets", 0, 3), "image 0: expected 1 to"),
+    (number("targets", 0, -1), "image 0: expected 1 to"),
+    (number("names", 5, 0), "names: expected 12, found 13"),
+    (number("names", -1, 65), "names: expected a NUL after each name"),
+    (text("classes", b"class1", b"class0"), "classes: expected two or more, each once"),
+    (text("classes", b"class1", b"clas\n1"), "classes: expected printable names"),
+    (text("classes", b"class1", b"clas\xff1"), "classes: expected printable names"),
+])
+def test_hostile_claims(whole, tmp_path, change, words):
+    with pytest.raises(CheckpointError, match=words):
+        Packed(forged(tmp_path / "f.h5", whole, change))
+
+
+@pytest.mark.parametrize("field, value", [(1, 2), (3, 1 << 63), (4, 1 << 40), (5, 1 << 40), (5, 0), (4, 1 << 63)])
+def test_a_forged_seal(whole, tmp_path, field, value):
+    content = bytearray(whole.read_bytes())
+    fields = list(packed._SEAL.unpack_from(content))
+    fields[field] = value
+    content[: packed._SEAL.size] = packed._SEAL.pack(*fields)
+    (tmp_path / "f.h5").write_bytes(content)
+    with pytest.raises(CheckpointError, match="f.h5: "):
+        Packed(tmp_path / "f.h5")
+
+
+def test_deep_and_doubtful_lists(whole, tmp_path):
+    content = whole.read_bytes()
+    for contents in (b"[" * 60_000, b"null", b"{}", b'"x"', b"[NaN]", b"\xff", b""):
+        place = len(content)
+        sealed = packed.seal(place + len(contents), place, contents, []) + content[packed.SEAL_BYTES :] + contents
+        (tmp_path / "f.h5").write_bytes(sealed)
+        with pytest.raises(CheckpointError, match="f.h5: contents: "):
+            Packed(tmp_path / "f.h5")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_resealed_mutations_raise_nothing_else(whole, tmp_path, data):
+    """Numbers and text changed anywhere in the index, under a right seal."""
+    def change(contents, arrays):
+        name = data.draw(st.sampled_from(sorted(arrays)))
+        place = data.draw(st.integers(0, arrays[name].size - 1))
+        limits = np.iinfo(arrays[name].dtype)
+        arrays[name].flat[place] = data.draw(st.integers(int(limits.min), int(limits.max)))
+
+    path = forged(tmp_path / "m.h5", whole, change)
+    try:
+        source = Packed(path)
+        for index in range(len(source)):
+            source.name(index), source.target(index), source.read(index)
+    except CheckpointError as error:
+        assert str(error).startswith(str(path))
+
+
+def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
+    folder = Folder(make_folder(tmp_path / "d", classes=2, images=4))
+    folder.path(1).write_bytes(folder.read(1)[:100])
+    folder.path(6).unlink()
+    with pytest.raises(ImageError, match="class0/001.png: truncated"):
+        pack(folder, tmp_path / "d.h5")
+    assert os.listdir(tmp_path) == ["d"]
+    skipped = pack(folder, tmp_path / "d.h5", skip=True)
+    assert [name for name, _ in skipped] == ["class0/001.png", "class1/002.webp"]
+    source = Packed(tmp_path / "d.h5")
+    kept = [0, 2, 3, 4, 5, 7]
+    assert [source.name(i) for i in range(6)] == [folder.name(i) for i in kept]
+    assert [source.read(i) for i in range(6)] == [folder.read(i) for i in kept]
+    for index in (4, 5, 7):
+        folder.path(index).write_bytes(b"")
+    with pytest.raises(DataError, match="class1: expected at least one good image"):
+        pack(folder, tmp_path / "d.h5", skip=True)
+    assert len(Packed(tmp_path / "d.h5")) == 6
+
+
+def test_a_file_that_grows_meanwhile(tmp_path, monkeypatch):
+    folder = Folder(make_folder(tmp_path / "d", classes=2, images=2))
+    monkeypatch.setattr(pack_module, "_size", lambda folder, index: 100)
+    with pytest.raises(DataError, match="expected files that stay as they are, found some grown"):
+        pack(folder, tmp_path / "d.h5")
+    assert os.listdir(tmp_path) == ["d"]
+
+
+class FullDisk(io.FileIO):
+    """A disk with room for so many writes."""
+
+    room = 0
+
+    def write(self, data):
+        if FullDisk.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        FullDisk.room -= 1
+        return super().write(data)
+
+
+def test_a_full_disk_at_every_write(folder, tmp_path, monkeypatch):
+    path = tmp_path / "train.h5"
+    path.write_bytes(b"the old one")
+    monkeypatch.setattr(atomic, "open", FullDisk, raising=False)
+    for room in range(1000):
+        FullDisk.room = room
+        try:
+            pack(folder, path)
+            break
+        except OSError as error:
+            assert error.errno == errno.ENOSPC and error.filename == str(path)
+            assert path.read_bytes() == b"the old one" and os.listdir(tmp_path) == ["train.h5"]
+    assert room > 15 and Packed(path).read(2) == folder.read(2)
+
+
+def test_the_command(tmp_path, capsys):
+    root = make_folder(tmp_path / "d", classes=2, images=2)
+    path = str(tmp_path / "d.h5")
+    assert main(["pack", str(root), path]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: 4 images of 2 classes, 0.0 MB")
+    assert main(["pack", str(root), path]) == 1
+    assert "expected no such file yet, found one; --force replaces it" in capsys.readouterr().err
+    (root / "class1" / "000.jpg").write_bytes(b"GIF89a")
+    assert main(["pack", str(root), path, "--force"]) == 1
+    assert "class1/000.jpg: expected a JPEG, PNG or WebP image, found GIF" in capsys.readouterr().err
+    assert len(Packed(path)) == 4
+    assert main(["pack", str(root), path, "--force", "--skip"]) == 0
+    shown = capsys.readouterr()
+    assert "left out: class1/000.jpg: expected a JPEG" in shown.err and "3 images of 2 classes" in shown.out
+    assert main(["pack", str(tmp_path / "nowhere"), path, "--force"]) == 1
+    assert "nowhere: expected a folder of images" in capsys.readouterr().err
+    assert main(["pack", str(root), str(tmp_path / "no" / "d.h5")]) == 1
+    assert "No such file" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["pack", str(root)])
+
+
+def test_the_format_is_the_one_written_down(whole):
+    """A file of today has to be read tomorrow: the seal's fields, in this order and of these sizes."""
+    assert struct.unpack_from("<8sII", whole.read_bytes()) == (b"levitpak", 1, 512)
