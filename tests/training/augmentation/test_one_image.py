@@ -77,7 +77,8 @@ def test_the_recipes_on_any_image(chosen, preprocessing):
     for width, height in ((1, 1), (1, 50), (300, 2), (24, 24), (37, 61)):
         pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
         image = Image.fromarray(pixels).convert(preprocessing.mode)
-        found = [augment(image, RECIPES[chosen], preprocessing, np.random.default_rng([seed, 7])) for seed in (0, 0, 1, 2)]
+        found = [augment(image, RECIPES[chosen], preprocessing, np.random.default_rng([seed, 7]))
+                 for seed in (0, 0, 1, 2)]
         assert np.isfinite(found[0]).all() and found[0].shape == (len(preprocessing.mean), 24, 24)
         assert np.array_equal(found[0], found[1])
         if width > 1 < height:

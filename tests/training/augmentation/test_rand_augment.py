@@ -83,7 +83,7 @@ def test_enhancements_are_blends(pixels, level, sign):
 
 
 GRADIENT = np.add.outer(3.0 * np.arange(12), 5.0 * np.arange(16))
-# Pillow's bicubic weights (a = -1) bend a line by at most 0.0963 of a pixel in each direction; one grey level is rounding.
+# Pillow's bicubic weights (a = -1) bend a line by at most 0.0963 of a pixel each way; one grey level is rounding.
 TOLERANCE = 0.0963 * (3 + 5) + 1
 
 
@@ -97,7 +97,8 @@ def test_geometry_moves_a_gradient_and_fills(name, level, sign):
     if name == "rotate":   # counterclockwise, about the middle: where a pixel comes from is turned the other way
         angle = math.radians(30 * s)
         dx, dy = x - 8, y - 6
-        from_x, from_y = 8 + dx * math.cos(angle) - dy * math.sin(angle), 6 + dx * math.sin(angle) + dy * math.cos(angle)
+        from_x = 8 + dx * math.cos(angle) - dy * math.sin(angle)
+        from_y = 6 + dx * math.sin(angle) + dy * math.cos(angle)
     else:
         from_x = x + {"shear_x": 0.3 * s * y, "translate_x": 0.45 * s * 16}.get(name, 0)
         from_y = y + {"shear_y": 0.3 * s * x, "translate_y": 0.45 * s * 12}.get(name, 0)
