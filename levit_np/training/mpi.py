@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import LevitError
+from .collective import collected
 from .reduction import Reduction
 from .synchronized import synchronize
 
@@ -42,13 +43,11 @@ class MPIRanks:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on one rank at least."""
-        from mpi4py import MPI
-
-        return self._communicator.allreduce(bool(flag), op=MPI.LOR)
+        return bool(collected(self._communicator, [float(flag)]).any())
 
     def mean(self, values: list[float]) -> list[float]:
         """The mean over the ranks of each of the numbers, the same bits on every rank."""
-        return [sum(column) / self.size for column in zip(*self._communicator.allgather(list(values)))]
+        return [float(column.sum() / self.size) for column in collected(self._communicator, values).T]
 
     def gather(self, value: Any) -> list | None:
         """Each rank's value on rank 0, None on the others."""

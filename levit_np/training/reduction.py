@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .collective import finish, started_sum
+
 BUCKET = 4 << 20  # bytes of gradients that travel together: few messages, and the first leave early
 
 
@@ -29,7 +31,8 @@ class Reduction:
             return  # the other ranks would wait forever: whoever catches this ends them all
         if self._waiting:
             self._send()
-        self._wait()
+        for request in self._requests:
+            finish(request)
         for bucket, arrays in self._sent:
             bucket /= bucket.dtype.type(self._communicator.size)
             start = 0
@@ -53,7 +56,7 @@ class Reduction:
         gradients = [layer.accumulated[name] for layer, name, _ in self._waiting]
         bucket = self._bucket(sum(gradient.size for gradient in gradients), gradients[0].dtype)
         np.concatenate([gradient.ravel() for gradient in gradients], out=bucket)
-        self._requests.append(self._communicator.Iallreduce(_in_place(), bucket))
+        self._requests.append(started_sum(self._communicator, bucket))
         self._sent.append((bucket, self._waiting))
         self._waiting, self._bytes = [], 0
 
@@ -65,13 +68,3 @@ class Reduction:
         del self._memory[place:]
         self._memory.append(np.empty(size, dtype))
         return self._memory[place]
-
-    def _wait(self):
-        for request in self._requests:
-            request.Wait()
-
-
-def _in_place():
-    from mpi4py import MPI
-
-    return MPI.IN_PLACE

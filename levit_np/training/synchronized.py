@@ -4,6 +4,7 @@ import numpy as np
 
 from ..layers.normalization import BatchNorm
 from ..ops.reference import Statistics
+from .collective import collected, summed
 
 
 def synchronize(model, communicator) -> None:
@@ -34,19 +35,15 @@ class _Synchronized:
         The first term is BN's with constant statistics; the other two are a BN's forward, of x."""
         mean, variance = statistics.mean, statistics.variance
         dx, dgamma, dbeta = self._ops.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
-        sums = np.stack([dgamma, dbeta]).astype(np.float64)
-        self._communicator.Allreduce(_in_place(), sums)
+        sums = summed(self._communicator, np.stack([dgamma, dbeta]).astype(np.float64))
         scale = gamma / np.sqrt(variance + eps) / statistics.count
         through = (scale * total for total in sums)
         return dx - self._ops.normalize(x, *(t.astype(x.dtype) for t in through), mean, variance, eps, axis), dgamma, dbeta
 
     def _gathered(self, own):
         """The statistics of each rank, in the order of the ranks: every rank computes the same bits of them."""
-        line = np.concatenate([own.mean, own.variance, [own.count]]).astype(np.float64)
-        lines = np.empty((self._communicator.size, len(line)))
-        self._communicator.Allgather(line, lines)
-        channels = len(own.mean)
-        return [Statistics(row[:channels], row[channels:-1], int(row[-1])) for row in lines]
+        rows, channels = np.concatenate([own.mean, own.variance, [own.count]]), len(own.mean)
+        return [Statistics(row[:channels], row[channels:-1], int(row[-1])) for row in collected(self._communicator, rows)]
 
 
 def merged(parts, dtype) -> Statistics:
@@ -56,9 +53,3 @@ def merged(parts, dtype) -> Statistics:
     mean = sum(part.count * part.mean for part in parts) / count
     variance = sum(part.count * (part.variance + (part.mean - mean) ** 2) for part in parts) / count
     return Statistics(mean.astype(dtype), variance.astype(dtype), count)
-
-
-def _in_place():
-    from mpi4py import MPI
-
-    return MPI.IN_PLACE

@@ -108,14 +108,16 @@ class Trainer:
     def require_finite(self, loss, gradients, batches) -> None:
         """Raises TrainingError, on every rank, where the loss or the gradients' norm of one is not finite."""
         norm = sum(self.model.ops.squared_norm(gradient) for gradient in gradients.values()) ** 0.5
-        bad = not (np.isfinite(loss) and np.isfinite(norm))
-        if not self.ranks.any(bad):
+        finite = bool(np.isfinite(loss))
+        if not self.ranks.any(not (finite and np.isfinite(norm))):
             return
-        found = [f"loss {loss}, gradient norm {norm}", [str(n) for b in batches for n in b.names]] if bad else None
-        found = [rank for rank in self.ranks.broadcast(self.ranks.gather(found)) if rank]
-        names = [name for _, some in found for name in some]
+        own = finite, f"loss {loss}, gradient norm {norm}", [str(name) for batch in batches for name in batch.names]
+        everyone = self.ranks.broadcast(self.ranks.gather(own))
+        # The gradients are the ranks' mean, so that one bad batch shows in all of them: the losses say whose it is.
+        found = [rank for rank in everyone if not rank[0]] or everyone
+        names = [name for _, _, some in found for name in some]
         raise TrainingError(f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}: expected a finite "
-                            f"loss and gradient, found {found[0][0]}, before the update; its images: {', '.join(names)}")
+                            f"loss and gradient, found {found[0][1]}, before the update; its images: {', '.join(names)}")
 
     def state(self) -> tuple[dict, dict] | None:
         """({name: array}, what JSON can hold): everything that the rest of the training depends on.  On rank 0, whose

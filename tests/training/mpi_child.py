@@ -1,18 +1,26 @@
 """What test_mpi.py runs on each rank: mpiexec -n N python -m tests.training.mpi_child CASE [ARGUMENT ...]"""
 
+import hashlib
 import json
 import os
+import pickle
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from levit_np.errors import LevitError
+from levit_np.errors import LevitError, TrainingError
+from levit_np.model import build
 from levit_np.training import mpi, reduction
+from levit_np.training.ranks import SingleRank
+from levit_np.training.recipe import Recipe
+from levit_np.training.trainer import Trainer
 
 from ..distance import worst, worst_gradient
-from ..random_model import random_images, random_model
+from ..random_model import random_images, random_model, random_state
+from .in_memory import SMALL, MemoryLoader
 
 
 def part(array, ranks):
@@ -79,11 +87,121 @@ def gradients(ranks, name, backend, dtype, changes):
         print(json.dumps(everyone, default=float))
 
 
+class Shared:
+    """A rank's contiguous share of each batch of a loader."""
+
+    def __init__(self, loader, ranks):
+        self.loader, self.ranks, self.steps = loader, ranks, loader.steps
+
+    def epoch(self, epoch, first_step=0):
+        for batch in self.loader.epoch(epoch, first_step):
+            yield type(batch)(*(part(np.array(values), self.ranks) for values in batch))
+
+
+def trainer(ranks, recipe, config=SMALL, dtype=np.float64, backend="reference"):
+    model = build(config, backend)
+    model.set_state(random_state(model.specs_by_name(), 3, dtype))
+    loader = MemoryLoader(config, batch=12)
+    return Trainer(model, Shared(loader, ranks), recipe, seed=5, ranks=ranks,
+                   teacher=lambda batch: 3 * np.roll(batch.targets, 1, axis=1))
+
+
+def digest(state):
+    """SHA-256 over every array and number of a trainer's state."""
+    arrays, document = state
+    found = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes())
+    return found.hexdigest()
+
+
+def epochs(go, count):
+    """The steps of so many epochs."""
+    for _ in range(count):
+        yield from go.train_epoch()
+        go.next_epoch()
+
+
+def losses(ranks):
+    """Fifty steps of all ranks beside those of a single process with the same global batches: the largest relative
+    differences, of the losses and of all arrays of the state; and with each rank's own BN statistics."""
+    config, found = replace(SMALL, drop_path=0.0), {}
+    recipe = Recipe(epochs=20, batch=12, rate=1e-2, warmup_epochs=2, average=0.9, accumulation=2, clip=0.02)
+    alone = trainer(SingleRank(), recipe, config)
+    expected = [step.loss for step in epochs(alone, 17)]
+    for synchronized in (True, False):
+        several = trainer(ranks, replace(recipe, batch=12 // ranks.size, synchronize_norms=synchronized), config)
+        values = [ranks.mean([step.loss])[0] for step in epochs(several, 17)]
+        state = several.state()
+        if state:
+            theirs, _ = alone.state()
+            found["synchronized" if synchronized else "apart"] = {
+                "steps": len(values), "losses": max(abs(a / b - 1) for a, b in zip(values, expected, strict=True)),
+                "state": worst_gradient(state[0], theirs)}
+    if ranks.rank == 0:
+        print(json.dumps(found, default=float))
+
+
+def further(go, count):
+    """`count` steps of a trainer, over the ends of epochs and into the middle of one; -> its state then."""
+    while count:
+        for _ in go.train_epoch():
+            count -= 1
+            if not count:
+                break
+        if go.batch == go.loader.steps:
+            go.next_epoch()
+    return go.state()
+
+
+def resume(ranks, cuts, steps):
+    """Whether a training that is cut after so many steps, and goes on in another trainer, ends as one that is not: in the
+    same state to the last bit, on every cut.  Drop path is on."""
+    recipe = Recipe(epochs=4, batch=12 // ranks.size, rate=1e-2, warmup_epochs=1, average=0.9, clip=0.02)
+
+    def fresh():
+        return trainer(ranks, recipe, dtype=np.float32)
+
+    ends = [further(fresh(), steps)]
+    for cut in cuts:
+        middle = pickle.loads(pickle.dumps(further(fresh(), cut)))
+        again = fresh()
+        again.set_state(*ranks.broadcast(middle))
+        ends.append(further(again, steps - cut))
+    if ranks.rank == 0:
+        print(json.dumps([digest(end) for end in ends]))
+
+
+def poison(ranks, where):
+    """An image of one rank is no number, in the third step: what every rank's trainer says, and whether its state is
+    still that of two steps."""
+    recipe = Recipe(epochs=4, batch=12 // ranks.size, warmup_epochs=0)
+    go, two = trainer(ranks, recipe), further(trainer(ranks, recipe), 2)
+    pure = go.loader.loader.batch_at
+
+    def poisoned(epoch, step):
+        batch = pure(epoch, step)
+        if step == 2:
+            part(batch.images, ranks)[0] = np.nan if ranks.rank == where else 0.0
+        return batch
+
+    go.loader.loader.batch_at = poisoned
+    try:
+        further(go, 4)
+    except TrainingError as error:
+        said = str(error)
+    arrays = go.model.trained()
+    moved = max((worst(array, two[0][f"model.{name}"]) for name, array in arrays.items()) if two else [0.0])
+    everyone = ranks.gather([said, moved])
+    if ranks.rank == 0:
+        print(json.dumps(everyone, default=float))
+
+
 def words(ranks):
     """any, mean, gather, broadcast, require_equal."""
     last = ranks.size - 1
     assert ranks.any(ranks.rank == last) and not ranks.any(False)
-    assert ranks.mean([ranks.rank, 0.1]) == [last / 2, (0.1 * 1 + sum([0.1] * last)) / ranks.size]
+    assert ranks.mean([ranks.rank, 0.25]) == [last / 2, 0.25]
     assert ranks.gather(ranks.rank) == (list(range(ranks.size)) if ranks.rank == 0 else None)
     assert ranks.broadcast(f"from {ranks.rank}") == "from 0"
     ranks.require_equal("seed", 3)

@@ -49,6 +49,41 @@ def test_a_step_of_several_ranks_is_one_of_a_single_process(ranks, backend, dtyp
 
 
 @needs_mpi
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_fifty_steps_of_several_ranks_are_those_of_a_single_process(ranks):
+    """The same global batches: BN over all ranks gives the same losses to rounding, and weights, moments and average.
+    A moment whose gradient is nothing but rounding counts as worst_gradient says."""
+    done = run(ranks, "losses")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["synchronized"]["steps"] == 51
+    assert found["synchronized"]["losses"] < 1e-9 and found["synchronized"]["state"] < 1e-6
+    assert found["apart"]["losses"] > 1e-2  # the test would see another step
+
+
+@needs_mpi
+@pytest.mark.parametrize("cuts", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_training_that_was_cut_ends_in_the_same_bits(ranks, cuts):
+    places = sorted(np.random.default_rng(cuts).choice(np.arange(1, 20), min(cuts, 19), replace=False).tolist())
+    done = run(ranks, "resume", [*places, *[7] * (cuts - len(places))], 20)
+    assert done.returncode == 0, done.stderr
+    digests = json.loads(done.stdout)
+    assert len(digests) == 1 + cuts and len(set(digests)) == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_number_that_is_none_is_seen_by_every_rank_before_the_update(where):
+    done = run(2, "poison", where)
+    assert done.returncode == 0, done.stderr
+    (first, moved), (second, _) = json.loads(done.stdout)
+    assert first == second and moved == 0.0
+    assert first.startswith("epoch 1, batch 3 of 5: expected a finite loss and gradient, found loss nan")
+    assert "image 24 of epoch 0" in first or "image 30 of epoch 0" in first
+
+
+@needs_mpi
 def test_what_ranks_say_to_each_other():
     done = run(3, "words")
     assert done.returncode == 0, done.stderr
