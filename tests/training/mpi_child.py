@@ -169,11 +169,12 @@ def resume(ranks, cuts, steps):
         again.set_state(*ranks.broadcast(middle))
         ends.append(further(again, steps - cut))
     if ranks.rank == 0:
-        print(json.dumps([digest(end) for end in ends]))
+        generators = {json.dumps(rank["random"]) for rank in ends[0][1]["ranks"]}
+        print(json.dumps({"ends": [digest(end) for end in ends], "generators": len(generators)}))
 
 
-def poison(ranks, where):
-    """An image of one rank is no number, in the third step: what every rank's trainer says, and whether its state is
+def poison(ranks, where, what):
+    """An image of one rank, or its loss, is no number in the third step: what every rank's trainer says, and whether its state is
     still that of two steps."""
     recipe = Recipe(epochs=4, batch=12 // ranks.size, warmup_epochs=0)
     go, two = trainer(ranks, recipe), further(trainer(ranks, recipe), 2)
@@ -185,7 +186,11 @@ def poison(ranks, where):
             part(batch.images, ranks)[0] = np.nan if ranks.rank == where else 0.0
         return batch
 
-    go.loader.loader.batch_at = poisoned
+    if what == "image":
+        go.loader.loader.batch_at = poisoned
+    elif ranks.rank == where:  # a loss alone, of which the gradients know nothing
+        loss = go.loss
+        go.loss = lambda outputs, batch: (np.inf if go.batch == 2 else 1.0, loss(outputs, batch)[1])
     try:
         further(go, 4)
     except TrainingError as error:
