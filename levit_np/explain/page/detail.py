@@ -1,0 +1,73 @@
+"""How much of a pass goes onto a page.  A LeViT-256 computes 20 million numbers, of which a page of 10 MB holds a fifth.
+
+Pictures need every pixel, so that of a wide array the first channels are kept, the more the fewer pixels it has; and of
+every array as many digits as one would read. Attention weights stay whole: any query, any key, every head.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Detail(NamedTuple):
+    """reach: a map of N pixels keeps reach/√N channels (at least 8). pairs: the most values of an attention map."""
+
+    reach: float
+    digits: int  # of the forward's numbers; a gradient gets one less
+    pairs: float
+
+    def channels(self, pixels: int) -> int:
+        return 10**9 if self.reach == math.inf else max(8, 8 * round(self.reach / math.sqrt(pixels) / 8))
+
+
+# From everything to little; a page takes the first that fits.
+DETAILS = (Detail(math.inf, 5, math.inf), Detail(math.inf, 4, math.inf), Detail(896, 4, math.inf),
+           Detail(448, 4, math.inf), Detail(224, 4, 4e5), Detail(160, 4, 2e5), Detail(112, 3, 2e5), Detail(56, 3, 1e5),
+           Detail(28, 3, 4e4), Detail(1, 2, 1e4), Detail(1, 2, 2e3))
+
+
+def layout(op: str, name: str, array: np.ndarray) -> str:
+    """What the axes of an operation's array mean, without the batch's: "image" (C, H, W), "tokens" (N, C), "heads"
+    (heads, N, size), "pairs" (heads, Nq, Nk), "filters" (O, C, K, K), "matrix" (O, C), "table" (heads, offsets),
+    "vector"."""
+    if name in ("w", "dw"):
+        return "filters" if array.ndim == 4 else "matrix"
+    if name in ("table", "dtable"):
+        return "table"
+    if name in ("bias", "dbias", "probabilities", "dprobabilities", "scores") and array.ndim > 2:
+        return "pairs"
+    if name in ("embedding", "token", "dembedding", "dtoken"):
+        return "tokens"
+    if array.ndim == 4:
+        attends = op.startswith(("attention", "split_heads", "merge_heads"))
+        return "heads" if attends else "image"
+    return "tokens" if array.ndim == 3 else "vector"
+
+
+def kept(kind: str, name: str, shape: tuple[int, ...], detail: Detail, whole_rows=None):
+    """The indices that are kept of each axis, None for all.  whole_rows: of a head's matrix, the classes to keep."""
+    if detail.reach == math.inf and kind != "pairs":
+        return (None,) * len(shape)
+    if kind == "image":
+        return _first(shape[0], detail.channels(shape[1] * shape[2])) if shape[0] > 3 else None, None, None
+    if kind == "tokens":
+        return None, _first(shape[1], detail.channels(shape[0]))
+    if kind == "heads":  # queries and keys whole: equation 1 can be computed for any pair
+        return None, None, None if name in ("q", "k") else _first(shape[2], max(4, detail.channels(shape[1]) // 4))
+    if kind == "pairs":
+        step = math.ceil(math.prod(shape) / detail.pairs) if detail.pairs != math.inf else 1
+        return None, None if step == 1 else list(range(0, shape[1], step)), None
+    if kind in ("filters", "matrix"):
+        if whole_rows is not None:
+            return whole_rows, None
+        few = max(8, min(64, detail.channels(49)))
+        rows = _first(shape[0], few)
+        # The first convolution's filters are small, and pictures in colour.
+        return (None, *[None] * (len(shape) - 1)) if math.prod(shape) <= 4096 else (rows, _first(shape[1], few),
+                                                                                   *[None] * (len(shape) - 2))
+    return (None,) * len(shape)
+
+
+def _first(size: int, count: int) -> list[int] | None:
+    return None if count >= size else list(range(count))

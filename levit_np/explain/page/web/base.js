@@ -1,0 +1,65 @@
+"use strict";
+// What every view uses: the document, elements, the chosen language, and the address (what is shown now).
+
+const doc = JSON.parse(document.getElementById("document").textContent);
+const language = { now: "en", table: {} }; // text.en.js and text.zh.js fill the table
+
+// t("shape", {n: 3}) -> the text of that name in the chosen language, {n} replaced.
+function t(key, values = {}) {
+  const text = language.table[language.now][key] ?? language.table.en[key] ?? key;
+  return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole));
+}
+
+// h("p", {class: "note", onclick: f}, "text", element, …) -> an element. null and false children are left out.
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.assign(element.style, value);
+    else if (value !== undefined && value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.flat());
+  return element;
+}
+
+// What is remembered between visits, where the browser lets a file remember anything.
+const memory = {
+  get(key) { try { return localStorage.getItem(`levit.${key}`); } catch { return null; } },
+  set(key, value) { try { localStorage.setItem(`levit.${key}`, value); } catch { /* a file opened privately */ } },
+};
+
+// The address after "#": a path, and choices: #/forward/17?at=3,0,5&head=2
+const address = {
+  read() {
+    const [path, choices] = decodeURIComponent(location.hash.slice(1) || "/").split("?");
+    return { path: path.split("/").filter(Boolean), choices: new URLSearchParams(choices || "") };
+  },
+  to(path, choices = {}) {
+    const more = new URLSearchParams(choices).toString().replaceAll("%2C", ",");
+    return `#/${path}${more ? `?${more}` : ""}`;
+  },
+  // Changes a choice and keeps the path; no new entry in the history, or "back" would undo every arrow key.
+  choose(changes) {
+    const { path, choices } = address.read();
+    for (const [key, value] of Object.entries(changes)) value === null ? choices.delete(key) : choices.set(key, value);
+    history.replaceState(null, "", address.to(path.join("/"), Object.fromEntries(choices)));
+  },
+};
+
+const number = (n) => n.toLocaleString("en-US");
+const times = (shape) => shape.join(" × ");
+// 0 … n-1
+const range = (n) => Array.from({ length: n }, (_, i) => i);
+
+// 305108946 -> "305 M"
+function short(n) {
+  for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (n >= size) return `${+(n / size).toPrecision(3)} ${unit}`;
+  return String(n);
+}

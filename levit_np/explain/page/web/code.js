@@ -1,0 +1,29 @@
+"use strict";
+// The code that computed a stop: the operation, and the layer's line that called it.
+
+const KEYWORDS = /\b(def|return|for|in|if|else|not|None|is|and|or|class|import|from|lambda)\b/;
+
+function codeBox(stop) {
+  const box = h("section", { class: "code", "aria-label": t("code") }, h("h3", {}, t("code")));
+  const { op, layer, line } = stop.code;
+  if (op !== undefined) box.append(listing(doc.code[op], null, true));
+  if (layer !== undefined) box.append(listing(doc.code[layer], line, op === undefined));
+  return box;
+}
+
+function listing(code, marked, open) {
+  const lines = code.lines.map((text, i) => {
+    const here = code.first + i === marked;
+    return h("span", { class: here ? "line here" : "line", "aria-current": here ? "step" : null }, h("span", { class: "lineno", "aria-hidden": "true" }, String(code.first + i)), ...coloured(text), "\n");
+  });
+  return h("details", { open: open || marked !== null }, h("summary", {}, h("code", {}, code.name), " ", h("span", { class: "shape" }, `levit_np/${code.file}:${code.first}`)),
+    h("pre", { tabindex: 0, "aria-label": code.name }, h("code", {}, lines)));
+}
+
+// Comments and keywords, no more: enough to find one's way.
+function coloured(text) {
+  const hash = text.indexOf("#"), body = hash < 0 ? text : text.slice(0, hash), found = [];
+  for (const piece of body.split(new RegExp(KEYWORDS.source, "g"))) found.push(KEYWORDS.test(piece) && piece.trim() === piece ? h("span", { class: "keyword" }, piece) : piece);
+  if (hash >= 0) found.push(h("span", { class: "comment" }, text.slice(hash)));
+  return found;
+}

@@ -1,0 +1,109 @@
+"use strict";
+// The numbers. Each array is decoded when it is first asked for; packing.py says how it was packed.
+
+class Tensor {
+  constructor(entry, whole) {
+    this.layout = entry.layout;
+    this.shape = entry.shape;
+    this.decimals = entry.decimals;
+    this.whole = whole; // value · 10^decimals, of the indices that are there
+    // For each axis: index -> place among those that are there, or undefined.
+    this.places = entry.kept.map((kept, axis) => {
+      if (kept === null) return null;
+      const indices = typeof kept === "number" ? range(kept) : kept;
+      const places = new Map(indices.map((index, place) => [index, place]));
+      return { indices, get: (index) => places.get(index), first: typeof kept === "number" };
+    });
+    const sizes = this.shape.map((size, axis) => (this.places[axis] ? this.places[axis].indices.length : size));
+    this.strides = sizes.map((_, axis) => sizes.slice(axis + 1).reduce((a, b) => a * b, 1));
+    this.unit = 10 ** -this.decimals;
+  }
+
+  // The indices of an axis whose numbers are on this page.
+  there(axis) { return this.places[axis] ? this.places[axis].indices : range(this.shape[axis]); }
+
+  has(index) { return index.every((i, axis) => i >= 0 && i < this.shape[axis] && (!this.places[axis] || this.places[axis].get(i) !== undefined)); }
+
+  place(index) {
+    let place = 0;
+    for (let axis = 0; axis < index.length; axis++) {
+      const i = this.places[axis] ? this.places[axis].get(index[axis]) : index[axis];
+      if (i === undefined) return -1;
+      place += i * this.strides[axis];
+    }
+    return place;
+  }
+
+  // The value, rounded to the digits shown; undefined where it is not on this page.
+  at(...index) {
+    const place = this.place(index);
+    return place < 0 ? undefined : fromWhole(this.whole[place], this.decimals);
+  }
+
+  text(...index) {
+    const place = this.place(index);
+    return place < 0 ? "—" : wholeText(this.whole[place], this.decimals);
+  }
+
+  // [smallest, largest] of all that is there.
+  get extent() {
+    let low = Infinity, high = -Infinity;
+    for (const n of this.whole) { if (n < low) low = n; if (n > high) high = n; }
+    return (this.cachedExtent ??= [low, high].map((n) => fromWhole(n, this.decimals)));
+  }
+
+  // "channels 0–15 of 256": what was left out, for whoever wants to know.
+  get leftOut() {
+    return this.places.flatMap((kept, axis) => (kept ? [t(kept.first ? "keptFirst" : "keptSome", {
+      axis: t(`axis.${AXES[this.layout][axis]}`), last: kept.indices.at(-1), count: kept.indices.length, all: this.shape[axis] })] : []));
+  }
+}
+
+const AXES = {
+  image: ["channel", "row", "column"], tokens: ["pixel", "channel"], heads: ["head", "pixel", "channel"],
+  pairs: ["head", "query", "key"], filters: ["output", "input", "row", "column"], matrix: ["output", "input"],
+  table: ["head", "offset"], vector: ["channel"],
+};
+
+// n · 10^-decimals, with no more digits than are there: 1234, 3 -> "1.234"; 12, 9 -> "1.2e-8".
+function wholeText(n, decimals) {
+  if (!Number.isFinite(n)) return String(n);
+  if (decimals >= 0 && decimals <= 6) return (n / 10 ** decimals).toFixed(decimals);
+  if (n === 0) return "0";
+  const digits = String(Math.abs(n)), exponent = digits.length - 1 - decimals;
+  return `${n < 0 ? "-" : ""}${digits[0]}${digits.length > 1 ? `.${digits.slice(1)}` : ""}e${exponent}`;
+}
+
+const fromWhole = (n, decimals) => (decimals >= 0 && decimals <= 22 ? n / 10 ** decimals : Number(wholeText(n, decimals)));
+
+const tensors = {
+  decoded: new Map(),
+  text: document.getElementById("numbers").textContent,
+
+  // A promise of the Tensor of that number.
+  get(place) {
+    if (!this.decoded.has(place)) this.decoded.set(place, this.decode(doc.tensors[place]));
+    return this.decoded.get(place);
+  },
+
+  // {name: number} -> {name: Tensor}
+  async all(places) {
+    const entries = Object.entries(places);
+    const found = await Promise.all(entries.map(([, place]) => this.get(place)));
+    return Object.fromEntries(entries.map(([name], i) => [name, found[i]]));
+  },
+
+  async decode(entry) {
+    const text = atob(this.text.slice(entry.at[0], entry.at[0] + entry.at[1]));
+    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const count = planes.length / entry.width, whole = new Float64Array(count);
+    for (let i = 0; i < count; i++) {
+      let code = 0;
+      for (let plane = entry.width - 1; plane >= 0; plane--) code = code * 256 + planes[plane * count + i];
+      whole[i] = code < 3 ? [NaN, Infinity, -Infinity][code] : (code -= 3) % 2 ? -(code + 1) / 2 : code / 2;
+    }
+    return new Tensor(entry, whole);
+  },
+};

@@ -1,0 +1,60 @@
+"""A page of one file: the document and its numbers, the styles and the scripts, and a policy that forbids the rest."""
+
+import base64
+import hashlib
+import html
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ...model import LeViT
+from .collect import Pass
+from .detail import DETAILS
+
+WEB = Path(__file__).with_name("web")
+# In this order, in one scope.
+SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "number", "code", "stop", "convolution",
+           "attention", "normalization", "answer", "overview", "block", "tour", "live", "main")
+LIMIT = 9_600_000  # bytes of a page
+
+
+def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", target: int | None = None,
+          teacher: int | None = None, limit: int = LIMIT, live: dict | None = None) -> str:
+    """The page of one image x (1, C, H, W), in as much detail as `limit` bytes allow.
+
+    recipe (to_dict) makes the pixels visible again; `live` is what the server's page can choose from."""
+    done = Pass(model, x, target, teacher)
+    for detail in DETAILS:
+        document, numbers = done.document(detail, labels, about, recipe)
+        page = assemble(document | {"live": live}, numbers, served=live is not None)
+        if len(page.encode()) <= limit:
+            return page
+    return page
+
+
+def assemble(document: dict, numbers: str, served: bool = False) -> str:
+    """The page as HTML text; one that is served may also ask its server."""
+    style, script, frame = _sources()
+    asks = "'self'" if served else "'none'"
+    policy = (f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data: blob:; "
+              f"connect-src {asks}; base-uri 'none'; form-action 'none'")
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    title = html.escape(f"{document['model']['name']}: {document['about']}")
+    parts = {"POLICY": policy, "TITLE": title, "STYLE": style, "DOCUMENT": data, "NUMBERS": numbers, "SCRIPT": script}
+    first, *rest = frame.split("@")
+    # The frame alternates between text and the names of what stands there.
+    return first + "".join(parts[piece] if i % 2 == 0 else piece for i, piece in enumerate(rest))
+
+
+@cache
+def _sources() -> tuple[str, str, str]:
+    """(style, script, frame)."""
+    script = "\n".join(WEB.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    return (WEB.joinpath("style.css").read_text(encoding="utf-8"), script,
+            WEB.joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
