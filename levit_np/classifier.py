@@ -3,6 +3,8 @@
 It stands above model.py, which knows arrays alone: images in, label names out, weight files.
 """
 
+import os
+
 import numpy as np
 
 from . import ops
@@ -95,12 +97,43 @@ class Classifier(LeViT):
         labels, probabilities = loading.labels_of(self), softmax(self(x))  # (B, classes)
         return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
 
+    def explain(self, image, target=None, teacher=None):
+        """A page that shows the whole computation for one image: in a notebook it is shown in place, save(path) writes it.
+
+        image: whatever predict takes, or one prepared image (C, H, W) of the model's dtype. target: the class, by name
+        or number, whose loss is followed backward (default: the answer itself); teacher: the class that a teacher
+        says, for distillation (default: the same). It is computed on the reference backend. Raises ImageError for what
+        cannot be used as an image, LevitError for a class or an array that does not fit."""
+        from .explain.page.explanation import Explanation
+        from .explain.page.writer import write
+
+        labels = loading.labels_of(self)
+        about, recipe = "array", None
+        if isinstance(image, np.ndarray) and image.dtype == self.dtype:
+            x = image
+            self._check(x[None])
+        else:
+            x, recipe = self.prepare(image), loading.recipe_of(self).to_dict()
+            if isinstance(image, (str, os.PathLike)):
+                about = os.path.basename(os.fspath(image))
+        found = [None if which is None else class_number(which, labels) for which in (target, teacher)]
+        return Explanation(write(super().to("reference"), x[None], labels, recipe, about, *found))
+
     def save(self, path) -> None:
         """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the recipe.
 
         Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for weights
         that are not finite, or labels that are not one a class; OSError where it cannot be written."""
         loading.save(self, path)
+
+
+def class_number(which, labels) -> int:
+    """A class by its number or its name; a name that is a number, of digits say, is a name.  Raises LevitError."""
+    if str(which) in labels:
+        return list(labels).index(str(which))
+    if str(which).isdecimal() and int(which) < len(labels):
+        return int(which)
+    raise LevitError(f"class: expected a name, or a number from 0 to {len(labels) - 1}, found {str(which)!a:.100}")
 
 
 def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: int | None = None,

@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from .commands import pack
+from .commands import explain, pack
 from .commands.common import progress, require_free, shown, waiting, whole
 from .errors import ImageError, LevitError
 
@@ -293,6 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_convert(verbs)
     _add_export(verbs)
+    explain.add(verbs)
     pack.add(verbs)
     return parser
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "checkpoints": MODEL | {"cache", "images", "storage"},
     "explain": MODEL | {"images", "storage"},
     "benchmark": MODEL | {"inference"},
-    "classifier": MODEL | {"checkpoints", "images", "inference"},
+    "classifier": MODEL | {"checkpoints", "explain", "images", "inference"},
     "__init__": {"classifier", "config"},
 }
 HEAVY = {"numba", "cupy", "h5py", "torch", "scipy", "sklearn", "transformers", "rich", "PIL", "safetensors",

@@ -80,7 +80,7 @@ def test_a_failed_job_is_status_1_and_one_line(arguments):
     assert (status, out) == (1, "") and err.startswith(f"levit-np {arguments[0]}: ") and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", ["classify", "summary", "verify"])
+@pytest.mark.parametrize("verb", ["classify", "explain", "summary", "verify"])
 def test_help_has_an_example(verb):
     status, out, _ = run(verb, "--help")
     assert status == 0 and "example" in out and f"levit-np {verb} " in out.partition("example")[2]

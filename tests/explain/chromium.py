@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -12,6 +13,14 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
          "--hide-scrollbars", "--force-device-scale-factor=1", "--remote-debugging-pipe")
+# The browser reads commands from descriptor 3 and answers on 4.
+START = """
+import os, sys
+from fcntl import F_DUPFD, fcntl
+commands, answers = (fcntl(int(n), F_DUPFD, 10) for n in sys.argv[1:3])
+os.dup2(commands, 3), os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Chromium:
@@ -21,8 +30,7 @@ class Chromium:
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         to_browser, ours_out = os.pipe()
         ours_in, from_browser = os.pipe()
-        # The browser reads commands from descriptor 3 and answers on 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", PROGRAM, *QUIET,
+        command = [sys.executable, "-c", START, str(to_browser), str(from_browser), PROGRAM, *QUIET,
                    f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(command, pass_fds=(to_browser, from_browser), stdin=subprocess.DEVNULL,
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -107,7 +115,7 @@ class Chromium:
     def go(self, place):
         """Another place of the page ("#/forward/3"), once it is shown."""
         before = self.js("document.documentElement.dataset.ready")
-        self.js(f"location.hash = {json.dumps(place)}")
+        self.js(f"address.go({json.dumps(place)})")
         self.wait(f"document.documentElement.dataset.ready !== '{before}'")
 
     def press(self, key, modifiers=0):

@@ -1,248 +1,250 @@
-"""A pass through a network as the document that a page shows: layers, stops, and the numbers of each."""
+"""A pass through a network as what a page shows of it: the layers, the stops of the walk, and the numbers of each."""
 
-import inspect
-import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...model import LeViT
 from ...ops import reference
-from .detail import Detail, kept, layout
-from .packing import Packed, pack
-from .steps import passes
-
-PACKAGE = Path(__file__).resolve().parents[2]
-SKIPPED = ("index",)  # whole numbers that follow from the grid; the page computes them
-
-
-class Tensors:
-    """Every array once, packed, under a number."""
-
-    def __init__(self, detail: Detail):
-        self.detail, self.packed, self._numbers, self._alive = detail, [], {}, []
-
-    def add(self, op, name, array, digits=None, detail=None, rows=None, batched=True) -> int:
-        array = np.asarray(array)
-        kind = layout(op, name, array)
-        place = array.__array_interface__["data"][0], array.shape, array.strides
-        if place not in self._numbers:
-            self._alive.append(array)  # or its memory, and so its key, might be used again
-            parameter = kind in ("filters", "matrix", "table") or array.ndim == 1 or kind == "pairs" and array.ndim == 3
-            values = array if parameter or not batched else array[0]
-            detail = detail or self.detail
-            digits = digits or detail.digits + (kind == "heads" and name in ("q", "k"))
-            decimals = 4 if name == "probabilities" else None  # hundredths of a percent
-            self._numbers[place] = len(self.packed)
-            self.packed.append((kind, pack(values, kept(kind, name, values.shape, detail, rows), digits, decimals)))
-        return self._numbers[place]
-
-    def table(self) -> tuple[list[dict], str]:
-        """What the page needs to find and decode each, and the text that holds them all."""
-        rows, start = [], 0
-        for kind, tensor in self.packed:
-            rows.append({"layout": kind, "shape": tensor.shape, "kept": [_short(k) for k in tensor.kept],
-                         "decimals": tensor.decimals, "width": tensor.width, "at": [start, len(tensor.text)]})
-            start += len(tensor.text)
-        return rows, "".join(tensor.text for _, tensor in self.packed)
-
-
-def _short(indices):
-    """A count for the first so many, None for all, else the list."""
-    return len(indices) if indices == list(range(len(indices or ()))) and indices else indices
+from ..operations import Source, layer_source, operation, source_of
+from ..recorder import Recorder
+from ..records import Backward, Forward, Step
+from ..trace import Trace, trace
+from .detail import Detail
+from .tensors import Tensors
 
 
 class Pass:
-    """The computation that a page shows, once; `document` then says it in more or less detail.
+    """What is computed once; `document` then says it in more or less detail.
 
-    losses: {"ce": cross-entropy of the averaged logits with `target`; "kd", with two heads: hard distillation, half
-    the cross-entropy of each head, the second's with the teacher's class}. why: two classes whose logits' own gradients
-    are followed back to the image and the attention maps."""
+    losses: "ce", the cross-entropy of the averaged logits with `target` (by default the answer itself); with two heads
+    also "kd", half the cross-entropy of each head, the second's with the `teacher`'s class (by default the target).
+    why: two classes whose logits are followed back to the image and the attention maps, the target and its rival."""
 
     def __init__(self, model: LeViT, x: np.ndarray, target: int | None = None, teacher: int | None = None):
-        self.model, self.x, ops = model, x, model.ops
-        both = model.head_dist is not None
-        logits = model.forward(x)[0][0]
-        order = np.argsort(-logits, kind="stable")
+        self.model = model
+        order = np.argsort(-model.forward(x)[0][0], kind="stable")
         self.top = [int(i) for i in order[:5]]
         self.target = self.top[0] if target is None else target
         self.teacher = self.target if teacher is None else teacher
         rivals = [i for i in dict.fromkeys([self.target, *self.top])][:2]
-        self.why = rivals if len(rivals) > 1 else rivals * 2
-        classes = model.config.num_classes
+        self.why = rivals if len(rivals) > 1 else rivals * 2  # a network of one class has no rival
+        self.traces = {"ce": trace(model, x, self.target)}
+        if model.head_dist is not None:
+            self.traces["kd"] = trace(model, x, self.target, teacher=self.teacher)
+        self.logits_back = [_back_from_logit(model, x, which) for which in self.why]
 
-        def onehot(which):
-            return ops.targets_of([which], classes, dtype=x.dtype)
-
-        def averaged(gradient):
-            return lambda _: (gradient / 2, gradient / 2) if both else gradient
-
-        def cross_entropy(outputs):
-            mean = (outputs[0] + outputs[1]) / 2 if both else outputs
-            return averaged(ops.cross_entropy_backward(mean, onehot(self.target)))(None)
-
-        def distillation(outputs):
-            return (ops.cross_entropy_backward(outputs[0], onehot(self.target)) / 2,
-                    ops.cross_entropy_backward(outputs[1], onehot(self.teacher)) / 2)
-
-        seeds = {"ce": cross_entropy} | ({"kd": distillation} if both else {})
-        seeds |= {f"why{i}": averaged(onehot(which)) for i, which in enumerate(self.why)}
-        self.outputs, self.forward, self.backward = passes(model, x, seeds)
-        self.heads = self.outputs if both else (self.outputs,)
-        self.logits = (self.heads[0] + self.heads[1]) / 2 if both else self.outputs
-        self.seeds = {name: seed(self.outputs) for name, seed in seeds.items()}
-        self.losses = {"ce": float(ops.cross_entropy(self.logits, onehot(self.target)))}
-        if both:
-            self.losses["kd"] = float(ops.cross_entropy(self.heads[0], onehot(self.target))
-                                      + ops.cross_entropy(self.heads[1], onehot(self.teacher))) / 2
-
-    def document(self, detail: Detail, labels, about: str, recipe) -> tuple[dict, str]:
-        """(the document, as JSON can hold it, and the text of the numbers)."""
-        tensors, code = Tensors(detail), Code()
-        shown = list(dict.fromkeys([*self.top, self.target, self.teacher, *self.why]))
-        add = tensors.add
-        stops = [self._stop(step, tensors, code, {}, detail.digits, shown) for step in self.forward]
-        losses = [name for name in ("ce", "kd") if name in self.backward]
-        back = [self._stop(step, tensors, code, {}, max(2, detail.digits - 1), shown) for step in self.backward["ce"][1]]
-        if "kd" in losses:  # the same stops; of a page that had to leave out, half as many channels
-            less = detail if detail.reach == math.inf else Detail(detail.reach / 2, detail.digits, 1)
-            for stop, step in zip(back, self.backward["kd"][1]):
-                stop["kd"] = self._gradients(step, tensors, less, max(2, detail.digits - 1), shown)
+    def document(self, detail: Detail, labels, about: str, recipe) -> tuple[dict, Tensors]:
+        """(the document, but for the tensors' table, as JSON can hold it; the numbers)."""
+        tensors, code = Tensors(detail), _Code()
+        shown = sorted(dict.fromkeys([*self.top, self.target, self.teacher, *self.why]))
+        first = self.traces["ce"]
+        x = tensors.add("convolution", "x", first.x, detail.digits + 1)
+        stops = _Stops(self, tensors, code, shown)
+        heads = [r.output for r in first.forward if r.name in ("head", "head_dist")]
         document = {
-            "model": self._about_model(), "about": about, "recipe": recipe,
-            "labels": list(labels), "top": self.top, "target": self.target, "teacher": self.teacher, "why": self.why,
-            "losses": self.losses, "layers": self._layers(), "forward": stops, "backward": back,
-            "logits": add("average", "y", self.logits, 6), "heads": [add("linear", "y", h, 6) for h in self.heads],
-            "x": add("convolution", "x", self.x), "dx": {},
-            "seeds": {n: [add("loss", "dy", g, 5) for g in (s if isinstance(s, tuple) else (s,))]
-                      for n, s in self.seeds.items()},
-            "maps": self._maps(tensors, detail), "code": code.table(),
+            "model": self._about_model(), "about": about, "recipe": recipe, "labels": list(labels),
+            "top": self.top, "target": self.target, "teacher": self.teacher, "why": self.why,
+            "losses": {name: found.loss for name, found in self.traces.items()}, "layers": self._layers(),
+            "forward": stops.forward(), "backward": stops.backward(), "code": code.table(),
+            "logits": tensors.add("average", "y", first.logits), "heads": [tensors.add("linear", "y", h) for h in heads],
+            "x": x, "dx": {}, "maps": {},
         }
-        for name, (dx, _) in self.backward.items():
-            document["dx"][name] = add("convolution_backward", "dx", dx, 3 if name in losses else 2)
-        document["tensors"], text = tensors.table()
-        return document, text
+        values = {step.layer: step.inputs["v"] for step in first.steps if step.op == "attention"}
+        for name, found in self.traces.items():
+            document["dx"][name] = tensors.add("convolution_backward", "dx", found.dx, detail.digits - 1)
+        for place, (dx, steps) in enumerate(self.logits_back):
+            document["dx"][f"why{place}"] = tensors.add("convolution_backward", "dx", dx, 2)
+            for step in (s for s in steps if s.op == "attention_backward"):
+                gradient = step.inputs["dy"] @ values[step.layer].swapaxes(-1, -2)  # to the attention weights
+                document["maps"].setdefault(step.layer, []).append(tensors.add("attention", "dprobabilities", gradient, 2))
+        return document, tensors
 
     def _about_model(self) -> dict:
         config, rows = self.model.config, self.model.rows()
-        return {"name": config.name, "config": config.to_dict(), "resolutions": config.resolutions,
-                "parameters": sum(r[2] for r in rows), "macs": sum(r[3] for r in rows)}
+        stages = [stage._asdict() for stage in config.stages]
+        return {"name": config.name, "config": config.to_dict() | {"stages": stages}, "resolutions": config.resolutions,
+                "parameters": sum(row[2] for row in rows), "macs": sum(row[3] for row in rows)}
 
     def _layers(self) -> list[dict]:
-        rows = {name: (shape, parameters, macs) for name, shape, parameters, macs in self.model.rows()}
-        layers = []
+        rows, layers = {name: rest for name, *rest in self.model.rows()}, []
         for name, layer in self.model.walk():
             shape, parameters, macs = rows.get(name, (None, 0, 0))
-            more = {key: getattr(layer, key) for key in ("heads", "sizes", "grid", "stride", "padding", "eps", "kind")
-                    if hasattr(layer, key) and not callable(getattr(layer, key))}
+            more = {"stride": layer.stride} if isinstance(getattr(layer, "stride", None), int) else {}
             layers.append({"name": name, "kind": type(layer).__name__, "shape": shape, "parameters": parameters,
-                           "macs": macs, **({"more": more} if more else {})})
+                           "macs": macs, **more})
         return layers
 
-    def _stop(self, step, tensors, code, extra, digits, shown) -> dict:
-        stop: dict[str, Any] = {"layer": step.layer, "kind": step.kind, "op": step.op, "formula": formula(step.op),
-                                "code": code.of(step), "in": {}, "out": {}, "with": {}}
-        rows = sorted(shown) if step.kind == "Head" and len(self.logits[0]) > 16 else None
-        for group, arrays in (("in", step.inputs), ("out", step.outputs)):
-            for name, value in arrays.items():
-                if name in SKIPPED:
-                    continue
-                if name == "parts":
-                    for part, array in zip(("q", "k", "v")[-len(value):] if len(value) > 1 else ("q",), value):
-                        stop[group]["d" + part] = tensors.add(step.op, "d" + part, array, digits)
-                elif isinstance(value, np.ndarray) and not (name == "bias" and step.op == "linear" and value is None):
-                    if layout(step.op, name, value) == "pairs" and name == "bias":
-                        continue  # gathered from the table, on the page too
-                    of_layer = digits if name not in ("q", "k") else None
-                    whole = rows if name in ("w", "dw") else None
-                    stop[group][name] = tensors.add(step.op, name, value, of_layer, rows=whole)
-                elif isinstance(value, (int, float, tuple)):
-                    stop["with"][name] = value
+
+def _back_from_logit(model: LeViT, x: np.ndarray, which: int) -> tuple[np.ndarray, list[Step]]:
+    """The gradient of one averaged logit to the images, and the operations of its way."""
+    recorder = Recorder(model, reference)
+    with recorder.calling("", "LeViT", "forward"):
+        outputs, saved = recorder.network.forward(x, training="frozen")
+    onehot = reference.targets_of([which], model.config.num_classes, dtype=x.dtype)
+    with recorder.calling("", "LeViT", "backward"):
+        dx = recorder.network.backward((onehot / 2, onehot / 2) if isinstance(outputs, tuple) else onehot, saved)
+    return dx, [step for step in recorder.steps() if step.direction == "backward"]
+
+
+class _Stops:
+    """The walk: a trace's operations, and between them the sums that the layers write themselves."""
+
+    def __init__(self, whole: Pass, tensors: Tensors, code: "_Code", shown: list[int]):
+        self.whole, self.tensors, self.code = whole, tensors, code
+        # Of a head for many classes, the rows of those that the page speaks of.
+        self.rows = shown if whole.model.config.num_classes > 16 else None
+
+    def forward(self) -> list[dict]:
+        first, *others = self.whole.traces.values()
+        stops = [self._stop(step) for step in _with_sums(first, "forward") if _layer(step) != "loss"]
+        if len(self.whole.traces) > 1:
+            stops.append(self._average(first))
+        for loss, found in self.whole.traces.items():
+            stops += [self._stop(s) | {"only": loss} for s in found.steps if (s.direction, s.layer) == ("forward", "loss")]
+        return stops
+
+    def backward(self) -> list[dict]:
+        """With two losses, each stop has the numbers of the first, and under "kd" those that differ for the second."""
+        digits, stops, places = max(2, self.tensors.detail.digits - 1), [], {}
+        for loss, found in self.whole.traces.items():
+            stops += [self._stop(s, digits) | {"only": loss} for s in found.steps
+                      if (s.direction, s.layer) == ("backward", "loss")]
+        for step in _with_sums(self.whole.traces["ce"], "backward"):
+            if _layer(step) != "loss":
+                places[_key(step)] = len(stops)
+                stops.append(self._stop(step, digits))
+        if "kd" in self.whole.traces:
+            detail = self.tensors.detail.half()
+            for step in _with_sums(self.whole.traces["kd"], "backward"):
+                if _layer(step) != "loss":
+                    stops[places[_key(step)]]["kd"] = self._arrays(step, digits, detail, gradients_only=True)
+        return stops
+
+    def _stop(self, step, digits=None) -> dict:
+        if not isinstance(step, Step):
+            return self._sum(step, digits)
+        told = operation(step.op)
+        stop: dict[str, Any] = {"name": step.name, "layer": step.layer, "op": step.op, "formula": told.formula,
+                                "code": self.code.of(step.source, step.caller, step.line),
+                                "with": {k: v for k, v in step.inputs.items() if isinstance(v, (int, float)) or k == "sizes"}
+                                | {k: v for k, v in step.outputs.items() if isinstance(v, (int, float))}}
+        stop |= self._arrays(step, digits)
         if step.op == "normalize":
-            self._training_statistics(step, tensors, stop)
+            stop |= self._training_statistics(step)
         return stop
 
-    def _training_statistics(self, step, tensors, stop):
-        """What this image alone would give BN in training."""
-        x, axis = step.inputs["x"], step.inputs.get("axis", -1)
-        if x.size > x.shape[axis]:
-            mean, variance, count = self.model.ops.batch_statistics(x, axis)
-            stop["training"] = {"mean": tensors.add("normalize", "mean", mean),
-                                "variance": tensors.add("normalize", "variance", variance), "count": count}
-
-    def _gradients(self, step, tensors, detail, digits, shown) -> dict:
-        """{in, out: {name: number}} of the arrays that another loss changes."""
-        found, rows = {"in": {}, "out": {}}, sorted(shown) if step.kind == "Head" and len(self.logits[0]) > 16 else None
-        for group, arrays in (("in", step.inputs), ("out", step.outputs)):
-            for name, value in arrays.items():
-                if name == "parts":
-                    for part, array in zip(("q", "k", "v")[-len(value):] if len(value) > 1 else ("q",), value):
-                        found[group]["d" + part] = tensors.add(step.op, "d" + part, array, digits, detail)
-                elif isinstance(value, np.ndarray) and (group == "out" or name.startswith("d")):
-                    if layout(step.op, name, value) == "pairs" and detail.pairs == 1:
-                        continue
-                    found[group][name] = tensors.add(step.op, name, value, digits, detail,
-                                                     rows if name == "dw" else None)
+    def _arrays(self, step, digits, detail=None, gradients_only=False) -> dict:
+        """{"in": {name: number}, "out": …} of the arrays that the page holds."""
+        found: dict[str, dict] = {"in": {}, "out": {}}
+        if not isinstance(step, Step):
+            arrays = {"in": _sum_inputs(step, self._branch(step)), "out": _sum_outputs(step)}
+        else:
+            arrays = {"in": _plain(step, step.inputs), "out": _plain(step, step.outputs)}
+        op = step.op if isinstance(step, Step) else "add"
+        for group, values in arrays.items():
+            for name, array in values.items():
+                if gradients_only and not name.startswith("d") or name == "index":
+                    continue
+                if name == "bias" and array.ndim == 3:
+                    continue  # gathered from the table: the page does that itself
+                rows = self.rows if name in ("w", "dw") and _layer(step).startswith("head") else None
+                place = self.tensors.add(op, name, array, digits if name.startswith("d") else None, detail, rows)
+                if place is not None:
+                    found[group][name] = place
         return found
 
-    def _maps(self, tensors, detail) -> dict:
-        """{attention layer: [for each of the two classes, the logit's gradient to the attention weights]}."""
-        values = {step.layer: step.inputs["v"] for step in self.forward if step.op == "attention"}
-        maps = {}
-        for name in ("why0", "why1"):
-            for step in self.backward[name][1]:
-                if step.op == "attention_backward":
-                    gradient = step.inputs["dy"] @ values[step.layer].swapaxes(-1, -2)
-                    maps.setdefault(step.layer, []).append(tensors.add("attention", "dprobabilities", gradient, 2))
-        return maps
+    def _training_statistics(self, step: Step) -> dict:
+        """What this image alone would give BN in training; nothing, where that is one value a channel."""
+        x, axis = step.inputs["x"], step.inputs.get("axis", -1)
+        if x.size <= x.shape[axis]:
+            return {}
+        mean, variance, count = reference.batch_statistics(x, axis)
+        return {"training": {"mean": self.tensors.add("normalize", "mean", mean), "count": count,
+                             "variance": self.tensors.add("normalize", "variance", variance)}}
+
+    def _sum(self, record, digits) -> dict:
+        """x + branch(x), which a layer writes itself."""
+        back = isinstance(record, Backward)
+        source = layer_source(record.kind, "backward" if back else "forward")
+        line = next(source.first + i for i, text in enumerate(source.lines) if "return" in text)
+        return {"name": record.name, "layer": record.name, "op": "add_backward" if back else "add", "with": {},
+                "formula": "dx = dy + dbranch" if back else "y = x + branch(x)",
+                "code": self.code.of(None, source, line), **self._arrays(record, digits)}
+
+    def _branch(self, record):
+        """The record of the branch that a residual adds."""
+        records = self.whole.traces["ce"].forward if isinstance(record, Forward) else record_backwards(self.whole, record)
+        return next(r for r in records if r.parent == record.name)
+
+    def _average(self, found: Trace) -> dict:
+        source = source_of(LeViT.forward)
+        line = next(source.first + i for i, text in enumerate(source.lines) if "/ 2" in text)
+        heads = {r.name: self.tensors.add("linear", "y", r.output) for r in found.forward if r.name in ("head", "head_dist")}
+        return {"name": "average", "layer": "", "op": "average", "formula": "y = (head + head_dist) / 2", "with": {},
+                "code": self.code.of(None, source, line), "in": heads,
+                "out": {"y": self.tensors.add("average", "y", found.logits)}}
 
 
-def formula(op: str) -> str:
-    function = vars(reference).get(op)
-    return (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ") if function else ""
+def record_backwards(whole: Pass, record: Backward) -> tuple[Backward, ...]:
+    """The backward records of the trace that this one belongs to."""
+    return next(t.backward for t in whole.traces.values() if any(r is record for r in t.backward))
 
 
-class Code:
-    """The source that a stop shows: the operation's, and the layer's method that calls it, each function once."""
+def _with_sums(found: Trace, direction: str) -> list:
+    """The operations of one direction, and behind the last of each residual's branch the residual's own record."""
+    steps = [step for step in found.steps if step.direction == direction]
+    records = found.forward if direction == "forward" else found.backward
+    ends = {}  # index of the last operation within -> records, the innermost first
+    for record in (r for r in records if r.kind == "Residual"):
+        branch = record.name.rpartition(".")[0]
+        last = max(i for i, s in enumerate(steps) if s.layer == branch or s.layer.startswith(f"{branch}."))
+        ends.setdefault(last, []).append(record)
+    return [part for i, step in enumerate(steps) for part in (step, *ends.get(i, ()))]
+
+
+def _layer(step) -> str:
+    return step.layer if isinstance(step, Step) else step.name
+
+
+def _key(step) -> tuple[str, str]:
+    return step.name, type(step).__name__
+
+
+def _sum_inputs(record, branch) -> dict:
+    if isinstance(record, Forward):
+        return {"x": record.input, "branch": branch.output}
+    return {"dy": record.doutput, "dbranch": branch.dinput}
+
+
+def _sum_outputs(record) -> dict:
+    return {"y": record.output} if isinstance(record, Forward) else {"dx": record.dinput}
+
+
+def _plain(step: Step, values: dict) -> dict[str, np.ndarray]:
+    """The arrays by name; the parts of split_heads_backward are the gradients of queries, keys and values."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, tuple) and name == "parts":
+            parts = {1: ("dq",), 2: ("dk", "dv"), 3: ("dq", "dk", "dv")}[len(value)]
+            found |= dict(zip(parts, value))
+        elif isinstance(value, np.ndarray):
+            found[name] = value
+    return found
+
+
+class _Code:
+    """The source that the stops show, each function once."""
 
     def __init__(self):
-        self._functions = {}
+        self._numbers: dict[Source, int] = {}
 
-    def of(self, step) -> dict:
-        from ..trace import _below  # noqa: F401
+    def of(self, op: Source | None, layer: Source, line: int) -> dict:
+        number = {} if op is None else {"op": self._number(op)}
+        return number | {"layer": self._number(layer), "line": line}
 
-        found = {}
-        if step.op in vars(reference):
-            found["op"] = self._number(vars(reference)[step.op])
-        kind = kinds().get(step.kind)
-        if kind is not None:
-            found["layer"] = self._number(getattr(kind, step.direction))
-            found["line"] = step.line
-        return found
-
-    def _number(self, function) -> int:
-        key = function.__qualname__, inspect.getsourcefile(function)
-        if key not in self._functions:
-            lines, first = inspect.getsourcelines(function)
-            file = Path(inspect.getsourcefile(function)).resolve().relative_to(PACKAGE).as_posix()
-            self._functions[key] = {"file": file, "first": first, "name": function.__qualname__,
-                                    "lines": [line.rstrip("\n") for line in lines]}
-        return list(self._functions).index(key)
+    def _number(self, source: Source) -> int:
+        return self._numbers.setdefault(source, len(self._numbers))
 
     def table(self) -> list[dict]:
-        return list(self._functions.values())
-
-
-def kinds() -> dict:
-    from ...layers.layer import Layer
-
-    def below(kind):
-        for found in kind.__subclasses__():
-            yield found
-            yield from below(found)
-
-    return {kind.__name__: kind for kind in below(Layer)}
-
-
-__all__ = ["Pass", "Packed"]
+        return [source._asdict() for source in self._numbers]

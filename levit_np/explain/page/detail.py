@@ -11,19 +11,24 @@ import numpy as np
 
 
 class Detail(NamedTuple):
-    """reach: a map of N pixels keeps reach/√N channels (at least 8). pairs: the most values of an attention map."""
+    """reach: a map of N pixels keeps reach/√N channels (at least 8). pairs: the most values of an attention map, 0 for
+    none."""
 
     reach: float
     digits: int  # of the forward's numbers; a gradient gets one less
     pairs: float
+
+    def half(self) -> "Detail":
+        """For the second of two losses: half the channels, and no attention maps, where something is left out at all."""
+        return self if self.reach == math.inf else Detail(self.reach / 2, self.digits, 0)
 
     def channels(self, pixels: int) -> int:
         return 10**9 if self.reach == math.inf else max(8, 8 * round(self.reach / math.sqrt(pixels) / 8))
 
 
 # From everything to little; a page takes the first that fits.
-DETAILS = (Detail(math.inf, 5, math.inf), Detail(math.inf, 4, math.inf), Detail(896, 4, math.inf),
-           Detail(448, 4, math.inf), Detail(224, 4, 4e5), Detail(160, 4, 2e5), Detail(112, 3, 2e5), Detail(56, 3, 1e5),
+DETAILS = (Detail(math.inf, 5, math.inf), Detail(math.inf, 4, math.inf), *(Detail(reach, 4, math.inf) for reach in (896, 560, 400)),
+           Detail(300, 4, 8e5), Detail(224, 4, 4e5), Detail(160, 4, 2e5), Detail(112, 3, 2e5), Detail(56, 3, 1e5),
            Detail(28, 3, 4e4), Detail(1, 2, 1e4), Detail(1, 2, 2e3))
 
 
@@ -45,8 +50,8 @@ def layout(op: str, name: str, array: np.ndarray) -> str:
     return "tokens" if array.ndim == 3 else "vector"
 
 
-def kept(kind: str, name: str, shape: tuple[int, ...], detail: Detail, whole_rows=None):
-    """The indices that are kept of each axis, None for all.  whole_rows: of a head's matrix, the classes to keep."""
+def kept(kind: str, name: str, shape: tuple[int, ...], detail: Detail, rows: list[int] | None = None):
+    """The indices that are kept of each axis, None for all.  rows: of a head's matrix, the classes to keep."""
     if detail.reach == math.inf and kind != "pairs":
         return (None,) * len(shape)
     if kind == "image":
@@ -59,13 +64,11 @@ def kept(kind: str, name: str, shape: tuple[int, ...], detail: Detail, whole_row
         step = math.ceil(math.prod(shape) / detail.pairs) if detail.pairs != math.inf else 1
         return None, None if step == 1 else list(range(0, shape[1], step)), None
     if kind in ("filters", "matrix"):
-        if whole_rows is not None:
-            return whole_rows, None
-        few = max(8, min(64, detail.channels(49)))
-        rows = _first(shape[0], few)
-        # The first convolution's filters are small, and pictures in colour.
-        return (None, *[None] * (len(shape) - 1)) if math.prod(shape) <= 4096 else (rows, _first(shape[1], few),
-                                                                                   *[None] * (len(shape) - 2))
+        if rows is not None:
+            return rows, None
+        if math.prod(shape) > 4096:  # the first convolution's filters are few, and pictures in colour
+            few = max(8, min(64, detail.channels(49)))
+            return _first(shape[0], few), _first(shape[1], few), *[None] * (len(shape) - 2)
     return (None,) * len(shape)
 
 

@@ -27,10 +27,13 @@ def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", tar
     recipe (to_dict) makes the pixels visible again; `live` is what the server's page can choose from."""
     done = Pass(model, x, target, teacher)
     for detail in DETAILS:
-        document, numbers = done.document(detail, labels, about, recipe)
+        document, tensors = done.document(detail, labels, about, recipe)
+        if tensors.estimate() > 1.9 * limit and detail is not DETAILS[-1]:
+            continue
+        document["tensors"], numbers = tensors.table()
         page = assemble(document | {"live": live}, numbers, served=live is not None)
         if len(page.encode()) <= limit:
-            return page
+            break
     return page
 
 

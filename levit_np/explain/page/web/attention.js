@@ -4,10 +4,10 @@
 // What the stop of an attention (forward or backward) needs beside its own arrays: the bias table, the grids.
 async function attentionOf(layer) {
   const gather = doc.forward.find((stop) => stop.op === "gather_bias" && stop.layer === `${layer}.bias`);
-  const stop = doc.forward.find((s) => s.op === "attention" && s.layer === layer), more = layersByName.get(layer)?.more ?? {};
+  const stop = doc.forward.find((s) => s.op === "attention" && s.layer === layer), stride = layersByName.get(layer)?.stride ?? 1;
   const arrays = await tensors.all({ ...stop.in, ...stop.out });
   const queries = arrays.q.shape[1], keys = arrays.k.shape[1], [rows, columns] = gridOf(keys), [queryRows, queryColumns] = gridOf(queries);
-  const stride = more.stride ?? 1, tableOf = gather ? await tensors.get(gather.in.table) : null;
+  const tableOf = gather ? await tensors.get(gather.in.table) : null;
   const placeOf = (q) => [Math.floor(q / queryColumns) * stride, (q % queryColumns) * stride];
   const bias = (head, q, k) => {
     if (!tableOf) return 0;

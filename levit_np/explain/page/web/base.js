@@ -35,21 +35,35 @@ const memory = {
   set(key, value) { try { localStorage.setItem(`levit.${key}`, value); } catch { /* a file opened privately */ } },
 };
 
-// The address after "#": a path, and choices: #/forward/17?at=3,0,5&head=2
+// The address after "#": a path, and choices: #/forward/17?at=3,0,5&head=2. It is kept here too: in a notebook's frame
+// the browser lets nobody rewrite it.
 const address = {
+  now: location.hash,
   read() {
-    const [path, choices] = decodeURIComponent(location.hash.slice(1) || "/").split("?");
+    const [path, choices] = decodeURIComponent(this.now.slice(1) || "/").split("?");
     return { path: path.split("/").filter(Boolean), choices: new URLSearchParams(choices || "") };
   },
   to(path, choices = {}) {
     const more = new URLSearchParams(choices).toString().replaceAll("%2C", ",");
     return `#/${path}${more ? `?${more}` : ""}`;
   },
+  // Shows another place.
+  go(place) {
+    this.now = place;
+    this.record("pushState");
+    show();
+  },
   // Changes a choice and keeps the path; no new entry in the history, or "back" would undo every arrow key.
   choose(changes) {
-    const { path, choices } = address.read();
+    const { path, choices } = this.read();
     for (const [key, value] of Object.entries(changes)) value === null ? choices.delete(key) : choices.set(key, value);
-    history.replaceState(null, "", address.to(path.join("/"), Object.fromEntries(choices)));
+    this.now = this.to(path.join("/"), Object.fromEntries(choices));
+    clearTimeout(this.timer); // browsers allow few changes a second
+    this.timer = setTimeout(() => this.record("replaceState"), 300);
+  },
+  record(how) {
+    clearTimeout(this.timer);
+    try { history[how](null, "", this.now); } catch { /* a frame in a notebook */ }
   },
 };
 

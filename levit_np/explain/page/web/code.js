@@ -16,8 +16,8 @@ function listing(code, marked, open) {
     const here = code.first + i === marked;
     return h("span", { class: here ? "line here" : "line", "aria-current": here ? "step" : null }, h("span", { class: "lineno", "aria-hidden": "true" }, String(code.first + i)), ...coloured(text), "\n");
   });
-  return h("details", { open: open || marked !== null }, h("summary", {}, h("code", {}, code.name), " ", h("span", { class: "shape" }, `levit_np/${code.file}:${code.first}`)),
-    h("pre", { tabindex: 0, "aria-label": code.name }, h("code", {}, lines)));
+  return h("details", { open: open || marked !== null }, h("summary", {}, h("code", {}, nameOf(code)), " ", h("span", { class: "shape" }, `levit_np/${code.file}:${code.first}`)),
+    h("pre", { tabindex: 0, "aria-label": nameOf(code) }, h("code", {}, lines)));
 }
 
 // Comments and keywords, no more: enough to find one's way.
@@ -27,3 +27,6 @@ function coloured(text) {
   if (hash >= 0) found.push(h("span", { class: "comment" }, text.slice(hash)));
   return found;
 }
+
+// The name that a function's first line gives it.
+const nameOf = (code) => code.lines.map((line) => line.match(/def (\w+)/)?.[1]).find(Boolean) ?? code.file;

@@ -7,7 +7,7 @@ const KEYS = { n: "next", p: "previous", u: "out", o: "overview", b: "turn", a: 
 
 const commands = {
   next: () => step(1), previous: () => step(-1), out,
-  overview: () => { location.hash = "#/"; }, answer: () => { location.hash = "#/answer"; }, tour: () => tour.start(),
+  overview: () => { address.go("#/"); }, answer: () => { address.go("#/answer"); }, tour: () => tour.start(),
   turn, find: () => document.getElementById("find").focus(), help: () => document.getElementById("help").showModal(),
   language: () => setLanguage(language.now === "en" ? "zh" : "en"),
   theme: () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
@@ -40,17 +40,18 @@ function viewOf([kind, ...rest]) {
 function step(by) {
   const { path } = address.read();
   if (["forward", "backward"].includes(path[0])) {
-    const i = Number(path[1]) + by;
-    if (i >= 0 && i < doc[path[0]].length) location.hash = address.to(`${path[0]}/${i}`);
-    else if (i >= doc.forward.length && path[0] === "forward") location.hash = "#/answer";
-  } else if (path[0] === "answer") location.hash = by > 0 ? "#/backward/0" : address.to(`forward/${doc.forward.length - 1}`);
-  else location.hash = address.to(`${session.direction}/${stopsWithin(path[0] === "layer" ? path[1] : "", session.direction)[0] ?? 0}`);
+    let i = Number(path[1]) + by;
+    while (doc[path[0]][i] && !isOnTheWay(doc[path[0]][i])) i += by;
+    if (i >= 0 && i < doc[path[0]].length) address.go(address.to(`${path[0]}/${i}`));
+    else if (i >= doc.forward.length && path[0] === "forward") address.go("#/answer");
+  } else if (path[0] === "answer") address.go(by > 0 ? address.to(`backward/${doc.backward.findIndex(isOnTheWay)}`) : address.to(`forward/${doc.forward.findLastIndex(isOnTheWay)}`));
+  else address.go(address.to(`${session.direction}/${stopsWithin(path[0] === "layer" ? path[1] : "", session.direction)[0] ?? 0}`));
 }
 
 // From a stop to its layer, and on to what that is a part of.
 function out() {
   const { path } = address.read(), name = path[0] === "layer" ? lineage(path[1]).at(-2) : doc[path[0]]?.[Number(path[1])]?.layer;
-  location.hash = name ? address.to(`layer/${name}`) : "#/";
+  address.go(name ? address.to(`layer/${name}`) : "#/");
 }
 
 // From a stop to the one that is its backward, or forward.
@@ -61,7 +62,7 @@ function turn() {
     const stop = doc[path[0]][Number(path[1])], name = other === "backward" ? `${stop.op}_backward` : stop.op.replace(/_backward$/, "");
     let i = doc[other].findIndex((s) => s.layer === stop.layer && s.op === name);
     if (i < 0) i = doc[other].findIndex((s) => s.layer === stop.layer);
-    location.hash = address.to(`${other}/${Math.max(0, i)}`);
+    address.go(address.to(`${other}/${Math.max(0, i)}`));
   } else show();
 }
 
@@ -96,7 +97,7 @@ function frame() {
 // Any layer by name, with completion.
 function finder() {
   const names = [...new Set(doc.forward.map((stop) => stop.layer).filter(Boolean).flatMap(lineage))];
-  const go = (event) => { const name = event.target.value.trim(); if (names.includes(name)) { event.target.value = ""; location.hash = address.to(`layer/${name}`); } };
+  const go = (event) => { const name = event.target.value.trim(); if (names.includes(name)) { event.target.value = ""; address.go(address.to(`layer/${name}`)); } };
   return h("span", {}, h("input", { id: "find", list: "names", placeholder: "stages.0.blocks.0", onchange: go }), h("datalist", { id: "names" }, names.map((name) => h("option", { value: name }))));
 }
 
@@ -118,7 +119,14 @@ function helpDialog() {
     h("p", {}, h("label", {}, toggle, " ", t("singleKeys"))), h("form", { method: "dialog" }, h("button", {}, t("close"))));
 }
 
-addEventListener("hashchange", show);
+addEventListener("hashchange", () => { address.now = location.hash; show(); });
+// Links within the page; by themselves, in a notebook's frame they would lead out of it.
+addEventListener("click", (event) => {
+  const place = event.target.closest?.("a")?.getAttribute("href");
+  if (!place?.startsWith("#/") || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  address.go(place);
+});
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !session.keys || event.target.closest("input, select, textarea, dialog")) return;
   const command = KEYS[event.key];

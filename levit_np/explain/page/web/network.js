@@ -20,7 +20,10 @@ const layersByName = new Map(doc.layers.map((layer) => [layer.name, layer]));
 const isWithin = (name, whole) => !whole || name === whole || name.startsWith(`${whole}.`);
 
 // The numbers (places in doc.forward or doc.backward) of the stops within a layer.
-const stopsWithin = (name, direction = "forward") => doc[direction].flatMap((stop, i) => (isWithin(stop.layer, name) ? [i] : []));
+const stopsWithin = (name, direction = "forward") => doc[direction].flatMap((stop, i) => (isWithin(stop.layer, name) && isOnTheWay(stop) ? [i] : []));
+
+// Each loss has stops of its own, which the other's walk leaves out.
+const isOnTheWay = (stop) => !stop.only || stop.only === session.loss;
 
 // Parameters and multiply-adds of a layer with all below it.
 function costOf(name) {
@@ -64,5 +67,6 @@ async function energyCanvas(place, size, label) {
   if (tensor.layout === "vector") return null;
   const channels = tensor.there(choices.at(-1)).slice(0, 16);
   const value = (r, c) => channels.reduce((s, k) => s + Math.abs(tensor.at(...p.index([k], r, c))), 0) / channels.length;
-  return mapCanvas(rows, columns, value, { size, label, signed: false });
+  const values = range(rows).flatMap((r) => range(columns).map((c) => value(r, c))), low = Math.min(...values), high = Math.max(...values);
+  return mapCanvas(rows, columns, (r, c) => (values[r * columns + c] - low) / (high - low || 1), { size, label, signed: false, largest: 1 });
 }

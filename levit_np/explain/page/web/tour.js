@@ -19,7 +19,7 @@ const tour = {
     const stops = tourStops();
     if (i < 0 || i >= stops.length) { this.leave(); return; }
     this.at = i;
-    location.hash = `#/${stops[i]}`;
+    address.go(`#/${stops[i]}`);
     this.show();
   },
   leave() { this.at = null; this.show(); document.querySelector("h1")?.focus(); },

@@ -1,0 +1,59 @@
+"""The arrays of a page, each packed once, under a number."""
+
+import math
+
+import numpy as np
+
+from .detail import Detail, kept, layout
+from .packing import pack
+
+
+AXES = {"image": 3, "tokens": 2, "heads": 3, "pairs": 3, "filters": 4, "matrix": 2, "table": 2, "vector": 1}
+
+
+class Tensors:
+    """One array is often the output of one stop, the input of the next, and saved for a third."""
+
+    def __init__(self, detail: Detail):
+        self.detail, self._entries, self._numbers = detail, [], {}
+
+    def add(self, op: str, name: str, array: np.ndarray, digits: int | None = None, detail: Detail | None = None,
+            rows: list[int] | None = None) -> int | None:
+        """The number of an operation's array; None where this detail leaves it out.
+
+        digits: of the largest value (default: the detail's). rows: those to keep of a matrix, for a start."""
+        kind, detail = layout(op, name, array), detail or self.detail
+        if kind == "pairs" and not detail.pairs:
+            return None
+        place = array.__array_interface__["data"][0], array.shape, array.strides
+        if place not in self._numbers:
+            # Where there is an axis for images, it is the first, and there is one image.
+            values = array[0] if array.ndim > AXES[kind] else array
+            if digits is None:
+                digits = detail.digits + (kind == "heads" and name in ("q", "k"))
+            decimals = 4 if name == "probabilities" else None  # hundredths of a percent
+            # The array is kept, or its memory, and so its key, might be used again.
+            self._entries.append((kind, array, values, kept(kind, name, values.shape, detail, rows), digits, decimals))
+            self._numbers[place] = len(self._entries) - 1
+        return self._numbers[place]
+
+    def estimate(self) -> float:
+        """About how many letters `table` will give at most: 10^digits values of equal likelihood.  Found: half to all."""
+        return sum(math.prod(size if k is None else len(k) for size, k in zip(values.shape, chosen))
+                   * (3.32 * digits - 0.7) / 6 for _, _, values, chosen, digits, _ in self._entries)
+
+    def table(self) -> tuple[list[dict], str]:
+        """What the page needs to find and decode each, and the text that holds them all."""
+        rows, texts, start = [], [], 0
+        for kind, _, values, chosen, digits, decimals in self._entries:
+            packed = pack(values, chosen, digits, decimals)
+            rows.append({"layout": kind, "shape": packed.shape, "kept": [_short(k) for k in chosen],
+                         "decimals": packed.decimals, "width": packed.width, "at": [start, len(packed.text)]})
+            texts.append(packed.text)
+            start += len(packed.text)
+        return rows, "".join(texts)
+
+
+def _short(indices: list[int] | None):
+    """A count for the first so many, None for all, else the list."""
+    return len(indices) if indices and indices == list(range(len(indices))) else indices
