@@ -1,0 +1,53 @@
+"""levit-np evaluate: how much of a set of images a model gets right."""
+
+import json
+import sys
+
+from .common import shown, whole
+from .images import Images, add_options
+
+
+def add(verbs):
+    evaluate = verbs.add_parser(
+        "evaluate", help="top-1, top-5 and loss on a set of images",
+        description="Top-1, top-5 (percent) and loss (cross-entropy) of a model on images of known classes: of each head, "
+        "and last of the two averaged, which is the model's answer. The classes are found in the model by name or, where "
+        "it knows none of the names, by order. An image that cannot be used is named and left out; exit status 1 then.",
+        epilog="example: levit-np evaluate levit_256.h5 imagenet/val --batch 64 --threads 2")
+    evaluate.add_argument("weights", metavar="WEIGHTS", help="a weight file")
+    add_options(evaluate)
+    evaluate.add_argument("--dtype", default="float32", help="what it computes in (default: %(default)s)")
+    evaluate.add_argument("--confusion", metavar="PNG", help="draw which class was taken for which, for up to 50 classes")
+    evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
+    evaluate.set_defaults(run=_run)
+
+
+def _run(arguments) -> int:
+    import levit_np
+
+    from ..checkpoints.loading import labels_of
+    from ..classifier import load
+    from ..training.classes import places
+    from ..training.confusion import draw_confusion, require_drawable
+    from ..training.evaluation import evaluate
+
+    levit_np.set_threads(arguments.threads)
+    model = load(arguments.weights, backend=arguments.backend, dtype=arguments.dtype)
+    classes = model.config.num_classes
+    if arguments.confusion:
+        require_drawable(classes)
+    with Images(arguments, model) as images:
+        at, named = places(images.classes, model.labels, classes, shown(arguments.weights))
+        if model.labels and not named:
+            print(f"levit-np evaluate: classes are taken in their order: {shown(images.classes[0])} as "
+                  f"{shown(model.labels[0])}, …", file=sys.stderr)
+        result = evaluate(model.heads, ((x, at[images.targets(indices)]) for x, indices in images), classes)
+    if arguments.json:
+        print(json.dumps(result.to_dict() | {"skipped": images.skipped}, indent=1))
+    else:
+        print(result)
+        print(f"Accuracy of the network on the {result.average.images} test images: {result.average.top1:.1f}%")
+    sys.stdout.flush()
+    if arguments.confusion:
+        draw_confusion(result.confusion, labels_of(model), arguments.confusion)
+    return images.status()

@@ -1,0 +1,45 @@
+"""levit-np teach: a teacher's logits for every image of a set, written down once for all trainings."""
+
+from .common import require_free, shown
+from .images import Images, add_options
+
+
+def add(verbs):
+    teach = verbs.add_parser(
+        "teach", help="write down what a model says of each image, for distillation",
+        description="Writes the logits (the heads averaged) of a model for each image of a set, as it is, without "
+        "augmentation, into an HDF5 file that levit-np train takes as --teacher: the teacher then costs nothing in "
+        "training. The file says which images and classes it is of. An image that cannot be used is named and left out; "
+        "exit status 1 then.",
+        epilog="example: levit-np teach levit_384.h5 flowers/train flowers_teacher.h5")
+    teach.add_argument("weights", metavar="WEIGHTS", help="the teacher's weight file")
+    add_options(teach)
+    teach.add_argument("target", metavar="OUT", help="the HDF5 file to write")
+    teach.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    teach.set_defaults(run=_run)
+
+
+def _run(arguments) -> int:
+    import numpy as np
+
+    import levit_np
+
+    from ..classifier import load
+    from ..errors import LevitError
+    from ..training.classes import places
+    from ..training.teacher import write_logits
+
+    require_free(arguments)
+    levit_np.set_threads(arguments.threads)
+    model, logits, kept = load(arguments.weights, backend=arguments.backend), [], []
+    with Images(arguments, model) as images:
+        at, _ = places(images.classes, model.labels, model.config.num_classes, shown(arguments.weights))
+        for x, indices in images:
+            logits.append(model(x)[:, at])
+            kept.append(indices)
+        if not kept:
+            raise LevitError(f"{shown(arguments.data)}: expected at least one good image, found none")
+        write_logits(arguments.target, np.concatenate(logits), np.concatenate(kept), images.source, images.classes,
+                     shown(arguments.weights))
+    print(f"{shown(arguments.target)}: {len(at)} logits of each of {sum(map(len, kept))} images")
+    return images.status()
