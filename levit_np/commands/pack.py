@@ -3,7 +3,7 @@
 import os
 import sys
 
-from .common import progress, require_free, shown
+from .common import progress, require_free, shown, waiting
 
 
 def add(verbs):
@@ -26,7 +26,8 @@ def run(arguments) -> int:
     from ..training.data.pack import pack
 
     require_free(arguments)
-    folder = Folder(arguments.source)
+    with waiting(f"looking through {arguments.source}"):
+        folder = Folder(arguments.source)
     with progress(len(folder), "images", silent=True) as advance:
         skipped = pack(folder, arguments.target, skip=arguments.skip, advance=advance)
     for _, reason in skipped:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import random
 import shutil
 import struct
 
@@ -23,6 +24,7 @@ from levit_np.training.data.folder import Folder
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed
 
+from tests.mutations import mutated
 from ..image_folders import make_folder
 
 
@@ -91,10 +93,10 @@ def test_no_byte_can_change(folder, whole, tmp_path):
         for dataset in file.values():
             used[dataset.id.get_offset() :][: dataset.id.get_storage_size()] = True
     path = tmp_path / "damaged.h5"
-    random = np.random.default_rng(0)
-    places = np.concatenate([np.arange(64), random.choice(np.flatnonzero(used), 300), [len(content) - 1]])
+    rng = np.random.default_rng(0)
+    places = np.concatenate([np.arange(64), rng.choice(np.flatnonzero(used), 300), [len(content) - 1]])
     for place in places:
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << random.integers(8)]) + content[place + 1 :])
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.integers(8)]) + content[place + 1 :])
         if used[place]:
             with pytest.raises(CheckpointError, match=path.name):
                 source = Packed(path)
@@ -248,6 +250,23 @@ def test_resealed_mutations_raise_nothing_else(whole, tmp_path, data):
         assert str(error).startswith(str(path))
 
 
+@pytest.mark.parametrize("count", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_mutations_are_refused_or_change_nothing(folder, whole, tmp_path, count):
+    content, rng = whole.read_bytes(), random.Random(0)
+    path, refused = tmp_path / "m.h5", 0
+    expected = [(folder.name(i), folder.target(i), folder.read(i)) for i in range(len(folder))]
+    for _ in range(count):
+        path.write_bytes(mutated(content, rng))
+        try:
+            source = Packed(path)
+            found = [(source.name(i), source.target(i), source.read(i)) for i in range(len(source))]
+            assert found == expected   # what was hit is HDF5's own, which is not used here
+        except CheckpointError as error:
+            assert str(error).startswith(str(path))
+            refused += 1
+    assert refused > 0.6 * count
+
+
 def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=4))
     folder.path(1).write_bytes(folder.read(1)[:100])
@@ -274,6 +293,19 @@ def test_a_file_that_grows_meanwhile(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="expected files that stay as they are, found some grown"):
         pack(folder, tmp_path / "d.h5")
     assert os.listdir(tmp_path) == ["d"]
+
+
+def test_an_interrupted_packing_leaves_nothing(folder, tmp_path):
+    calls = []
+
+    def advance():
+        calls.append(None)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, tmp_path / "d.h5", advance=advance)
+    assert os.listdir(tmp_path) == []
 
 
 class FullDisk(io.FileIO):

@@ -1,0 +1,134 @@
+"""How fast training images are prepared, the paper's recipe at 224 x 224: python bench/data.py [--workers 1 2]
+
+Made-up photographs of 500 x 375 pixels, JPEG of quality 90 and about 110 KB as ImageNet's are; from class folders and
+from a packed file.  Prints the processor time that each part takes on one core, and the images a second that the loader
+gives with so many worker processes while this one does nothing else.  A training step that takes t seconds for a batch
+of B needs B / t images a second.  Writes bench/results/data-<processor>.json.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from PIL import Image, __version__ as pillow  # noqa: E402
+from report import result_path  # noqa: E402
+
+from levit_np.benchmark.machine import describe  # noqa: E402
+from levit_np.images.decoding import open_image  # noqa: E402
+from levit_np.images.recipes import normalise, preprocess, recipe  # noqa: E402
+from levit_np.training.augmentation import one_image  # noqa: E402
+from levit_np.training.augmentation.crop import random_resized_crop  # noqa: E402
+from levit_np.training.augmentation.erasing import random_erasing  # noqa: E402
+from levit_np.training.augmentation.mixing import Mixture, mix_pair  # noqa: E402
+from levit_np.training.augmentation.rand_augment import rand_augment  # noqa: E402
+from levit_np.training.data import open_source  # noqa: E402
+from levit_np.training.data.loader import Loader  # noqa: E402
+from levit_np.training.data.pack import pack  # noqa: E402
+from levit_np.training.recipe import Recipe  # noqa: E402
+
+SIZE, BATCH, ROUNDS, CLASSES = (224, 224), 64, 5, 4
+PREPROCESSING, RECIPE = recipe("authors", SIZE, 3), Recipe()
+
+
+def photograph(seed: int) -> bytes:
+    """Shapes of every size and grain, as a JPEG file."""
+    random = np.random.default_rng(seed)
+    pixels = np.zeros((375, 500, 3), np.float32)
+    for side, strength in ((3, 70), (12, 40), (50, 25), (190, 28), (375, 18)):
+        coarse = random.uniform(0, 255, (side, side, 3)).astype(np.uint8)
+        grown = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        pixels += (np.asarray(grown) - 127.5) * (strength / 90)
+    file = BytesIO()
+    Image.fromarray(np.clip(pixels + 127.5, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def parts(source) -> dict[str, float]:
+    """Milliseconds of processor time an image, of each part alone and of all."""
+    count = len(source)
+    encoded = [source.read(index) for index in range(count)]
+    images = [open_image(data) for data in encoded]
+    cropped = [random_resized_crop(image, SIZE, RECIPE.crop_scale, RECIPE.crop_ratio, np.random.default_rng(i))
+               for i, image in enumerate(images)]
+    normal = [normalise(np.asarray(image), PREPROCESSING) for image in cropped]
+    pair, targets = np.stack(normal[:2]), np.ones((2, 1000), np.float32)
+    fill = one_image.fill_colour(PREPROCESSING)
+    jobs = {
+        "read": lambda i, random: source.read(i),
+        "decode": lambda i, random: open_image(encoded[i]),
+        "crop and resize": lambda i, random: random_resized_crop(images[i], SIZE, (0.08, 1), (3 / 4, 4 / 3), random),
+        "RandAugment": lambda i, random: rand_augment(cropped[i], 2, 9.0, 0.5, fill, random),
+        "normalise": lambda i, random: normalise(np.asarray(cropped[i]), PREPROCESSING),
+        "erase": lambda i, random: random_erasing(normal[i], 0.25, random),
+        "mix": lambda i, random: i % 2 or mix_pair(pair, targets, Mixture(0.5, None)),
+        "all but mix": lambda i, random: one_image.augment(open_image(source.read(i)), RECIPE, PREPROCESSING, random),
+        "evaluation": lambda i, random: preprocess(source.read(i), PREPROCESSING),
+    }
+    times = {name: [] for name in jobs}
+    for turn in range(ROUNDS):
+        for name, job in jobs.items():
+            start = time.process_time()
+            for i in range(count):
+                job(i, np.random.default_rng([turn, i]))
+            times[name].append((time.process_time() - start) / count * 1000)
+    return {name: round(median(values), 3) for name, values in times.items()}
+
+
+def speed(source, workers: int) -> float:
+    """Images a second of the loader, once it runs: the median of some epochs."""
+    with Loader(source, RECIPE, image_size=SIZE, in_channels=3, batch=BATCH, seed=0, workers=workers) as loader:
+        next(loader.epoch(0))   # the processes have started
+        rates = []
+        for epoch in range(ROUNDS):
+            start = time.perf_counter()
+            count = sum(len(batch.images) for batch in loader.epoch(epoch, 0))
+            rates.append(count / (time.perf_counter() - start))
+    return round(median(rates), 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512, help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--no-result", action="store_true", help="only print")
+    arguments = parser.parse_args()
+    machine = describe(("numpy",))
+    machine["versions"]["pillow"] = pillow
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "train")
+        for label in range(CLASSES):
+            (root / str(label)).mkdir(parents=True)
+        for number in range(arguments.images):
+            (root / str(number % CLASSES) / f"{number}.jpg").write_bytes(photograph(number))
+        sources = {"folder": open_source(root)}
+        pack(sources["folder"], Path(folder, "train.h5"))
+        sources["packed"] = open_source(Path(folder, "train.h5"))
+        size = sum(len(sources["packed"].read(i)) for i in range(arguments.images)) / arguments.images
+        print(f"{machine['processor']}, load {machine['load_average']}; {arguments.images} images, {size / 1000:.0f} KB each")
+        milliseconds = parts(sources["packed"])
+        for name, value in milliseconds.items():
+            print(f"  {name:<16} {value:7.2f} ms of processor time an image")
+        rates = {name: {str(count): speed(source, count) for count in arguments.workers}
+                 for name, source in sources.items()}
+    for name, by_workers in rates.items():
+        for count, rate in by_workers.items():
+            print(f"  {name:<7} {count} workers {rate:8.1f} images/s")
+    if not arguments.no_result:
+        machine["load_average_after"] = describe(())["load_average"]
+        result = {"machine": machine, "jpeg_bytes": round(size), "batch": BATCH, "milliseconds": milliseconds,
+                  "images_per_second": rates}
+        path = result_path(ROOT / "bench/results", "data", machine["processor"])
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
