@@ -23,8 +23,8 @@ from levit_np.training.data import pack as pack_module
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed
-
 from tests.mutations import mutated
+
 from ..image_folders import make_folder
 
 
