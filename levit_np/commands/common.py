@@ -56,3 +56,12 @@ def waiting(what: str):
 def require_free(arguments):
     if os.path.lexists(arguments.target) and not arguments.force:
         raise LevitError(f"{shown(arguments.target)}: expected no such file yet, found one; --force replaces it")
+
+
+def opened(source: str, **options):
+    """The model in a weight file; by a name of the family a fresh one, of random weights."""
+    import levit_np
+
+    from ..config import ABLATIONS, FAMILY
+
+    return (levit_np.create if source in FAMILY | ABLATIONS else levit_np.load)(source, **options)

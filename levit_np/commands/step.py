@@ -1,0 +1,59 @@
+"""levit-np step: a walk through one pass, forward and backward."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import LevitError
+from .common import opened, shown, waiting
+
+
+def add(verbs):
+    step = verbs.add_parser(
+        "step", help="walk through the network like a debugger: formula, numbers, source, forward and backward",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Evaluates an image with the textbook's operations, then walks through what happened, layer by layer,\n"
+        "operation by operation, line by line, forward to the answer, the loss, and backward to every gradient.\n"
+        "On a terminal by keys (? shows them); in a pipe or a file everything is printed.",
+        epilog="examples:\n  levit-np step weights/samples/digit_3.png\n"
+        "  levit-np step cat.jpg --weights levit_256.h5 --target 'tiger cat'\n"
+        "  levit-np step weights/samples/digit_3.png --only stages.0.blocks.0.attention | less")
+    step.add_argument("image", metavar="IMAGE", help="a JPEG, PNG or WebP file")
+    step.add_argument("--weights", default="levit_digits.h5", metavar="WEIGHTS",
+                      help="a weight file, or a name of the family for random weights (default: %(default)s)")
+    step.add_argument("--target", metavar="CLASS", help="the class whose loss the backward starts from, by number or "
+                      "label (default: the one that the network answers)")
+    step.add_argument("--teacher", metavar="CLASS", help="what a teacher says: the loss is then the one LeViT is trained "
+                      "with, half from each head")
+    step.add_argument("--only", metavar="NAME", help="print these steps and their parts alone; on a terminal, begin there")
+    step.set_defaults(run=_run)
+
+
+def _run(arguments) -> int:
+    from ..checkpoints.loading import labels_of
+    from ..explain.terminal import walk_through
+    from ..explain.trace import trace
+    from ..explain.walk import Walk
+
+    with waiting("computing"):
+        model = opened(arguments.weights, backend="reference")
+        labels = labels_of(model)
+        x = model.prepare(arguments.image)[None]
+        answer = int(model(x)[0].argmax())
+        target = answer if arguments.target is None else class_of(arguments.target, labels)
+        teacher = None if arguments.teacher is None else class_of(arguments.teacher, labels)
+        about = shown(Path(arguments.image).name)
+        walk = Walk(trace(model, x, target, about, teacher=teacher))
+    if arguments.only and not walk.find(arguments.only):
+        raise LevitError(f"--only: expected the name of a step, like stages.0.blocks.0.mlp, found {arguments.only!a}")
+    walk_through(walk, labels, arguments.only)
+    return 0
+
+
+def class_of(text: str, labels) -> int:
+    """A class by its label, or else by its number.  Raises LevitError."""
+    named = [i for i, label in enumerate(labels) if label.lower() == text.lower()]
+    if not named and text.isdecimal() and int(text) < len(labels):
+        return int(text)
+    if len(named) != 1:
+        raise LevitError(f"expected a class from 0 to {len(labels) - 1} or one's label, found {text!a:.100}")
+    return named[0]

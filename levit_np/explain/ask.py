@@ -1,0 +1,76 @@
+"""Any value of a trace by name and index, `probabilities[0, 3, :5]`: parsed here, as text must not run as code."""
+
+import re
+
+import numpy as np
+
+from ..errors import LevitError
+from .walk import Stop, Walk
+
+_NUMBER = r"\s*(-?\d{1,9})\s*"
+_SLICE = re.compile(r"\s*(-?\d{1,9})?\s*:\s*(-?\d{1,9})?\s*(?::\s*(-?\d{1,9})?\s*)?")
+
+
+def parse(text: str) -> tuple[str, tuple]:
+    """`name[0, -1, 2:8:2, :, ...]` -> (name, index).  Raises LevitError for anything else."""
+    name, bracket, rest = text.strip().partition("[")
+    name = name.strip()
+    if not re.fullmatch(r"\w+(\.\w+)*", name) or bracket and not rest.endswith("]"):
+        raise LevitError(f"expected a name, then perhaps [0, 3, :5], found {text!a:.100}")
+    parts = rest.removesuffix("]").split(",") if bracket else []
+    return name, tuple(_part(part) for part in parts)
+
+
+def _part(text: str):
+    if match := re.fullmatch(_NUMBER, text):
+        return int(match[1])
+    if match := _SLICE.fullmatch(text):
+        return slice(*(None if part is None else int(part) for part in match.groups()))
+    if text.strip() == "...":
+        return Ellipsis
+    raise LevitError(f"expected indices like 0, -1, 2:8 or ..., found {text.strip()!a:.100}")
+
+
+def arrays_at(stop: Stop, walk: Walk) -> dict[str, np.ndarray]:
+    """{short name: array} of a stop: an operation's arguments and results; a layer's input, parameters and output."""
+    record = stop.record
+    if record is None:
+        return {key: array for part in stop.parts for key, array in part.record.arrays().items()}
+    if stop.is_line:
+        written = _arrays(record.values)
+        return written | {key: array for key, array in _arrays(stop.inputs).items() if key not in written}
+    if stop.is_operation:
+        return record.arrays()
+    prefix = f"{stop.name}."
+    own = {key.removeprefix(prefix): array for key, array in walk.trace.parameters.items()
+           if key.startswith(prefix) and "." not in key.removeprefix(prefix)}
+    if stop.direction == "forward":
+        found = {"input": record.input, **own, "output": record.output}
+    else:
+        gradients = {f"d{key}": array for key, array in record.gradients.items()}
+        found = {"doutput": record.doutput, **own, **gradients, "dinput": record.dinput}
+    return {key: array for key, array in found.items() if array is not None}
+
+
+def _arrays(values: dict) -> dict[str, np.ndarray]:
+    parts = {f"{key}.{i}" if isinstance(value, (tuple, list)) else key: part for key, value in values.items()
+             for i, part in enumerate(value if isinstance(value, (tuple, list)) else [value])}
+    return {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
+
+
+def look_up(text: str, stop: Stop, walk: Walk) -> tuple[str, np.ndarray]:
+    """What `text` asks for: (its full name and index, the value).  A short name is one of the stop's, a long one any of
+    the trace's.  Raises LevitError that names what there is."""
+    name, index = parse(text)
+    here, everywhere = arrays_at(stop, walk), walk.trace.arrays
+    if stop.is_line:
+        here = arrays_at(stop.operation, walk) | here
+    array = here.get(name, everywhere.get(name))
+    if array is None:
+        near = [key for key in everywhere if key.endswith(f".{name}")][:3]
+        raise LevitError(f"expected one of {', '.join(here)}, or a long name"
+                         f"{' like ' + ', '.join(near) if near else ''}; found {name!a:.100}")
+    try:
+        return text.strip(), array[index]
+    except (IndexError, ValueError) as error:
+        raise LevitError(f"{name} has the shape {array.shape}: {error}") from None

@@ -1,0 +1,301 @@
+"""One stop of the walk as lines of text: where we are, the formula, the numbers, the running source, a picture."""
+
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+from rich.text import Text
+
+from . import operations, reasons
+from .ask import arrays_at
+from .inside import function_named
+from .operations import PACKAGE, Source
+from .values import exact, histogram, number, picture, plane_of, statistics, table
+from .walk import Stop, Walk
+
+PICTURE_WIDTH = 24  # beside 54 columns of source
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is written on: its size (height None: as long as it takes), and what it can show."""
+
+    width: int = 80
+    height: int | None = None
+    colour: bool = False
+    unicode: bool = True
+
+
+@dataclass
+class View:
+    """What of a stop is looked at: which of its arrays as a picture (None: the result), which plane of it, and the
+    answer to a question."""
+
+    array: int | None = None
+    plane: int = 0
+    asked: tuple[str, np.ndarray] | None = None
+
+
+def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text]:
+    """The lines, none wider than the page and, where it has a height, exactly as many."""
+    arrays = arrays_at(stop, walk)
+    head = [_title(walk, stop, page), _map(walk, stop), _name(stop), *_formula(stop, page.width)]
+    reason = _reason(stop, page.width)
+    head += reason[: 3 if page.height else None]
+    head += [Text(line, "bold") for line in _notes(walk, stop, labels)]
+    numbers = _numbers(arrays, stop, view, page)
+    if page.height:  # a line for the rule; half of what is left at least for source and picture
+        room = max(4, (page.height - len(head) - 1) // 2)
+        if len(numbers) > room:
+            numbers = numbers[: room - 1] + [Text(f"… and {len(numbers) - room + 1} more lines", "dim")]
+    lines = head + numbers
+    left = page.height - len(lines) - 1 if page.height else None
+    if left is None or left > 0:
+        below, caption = _answer(view, page, left) if view.asked else _source_and_picture(walk, stop, view, arrays, page, left)
+        lines += [_rule(caption, page), *below]
+    if page.height:
+        lines = lines[: page.height] + [Text()] * (page.height - len(lines))
+    for line in lines:
+        line.truncate(page.width)
+    return lines
+
+
+def _rule(caption: str, page: Page) -> Text:
+    """────────── caption ─"""
+    dash = "─" if page.unicode else "-"
+    caption = f" {caption} "[: page.width - 4] if caption else ""
+    return Text(dash * (page.width - 1 - len(caption)) + caption + dash, "dim")
+
+
+def _title(walk: Walk, stop: Stop, page: Page) -> Text:
+    left = f" levit-np step  {walk.trace.about}  {walk.trace.config.name}"
+    right = f"{stop.direction}  {stop.place}/{len(walk.stops)} "
+    left = left[: max(0, page.width - len(right) - 1)]
+    return Text(left + " " * max(1, page.width - len(left) - len(right)) + right, "reverse")
+
+
+def _map(walk: Walk, stop: Stop) -> Text:
+    """image → stem → 1 ▪▪ → 2 ▾▪▪ → …: a mark a block, ▾ for shrinking; where we are in brackets."""
+    config, places = walk.trace.config, [("image", None), ("stem", ["stem"])]
+    for i, stage in enumerate(config.stages):
+        shrink = [("▾", [f"stages.{i}.downsample"])] if i else []
+        blocks = [("▪", [f"stages.{i}.blocks.{j}"]) for j in range(stage.depth)]
+        places.append((f"{i + 1} ", [f"stages.{i}"], shrink + blocks))
+    places += [("mean" if config.pooling == "average" else "token", ["average_pool", "first_token", "average_pool_backward",
+                                                                      "first_token_backward"]),
+               ("heads" if config.distillation else "head", ["head", "head_dist"]), ("loss", ["loss"])]
+    text, arrow = Text(), " → " if stop.direction == "forward" else " ← "
+    for label, names, *parts in places:
+        text.append(arrow if text else "", "dim")
+        marks = parts[0] if parts else []
+        within = any(_at(stop, inner) for _, inner in marks)
+        _mark(text, label, names is not None and not within and _at(stop, names))
+        for mark, inner in marks:
+            _mark(text, mark, _at(stop, inner))
+    return text
+
+
+def _at(stop: Stop, names: list[str]) -> bool:
+    return any(stop.name == name or stop.name.startswith(f"{name}.") for name in names)
+
+
+def _mark(text: Text, label: str, here: bool):
+    text.append(f"[{label.strip()}]" if here else label, "bold reverse" if here else "")
+
+
+def _name(stop: Stop) -> Text:
+    kind = f"line {stop.record.number} of {stop.kind}" if stop.is_line else stop.kind
+    return Text.assemble((stop.name or "the network", "bold"), f"  {kind}")
+
+
+def _formula(stop: Stop, width: int) -> list[Text]:
+    text = stop.formula
+    if stop.direction == "backward" and stop.operation is None and stop.kind not in ("CrossEntropy", "Distillation"):
+        text = f"backward of  {text}"
+    return [Text(line, "cyan") for line in textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ")]
+
+
+def _reason(stop: Stop, width: int) -> list[Text]:
+    if stop.is_line:
+        times = stop.record.times
+        text = (f"Ran {times} times; the values are those of the last. " if times > 1 else "")
+        text += f"It calls {', '.join(call.op for call in stop.record.calls)}: s goes in." if stop.record.calls else ""
+    elif stop.is_operation:
+        text = reasons.of_operation(stop.kind)
+    else:
+        text = reasons.of_layer(stop.name, stop.kind, stop.direction)
+    return [Text(line, "italic") for line in textwrap.wrap(text, width)]
+
+
+def _notes(walk: Walk, stop: Stop, labels) -> list[str]:
+    """The answer at the network, the loss at the loss."""
+    trace = walk.trace
+    if stop.name == "" and stop.direction == "forward":
+        logits = trace.logits[0].astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = np.argsort(-shares, kind="stable")[:3]
+        return ["It answers: " + ", ".join(f"{_label(labels, i)} {shares[i]:.2%}" for i in best)]
+    if stop.name == "loss" and stop.record is None:
+        teacher = f", the teacher says {_label(labels, trace.teacher[0])}" if trace.teacher else ""
+        return [f"loss = {exact(trace.loss)}, for the target {_label(labels, trace.target[0])}{teacher}"]
+    return []
+
+
+def _label(labels, i) -> str:
+    label = labels[i] if i < len(labels) else f"class {i}"
+    return (label if label.isprintable() else ascii(label))[:30]
+
+
+def _numbers(arrays: dict, stop: Stop, view: View, page: Page) -> list[Text]:
+    """A row an array, those that the stop makes marked, and a line of the plain numbers."""
+    made, lines = _made(stop), [Text(f"  {'':13} {'shape':15} {'min':>9} {'mean':>9} {'max':>9} {'std':>9} values", "dim")]
+    shown = _pictured(arrays, stop, view)
+    for name, array in arrays.items():
+        found = statistics(array)
+        numbers = [number(value) for value in found] if found else ["-"] * 4
+        shape = "×".join(map(str, array.shape)) or "a number"
+        bars = histogram(array) if page.unicode else ""
+        broken = "" if array.dtype.kind != "f" or np.isfinite(array).all() else " not all finite!"
+        row = f"{'>' if name in made else ' '} {name:13.13} {shape:15} {' '.join(f'{n:>9}' for n in numbers)} {bars}{broken}"
+        lines.append(Text(row, "bold" if name == shown else ""))
+    plain = _plain_values(stop)
+    if plain:
+        lines += [Text(line) for line in textwrap.wrap("  " + "   ".join(plain), page.width, subsequent_indent="  ")]
+    return lines
+
+
+def _made(stop: Stop) -> list[str]:
+    """The names of a stop's results, of which the last that is an array is pictured."""
+    if stop.is_line:
+        return [*stop.record.values, *(f"{key}.{i}" for key, value in stop.record.values.items()
+                                       if isinstance(value, (tuple, list)) for i in range(len(value)))]
+    if stop.is_operation:
+        return list(stop.record.outputs)
+    if stop.record is None:
+        return [name for part in stop.parts for name in part.record.outputs]
+    return ["output"] if stop.direction == "forward" else ["dinput", *(f"d{key}" for key in stop.record.gradients)]
+
+
+def _pictured(arrays: dict, stop: Stop, view: View) -> str | None:
+    """The name of the array that is pictured: the chosen one, else the first result, else whatever there is."""
+    names = list(arrays)
+    if view.array is not None and names:
+        return names[view.array % len(names)]
+    if stop.is_operation and stop.kind == "attention" and "probabilities" in names:
+        return "probabilities"
+    if stop.name == "" and stop.direction == "forward":
+        return "input"
+    made = [name for name in _made(stop) if name in arrays]
+    return made[0] if made else names[-1] if names else None
+
+
+def _plain_values(stop: Stop) -> list[str]:
+    """name = value of what is no array: strides, sizes, eps."""
+    values = {}
+    if stop.is_line:
+        values = stop.record.values
+    elif stop.is_operation:
+        values = stop.record.inputs | stop.record.outputs
+    elif stop.record is None:
+        values = {key: value for part in stop.parts for key, value in (part.record.inputs | part.record.outputs).items()}
+    return [f"{key} = {value if isinstance(value, str) else exact(value)}" for key, value in values.items()
+            if not isinstance(value, (np.ndarray, list)) and not
+            (isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value))]
+
+
+def _answer(view: View, page: Page, height: int | None) -> tuple[list[Text], str]:
+    """What was asked for: its shape and statistics, its values."""
+    question, value = view.asked
+    value = np.asarray(value)
+    found = statistics(value) if value.ndim else None
+    text = f"{question} =" if value.ndim == 0 else f"{question}: shape {value.shape}, {value.dtype}"
+    if found:
+        text += "".join(f", {what} {number(n)}" for what, n in zip(("min", "mean", "max", "std"), found))
+    head = [Text(line, "bold") for line in textwrap.wrap(text, page.width)]
+    return [*head, *map(Text, table(value, page.width, max(1, (height or 16) - len(head))))], "asked for"
+
+
+def _source_and_picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page,
+                        height: int | None) -> tuple[list[Text], str]:
+    """Beside one another; and what the picture shows."""
+    right, caption = _picture(walk, stop, view, arrays, page, height or 14)
+    widest = max((line.cell_len for line in right), default=0)
+    left_width = page.width - (widest + 2 if right else 0)
+    left = _source(stop, left_width, height)
+    lines = []
+    for i in range(max(len(left), len(right))):
+        line = left[i] if i < len(left) else Text()
+        if i < len(right):
+            line.truncate(left_width)
+            line.pad_right(left_width + 2 - line.cell_len)
+            line.append(right[i])
+        lines.append(line)
+    return lines, caption
+
+
+def _picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page, height: int) -> tuple[list[Text], str]:
+    name = _pictured(arrays, stop, view)
+    if name is None or not arrays[name].size or height < 2:
+        return [], ""
+    array = arrays[name]
+    width = min(max(PICTURE_WIDTH, page.width // 3), 60)
+    if array is walk.trace.x and view.plane == 0 and array.shape[1] in (1, 3):
+        plane, caption = _as_colours(array[0]), "the image"
+    else:
+        plane, caption, planes = plane_of(name, array, view.plane, walk.trace.config.resolutions)
+        caption += f", one of {planes}: + -" if planes > 1 else ""
+    return picture(plane, width, height, page.colour, not page.unicode), caption
+
+
+def _as_colours(image: np.ndarray) -> np.ndarray:
+    """A normalised image (C, H, W) -> (H, W, 3) from 0 to 1, its own range stretched."""
+    low, high = image.min(), image.max()
+    plane = ((image - low) / ((high - low) or 1)).transpose(1, 2, 0)
+    return np.broadcast_to(plane, (*plane.shape[:2], 3))
+
+
+def _source(stop: Stop, width: int, height: int | None) -> list[Text]:
+    """The running lines, the current one marked: of a line, those of the operation; of a call, those of its caller."""
+    if stop.is_line:
+        return _listing(operations.source_of(function_named(stop.kind)), stop.record.number, width, height)
+    if stop.is_operation:
+        own, caller = stop.record.source, stop.record.caller
+        above = _listing(caller, stop.record.line, width, 4 if height is None or height >= 10 else 2)
+        left = None if height is None else max(1, height - len(above))
+        return above + _listing(own, None, width, left)
+    if stop.record is not None and stop.parent is not None:
+        return _listing(operations.layer_source(stop.parent.kind, stop.direction), stop.record.line, width, height)
+    if stop.name and stop.record is not None:  # a part of the network
+        return _listing(operations.layer_source("LeViT", stop.direction), stop.record.line, width, height)
+    return _listing(operations.layer_source(stop.kind, stop.direction), None, width, height)
+
+
+def _listing(source: Source, marked: int | None, width: int, height: int | None) -> list[Text]:
+    """The file's name, then its lines, without docstring; of more than fit those around the marked one."""
+    rows = list(enumerate(source.lines, source.first))
+    rows = _without_docstring(rows)
+    room = len(rows) if height is None else max(1, height - 1)
+    place = next((i for i, (n, _) in enumerate(rows) if n == marked), 0)
+    start = max(0, min(place - room // 2, len(rows) - room))
+    indent = len(rows[0][1]) - len(rows[0][1].lstrip())
+    lines = [Text(f"{PACKAGE.name}/{source.file}", "dim")]
+    for n, code in rows[start : start + room]:
+        if n != marked:
+            lines.append(Text(f" {n:4} {code[indent:]}"[:width]))
+            continue
+        text = f"→{n:4} {code[indent:]}"  # whole, in as many lines as it takes, but for a remark at its end
+        text = text if len(text) <= width else text.partition("  # ")[0]
+        later = " " * (8 + len(code) - indent - len(code.lstrip()) + indent)
+        lines += [Text(part, "bold yellow") for part in textwrap.wrap(text, width, subsequent_indent=later)]
+    return lines
+
+
+def _without_docstring(rows: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The rows of a function but for the lines of its docstring: the formula says it."""
+    start = next((i for i, (_, code) in enumerate(rows) if code.lstrip().startswith('"""')), None)
+    if start is None:
+        return rows
+    end = start if rows[start][1].count('"""') > 1 else next(
+        i for i in range(start + 1, len(rows)) if '"""' in rows[i][1])
+    return rows[:start] + rows[end + 1 :]

@@ -1,0 +1,130 @@
+"""A walk through a trace by commands: where one stands, and what each key does."""
+
+import textwrap
+
+from rich.text import Text
+
+from ..errors import LevitError
+from .ask import arrays_at, look_up
+from .screen import Page, View, show
+from .walk import Walk
+
+HELP = """\
+n →  the next step of this level            p ←  the one before
+s ↓  into a step: a layer's operations,     o ↑  out again
+     an operation's lines
+b    the backward of what is shown          f    its forward
+g    go to a step: g head, g stages.1.blocks.0.mlp, g up.linear
+/    search names, operations and formulas; / and Enter: the next hit
+v    values: v y, v probabilities[0, 3, :5], v head.weight[7]
+a    another array as the picture           + -  another plane of it
+?    this help                              q    quit
+
+The table: shapes are batch×channels×height×width in the stem,
+batch×tokens×channels after it, batch×heads×queries×keys in attention.
+> marks what the step makes; `values` is a histogram from min to max.
+The picture: red is above 0, blue below; without colour the darker the
+higher. Several values may share a dot, which then is their mean.
+The arrow marks the running line of source: of the layer that calls the
+step, or, once inside, of the operation itself.
+"""
+TEXT = {"g": "go to: ", "/": "search: ", "v": "value: "}  # commands that need a word, and how it is asked for
+_ALIASES = {"\r": "n", "\n": "n", "right": "n", "left": "p", "down": "s", "up": "o", " ": "s", "=": "+", "_": "-"}
+
+
+class Session:
+    """Where somebody stands in a walk.  do(command, text) moves; lines(page) shows it."""
+
+    def __init__(self, walk: Walk, labels=()):
+        self.walk, self.labels = walk, labels
+        self.stop, self.view = walk.stops[0], View()
+        self.message, self.helping, self.ended, self._searched = "", False, False, ""
+
+    def do(self, command: str, text: str = "") -> None:
+        """A key, or the first word of a line, and what was written after it; what is wrong becomes the message."""
+        command = _ALIASES.get(command, command)
+        self.message, helped, self.helping = "", self.helping, False
+        try:
+            if command in _MOVES:
+                self._go(*_MOVES[command](self))
+            elif command in _OTHERS:
+                _OTHERS[command](self, text.strip())
+            elif command == "q":
+                self.ended = not helped  # the help is left first
+            elif command != "escape":
+                raise LevitError(f"{command!a} is no command; ? shows them")
+        except LevitError as error:
+            self.message = str(error)
+
+    def lines(self, page: Page) -> list[Text]:
+        """The stop, or the help, and the line with the message or the commonest keys."""
+        if page.height is not None:
+            page = Page(page.width, max(1, page.height - 1), page.colour, page.unicode)
+        if self.helping:
+            body = [Text(line) for line in HELP.splitlines()][: page.height]
+            body += [Text()] * ((page.height or 0) - len(body))
+            for line in body:
+                line.truncate(page.width)
+        else:
+            body = show(self.walk, self.stop, self.view, page, self.labels)
+        foot = self.message or "n next  p previous  s into  o out  b backward  f forward  v values  g go  / ?  q quit"
+        foot = Text(textwrap.shorten(foot, page.width, placeholder="…"), "bold" if self.message else "dim")
+        return [*body, foot]
+
+    def _go(self, stop, otherwise: str):
+        if stop is None:
+            raise LevitError(otherwise)
+        self.stop, self.view = stop, View()
+
+    def turn(self, direction: str):
+        """The same in the other direction, and why there is none."""
+        if self.walk.trace.backward or direction == "forward":
+            return self.walk.turned(self.stop, direction), f"nothing here has a {direction} of its own"
+        return None, "this walk has no backward: it was made without a target"
+
+    def _find(self, text: str):
+        self._go_to_next(self.walk.find(text), text)
+
+    def _search(self, text: str):
+        self._searched = text or self._searched
+        self._go_to_next(self.walk.search(self._searched), self._searched)
+
+    def _go_to_next(self, found: list, text: str):
+        """Behind the present stop, or from the beginning again."""
+        here = (self.stop.operation or self.stop).place
+        self._go(next((stop for stop in found if stop.place > here), found[0] if found else None),
+                 f"no step is called {text!a:.60}; / searches names, operations and formulas")
+        if len(found) > 1:
+            self.message = f"{found.index(self.stop) + 1} of {len(found)}; / and Enter, or g again, goes to the next"
+
+    def _ask(self, text: str):
+        if not text:
+            raise LevitError(f"expected a name: {', '.join(arrays_at(self.stop, self.walk))}")
+        self.view.asked = look_up(text, self.stop, self.walk)
+
+    def _another_array(self, _):
+        names = list(arrays_at(self.stop, self.walk))
+        self.view.array, self.view.plane = (-1 if self.view.array is None else self.view.array) + 1, 0
+        self.view.asked = None
+        self.message = f"the picture shows {names[self.view.array % len(names)]}" if names else "nothing to show"
+
+    def _plane(self, step: int):
+        self.view.plane, self.view.asked = self.view.plane + step, None
+
+    def _help(self, _):
+        self.helping = True
+
+
+_END = "the end of the walk; p goes back, q quits"
+_MOVES = {
+    "n": lambda session: (session.walk.next(session.stop), _END),
+    "p": lambda session: (session.walk.previous(session.stop), "the beginning of the walk"),
+    "s": lambda session: (session.walk.into(session.stop), _END),
+    "o": lambda session: (session.walk.out(session.stop), "this is the network: nothing is around it"),
+    "b": lambda session: session.turn("backward"),
+    "f": lambda session: session.turn("forward"),
+}
+_OTHERS = {
+    "g": Session._find, "/": Session._search, "v": Session._ask, "a": Session._another_array, "?": Session._help,
+    "+": lambda session, _: session._plane(1), "-": lambda session, _: session._plane(-1),
+}

@@ -1,0 +1,200 @@
+"""The walk on a terminal: a full screen where single keys can be read, a prompt where they cannot, all of it in a pipe."""
+
+import os
+import select
+import signal
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from .screen import Page, View, show
+from .session import TEXT, Session
+from .walk import Walk
+
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"  # another screen, no cursor
+_LEAVE = "\x1b[?25h\x1b[?1049l"
+_ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
+
+
+def walk_through(walk: Walk, labels=(), only: str | None = None) -> None:
+    """By keys on a terminal, beginning at the stop that `only` names; elsewhere every stop, or those, is printed."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print_all(walk, labels, only)
+        return
+    session = Session(walk, labels)
+    if only:
+        session.do("g", only)
+    if os.environ.get("TERM", "dumb") == "dumb" or not _has_termios():
+        _by_lines(session)
+    else:
+        _by_keys(session)
+
+
+def print_all(walk: Walk, labels=(), only: str | None = None) -> None:
+    """Every stop, 80 columns wide, without colour: what `only` names, with its parts."""
+    console = Console(width=80, no_color=True, highlight=False, markup=False, emoji=False)
+    page = Page(80, None, False, _unicode())
+    for stop in walk.below(only) if only else walk.stops:
+        for line in show(walk, stop, View(), page, labels):
+            line.rstrip()
+            console.print(line, soft_wrap=True)
+        console.print()
+
+
+def _unicode() -> bool:
+    return "utf" in (sys.stdout.encoding or "").lower()
+
+
+def _has_termios() -> bool:
+    try:
+        import termios  # noqa: F401  (Windows has none)
+    except ImportError:
+        return False
+    return True
+
+
+def _colour(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
+
+
+def _by_lines(session: Session) -> None:
+    """A line a command: `n`, `g head`, `v y[0]`."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    while not session.ended:
+        width = min(console.width, 100)
+        for line in session.lines(Page(width, None, _colour(console), _unicode())):
+            console.print(line, soft_wrap=True)
+        try:
+            command, _, text = input("step> ").strip().partition(" ")
+        except EOFError:
+            return
+        if command[:1] in TEXT and len(command) > 1 and not text:  # /word
+            command, text = command[0], command[1:]
+        session.do(command or "n", text)
+
+
+def _by_keys(session: Session) -> None:
+    with _Keys() as keys:
+        console = Console(highlight=False, markup=False, emoji=False)
+        while not session.ended:
+            _draw(session, console, keys)
+            key = keys.read()
+            if key in TEXT:
+                text = _written(session, console, keys, TEXT[key])
+                if text is not None:
+                    session.do(key, text)
+            elif key:
+                session.do(key)
+
+
+def _draw(session: Session, console: Console, keys: "_Keys", foot: str | None = None) -> None:
+    width, height = os.get_terminal_size(sys.stdout.fileno())
+    lines = session.lines(Page(max(width, 20), max(height, 5), _colour(console), _unicode()))
+    if foot is not None:
+        lines[-1] = Text(foot[-(width - 1) :])
+    with console.capture() as capture:
+        for line in lines[:height]:
+            console.print("\x1b[2K", line, sep="", soft_wrap=True, end="\r\n")
+    # What does not fit is wrapped nowhere, and the last line ends without a new one: nothing scrolls.
+    shown = capture.get().removesuffix("\r\n")
+    keys.write(f"\x1b[?25l\x1b[?7l\x1b[H{shown}\x1b[J\x1b[?7h" + ("\x1b[?25h" if foot is not None else ""))
+
+
+def _written(session: Session, console: Console, keys: "_Keys", asked: str) -> str | None:
+    """A line of text from single keys; None when it was given up by Escape."""
+    text = ""
+    while True:
+        _draw(session, console, keys, asked + text)
+        key = keys.read()
+        if key in ("\r", "\n"):
+            return text
+        if key == "escape":
+            return None
+        if key in ("\x7f", "\b"):
+            text = text[:-1]
+        elif key == "\x15":  # Ctrl-U
+            text = ""
+        elif len(key) == 1 and key.isprintable():
+            text += key
+
+
+class _Keys:
+    """Single keys, and the terminal as it was before, whatever happens."""
+
+    def __enter__(self):
+        import termios
+
+        self.termios, self.input, self.output = termios, sys.stdin.fileno(), sys.stdout.fileno()
+        self.before = termios.tcgetattr(self.input)
+        self.woken, self.wake = os.pipe()  # a signal ends the waiting for a key
+        os.set_blocking(self.wake, False)
+        self.handlers = {number: signal.signal(number, handler) for number, handler in (
+            (signal.SIGWINCH, self._resized), (signal.SIGTERM, self._ended), (signal.SIGHUP, self._ended),
+            (signal.SIGTSTP, self._stopped), (signal.SIGCONT, self._continued))}
+        self._take()
+        return self
+
+    def __exit__(self, *error):
+        self._give_back()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        os.close(self.woken)
+        os.close(self.wake)
+
+    def _take(self):
+        import tty
+
+        tty.setcbreak(self.input)  # keys at once and unseen; Ctrl-C still interrupts
+        self.write(_ENTER)
+
+    def _give_back(self):
+        self.write(_LEAVE)
+        self.termios.tcsetattr(self.input, self.termios.TCSADRAIN, self.before)
+
+    def write(self, text: str):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def _resized(self, *_):
+        os.write(self.wake, b"r")
+
+    def _ended(self, number, _):
+        raise SystemExit(128 + number)
+
+    def _stopped(self, *_):
+        """Ctrl-Z: the shell gets its terminal."""
+        self._give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _continued(self, *_):
+        self._take()
+        os.write(self.wake, b"r")
+
+    def read(self) -> str:
+        """A character, the name of an arrow, "escape", or "" when the window has another size."""
+        ready, _, _ = select.select([self.input, self.woken], [], [])
+        if self.woken in ready:
+            os.read(self.woken, 1024)
+            return ""
+        data = os.read(self.input, 1)
+        if not data:  # the terminal is gone
+            raise SystemExit(1)
+        while True:  # the rest of a character of several bytes
+            try:
+                text = data.decode()
+                break
+            except UnicodeDecodeError:
+                if len(data) > 3:
+                    return ""
+                data += os.read(self.input, 1)
+        return self._sequence() if text == "\x1b" else text
+
+    def _sequence(self) -> str:
+        """What follows an escape: an arrow's letters come at once, a pressed Escape is followed by nothing."""
+        text = ""
+        while select.select([self.input], [], [], 0.05)[0]:
+            text += os.read(self.input, 1).decode(errors="replace")
+            if text[-1].isalpha() or text[-1] == "~":
+                return _ARROWS.get(text[-1], "") if text[:1] in ("[", "O") else ""
+        return "" if text else "escape"

@@ -1,0 +1,258 @@
+"""levit-np step as a user meets it: in a real terminal by keys, in a dumb one by lines, in a pipe."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.explain.trace import trace
+from levit_np.explain.walk import Walk
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IMAGE = str(ROOT / "weights/samples/digit_3.png")
+COMMAND = [sys.executable, "-m", "levit_np.cli", "step"]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR", "TMUX")} | {
+    "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
+
+
+@pytest.fixture(scope="module")
+def record():
+    """What the command walks through."""
+    model = levit_np.load(ROOT / "weights/levit_digits.h5", backend="reference")
+    x = model.prepare(IMAGE)[None]
+    return trace(model, x, int(model(x)[0].argmax()))
+
+
+class Tmux:
+    """A terminal of 80×24 that runs a shell command, on a server of its own."""
+
+    def __init__(self, command, folder, **environment):
+        self.name = ["tmux", "-u", "-L", f"levit-np-{os.getpid()}-{time.monotonic_ns()}", "-f", "/dev/null"]
+        self.environment = ENVIRONMENT | {"TMUX_TMPDIR": str(folder), "TERM": "xterm-256color"} | environment
+        self.run("new-session", "-d", "-x", "80", "-y", "24", command)
+
+    def run(self, *arguments):
+        return subprocess.run([*self.name, *arguments], env=self.environment, check=True, capture_output=True, text=True,
+                              encoding="utf-8", timeout=60).stdout
+
+    def keys(self, *keys):
+        self.run("send-keys", *keys)
+
+    def type(self, text):
+        self.run("send-keys", "-l", text)
+
+    def screen(self, *options):
+        return self.run("capture-pane", "-p", *options)
+
+    def wait(self, *texts):
+        """The screen as soon as it has them all."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            screen = self.screen()
+            if all(text in screen for text in texts):
+                return screen
+            time.sleep(0.05)
+        raise AssertionError(f"expected {texts} in\n{screen}")
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    if not shutil.which("tmux"):
+        pytest.skip("tmux is not here")
+    opened = []
+
+    def start(*arguments, **environment):
+        command = " ".join(f"'{part}'" for part in (*COMMAND, IMAGE, *arguments))
+        opened.append(Tmux(f"echo before; {command}; echo \"status $?\"; stty -a; exec sleep 1000", tmp_path, **environment))
+        return opened[-1]
+
+    yield start
+    for tmux in opened:
+        subprocess.run([*tmux.name, "kill-server"], env=tmux.environment, capture_output=True, timeout=60)
+
+
+def test_the_walk_by_keys_in_80_by_24(terminal, record):
+    tmux, steps = terminal(), {step.name: step for step in record.steps}
+    screen = tmux.wait("It answers: 3", "q quit")
+    lines = screen.splitlines()
+    assert len(lines) == 24 and max(map(len, lines)) == 80 and lines[0].endswith(" 1/565")
+    tmux.keys("s")
+    tmux.wait("stem  Stem")
+    tmux.keys("n", "s", "s", "s")
+    screen = tmux.wait("stages.0.blocks.0.attention  Attention")
+    assert "→  91     h, branch = self.branch.forward(x, training)" in screen
+
+    tmux.keys("g")
+    tmux.type("stages.1.downsample.attention.attention")
+    tmux.keys("Enter")
+    screen = tmux.wait("y = softmax(scale · q kᵀ + bias) v", "94/565")
+    assert "1 [" not in screen and "2 [▾]▪▪" in screen and "scores = (q @ k.swapaxes(-1, -2)) * scale" in screen
+    step = steps["stages.1.downsample.attention.attention"]
+    for name, array in (step.arrays()).items():
+        row = re.search(rf"^[> ] {name} +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)", screen, re.M).groups()
+        assert row[0] == "×".join(map(str, array.shape))
+        assert [float(text) for text in row[1:]] == pytest.approx(
+            [array.min(), array.mean(dtype=float), array.max(), array.std(dtype=float)], rel=6e-3)
+
+    tmux.keys("v")
+    tmux.type("probabilities[0, 3, :2, :3]")
+    tmux.keys("Enter")
+    screen = tmux.wait("shape (2, 3), float32")
+    found = screen.partition("asked for")[2].partition("(2, 3)")[2].splitlines()
+    rows = [line.split() for line in found if re.fullmatch(r"\s*([\d.e-]+\s+){2}[\d.e-]+", line)]
+    assert np.array_equal(np.array(rows, np.float32), step.outputs["probabilities"][0, 3, :2, :3])
+
+    tmux.keys("s", "n", "n", "n")
+    tmux.wait("line 17 of attention", "It calls softmax: s goes in.")
+    tmux.keys("Down")
+    tmux.wait("line 44 of softmax", "e = np.exp(x - x.max(-1, keepdims=True))")
+    tmux.keys("b")
+    tmux.wait("backward  479/565", "attention_backward")
+    tmux.keys("v")
+    tmux.type("stages.0.blocks.0.mlp.up.dweight[5, 6]")
+    tmux.keys("Enter")
+    screen = tmux.wait("stages.0.blocks.0.mlp.up.dweight[5, 6] =")
+    value = record.gradients["stages.0.blocks.0.mlp.up.weight"][5, 6]
+    assert np.float32(screen.partition("dweight[5, 6] =")[2].split()[0]) == value
+
+    tmux.keys("v")
+    tmux.type("__import__('os')")
+    tmux.keys("Enter")
+    tmux.wait("expected a name, then perhaps [0, 3, :5]")
+    tmux.run("resize-window", "-x", "100", "-y", "30")
+    tmux.wait("479/565\n")
+    assert max(map(len, tmux.screen().splitlines())) == 100
+    tmux.run("resize-window", "-x", "30", "-y", "8")
+    end = time.monotonic() + 60
+    while len(tmux.screen().splitlines()[0]) != 29 or "479/565" not in tmux.screen():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    tmux.run("resize-window", "-x", "80", "-y", "24")
+    tmux.wait("479/565\n")
+    tmux.keys("q")
+    screen = tmux.wait("status 0", "-extproc")
+    assert screen.startswith("before") and re.search(r"(?<!-)icanon", screen) and re.search(r"(?<!-)\becho\b", screen)
+
+
+def test_colours_and_none_and_ctrl_c(terminal):
+    tmux = terminal("--only", "stem")
+    tmux.wait("stem  Stem", "▀▀▀▀")
+    assert re.search("\x1b\\[[0-9;]*48", tmux.screen("-e"))
+    tmux.keys("C-c")
+    screen = tmux.wait("status 130", "-extproc")
+    assert screen.startswith("before") and re.search(r"(?<!-)icanon", screen)
+    tmux = terminal(NO_COLOR="1")
+    screen = tmux.wait("It answers: 3", "▓▓")
+    assert "▀" not in screen and not re.search("\x1b\\[[0-9;]*[34]8;", tmux.screen("-e"))
+
+
+def opened_terminal(command, term="xterm"):
+    """(process, master): a process on a pseudo-terminal of 80×24, with a session of its own."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=ROOT,
+                               env=ENVIRONMENT | {"TERM": term})
+    return process, master, slave
+
+
+def read_until(master, text):
+    shown, end = b"", time.monotonic() + 120
+    while text.encode() not in shown:
+        assert select.select([master], [], [], max(0, end - time.monotonic()))[0], shown.decode(errors="replace")
+        shown += os.read(master, 1 << 16)
+    return shown.decode(errors="replace")
+
+
+def test_a_killed_walk_gives_the_terminal_back():
+    process, master, slave = opened_terminal([*COMMAND, IMAGE])
+    before = termios.tcgetattr(slave)
+    read_until(master, "It answers")
+    read_until(master, "q quit")
+    assert termios.tcgetattr(slave) != before
+    process.send_signal(signal.SIGTERM)
+    read_until(master, "\x1b[?25h\x1b[?1049l")
+    assert process.wait(60) == 128 + signal.SIGTERM and termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
+
+
+def test_an_error_within_gives_the_terminal_back():
+    code = ("import sys; from levit_np.explain import session\n"
+            "session.Session.do = lambda *_: 1 / 0\n"
+            f"from levit_np.cli import main; main(['step', {IMAGE!r}])")
+    process, master, slave = opened_terminal([sys.executable, "-c", code])
+    before = termios.tcgetattr(slave)
+    read_until(master, "q quit")
+    os.write(master, b"n")
+    read_until(master, "ZeroDivisionError")
+    assert process.wait(60) == 1 and termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_a_prompt(record):
+    process, master, slave = opened_terminal([*COMMAND, IMAGE], term="dumb")
+    read_until(master, "step> ")
+    os.write(master, b"g head\n")
+    shown = read_until(master, "step> ")
+    assert "head  Head" in shown and "\x1b" not in shown
+    os.write(master, b"v output[0, 3]\n")
+    shown = read_until(master, "step> ")
+    assert str(record.outputs["head"][0, 3]) in shown.split()
+    os.write(master, b"/hardswish_backward\n")
+    assert "hardswish_backward" in read_until(master, "step> ").replace("/hardswish", "", 1)
+    os.write(master, b"q\n")
+    assert process.wait(60) == 0
+    os.close(master)
+    os.close(slave)
+
+
+def run(*arguments, **environment):
+    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=ENVIRONMENT | environment, capture_output=True, text=True,
+                          encoding="utf-8", timeout=120, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_pipe_gets_every_stop(record):
+    status, out, err = run(IMAGE)
+    stops = Walk(record).stops
+    places = re.findall(r"(\d+)/(\d+)$", out, re.M)
+    assert (status, err, len(places)) == (0, "", len(stops)) and places[-1] == (str(len(stops)),) * 2
+    assert "\x1b" not in out and max(map(len, out.splitlines())) <= 80
+    assert all(stop.name in out for stop in stops)
+
+
+def test_only_some_stops_a_target_and_a_teacher():
+    status, out, err = run(IMAGE, "--only", "loss", "--target", "7", "--teacher", "5")
+    assert (status, err) == (0, "") and "for the target 7, the teacher says 5" in out and "hard_distillation_backward" in out
+    model = levit_np.load(ROOT / "weights/levit_digits.h5", backend="reference")
+    assert str(trace(model, model.prepare(IMAGE)[None], 7, teacher=5).loss) in out
+    status, out, _ = run(IMAGE, "--only", "head", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert status == 0 and out.isascii() and out.count("Head") >= 2
+
+
+@pytest.mark.parametrize("arguments, error", [
+    (("--target", "10"), "expected a class from 0 to 9"), (("--teacher", "x"), "expected a class from 0 to 9"),
+    (("--only", "nowhere"), "--only: expected the name of a step"), (("--weights", "none.h5"), "none.h5")])
+def test_what_cannot_be_walked_through(arguments, error):
+    status, out, err = run(IMAGE, *arguments)
+    assert (status, out, len(err.splitlines())) == (1, "", 1) and err.startswith("levit-np step: ") and error in err
+
+
+def test_help_has_examples():
+    status, out, _ = run("--help")
+    assert status == 0 and "levit-np step weights/samples/digit_3.png" in out
+    assert run()[0] == 2
