@@ -58,13 +58,14 @@ class Tmux:
         return self.run("capture-pane", "-p", *options)
 
     def wait(self, *texts):
-        """The screen as soon as it has them all."""
-        end = time.monotonic() + 120
+        """The screen as soon as it has them all, and is not being written."""
+        end, before = time.monotonic() + 120, None
         while time.monotonic() < end:
             screen = self.screen()
-            if all(text in screen for text in texts):
+            if screen == before and all(text in screen for text in texts):
                 return screen
-            time.sleep(0.05)
+            before = screen
+            time.sleep(0.1)
         raise AssertionError(f"expected {texts} in\n{screen}")
 
 
@@ -102,7 +103,7 @@ def test_the_walk_by_keys_in_80_by_24(terminal, record):
     assert "1 [" not in screen and "2 [▾]▪▪" in screen and "scores = (q @ k.swapaxes(-1, -2)) * scale" in screen
     step = steps["stages.1.downsample.attention.attention"]
     for name, array in (step.arrays()).items():
-        row = re.search(rf"^[> ] {name} +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)", screen, re.M).groups()
+        row = re.search(rf"^[> ] {name} +(\d\S*) +(\S+) +(\S+) +(\S+) +(\S+)", screen, re.M).groups()
         assert row[0] == "×".join(map(str, array.shape))
         assert [float(text) for text in row[1:]] == pytest.approx(
             [array.min(), array.mean(dtype=float), array.max(), array.std(dtype=float)], rel=6e-3)
