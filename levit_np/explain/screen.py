@@ -225,7 +225,7 @@ def _source_and_picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: 
     left = _source(stop, left_width, height)
     lines = []
     for i in range(max(len(left), len(right))):
-        line = left[i] if i < len(left) else Text()
+        line = Text().append_text(left[i] if i < len(left) else Text())  # its style ends where the picture begins
         if i < len(right):
             line.truncate(left_width)
             line.pad_right(left_width + 2 - line.cell_len)
