@@ -30,6 +30,7 @@ def add(verbs):
 
 def _run(arguments) -> int:
     from ..checkpoints.loading import labels_of
+    from ..classifier import class_number
     from ..explain.terminal import walk_through
     from ..explain.trace import trace
     from ..explain.walk import Walk
@@ -39,21 +40,11 @@ def _run(arguments) -> int:
         labels = labels_of(model)
         x = model.prepare(arguments.image)[None]
         answer = int(model(x)[0].argmax())
-        target = answer if arguments.target is None else class_of(arguments.target, labels)
-        teacher = None if arguments.teacher is None else class_of(arguments.teacher, labels)
+        target = answer if arguments.target is None else class_number(arguments.target, labels)
+        teacher = None if arguments.teacher is None else class_number(arguments.teacher, labels)
         about = shown(Path(arguments.image).name)
         walk = Walk(trace(model, x, target, about, teacher=teacher))
     if arguments.only and not walk.find(arguments.only):
         raise LevitError(f"--only: expected the name of a step, like stages.0.blocks.0.mlp, found {arguments.only!a}")
     walk_through(walk, labels, arguments.only)
     return 0
-
-
-def class_of(text: str, labels) -> int:
-    """A class by its label, or else by its number.  Raises LevitError."""
-    named = [i for i, label in enumerate(labels) if label.lower() == text.lower()]
-    if not named and text.isdecimal() and int(text) < len(labels):
-        return int(text)
-    if len(named) != 1:
-        raise LevitError(f"expected a class from 0 to {len(labels) - 1} or one's label, found {text!a:.100}")
-    return named[0]

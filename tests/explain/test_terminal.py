@@ -246,7 +246,7 @@ def test_only_some_stops_a_target_and_a_teacher():
 
 
 @pytest.mark.parametrize("arguments, error", [
-    (("--target", "10"), "expected a class from 0 to 9"), (("--teacher", "x"), "expected a class from 0 to 9"),
+    (("--target", "10"), "expected a name, or a number from 0 to 9"), (("--teacher", "x"), "expected a name, or a number from 0 to 9"),
     (("--only", "nowhere"), "--only: expected the name of a step"), (("--weights", "none.h5"), "none.h5")])
 def test_what_cannot_be_walked_through(arguments, error):
     status, out, err = run(IMAGE, *arguments)
