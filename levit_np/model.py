@@ -83,7 +83,7 @@ class LeViT(Layer):
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
             raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs more "
                              "than one value a channel; use a larger batch")
-        modes = self._modes(training)
+        modes, x = self._modes(training), self.ops.asarray(x)
         x, stem = self.stem.forward(x, modes[0])
         for layer in self._embeddings():
             x, _ = layer.forward(x, modes[0])
@@ -163,7 +163,7 @@ class LeViT(Layer):
         if getattr(x, "ndim", 0) != 4 or x.shape[1:] != expected:
             raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), "
                              f"got {tuple(getattr(x, 'shape', ()))}")
-        if x.dtype != self.dtype:
+        if x.dtype != self.dtype and x.dtype.name not in self.ops.HALVES:
             raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")
 
     @property
@@ -202,7 +202,7 @@ class LeViT(Layer):
     def features(self, x) -> dict:
         """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""
         self._check(x)
-        x, _ = self.stem.forward(x)
+        x, _ = self.stem.forward(self.ops.asarray(x))
         for layer in self._embeddings():
             x, _ = layer.forward(x)
         maps = {}
@@ -215,13 +215,13 @@ class LeViT(Layer):
     def attention_maps(self, x) -> dict:
         """{"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: each attention's probabilities, in evaluation."""
         _, saved = self.forward(x, training="frozen")
-        return {f"stages.{i}.{name}": probabilities for i, stage in enumerate(saved.stages)
+        return {f"stages.{i}.{name}": self.ops.attention_probabilities(probabilities) for i, stage in enumerate(saved.stages)
                 for name, probabilities in _stage_maps(stage)}
 
     def to(self, backend: str) -> "LeViT":
         """This model on another backend, of the same kind: its weights, labels, recipe and random state."""
         other = build(self.config, backend, type(self))
-        other.set_state(self.state())
+        other.set_state({name: self.ops.to_host(array) for name, array in self.state().items()})
         other.labels, other.recipe, other.random = self.labels, self.recipe, deepcopy(self.random)
         other.frozen = self.frozen
         return other

@@ -13,6 +13,7 @@ from ..images.labels import imagenet_labels
 from ..images.recipes import Recipe, recipe
 from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
+from ..ops import reference
 from ..storage import confined, hdf5
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
@@ -34,7 +35,7 @@ def save(model: LeViT, path) -> None:
     except ImageError:  # there is none for other than grey and colour
         preprocessing = None
     documents = {"config": model.config.to_dict(), "labels": labels, "recipe": preprocessing}
-    state = {name: np.asarray(array, np.float32) for name, array in model.state().items()}
+    state = {name: model.ops.to_host(array).astype(np.float32, copy=False) for name, array in model.state().items()}
     hdf5.write(path, state, documents)
 
 
@@ -98,7 +99,7 @@ def export(model: LeViT, path, format: str) -> None:
     the format has no names for this network, or the weights are not finite."""
     if format not in EXPORTS:
         raise CheckpointError(f"format: expected one of {', '.join(EXPORTS)}, found {format!r}")
-    state = model.state()
+    state = {name: model.ops.to_host(array) for name, array in model.state().items()}
     if format == "timm_conv":
         format = "timm"
         state = {name: array[:, :, None, None] if name.endswith(".weight") and array.ndim == 2
@@ -112,7 +113,7 @@ def export(model: LeViT, path, format: str) -> None:
     table = name_table(model.config, format)
     for name, layer in _biases(model).items():  # the authors' files store the index too
         there = table[name].removesuffix("attention_biases")
-        named[f"{there}attention_bias_idxs"] = model.ops.bias_index(*layer.grid, layer.stride)
+        named[f"{there}attention_bias_idxs"] = reference.bias_index(*layer.grid, layer.stride)
     torch_file.write(path, named)
 
 

@@ -1,18 +1,34 @@
 """The vocabulary of operations: one module a backend, the same names in each."""
 
+import sys
+from functools import cache
 from importlib import import_module
 
 from ..errors import BackendError
 
-# What each backend can compute in.  bfloat16 is a precision of evaluation: its parameters are kept in float32.
-PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64", "bfloat16")}
+# What each backend can compute in.  Parameters are kept in float32 for the precisions of 16 bits.
+PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64", "bfloat16"),
+              "cuda": ("float32", "float16", "bfloat16")}
 
 
 def backend(name: str):
-    """The module of operations called `name`; "auto" is the fastest there is.  Raises BackendError for another."""
+    """The module of operations called `name`; "auto" is the fastest there is: the GPU's, or where there is none the
+    processor's, which is said once.  Raises BackendError for another.  That a GPU is there is seen at the first array."""
     if name not in (*PRECISIONS, "auto"):
         raise BackendError(f"backend: expected one of {', '.join(PRECISIONS)} or auto, found {name!r}")
-    return import_module(f".{'cpu' if name == 'auto' else name}", __name__)
+    return import_module(f".{_fastest() if name == 'auto' else name}", __name__)
+
+
+@cache
+def _fastest() -> str:
+    from .cuda import device
+
+    try:
+        device.current()
+    except BackendError as error:
+        print(f"levit_np: auto takes the backend cpu ({error})", file=sys.stderr, flush=True)
+        return "cpu"
+    return "cuda"
 
 
 def stored_type(name: str, precision: str) -> str:
@@ -22,7 +38,9 @@ def stored_type(name: str, precision: str) -> str:
     if precision not in allowed:
         raise BackendError(f"dtype: expected one of {', '.join(allowed)} on the {module.NAME} backend, "
                            f"found {precision!r}")
-    if precision == "bfloat16":
+    if module.NAME == "cuda":
+        module.device.current()  # before anything is read or fetched
+    elif precision == "bfloat16":
         from .cpu.instruction_set import chosen
 
         if not chosen().half:

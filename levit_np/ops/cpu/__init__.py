@@ -6,7 +6,7 @@ they run.  float64, and whatever else the kernels do not take, goes to the textb
 """
 
 from ..reference import *  # noqa: F401,F403
-from ..reference import asarray, zeros, zeros_like  # noqa: F401
+from ..reference import HALVES, asarray, to_host, zeros, zeros_like  # noqa: F401
 from .activation import hardswish, hardswish_backward, silu, silu_backward  # noqa: F401
 from .attention import attention, attention_backward, split_heads_backward  # noqa: F401
 from .convolution import convolution, convolution_backward  # noqa: F401

@@ -1,6 +1,7 @@
 """The textbook: every operation of the network in plain NumPy, each forward with its backward beside it."""
 
 from numpy import asarray, zeros, zeros_like  # noqa: F401
+from numpy import asarray as to_host  # noqa: F401
 
 from .activation import *  # noqa: F401,F403
 from .attention import *  # noqa: F401,F403
@@ -13,3 +14,4 @@ from .optimizer import *  # noqa: F401,F403
 from .pooling import *  # noqa: F401,F403
 
 NAME = "reference"
+HALVES = ()  # what activations may be while the parameters are float32

@@ -31,6 +31,12 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     return dq, dk, dv, dscores.sum(0)
 
 
+def attention_probabilities(probabilities):
+    """softmax(scale · q kᵀ + bias), (B, heads, Nq, Nk), of what attention returned beside y: a backend that does not
+    keep it computes it again."""
+    return probabilities
+
+
 def bias_index(height, width, stride=1):
     """index[q, k] = |Δy|·width + |Δx|: which entry of a head's table (height·width,) a pair of pixels uses.
 

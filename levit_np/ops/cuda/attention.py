@@ -1,0 +1,145 @@
+"""Attention and what feeds it.  Scores and probabilities are never in memory: the backward computes them again, from what
+stands in `Kept` in the probabilities' place."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import reference
+from ..reference import merge_heads, merge_heads_backward, split_heads, split_heads_backward  # noqa: F401
+from .device import Kernel, View, arrays, contiguous, current, element_of, launch
+from .geometry import SIZES, bias_for, cover, head_size, heads_for
+from .reduction import sum_parts
+
+LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
+THREADS = 256
+
+
+class Kept(NamedTuple):
+    """What the backward needs in place of the probabilities."""
+
+    bias: object  # (heads, Nq, Nk) float32 or None
+    arranged: tuple  # the bias in the order of the lanes, with what _arranged says of it
+    logarithms: object  # (B, heads, Nq): log2 of the sum of a row's 2^score
+    y: object  # (B, Nq, heads, V as the kernels have it)
+    q: object
+    k: object
+    scale: float
+
+
+def attention(q, k, v, bias, scale):
+    """y = softmax(scale · q kᵀ + bias) v.
+
+    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None
+    -> y (B, heads, Nq, V), Kept: see attention_probabilities.
+    """
+    element, (batch, heads, queries, _), keys = element_of(q, k, v), q.shape, k.shape[2]
+    sizes = head_size(q.shape[-1]), head_size(v.shape[-1])
+    bias = None if bias is None else contiguous(bias, np.float32)
+    arranged = _arranged(bias, queries, keys, False, element, q.dtype)
+    y = arrays().empty((batch, queries, heads, sizes[1]), q.dtype)
+    logarithms = arrays().empty((batch, heads, queries), "float32")
+    if y.size:
+        tokens = [_Tokens(x, size) for x, size in zip((q, k, v), (sizes[0], *sizes))]
+        shape = heads_for(queries, keys, batch * heads, sum(sizes) * SIZES[element])
+        launch(_kernel("attention", "attention", element, sizes), shape.grid, shape.block,
+               (*(t.view for t in tokens), arranged[0], y, logarithms, batch, heads, queries, keys,
+                *(s for t in tokens for s in t.strides), *arranged[1:], scale * LOG2_E, 0), shape.shared)
+    return y[..., : v.shape[-1]].transpose(0, 2, 1, 3), Kept(bias, arranged, logarithms, y, q, k, scale)
+
+
+def attention_backward(dy, q, k, v, scale, probabilities):
+    """-> dq, dk, dv, dbias (heads, Nq, Nk): the bias was added to every image, so its gradient sums over them."""
+    kept, element, (batch, heads, queries, key), (keys, value) = probabilities, element_of(q, k, v), q.shape, v.shape[2:]
+    sizes = head_size(key), head_size(value)
+    xp = arrays()
+    dots = xp.empty((batch, heads, queries), "float32")
+    gradients = [xp.empty((batch, n, heads, size), q.dtype) for n, size in zip((queries, keys, keys), (sizes[0], *sizes))]
+    views = [g.transpose(0, 2, 1, 3) for g in gradients]
+    if not dots.size:
+        return *(g[..., :n] for g, n in zip(views, (key, key, value))), xp.zeros((heads, queries, keys), "float32")
+    dy = dy.astype(q.dtype)
+    tokens = [_Tokens(x, size) for x, size in zip((q, k, v, dy), (sizes[0], *sizes, sizes[1]))]
+    strides, out = [s for t in tokens for s in t.strides], [_Tokens(g, g.shape[-1]) for g in views]
+    launch(_kernel("attention_backward", "attention_dots", element, sizes), (cover(dots.size, THREADS),), (THREADS,),
+           (tokens[3].view, kept.y, dots, batch, heads, queries, *tokens[3].strides))
+    inputs, shape = (*(t.view for t in tokens), kept.arranged[0], kept.logarithms, dots), (batch, heads, queries, keys)
+    size, factors, pairs = sum(sizes) * SIZES[element], (scale, scale * LOG2_E), batch * heads
+
+    by_query = heads_for(queries, keys, pairs, size)
+    launch(_kernel("attention_backward", "attention_queries", element, sizes), by_query.grid, by_query.block,
+           (*inputs, out[0].view, *shape, *strides, *out[0].strides, *kept.arranged[1:], *factors), by_query.shared)
+    turned = _arranged(kept.bias, queries, keys, True, element, q.dtype)
+    by_key = heads_for(keys, queries, pairs, size)
+    launch(_kernel("attention_backward", "attention_keys", element, sizes), by_key.grid, by_key.block,
+           (*inputs[:4], turned[0], *inputs[5:], out[1].view, out[2].view, *shape, *strides, *out[1].strides,
+            *out[2].strides, *turned[1:], *factors), by_key.shared)
+    by_image, count = bias_for(queries, keys, heads, batch, size)
+    parts = xp.empty((by_image.grid[2], heads, queries, keys), "float32")
+    launch(_kernel("attention_backward", "attention_bias", element, sizes), by_image.grid, by_image.block,
+           (*inputs, parts, *shape, *strides, *kept.arranged[1:], factors[1], count), by_image.shared)
+    return *(g[..., :n] for g, n in zip(views, (key, key, value))), sum_parts(parts)
+
+
+def attention_probabilities(probabilities):
+    """What stands beside y as an array: the probabilities (B, heads, Nq, Nk), float32, computed anew."""
+    kept, q, k = probabilities, probabilities.q, probabilities.k
+    sizes = head_size(q.shape[-1]), 16
+    element, (batch, heads, queries, _), keys = element_of(q, k), q.shape, k.shape[2]
+    tokens = [_Tokens(x, sizes[0]) for x in (q, k)]
+    p = arrays().empty((batch, heads, queries, keys), "float32")
+    if p.size:
+        launch(_kernel("attention_backward", "attention_probabilities", element, sizes), (cover(p.size, THREADS),),
+               (THREADS,), (*(t.view for t in tokens), kept.bias, kept.logarithms, p, batch, heads, queries, keys,
+                            *(s for t in tokens for s in t.strides), kept.scale * LOG2_E, LOG2_E))
+    return p
+
+
+def bias_index(height, width, stride=1):
+    """Which entry of a head's table (height·width,) a pair of pixels uses: |Δy|·width + |Δx|.  -> (Nq, Nk) int32.
+
+    Queries stand on every stride-th pixel, keys on all."""
+    return arrays().asarray(reference.bias_index(height, width, stride).astype(np.int32))
+
+
+def gather_bias(table, index):
+    """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> (heads, Nq, Nk)."""
+    return table[:, index]
+
+
+def gather_bias_backward(dbias, index, offsets):
+    """Every pair that shared an offset adds to it.  -> dtable (heads, offsets)."""
+    dtable = arrays().empty((len(dbias), offsets), "float32")
+    launch(Kernel("bias", "gather_bias_backward"), (offsets, len(dbias)), (THREADS,),
+           (contiguous(dbias, np.float32), contiguous(index), dtable, index.size, offsets), THREADS * 4)
+    return dtable
+
+
+def _arranged(bias, queries, keys, turned, element, dtype):
+    """(the bias to base 2 in the order of the lanes, its heads, tiles down and across): rows are queries, or, turned,
+    keys."""
+    rows, columns, strides = (keys, queries, (1, keys)) if turned else (queries, keys, (keys, 1))
+    heads, tiles = 1 if bias is None else len(bias), (cover(rows, 16), 2 * cover(columns, 16))
+    out = arrays().empty((heads, *tiles, 128), dtype)
+    if out.size:
+        launch(Kernel("bias", "arrange_bias", element), (cover(out.size, THREADS),), (THREADS,),
+               (bias, out, heads, rows, columns, *strides, *tiles, LOG2_E))
+    return out, heads, *tiles
+
+
+def _kernel(source, name, element, sizes):
+    return Kernel(source, name, element, (("KEY_SIZE", sizes[0]), ("VALUE_SIZE", sizes[1])))
+
+
+class _Tokens:
+    """x (B, heads, N, size) as the kernels read it: where it lies, if each token there is `size` numbers in whole chunks,
+    else a padded copy; and its strides (image, token, head) in numbers."""
+
+    def __init__(self, x, size):
+        step = x.dtype.itemsize
+        if x.shape[-1] != size or x.strides[-1] != step or any(s % 16 for s in (current().address(x), *x.strides[:-1])):
+            y = arrays().zeros((*x.shape[:-1], size), x.dtype)
+            y[..., : x.shape[-1]] = x
+            x = y
+        self.view = View(x)
+        self.strides = tuple(np.int64(x.strides[axis] // step) for axis in (0, 2, 1))

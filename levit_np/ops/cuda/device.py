@@ -1,0 +1,188 @@
+"""The GPU: where arrays live, and how a kernel is compiled and launched.  CuPy is loaded when it is first needed.
+
+What the operations use is two things, `arrays()`, a module like NumPy, and `launch`: the tests put NumPy and the same
+kernels compiled for the processor in their place (`use`).
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import BackendError
+from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES
+
+FOLDER = Path(__file__).resolve().parent
+OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
+ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+_used = None
+
+
+class Kernel(NamedTuple):
+    """A function of a .cu file, and what the file is compiled for."""
+
+    source: str
+    name: str
+    element: str = "float"
+    defines: tuple = ()
+
+    @property
+    def options(self) -> tuple:
+        return (f"-DELEMENT={self.element}", *(f"-D{key}={value}" for key, value in self.defines))
+
+
+class View(NamedTuple):
+    """An array whose strides the kernel is told: an argument that need not be contiguous."""
+
+    array: object
+
+
+class Launch(NamedTuple):
+    """A kernel with everything it needs to run.  Arguments are contiguous arrays, Views, None, or NumPy scalars."""
+
+    kernel: Kernel
+    grid: tuple
+    block: tuple
+    shared: int
+    arguments: tuple
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a .cu file with its headers in it: CuPy keeps compiled kernels by this text."""
+    return _flattened(f"{name}.cu", set())
+
+
+def _flattened(name, seen):
+    if name in seen:
+        return ""
+    seen.add(name)
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    text = text.replace("#pragma once\n", "")
+    return re.sub(r'^#include "(\w+\.cuh)"$', lambda found: _flattened(found[1], seen), text, flags=re.M)
+
+
+class CupyDevice:
+    """The first GPU that CUDA shows.  Raises BackendError, in one line, where there is none to compute with."""
+
+    def __init__(self):
+        try:
+            import cupy
+        except ImportError:
+            raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), "
+                               "which is not installed") from None
+        self.arrays = cupy
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+            capability = int(cupy.cuda.Device().compute_capability) if count else 0
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise BackendError(f"backend cuda: expected an NVIDIA GPU and its driver, found {error}") from None
+        if not count:
+            raise BackendError("backend cuda: expected an NVIDIA GPU, found none")
+        if capability < OLDEST:
+            raise BackendError(f"backend cuda: expected compute capability {OLDEST / 10} or later, found {capability / 10}")
+        self._functions = {}
+
+    def function(self, kernel: Kernel):
+        """Compiled, or from CuPy's cache."""
+        if kernel not in self._functions:
+            module = self.arrays.RawModule(code=source(kernel.source), options=("-std=c++17", *kernel.options))
+            self._functions[kernel] = module.get_function(kernel.name)
+        return self._functions[kernel]
+
+    def address(self, x) -> int:
+        return x.data.ptr
+
+    def launch(self, call: Launch) -> None:
+        function = self.function(call.kernel)
+        if call.shared > SHARED_WITHOUT_ASKING:
+            function.max_dynamic_shared_size_bytes = call.shared
+        arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
+        function(call.grid, call.block, arguments, shared_mem=call.shared)
+
+
+def use(device) -> None:
+    """What stands for the GPU from now on; None for CuPy's."""
+    global _used
+    _used = device
+
+
+def current():
+    """What computes.  Raises BackendError."""
+    global _used
+    if _used is None:
+        _used = CupyDevice()
+    return _used
+
+
+def arrays():
+    """CuPy, or what stands for it."""
+    return current().arrays
+
+
+def launch(kernel: Kernel, grid, block, arguments, shared: int = 0) -> None:
+    """Runs a kernel: grid of blocks, block of threads, each up to three numbers."""
+    three = [(*(int(n) for n in size), 1, 1)[:3] for size in (grid, block)]
+    current().launch(Launch(kernel, *three, shared, tuple(_argument(a) for a in arguments)))
+
+
+def _argument(value):
+    """An array or None as it is; of numbers, Python's int and float become the kernels'."""
+    if isinstance(value, (bool, int)):
+        return np.int32(value)
+    if isinstance(value, float):
+        return np.float32(value)
+    assert not hasattr(value, "flags") or isinstance(value, np.generic) or value.flags.c_contiguous
+    return value
+
+
+def element_of(*values) -> str:
+    """The kernels' name for the type that all have.  Raises BackendError for a type they do not compute in."""
+    kinds = {value.dtype.name for value in values}
+    if len(kinds) > 1 or not kinds <= set(ELEMENTS):
+        raise BackendError(f"backend cuda: expected arrays of one type of {', '.join(ELEMENTS)}, "
+                           f"found {', '.join(sorted(kinds))}")
+    return ELEMENTS[kinds.pop()]
+
+
+def chunk_of(element: str) -> int:
+    """Numbers in 16 bytes."""
+    return CHUNK_BYTES // SIZES[element]
+
+
+def contiguous(x, dtype=None):
+    """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
+    x = arrays().ascontiguousarray(x, dtype=dtype)
+    return x if current().address(x) % CHUNK_BYTES == 0 else x.copy()
+
+
+def padded(x, part: int, dtype=None):
+    """contiguous(x), with zeros behind the last axis where it is not whole parts."""
+    missing = -x.shape[-1] % part
+    if not missing:
+        return contiguous(x, dtype)
+    y = arrays().zeros((*x.shape[:-1], x.shape[-1] + missing), dtype or x.dtype)
+    y[..., : x.shape[-1]] = x
+    return y
+
+
+def asarray(x):
+    """On the GPU."""
+    return arrays().asarray(x)
+
+
+def to_host(x) -> np.ndarray:
+    """The inverse: NumPy's."""
+    return arrays().asnumpy(x)
+
+
+def zeros(shape, dtype=float):
+    """As NumPy's."""
+    return arrays().zeros(shape, dtype)
+
+
+def zeros_like(x):
+    """As NumPy's."""
+    return arrays().zeros(x.shape, x.dtype)

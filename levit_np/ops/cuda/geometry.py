@@ -1,0 +1,140 @@
+"""How a kernel's work is cut into blocks of threads: plain numbers, decided without a GPU.
+
+The weights below are judgements about an H100, not measurements: bench/gpu.py shows whether they hold.
+"""
+
+from typing import NamedTuple
+
+WARP, CHUNK_BYTES, K_BYTES = 32, 16, 128  # as in machine.cuh and product.cuh
+PROCESSORS = 132  # of an H100; blocks that run at the same time are at least so many
+SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked for
+
+SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
+
+
+class Tile(NamedTuple):
+    """What a block of product.cuh computes: rows × columns, by `down` × `across` warps."""
+
+    rows: int
+    columns: int
+    down: int
+    across: int
+    stages: int
+    cost: float  # of a result, relative to WIDE: a smaller tile reads each operand more often
+
+    @property
+    def threads(self) -> int:
+        return self.down * self.across * WARP
+
+    @property
+    def shared(self) -> int:
+        """Bytes for the stages; what a result passes through on its way to memory is less."""
+        return self.stages * (self.rows + self.columns) * K_BYTES
+
+    @property
+    def defines(self) -> tuple:
+        return (("TILE_ROWS", self.rows), ("TILE_COLUMNS", self.columns), ("WARPS_DOWN", self.down),
+                ("WARPS_ACROSS", self.across), ("STAGES", self.stages))
+
+
+WIDE = Tile(128, 128, 2, 4, 3, 1.0)
+TALL = Tile(128, 64, 4, 2, 3, 1.15)
+THIN = Tile(128, 32, 4, 2, 3, 1.4)  # the stem's first convolutions have 16 and 32 channels
+SQUARE = Tile(64, 64, 2, 2, 3, 1.4)
+SMALL = Tile(32, 32, 2, 2, 4, 2.5)  # one image: its few rows are cut finely, so that every processor has some
+TILES = (WIDE, TALL, THIN, SQUARE, SMALL)
+
+
+def tile_for(rows: int, columns: int, parts: int = 1) -> Tile:
+    """The tile with which the last block is done first, were each result as dear as its tile's cost says."""
+    def time(tile):
+        blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
+        return cover(blocks, PROCESSORS) * tile.rows * tile.columns * tile.cost
+
+    return min(TILES, key=time)
+
+
+def parts_for(rows: int, columns: int, terms: int, element: str) -> tuple[Tile, int, int]:
+    """(tile, parts, terms a part) where few results are sums of many terms: so many blocks share a result that all
+    processors have work, but no part is shorter than eight steps."""
+    step = K_BYTES // SIZES[element]
+    tile = SQUARE if rows > SMALL.rows or columns > SMALL.columns else SMALL
+    blocks = cover(rows, tile.rows) * cover(columns, tile.columns)
+    parts = max(1, min(cover(2 * PROCESSORS, blocks), terms // (8 * step)))
+    length = cover(cover(terms, parts), step) * step
+    return tile, cover(terms, length), length
+
+
+def cover(size: int, part: int) -> int:
+    """How many parts cover the size."""
+    return -(-size // part)
+
+
+def whole(size: int, part: int) -> int:
+    """The size rounded up to whole parts."""
+    return cover(size, part) * part
+
+
+class Heads(NamedTuple):
+    """How attention's kernels share heads out: 16 rows of scores a warp, one head's rows in as few blocks as take them
+    with eight warps at most; where a head has few rows, several heads a block."""
+
+    grid: tuple
+    block: tuple
+    shared: int
+
+
+SCORE_ROWS, SCORE_COLUMNS, MOST_WARPS = 16, 64, 8  # as in attention.cuh
+
+
+def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
+    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by."""
+    tiles = cover(rows, SCORE_ROWS)
+    blocks = cover(tiles, MOST_WARPS)
+    warps = cover(tiles, blocks)
+    heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS))
+    lines = min(SCORE_COLUMNS, whole(columns, SCORE_ROWS))
+    buffers = 2 if columns > SCORE_COLUMNS else 1
+    return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * buffers * lines * token_bytes)
+
+
+def bias_for(rows: int, columns: int, heads: int, images: int, token_bytes: int) -> tuple[Heads, int]:
+    """(grid, block and shared memory; images a block) for the bias's gradient: a sum over images, shared out so that all
+    processors have work."""
+    tiles = cover(rows, SCORE_ROWS)
+    blocks = cover(tiles, MOST_WARPS)
+    across = heads * cover(columns, SCORE_COLUMNS)
+    parts = min(images, cover(2 * PROCESSORS, across * blocks))
+    count = cover(images, parts)
+    lines = min(SCORE_COLUMNS, whole(columns, SCORE_ROWS))
+    return Heads((across, blocks, cover(images, count)), (cover(tiles, blocks) * WARP,), lines * token_bytes), count
+
+
+def head_size(size: int) -> int:
+    """A query's, key's or value's numbers as the kernels have them: a power of two from 16."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+class Columns(NamedTuple):
+    """How kernels that keep to a channel go over (rows, channels): a thread has `vector` channels and every eighth row
+    of its block's `length`."""
+
+    grid: tuple
+    vector: int
+    length: int
+
+    @property
+    def parts(self) -> int:
+        return self.grid[1]
+
+
+COLUMN_LANES, COLUMN_ROWS = 32, 8
+
+
+def columns_for(rows: int, channels: int, chunk: int, least: int = 32) -> Columns:
+    """least: rows that a block has at least, where there are so many."""
+    vector = chunk if channels % chunk == 0 else 1
+    across = cover(channels, COLUMN_LANES * vector)
+    parts = max(1, min(cover(4 * PROCESSORS, across), rows // least))
+    length = whole(cover(rows, parts), COLUMN_ROWS)
+    return Columns((across, cover(rows, length)), vector, length)

@@ -1,0 +1,54 @@
+// Linear maps: y = x wᵀ + b, and its backward dx = dy w, dw = dyᵀ x.  Rows of x and of w are whole chunks.
+#include "product.cuh"
+
+// y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
+// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.
+KERNEL __launch_bounds__(THREADS)
+linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
+       int channels, int x_stride, int y_stride, int activation) {
+  SHARED_MEMORY;
+  Sums sums;
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
+  product(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
+          channels, shared_memory);
+  store(sums, shared_memory, row, column, rows, outputs, Rows{y, y_stride}, bias, residual, activation);
+}
+LAUNCHABLE(linear)
+
+// The same, unrounded, for logits: y (rows, outputs) floats, any number of outputs.
+KERNEL __launch_bounds__(THREADS)
+linear_floats(const element* x, const element* w, const float* bias, float* y, int rows, int outputs, int channels) {
+  SHARED_MEMORY;
+  Sums sums;
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
+  product(sums, Matrix<true>{x, rows, channels, channels}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
+          channels, shared_memory);
+  store_floats(sums, row, column, rows, outputs, y, outputs, bias);
+}
+LAUNCHABLE(linear_floats)
+
+// dx (rows, channels) = dy w.  dy (rows, outputs), w (outputs, channels).
+KERNEL __launch_bounds__(THREADS)
+linear_data(const element* dy, const element* w, element* dx, int rows, int outputs, int channels) {
+  SHARED_MEMORY;
+  Sums sums;
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
+  product(sums, Matrix<true>{dy, rows, outputs, outputs}, Matrix<false>{w, outputs, channels, channels}, row, column, 0,
+          outputs, shared_memory);
+  store(sums, shared_memory, row, column, rows, channels, Rows{dx, channels}, nullptr, nullptr, IDENTITY);
+}
+LAUNCHABLE(linear_data)
+
+// Part blockIdx.z of dw (outputs, channels) = dyᵀ x: the terms (rows of dy and x) z · length to (z + 1) · length.  There
+// are many terms and few results, so many blocks share a result; `sum_parts` adds what they found, always in one order.
+KERNEL __launch_bounds__(THREADS)
+linear_weight(const element* dy, const element* x, float* parts, int rows, int outputs, int channels, int length) {
+  SHARED_MEMORY;
+  Sums sums;
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
+  int begin = blockIdx.z * length, end = begin + length < rows ? begin + length : rows;
+  product(sums, Matrix<false>{dy, end, outputs, outputs}, Matrix<false>{x, end, channels, channels}, row, column, begin,
+          end, shared_memory);
+  store_floats(sums, row, column, outputs, channels, parts + (long long)blockIdx.z * outputs * channels, channels, nullptr);
+}
+LAUNCHABLE(linear_weight)

@@ -1,0 +1,66 @@
+"""The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
+gradients are float32 again."""
+
+from .device import Kernel, arrays, chunk_of, element_of, launch, padded
+from .geometry import cover, parts_for, tile_for, whole
+from .reduction import sum_columns, sum_parts
+
+
+def linear(x, w, b=None):
+    """y = x wᵀ + b.  x (..., C), w (O, C), b (O,) -> y (..., O)."""
+    element, outputs = element_of(x), len(w)
+    part = chunk_of(element)
+    rows = padded(x, part)
+    y = arrays().empty((rows.size // rows.shape[-1], whole(outputs, part)), x.dtype)
+    if y.size:
+        product(rows, padded(w, part, x.dtype), None if b is None else b.astype("float32"), y, outputs, element)
+    return y[:, :outputs].reshape(*x.shape[:-1], outputs)
+
+
+def product(x, w, bias, y, outputs, element):
+    """y (rows, whole chunks) = x wᵀ + bias, of arrays as the kernels take them."""
+    rows, channels = len(y), w.shape[-1]
+    tile = tile_for(rows, outputs)
+    launch(Kernel("linear", "linear", element, tile.defines), (cover(rows, tile.rows), cover(outputs, tile.columns)),
+           (tile.threads,), (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0), tile.shared)
+
+
+def linear_backward(dy, x, w):
+    """dx = dy w, dw = dyᵀ x.  dy (..., O), x (..., C), w (O, C) -> dx (..., C), dw (O, C)."""
+    element, (outputs, channels) = element_of(x), w.shape
+    part = chunk_of(element)
+    dy = padded(dy, part, x.dtype)
+    return _data(dy, x, w, element, part), _weight(dy, padded(x, part), element)[:outputs, :channels]
+
+
+def _data(dy, x, w, element, part):
+    """dx; the terms are dy's columns, so that w gets as many rows."""
+    xp = arrays()
+    weight = xp.zeros((dy.shape[-1], whole(w.shape[1], part)), x.dtype)
+    weight[: len(w), : w.shape[1]] = w
+    outputs, channels = weight.shape
+    rows = dy.size // outputs
+    dx = xp.empty((rows, channels), x.dtype)
+    tile = tile_for(rows, channels)
+    if dx.size:
+        launch(Kernel("linear", "linear_data", element, tile.defines), (cover(rows, tile.rows), cover(channels, tile.columns)),
+               (tile.threads,), (dy, weight, dx, rows, outputs, channels), tile.shared)
+    return dx[:, : w.shape[1]].reshape(x.shape)
+
+
+def _weight(dy, x, element):
+    outputs, channels = dy.shape[-1], x.shape[-1]
+    rows = dy.size // outputs
+    if not rows:
+        return arrays().zeros((outputs, channels), "float32")
+    tile, parts, length = parts_for(outputs, channels, rows, element)
+    sums = arrays().empty((parts, outputs, channels), "float32")
+    launch(Kernel("linear", "linear_weight", element, tile.defines),
+           (cover(outputs, tile.rows), cover(channels, tile.columns), parts), (tile.threads,),
+           (dy, x, sums, rows, outputs, channels, length), tile.shared)
+    return sum_parts(sums)
+
+
+def bias_backward(dy):
+    """db = Σ dy over all axes but the last: the same b was added at every position."""
+    return sum_columns(dy)

@@ -1,0 +1,110 @@
+// What is not C++: the instructions of the GPU that the kernels use, one function each.
+//
+// tests/ops/cuda/emulation.h holds plain C++ twins under the same names, with which a compiler for the processor builds
+// the same kernels.  Everything above this file is the same for both.
+#pragma once
+#ifdef EMULATED
+#include "emulation.h"
+#else
+
+#define KERNEL extern "C" __global__ void
+#define INLINE __device__ __forceinline__
+#define SHARED_MEMORY extern __shared__ __align__(128) unsigned char shared_memory[]
+#define LAUNCHABLE(name)
+
+// Numbers of 16 bits.  They are only stored; arithmetic is in float.
+struct float16 { unsigned short bits; };
+struct bfloat16 { unsigned short bits; };
+
+INLINE float to_float(float x) { return x; }
+INLINE float to_float(bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }  // the upper half of a float
+INLINE float to_float(float16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+INLINE void from_float(float x, float& y) { y = x; }
+INLINE void from_float(float x, float16& y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+INLINE void from_float(float x, bfloat16& y) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+
+// Two neighbours in one register, the first in the lower half.
+template <class T> INLINE unsigned pair_of(float first, float second);
+template <> INLINE unsigned pair_of<float16>(float first, float second) {
+  unsigned y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+  return y;
+}
+template <> INLINE unsigned pair_of<bfloat16>(float first, float second) {
+  unsigned y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+  return y;
+}
+
+INLINE float exp2_fast(float x) {  // 2^x to 2 units in the last place; -infinity gives 0
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+INLINE unsigned bits_of(float x) { return __float_as_uint(x); }
+INLINE float float_of(unsigned x) { return __uint_as_float(x); }
+
+// One warp's product of small matrices, added to d: the tensor cores.  Which lane holds what: "Matrix fragments" in
+// NVIDIA's PTX manual, and matrix.cuh.
+INLINE void tensor_product(float16, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+INLINE void tensor_product(bfloat16, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// m16n8k8 on floats of which only the upper 19 bits count (TF32).
+INLINE void tensor_product_tf32(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8×8 matrices of 16-bit numbers from shared memory: lane i points at row i % 8 of matrix i / 8, 16 bytes each.
+// Lane i gets the numbers 2 (i % 4) and 2 (i % 4) + 1 of row i / 4 of each matrix, in one register a matrix.
+INLINE void load_matrices(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+// The same, each matrix transposed on the way.
+INLINE void load_matrices_transposed(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+
+// 16 bytes from global to shared memory, passing no register and waiting for nothing; zeros where `there` is false.
+INLINE void copy_chunk(void* shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+      :: "r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global), "r"(there ? 16 : 0) : "memory");
+}
+INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }  // those since the last call are a group
+template <int LEFT> INLINE void wait_for_copies() {  // of this thread, all groups but the last LEFT
+  asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+}
+#endif
+
+constexpr unsigned EVERY_LANE = 0xffffffff;
+constexpr int WARP = 32, CHUNK_BYTES = 16;
+
+// The type of the numbers in memory, chosen when the source is compiled.
+#ifndef ELEMENT
+#define ELEMENT float
+#endif
+using element = ELEMENT;
+constexpr int CHUNK = CHUNK_BYTES / sizeof(element);  // numbers in 16 bytes, which is what memory is read and written by
+
+struct alignas(16) Chunk { element value[CHUNK]; };
+
+INLINE float infinity() { return float_of(0x7f800000); }
+
+enum Activation { IDENTITY, HARDSWISH, SILU };
+
+INLINE float activated(float x, int activation) {
+  if (activation == HARDSWISH) return x * fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) * (1.0f / 6.0f);
+  if (activation == SILU) return x / (1.0f + exp2_fast(-1.44269504f * x));
+  return x;
+}

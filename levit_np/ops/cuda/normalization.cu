@@ -1,0 +1,223 @@
+// Batch normalization and its backward, a thread keeping to its channels; layer normalization, a warp a token.
+//
+// x is (rows, channels).  A block of 32 × 8 threads has 32 · VECTOR channels and `length` rows, every eighth a thread's.
+#include "machine.cuh"
+
+#ifndef VECTOR
+#define VECTOR 1  // channels of a thread: 16 bytes of them, or one
+#endif
+constexpr int LANES = 32, ROWS = 8;
+struct alignas(VECTOR * sizeof(element)) Vector { element value[VECTOR]; };
+
+// What a thread has of a block's rows.
+struct Share {
+  int channel, first, end;
+  bool there;
+  INLINE Share(int rows, int channels, int length) {
+    channel = (blockIdx.x * LANES + threadIdx.x) * VECTOR;
+    there = channel < channels;
+    int begin = blockIdx.y * length;
+    first = begin + threadIdx.y;
+    end = begin + length < rows ? begin + length : rows;
+    if (!there) end = 0;
+  }
+};
+
+// Adds up what the eight threads of a channel have found; the first gets it.
+INLINE void add_over_rows(float (&sums)[VECTOR], float* shared) {
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) shared[(threadIdx.y * LANES + threadIdx.x) * VECTOR + e] = sums[e];
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    sums[e] = 0;
+    for (int row = 0; row < ROWS; row++) sums[e] += shared[(row * LANES + threadIdx.x) * VECTOR + e];
+  }
+  __syncthreads();
+}
+
+// parts[block][0 and 1][channel]: the mean of the block's rows, and the sum of their squared distances to it.
+// In two passes over few rows, which the second finds in the cache: one pass would cancel.
+KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, int length) {
+  SHARED_MEMORY;
+  Share share(rows, channels, length);
+  float sums[VECTOR] = {}, mean[VECTOR];
+  for (int row = share.first; row < share.end; row += ROWS) {
+    Vector v = *(const Vector*)(x + (long long)row * channels + share.channel);
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) sums[e] += to_float(v.value[e]);
+  }
+  add_over_rows(sums, (float*)shared_memory);
+  int begin = blockIdx.y * length, count = (begin + length < rows ? begin + length : rows) - begin;
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    mean[e] = sums[e] / count;
+    sums[e] = 0;
+  }
+  for (int row = share.first; row < share.end; row += ROWS) {
+    Vector v = *(const Vector*)(x + (long long)row * channels + share.channel);
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) {
+      float d = to_float(v.value[e]) - mean[e];
+      sums[e] += d * d;
+    }
+  }
+  add_over_rows(sums, (float*)shared_memory);
+  if (!share.there || threadIdx.y) return;
+  float* out = parts + 2ll * blockIdx.y * channels + share.channel;
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    out[e] = mean[e];
+    out[channels + e] = sums[e];
+  }
+}
+LAUNCHABLE(batch_statistics)
+
+// Mean and variance of all rows from those of the blocks: squared distances to the mean of all are those to a block's
+// own, and those of the blocks' means.
+KERNEL join_statistics(const float* parts, float* mean, float* variance, int count, int rows, int channels, int length) {
+  int c = blockIdx.x * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  double sum = 0, squares = 0;
+  for (int p = 0; p < count; p++) sum += (double)parts[2ll * p * channels + c] * (p + 1 < count ? length : rows - p * length);
+  double all = sum / rows;
+  for (int p = 0; p < count; p++) {
+    double d = parts[2ll * p * channels + c] - all;
+    squares += parts[(2ll * p + 1) * channels + c] + d * d * (p + 1 < count ? length : rows - p * length);
+  }
+  mean[c] = (float)all;
+  variance[c] = (float)(squares / rows);
+}
+LAUNCHABLE(join_statistics)
+
+// y = gamma (x - mean) / √(variance + eps) + beta.
+KERNEL normalize(const element* x, const float* gamma, const float* beta, const float* mean, const float* variance,
+                 element* y, int rows, int channels, int length, float eps) {
+  Share share(rows, channels, length);
+  if (!share.there) return;
+  float scale[VECTOR], centre[VECTOR], shift[VECTOR];
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    int c = share.channel + e;
+    scale[e] = gamma[c] / sqrtf(variance[c] + eps);
+    centre[e] = mean[c];
+    shift[e] = beta[c];
+  }
+  for (int row = share.first; row < share.end; row += ROWS) {
+    long long place = (long long)row * channels + share.channel;
+    Vector v = *(const Vector*)(x + place);
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) from_float((to_float(v.value[e]) - centre[e]) * scale[e] + shift[e], v.value[e]);
+    *(Vector*)(y + place) = v;
+  }
+}
+LAUNCHABLE(normalize)
+
+// parts[block][0 and 1][channel]: Σ dy x̂, which is dgamma, and Σ dy, dbeta.
+KERNEL normalize_backward_sums(const element* dy, const element* x, const float* mean, const float* variance, float* parts,
+                               int rows, int channels, int length, float eps) {
+  SHARED_MEMORY;
+  Share share(rows, channels, length);
+  float products[VECTOR] = {}, sums[VECTOR] = {}, centre[VECTOR], deviation[VECTOR];
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    centre[e] = share.there ? mean[share.channel + e] : 0;
+    deviation[e] = share.there ? 1 / sqrtf(variance[share.channel + e] + eps) : 0;
+  }
+  for (int row = share.first; row < share.end; row += ROWS) {
+    long long place = (long long)row * channels + share.channel;
+    Vector d = *(const Vector*)(dy + place), v = *(const Vector*)(x + place);
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) {
+      products[e] += to_float(d.value[e]) * (to_float(v.value[e]) - centre[e]);
+      sums[e] += to_float(d.value[e]);
+    }
+  }
+  add_over_rows(products, (float*)shared_memory);
+  add_over_rows(sums, (float*)shared_memory);
+  if (!share.there || threadIdx.y) return;
+  float* out = parts + 2ll * blockIdx.y * channels + share.channel;
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    out[e] = products[e] * deviation[e];
+    out[channels + e] = sums[e];
+  }
+}
+LAUNCHABLE(normalize_backward_sums)
+
+// dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0 where
+// mean and variance are constants.
+KERNEL normalize_backward(const element* dy, const element* x, const float* gamma, const float* mean,
+                          const float* variance, const float* sums, element* dx, int rows, int channels, int length,
+                          float eps, float through) {
+  Share share(rows, channels, length);
+  if (!share.there) return;
+  float scale[VECTOR], centre[VECTOR], shift[VECTOR], slope[VECTOR];
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) {
+    int c = share.channel + e;
+    float deviation = 1 / sqrtf(variance[c] + eps);
+    scale[e] = gamma[c] * deviation;
+    centre[e] = mean[c];
+    slope[e] = sums[c] * deviation * through;
+    shift[e] = sums[channels + c] * through;
+  }
+  for (int row = share.first; row < share.end; row += ROWS) {
+    long long place = (long long)row * channels + share.channel;
+    Vector d = *(const Vector*)(dy + place), v = *(const Vector*)(x + place);
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++)
+      from_float((to_float(d.value[e]) - shift[e] - (to_float(v.value[e]) - centre[e]) * slope[e]) * scale[e], d.value[e]);
+    *(Vector*)(dx + place) = d;
+  }
+}
+LAUNCHABLE(normalize_backward)
+
+INLINE float warp_sum(float x) {
+  for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(EVERY_LANE, x, mask);
+  return x;
+}
+
+// Mean and 1/σ of a token's numbers, lane by lane and again from the cache.
+INLINE void token_statistics(const element* x, int channels, float eps, float& mean, float& deviation) {
+  float sum = 0, squares = 0;
+  for (int c = threadIdx.x; c < channels; c += WARP) sum += to_float(x[c]);
+  mean = warp_sum(sum) / channels;
+  for (int c = threadIdx.x; c < channels; c += WARP) squares += (to_float(x[c]) - mean) * (to_float(x[c]) - mean);
+  deviation = 1 / sqrtf(warp_sum(squares) / channels + eps);
+}
+
+// y = gamma x̂ + beta; a warp a row.
+KERNEL layer_norm(const element* x, const float* gamma, const float* beta, element* y, int rows, int channels, float eps) {
+  int row = blockIdx.x * blockDim.y + threadIdx.y;
+  if (row >= rows) return;
+  float mean, deviation;
+  x += (long long)row * channels;
+  token_statistics(x, channels, eps, mean, deviation);
+  for (int c = threadIdx.x; c < channels; c += WARP)
+    from_float((to_float(x[c]) - mean) * deviation * gamma[c] + beta[c], y[(long long)row * channels + c]);
+}
+LAUNCHABLE(layer_norm)
+
+// dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / σ with dx̂ = gamma dy; products = dy x̂, whose sum over rows is dgamma.
+KERNEL layer_norm_backward(const element* dy, const element* x, const float* gamma, element* dx, float* products, int rows,
+                           int channels, float eps) {
+  int row = blockIdx.x * blockDim.y + threadIdx.y;
+  if (row >= rows) return;
+  long long first = (long long)row * channels;
+  float mean, deviation, sum = 0, product = 0;
+  token_statistics(x + first, channels, eps, mean, deviation);
+  for (int c = threadIdx.x; c < channels; c += WARP) {
+    float d = to_float(dy[first + c]), n = (to_float(x[first + c]) - mean) * deviation;
+    sum += gamma[c] * d;
+    product += gamma[c] * d * n;
+    products[first + c] = d * n;
+  }
+  sum = warp_sum(sum) / channels;
+  product = warp_sum(product) / channels;
+  for (int c = threadIdx.x; c < channels; c += WARP) {
+    float n = (to_float(x[first + c]) - mean) * deviation;
+    from_float((gamma[c] * to_float(dy[first + c]) - sum - n * product) * deviation, dx[first + c]);
+  }
+}
+LAUNCHABLE(layer_norm_backward)

@@ -1,0 +1,117 @@
+"""Batch normalization over all axes but the channels', and layer normalization over the channels.  Statistics, gamma and
+beta are float32 whatever x is."""
+
+from ..reference import Statistics, update_running  # noqa: F401
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
+from .geometry import COLUMN_LANES, COLUMN_ROWS, columns_for, cover
+from .reduction import sum_columns, sum_parts
+
+THREADS = 128
+TOKENS = 4  # a block of layer normalization, a warp each
+
+
+def batch_statistics(x, axis=-1) -> Statistics:
+    """Mean and biased variance a channel, in two passes over each few rows."""
+    return _statistics(_rows(x, axis))
+
+
+def _statistics(x):
+    rows, channels = x.shape
+    columns = columns_for(rows, channels, chunk_of(element_of(x)))
+    parts = arrays().empty((columns.parts, 2, channels), "float32")
+    mean, variance = arrays().empty((channels,), "float32"), arrays().empty((channels,), "float32")
+    _launch("batch_statistics", x, columns, (x, parts, rows, channels, columns.length), True)
+    launch(Kernel("normalization", "join_statistics"), (cover(channels, THREADS),), (THREADS,),
+           (parts, mean, variance, columns.parts, rows, channels, columns.length))
+    return Statistics(mean, variance, rows)
+
+
+def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
+    """y = gamma (x - mean) / √(variance + eps) + beta: BN in evaluation, and the last step of BN in training."""
+    rows = _rows(x, axis)
+    return _back(_normalized(rows, gamma, beta, mean, variance, eps), x, axis)
+
+
+def _normalized(x, gamma, beta, mean, variance, eps):
+    y = arrays().empty(x.shape, x.dtype)
+    if y.size:
+        columns = columns_for(*x.shape, chunk_of(element_of(x)))
+        _launch("normalize", x, columns, (x, *_floats(gamma, beta, mean, variance), y, *x.shape, columns.length, float(eps)))
+    return y
+
+
+def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
+    """Mean and variance are constants here.  -> dx, dgamma, dbeta."""
+    return _backward(dy, x, gamma, mean, variance, eps, axis, 0.0)
+
+
+def batch_norm(x, gamma, beta, eps, axis=-1):
+    """BN in training: normalize with the batch's own statistics.  -> y, Statistics."""
+    rows = _rows(x, axis)
+    statistics = _statistics(rows)
+    return _back(_normalized(rows, gamma, beta, *statistics[:2], eps), x, axis), statistics
+
+
+def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
+    """With x̂ the normalized input: dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)); the two means are what
+    flows through the batch's mean and variance.  -> dx, dgamma, dbeta."""
+    return _backward(dy, x, gamma, *statistics[:2], eps, axis, 1.0 / statistics.count)
+
+
+def _backward(dy, x, gamma, mean, variance, eps, axis, through):
+    rows, dy = _rows(x, axis), _rows(dy.astype(x.dtype), axis)
+    count, channels = rows.shape
+    dx = arrays().empty(rows.shape, x.dtype)
+    if not dx.size:
+        return _back(dx, x, axis), arrays().zeros((channels,), "float32"), arrays().zeros((channels,), "float32")
+    columns = columns_for(count, channels, chunk_of(element_of(x)))
+    parts = arrays().empty((columns.parts, 2, channels), "float32")
+    gamma, mean, variance = _floats(gamma, mean, variance)
+    _launch("normalize_backward_sums", x, columns,
+            (dy, rows, mean, variance, parts, count, channels, columns.length, float(eps)), True)
+    sums = sum_parts(parts)
+    _launch("normalize_backward", x, columns,
+            (dy, rows, gamma, mean, variance, sums, dx, count, channels, columns.length, float(eps), float(through)))
+    return _back(dx, x, axis), sums[0], sums[1]
+
+
+def layer_norm(x, gamma, beta, eps):
+    """y = gamma x̂ + beta, x̂ each token's own normalization.  x (..., C)."""
+    rows = contiguous(x)
+    y = arrays().empty(x.shape, x.dtype)
+    count = x.size // x.shape[-1]
+    if count:
+        launch(Kernel("normalization", "layer_norm", element_of(x)), (cover(count, TOKENS),), (32, TOKENS),
+               (rows, *_floats(gamma, beta), y, count, x.shape[-1], float(eps)))
+    return y
+
+
+def layer_norm_backward(dy, x, gamma, eps):
+    """dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / σ with dx̂ = gamma dy.  -> dx, dgamma, dbeta."""
+    channels, dy = x.shape[-1], contiguous(dy, x.dtype)
+    dx, products = arrays().empty(x.shape, x.dtype), arrays().empty(x.shape, "float32")
+    count = x.size // channels
+    if count:
+        launch(Kernel("normalization", "layer_norm_backward", element_of(x)), (cover(count, TOKENS),), (32, TOKENS),
+               (dy, contiguous(x), *_floats(gamma), dx, products, count, channels, float(eps)))
+    return dx, sum_columns(products), sum_columns(dy)
+
+
+def _rows(x, axis):
+    """x as (rows, channels); a view where the channels lie side by side already."""
+    return contiguous(arrays().moveaxis(x, axis, -1)).reshape(-1, x.shape[axis])
+
+
+def _back(rows, x, axis):
+    """The inverse of _rows, a view."""
+    axis = axis % x.ndim
+    return arrays().moveaxis(rows.reshape(*x.shape[:axis], *x.shape[axis + 1 :], x.shape[axis]), -1, axis)
+
+
+def _floats(*values):
+    return [contiguous(a, "float32") for a in values]
+
+
+def _launch(name, x, columns, arguments, shared=False):
+    launch(Kernel("normalization", name, element_of(x), (("VECTOR", columns.vector),)), columns.grid,
+           (COLUMN_LANES, COLUMN_ROWS), arguments, COLUMN_LANES * COLUMN_ROWS * columns.vector * 4 if shared else 0)

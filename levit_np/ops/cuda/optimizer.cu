@@ -1,0 +1,65 @@
+// Adaptive clipping and AdamW of every parameter in one launch, in place.
+//
+// What is clipped together, a unit, is an output's weights (or a whole vector).  A warp has a unit: it takes both norms,
+// then moves what it has just read and finds in the cache.  Which parameter a unit belongs to stands in a table.
+#include "machine.cuh"
+
+INLINE float warp_sum(float x) {
+  for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(EVERY_LANE, x, mask);
+  return x;
+}
+
+// The parameter with first_unit[parameter] <= unit < first_unit[parameter + 1].
+INLINE int owner_of(int unit, const int* first_unit, int count) {
+  int low = 0, high = count;
+  while (high - low > 1) {
+    int middle = (low + high) / 2;
+    if (first_unit[middle] <= unit) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+// addresses [4][count]: of parameters, gradients, first and second moments; first_unit [count + 1]; lengths of units and
+// decays [count].  corrections: 1 / (1 - βᵗ).  clip 0: none.  scale: what the gradients are multiplied by before anything else.
+KERNEL update_together(const long long* addresses, const int* first_unit, const int* lengths, const float* decays, int count,
+                       float rate, float beta1, float beta2, float eps, float correction1, float correction2, float clip,
+                       float clip_eps, float scale) {
+  int unit = blockIdx.x * blockDim.y + threadIdx.y;
+  if (unit >= first_unit[count]) return;
+  int owner = owner_of(unit, first_unit, count), length = lengths[owner];
+  long long begin = (long long)(unit - first_unit[owner]) * length;
+  float *p = (float*)addresses[owner] + begin, *m = (float*)addresses[2 * count + owner] + begin,
+        *v = (float*)addresses[3 * count + owner] + begin;
+  const float* g = (const float*)addresses[count + owner] + begin;
+  if (clip > 0) {
+    float weights = 0, gradients = 0;
+    for (int i = threadIdx.x; i < length; i += WARP) {
+      weights += p[i] * p[i];
+      gradients += g[i] * scale * g[i] * scale;
+    }
+    float largest = clip * fmaxf(sqrtf(warp_sum(weights)), clip_eps), norm = sqrtf(warp_sum(gradients));
+    if (!(norm < largest)) scale *= largest / fmaxf(norm, 1e-6f);
+  }
+  float keep = 1 - rate * decays[owner];
+  for (int i = threadIdx.x; i < length; i += WARP) {
+    float x = g[i] * scale;
+    float first = beta1 * m[i] + (1 - beta1) * x, second = beta2 * v[i] + (1 - beta2) * x * x;
+    m[i] = first;
+    v[i] = second;
+    p[i] = p[i] * keep - rate * correction1 * first / (sqrtf(second * correction2) + eps);
+  }
+}
+LAUNCHABLE(update_together)
+
+// averages = decay · averages + (1 - decay) · values, of every array; the same table without moments.
+KERNEL average_together(const long long* addresses, const int* first_unit, const int* lengths, int count, float decay) {
+  int unit = blockIdx.x * blockDim.y + threadIdx.y;
+  if (unit >= first_unit[count]) return;
+  int owner = owner_of(unit, first_unit, count);
+  long long begin = (long long)(unit - first_unit[owner]) * lengths[owner];
+  float* average = (float*)addresses[owner] + begin;
+  const float* value = (const float*)addresses[count + owner] + begin;
+  for (int i = threadIdx.x; i < lengths[owner]; i += WARP) average[i] = decay * average[i] + (1 - decay) * value[i];
+}
+LAUNCHABLE(average_together)

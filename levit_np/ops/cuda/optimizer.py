@@ -1,0 +1,48 @@
+"""What a step does to the parameters.  One at a time as in the reference, from CuPy's own operations; all together, which
+is what a training spends its time in, in one kernel."""
+
+import numpy as np
+
+from ..reference import adamw, clip_adaptively, moving_average, unit_norms  # noqa: F401
+from .device import Kernel, arrays, current, launch
+from .geometry import cover
+
+UNITS = 8  # a block, a warp each
+CLIP_EPS = 1e-3  # as clip_adaptively's
+
+
+def squared_norm(x):
+    """Σ x², a number on the device, so that nobody waits for it; infinite or NaN as soon as any of x is."""
+    return (x.astype("float32") ** 2).sum()
+
+
+def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
+                    scale=1.0):
+    """clip_adaptively, where clip is not None, and adamw, of lists of float32 arrays: parameters and moments in place.
+
+    scale: what the gradients are multiplied by first."""
+    groups = [list(group) for group in (parameters, gradients, first, second)]
+    xp, (addresses, first_unit, lengths, units) = arrays(), _table(*groups)
+    launch(Kernel("optimizer", "update_together"), (cover(units, UNITS),), (32, UNITS),
+           (addresses, first_unit, lengths, xp.asarray(np.array(decays, np.float32)), len(groups[0]), float(rate),
+            float(betas[0]), float(betas[1]), float(eps), 1 / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step),
+            float(clip or 0), CLIP_EPS, float(scale)))
+
+
+def average_together(averages, values, decay):
+    """moving_average of lists of float32 arrays, in place."""
+    groups = list(averages), list(values)
+    addresses, first_unit, lengths, units = _table(*groups)
+    launch(Kernel("optimizer", "average_together"), (cover(units, UNITS),), (32, UNITS),
+           (addresses, first_unit, lengths, len(groups[0]), float(decay)))
+
+
+def _table(*groups):
+    """On the device: where the arrays lie, and which units are whose; and the number of units."""
+    for group in zip(*groups):
+        assert all(a.dtype == np.float32 and a.flags.c_contiguous and a.shape == group[0].shape for a in group)
+    counts = [len(a) if a.ndim > 1 else 1 for a in groups[0]]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    lengths = np.array([a.size // n for a, n in zip(groups[0], counts)], np.int32)
+    addresses = np.array([[current().address(a) for a in group] for group in groups], np.int64)
+    return *(arrays().asarray(table) for table in (addresses, starts, lengths)), int(starts[-1])

@@ -1,0 +1,52 @@
+"""From many tokens to fewer, and the tokens' two layouts: the mean is a kernel, the rest moves numbers."""
+
+from ..reference import (  # noqa: F401
+    first_token, image_to_tokens, prepend_token, subsample, tokens_to_image)
+from ..reference import drop_path_mask as _mask
+from .device import Kernel, arrays, contiguous, element_of, launch
+from .geometry import cover
+from .reduction import sum_columns
+
+THREADS = 128
+
+
+def average_pool(x):
+    """The mean token.  x (B, N, C) -> (B, C)."""
+    batch, tokens, channels = x.shape
+    y = arrays().empty((batch, channels), x.dtype)
+    if y.size:
+        launch(Kernel("reduction", "average_tokens", element_of(x)), (cover(y.size, THREADS),), (THREADS,),
+               (contiguous(x), y, batch, tokens, channels))
+    return y
+
+
+def average_pool_backward(dy, tokens):
+    """Each of the N tokens took part with weight 1/N."""
+    return arrays().repeat((dy * (1 / tokens)).astype(dy.dtype)[:, None], tokens, 1)
+
+
+def prepend_token_backward(dy):
+    """-> dx (B, N, C), dtoken (1, C): every image had the same token, so its gradient sums over them."""
+    return dy[:, 1:], sum_columns(dy[:, 0])[None]
+
+
+def first_token_backward(dy, tokens):
+    """None of the N tokens but the first took part."""
+    dx = arrays().zeros((len(dy), tokens, dy.shape[-1]), dy.dtype)
+    dx[:, 0] = dy
+    return dx
+
+
+def subsample_backward(dy, height, width, stride):
+    """The pixels that were left out get 0."""
+    dx = arrays().zeros((len(dy), height, width, dy.shape[-1]), dy.dtype)
+    kept = dx[:, ::stride, ::stride]
+    kept[...] = dy.reshape(kept.shape)
+    return dx.reshape(len(dy), height * width, dy.shape[-1])
+
+
+def drop_path_mask(generator, batch, rate, dtype):
+    """(B, 1, 1): 0 with probability `rate`, else 1 / (1 - rate), so that the expected branch is unchanged.
+
+    Drawn on the host, so that every backend draws the same."""
+    return arrays().asarray(_mask(generator, batch, rate, dtype))

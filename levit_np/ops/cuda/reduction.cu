@@ -1,0 +1,34 @@
+// Sums.  What many blocks have each found a part of is added in one order, so that it is the same every time.
+#include "machine.cuh"
+
+// y[i] = Σ_p parts[p, i].
+KERNEL sum_parts(const float* parts, float* y, int count, int size) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= size) return;
+  float sum = 0;
+  for (int p = 0; p < count; p++) sum += parts[(long long)p * size + i];
+  y[i] = sum;
+}
+LAUNCHABLE(sum_parts)
+
+// parts[p, column] = Σ over the rows p · length to (p + 1) · length of x (rows, columns); a thread a column.
+KERNEL sum_columns(const element* x, float* parts, int rows, int columns, int length) {
+  int column = blockIdx.x * blockDim.x + threadIdx.x;
+  if (column >= columns) return;
+  int begin = blockIdx.y * length, end = begin + length < rows ? begin + length : rows;
+  float sum = 0;
+  for (int row = begin; row < end; row++) sum += to_float(x[(long long)row * columns + column]);
+  parts[(long long)blockIdx.y * columns + column] = sum;
+}
+LAUNCHABLE(sum_columns)
+
+// y (images, channels) = the mean of x (images, tokens, channels) over the tokens; a thread an image's channel.
+KERNEL average_tokens(const element* x, element* y, int images, int tokens, int channels) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= images * channels) return;
+  const element* first = x + (long long)(i / channels) * tokens * channels + i % channels;
+  float sum = 0;
+  for (int n = 0; n < tokens; n++) sum += to_float(first[(long long)n * channels]);
+  from_float(sum / tokens, y[i]);
+}
+LAUNCHABLE(average_tokens)

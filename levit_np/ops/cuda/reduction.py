@@ -1,0 +1,29 @@
+"""Sums in float32, always in one order."""
+
+from .device import Kernel, arrays, contiguous, element_of, launch
+from .geometry import PROCESSORS, cover
+
+THREADS = 128
+
+
+def sum_parts(parts):
+    """Σ over the first axis of what many blocks have each found a part of."""
+    if len(parts) == 1:
+        return parts[0]
+    y = arrays().empty(parts.shape[1:], "float32")
+    launch(Kernel("reduction", "sum_parts"), (cover(y.size, THREADS),), (THREADS,), (parts, y, len(parts), y.size))
+    return y
+
+
+def sum_columns(x):
+    """Σ over all axes but the last."""
+    columns = x.shape[-1]
+    rows = x.size // columns if x.size else 0
+    if not rows:
+        return arrays().zeros((columns,), "float32")
+    across = cover(columns, THREADS)
+    length = cover(rows, max(1, min(rows // 16, cover(4 * PROCESSORS, across))))
+    parts = arrays().empty((cover(rows, length), columns), "float32")
+    launch(Kernel("reduction", "sum_columns", element_of(x)), (across, len(parts)), (THREADS,),
+           (contiguous(x), parts, rows, columns, length))
+    return sum_parts(parts)

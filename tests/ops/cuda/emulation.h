@@ -1,0 +1,309 @@
+// Runs a kernel's source on the processor: each thread of a block is a fiber, one runs at a time, and a barrier hands over.
+//
+// It is stricter than a GPU, so that what would go wrong there now and then goes wrong here always:
+// - shared memory starts as NaN in every block, and guard bytes behind it are checked;
+// - copy_chunk copies nothing until wait_for_copies asks for it: a missing wait reads NaN;
+// - fibers run to their next barrier in one order or its reverse (`order`): a missing barrier reads what is not there yet;
+// - a barrier that some threads never reach, and lanes of a warp that meet in different instructions, are errors.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __restrict__
+#define __launch_bounds__(...)
+#define KERNEL static void
+#define INLINE inline __attribute__((always_inline))
+#define SHARED_MEMORY unsigned char* const shared_memory = emulation::shared
+
+struct dim3 { unsigned x = 1, y = 1, z = 1; };
+
+namespace emulation {
+enum State { READY, AT_BLOCK, AT_WARP, DONE };
+enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED };
+constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
+struct Copy { void* to; const void* from; bool there; int group; };
+struct Fiber {
+  jmp_buf resume; State state; Meeting meeting; dim3 thread; unsigned lane, warp;
+  Copy copies[QUEUE]; int first, last, group;
+};
+// What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
+struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; float product[16][8]; };
+inline Fiber fibers[MOST];
+inline Exchange exchange[MOST / 32][2];
+inline int parity[MOST];  // which of the two a lane uses next
+inline unsigned char* stacks;
+inline int started;  // fibers that have been entered once
+inline jmp_buf scheduler;
+inline Fiber* current;
+inline unsigned char* shared;
+inline dim3 block_index, block_size, grid_size;
+inline char message[256];
+struct Call { virtual void operator()() = 0; };
+inline Call* call;
+
+inline void leave(State state) {
+  current->state = state;
+  if (_setjmp(current->resume) == 0) _longjmp(scheduler, 1);
+}
+inline void enter() {
+  for (;;) {
+    leave(DONE);  // entered once, long before there is anything to do
+    (*call)();
+  }
+}
+inline void run(Fiber& f) {
+  current = &f;
+  if (_setjmp(scheduler) == 0) _longjmp(f.resume, 1);
+}
+inline void start(int threads) {
+  for (; started < threads; started++) {
+    current = &fibers[started];
+    if (_setjmp(scheduler)) continue;
+    ucontext_t here, there;
+    getcontext(&there);
+    there.uc_stack.ss_sp = stacks + (size_t)started * STACK;
+    there.uc_stack.ss_size = STACK;
+    there.uc_link = nullptr;
+    makecontext(&there, (void (*)())enter, 0);
+    swapcontext(&here, &there);
+  }
+}
+
+// Lets a warp's lanes on when all have come to the same meeting.
+inline bool release_warps(unsigned threads) {
+  bool progress = false;
+  for (unsigned first = 0; first < threads; first += 32) {
+    unsigned end = first + 32 < threads ? first + 32 : threads, waiting = 0;
+    for (unsigned i = first; i < end; i++) waiting += fibers[i].state == AT_WARP;
+    if (waiting == 0) continue;
+    bool same = waiting == end - first;
+    for (unsigned i = first; i < end; i++) same &= fibers[i].meeting == fibers[first].meeting;
+    if (!same) continue;
+    for (unsigned i = first; i < end; i++) fibers[i].state = READY;
+    progress = true;
+  }
+  return progress;
+}
+
+inline bool release_block(unsigned threads) {
+  bool any = false;
+  for (unsigned i = 0; i < threads; i++) {
+    if (fibers[i].state == AT_BLOCK) any = true;
+    else if (fibers[i].state != DONE) return false;
+  }
+  for (unsigned i = 0; i < threads; i++) if (fibers[i].state == AT_BLOCK) fibers[i].state = READY;
+  return any;
+}
+
+inline bool block(unsigned threads, size_t shared_bytes, int order) {
+  memset(shared, 0xff, shared_bytes + GUARD);
+  memset(parity, 0, sizeof(int) * threads);
+  for (unsigned i = 0; i < threads; i++) {
+    Fiber& f = fibers[i];
+    f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = 0;
+    f.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
+  }
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (unsigned i = 0; i < threads; i++) {
+      Fiber& f = fibers[order ? threads - 1 - i : i];
+      if (f.state == READY) { run(f); progress = true; }
+    }
+    if (release_warps(threads)) progress = true;
+    else if (!progress && release_block(threads)) progress = true;
+  }
+  for (unsigned i = 0; i < threads; i++)
+    if (fibers[i].state != DONE) {
+      snprintf(message, sizeof message, "thread %u of block (%u, %u, %u) waits for %s that others never reach", i,
+               block_index.x, block_index.y, block_index.z, fibers[i].state == AT_WARP ? "lanes" : "a barrier");
+      started = 0;
+      return false;
+    }
+  for (size_t i = 0; i < GUARD; i++)
+    if (shared[shared_bytes + i] != 0xff) {
+      snprintf(message, sizeof message, "written %zu bytes behind the shared memory", i);
+      return false;
+    }
+  return true;
+}
+
+template <class... A> struct Bound : Call {
+  void (*kernel)(A...);
+  void** arguments;
+  template <size_t... I> void apply(std::index_sequence<I...>) { kernel(*(A*)arguments[I]...); }
+  void operator()() override { apply(std::make_index_sequence<sizeof...(A)>()); }
+};
+
+// nullptr, or what went wrong.
+template <class... A>
+const char* launch(void (*kernel)(A...), const unsigned* sizes, size_t shared_bytes, int order, void** arguments, int count) {
+  if (count != sizeof...(A)) {
+    snprintf(message, sizeof message, "expected %zu arguments, got %d", sizeof...(A), count);
+    return message;
+  }
+  grid_size = {sizes[0], sizes[1], sizes[2]};
+  block_size = {sizes[3], sizes[4], sizes[5]};
+  unsigned threads = block_size.x * block_size.y * block_size.z;
+  if (threads == 0 || threads > MOST || threads % 32) return "expected whole warps, 1024 threads at most";
+  if (!stacks) stacks = (unsigned char*)malloc((size_t)MOST * STACK);
+  shared = (unsigned char*)aligned_alloc(128, (shared_bytes + GUARD + 127) / 128 * 128);
+  Bound<A...> bound;
+  bound.kernel = kernel;
+  bound.arguments = arguments;
+  call = &bound;
+  start(threads);
+  bool right = true;
+  for (unsigned z = 0; right && z < grid_size.z; z++)
+    for (unsigned y = 0; right && y < grid_size.y; y++)
+      for (unsigned x = 0; right && x < grid_size.x; x++) {
+        block_index = {x, y, z};
+        right = block(threads, shared_bytes, order);
+      }
+  free(shared);
+  return right ? nullptr : message;
+}
+
+// The lanes of a warp show `mine` and meet; what they see then is theirs until the meeting after next.
+template <class V> inline Exchange& meet(Meeting meeting, const V& mine) {
+  static_assert(sizeof(V) <= 64);
+  int number = current - fibers;
+  Exchange& e = exchange[current->warp][parity[number]];
+  parity[number] ^= 1;
+  memcpy(e.slot[current->lane], &mine, sizeof(V));
+  e.computed = false;
+  current->meeting = meeting;
+  leave(AT_WARP);
+  return e;
+}
+template <class V> inline V shown(const Exchange& e, unsigned lane) {
+  V v;
+  memcpy(&v, e.slot[lane], sizeof(V));
+  return v;
+}
+}  // namespace emulation
+
+#define threadIdx (emulation::current->thread)
+#define blockIdx (emulation::block_index)
+#define blockDim (emulation::block_size)
+#define gridDim (emulation::grid_size)
+inline void __syncthreads() { emulation::leave(emulation::AT_BLOCK); }
+inline void __syncwarp() { emulation::meet(emulation::SYNC, 0); }
+template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
+  return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), emulation::current->lane ^ mask);
+}
+template <class V> V __shfl_sync(unsigned, V v, int source) {
+  return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), source % 32);
+}
+template <class V> V __ldg(const V* p) { return *p; }
+
+struct float16 { unsigned short bits; };
+struct bfloat16 { unsigned short bits; };
+inline unsigned bits_of(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
+inline float float_of(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
+inline float to_float(float x) { return x; }
+inline float to_float(bfloat16 x) { return float_of((unsigned)x.bits << 16); }
+inline float to_float(float16 x) { _Float16 y; memcpy(&y, &x, 2); return (float)y; }
+inline void from_float(float x, float& y) { y = x; }
+inline void from_float(float x, float16& y) { _Float16 h = (_Float16)x; memcpy(&y, &h, 2); }
+inline void from_float(float x, bfloat16& y) {  // to the nearest, ties to even
+  unsigned u = bits_of(x);
+  y.bits = x != x ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
+}
+template <class T> unsigned pair_of(float first, float second) {
+  T a, b;
+  from_float(first, a);
+  from_float(second, b);
+  return a.bits | (unsigned)b.bits << 16;
+}
+inline float exp2_fast(float x) { return exp2f(x); }
+
+namespace emulation {
+struct Fragments { unsigned a[4], b[2]; };
+// The first lane to leave the meeting computes for all: lane 4 g + t holds rows g and g + 8 of a and column g of b, and
+// gets columns 2t and 2t + 1 of rows g and g + 8 of the product, as the PTX manual says.
+template <int DEPTH, class Read>
+void product(Meeting meeting, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Read read) {
+  Fragments mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  Exchange& e = meet(meeting, mine);
+  if (!e.computed) {
+    e.computed = true;
+    float left[16][DEPTH], right[DEPTH][8];
+    for (int k = 0; k < DEPTH; k++) {
+      for (int row = 0; row < 16; row++) left[row][k] = read(e, row % 8 * 4, k, row / 8, true);
+      for (int column = 0; column < 8; column++) right[k][column] = read(e, column * 4, k, 0, false);
+    }
+    for (int row = 0; row < 16; row++) {
+      float sum[8] = {};
+      for (int k = 0; k < DEPTH; k++)
+        for (int column = 0; column < 8; column++) sum[column] += left[row][k] * right[k][column];
+      memcpy(e.product[row], sum, sizeof sum);
+    }
+  }
+  unsigned g = current->lane / 4, t = current->lane % 4;
+  for (unsigned i = 0; i < 4; i++) d[i] += e.product[g + i / 2 * 8][2 * t + i % 2];
+}
+inline float half_of(float16, unsigned short bits) { return to_float(float16{bits}); }
+inline float half_of(bfloat16, unsigned short bits) { return to_float(bfloat16{bits}); }
+template <class T> void half_product(T type, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  product<16>(PRODUCT, d, a, b0, b1, [type](const Exchange& e, int quad, int k, int row, bool left) {
+    const Fragments* f = (const Fragments*)e.slot[quad + k % 8 / 2];
+    unsigned word = left ? f->a[k / 8 * 2 + row] : f->b[k / 8];
+    return half_of(type, (unsigned short)(word >> 16 * (k % 2)));
+  });
+}
+}  // namespace emulation
+inline void tensor_product(float16 t, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { emulation::half_product(t, d, a, b0, b1); }
+inline void tensor_product(bfloat16 t, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { emulation::half_product(t, d, a, b0, b1); }
+inline void tensor_product_tf32(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  using namespace emulation;
+  product<8>(PRODUCT_TF32, d, a, b0, b1, [](const Exchange& e, int quad, int k, int row, bool left) {
+    const Fragments* f = (const Fragments*)e.slot[quad + k % 4];
+    return float_of((left ? f->a[k / 4 * 2 + row] : f->b[k / 4]) & 0xffffe000);  // 10 bits of the mantissa
+  });
+}
+
+namespace emulation {
+inline void load(Meeting meeting, unsigned (&r)[4], const void* row) {
+  if ((size_t)row % 16) { fprintf(stderr, "load_matrices: a row is not aligned to 16 bytes\n"); abort(); }
+  Exchange& e = meet(meeting, row);
+  unsigned g = current->lane / 4, t = current->lane % 4;
+  for (unsigned i = 0; i < 4; i++) {
+    unsigned short two[2];
+    for (unsigned j = 0; j < 2; j++) {
+      unsigned line = meeting == LOAD ? g : 2 * t + j, column = meeting == LOAD ? 2 * t + j : g;
+      two[j] = ((const unsigned short*)shown<const void*>(e, i * 8 + line))[column];
+    }
+    r[i] = two[0] | (unsigned)two[1] << 16;
+  }
+}
+}  // namespace emulation
+inline void load_matrices(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD, r, row); }
+inline void load_matrices_transposed(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD_TRANSPOSED, r, row); }
+
+inline void copy_chunk(void* to, const void* from, bool there) {
+  emulation::Fiber& f = *emulation::current;
+  if ((size_t)to % 16 || (there && (size_t)from % 16)) { fprintf(stderr, "copy_chunk: not aligned to 16 bytes\n"); abort(); }
+  if (f.last - f.first == emulation::QUEUE) { fprintf(stderr, "copy_chunk: too many copies under way\n"); abort(); }
+  f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group};
+}
+inline void end_copies() { emulation::current->group++; }
+template <int LEFT> void wait_for_copies() {
+  emulation::Fiber& f = *emulation::current;
+  for (; f.first < f.last && f.copies[f.first % emulation::QUEUE].group < f.group - LEFT; f.first++) {
+    const emulation::Copy& c = f.copies[f.first % emulation::QUEUE];
+    if (c.there) memcpy(c.to, c.from, 16);
+    else memset(c.to, 0, 16);
+  }
+}
+
+#define LAUNCHABLE(name)                                                                                                   \
+  extern "C" const char* launch_##name(const unsigned* sizes, size_t shared, int order, void** arguments, int count) {     \
+    return emulation::launch(name, sizes, shared, order, arguments, count);                                               \
+  }

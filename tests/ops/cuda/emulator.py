@@ -1,0 +1,209 @@
+"""A device without a GPU: NumPy's arrays, held to CuPy's rules, and the kernels' own sources compiled by g++.
+
+Every argument of a launch is checked against the kernel's parameters, and every array lies between guard bytes.
+"""
+
+import ctypes
+import hashlib
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from levit_np.ops.cuda.device import View, source
+
+HERE = Path(__file__).resolve().parent
+GUARD = 512  # bytes before and behind an array
+FLAGS = ("-std=c++17", "-O1", "-march=native", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-w", "-DEMULATED")
+# What an array's type must be for a pointer to these.
+POINTERS = {"float": ("float32",), "unsigned char": ("uint8",), "int": ("int32",), "long long": ("int64",)}
+SCALARS = {"int": np.int32, "float": np.float32, "long long": np.int64}
+
+
+class DeviceArray(np.ndarray):
+    """An array that, as CuPy's, does not mix with NumPy's own."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **more):
+        same_device(inputs)
+        same_device(more.get("out") or ())
+        return on_device(getattr(ufunc, method)(*plain(inputs), **plain(more)))
+
+    def __array_function__(self, function, types, args, kwargs):
+        same_device(args[:1] if function is np.split else args)  # where to split is the host's
+        return on_device(function(*plain(args), **plain(kwargs)))
+
+    def __setitem__(self, key, value):
+        same_device((value,))
+        super().__setitem__(key, value)
+
+
+def same_device(values):
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            same_device(value)
+        elif isinstance(value, np.ndarray) and not isinstance(value, DeviceArray):
+            raise TypeError("an array of the host among those of the device")
+
+
+def plain(value):
+    if isinstance(value, (tuple, list)):
+        return type(value)(plain(v) for v in value)
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    return value.view(np.ndarray) if isinstance(value, DeviceArray) else value
+
+
+def on_device(value):
+    if isinstance(value, (tuple, list)):
+        return type(value)(on_device(v) for v in value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value).view(DeviceArray)
+    return value
+
+
+class Arrays:
+    """The part of CuPy that the backend uses.  What is empty is NaN."""
+
+    float32, float16, ndarray = np.float32, np.float16, DeviceArray
+
+    @staticmethod
+    def empty(shape, dtype):
+        y = np.empty(shape, dtype)
+        y.reshape(-1).view(np.uint8)[...] = 255
+        return on_device(y)
+
+    @classmethod
+    def empty_like(cls, x):
+        return cls.empty(x.shape, x.dtype)
+
+    @staticmethod
+    def zeros(shape, dtype):
+        return on_device(np.zeros(shape, dtype))
+
+    @staticmethod
+    def asarray(x, dtype=None):
+        return on_device(np.array(x, dtype))
+
+    @staticmethod
+    def asnumpy(x):
+        return np.array(x)
+
+    @staticmethod
+    def ascontiguousarray(x, dtype=None):
+        if not isinstance(x, DeviceArray):
+            raise TypeError(f"expected an array of the device, found {type(x)}")
+        return on_device(np.ascontiguousarray(x.view(np.ndarray), dtype))
+
+    def __getattr__(self, name):  # what takes arrays alone: concatenate, exp, …
+        function = getattr(np, name)
+
+        def checked(*args, **kwargs):
+            same_device(args)
+            return on_device(function(*plain(args), **plain(kwargs)))
+
+        return checked
+
+
+@cache
+def parameters(kernel_source, name):
+    """[(type, is a pointer)] of a kernel, read from its source."""
+    found = re.search(rf"KERNEL\s+(?:__launch_bounds__\(.*?\)\s+)?{name}\((.*?)\)\s*\{{", source(kernel_source), re.S)
+    assert found, f"{kernel_source}.cu has no kernel {name}"
+    listed = []
+    for parameter in found[1].split(","):
+        words = parameter.replace("const ", "").replace("*", " * ").split()
+        listed.append((" ".join(words[:-2] if "*" in words else words[:-1]), "*" in words))
+    return listed
+
+
+class Emulator:
+    """order: 0 or 1, which threads run first.  `launches` counts them, by kernel."""
+
+    def __init__(self, folder, order=0, edit=None):
+        self.arrays, self.folder, self.order, self.edit, self.launches = Arrays(), Path(folder), order, edit, {}
+        self._functions = {}
+
+    def function(self, kernel):
+        """The compiled launcher of a kernel; `edit` may change the source before, to plant a bug."""
+        if kernel not in self._functions:
+            text = source(kernel.source)
+            if self.edit:
+                text = self.edit(text)
+            parts = (text, (HERE / "emulation.h").read_text(), *kernel.options)
+            library = self.folder / f"{kernel.source}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
+            if not library.exists():
+                file = library.with_suffix(".cpp")
+                file.write_text(text)
+                subprocess.run(["g++", *FLAGS, *kernel.options, f"-I{HERE}", str(file), "-o", f"{library}.new"], check=True)
+                Path(f"{library}.new").rename(library)
+            function = getattr(ctypes.CDLL(str(library)), f"launch_{kernel.name}")
+            function.restype = ctypes.c_char_p
+            self._functions[kernel] = function
+        return self._functions[kernel]
+
+    def address(self, x):
+        return x.ctypes.data
+
+    def launch(self, call):
+        kernel = call.kernel
+        self.launches[kernel.name] = self.launches.get(kernel.name, 0) + 1
+        expected = parameters(kernel.source, kernel.name)
+        assert len(expected) == len(call.arguments), f"{kernel.name}: {len(call.arguments)} arguments for {expected}"
+        guarded = [Guarded(kernel, number, value, kind) if pointer else Scalar(kernel, number, value, kind)
+                   for number, (value, (kind, pointer)) in enumerate(zip(call.arguments, expected))]
+        pointers = (ctypes.c_void_p * len(guarded))(*(g.place for g in guarded))
+        sizes = (ctypes.c_uint * 6)(*call.grid, *call.block)
+        assert min(call.grid) > 0 and call.grid[1] < 65536 and call.grid[2] < 65536, f"{kernel.name}: grid {call.grid}"
+        wrong = self.function(kernel)(sizes, ctypes.c_size_t(call.shared), self.order, pointers, len(guarded))
+        if wrong:
+            raise RuntimeError(f"{kernel.name}: {wrong.decode()}")
+        for g in guarded:
+            g.finish()
+
+
+class Scalar:
+    def __init__(self, kernel, number, value, kind):
+        assert type(value) is SCALARS[kind], f"{kernel.name}, argument {number}: expected {kind}, got {type(value)}"
+        self.value = np.array(value)
+        self.place = self.value.ctypes.data
+
+    def finish(self):
+        pass
+
+
+class Guarded:
+    """A copy of an array's memory between bytes that nobody may touch, and that are NaN to whoever reads them."""
+
+    def __init__(self, kernel, number, value, kind):
+        self.name, self.address = f"{kernel.name}, argument {number}", np.zeros(1, np.uint64)
+        self.place, self.bytes = self.address.ctypes.data, None
+        if value is None:
+            return
+        array = value.array if isinstance(value, View) else value
+        allowed = POINTERS.get(kind) or {"float": ("float32",), "float16": ("float16", "uint16"),
+                                         "bfloat16": ("bfloat16", "uint16")}[kernel.element]
+        assert isinstance(array, DeviceArray) and array.dtype.name in allowed, \
+            f"{self.name}: expected {allowed} on the device, got {type(array)} of {getattr(array, 'dtype', None)}"
+        assert array.ctypes.data % 16 == 0 and array.size and (isinstance(value, View) or array.flags.c_contiguous), self.name
+        self.bytes = span(array)
+        self.memory = np.full(len(self.bytes) + 2 * GUARD + 64, 255, np.uint8)
+        self.start = GUARD + -(self.memory.ctypes.data + GUARD) % 64
+        self.end = self.start + len(self.bytes)
+        self.memory[self.start : self.end] = self.before = self.bytes.copy()
+        self.address[0] = self.memory.ctypes.data + self.start
+
+    def finish(self):
+        if self.bytes is None:
+            return
+        if (self.memory[: self.start] != 255).any() or (self.memory[self.end :] != 255).any():
+            raise RuntimeError(f"{self.name}: written outside the array")
+        written = self.memory[self.start : self.end] != self.before  # another argument may be a view of the same memory
+        self.bytes[written] = self.memory[self.start : self.end][written]
+
+
+def span(array):
+    """The bytes from an array's first number to its last."""
+    length = sum((n - 1) * s for n, s in zip(array.shape, array.strides)) + array.itemsize
+    return np.ctypeslib.as_array((ctypes.c_ubyte * length).from_address(array.ctypes.data))

@@ -1,0 +1,81 @@
+"""How work is cut up: every number of a result belongs to one block, and no block asks for more than a GPU has."""
+
+import pytest
+
+from levit_np.config import FAMILY
+from levit_np.ops.cuda.device import FOLDER
+from levit_np.ops.cuda.geometry import (
+    COLUMN_ROWS, PROCESSORS, SIZES, SMALL, TILES, WIDE, bias_for, columns_for, cover, head_size, heads_for, parts_for,
+    tile_for)
+
+SHARED_OF_A_BLOCK = 163 << 10  # of compute capability 8.0; 9.0 has 227 KiB
+NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
+
+
+def test_tiles_fit():
+    for tile in TILES:
+        assert tile.rows % (16 * tile.down) == 0 == tile.columns % (16 * tile.across)
+        assert tile.threads <= 256 and tile.shared <= SHARED_OF_A_BLOCK
+        # A warp's rows pass through the stages' memory on their way out.
+        assert tile.shared >= tile.threads // 32 * 16 * (tile.columns // tile.across * 4 + 16)
+
+
+def test_a_large_product_gets_wide_tiles_and_a_small_one_many_blocks():
+    assert tile_for(1024 * 196, 512) == WIDE
+    assert tile_for(16, 512) == SMALL
+    narrow = tile_for(1024 * 56 * 56, 32)
+    assert narrow.columns == 32  # no result is computed to be thrown away
+    rows, columns = 196, 512
+    tile = tile_for(rows, columns)
+    assert cover(rows, tile.rows) * cover(columns, tile.columns) > PROCESSORS / 2
+
+
+@pytest.mark.parametrize("element", SIZES)
+@pytest.mark.parametrize("rows, columns, terms", [(512, 256, 200704), (7, 3, 5), (1000, 384, 256), (64, 288, 3136), (1, 1, 1)])
+def test_parts_cover_all_terms(rows, columns, terms, element):
+    _, parts, length = parts_for(rows, columns, terms, element)
+    assert (parts - 1) * length < terms <= parts * length
+    assert length % (128 // SIZES[element]) == 0  # a step of one part never reads another's terms
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("images", [1, 64, 1024])
+@pytest.mark.parametrize("element", SIZES)
+def test_attention_of_the_five_models(name, images, element):
+    config = FAMILY[name]
+    tokens = [h * w for h, w in config.resolutions]
+    layers = [(n, n, s.heads, config.value_ratio) for n, s in zip(tokens, config.stages)]
+    layers += [(b, a, s.shrink_heads, config.shrink_value_ratio) for a, b, s in zip(tokens, tokens[1:], config.stages[1:])]
+    for queries, keys, heads, ratio in layers:
+        size = (head_size(config.key_size) + head_size(config.key_size * ratio)) * SIZES[element]
+        for rows, columns in ((queries, keys), (keys, queries)):
+            shape = heads_for(rows, columns, images * heads, size)
+            warps, together = shape.block[0] // 32, shape.block[1]
+            assert shape.grid[1] * warps * 16 >= rows and shape.grid[0] * together >= images * heads
+            assert warps * together <= 8 and shape.shared <= SHARED_OF_A_BLOCK
+            assert (shape.grid[1] - 1) * warps * 16 < rows  # no block without rows
+        shape, count = bias_for(queries, keys, heads, images, size)
+        assert shape.grid[2] * count >= images > (shape.grid[2] - 1) * count and shape.shared <= SHARED_OF_A_BLOCK
+        assert shape.grid[1] * shape.block[0] // 2 >= queries and shape.grid[0] >= heads * keys / 64
+
+
+def test_head_sizes():
+    assert [head_size(n) for n in (1, 16, 17, 19, 32, 38, 64, 256)] == [16, 16, 32, 32, 32, 64, 64, 256]
+
+
+@pytest.mark.parametrize("rows, channels", [(1, 1), (7, 5), (200704, 512), (3211264, 32), (16, 768), (1024, 1000)])
+@pytest.mark.parametrize("chunk", [4, 8])
+def test_columns_cover_all_rows(rows, channels, chunk):
+    shape = columns_for(rows, channels, chunk)
+    assert channels % shape.vector == 0 and shape.grid[0] * 32 * shape.vector >= channels
+    assert (shape.parts - 1) * shape.length < rows <= shape.parts * shape.length and shape.length % COLUMN_ROWS == 0
+    assert shape.parts < 65536
+
+
+def test_the_constants_are_the_sources():
+    """What Python and CUDA C++ must agree on."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.cu*")))
+    for line in ("constexpr int WARP = 32, CHUNK_BYTES = 16;", "K_BYTES = 128", "constexpr int TILE = 64;",
+                 "constexpr int MOST_THREADS = 256;", "constexpr int LANES = 32, ROWS = 8;",
+                 "enum Activation { IDENTITY, HARDSWISH, SILU };"):
+        assert line in text

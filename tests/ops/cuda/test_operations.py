@@ -1,0 +1,278 @@
+"""The GPU's operations against the textbook in float64, from the same numbers: every case, odd sizes, three types."""
+
+import numpy as np
+import pytest
+
+from levit_np.errors import BackendError
+from levit_np.ops import cuda as ops
+from levit_np.ops import reference
+
+from ..cases import CASES
+
+# Relative to the largest value: rounding of the result and of what is rounded on the way, a unit being 2^-24, 2^-11, 2^-8.
+ROUNDING = {"float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+def type_of(name):
+    """NumPy's own type, or the one that ml_dtypes adds."""
+    return np.dtype(getattr(pytest.importorskip("ml_dtypes"), name) if name == "bfloat16" else name)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def put(x, dtype):
+    return None if x is None else ops.asarray(np.asarray(x).astype(dtype))
+
+
+def exact(x):
+    return None if x is None else np.array(ops.to_host(x), np.float64)
+
+
+def close(found, expected, bar, dtype):
+    found = ops.to_host(found)
+    assert found.shape == np.shape(expected) and found.dtype == dtype, (found.shape, found.dtype)
+    assert np.isfinite(np.array(found, np.float64)).all()
+    gap = np.abs(np.array(found, np.float64) - expected).max() if found.size else 0
+    assert gap < bar * max(np.abs(expected).max(initial=0), 0.2), gap  # terms of about 1 may cancel
+
+
+def case(name, backend, seed, dtype):
+    """A case of cases.py whose arrays are on the device, rounded to a type, or on the host in float64, of the same
+    numbers."""
+    generator = np.random.default_rng(seed)
+
+    def array(*shape):
+        x = generator.standard_normal(shape).astype(dtype)
+        return ops.asarray(x) if backend is ops else x.astype(np.float64)
+
+    return CASES[name](backend, lambda low=1, high=4: int(generator.integers(low, high + 1)), array), generator
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case(name):
+    for seed in range(4):
+        (ours, generator), (theirs, _) = (case(name, backend, seed, np.float32) for backend in (ops, reference))
+        kept = [ops.to_host(x).copy() for x in ours.inputs]
+        expected = theirs.forward(*theirs.inputs)
+        close(ops.asarray(ours.forward(*ours.inputs)), expected, ROUNDING["float32"], np.float32)
+        dy = generator.standard_normal(np.shape(expected)).astype(np.float32)
+        for a, b in zip(ours.backward(ops.asarray(dy), *ours.inputs), theirs.backward(dy.astype(np.float64), *theirs.inputs),
+                        strict=True):
+            close(a, b, 2 * ROUNDING["float32"], np.float32)
+        for x, before in zip(ours.inputs, kept):
+            np.testing.assert_array_equal(ops.to_host(x), before)  # no input is written to
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("rows, channels, outputs", [(1, 1, 1), (5, 3, 7), (77, 130, 45), (200, 72, 96), (300, 64, 200)])
+def test_linear(rows, channels, outputs, dtype):
+    kind, bar = type_of(dtype), ROUNDING[dtype]
+    x, dy = put(draw(1, rows, channels), kind), put(draw(1, rows, outputs), kind)
+    w, b = put(draw(outputs, channels), "float32"), put(draw(outputs), "float32")
+    close(ops.linear(x, w, b), reference.linear(exact(x), exact(w), exact(b)), bar, kind)
+    dx, dw = ops.linear_backward(dy, x, w)
+    expected = reference.linear_backward(exact(dy), exact(x), exact(w))
+    close(dx, expected[0], bar, kind)
+    close(dw, expected[1], ROUNDING["float32"], np.float32)
+    close(ops.bias_backward(dy), reference.bias_backward(exact(dy)), ROUNDING["float32"], np.float32)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("kernel, stride, padding, shape, outputs", [
+    (3, 2, 1, (2, 3, 9, 6), 5), (3, 2, 1, (1, 8, 16, 17), 24), (16, 16, 0, (2, 3, 33, 16), 7), (4, 3, 2, (2, 4, 7, 5), 3),
+    (1, 2, 0, (1, 2, 5, 5), 3), (3, 1, 1, (2, 16, 6, 7), 16), (3, 2, 1, (1, 32, 28, 28), 64)])
+def test_convolution(kernel, stride, padding, shape, outputs, dtype):
+    kind, bar = type_of(dtype), ROUNDING[dtype]
+    x, w = put(draw(*shape), kind), put(draw(outputs, shape[1], kernel, kernel), "float32")
+    expected = reference.convolution(exact(x), exact(w), stride, padding)
+    close(ops.convolution(x, w, stride, padding), expected, bar, kind)
+    dy = put(draw(*expected.shape), kind)
+    dx, dw = ops.convolution_backward(dy, x, w, stride, padding)
+    dx_expected, dw_expected = reference.convolution_backward(exact(dy), exact(x), exact(w), stride, padding)
+    close(dx, dx_expected, bar, kind)
+    close(dw, dw_expected, ROUNDING["float32"], np.float32)
+
+
+ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
+    "odd": (2, 3, 5, 7, 3, 6, True), "one": (1, 1, 1, 1, 1, 1, True), "shrinking": (1, 2, 16, 49, 16, 64, True),
+    "tiles": (2, 1, 49, 130, 16, 32, True), "no bias": (2, 2, 70, 33, 32, 64, False), "stage 1": (1, 1, 196, 196, 16, 32, True),
+    "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True)}
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention(name, dtype):
+    if name == "many heads" and dtype == "float32":
+        pytest.skip("the sharing of a block by several heads is the same for every type")
+    batch, heads, queries, keys, key, value, bias = ATTENTIONS[name]
+    kind, bar, scale = type_of(dtype), ROUNDING[dtype], key**-0.5
+    q, k, v = (put(draw(batch, heads, n, size), kind) for n, size in ((queries, key), (keys, key), (keys, value)))
+    b = put(draw(heads, queries, keys), "float32") if bias else None
+    dy = put(draw(batch, heads, queries, value, seed=1), kind)
+    y, kept = ops.attention(q, k, v, b, scale)
+    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), scale)
+    close(y, expected, bar, kind)
+    close(ops.attention_probabilities(kept), p, bar, np.float32)
+    found = ops.attention_backward(dy, q, k, v, scale, kept)
+    for ours, theirs, type_ in zip(found, reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), scale, p),
+                                   (kind, kind, kind, np.float32), strict=True):
+        close(ours, theirs, 2 * bar, type_)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("shape, axis", [((6, 5), -1), ((3, 700, 24), -1), ((2, 16, 9, 7), 1), ((3, 5, 4, 7), 1), ((2, 64), -1)])
+def test_batch_norm(shape, axis, dtype):
+    kind, bar, channels = type_of(dtype), ROUNDING[dtype], shape[axis]
+    x, dy = put(3 * draw(*shape) + 1, kind), put(draw(*shape, seed=1), kind)
+    gamma, beta = put(draw(channels), "float32"), put(draw(channels, seed=1), "float32")
+    y, statistics = ops.batch_norm(x, gamma, beta, 1e-3, axis)
+    expected, theirs = reference.batch_norm(exact(x), exact(gamma), exact(beta), 1e-3, axis)
+    close(y, expected, bar, kind)
+    assert statistics.count == theirs.count
+    for a, b in zip(statistics[:2], theirs[:2]):
+        close(a, b, ROUNDING["float32"], np.float32)
+    for a, b, type_ in zip(ops.batch_norm_backward(dy, x, gamma, statistics, 1e-3, axis),
+                           reference.batch_norm_backward(exact(dy), exact(x), exact(gamma), theirs, 1e-3, axis),
+                           (kind, np.float32, np.float32)):
+        close(a, b, 2 * bar if type_ == kind else 2e-5, type_)
+    mean, variance = put(draw(channels, seed=2), "float32"), put(draw(channels, seed=3) ** 2 + 0.1, "float32")
+    close(ops.normalize(x, gamma, beta, mean, variance, 1e-3, axis),
+          reference.normalize(*map(exact, (x, gamma, beta, mean, variance)), 1e-3, axis), bar, kind)
+    for a, b, type_ in zip(ops.normalize_backward(dy, x, gamma, mean, variance, 1e-3, axis),
+                           reference.normalize_backward(*map(exact, (dy, x, gamma, mean, variance)), 1e-3, axis),
+                           (kind, np.float32, np.float32)):
+        close(a, b, bar if type_ == kind else 2e-5, type_)
+    running = put(draw(channels), "float32"), put(draw(channels) ** 2, "float32")
+    for a, b in zip(ops.update_running(running, statistics, 0.1), reference.update_running(tuple(map(exact, running)), theirs, 0.1)):
+        close(a, b, ROUNDING["float32"], np.float32)
+
+
+@pytest.mark.parametrize("shift, scale", [(0, 1), (1000, 1), (-3, 1e-3)])
+def test_statistics_are_as_good_as_two_passes(shift, scale):
+    """float32 holds a mean far from 0 to 6e-8 of it; the variance must not lose what that leaves."""
+    x = put(shift + scale * draw(5000, 36), "float32")
+    ours, theirs = ops.batch_statistics(x), reference.batch_statistics(exact(x))
+    assert np.abs(exact(ours.mean) - theirs.mean).max() < 1e-7 * max(abs(shift), scale)
+    # Distances to a mean of the block, itself off by 1e-7 of the shift.
+    assert np.abs(exact(ours.variance) / theirs.variance - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("name", ["layer_norm", "hardswish", "silu", "average_pool", "softmax"])
+def test_the_rest_in_every_type(name, dtype):
+    kind, bar = type_of(dtype), ROUNDING[dtype]
+    x, dy, gamma, beta = put(3 * draw(3, 37, 11), kind), put(draw(3, 37, 11, seed=1), kind), *(
+        put(draw(11, seed=n), "float32") for n in (2, 3))
+    if name == "layer_norm":
+        close(ops.layer_norm(x, gamma, beta, 1e-5), reference.layer_norm(*map(exact, (x, gamma, beta)), 1e-5), bar, kind)
+        for a, b, type_ in zip(ops.layer_norm_backward(dy, x, gamma, 1e-5), reference.layer_norm_backward(
+                *map(exact, (dy, x, gamma)), 1e-5), (kind, np.float32, np.float32)):
+            close(a, b, bar, type_)
+    elif name == "average_pool":
+        close(ops.average_pool(x), reference.average_pool(exact(x)), bar, kind)
+        close(ops.average_pool_backward(dy[:, 0], 5), reference.average_pool_backward(exact(dy[:, 0]), 5), bar, kind)
+    elif name == "softmax":
+        close(ops.softmax(x), reference.softmax(exact(x)), bar, kind)
+    else:
+        close(getattr(ops, name)(x), getattr(reference, name)(exact(x)), bar, kind)
+        back = f"{name}_backward"
+        close(getattr(ops, back)(dy, x), getattr(reference, back)(exact(dy), exact(x)), bar, kind)
+        images = put(draw(2, 5, 4, 3), kind)
+        close(getattr(ops, name)(images.transpose(0, 3, 1, 2)), getattr(reference, name)(exact(images).transpose(0, 3, 1, 2)), bar, kind)
+
+
+def test_losses_of_halves_are_float32():
+    logits, teacher = put(draw(5, 7), np.float16), put(draw(5, 7, seed=1), np.float16)
+    targets = ops.targets_of(np.array([0, 6, 3, 3, 1]), 7, 0.1, np.float32)
+    close(targets, reference.targets_of(np.array([0, 6, 3, 3, 1]), 7, 0.1), 1e-6, np.float32)
+    for name, second in (("cross_entropy", targets), ("soft_distillation", teacher), ("hard_distillation", teacher)):
+        more = (3,) if name == "soft_distillation" else ()
+        for function in (name, f"{name}_backward"):
+            close(ops.asarray(getattr(ops, function)(logits, second, *more)),
+                  getattr(reference, function)(exact(logits), exact(second), *more), 1e-5, np.float32)
+
+
+def test_any_layout_and_offset():
+    """Strided, Fortran's order, and a view that begins anywhere: the numbers, not the place, decide."""
+    x, w = put(draw(6, 40), np.float32), put(draw(24, 40), np.float32)
+    expected = ops.to_host(ops.linear(x, w))
+    wide = ops.zeros((6, 81), np.float32)
+    wide[:, 1::2] = x
+    longer = ops.zeros((7, 40), np.float32).reshape(-1)
+    longer[3:243] = x.reshape(-1)
+    for same in (wide[:, 1::2], x.T.copy().T, longer[3:243].reshape(6, 40), x[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(ops.to_host(ops.linear(same, w)), expected)
+
+
+def test_empty_arrays():
+    nothing = ops.zeros((0, 5, 3), np.float32)
+    w = put(draw(7, 3), np.float32)
+    assert ops.linear(nothing, w).shape == (0, 5, 7) and ops.hardswish(nothing).shape == (0, 5, 3)
+    dx, dw = ops.linear_backward(ops.zeros((0, 5, 7), np.float32), nothing, w)
+    assert dx.shape == (0, 5, 3) and not ops.to_host(dw).any() and dw.shape == (7, 3)
+    images, kernel = ops.zeros((0, 3, 8, 8), np.float32), put(draw(4, 3, 3, 3), np.float32)
+    assert ops.convolution(images, kernel, 2, 1).shape == (0, 4, 4, 4)
+    dx, dw = ops.convolution_backward(ops.zeros((0, 4, 4, 4), np.float32), images, kernel, 2, 1)
+    assert dx.shape == images.shape and dw.shape == kernel.shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_nan_stays_in_its_row(dtype):
+    x = draw(70, 40)
+    x[3, 5] = np.nan
+    y = exact(ops.linear(put(x, dtype), put(draw(33, 40), "float32")))
+    assert np.isnan(y[3]).all() and np.isnan(y).sum() == 33
+    q, k, v = draw(2, 1, 20, 16), draw(2, 1, 70, 16), draw(2, 1, 70, 32)
+    q[0, 0, 2, 3] = np.nan
+    y = exact(ops.attention(*(put(a, dtype) for a in (q, k, v)), None, 0.25)[0])
+    assert np.isnan(y[0, 0, 2]).all() and np.isnan(y).sum() == 32
+    image = draw(2, 3, 8, 8)
+    image[0, 1, 4, 4] = np.nan
+    y = exact(ops.convolution(put(image, dtype), put(draw(4, 3, 3, 3), "float32"), 2, 1))
+    assert np.isnan(y[0, :, 2, 2]).all() and np.isnan(y).sum() == 4
+
+
+def test_attention_of_scores_far_apart():
+    q, k, v = 100 * draw(1, 1, 3, 4), draw(1, 1, 140, 4), draw(1, 1, 140, 4)
+    y, _ = ops.attention(*(put(a, np.float32) for a in (q, k, v)), None, 1.0)
+    assert np.abs(exact(y) - reference.attention(*(exact(put(a, np.float32)) for a in (q, k, v)), None, 1.0)[0]).max() < 1e-3
+
+
+def test_another_type_is_refused_by_name():
+    with pytest.raises(BackendError, match="expected arrays of one type of float32, float16, bfloat16, found float64"):
+        ops.linear(put(draw(3, 4), np.float64), put(draw(2, 4), np.float32))
+
+
+def test_all_parameters_in_one_launch():
+    """Clipping and AdamW as the reference's, one array at a time; the moving average too."""
+    shapes, steps = [(7,), (5, 3), (4, 3, 2, 2), (3, 40), (1,), ()], 3
+    parameters = [put(draw(*s, seed=1), np.float32) for s in shapes]
+    theirs = [exact(p) for p in parameters]
+    moments = [[ops.zeros_like(p) for p in parameters] for _ in "12"]
+    expected = [[np.zeros(s) for s in shapes] for _ in "12"]
+    decays = [0.1, 0, 0.1, 0, 0, 0.1]
+    for step in range(1, steps + 1):
+        gradients = [put(draw(*s, seed=10 + step), np.float32) for s in shapes]
+        ops.update_together(parameters, gradients, *moments, decays, step, 0.01, (0.9, 0.99), 1e-8, 0.02, 0.5)
+        for i, gradient in enumerate(gradients):
+            clipped = reference.clip_adaptively(0.5 * exact(gradient), theirs[i], 0.02)
+            theirs[i], expected[0][i], expected[1][i] = reference.adamw(
+                theirs[i], clipped, expected[0][i], expected[1][i], step, 0.01, (0.9, 0.99), 1e-8, decays[i])
+    for ours, other in zip((*parameters, *moments[0], *moments[1]), (*theirs, *expected[0], *expected[1])):
+        close(ours, other, 1e-5, np.float32)
+    averages = [put(draw(*s, seed=5), np.float32) for s in shapes]
+    before = [exact(a) for a in averages]
+    ops.average_together(averages, parameters, 0.9)
+    for ours, average, value in zip(averages, before, parameters):
+        close(ours, reference.moving_average(average, exact(value), 0.9), 1e-6, np.float32)
+
+
+def test_one_parameter_at_a_time():
+    p, g, m, v = (put(draw(5, 3, seed=n) ** (2 if n == 3 else 1), np.float32) for n in range(4))
+    expected = reference.adamw(*map(exact, (p, g, m, v)), 2, 0.01, decay=0.1)
+    for a, b in zip(ops.adamw(p, g, m, v, 2, 0.01, decay=0.1, out=(p, m, v)), expected):
+        close(a, b, 1e-6, np.float32)
+    close(ops.clip_adaptively(g, p, 0.01), reference.clip_adaptively(exact(g), exact(p), 0.01), 1e-5, np.float32)
+    assert float(ops.squared_norm(g)) == pytest.approx(reference.squared_norm(exact(g)), rel=1e-6)
