@@ -4,7 +4,7 @@ import numpy as np
 
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
-from ..ops.cpu.step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
+from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU
 from . import plan
 from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
 from .program import SUMS, Product, Tensor
@@ -21,9 +21,12 @@ class Lowering:
 
     def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
-        self.half, self.grain = half, HALF_GRAIN if half else GRAIN  # bfloat16 products, but for the image and the head
-        self.instructions = instructions
-        self.half_attention = half and instructions.half == "tiles"  # q, k and v in bfloat16 too
+        self.instructions, tiles = instructions, instructions.half == "tiles"
+        # Bfloat16 numbers that stand for one in products (but for the image's and the head's): the rounded one; or, where
+        # AMX makes that the faster way to multiply float32, as many as are exactly it.
+        self.parts = 1 if half else PARTS if tiles else 0
+        self.grain = HALF_GRAIN if self.parts else GRAIN
+        self.half_attention = half and tiles  # q, k and v in bfloat16 too
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
         for step in steps:
@@ -33,12 +36,12 @@ class Lowering:
                 self.sections.append([])
 
     def pack(self, weight, bias, rows, columns, pairs):
-        return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
+        return pack(self.arena, weight, bias, self.width, rows, columns, pairs == 1)
 
     def most(self, pairs, outputs):
         """Rows of the tiles of a product: of bfloat16, of two panels at a time, or of one."""
         if pairs:
-            return self.instructions.pair_rows
+            return 32 if pairs == PARTS else self.instructions.pair_rows
         return self.instructions.double if outputs >= 2 * self.width and self.instructions.double else self.instructions.rows
 
     def key_size(self, key):
@@ -68,7 +71,8 @@ class Convolution:
         self.finish = lowering.finish("map", step.activation)
         self.planes, self.channels, self.next = 1, channels, None
         self.number = len(lowering.convolutions)
-        self.pairs, self.half = lowering.half and self.number > 0, lowering.half
+        self.parts = lowering.parts
+        self.pairs = self.parts if self.number else 0
         if self.number == 0:
             self.planes, self.channels = channels, 1
             weight, rows, self.length = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2), self.kernel
@@ -97,18 +101,18 @@ class Convolution:
         if self.next:
             there, _ = self.next.input(program)
             border = self.next.padding * (there.line + there.pixel)
-            address, half = (0, there.address + border // 2) if self.half else (there.address + border, 0)
-            to = Tensor(address, half, 0, there.pixel, program.width * 4)
+            address, half = (0, there.address + border // 2) if self.parts else (there.address + border, 0)
+            to = Tensor(address, half, 0, there.pixel, program.width * 4, there.part)
             target = (there.pixel, there.line, there.image)
         else:
-            to = program.new_x(self.out[0] * self.out[1], self.outputs, self.half)
+            to = program.new_x(self.out[0] * self.out[1], self.outputs, self.parts)
             target = (to.row, to.row * self.out[1], to.row * to.tokens)
-        part = 2 if self.pairs else 1  # how much closer together bfloat16 lie
-        pixel, line, image = (n // part for n in source[1:])
+        closer = 2 if self.pairs else 1  # bfloat16 lie closer together
+        pixel, line, image = (n // closer for n in (source.pixel, source.line, source.image))
         segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
         tiles = program.pixels(program.images, *self.out, (self.stride * pixel, self.stride * line, image), target,
                                self.most)
-        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs)
+        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs, source.part)
         program.product(self.name, tiles, operand, to, self.finish)
 
     def _emit_image(self, program, source, height):
@@ -130,9 +134,9 @@ class Linear:
         if step.source in ("kept", "context"):
             self.tokens = lowering.kept
         # The head stays exact: it reads a single token an image.
-        self.half = lowering.half and step.target != "logits"
+        self.parts = lowering.parts if step.target != "logits" else 0
         self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
-        self.most = lowering.most(self.half, len(columns))
+        self.most = lowering.most(self.parts, len(columns))
         lowering.columns[step.target] = columns
         base = np.ones(len(step.weight))
         if step.groups and step.target != "kv":  # the queries come first
@@ -146,7 +150,7 @@ class Linear:
         # Rounded while it is multiplied: a float64 copy would be the largest array of a start.
         weight = np.multiply(step.weight, scale * base[:, None], out=np.empty(step.weight.shape, np.float32),
                              casting="same_kind")
-        self.outputs, self.weight = len(columns), lowering.pack(weight, step.bias * base, self.rows, columns, self.half)
+        self.outputs, self.weight = len(columns), lowering.pack(weight, step.bias * base, self.rows, columns, self.parts)
 
     @staticmethod
     def _columns(step, lowering):
@@ -165,17 +169,17 @@ class Linear:
         if self.residual:
             target = program.x
         elif self.target == "x":
-            target = program.new_x(self.tokens, self.outputs, self.half)
+            target = program.new_x(self.tokens, self.outputs, self.parts)
         elif self.target == "logits":
             target = program.new("logits", 1, self.outputs, images=program.batch).image(program.first)
         elif self.panels:
             target = program.new_panels(self.target, self.tokens, self.outputs, self.half_panels)
         else:
-            target = program.new(self.target, self.tokens, self.outputs, not self.half, self.half)
+            target = program.new(self.target, self.tokens, self.outputs, not self.parts, self.parts)
         program.tensors[self.target] = target
-        address, row = (source.half, source.row // 2) if self.half else (source.address, source.row)
+        address, row = (source.half, source.row // 2) if self.parts else (source.address, source.row)
         tiles = program.rows(program.images * self.tokens, row, target.row, self.most)
-        operand = Product(address, row, (0,), len(self.rows), self.weight, self.half)
+        operand = Product(address, row, (0,), len(self.rows), self.weight, self.parts, source.part)
         program.product(self.name, tiles, operand, target, self.finish)
 
 
@@ -185,7 +189,7 @@ class Attention:
         queries = lowering.tokens if step.queries == step.source else lowering.kept
         self.tokens, width, self.pairs = (queries, lowering.tokens), lowering.width, lowering.half_attention
         self.key, self.value = lowering.key_size(step.key), padded(step.value, width)
-        self.finish, self.half = lowering.finish("context", step.activation), lowering.half
+        self.finish, self.parts = lowering.finish("context", step.activation), lowering.parts
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
                                                                     lowering.grain)
         self.outputs, lowering.kept = len(columns), queries
@@ -203,7 +207,7 @@ class Attention:
     def emit(self, program):
         a, (queries, keys), width = table.Attention, self.tokens, program.width
         both, q = program.tensors[self.source], program.tensors[self.queries]
-        out = program.new("context", queries, self.outputs, not self.half, self.half)
+        out = program.new("context", queries, self.outputs, not self.parts, self.parts)
         program.tensors["context"] = out
         panels = padded(self.heads * self.key, width) // width  # of q, and of k
         panel, q_panel = (t.panel // 2 if self.pairs else t.panel for t in (both, q))
@@ -216,7 +220,7 @@ class Attention:
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
             a.VALUE: self.value, a.Q: q.half if self.pairs else q.address, a.Q_PANEL: q_panel, a.K: k, a.K_PANEL: panel,
             a.V: k + panels * panel, a.V_PANEL: panel, a.SEGMENTS: program.segments(*pieces),
-            a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.LDO: out.row, a.SCRATCH: program.scratch(size),
+            a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.HALF_PART: out.part, a.LDO: out.row, a.SCRATCH: program.scratch(size),
             a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs})
 
     def _scratch(self, program):
@@ -226,7 +230,7 @@ class Attention:
         if not self.pairs:
             return 64 + row * (program.rows_a_tile + 1 + self.key + keys)
         keys = padded(keys, program.width)
-        return SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
+        return AMX_JOB + SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
 
 
 class Subsample:
@@ -236,20 +240,21 @@ class Subsample:
         self.tokens = -(-step.grid[0] // step.stride) * -(-step.grid[1] // step.stride)
         lowering.kept = self.tokens
         lowering.columns[step.target] = lowering.columns[step.source]
-        self.columns, self.half = len(lowering.columns[step.target]), lowering.half
-        self.vectors = self.columns // lowering.lanes // (2 if self.half else 1)
+        self.columns, self.parts = len(lowering.columns[step.target]), lowering.parts
+        self.vectors = self.columns // lowering.lanes // (2 if self.parts else 1)
 
     def emit(self, program):
         r, source = table.Rows, program.tensors[self.source]
-        target = program.new(self.target, self.tokens, self.columns, not self.half, self.half)
+        target = program.new(self.target, self.tokens, self.columns, not self.parts, self.parts)
         program.tensors[self.target] = target
         image, y, x = (i.ravel() for i in np.indices((program.images, *(-(-n // self.stride) for n in self.grid))))
         kept = (image * self.grid[0] + y * self.stride) * self.grid[1] + x * self.stride
-        part = 2 if self.half else 1
-        pairs, count = program.pairs(kept * source.row // part, np.arange(len(kept)) * target.row // part)
+        closer, parts = 2 if self.parts else 1, np.arange(max(1, self.parts))[:, None]
+        pairs, count = program.pairs((kept * source.row // closer + parts * source.part).ravel(),
+                                     (np.arange(len(kept)) * target.row // closer + parts * target.part).ravel())
         program.add(self.name, table.Kind.ROWS, {
-            r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.half if self.half else source.address,
-            r.TARGET: target.half if self.half else target.address, r.VECTORS: self.vectors})
+            r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.half if self.parts else source.address,
+            r.TARGET: target.half if self.parts else target.address, r.VECTORS: self.vectors})
 
 
 class Token:
@@ -259,12 +264,12 @@ class Token:
         columns = lowering.columns["x"]
         self.name, self.tokens, self.columns = step.name, lowering.tokens, len(columns)
         self.address, self.vectors = lowering.keep(spread(step.token, columns)), len(columns) // lowering.lanes
-        self.half = lowering.half
+        self.parts = lowering.parts
         lowering.tokens += 1
 
     def emit(self, program):
         r, source = table.Rows, program.x
-        target = program.new_x(self.tokens + 1, self.columns, self.half)
+        target = program.new_x(self.tokens + 1, self.columns, self.parts)
         image, row = (i.ravel() for i in np.indices((program.images, self.tokens)))
         rows = (image * self.tokens + row) * source.row, (image * (self.tokens + 1) + row + 1) * target.row
         first = np.zeros(program.images, int), np.arange(program.images) * (self.tokens + 1) * target.row
@@ -272,7 +277,7 @@ class Token:
             table_address, count = program.pairs(*pairs)
             program.add(self.name, table.Kind.ROWS, {r.PAIRS: table_address, r.COUNT: count, r.SOURCE: address,
                                                      r.TARGET: target.address, r.VECTORS: self.vectors})
-        if self.half:
+        if self.parts:
             program.round(self.name, target, self.vectors)
 
 
@@ -301,20 +306,20 @@ class LayerNorm:
         # The pool only sums its N tokens: N times the mean has N² times the variance.
         pooled = step.source == "pooled"
         self.tokens, self.eps = (1, step.eps * lowering.pooled**2) if pooled else (lowering.tokens, step.eps)
-        self.channels, self.columns, self.half = len(step.gamma), len(columns), lowering.half and not pooled
+        self.channels, self.columns, self.parts = len(step.gamma), len(columns), 0 if pooled else lowering.parts
         self.vectors = len(columns) // lowering.lanes
         self.gamma, self.beta = (lowering.keep(spread(a, columns)) for a in (step.gamma, step.beta))
 
     def emit(self, program):
         n, source = table.LayerNorm, program.tensors[self.source]
-        target = program.new("normalized", self.tokens, self.columns, True, self.half)
+        target = program.new("normalized", self.tokens, self.columns, True, self.parts)
         program.tensors["normalized"] = target
         program.add(self.name, table.Kind.LAYER_NORM, {
             n.ROWS: program.images * self.tokens, n.CHANNELS: self.channels, n.SOURCE: source.address,
             n.TARGET: target.address, n.ROW: source.row, n.GAMMA: self.gamma, n.BETA: self.beta,
             n.EPS: np.float64(self.eps).view(np.int64),
             n.VECTORS: self.vectors})
-        if self.half:
+        if self.parts:
             program.round(self.name, target, self.vectors)
 
 
@@ -323,14 +328,14 @@ class Embedding:
         columns = lowering.columns["x"]
         self.name, self.tokens, self.row = step.name, len(step.embedding), 4 * len(columns)
         self.address, self.vectors = lowering.keep(spread(step.embedding, columns)), len(columns) // lowering.lanes
-        self.half = lowering.half
+        self.parts = lowering.parts
 
     def emit(self, program):
         a, target = table.Add, program.x
         program.add(self.name, table.Kind.ADD, {
             a.IMAGES: program.images, a.TOKENS: self.tokens, a.SOURCE: self.address, a.SOURCE_ROW: self.row,
             a.TARGET: target.address, a.TARGET_ROW: target.row, a.VECTORS: self.vectors})
-        if self.half:
+        if self.parts:
             program.round(self.name, target, self.vectors)
 
 

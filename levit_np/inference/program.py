@@ -7,25 +7,34 @@ import numpy as np
 
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
+from ..ops.cpu.step import AMX_JOB, PARTS
 from ..ops.cpu.threads import MOST
+from .packing import HALF_GRAIN
 
 BLOCK_BYTES = 512 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
 
 
 SUMS = 4096  # bytes of a tile's sums, before they are finished
-LONGEST_SUM = 144  # terms added one after the other: rounding grows with the square root of their number
+# Terms added one after the other: rounding grows with the square root of their number.  And a panel of so many, in parts,
+# stays in the L1 cache beside the rows that it multiplies.
+LONGEST_SUM, FEW_TILES_SUM = 144, 64
+SPLIT_BLOCK = 1 << 20  # bytes of rows in parts that go through all panels: wherever there are tiles, the L2 cache has 2 MiB
+MOST_TILES = 16  # of them at most
+SPLIT_SCRATCH = AMX_JOB + MOST_TILES * SUMS + 2 * LONGEST_SUM * 32 * 2 * PARTS  # their sums; the weights at hand, and the next
 
 
 class Tensor(NamedTuple):
     """Tokens in memory: `row` bytes from one to the next, `panel` bytes from a panel of columns to the next.
 
-    half: the same rounded to bfloat16, everything half as far apart.  Either address may be 0."""
+    half: the same rounded to bfloat16, everything half as far apart.  Either address may be 0.  part: bytes between the
+    three bfloat16 numbers that add up to a float32, 0 if there is but one."""
 
     address: int
     half: int
     tokens: int  # an image
     row: int
     panel: int
+    part: int = 0
 
     def image(self, number):
         offset = number * self.tokens * self.row
@@ -34,24 +43,26 @@ class Tensor(NamedTuple):
 
 class Map(NamedTuple):
     """Pixels in memory with a border of zeros: bytes from a pixel, a line, an image to the next, were they float32;
-    in bfloat16 half as many."""
+    in bfloat16 half as many, and perhaps several parts."""
 
     address: int
     pixel: int
     line: int
     image: int
+    part: int
 
 
 class Product(NamedTuple):
     """What a product reads: a tile's row is `length` numbers at each of the segments (bytes), from `address` on.
-    pairs: they are bfloat16."""
+    pairs: how many bfloat16 numbers stand for one, 0 for float32; part: bytes between them."""
 
     address: int
     row: int
     segments: tuple
     length: int
     weight: object
-    pairs: bool
+    pairs: int
+    part: int
 
 
 class Program:
@@ -90,13 +101,13 @@ class Program:
             self._buffers[key] = self.arena.numbers(count)
         return self._buffers[key].ctypes.data
 
-    def new(self, name, tokens, columns, exact=True, half=False, images=None):
-        """A tensor of rows for the images at hand, in float32 (exact), bfloat16 or both."""
+    def new(self, name, tokens, columns, exact=True, parts=0, images=None):
+        """A tensor of rows for the images at hand, in float32 (exact), so many parts of bfloat16, or both."""
         row, images = row_bytes(columns), images or self.images
         count = images * tokens * row // 4
         address = self._memory((name, tokens, row), count) if exact else 0
-        halved = self._memory((f"{name} half", tokens, row), count // 2) if half else 0
-        return Tensor(address, halved, tokens, row, self.width * 4)
+        halved = self._memory((f"{name} half", tokens, row), count // 2 * parts) if parts else 0
+        return Tensor(address, halved, tokens, row, self.width * 4, count * 2 if parts > 1 else 0)
 
     def new_panels(self, name, tokens, columns, half):
         """A tensor of panels, which attention reads: (panel, images · tokens, width), in float32 or bfloat16."""
@@ -111,9 +122,9 @@ class Program:
         """`size` bytes for each thread, shared by all steps."""
         return self._memory(("scratch", size), size // 4 * MOST)
 
-    def new_x(self, tokens, columns, half):
+    def new_x(self, tokens, columns, parts):
         """The residual stream of a stage, whole, of which the images at hand are a part."""
-        self.stage = self.new("x", tokens, columns, True, half, self.batch)
+        self.stage = self.new("x", tokens, columns, True, parts, self.batch)
         self.tensors["x"] = self.x
         return self.x
 
@@ -121,12 +132,14 @@ class Program:
     def x(self):
         return self.stage.image(self.first)
 
-    def new_map(self, name, height, width, channels, planes, half):
-        """A bordered map of (height, width) pixels, of `channels` numbers side by side, in `planes`."""
+    def new_map(self, name, height, width, channels, planes, parts):
+        """A bordered map of (height, width) pixels, of `channels` numbers side by side, in `planes`; in float32, or
+        so many parts of bfloat16."""
         pixel, line = channels * 4, channels * width * 4
         image = line * height * planes
-        count = self.images * image // (8 if half else 4)
-        return Map(self._memory((name, image), count), pixel, line, image)
+        count = self.images * image // 4
+        address = self._memory((name, image), count // 2 * parts if parts else count)
+        return Map(address, pixel, line, image, count * 2 if parts > 1 else 0)
 
     @cache
     def rows(self, count, row_in, row_out, most):
@@ -159,7 +172,7 @@ class Program:
         r = table.Round
         self.add(name, table.Kind.ROUND, {
             r.ROWS: self.images * tensor.tokens, r.SOURCE: tensor.address, r.SOURCE_ROW: tensor.row,
-            r.TARGET: tensor.half, r.TARGET_ROW: tensor.row // 2, r.VECTORS: vectors})
+            r.TARGET: tensor.half, r.TARGET_ROW: tensor.row // 2, r.VECTORS: vectors, r.PART: tensor.part})
 
     def logits(self, classes):
         """(batch, classes), as the last evaluation left them."""
@@ -174,25 +187,39 @@ class Program:
 
     def product(self, name, tiles, operand, target, finish):
         """target = finish(operand · weight + bias)."""
-        p, weight, segments, length = table.Product, operand.weight, operand.segments, operand.length
-        bytes_ = 2 if operand.pairs else 4
+        p, weight, length, split = table.Product, operand.weight, operand.length, operand.pairs == PARTS
+        segments, groups = operand.segments, 1
         terms = len(segments) * length
-        if operand.pairs or terms <= LONGEST_SUM or not target.address:  # bfloat16 itself is much less exact
-            groups = 1
-        else:  # a segment, or an even part of one, is a group
-            parts = next(n for n in range(-(-length // LONGEST_SUM), length + 1) if length % n == 0)
-            length //= parts
-            segments = tuple(start + 4 * length * part for start in segments for part in range(parts))
-            groups = len(segments)
+        if split or not operand.pairs and target.address:  # bfloat16 itself is much less exact than a long sum
+            # Of few tiles, splitting the weights takes longest: what is at hand and what comes next must be in L1.
+            longest = FEW_TILES_SUM if split and tiles[1] <= 2 else LONGEST_SUM
+            segments, length, groups = _groups(segments, length, longest, bool(operand.pairs))
+        if split:
+            block, scratch = min(MOST_TILES, SPLIT_BLOCK // (32 * terms * 2 * PARTS)), SPLIT_SCRATCH
+        else:
+            block, scratch = BLOCK_BYTES // (self.rows_a_tile * terms * (2 if operand.pairs else 4)), AMX_JOB + SUMS
         self.add(name, table.Kind.PRODUCT, {
             p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: operand.address, p.LDA: operand.row,
             p.SEGMENTS: self.segments(*segments), p.GROUPS: groups, p.COUNT: len(segments) // groups,
-            p.LENGTH: length * bytes_ // 4, p.B: weight.address, p.B_PANEL: weight.panel, p.PANELS: weight.full,
-            p.TAIL: weight.tail, p.C: target.address, p.HALF: target.half, p.LDC: target.row, p.C_PANEL: target.panel,
-            p.BIAS: weight.bias, p.FINISH: finish, p.PAIRS: operand.pairs, p.SCRATCH: self.scratch(SUMS),
-            p.SCRATCH_SIZE: SUMS, p.BLOCK: max(1, BLOCK_BYTES // (self.rows_a_tile * terms * bytes_))})
+            p.LENGTH: length // 2 if operand.pairs else length, p.B: weight.address, p.B_PANEL: weight.panel,
+            p.PANELS: weight.full, p.TAIL: weight.tail, p.C: target.address, p.HALF: target.half,
+            p.HALF_PART: target.part, p.LDC: target.row, p.C_PANEL: target.panel, p.BIAS: weight.bias,
+            p.FINISH: finish, p.PAIRS: operand.pairs, p.A_PART: operand.part, p.SCRATCH: self.scratch(scratch),
+            p.SCRATCH_SIZE: scratch, p.BLOCK: max(1, block)})
+
+
+def _groups(segments, length, longest, pairs):
+    """(segments, their length, how many groups they are): a longer sum is cut, every segment into even parts."""
+    if len(segments) * length <= longest:
+        return segments, length, 1
+    size, grain = (2, HALF_GRAIN) if pairs else (4, 1)
+    parts = next(n for n in range(-(-length // longest), length + 1) if length % (n * grain) == 0)
+    length //= parts
+    segments = tuple(start + size * length * part for start in segments for part in range(parts))
+    return segments, length, len(segments)
 
 
 def row_bytes(columns):
-    """Rows a multiple of 2048 bytes apart would share a few sets of the L1 cache: those are set further apart."""
-    return 4 * (columns + 32 if columns % 512 == 0 else columns)
+    """An odd number of cache lines in bfloat16, of pairs of them in float32: a power of two would put the rows of a tile
+    into few sets of the L1 cache."""
+    return 4 * (columns + 32 if columns % 64 == 0 else columns)

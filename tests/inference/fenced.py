@@ -67,7 +67,7 @@ def randomized(model):
 def check(name, half, side, missing):
     model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
     executors = [cpu.CpuExecutor(model, half)]
-    slack = SLACK if half and executors[0].kernels.instructions.half == "tiles" else 0
+    slack = SLACK if executors[0].kernels.instructions.half == "tiles" else 0
     plain = program.Arena
     lowering.Arena = program.Arena = lambda: Fence(side, missing, slack)
     executors.append(cpu.CpuExecutor(model, half))

@@ -1,18 +1,24 @@
 """The tile of bfloat16 products in AMX's tile registers, which hold 16 rows of 64 bytes: a register tile of 32 × 32.
 
 Four registers hold sums (16 × 16 float32), two hold rows of `a` (16 × 32 bfloat16), two hold pairs of rows of `b`
-(16 pairs × 16 columns).  One instruction multiplies 16 × 32 by 32 × 16.
+(16 pairs × 16 columns).  One instruction multiplies 16 × 32 by 32 × 16, sixteen times what a vector multiply-add does.
+
+That is fast enough for float32 too: a float32 number is the sum of three bfloat16 numbers, 8 of its 24 bits each, so
+that a b = a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁) + terms below 2⁻²⁴ of it: six instructions for one, summed in
+float32 as ever.  An infinity becomes NaN by it (∞ - ∞); what lies below 1e-33 loses bits, being under the smallest
+normal number in its last part.
 """
 
 from llvmlite import ir
 
-from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
-from .tile import emit_loop, new_function
-from .vector import I32, I64, number
+from .step import HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, Job
+from .tile import emit_loop
+from .vector import I32, I64, Vectors, number
 
 ROWS, COLUMNS, TERMS = 32, 32, 16  # of a tile; terms (pairs) an instruction
 SUMS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers
-LINES = 16  # cache lines prefetched every TERMS
+# The products of parts (of a, of b), in an order in which all but one follow from the one before by a single part.
+PRODUCTS = {1: ((0, 0),), PARTS: ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))}
 SCRATCH = ROWS * COLUMNS * 4
 # Palette 1; at byte 16 the bytes a row of each of eight registers, at byte 48 their rows.
 CONFIGURATION = bytes([1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8)
@@ -43,40 +49,152 @@ def _move(v, name, register, address, stride):
     v.call(f"llvm.x86.{name}", ir.VoidType(), [_byte(register), place, stride])
 
 
-def amx_function(module, lanes, halves_of_rows, scaled=False):
-    """Like tile_function's with pairs: c = finish(a b + bias) for up to 16 or 32 rows, `rows` being one more argument.
-    c may be 0; `scratch` has room for SCRATCH bytes.  Rows of a behind the last are read and not used; a segment's
-    length is a multiple of TERMS.  scaled: row i is bias[i] times its sum instead."""
-    v, argument, name = new_function(module, f"levit_amx_{16 * halves_of_rows}" + scaled * "_scaled", lanes, ("rows",))
-    if not argument:
+def multiply_function(module, lanes, halves, parts):
+    """sums = a b, for up to 16 or 32 rows (`halves` 1 or 2): an LLVM function of the address of a Job, whose numbers are
+
+    A, B: bfloat16, a term being a pair of them; or, with `parts`, each number the sum of so many, A_PART and B_PART
+    bytes apart.  LDA: bytes from a row of a to the next; SEGMENTS: the address of COUNT byte offsets, at each of which
+    LENGTH terms of a row stand, a multiple of TERMS; B: a packed panel (COUNT · LENGTH, COLUMNS) of pairs; AHEAD: what
+    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS.  SUMS: SCRATCH bytes; if MORE, what is there is
+    added.  Rows of a behind the last are read and not used.
+
+    The tiles multiply by themselves: meanwhile the vector units finish ROWS_A_STEP of the ROWS of another tile, whose
+    sums are at DONE (see finish_function), and split PAIRS_A_STEP pairs of rows, FIRST to LAST, of other weights (see
+    split_function), every TERMS."""
+    name = f"levit_amx_{16 * halves}_{parts}"
+    if name in module.globals:
         return module.globals[name]
-    b, pair_row = v.builder, COLUMNS * 4
-    sums = SUMS[: 2 * halves_of_rows]
-    for register in sums:
-        v.call("llvm.x86.tilezero", ir.VoidType(), [_byte(register)])
+    v, (address,) = _new_function(module, name, lanes, 1)
+    job = {field: v.load_scalar(v.at(address, 8 * field), I64) for field in Job}
+    b, row = v.builder, COLUMNS * 4
+    sums = SUMS[: 2 * halves]
+    places = [v.at(job[Job.SUMS], n // 2 * 16 * row + n % 2 * 64) for n in sums]
+    with b.if_else(b.icmp_signed("==", job[Job.MORE], number(0))) as (fresh, more):
+        with fresh:
+            for n in sums:
+                v.call("llvm.x86.tilezero", ir.VoidType(), [_byte(n)])
+        with more:
+            for n in sums:
+                _move(v, "tileloadd64", n, places[n], number(row))
+    finish = finish_function(module, lanes), [job[n] for n in range(Job.DONE, Job.ROWS)], Job.ROWS_A_STEP, Job.ROWS
+    split = split_function(module, lanes), [job[n] for n in range(Job.SOURCE, Job.FIRST)], Job.PAIRS_A_STEP, Job.LAST
+
+    def meanwhile(firsts):
+        """Between two products, for a tile that waits for its registers holds up whatever comes behind it."""
+        lasts = []
+        for first, (function, arguments, step, end) in zip(firsts, (finish, split)):
+            last = v.smallest(v.at(first, job[step]), job[end])
+            with b.if_then(b.icmp_signed("<", first, last)):
+                b.call(function, [*arguments, first, last])
+            lasts.append(last)
+        return lasts
 
     def terms(a, carried):
-        weights, ahead = carried
-        for line in range(LINES):
-            v.prefetch(v.at(ahead, 64 * line))
-        for i in range(halves_of_rows):
-            _move(v, "tileloadd64", LEFT[i], v.at(a, b.mul(argument["lda"], number(16 * i))), argument["lda"])
-        for j in range(2):
-            _move(v, "tileloadd64", RIGHT[j], v.at(weights, 64 * j), number(pair_row))
-        for n in sums:
-            v.call("llvm.x86.tdpbf16ps", ir.VoidType(), [_byte(n), _byte(LEFT[n // 2]), _byte(RIGHT[n % 2])])
-        return [v.at(weights, TERMS * pair_row), v.at(ahead, argument["advance"])]
+        weights, ahead, *firsts = carried
+        after, before = v.at(ahead, job[Job.ADVANCE]), (None, None)
+        # Each cache line once: those that begin between this address and the next.
+        emit_loop(b, b.and_(ahead, number(-64)), after, 64, [], lambda line, carried: v.prefetch(line) or [])
+        for left, right in PRODUCTS[parts]:
+            if left != before[0]:
+                part = v.at(a, b.mul(job[Job.A_PART], number(left)))
+                for i in range(halves):
+                    _move(v, "tileloadd64", LEFT[i], v.at(part, b.mul(job[Job.LDA], number(16 * i))), job[Job.LDA])
+            if right != before[1]:
+                part = v.at(weights, b.mul(job[Job.B_PART], number(right)))
+                for j in range(2):
+                    _move(v, "tileloadd64", RIGHT[j], v.at(part, 64 * j), number(row))
+            for n in sums:
+                v.call("llvm.x86.tdpbf16ps", ir.VoidType(), [_byte(n), _byte(LEFT[n // 2]), _byte(RIGHT[n % 2])])
+            before, firsts = (left, right), meanwhile(firsts)
+        return [v.at(weights, TERMS * row), after, *firsts]
 
     def segment(s, carried):
-        a = v.at(argument["a"], v.load_scalar(v.at(argument["segments"], b.mul(s, number(8))), I64))
-        return emit_loop(b, a, v.at(a, b.mul(argument["length"], number(4))), 4 * TERMS, carried, terms)[1]
+        a = v.at(job[Job.A], v.load_scalar(v.at(job[Job.SEGMENTS], b.mul(s, number(8))), I64))
+        return emit_loop(b, a, v.at(a, b.mul(job[Job.LENGTH], number(4))), 4 * TERMS, carried, terms)[1]
 
-    emit_loop(b, number(0), argument["count"], 1, [argument["b"], argument["ahead"]], segment)
+    start = [job[Job.B], job[Job.AHEAD], number(0), job[Job.FIRST]]
+    emit_loop(b, number(0), job[Job.COUNT], 1, start, segment)
     for n in sums:
-        place = v.at(argument["scratch"], n // 2 * 16 * COLUMNS * 4 + n % 2 * 64)
-        _move(v, "tilestored64", n, place, number(COLUMNS * 4))
-    _finish(v, argument, scaled)
+        _move(v, "tilestored64", n, places[n], number(row))
     b.ret_void()
+    return module.globals[name]
+
+
+def _new_function(module, name, lanes, count):
+    """(Vectors at the start of a new function of `count` int64, its arguments)."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return Vectors(ir.IRBuilder(function.append_basic_block("start")), lanes), function.args
+
+
+def finish_function(module, lanes, scaled=False):
+    """Rows first to last of a tile's sums become c = finish(sums + bias), if there is a c, and, rounded to bfloat16,
+    `half`, if there is one; in parts, if they have a distance.  scaled: row i is bias[i] times its sum instead.  As an
+    LLVM function of (sums, c, ldc, bias, finish, half, ldhalf, part, first, last)."""
+    name = "levit_amx_finish" + scaled * "_scaled"
+    if name in module.globals:
+        return module.globals[name]
+    v, (sums, to, ldc, shift, code, rounded, ldhalf, part, first, last) = _new_function(module, name, lanes, 10)
+    b = v.builder
+    bias = None if scaled else [v.load(v.at(shift, 64 * j)) for j in range(2)]
+    is_exact, is_rounded = (b.icmp_signed("!=", place, number(0)) for place in (to, rounded))
+
+    def rows(change):
+        def row(i, carried):
+            at, c, half = (v.at(place, b.mul(i, size)) for place, size in (
+                (sums, number(COLUMNS * 4)), (to, ldc), (rounded, ldhalf)))
+            y = [v.load(v.at(at, 64 * j)) for j in range(2)]
+            if scaled:
+                scale = v.spread(v.load_scalar(v.at(shift, b.mul(i, number(4)))))
+                y = [b.fmul(x, scale) for x in y]
+            else:
+                y = [b.fadd(x, more) for x, more in zip(y, bias)]
+            y = [change(x, v.at(c, 64 * j)) for j, x in enumerate(y)]
+            with b.if_then(is_exact):
+                for j in range(2):
+                    v.store(y[j], v.at(c, 64 * j))
+            with b.if_then(is_rounded):
+                v.store_halves(y, half, part)
+            return []
+
+        emit_loop(b, first, last, 1, [], row)
+
+    cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
+             SILU: lambda y, old: v.silu(y), RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
+    done = b.append_basic_block("done")
+    blocks = {code: b.append_basic_block(f"finish{code}") for code in cases}
+    switch = b.switch(code, blocks[PLAIN])
+    for code, block in blocks.items():
+        if code != PLAIN:
+            switch.add_case(number(code), block)
+        b.position_at_end(block)
+        rows(cases[code])
+        b.branch(done)
+    b.position_at_end(done)
+    b.ret_void()
+    return module.globals[name]
+
+
+def split_function(module, lanes):
+    """Pairs of rows first to last of a panel of float32, COLUMNS wide, go to PARTS panels of pairs, `part` bytes apart;
+    what lies `further` bytes on is brought to the L2 cache."""
+    name = "levit_amx_split"
+    if name in module.globals:
+        return module.globals[name]
+    v, (source, target, part, further, first, last) = _new_function(module, name, lanes, 6)
+    row = COLUMNS * 4
+
+    def pair(n, carried):
+        at, to = v.at(source, v.builder.mul(n, number(2 * row))), v.at(target, v.builder.mul(n, number(row)))
+        for j in range(0, 2 * row, 64):
+            v.prefetch(v.at(v.at(at, further), j))
+        for j in range(0, row, 64):
+            v.split_pairs(v.load(v.at(at, j)), v.load(v.at(at, row + j)), v.at(to, j), part)
+        return []
+
+    emit_loop(v.builder, first, last, 1, [], pair)
+    v.builder.ret_void()
     return module.globals[name]
 
 
@@ -115,45 +233,3 @@ def interleave(v, first, second, target):
         order = [16 * j + n // 2 + n % 2 * COLUMNS for n in range(COLUMNS)]
         pairs = b.shuffle_vector(*rows, ir.Constant(mask, order))
         b.store(pairs, v.pointer(v.at(target, 64 * j), kind)).align = 2
-
-
-def _finish(v, argument, scaled):
-    """The finished sums, row by row, to c if there is one and, rounded, to `half` if there is one."""
-    b = v.builder
-    bias = None if scaled else [v.load(v.at(argument["bias"], 64 * j)) for j in range(2)]
-    exact, rounded = (b.icmp_signed("!=", argument[name], number(0)) for name in ("c", "half"))
-
-    def rows(change):
-        def row(i, carried):
-            at = v.at(argument["scratch"], b.mul(i, number(COLUMNS * 4)))
-            c, half = (v.at(argument[name], b.mul(i, argument[stride]))
-                       for name, stride in (("c", "ldc"), ("half", "ldhalf")))
-            y = [v.load(v.at(at, 64 * j)) for j in range(2)]
-            if scaled:
-                scale = v.spread(v.load_scalar(v.at(argument["bias"], b.mul(i, number(4)))))
-                y = [b.fmul(x, scale) for x in y]
-            else:
-                y = [b.fadd(x, shift) for x, shift in zip(y, bias)]
-            y = [change(x, v.at(c, 64 * j)) for j, x in enumerate(y)]
-            with b.if_then(exact):
-                for j in range(2):
-                    v.store(y[j], v.at(c, 64 * j))
-            with b.if_then(rounded):
-                for j in range(2):
-                    v.store_half(y[j], v.at(half, 32 * j))
-            return []
-
-        emit_loop(b, number(0), argument["rows"], 1, [], row)
-
-    cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
-             SILU: lambda y, old: v.silu(y), RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
-    done = b.append_basic_block("done")
-    blocks = {code: b.append_basic_block(f"finish{code}") for code in cases}
-    switch = b.switch(argument["finish"], blocks[PLAIN])
-    for code, block in blocks.items():
-        if code != PLAIN:
-            switch.add_case(number(code), block)
-        b.position_at_end(block)
-        rows(cases[code])
-        b.branch(done)
-    b.position_at_end(done)

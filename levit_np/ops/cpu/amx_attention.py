@@ -2,22 +2,24 @@
 
 from . import step
 from .amx import COLUMNS, SCRATCH
-from .intrinsics import RowOperations, amx_operations, amx_tile_of, get, set_float
+from .intrinsics import RowOperations, amx_functions, amx_operations, get, put, set_float
+from .step import AMX_JOB, Job
 
 SQUARE = 16  # a tile register's rows
 
 
-def amx_attention(jit, lanes, of_its_own, share):
+def amx_attention(jit, lanes, share):
     """The kernel (step, thread, threads), made with the decorator and the helpers of kernels.py."""
     _, _, scores_of, interleave = amx_operations(lanes)
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     round_square = operations.transpose_round
-    scaled = of_its_own(amx_tile_of(lanes, scaled=True))
+    multiply, _, finish_scaled, _ = amx_functions(lanes)
     HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, SCRATCH_SIZE, \
         FINISH, HALF = (int(step.Attention[name]) for name in (
             "HEADS QUERIES KEYS KEY VALUE IMAGES Q Q_PANEL K K_PANEL V V_PANEL BIAS OUT LDO SCRATCH SCRATCH_SIZE FINISH "
             "HALF").split())
+    A, LDA, SEGMENTS, COUNT, LENGTH, B, SUMS = (int(Job[name]) for name in "A LDA SEGMENTS COUNT LENGTH B SUMS".split())
     half_row = COLUMNS * 2
 
     @jit
@@ -38,7 +40,8 @@ def amx_attention(jit, lanes, of_its_own, share):
         heads, queries, keys, key, value = get(s, HEADS), get(s, QUERIES), get(s, KEYS), get(s, KEY), get(s, VALUE)
         row, ldo = COLUMNS * 4, get(s, LDO)
         pieces, panels, padded = key // COLUMNS, value // COLUMNS, (keys + COLUMNS - 1) // COLUMNS * COLUMNS
-        sums = get(s, SCRATCHES) + thread * get(s, SCRATCH_SIZE)
+        job = get(s, SCRATCHES) + thread * get(s, SCRATCH_SIZE)
+        sums = job + AMX_JOB
         inverses = sums + SCRATCH
         one_piece = inverses + row
         across = one_piece + 64  # queries on their side
@@ -47,6 +50,14 @@ def amx_attention(jit, lanes, of_its_own, share):
         pairs = powers + COLUMNS * padded * 2
         blocks = (queries + COLUMNS - 1) // COLUMNS
         first, last = share(get(s, IMAGES) * heads * blocks, thread, threads)
+        for n in range(AMX_JOB // 8):
+            put(job, n, 0)
+        put(job, A, powers)
+        put(job, LDA, padded * 2)
+        put(job, SEGMENTS, one_piece)
+        put(job, COUNT, 1)
+        put(job, LENGTH, padded // 2)
+        put(job, SUMS, sums)
         before = -1
         for unit in range(first, last):
             head, block, image = unit // blocks % heads, unit % blocks, unit // blocks // heads
@@ -75,8 +86,9 @@ def amx_attention(jit, lanes, of_its_own, share):
             offset = (image * queries + start) * ldo + head * value * 4
             for j in range(panels):
                 to = offset + j * row
-                scaled(present, 2, powers, padded * 2, one_piece, 1, padded // 2, pairs + j * padded * half_row, 0, powers, 0,
-                       get(s, OUT) + to if get(s, OUT) else 0, ldo, 0, inverses, 4, 0, get(s, FINISH),
-                       get(s, HALF) + to // 2, ldo // 2, sums)
+                put(job, B, pairs + j * padded * half_row)
+                multiply(present, 1, job)
+                finish_scaled(sums, get(s, OUT) + to if get(s, OUT) else 0, ldo, inverses, get(s, FINISH),
+                              get(s, HALF) + to // 2, ldo // 2, 0, 0, present)
 
     return attention

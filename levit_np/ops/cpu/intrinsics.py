@@ -4,6 +4,8 @@ All are functions of int64 numbers, so that a kernel is plain arithmetic on addr
 counted or freed, and the compiled code depends on nothing but the processor.
 """
 
+from functools import partial
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -24,6 +26,15 @@ def get(typingctx, address, index):
         at = builder.add(arguments[0], builder.mul(arguments[1], number(8)))
         return builder.load(builder.inttoptr(at, I64.as_pointer()), align=8, typ=I64)
     return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def put(typingctx, address, index, value):
+    def generate(context, builder, signature, arguments):
+        at = builder.add(arguments[0], builder.mul(arguments[1], number(8)))
+        builder.store(arguments[2], builder.inttoptr(at, I64.as_pointer())).align = 8
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -81,7 +92,7 @@ def tile_of(define, lanes, rows, vectors):
 
     @intrinsic
     def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
-             bias, ldbias, bias_panel, finish, half, ldhalf, scratch):
+             bias, ldbias, bias_panel, finish, half, ldhalf, part):
         def generate(context, builder, signature, arguments):
             rows, vectors, *rest = arguments
             done = builder.append_basic_block("done")
@@ -95,24 +106,6 @@ def tile_of(define, lanes, rows, vectors):
                     builder.call(define(builder.module, lanes, r, v), rest)
                     builder.branch(done)
             builder.position_at_end(done)
-            return context.get_dummy_value()
-        return _numbers(2 + len(ARGUMENTS)), generate
-
-    return tile
-
-
-def amx_tile_of(lanes, scaled=False):
-    """AMX's tile, called as the others are."""
-    @intrinsic
-    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
-             bias, ldbias, bias_panel, finish, half, ldhalf, scratch):
-        def generate(context, builder, signature, arguments):
-            rows, _, *rest = arguments
-            few = builder.icmp_signed("<=", rows, number(16))
-            with builder.if_else(few) as (one, two):
-                for branch, halves in ((one, 1), (two, 2)):
-                    with branch:
-                        builder.call(amx.amx_function(builder.module, lanes, halves, scaled), [*rest, rows])
             return context.get_dummy_value()
         return _numbers(2 + len(ARGUMENTS)), generate
 
@@ -148,6 +141,48 @@ def amx_operations(lanes):
     return configure, release, scores, interleave
 
 
+def amx_functions(lanes):
+    """(multiply, finish, finish_scaled, split): the functions of amx.py."""
+    def calls(define, count):
+        def generate(context, builder, signature, arguments):
+            builder.call(define(builder.module, lanes), arguments)
+            return context.get_dummy_value()
+        return _numbers(count), generate
+
+    @intrinsic
+    def multiply(typingctx, rows, parts, job):
+        """For up to `rows` rows, 32 at most, the job at that address."""
+        def generate(context, builder, signature, arguments):
+            rows, parts, job = arguments
+            done = builder.append_basic_block("done")
+            few = builder.zext(builder.icmp_signed("<=", rows, number(16)), I64)
+            switch = builder.switch(builder.add(builder.mul(parts, number(2)), few), done)
+            for count in amx.PRODUCTS:
+                for one in (0, 1):
+                    block = builder.append_basic_block(f"multiply{count}{one}")
+                    switch.add_case(number(2 * count + one), block)
+                    builder.position_at_end(block)
+                    builder.call(amx.multiply_function(builder.module, lanes, 2 - one, count), [job])
+                    builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+        return _numbers(3), generate
+
+    @intrinsic
+    def finish(typingctx, sums, c, ldc, bias, finish, half, ldhalf, part, first, last):
+        return calls(amx.finish_function, 10)
+
+    @intrinsic
+    def finish_scaled(typingctx, sums, c, ldc, bias, finish, half, ldhalf, part, first, last):
+        return calls(partial(amx.finish_function, scaled=True), 10)
+
+    @intrinsic
+    def split(typingctx, source, target, part, further, first, last):
+        return calls(amx.split_function, 6)
+
+    return multiply, finish, finish_scaled, split
+
+
 class RowOperations:
     """The functions of rows.py for vectors of `lanes` numbers."""
 
@@ -161,8 +196,8 @@ class RowOperations:
             return _emits(lanes, rows.add, 3)
 
         @intrinsic
-        def round_(typingctx, source, target, vectors):
-            return _emits(lanes, rows.round_, 3)
+        def round_(typingctx, source, target, vectors, part):
+            return _emits(lanes, rows.round_, 4)
 
         @intrinsic
         def softmax_columns(typingctx, scores, row, keys, inverse):

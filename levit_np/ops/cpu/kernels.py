@@ -9,10 +9,10 @@ from functools import partial
 import numba
 
 from . import step
-from .amx import TERMS
 from .amx_attention import amx_attention
+from .amx_product import amx_product
 from .barrier import barrier
-from .intrinsics import RowOperations, amx_operations, amx_tile_of, as_float, get, get_float, set_float, tile_of
+from .intrinsics import RowOperations, amx_operations, as_float, get, get_float, set_float, tile_of
 from .step import PLAIN, RESIDUAL
 from .tile import UNROLL, across_function, tile_function
 
@@ -42,9 +42,9 @@ def kernels(instructions):
         """A function around a tile's intrinsic, so that the tiles are compiled once for all who use them."""
         @jit
         def tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
-                 bias_panel, finish, half, ldhalf, scratch):
+                 bias_panel, finish, half, ldhalf, part):
             multiply(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                     ldbias, bias_panel, finish, half, ldhalf, scratch)
+                     ldbias, bias_panel, finish, half, ldhalf, part)
         return tile
 
     def tile_like(define, rows=largest, sizes=(vectors, tail_vectors), **more):
@@ -54,34 +54,30 @@ def kernels(instructions):
     across = tile_like(across_function, sizes=(vectors,), width=width, halves=halves)
     double_rows = instructions.double
     double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
-    if amx:
-        configure, release, _, _ = amx_operations(lanes)
-        pairs_tile = of_its_own(amx_tile_of(lanes))
-    else:
-        pairs_tile = tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if halves else tile
-        configure = release = jit(lambda: None)
+    pairs_tile = tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if instructions.half == "dot" else tile
+    configure, release = amx_operations(lanes)[:2] if amx else (jit(lambda: None),) * 2
 
-    fetch = TERMS if amx else UNROLL  # terms of a pairs tile between two turns of fetching
     P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, \
-        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, P_HALF, P_SCRATCH, \
-        P_SCRATCH_SIZE = (int(c) for c in step.Product)
+        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, \
+        P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
     @jit
     def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
-                 bias, ldbias, bias_panel, finish, half, ldhalf, scratch):
+                 bias, ldbias, bias_panel, finish, half, ldhalf, part):
         """One tile, by what reads bfloat16, by what spans two panels, or by the ordinary one."""
         if pairs:
             pairs_tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                       ldbias, bias_panel, finish, half, ldhalf, scratch)
+                       ldbias, bias_panel, finish, half, ldhalf, part)
         elif span == 2:
             double(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                   ldbias, bias_panel, finish, half, ldhalf, scratch)
+                   ldbias, bias_panel, finish, half, ldhalf, part)
         else:
             tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
-                 bias_panel, finish, half, ldhalf, scratch)
+                 bias_panel, finish, half, ldhalf, part)
 
     @jit
-    def product(s, thread, threads):
+    def divide(s, thread, threads):
+        """A thread's part of a product: (its first tile, the last, its first panel, the last)."""
         tiles, count, panels = get(s, P_TILES), get(s, P_COUNT), get(s, P_PANELS) + get(s, P_TAIL)
         first, last, left, right = 0, count, 0, panels
         # Many rows are split: what a thread writes it reads again in the next step.  Of few rows, panels are split, for
@@ -92,15 +88,20 @@ def kernels(instructions):
             left, right = 2 * left, min(2 * right, panels)
         else:
             first, last = share(count, thread, threads)
+        return first, last, left, right
+
+    @jit
+    def product(s, thread, threads):
+        first, last, left, right = divide(s, thread, threads)
+        tiles = get(s, P_TILES)
         a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
         segments, groups = get(s, P_SEGMENTS), get(s, P_GROUPS)
         segment_count, length = get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
         terms = segment_count * length  # of a group
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
-        pairs, half = get(s, P_PAIRS), get(s, P_HALF)
+        pairs, half, half_part = get(s, P_PAIRS), get(s, P_HALF), get(s, P_HALF_PART)
         scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
-        every = fetch if pairs else UNROLL
         start = first
         while start < last:  # a range whose step may be 0 could raise
             stop = min(start + block, last)
@@ -123,21 +124,21 @@ def kernels(instructions):
                         offset = get(row, 2) + j * c_panel
                         to, to_row = c + offset, ldc
                         if c == 0:  # a register tile leaves its sums somewhere before they are rounded
-                            to, to_row = 0 if amx and pairs else scratch, 2 * width * 4
+                            to, to_row = scratch, 2 * width * 4
                         to_half = half + offset // 2 if half and group == groups - 1 else 0
                         from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
                         if group:
                             from_, from_row, from_panel = to, ldc, c_panel
                         multiply(pairs, span, get(row, 0), wide, a + get(row, 1), lda, segments + group * segment_count * 8,
                                  segment_count, length, b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead,
-                                 part * every // terms, to, to_row, c_panel, from_, from_row, from_panel, code, to_half,
-                                 ldc // 2, scratch)
+                                 part * UNROLL // terms, to, to_row, c_panel, from_, from_row, from_panel, code, to_half,
+                                 ldc // 2, half_part)
                         ahead += part
                 j += span
             start = stop
 
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_PAIRS = (int(c) for c in step.Attention)
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS = (int(c) for c in step.Attention)
 
     @jit
     def column(base, panel_size, head, size):
@@ -196,9 +197,11 @@ def kernels(instructions):
                     half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
                     out, out_row = (get(s, A_OUT) + to, ldo) if get(s, A_OUT) else (inverses - largest * row, row)
                     across(stop - at, vectors, scores + at * 4, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
-                           scores, 0, out, out_row, 0, inverses + at * 4, 0, 0, finish, half, ldo // 2, 0)
+                           scores, 0, out, out_row, 0, inverses + at * 4, 0, 0, finish, half, ldo // 2,
+                           get(s, A_HALF_PART))
 
-    pairs_attention = amx_attention(jit, lanes, of_its_own, share) if amx else attention
+    pairs_attention = amx_attention(jit, lanes, share) if amx else attention
+    pairs_product = amx_product(jit, lanes, divide) if amx else product
 
     I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
         int(c) for c in step.Pad)
@@ -245,7 +248,7 @@ def kernels(instructions):
             add_row(get(s, D_SOURCE) + i % get(s, D_TOKENS) * get(s, D_SOURCE_ROW),
                     get(s, D_TARGET) + i * get(s, D_TARGET_ROW), get(s, D_VECTORS))
 
-    O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS = (int(c) for c in step.Round)
+    O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int(c) for c in step.Round)
 
     if halves:
         @jit
@@ -253,7 +256,7 @@ def kernels(instructions):
             first, last = share(get(s, O_ROWS), thread, threads)
             for i in range(first, last):
                 round_row(get(s, O_SOURCE) + i * get(s, O_SOURCE_ROW), get(s, O_TARGET) + i * get(s, O_TARGET_ROW),
-                          get(s, O_VECTORS))
+                          get(s, O_VECTORS), get(s, O_PART))
     else:
         to_halves = jit(lambda s, thread, threads: None)
 
@@ -273,7 +276,10 @@ def kernels(instructions):
             s = program + n * STEP
             kind = get(s, 0)
             if kind == PRODUCT:
-                product(s, thread, threads)
+                if get(s, P_PAIRS):
+                    pairs_product(s, thread, threads)
+                else:
+                    product(s, thread, threads)
             elif kind == ATTENTION:
                 if get(s, A_PAIRS):
                     pairs_attention(s, thread, threads)

@@ -26,10 +26,10 @@ def add(v, source, target, vectors):
     _each_vector(v, vectors, one)
 
 
-def round_(v, source, target, vectors):
-    """float32 -> bfloat16."""
-    _each_vector(v, vectors, lambda at: v.store_half(v.load(v.at(source, at)),
-                                                     v.at(target, v.builder.lshr(at, number(1)))))
+def round_(v, source, target, vectors, part):
+    """float32 -> bfloat16, or parts of them."""
+    _each_vector(v, vectors, lambda at: v.store_halves([v.load(v.at(source, at))],
+                                                       v.at(target, v.builder.lshr(at, number(1))), part))
 
 
 def layer_norm(v, source, target, vectors, channels, padding, gamma, beta, eps):

@@ -7,9 +7,11 @@ the columns; inference/cpu.py writes them, the kernels read them.
 from enum import IntEnum
 
 COLUMNS = 32  # int64 numbers a step
+AMX_JOB = 256  # bytes of a Job
+PARTS = 3  # bfloat16 numbers, of 8 bits each, that add up to a float32, of 24
 
 # What becomes of a finished sum.
-PLAIN, HARDSWISH_SIX, SILU, RESIDUAL = 0, 1, 2, 3  # HARDSWISH_SIX: six times hardswish
+PLAIN, HARDSWISH_SIX, SILU, RESIDUAL = range(4)  # HARDSWISH_SIX: six times hardswish
 
 
 class Kind(IntEnum):
@@ -21,22 +23,33 @@ class Product(IntEnum):
     `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go through all panels
     before the next.
 
-    PAIRS: a and b are bfloat16, a term a pair of them.  HALF: where c goes rounded to bfloat16, each offset half of
-    c's; 0 for nowhere.  C may be 0 then: c is not kept, LDC and the offsets being what they would be."""
+    PAIRS: a is bfloat16, a term a pair of them: 1, and b too; or 3, each of its numbers being the sum of three, A_PART
+    bytes apart, and b float32.  HALF: where c goes rounded to bfloat16, each offset half of c's; 0 for nowhere; or, with
+    a HALF_PART, split into three.  C may be 0 then: c is not kept, LDC and the offsets being what they would be."""
 
     TILES, TILE_COUNT, A, LDA, SEGMENTS, GROUPS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, \
-        FINISH, BLOCK, PAIRS, HALF, SCRATCH, SCRATCH_SIZE = range(1, 23)
+        FINISH, BLOCK, PAIRS, A_PART, HALF, HALF_PART, SCRATCH, SCRATCH_SIZE = range(1, 25)
+
+
+class Job(IntEnum):
+    """What AMX's tile is handed: the product; the tile before, whose sums wait to be finished; the weights of the tiles
+    to come, which are split meanwhile (see amx.multiply_function)."""
+
+    A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, MORE, SUMS, \
+        DONE, C, LDC, BIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP, \
+        SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = range(29)
 
 
 class Attention(IntEnum):
     """For each image and head: out = finish(softmax(q kᵀ + bias) v), the softmax to base 2.
 
     q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE
-    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF: as in Product.
+    are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF, HALF_PART: as in
+    Product.
     PAIRS: q, k and v are bfloat16, in AMX's tiles; *_PANEL are half as large."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
-        SCRATCH_SIZE, FINISH, HALF, PAIRS = range(1, 22)
+        SCRATCH_SIZE, FINISH, HALF, HALF_PART, PAIRS = range(1, 23)
 
 
 class Pad(IntEnum):
@@ -70,6 +83,6 @@ class Add(IntEnum):
 
 
 class Round(IntEnum):
-    """Rows of float32 to bfloat16."""
+    """Rows of float32 to bfloat16, or, with a PART, to three parts that far apart."""
 
-    ROWS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS = range(1, 7)
+    ROWS, SOURCE, SOURCE_ROW, TARGET, TARGET_ROW, VECTORS, PART = range(1, 8)

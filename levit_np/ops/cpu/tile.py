@@ -11,7 +11,7 @@ from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from .vector import I64, Vectors, number
 
 ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "advance", "c", "ldc", "c_panel", "bias",
-             "ldbias", "bias_panel", "finish", "half", "ldhalf", "scratch")
+             "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
 UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 
@@ -25,7 +25,7 @@ def tile_function(module, lanes, rows, vectors, panels=1, pairs=False, halves=Fa
     to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
 
     pairs: a and b are bfloat16, a term being a pair of them.  halves: the result may go, rounded to bfloat16, to
-    `half` too, if that is not 0.
+    `half` too, if that is not 0; in parts, if they are `part` bytes apart.
     """
     v, argument, name = new_function(module, f"levit_tile_{lanes}_{rows}x{vectors}x{panels}" + pairs * "_pairs", lanes)
     if argument:
@@ -55,16 +55,15 @@ def across_function(module, lanes, rows, vectors, width, halves=False):
     return module.globals[name]
 
 
-def new_function(module, name, lanes, more=()):
+def new_function(module, name, lanes):
     """(Vectors at the start of a new function, its arguments by name, the name); no arguments if it is there."""
     if name in module.globals:
         return None, None, name
-    arguments = (*ARGUMENTS, *more)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(arguments)), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("start"))
-    return Vectors(builder, lanes), dict(zip(arguments, function.args)), name
+    return Vectors(builder, lanes), dict(zip(ARGUMENTS, function.args)), name
 
 
 def emit_loop(builder, start, stop, step, carried, body):
@@ -176,7 +175,8 @@ def _finish(v, argument, sums, columns, cases, halves):
     b.position_at_end(done)
     if halves:
         with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
-            _over_rows(v, argument, rows, columns, lambda at, half: v.store_half(v.load(at), half))
+            _over_rows(v, argument, rows, columns,
+                       lambda at, half: v.store_halves([v.load(at)], half, argument["part"]))
     b.ret_void()
 
 

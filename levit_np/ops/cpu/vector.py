@@ -8,6 +8,8 @@ import math
 
 from llvmlite import ir
 
+from .step import PARTS
+
 LOG2_E = 1.4426950408889634
 # Taylor's terms of 2ᶠ, (ln 2)ⁿ / n!, the highest power first: at |f| = 1/2 the next would be 1e-7 of a unit.
 EXP2 = tuple(math.log(2) ** n / math.factorial(n) for n in range(7, -1, -1))
@@ -90,11 +92,35 @@ class Vectors:
         return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.type, [c, a, b])
 
     def store_half(self, value, address):
-        """Rounded to bfloat16, to even."""
-        half = ir.VectorType(BFloat(), self.lanes)
-        rounded = self.call("llvm.x86.avx512bf16.cvtneps2bf16.512", half, [value])
-        words = ir.VectorType(ir.IntType(16), self.lanes)
-        self.builder.store(self.builder.bitcast(rounded, words), self.pointer(address, words)).align = 2
+        """Rounded to bfloat16, to even.  -> what was stored, as float32."""
+        b, half, words = self.builder, ir.VectorType(BFloat(), self.lanes), ir.VectorType(ir.IntType(16), self.lanes)
+        rounded = b.bitcast(self.call("llvm.x86.avx512bf16.cvtneps2bf16.512", half, [value]), words)
+        b.store(rounded, self.pointer(address, words)).align = 2
+        return b.bitcast(b.shl(b.zext(rounded, self.integers), self.splat_integer(16)), self.type)
+
+    def store_parts(self, value, address, part):
+        """As PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is what those before it left, rounded."""
+        for n in range(PARTS):
+            value = self.builder.fsub(value, self.store_half(value, self.at(address, self.builder.mul(part, number(n)))))
+
+    def store_halves(self, values, address, part):
+        """Each of these vectors, side by side, as one bfloat16, or as PARTS of them if they have a distance."""
+        with self.builder.if_else(self.builder.icmp_signed("==", part, number(0))) as branches:
+            for branch, store in zip(branches, (self.store_half, lambda x, at: self.store_parts(x, at, part))):
+                with branch:
+                    for j, value in enumerate(values):
+                        store(value, self.at(address, 2 * self.lanes * j))
+
+    def split_pairs(self, first, second, target, part):
+        """Two vectors become PARTS vectors of pairs of bfloat16, `part` bytes apart: each part the upper half of what
+        those before it left.  (Cut, not rounded, for speed: what multiplies them is, so that no error adds up.)"""
+        b, high = self.builder, self.splat_integer(-0x10000)
+        for n in range(PARTS):
+            bits = [b.bitcast(x, self.integers) for x in (first, second)]
+            upper = [b.and_(x, high) for x in bits]
+            pair = b.or_(b.lshr(bits[0], self.splat_integer(16)), upper[1])
+            b.store(pair, self.pointer(self.at(target, b.mul(part, number(n))), self.integers)).align = 4
+            first, second = (b.fsub(x, b.bitcast(u, self.type)) for x, u in zip((first, second), upper))
 
     def keep_order(self):
         """Nothing is loaded earlier or later than here; no instruction.  LLVM otherwise loads for several terms at once,
@@ -113,6 +139,10 @@ class Vectors:
 
     def root(self, x):
         return self.call(f"llvm.sqrt.v{self.lanes}f32", self.type, [x])
+
+    def smallest(self, a, b):
+        """Of two integers."""
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
     def larger(self, x, bound):
         """max(x, bound), but x where x is NaN."""
