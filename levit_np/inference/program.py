@@ -20,7 +20,7 @@ SUMS = 4096  # bytes of a tile's sums, before they are finished
 LONGEST_SUM, FEW_TILES_SUM = 144, 64
 SPLIT_BLOCK = 1 << 20  # bytes of rows in parts that go through all panels: wherever there are tiles, the L2 cache has 2 MiB
 MOST_TILES = 16  # of them at most
-SPLIT_SCRATCH = AMX_JOB + MOST_TILES * SUMS + 2 * LONGEST_SUM * 32 * 2 * PARTS  # their sums; the weights at hand, and the next
+SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * SUMS + 2 * LONGEST_SUM * 32 * 2 * PARTS  # their sums; the weights at hand, and the next
 
 
 class Tensor(NamedTuple):

@@ -4,10 +4,12 @@ Four registers hold sums (16 × 16 float32), two hold rows of `a` (16 × 32 bflo
 (16 pairs × 16 columns).  One instruction multiplies 16 × 32 by 32 × 16, sixteen times what a vector multiply-add does.
 
 That is fast enough for float32 too: a float32 number is the sum of three bfloat16 numbers, 8 of its 24 bits each, so
-that a b = a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁) + terms below 2⁻²⁴ of it: six instructions for one, summed in
-float32 as ever.  An infinity becomes NaN by it (∞ - ∞); what lies below 1e-33 loses bits, being under the smallest
-normal number in its last part.
+that a b = a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁), but for terms that are below the rounding of float32: six
+instructions for one, summed in float32 as ever.  An infinity becomes NaN (∞ - ∞), and a number below 1e-33 loses bits:
+its last part is less than the smallest normal number.
 """
+
+from functools import partial
 
 from llvmlite import ir
 
@@ -17,8 +19,9 @@ from .vector import I32, I64, Vectors, number
 
 ROWS, COLUMNS, TERMS = 32, 32, 16  # of a tile; terms (pairs) an instruction
 SUMS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers
-# The products of parts (of a, of b), in an order in which all but one follow from the one before by a single part.
-PRODUCTS = {1: ((0, 0),), PARTS: ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))}
+# The products of parts (of a, of b), in passes over the terms: what is small is summed first, so that it does not round
+# the sum of what is large.  Within a pass each product differs from the one before in a single part.
+PASSES = {1: (((0, 0),),), PARTS: (((2, 0), (1, 0), (1, 1), (0, 1), (0, 2)), ((0, 0),))}
 SCRATCH = ROWS * COLUMNS * 4
 # Palette 1; at byte 16 the bytes a row of each of eight registers, at byte 48 their rows.
 CONFIGURATION = bytes([1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8)
@@ -55,8 +58,8 @@ def multiply_function(module, lanes, halves, parts):
     A, B: bfloat16, a term being a pair of them; or, with `parts`, each number the sum of so many, A_PART and B_PART
     bytes apart.  LDA: bytes from a row of a to the next; SEGMENTS: the address of COUNT byte offsets, at each of which
     LENGTH terms of a row stand, a multiple of TERMS; B: a packed panel (COUNT · LENGTH, COLUMNS) of pairs; AHEAD: what
-    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS.  SUMS: SCRATCH bytes; if MORE, what is there is
-    added.  Rows of a behind the last are read and not used.
+    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS of a pass.  SUMS: SCRATCH bytes.  Rows of a behind the last
+    are read and not used.
 
     The tiles multiply by themselves: meanwhile the vector units finish ROWS_A_STEP of the ROWS of another tile, whose
     sums are at DONE (see finish_function), and split PAIRS_A_STEP pairs of rows, FIRST to LAST, of other weights (see
@@ -68,14 +71,8 @@ def multiply_function(module, lanes, halves, parts):
     job = {field: v.load_scalar(v.at(address, 8 * field), I64) for field in Job}
     b, row = v.builder, COLUMNS * 4
     sums = SUMS[: 2 * halves]
-    places = [v.at(job[Job.SUMS], n // 2 * 16 * row + n % 2 * 64) for n in sums]
-    with b.if_else(b.icmp_signed("==", job[Job.MORE], number(0))) as (fresh, more):
-        with fresh:
-            for n in sums:
-                v.call("llvm.x86.tilezero", ir.VoidType(), [_byte(n)])
-        with more:
-            for n in sums:
-                _move(v, "tileloadd64", n, places[n], number(row))
+    for n in sums:
+        v.call("llvm.x86.tilezero", ir.VoidType(), [_byte(n)])
     finish = finish_function(module, lanes), [job[n] for n in range(Job.DONE, Job.ROWS)], Job.ROWS_A_STEP, Job.ROWS
     split = split_function(module, lanes), [job[n] for n in range(Job.SOURCE, Job.FIRST)], Job.PAIRS_A_STEP, Job.LAST
 
@@ -89,12 +86,12 @@ def multiply_function(module, lanes, halves, parts):
             lasts.append(last)
         return lasts
 
-    def terms(a, carried):
+    def terms(products, a, carried):
         weights, ahead, *firsts = carried
         after, before = v.at(ahead, job[Job.ADVANCE]), (None, None)
         # Each cache line once: those that begin between this address and the next.
         emit_loop(b, b.and_(ahead, number(-64)), after, 64, [], lambda line, carried: v.prefetch(line) or [])
-        for left, right in PRODUCTS[parts]:
+        for left, right in products:
             if left != before[0]:
                 part = v.at(a, b.mul(job[Job.A_PART], number(left)))
                 for i in range(halves):
@@ -108,14 +105,15 @@ def multiply_function(module, lanes, halves, parts):
             before, firsts = (left, right), meanwhile(firsts)
         return [v.at(weights, TERMS * row), after, *firsts]
 
-    def segment(s, carried):
+    def segment(products, s, carried):
         a = v.at(job[Job.A], v.load_scalar(v.at(job[Job.SEGMENTS], b.mul(s, number(8))), I64))
-        return emit_loop(b, a, v.at(a, b.mul(job[Job.LENGTH], number(4))), 4 * TERMS, carried, terms)[1]
+        return emit_loop(b, a, v.at(a, b.mul(job[Job.LENGTH], number(4))), 4 * TERMS, carried, partial(terms, products))[1]
 
-    start = [job[Job.B], job[Job.AHEAD], number(0), job[Job.FIRST]]
-    emit_loop(b, number(0), job[Job.COUNT], 1, start, segment)
+    carried = [job[Job.AHEAD], number(0), job[Job.FIRST]]
+    for products in PASSES[parts]:
+        carried = emit_loop(b, number(0), job[Job.COUNT], 1, [job[Job.B], *carried], partial(segment, products))[1][1:]
     for n in sums:
-        _move(v, "tilestored64", n, places[n], number(row))
+        _move(v, "tilestored64", n, v.at(job[Job.SUMS], n // 2 * 16 * row + n % 2 * 64), number(row))
     b.ret_void()
     return module.globals[name]
 
@@ -130,26 +128,26 @@ def _new_function(module, name, lanes, count):
 
 def finish_function(module, lanes, scaled=False):
     """Rows first to last of a tile's sums become c = finish(sums + bias), if there is a c, and, rounded to bfloat16,
-    `half`, if there is one; in parts, if they have a distance.  scaled: row i is bias[i] times its sum instead.  As an
-    LLVM function of (sums, c, ldc, bias, finish, half, ldhalf, part, first, last)."""
+    `half`, if there is one; in parts, if they have a distance.  ldbias: 0 if all rows have the same.  scaled: row i is
+    bias[i] times its sum instead.  As an LLVM function of (sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first,
+    last)."""
     name = "levit_amx_finish" + scaled * "_scaled"
     if name in module.globals:
         return module.globals[name]
-    v, (sums, to, ldc, shift, code, rounded, ldhalf, part, first, last) = _new_function(module, name, lanes, 10)
+    v, (sums, to, ldc, bias, ldbias, code, rounded, ldhalf, part, first, last) = _new_function(module, name, lanes, 11)
     b = v.builder
-    bias = None if scaled else [v.load(v.at(shift, 64 * j)) for j in range(2)]
     is_exact, is_rounded = (b.icmp_signed("!=", place, number(0)) for place in (to, rounded))
 
     def rows(change):
         def row(i, carried):
-            at, c, half = (v.at(place, b.mul(i, size)) for place, size in (
-                (sums, number(COLUMNS * 4)), (to, ldc), (rounded, ldhalf)))
+            at, c, shift, half = (v.at(place, b.mul(i, size)) for place, size in (
+                (sums, number(COLUMNS * 4)), (to, ldc), (bias, ldbias), (rounded, ldhalf)))
             y = [v.load(v.at(at, 64 * j)) for j in range(2)]
             if scaled:
-                scale = v.spread(v.load_scalar(v.at(shift, b.mul(i, number(4)))))
+                scale = v.spread(v.load_scalar(shift))
                 y = [b.fmul(x, scale) for x in y]
             else:
-                y = [b.fadd(x, more) for x, more in zip(y, bias)]
+                y = [b.fadd(x, v.load(v.at(shift, 64 * j))) for j, x in enumerate(y)]
             y = [change(x, v.at(c, 64 * j)) for j, x in enumerate(y)]
             with b.if_then(is_exact):
                 for j in range(2):

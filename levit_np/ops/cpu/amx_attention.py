@@ -88,7 +88,7 @@ def amx_attention(jit, lanes, share):
                 to = offset + j * row
                 put(job, B, pairs + j * padded * half_row)
                 multiply(present, 1, job)
-                finish_scaled(sums, get(s, OUT) + to if get(s, OUT) else 0, ldo, inverses, get(s, FINISH),
+                finish_scaled(sums, get(s, OUT) + to if get(s, OUT) else 0, ldo, inverses, 4, get(s, FINISH),
                               get(s, HALF) + to // 2, ldo // 2, 0, 0, present)
 
     return attention

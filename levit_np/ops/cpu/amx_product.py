@@ -5,16 +5,15 @@ come next, so that neither waits for the other.
 """
 
 from . import step
-from .amx import COLUMNS, PARTS, TERMS
+from .amx import COLUMNS, PARTS, PASSES, TERMS
 from .amx import SCRATCH as SUMS_BYTES
 from .intrinsics import amx_functions, get, put
-from .step import AMX_JOB, Job
+from .step import AMX_JOB, PLAIN, Job
 
-ROW = COLUMNS * 4
+ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
 # Numba takes whole numbers, not names of an enumeration.
-LDA, A_PART, COUNT, LENGTH, A, SEGMENTS, B, B_PART, AHEAD, ADVANCE, MORE, SUMS = (int(Job[name]) for name in (
-    "LDA A_PART COUNT LENGTH A SEGMENTS B B_PART AHEAD ADVANCE MORE SUMS").split())
-DONE, C, LDC, BIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP = (int(n) for n in list(Job)[Job.DONE : Job.SOURCE])
+A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
+DONE, C, LDC, BIAS, LDBIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP = (int(n) for n in list(Job)[Job.DONE : Job.SOURCE])
 SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = (int(n) for n in list(Job)[Job.SOURCE :])
 
 
@@ -31,78 +30,84 @@ def amx_product(jit, lanes, divide):
         """What is the same for all tiles; nothing to finish yet, nothing to split."""
         for n in range(AMX_JOB // 8):
             put(job, n, 0)
-        for from_, to in ((P_LDA, LDA), (P_A_PART, A_PART), (P_COUNT, COUNT), (P_LENGTH, LENGTH), (P_LDC, LDC),
-                          (P_FINISH, FINISH), (P_HALF_PART, HALF_PART)):
-            put(job, to, get(s, from_))
+        put(job, LDA, get(s, P_LDA))
+        put(job, A_PART, get(s, P_A_PART))
+        put(job, COUNT, get(s, P_COUNT))
+        put(job, LENGTH, get(s, P_LENGTH))
+        put(job, HALF_PART, get(s, P_HALF_PART))
         put(job, LDHALF, get(s, P_LDC) // 2)
+        put(job, SUMS, job + AMX_JOB)
+        put(job, DONE, job + AMX_JOB)
         if get(s, P_PAIRS) == PARTS:
             put(job, B_PART, terms * ROW)
             put(job, PART, terms * ROW)
             put(job, FURTHER, get(s, P_B_PANEL))
 
     @jit
-    def wait_for_finish(s, job, rows, offset, j, steps):
-        """The tile just multiplied is to be finished during the next."""
-        put(job, DONE, get(job, SUMS))
-        put(job, C, get(s, P_C) + offset if get(s, P_C) else 0)
-        put(job, HALF, get(s, P_HALF) + offset // 2 if get(s, P_HALF) else 0)
-        put(job, BIAS, get(s, P_BIAS) + j * ROW)
-        put(job, ROWS, rows)
-        put(job, ROWS_A_STEP, (rows + steps - 1) // steps)
+    def to_finish(s, job, tile, j, total, group, steps):
+        """The tile just multiplied is to be finished during the next: a group is added to those before it, in `total`;
+        the first begins with the bias, the last is the result."""
+        offset = get(tile, 2) + j * get(s, P_C_PANEL)
+        last = group == get(s, P_GROUPS) - 1
+        put(job, BIAS, total if group else get(s, P_BIAS) + j * ROW)
+        put(job, LDBIAS, ROW if group else 0)
+        put(job, C, total if not last else get(s, P_C) + offset if get(s, P_C) else 0)
+        put(job, LDC, get(s, P_LDC) if last else ROW)
+        put(job, FINISH, get(s, P_FINISH) if last else PLAIN)
+        put(job, HALF, get(s, P_HALF) + offset // 2 if last and get(s, P_HALF) else 0)
+        put(job, ROWS, get(tile, 0))
+        put(job, ROWS_A_STEP, (get(tile, 0) + steps - 1) // steps)
+
+    @jit
+    def all_tiles(s, job, start, stop, j, group, pairs, steps):
+        """Tiles start to stop by one group of terms of panel j, and meanwhile `pairs` pairs of rows that are to be split."""
+        source, count, parts, panel = get(job, B), stop - start, get(s, P_PAIRS), get(s, P_B_PANEL)
+        put(job, SEGMENTS, get(s, P_SEGMENTS) + group * get(s, P_COUNT) * 8)
+        for n in range(count):
+            tile = get(s, P_TILES) + 24 * (start + n)
+            put(job, A, get(s, P_A) + get(tile, 1))
+            if parts == PARTS:
+                put(job, FIRST, pairs * n // count)
+                put(job, LAST, pairs * (n + 1) // count)
+                put(job, PAIRS_A_STEP, (get(job, LAST) - get(job, FIRST) + steps - 1) // steps)
+            else:  # the next panel is fetched meanwhile, each tile's share of it
+                put(job, AHEAD, source + panel + panel * n // count)
+                put(job, ADVANCE, panel // count // steps)
+            multiply(get(tile, 0), parts, job)
+            to_finish(s, job, tile, j, job + AMX_JOB + (n + 1) * SUMS_BYTES, group, steps)
 
     @jit
     def product(s, thread, threads):
+        """A group of terms at a time: its part of a panel stays in the L1 cache while all tiles of the block use it."""
         first, last, left, right = divide(s, thread, threads)
         if first == last or left == right:
             return
-        groups, block, panel, parts = get(s, P_GROUPS), get(s, P_BLOCK), get(s, P_B_PANEL), get(s, P_PAIRS)
+        groups, block, panel, several = get(s, P_GROUPS), get(s, P_BLOCK), get(s, P_B_PANEL), get(s, P_PAIRS) == PARTS
         terms = get(s, P_COUNT) * get(s, P_LENGTH)  # pairs of numbers, of a group
-        steps, chunks = terms // TERMS * (6 if parts == PARTS else 1), (right - left) * groups
-        size = terms * ROW * (2 if parts == PARTS else 1)  # bytes of a group's weights
+        steps, chunks = terms // TERMS * (SIX if several else 1), (right - left) * groups
+        size = terms * ROW * (2 if several else 1)  # bytes of a group's weights
         job = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
-        sums = job + AMX_JOB
-        weights = sums + block * SUMS_BYTES  # two turns of weights in parts
-        turn, turns = 0, PARTS * terms * ROW
+        weights = job + AMX_JOB + (1 + block) * SUMS_BYTES  # in parts: those at hand, and the next
+        turn, turn_size = 0, PARTS * terms * ROW
         begin(s, job, terms)
-        if parts == PARTS:
+        if several:
             split(get(s, P_B) + left * panel, weights, terms * ROW, panel, 0, terms)
         start = first
         while start < last:  # a range whose step may be 0 could raise
             stop = min(start + block, last)
             for n in range(chunks):
-                # A group of terms at a time: its part of the panel stays in the L1 cache while all tiles of the block
-                # use it, and rounding does not grow with the length of a row.
-                j, group = left + n // groups, n % groups
-                source, there = get(s, P_B) + j * panel + group * size, 0
-                put(job, B, weights + turn * turns if parts == PARTS else source)
-                put(job, LAST, 0)
-                if parts == PARTS and (n + 1 < chunks or stop < last):
-                    m = n + 1 if n + 1 < chunks else 0
-                    put(job, SOURCE, get(s, P_B) + (left + m // groups) * panel + m % groups * size)
-                    put(job, TARGET, weights + (1 - turn) * turns)
-                    there = terms
-                for t in range(start, stop):
-                    tile, count = get(s, P_TILES) + 24 * t, stop - start
-                    rows = get(tile, 0)
-                    put(job, A, get(s, P_A) + get(tile, 1))
-                    put(job, SEGMENTS, get(s, P_SEGMENTS) + group * get(s, P_COUNT) * 8)
-                    put(job, MORE, group)
-                    if parts == PARTS:
-                        put(job, SUMS, sums + (t - start) * SUMS_BYTES)
-                        put(job, FIRST, there * (t - start) // count)
-                        put(job, LAST, there * (t - start + 1) // count)
-                        put(job, PAIRS_A_STEP, (get(job, LAST) - get(job, FIRST) + steps - 1) // steps)
-                    else:  # the next panel is fetched meanwhile, each tile's share of it
-                        put(job, SUMS, sums)
-                        put(job, AHEAD, source + panel + panel * (t - start) // count)
-                        put(job, ADVANCE, panel // count // steps)
-                    multiply(rows, parts, job)
-                    put(job, ROWS, 0)
-                    if group == groups - 1:
-                        wait_for_finish(s, job, rows, get(tile, 2) + j * get(s, P_C_PANEL), j, steps)
-                turn = 1 - turn
+                pairs = 0
+                put(job, B, get(s, P_B) + (left + n // groups) * panel + n % groups * size)
+                if several:
+                    put(job, B, weights + turn * turn_size)
+                    turn = 1 - turn
+                    if n + 1 < chunks or stop < last:
+                        after, pairs = (n + 1) % chunks, terms
+                        put(job, SOURCE, get(s, P_B) + (left + after // groups) * panel + after % groups * size)
+                        put(job, TARGET, weights + turn * turn_size)
+                all_tiles(s, job, start, stop, left + n // groups, n % groups, pairs, steps)
             start = stop
-        finish(get(job, DONE), get(job, C), get(job, LDC), get(job, BIAS), get(job, FINISH), get(job, HALF),
-               get(job, LDHALF), get(job, HALF_PART), 0, get(job, ROWS))
+        finish(get(job, DONE), get(job, C), get(job, LDC), get(job, BIAS), get(job, LDBIAS), get(job, FINISH),
+               get(job, HALF), get(job, LDHALF), get(job, HALF_PART), 0, get(job, ROWS))
 
     return product

@@ -157,7 +157,7 @@ def amx_functions(lanes):
             done = builder.append_basic_block("done")
             few = builder.zext(builder.icmp_signed("<=", rows, number(16)), I64)
             switch = builder.switch(builder.add(builder.mul(parts, number(2)), few), done)
-            for count in amx.PRODUCTS:
+            for count in amx.PASSES:
                 for one in (0, 1):
                     block = builder.append_basic_block(f"multiply{count}{one}")
                     switch.add_case(number(2 * count + one), block)
@@ -169,12 +169,12 @@ def amx_functions(lanes):
         return _numbers(3), generate
 
     @intrinsic
-    def finish(typingctx, sums, c, ldc, bias, finish, half, ldhalf, part, first, last):
-        return calls(amx.finish_function, 10)
+    def finish(typingctx, sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first, last):
+        return calls(amx.finish_function, 11)
 
     @intrinsic
-    def finish_scaled(typingctx, sums, c, ldc, bias, finish, half, ldhalf, part, first, last):
-        return calls(partial(amx.finish_function, scaled=True), 10)
+    def finish_scaled(typingctx, sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first, last):
+        return calls(partial(amx.finish_function, scaled=True), 11)
 
     @intrinsic
     def split(typingctx, source, target, part, further, first, last):

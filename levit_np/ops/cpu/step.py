@@ -35,8 +35,8 @@ class Job(IntEnum):
     """What AMX's tile is handed: the product; the tile before, whose sums wait to be finished; the weights of the tiles
     to come, which are split meanwhile (see amx.multiply_function)."""
 
-    A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, MORE, SUMS, \
-        DONE, C, LDC, BIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP, \
+    A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS, \
+        DONE, C, LDC, BIAS, LDBIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP, \
         SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = range(29)
 
 
