@@ -191,8 +191,8 @@ class Program:
         segments, groups = operand.segments, 1
         terms = len(segments) * length
         if split or not operand.pairs and target.address:  # bfloat16 itself is much less exact than a long sum
-            # Of few tiles, splitting the weights takes longest: what is at hand and what comes next must be in L1.
-            longest = FEW_TILES_SUM if split and tiles[1] <= 2 else LONGEST_SUM
+            # Where an image has few tiles, splitting the weights takes longest: those at hand and the next must be in L1.
+            longest = FEW_TILES_SUM if split and tiles[1] <= 2 * self.images else LONGEST_SUM
             segments, length, groups = _groups(segments, length, longest, bool(operand.pairs))
         if split:
             block, scratch = min(MOST_TILES, SPLIT_BLOCK // (32 * terms * 2 * PARTS)), SPLIT_SCRATCH
