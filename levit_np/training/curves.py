@@ -1,0 +1,27 @@
+"""A training's log as a picture: the losses and the accuracies over the epochs."""
+
+from pathlib import Path
+
+from ..storage.atomic import replacing
+
+
+def draw(lines: list[dict], path: Path) -> str:
+    """Writes the picture (PNG) of a log's lines; -> a sentence that says where it is, or why there is none."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        return f"{path}: not drawn: expected matplotlib, found none; pip install 'levit_np[train]'"
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, key, label in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %")):
+        epochs = [line["epoch"] for line in lines]
+        axes.plot(epochs, [line[key] for line in lines], ".-", label="training (augmented)")
+        if all("validation" in line for line in lines):
+            axes.plot(epochs, [line["validation"][key] for line in lines], ".-", label="validation")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    return f"curves: {path}"

@@ -1,0 +1,89 @@
+"""The folder of a training run: who writes in it, what is being trained there, and where each file lies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CheckpointError, TrainingError
+from ..storage import strict_json
+from ..storage.atomic import replacing
+from .checkpoint import Checkpoints
+from .log import Log
+
+
+class RunFolder:
+    """config.json, log.jsonl, checkpoints/, best.h5, last.h5, curves.png.
+
+    config.json is written when the first checkpoint is on the disk: a folder that has one is a run to go on with."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints, self.log = Checkpoints(self.path / "checkpoints"), Log(self.path / "log.jsonl")
+        self.config, self.best, self.last = self.path / "config.json", self.path / "best.h5", self.path / "last.h5"
+
+    @contextmanager
+    def locked(self, fresh: bool) -> Iterator[None]:
+        """The only writer for as long as the block lasts; `fresh` makes the folder.  Raises TrainingError where another
+        process writes, or there is a run where none is expected, or none where one is."""
+        if not fresh and not self.config.is_file():
+            raise TrainingError(f"{self.path}: expected a run to go on with, found no {self.config.name}")
+        self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        with _lock(self.path / "lock", self.path):
+            if fresh and (self.config.exists() or any(int(path.stem[5:]) for path in self.checkpoints.paths())):
+                raise TrainingError(f"{self.path}: expected no run yet, found one; --resume goes on with it")
+            for folder in (self.path, self.checkpoints.folder):
+                for leftover in folder.glob(".levit_np-*.tmp"):  # of a process that was killed
+                    leftover.unlink()
+            yield
+
+    def write_config(self, config: dict) -> None:
+        """Raises OSError."""
+        with replacing(self.config) as file:
+            file.write(strict_json.dumps(config, str(self.config)) + b"\n")
+
+    def read_config(self) -> dict:
+        """Raises TrainingError where it is none."""
+        try:
+            config = strict_json.loads(self.config.read_bytes(), str(self.config))
+        except (OSError, CheckpointError) as error:
+            raise TrainingError(f"{self.config}: expected the configuration of a run, found: {error}") from None
+        if not isinstance(config, dict):
+            raise TrainingError(f"{self.config}: expected the configuration of a run, found {str(config)!a:.60}")
+        return config
+
+
+def require_same(ours: dict, theirs: dict, place: str) -> None:
+    """Raises TrainingError, naming the first difference, unless a run's configuration (ours) is what is wanted."""
+    for key in ours.keys() | theirs.keys():
+        if isinstance(ours.get(key), dict) and isinstance(theirs.get(key), dict):
+            require_same(ours[key], theirs[key], f"{place}: {key}")
+        elif key not in ours or key not in theirs or ours[key] != theirs[key]:
+            raise TrainingError(f"{place}: {key}: expected {ours.get(key)!a:.100} as the run began with, found "
+                                f"{theirs.get(key)!a:.100}")
+
+
+@contextmanager
+def _lock(path: Path, folder: Path) -> Iterator[None]:
+    """A lock that the system takes back when the process ends, however it ends."""
+    with open(path, "a+b") as file:
+        try:
+            _take(file)
+        except OSError:
+            file.seek(0)
+            owner = file.read(20).decode(errors="replace")
+            raise TrainingError(f"{folder}: expected to be the only writer, found another, process {owner!a}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield
+
+
+def _take(file) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM: a training finishes its step, saves and ends."""
+
+import signal
+import threading
+from contextlib import contextmanager
+
+
+class Stopped(Exception):
+    """A signal asked for the end, and everything is saved; `status` is what the process should end with."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+class Interrupt:
+    """Within the block, `asked` is the signal that came, or None; a second Ctrl-C is a KeyboardInterrupt at once."""
+
+    def __init__(self):
+        self.asked, self._at_once, self._before = None, False, {}
+
+    def __enter__(self):
+        # Elsewhere signals cannot be taken; whoever trains in a thread has them in the main one.
+        here = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if here else ():
+            self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number, frame):
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+        self.check()
+
+    def check(self) -> None:
+        """Raises Stopped, where a signal came and nothing is left to save."""
+        if self.asked and self._at_once:
+            raise Stopped(self.asked)
+
+    @contextmanager
+    def at_once(self):
+        """For work whose loss costs nothing, since all is saved: a signal ends it with Stopped, also one from before."""
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False

@@ -1,0 +1,56 @@
+"""The log of a training: a line of JSON an epoch."""
+
+import json
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..storage import strict_json
+from ..storage.atomic import replacing
+
+
+class Log:
+    """log.jsonl: appended to, so that others can follow it; each line forced to the disk whole."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def lines(self) -> list[dict]:
+        """What was written, up to the first line that is none, as a kill may leave it."""
+        lines = []
+        for text in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else ():
+            try:
+                line = strict_json.loads(text, str(self.path))
+            except CheckpointError:
+                break
+            if not isinstance(line, dict) or type(line.get("epoch")) is not int:
+                break
+            lines.append(line)
+        return lines
+
+    def cut(self, epochs: int) -> None:
+        """Leaves the lines of the first so many epochs: the training goes on from there and will write the others."""
+        lines = [line for line in self.lines() if line["epoch"] <= epochs]
+        with replacing(self.path) as file:
+            file.writelines(_text(line) for line in lines)
+
+    def append(self, line: dict) -> None:
+        """Raises OSError, the file then being as it was."""
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size, rest = os.fstat(descriptor).st_size, _text(line)
+            try:
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+            except BaseException:
+                os.ftruncate(descriptor, size)
+                raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        finally:
+            os.close(descriptor)
+
+
+def _text(line: dict) -> bytes:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -1,0 +1,65 @@
+"""What a user sees of a training: a bar with speed, loss, accuracy and the time left; a line an epoch."""
+
+import sys
+import time
+from contextlib import contextmanager, nullcontext
+
+
+class Screen:
+    """Lines on standard output, the bar on standard error where that is a terminal."""
+
+    def __init__(self, bar: bool | None = None):
+        self._wants_bar = sys.stderr.isatty() if bar is None else bar
+        self._bar = None
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    @contextmanager
+    def training(self, trainer):
+        """Around the whole training."""
+        self._trainer, self._images, self._since = trainer, 0, time.monotonic()
+        with self._made_bar() if self._wants_bar else nullcontext() as self._bar:
+            if self._bar:
+                done = trainer.epoch * trainer.loader.steps + trainer.batch
+                self._task = self._bar.add_task("", total=trainer.recipe.epochs * trainer.loader.steps, completed=done)
+            yield
+        self._bar = None
+
+    def step(self, step) -> None:
+        """After each step."""
+        self._images += step.images
+        if not self._bar:
+            return
+        trainer, totals = self._trainer, self._trainer.totals
+        self._bar.update(self._task, completed=trainer.epoch * trainer.loader.steps + trainer.batch, description=(
+            f"epoch {trainer.epoch + 1}/{trainer.recipe.epochs}  {trainer.batch}/{trainer.loader.steps}  "
+            f"{self._speed():.3g} images/s  loss {totals['loss'] / totals['images']:.3f}  "
+            f"accuracy {totals['correct'] / totals['images']:.1%}"))
+
+    def waiting(self, what: str):
+        """Around work that is not a step's."""
+        if self._bar:
+            self._bar.update(self._task, description=f"epoch {self._trainer.epoch + 1}  {what}")
+        return nullcontext()
+
+    def epoch(self, line: dict, best: bool) -> None:
+        """At the end of an epoch, with its line of the log."""
+        text = (f"epoch {line['epoch']}/{self._trainer.recipe.epochs}  loss {line['loss']:.4f}  "
+                f"top1 {line['top1']:.2f}")
+        if figures := line.get("validation"):
+            text += f"  validation loss {figures['loss']:.4f}  top1 {figures['top1']:.2f}" + "  best" * best
+        self.note(f"{text}  {self._speed():.3g} images/s")
+        self._images, self._since = 0, time.monotonic()
+
+    def _speed(self) -> float:
+        return self._images * self._trainer.ranks.size / max(time.monotonic() - self._since, 1e-9)
+
+    def _made_bar(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None),
+                   TimeRemainingColumn(elapsed_when_finished=True), TextColumn("left"))
+        # Redirected, the lines on standard output appear above the bar.
+        return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())

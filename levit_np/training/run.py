@@ -1,0 +1,99 @@
+"""A training with its folder: steps, and between them whatever must outlive a power cut."""
+
+import time
+from collections.abc import Callable
+
+from .curves import draw
+from .folder import RunFolder
+from .interrupt import Interrupt, Stopped
+from .trainer import Trainer
+
+SAVE_SECONDS = 600.0
+
+
+class Run:
+    """Drives a trainer to its last epoch, inside `folder.locked(...)`.
+
+    validate: a network -> {"top1": percent, "loss": …, …}; it is called after each epoch, with the average where there
+    is one.  screen: see progress.py.  save_seconds: how much is lost at most, besides what an epoch's end saves."""
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, *, screen, validate: Callable | None = None,
+                 save_seconds: float = SAVE_SECONDS):
+        self.trainer, self.folder, self.screen, self.validate = trainer, folder, screen, validate
+        self.save_seconds, self.best = save_seconds, None
+        self.writes = trainer.ranks.rank == 0
+
+    def begin(self, config: dict) -> None:
+        """A new run: its first checkpoint, then config.json, which makes it one to go on with."""
+        if self.writes:
+            self.folder.log.cut(0)
+        self.save()
+        if self.writes:
+            self.folder.write_config(config)
+
+    def resume(self) -> None:
+        """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none."""
+        found = self.trainer.ranks.broadcast(self.folder.checkpoints.newest() if self.writes else None)
+        arrays, document, skipped = found
+        for reason in skipped:
+            self.screen.note(f"left out: {reason}")
+        self.trainer.set_state(arrays, document)
+        self.best = document.get("best")
+        if self.writes:
+            self.folder.log.cut(self.trainer.epoch)
+        self.screen.note(f"goes on at epoch {self.trainer.epoch + 1}, batch {self.trainer.batch + 1}")
+
+    def train(self) -> None:
+        """To the end.  Raises Stopped after a signal, when all is saved; TrainingError for a loss that is not finite;
+        OSError where nothing can be saved any more: the last checkpoint is then whole."""
+        trainer = self.trainer
+        with Interrupt() as interrupt, self.screen.training(trainer):
+            while trainer.epoch < trainer.recipe.epochs:
+                self._train_epoch(interrupt)
+                self.save()
+                with interrupt.at_once():
+                    line = self._line()
+                self._record(line)
+                trainer.next_epoch()
+        if self.writes:
+            self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
+
+    def save(self) -> None:
+        """The state as it is between two steps.  Raises OSError, CheckpointError."""
+        if state := self.trainer.state():
+            arrays, document = state
+            self.folder.checkpoints.save(arrays, document | {"best": self.best})
+        self._saved = time.monotonic()
+
+    def _train_epoch(self, interrupt: Interrupt) -> None:
+        ranks = self.trainer.ranks
+        for step in self.trainer.train_epoch():
+            self.screen.step(step)
+            due = self.writes and time.monotonic() - self._saved >= self.save_seconds
+            if ranks.any(bool(interrupt.asked) or due):
+                self.save()
+                if ranks.any(bool(interrupt.asked)):
+                    raise Stopped(interrupt.asked)
+
+    def _line(self) -> dict:
+        """What the log says of the epoch that is over."""
+        trainer = self.trainer
+        loss, correct, images = trainer.ranks.mean([float(trainer.totals[key]) for key in ("loss", "correct", "images")])
+        line = {"epoch": trainer.epoch + 1, "steps": trainer.update.steps, "loss": loss / images,
+                "top1": 100 * correct / images}
+        if self.validate:
+            with self.screen.waiting("validation"):
+                line["validation"] = self.validate(trainer.evaluated)
+        return line
+
+    def _record(self, line: dict) -> None:
+        """The epoch's end on the disk.  Killed in here, a training comes by again and writes the same."""
+        if not self.writes:
+            return
+        top1 = line.get("validation", {}).get("top1")
+        if top1 is not None and (self.best is None or top1 > self.best):
+            self.best = top1
+            self.trainer.evaluated.save(self.folder.best)
+        self.trainer.evaluated.save(self.folder.last)
+        self.folder.log.append(line)
+        self.screen.epoch(line, top1 is not None and top1 == self.best)
