@@ -39,14 +39,16 @@ def save(model: LeViT, path) -> None:
     hdf5.write(path, state, documents)
 
 
-def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, kind=LeViT) -> LeViT:
+def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, distillation=None,
+         kind=LeViT) -> LeViT:
     """The model in a file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
 
     The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
-    the attention biases; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the
+    the attention biases; distillation, true or false, adds a second head or leaves it out; kind is LeViT or what
+    extends it.  Raises CheckpointError for whatever is wrong with the
     file, BackendError for a backend or dtype that is not there.
     """
     config, state, labels, preprocessing = read(path)
@@ -56,6 +58,8 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
         wanted, preprocessing = replace(wanted, image_size=size), None
     if num_classes is not None and num_classes != config.num_classes:
         wanted, labels = replace(wanted, num_classes=num_classes), None
+    if distillation is not None:
+        wanted = replace(wanted, distillation=distillation)
     model = build(wanted, backend, kind)
     _fit(state, config, model, os.fspath(path))
     # One array at a time: peak memory stays at twice the file.
@@ -140,16 +144,20 @@ def recipe_of(model: LeViT) -> Recipe:
 
 
 def _fit(state, config, model, place):
-    """Makes a file's arrays fit a model of other classes or another image size: heads anew, biases resized."""
+    """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases resized."""
     specs = model.specs_by_name()
     old = _biases(build(config))
-    fresh = [n for n in ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
-             if n in specs and model.config.num_classes != config.num_classes]
+    other_classes = model.config.num_classes != config.num_classes
+    fresh = [name for name in specs if name not in state
+             or other_classes and name in ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")]
     if fresh:
-        warnings.warn(f"{place}: expected {model.config.num_classes} classes, found {config.num_classes}: "
-                      f"{', '.join(fresh)} start anew", stacklevel=4)  # 4: the caller of levit_np.load
+        why = (f"expected {model.config.num_classes} classes, found {config.num_classes}" if other_classes else
+               "expected two heads, found one")
+        warnings.warn(f"{place}: {why}: {', '.join(fresh)} start anew", stacklevel=4)  # 4: the caller of levit_np.load
         initial = initial_state(model, 0, np.float32)
         state |= {name: initial[name] for name in fresh}
+    for name in state.keys() - specs.keys():  # of the head that is not wanted
+        del state[name]
     for name, layer in _biases(model).items():
         if layer.grid != old[name].grid:
             state[name] = resize_bias(state[name], old[name].grid, layer.grid)

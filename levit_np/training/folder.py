@@ -13,14 +13,15 @@ from .log import Log
 
 
 class RunFolder:
-    """config.json, log.jsonl, checkpoints/, best.h5, last.h5, curves.png.
+    """config.json, log.jsonl, checkpoints/, best.h5, last.h5, curves.png; skipped.txt where images were.
 
     config.json is written when the first checkpoint is on the disk: a folder that has one is a run to go on with."""
 
     def __init__(self, path):
         self.path = Path(path)
         self.checkpoints, self.log = Checkpoints(self.path / "checkpoints"), Log(self.path / "log.jsonl")
-        self.config, self.best, self.last = self.path / "config.json", self.path / "best.h5", self.path / "last.h5"
+        self.config, self.skipped = self.path / "config.json", self.path / "skipped.txt"
+        self.best, self.last = self.path / "best.h5", self.path / "last.h5"
 
     @contextmanager
     def locked(self, fresh: bool) -> Iterator[None]:

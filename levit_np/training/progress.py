@@ -6,20 +6,21 @@ from contextlib import contextmanager, nullcontext
 
 
 class Screen:
-    """Lines on standard output, the bar on standard error where that is a terminal."""
+    """Lines on standard output, the bar on standard error where that is a terminal; quiet: neither."""
 
-    def __init__(self, bar: bool | None = None):
-        self._wants_bar = sys.stderr.isatty() if bar is None else bar
-        self._bar = None
+    def __init__(self, quiet: bool = False):
+        self._quiet, self._bar = quiet, None
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        """A line."""
+        if not self._quiet:
+            print(text if text.isprintable() else ascii(text), flush=True)
 
     @contextmanager
     def training(self, trainer):
         """Around the whole training."""
         self._trainer, self._images, self._since = trainer, 0, time.monotonic()
-        with self._made_bar() if self._wants_bar else nullcontext() as self._bar:
+        with self._made_bar() if sys.stderr.isatty() and not self._quiet else nullcontext() as self._bar:
             if self._bar:
                 done = trainer.epoch * trainer.loader.steps + trainer.batch
                 self._task = self._bar.add_task("", total=trainer.recipe.epochs * trainer.loader.steps, completed=done)

@@ -22,6 +22,7 @@ class Run:
         self.trainer, self.folder, self.screen, self.validate = trainer, folder, screen, validate
         self.save_seconds, self.best = save_seconds, None
         self.writes = trainer.ranks.rank == 0
+        self._skipped: set[str] = set()
 
     def begin(self, config: dict) -> None:
         """A new run: its first checkpoint, then config.json, which makes it one to go on with."""
@@ -41,7 +42,9 @@ class Run:
         self.best = document.get("best")
         if self.writes:
             self.folder.log.cut(self.trainer.epoch)
-        self.screen.note(f"goes on at epoch {self.trainer.epoch + 1}, batch {self.trainer.batch + 1}")
+        self._saved = time.monotonic()
+        self.screen.note(f"goes on in epoch {self.trainer.epoch + 1}, after batch {self.trainer.batch} of "
+                         f"{self.trainer.loader.steps}")
 
     def train(self) -> None:
         """To the end.  Raises Stopped after a signal, when all is saved; TrainingError for a loss that is not finite;
@@ -69,11 +72,20 @@ class Run:
         ranks = self.trainer.ranks
         for step in self.trainer.train_epoch():
             self.screen.step(step)
+            self._record_skipped(step.skipped)
             due = self.writes and time.monotonic() - self._saved >= self.save_seconds
             if ranks.any(bool(interrupt.asked) or due):
                 self.save()
                 if ranks.any(bool(interrupt.asked)):
                     raise Stopped(interrupt.asked)
+
+    def _record_skipped(self, skipped) -> None:
+        for name, reason in skipped:
+            if name not in self._skipped:
+                self._skipped.add(name)
+                self.screen.note(f"skipped: {reason}")
+                with open(self.folder.skipped, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(f"{reason}\n")
 
     def _line(self) -> dict:
         """What the log says of the epoch that is over."""

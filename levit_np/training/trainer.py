@@ -23,13 +23,14 @@ class Step(NamedTuple):
     correct: int  # images whose likeliest class is their targets' largest
     images: int
     rate: float
+    skipped: tuple  # (name, reason) of each image that could not be used
 
 
 class Trainer:
     """A network, the batches it learns from and how: all that a training is but for its files.
 
     loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
-    on; a batch has images (B, C, H, W), targets (B, classes) and names.  What it gives depends on the epoch and the
+    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out.  What it gives depends on the epoch and the
     batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path draws from, are all there is
     to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see SingleRank.
     """
@@ -97,7 +98,7 @@ class Trainer:
             self.update(gradients, rate)                                                             # clip, update
             if self.average:
                 self.average.update(model)                                                           # average
-        return Step(loss, correct, images, rate)
+        return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
 
     def loss(self, outputs, batch):
         """-> the loss of a batch, and its gradient to each head's logits."""

@@ -1,0 +1,249 @@
+"""levit-np train: weights from images.  Here: the command line, and what it puts together; training/ does the rest."""
+
+import argparse
+import json
+import os
+from contextlib import ExitStack, nullcontext
+from dataclasses import fields
+from pathlib import Path
+
+from ..errors import ConfigError, LevitError, TrainingError
+from ..training.recipe import RECIPES, Recipe, recipe_named
+from .common import whole
+
+# What a run is, besides its recipe: it cannot change when the run goes on.
+DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
+            "teacher": None, "bad_files": "stop"}
+
+
+def add(verbs):
+    train = verbs.add_parser(
+        "train", help="weights from a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends it, a\n"
+        "second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into OUTPUT:\n"
+        "best.h5 and last.h5 (weights, for every other verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
+        epilog="examples:\n"
+        "  levit-np train flowers --model levit_256.h5 --recipe small --epochs 20 --output run\n"
+        "  levit-np train flowers --output run --resume\n"
+        "  levit-np train imagenet --model levit_256 --teacher levit_384.h5 --output run\n"
+        "  mpiexec -n 2 levit-np train flowers --recipe small --output run")
+    train.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or with train/ and "
+                       "val/ of that kind in it, or a file that levit-np pack wrote")
+    train.add_argument("--validation", metavar="DATA", help="images to look at after each epoch (default: DATA/val)")
+    train.add_argument("--output", default="run", metavar="FOLDER", help="(default: %(default)s)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it is "
+                       "need not be repeated, and must not differ")
+    train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
+    train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach wrote")
+    train.add_argument("--heads", type=int, choices=(1, 2), help="classifiers on top, of which a teacher needs two "
+                       "(default: as the model has)")
+    train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
+    train.add_argument("--seed", type=int, help="(default: 0)")
+    train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be used does (default: "
+                       "stop); those skipped are named in OUTPUT/skipped.txt")
+    train.add_argument("--backend", help="(default: cpu)")
+    train.add_argument("--dtype", choices=("float32", "float64"), help="(default: float32)")
+    train.add_argument("--threads", type=whole, default=1, metavar="N", help="threads that compute (default: %(default)s)")
+    train.add_argument("--workers", type=int, metavar="N", help="processes that decode and augment, 0 for none (default: a "
+                       "process less than there are cores, at most 8)")
+    train.add_argument("--save-every", type=float, default=600, metavar="SECONDS", help="checkpoints between the ends of "
+                       "epochs (default: %(default)g)")
+    recipe = train.add_argument_group("the recipe", "Each part of it can be changed; 0 switches most of them off.")
+    recipe.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}, or a JSON file that says what is not as "
+                        "in the paper (default: paper)")
+    for part in fields(Recipe):
+        recipe.add_argument(f"--{part.name.replace('_', '-')}", **_option(part))
+    train.set_defaults(run=_run, wrong_use=train.error)
+
+
+def _option(part) -> dict:
+    """The argparse options of a recipe's field."""
+    default = part.default
+    usual = "the model's own" if default is None else " ".join(f"{n:.3g}" for n in default) or "none" if isinstance(
+        default, tuple) else default
+    options = {"help": f"{part.metadata['help']} (paper: {usual})".replace("%", "%%")}
+    if isinstance(default, bool):
+        return options | {"action": argparse.BooleanOptionalAction}
+    if part.name == "freeze":
+        return options | {"type": lambda text: text.split(","), "metavar": "PARTS"}
+    if isinstance(default, tuple):
+        return options | {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    kind = float if default is None else type(default)
+    return options | {"type": kind, "metavar": {str: "WORD", int: "N"}.get(kind, "X")}
+
+
+def _run(arguments) -> int:
+    # NumPy's BLAS reads these once, when NumPy is first imported.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(arguments.threads))
+    import levit_np
+
+    from ..training.folder import RunFolder
+    from ..training.interrupt import Stopped
+    from ..training.mpi import mpi_ranks, started_by_mpi
+    from ..training.ranks import SingleRank
+
+    levit_np.set_threads(arguments.threads)
+    folder = RunFolder(arguments.output)
+    with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:
+        with folder.locked(fresh=not arguments.resume) if ranks.rank == 0 else nullcontext():
+            before = ranks.broadcast(folder.read_config() if ranks.rank == 0 and arguments.resume else None)
+            settings = _settings(arguments, before)
+            with ExitStack() as open_things:
+                try:
+                    _train(arguments, settings, before, folder, ranks, open_things)
+                except Stopped as stopped:
+                    if ranks.rank == 0:
+                        print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
+                    return stopped.status
+    return 0
+
+
+def _settings(arguments, before: dict | None) -> dict:
+    """What the run is: as the command line says and, where that is silent, as it began or else as is usual."""
+    from ..training.folder import require_same
+
+    given = {key: getattr(arguments, key) for key in DEFAULTS if getattr(arguments, key) is not None}
+    parts = {part.name: value for part in fields(Recipe) if (value := getattr(arguments, part.name)) is not None}
+    try:
+        if before is None:
+            return DEFAULTS | given | {"recipe": Recipe.from_dict(parts, _recipe(arguments.recipe or "paper")).to_dict()}
+        settings = before["settings"]
+        base = _recipe(arguments.recipe) if arguments.recipe else Recipe.from_dict(settings["recipe"])
+        given["recipe"] = Recipe.from_dict(parts, base).to_dict()
+        require_same({key: settings[key] for key in given}, given, arguments.output)
+        return settings
+    except ConfigError as error:
+        arguments.wrong_use(str(error))
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
+                            ) from None
+
+
+def _recipe(name: str) -> Recipe:
+    if not name.endswith(".json"):
+        return recipe_named(name)
+    from ..storage import strict_json
+
+    try:
+        return Recipe.from_dict(strict_json.loads(Path(name).read_bytes(), name))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _train(arguments, settings, before, folder, ranks, open_things) -> None:
+    from ..checkpoints.loading import recipe_of
+    from ..training.data import open_source
+    from ..training.data.loader import EvaluationLoader, Loader
+    from ..training.folder import require_same
+    from ..training.progress import Screen
+    from ..training.run import Run
+    from ..training.trainer import Trainer
+
+    recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
+    source, looked_at = _sources(arguments, open_source)
+    model = _network(settings, before, list(source.classes))
+    preprocessing = model.recipe = recipe_of(model)
+    loader = open_things.enter_context(Loader(
+        source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
+        seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
+        bad_files=settings["bad_files"]))
+    trainer = Trainer(model, loader, recipe, seed=settings["seed"], ranks=ranks,
+                      teacher=_teacher(settings, source, recipe, preprocessing))
+    config = {"settings": settings, "ranks": ranks.size, "network": model.config.to_dict(),
+              "preprocessing": preprocessing.to_dict(), "labels": list(source.classes),
+              "data": {"images": len(source), "fingerprint": source.fingerprint}}
+    validate = None
+    if looked_at:
+        images = open_things.enter_context(EvaluationLoader(
+            looked_at, preprocessing, batch=recipe.batch, workers=workers, bad_files=settings["bad_files"]))
+        validate = _validation(images, looked_at, list(source.classes))
+    screen = Screen(quiet=ranks.rank > 0)
+    if model.config.distillation and not trainer.teacher:
+        screen.note("no teacher: both heads learn the labels")
+    run = Run(trainer, folder, screen=screen, validate=validate, save_seconds=arguments.save_every)
+    if before:
+        require_same(json.loads(json.dumps(before)), json.loads(json.dumps(config)), arguments.output)
+        run.resume()
+    else:
+        run.begin(config)
+    run.train()
+
+
+def _workers(arguments, ranks) -> int:
+    if arguments.workers is not None:
+        return arguments.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores // ranks.size - 1)
+
+
+def _sources(arguments, open_source) -> tuple:
+    """The images to train on, and those to look at after each epoch or None."""
+    data, inside = Path(arguments.data), Path(arguments.data) / "train"
+    source = open_source(inside if inside.is_dir() else data)
+    where = arguments.validation or (data / "val" if (data / "val").is_dir() and inside.is_dir() else None)
+    looked_at = open_source(where) if where else None
+    if looked_at and list(looked_at.classes) != list(source.classes):
+        raise LevitError(f"{where}: expected the classes of {arguments.data}, found others: "
+                         f"{sorted(set(looked_at.classes) ^ set(source.classes))[:3]!a:.100}")
+    return source, looked_at
+
+
+def _network(settings, before, classes):
+    """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
+    import levit_np
+
+    from ..config import ABLATIONS, FAMILY, LeViTConfig
+    from ..images.recipes import Recipe as Preprocessing
+
+    name, kind = settings["model"], {"backend": settings["backend"], "dtype": settings["dtype"]}
+    changes = {"num_classes": len(classes), "image_size": settings["image_size"],
+               "distillation": settings["heads"] and settings["heads"] == 2}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if before:
+        model = _empty(LeViTConfig.from_dict(before["network"]), **kind)
+        model.recipe = Preprocessing.from_dict(before["preprocessing"])
+    elif name in FAMILY | ABLATIONS:
+        model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
+    else:
+        model = levit_np.load(name, **kind, **changes)
+    model.labels = classes
+    return model
+
+
+def _empty(config, backend, dtype):
+    """A model of a configuration, whatever its weights."""
+    from .. import ops
+    from ..classifier import Classifier
+    from ..model import build, initial_state
+
+    stored, model = ops.stored_type(backend, dtype), build(config, backend, Classifier)
+    model.set_state(initial_state(model, 0, stored))
+    model.precision = dtype
+    return model
+
+
+def _teacher(settings, source, recipe, preprocessing):
+    if not settings["teacher"]:
+        return None
+    import levit_np
+
+    from ..checkpoints.loading import recipe_of
+    from ..training.teacher import NetworkTeacher, WrittenTeacher, is_logits
+
+    path = settings["teacher"]
+    if Path(path).is_file() and is_logits(path):
+        return WrittenTeacher(path, source, recipe)
+    model = levit_np.load(path, backend=settings["backend"])
+    return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
+
+
+def _validation(images, source, classes):
+    from ..training.evaluation import evaluate
+
+    def batches(dtype):
+        for batch in images:
+            if len(batch.indices):
+                yield batch.images.astype(dtype, copy=False), batch.targets.argmax(1)
+
+    return lambda model: evaluate(model.heads, batches(model.dtype), len(classes)).average.to_dict()

@@ -1,0 +1,278 @@
+"""Killed whenever and wherever, or out of disk: nothing is lost but the interval, nothing is mixed.
+
+Children are forked from this process, which has everything imported: an interpreter a kill would take a day for a
+thousand of them."""
+
+import errno
+import os
+import random
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from levit_np.errors import TrainingError
+from levit_np.storage import atomic
+from levit_np.training.checkpoint import Checkpoints
+
+from .small_run import STEPS, digest, run
+from .test_run import end_of
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """-> (what a run ends with, {steps: the digests of the states that it saves then})."""
+    path, states, save = tmp_path_factory.mktemp("whole") / "run", {}, Checkpoints.save
+
+    def noted(self, arrays, document):
+        states.setdefault(document["steps"], set()).add(digest(arrays, document))
+        save(self, arrays, document)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", noted)
+        run(path, save_seconds=0)
+    return end_of(path), states
+
+
+def child(work) -> int:
+    """Forks a process that does `work` and ends with 0, with 1 where it raises OSError; -> its number."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        os.fsync = lambda descriptor: None  # what was given to the kernel survives a process
+        work()
+        status = 0
+    except OSError:
+        status = 1
+    except BaseException:
+        status = 2
+    finally:
+        os._exit(status)
+
+
+def ended(number) -> int:
+    """The child's exit status; minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def begun(path) -> bool:
+    return (path / "config.json").exists()
+
+
+def check(path, states, least):
+    """What lies there is a whole state of the undisturbed run, not before `least` steps; no line stands half or twice."""
+    if not begun(path):
+        assert least < 0
+        return
+    arrays, document, skipped = Checkpoints(path / "checkpoints").newest()
+    assert not skipped and least <= document["steps"]
+    assert digest(arrays, document) in states[document["steps"]]
+    assert 1 <= len(Checkpoints(path / "checkpoints").paths()) <= 4  # one more while the oldest is being removed
+
+
+def kill_at_random(folder, undisturbed, times, seed=0):
+    """One run after another, each killed until it ends by itself; -> how often, and how many ended."""
+    chance, kills, ends = random.Random(seed), 0, 0
+    whole, states = undisturbed
+    while kills < times:
+        path, status = folder / f"run{ends}", None
+        reports = folder / f"saved{ends}"
+        reports.write_bytes(b"")
+        while status != 0 and kills < times:
+            number = child(lambda: run(path, resume=begun(path), save_seconds=0, saved=reports))
+            time.sleep(chance.uniform(0, 0.15))
+            os.kill(number, signal.SIGKILL)
+            status = ended(number)
+            assert status in (0, -signal.SIGKILL)
+            kills += status != 0
+            check(path, states, max([-1, *reports.read_bytes()]))
+        if status != 0:
+            run(path, resume=begun(path))
+        assert end_of(path) == whole
+        ends += 1
+    return kills, ends
+
+
+def test_fifty_kills_at_random(tmp_path, undisturbed):
+    kills, ends = kill_at_random(tmp_path, undisturbed, 50)
+    assert kills == 50 and ends
+
+
+@pytest.mark.slow
+def test_a_thousand_kills_at_random(tmp_path, undisturbed):
+    kills, ends = kill_at_random(tmp_path, undisturbed, 1000)
+    print(f"\n{kills} kills, {ends} runs ended, each with the bytes of the undisturbed one")
+
+
+class Calls:
+    """Counts what reaches the disk: each write, fsync, rename and unlink of this process; at the `fatal` one, `then`."""
+
+    def __init__(self, fatal, then):
+        self.count, self.fatal, self.then = 0, fatal, then
+
+    def happens(self, do, part=None):
+        """do(), or at the fatal one `part` of it and then what is to happen."""
+        self.count += 1
+        if self.count == self.fatal:
+            if part:
+                part()
+            self.then()
+        return do()
+
+    def plant(self):
+        """In this process, for good."""
+        fsync, replace, unlink, write, opened = os.fsync, os.replace, os.unlink, os.write, open
+        calls = self
+
+        class File:
+            """What atomic.replacing writes to."""
+
+            def __init__(self, file):
+                self.file = file
+
+            def write(self, data):
+                half = bytes(memoryview(data)[: len(data) // 2])
+                return calls.happens(lambda: self.file.write(data), lambda: (self.file.write(half), self.file.flush()))
+
+            def __getattr__(self, name):
+                return getattr(self.file, name)
+
+        os.fsync = lambda descriptor: calls.happens(lambda: fsync(descriptor))
+        os.replace = lambda *names: calls.happens(lambda: replace(*names))
+        os.unlink = lambda path, **more: calls.happens(lambda: unlink(path, **more))
+        Path.unlink = lambda path, missing_ok=False: os.unlink(path)
+        os.write = lambda descriptor, data: calls.happens(
+            lambda: write(descriptor, data), lambda: write(descriptor, data[: len(data) // 2]))
+        atomic.open = lambda *arguments: File(opened(*arguments))
+
+
+@contextmanager
+def disk(calls):
+    """calls.plant() in a child is for good; where the count alone is wanted, it is taken back."""
+    kept = os.fsync, os.replace, os.unlink, os.write, Path.unlink
+    calls.plant()
+    try:
+        yield
+    finally:
+        os.fsync, os.replace, os.unlink, os.write, Path.unlink = kept
+        del atomic.open
+
+
+def calls_of(work) -> int:
+    calls = Calls(0, None)
+    with disk(calls):
+        work()
+    return calls.count
+
+
+def two_saves(path):
+    """A run of which most is there already: what is killed is its going on, through a checkpoint in the middle of an
+    epoch, an epoch's end, the removal of old ones, and the log."""
+    run(path, resume=True, save_seconds=0)
+
+
+@pytest.fixture
+def nearly_done(tmp_path, undisturbed):
+    """-> a function that makes the folder of a run that stands before its last epoch's second step."""
+    import shutil
+
+    from levit_np.training.interrupt import Stopped
+
+    from .test_run import interrupted_at
+    with pytest.raises(Stopped):
+        run(tmp_path / "start", each=interrupted_at(STEPS - 2), save_seconds=0)
+
+    def copy(name):
+        return Path(shutil.copytree(tmp_path / "start", tmp_path / name))
+    return copy
+
+
+def test_killed_at_every_write_fsync_rename_and_unlink(nearly_done, undisturbed):
+    whole, states = undisturbed
+    total = calls_of(lambda: two_saves(nearly_done("counted")))
+    assert total > 20
+    for fatal in range(1, total + 1):
+        path = nearly_done(f"at{fatal}")
+
+        def work():
+            Calls(fatal, lambda: os._exit(9)).plant()
+            two_saves(path)
+
+        assert ended(child(work)) == 9
+        check(path, states, STEPS - 2)
+        run(path, resume=True)
+        assert end_of(path) == whole, fatal
+        assert not list(path.rglob("*.tmp"))
+
+
+def test_killed_at_every_such_call_of_the_beginning(tmp_path, undisturbed):
+    """A run is there as soon as its config.json is: before, it can begin again."""
+    (whole, states), there = undisturbed, []
+    for fatal in range(1, 12):
+        path = tmp_path / f"at{fatal}"
+
+        def work():
+            Calls(fatal, lambda: os._exit(9)).plant()
+            run(path)
+
+        assert ended(child(work)) == 9
+        there.append(begun(path))
+        check(path, states, 0 if there[-1] else -1)
+        run(path, resume=begun(path))
+        assert end_of(path) == whole, fatal
+    assert there == [False] * 10 + [True]
+
+
+def test_the_disk_full_at_every_write(nearly_done, undisturbed):
+    """The old ones are whole, the temporary is gone, the log has whole lines; with room again it goes on."""
+    whole, states = undisturbed
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    total = calls_of(lambda: two_saves(nearly_done("counted")))
+    for fatal in range(1, total + 1):
+        path = nearly_done(f"at{fatal}")
+
+        def work():
+            Calls(fatal, full).plant()
+            two_saves(path)
+
+        assert ended(child(work)) == 1, fatal
+        assert not list(path.rglob("*.tmp"))
+        check(path, states, STEPS - 2)
+        assert (path / "log.jsonl").read_bytes().endswith(b"}\n")
+        run(path, resume=True)
+        assert end_of(path) == whole, fatal
+
+
+def test_a_full_disk_names_the_file(nearly_done, monkeypatch):
+    path = nearly_done("full")
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with disk(Calls(4, full)), pytest.raises(OSError) as caught:
+        two_saves(path)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename.startswith(str(path))
+
+
+def test_the_check_sees_a_state_that_is_mixed(nearly_done, undisturbed):
+    """Two checkpoints' arrays in one file, sealed: what a writer that is no atomic one could leave."""
+    path = nearly_done("mixed")
+    checkpoints = Checkpoints(path / "checkpoints")
+    arrays, document, _ = checkpoints.newest()
+    checkpoints.paths()[0].unlink()
+    older, _, _ = checkpoints.newest()
+    checkpoints.save(arrays | {"model.head.weight": older["model.head.weight"]}, document)
+    with pytest.raises(AssertionError):
+        check(path, undisturbed[1], STEPS - 2)
+    for checkpoint in checkpoints.paths():
+        checkpoint.unlink()
+    with pytest.raises(TrainingError):
+        check(path, undisturbed[1], STEPS - 2)

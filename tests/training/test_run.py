@@ -1,0 +1,335 @@
+"""A run that is cut, killed, or finds its files damaged goes on as if nothing had been, or says why it cannot."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.errors import CheckpointError, TrainingError
+from levit_np.training.checkpoint import KEPT, Checkpoints
+from levit_np.training.folder import RunFolder
+from levit_np.training.interrupt import Stopped
+
+from .small_run import STEPS, digest, run, trainer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_disk():
+    """What a process leaves to the kernel survives the process; storage/test_atomic.py holds the order of forcing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run(path, curves=True, save_seconds=0)
+    return path
+
+
+def end_of(path):
+    """The bytes of everything that a run ends with."""
+    newest = Checkpoints(path / "checkpoints").paths()[0]
+    return {file.name: file.read_bytes() for file in (newest, path / "best.h5", path / "last.h5", path / "log.jsonl")}
+
+
+def interrupted_at(cut, number=signal.SIGINT):
+    """What sends this process a signal after so many steps."""
+    left = [cut]
+
+    def each(step):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+    return each
+
+
+def test_a_whole_run(whole):
+    assert sorted(file.name for file in whole.iterdir()) == [
+        "best.h5", "checkpoints", "config.json", "curves.png", "last.h5", "lock", "log.jsonl"]
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[-1]["steps"] == STEPS
+    assert all({"loss", "top1", "validation"} <= line.keys() for line in lines)
+    names = [path.name for path in Checkpoints(whole / "checkpoints").paths()]
+    assert names == [f"step-{n:09}.h5" for n in (9, 8, 7)] and len(names) == KEPT
+    model = levit_np.load(whole / "best.h5")
+    assert model.labels == ["pattern 0", "pattern 1", "pattern 2"]
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cut_at_random_steps_it_ends_with_the_same_bytes(whole, tmp_path, seed):
+    """Five cuts each, in the middle of epochs and at their ends: weights, statistics, moments, average, random state and
+    position, the weight files and the log."""
+    chance, path, done = random.Random(seed), tmp_path / "run", 0
+    cuts = sorted(chance.sample(range(1, STEPS), 5))
+    for number, cut in enumerate(cuts):
+        with pytest.raises(Stopped) as stopped:
+            run(path, resume=number > 0, each=interrupted_at(cut - done))
+        assert stopped.value.status == 130
+        done = cut
+        arrays, document, skipped = Checkpoints(path / "checkpoints").newest()
+        assert document["steps"] == cut and not skipped
+    run(path, resume=True)
+    assert end_of(path) == end_of(whole)
+
+
+def test_what_the_state_leaves_out_would_be_missed():
+    """Each array and each number of it, changed, gives another digest after the rest of the training."""
+    def rest(change):
+        first, second = trainer(), trainer(seed=3)
+        for _, _ in zip(first.train_epoch(), range(2)):
+            pass
+        arrays, document = first.state()
+        arrays = {name: array.copy() for name, array in arrays.items()}
+        document = json.loads(json.dumps(document))
+        change(arrays, document)
+        second.set_state(arrays, document)
+        second.loader = first.loader
+        list(second.train_epoch())
+        return digest(*second.state())
+
+    def other_random(arrays, document):
+        document["ranks"][0]["random"] = np.random.default_rng(1).bit_generator.state
+
+    def other(name):
+        def change(arrays, document):
+            arrays[name] = arrays[name] * 1.01 + 0.01
+        return change
+
+    def position(arrays, document):
+        document["batch"] -= 2
+
+    def count(arrays, document):
+        document["steps"] += 1
+
+    def mean_loss(arrays, document):
+        document["ranks"][0]["totals"]["loss"] += 1
+
+    expected = rest(lambda arrays, document: None)
+    assert rest(lambda arrays, document: None) == expected
+    names = ["model.head.weight", "model.stages.0.blocks.0.mlp.up.bn.mean", "first.head.weight", "second.head.weight",
+             "average.head.bias", "average.stem.convolutions.0.bn.mean"]
+    changes = [*map(other, names), other_random, position, count, mean_loss]
+    assert len({rest(change) for change in changes} | {expected}) == 1 + len(changes)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_it_validates_ends_it_at_once_and_loses_nothing(whole, tmp_path, monkeypatch, number, status):
+    from . import small_run
+    validate = small_run.validate
+
+    def disturbed(model):
+        os.kill(os.getpid(), number)
+        raise AssertionError("validation went on")
+
+    monkeypatch.setattr(small_run, "validate", disturbed)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "run")
+    assert stopped.value.status == status
+    monkeypatch.setattr(small_run, "validate", validate)
+    run(tmp_path / "run", resume=True)
+    assert end_of(tmp_path / "run") == end_of(whole)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    def each(step):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", each=each)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def damaged(path, change):
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+DAMAGES = {"a bit": lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1), "cut": lambda data: data.__delitem__(slice(len(data) // 2, None)),
+           "empty": lambda data: data.clear(), "zeros": lambda data: data.__setitem__(slice(None), bytes(len(data)))}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(whole, tmp_path, damage):
+    path = tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(path, each=interrupted_at(7), save_seconds=0)
+    newest = Checkpoints(path / "checkpoints").paths()[0]
+    damaged(newest, DAMAGES[damage])
+    _, screen = run(path, resume=True)
+    assert f"left out: {newest}" in screen.notes[0] and screen.notes[1] == "goes on in epoch 2, after batch 5 of 5"
+    assert end_of(path) == end_of(whole)
+
+
+def test_newer_damaged_ones_do_not_push_out_those_that_are_whole(tmp_path):
+    """Going on from step 4, beside three that are damaged and further: what is saved then must be kept."""
+    path = tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(path, each=interrupted_at(4))
+    folder = path / "checkpoints"
+    for steps in (7, 8, 9):
+        (folder / f"step-{steps:09}.h5").write_bytes(b"damaged")
+    with pytest.raises(Stopped):
+        run(path, resume=True, each=interrupted_at(1))
+    _, document, skipped = Checkpoints(folder).newest()
+    assert document["steps"] == 5 and len(skipped) == 3
+
+
+def test_without_a_whole_checkpoint_it_does_not_begin_again(tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(path, each=interrupted_at(5), save_seconds=0)
+    before = (path / "log.jsonl").read_bytes()
+    for checkpoint in Checkpoints(path / "checkpoints").paths():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    with pytest.raises(TrainingError, match="expected a whole checkpoint to go on from, found none; .*step-000000005.*"
+                                            "step-000000004.*step-000000003"):
+        run(path, resume=True)
+    with pytest.raises(TrainingError, match="expected no run yet, found one; --resume goes on with it"):
+        run(path)
+    assert (path / "log.jsonl").read_bytes() == before
+    for checkpoint in Checkpoints(path / "checkpoints").paths():
+        checkpoint.unlink()
+    with pytest.raises(TrainingError, match="found none$"):
+        run(path, resume=True)
+
+
+def test_a_weight_file_in_the_place_of_a_checkpoint(whole, tmp_path):
+    (tmp_path / "step-000000012.h5").write_bytes((whole / "last.h5").read_bytes())
+    with pytest.raises(TrainingError, match="expected the state of a training, found another file"):
+        Checkpoints(tmp_path).newest()
+
+
+def test_no_run_to_go_on_with(tmp_path):
+    with pytest.raises(TrainingError, match="expected a run to go on with, found no config.json"):
+        run(tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_old_one_is_removed_only_when_the_new_one_reads_back(tmp_path, monkeypatch):
+    checkpoints, document = Checkpoints(tmp_path), {"epoch": 0}
+    for steps in range(5):
+        checkpoints.save({"model.a": np.arange(3.0)}, document | {"steps": steps})
+    assert [path.name[-4] for path in checkpoints.paths()] == ["4", "3", "2"]
+    replace = os.replace
+
+    def damaging(source, target):
+        replace(source, target)
+        damaged(tmp_path / os.path.basename(target), DAMAGES["a bit"])
+
+    monkeypatch.setattr(os, "replace", damaging)
+    with pytest.raises(CheckpointError, match="step-000000005.h5: damaged"):
+        checkpoints.save({"model.a": np.arange(3.0)}, document | {"steps": 5})
+    assert [path.name[-4] for path in checkpoints.paths()] == ["5", "4", "3", "2"]
+    assert checkpoints.newest()[1]["steps"] == 4
+
+
+def test_a_state_of_another_training_is_refused_by_name():
+    arrays, document = trainer().state()
+    wrong = [
+        (lambda a, d: a.pop("first.head.weight"), "head.weight: expected float32 .3, 6., found none"),
+        (lambda a, d: a.__setitem__("model.head.bias", np.zeros(4, np.float32)), r"head.bias: expected .*\(3,\), found .*\(4,\)"),
+        (lambda a, d: a.__setitem__("average.more", np.zeros(4)), "more: expected none, found float64"),
+        (lambda a, d: a.__setitem__("second.head.bias", np.zeros(3)), "expected float32 .*found float64"),
+        (lambda a, d: a.__setitem__("other", np.zeros(4)), "expected the state of a training, found KeyError"),
+        (lambda a, d: d.__setitem__("ranks", []), "expected the state of a training, found IndexError"),
+        (lambda a, d: d.__setitem__("ranks", 2 * d["ranks"]), "expected 1 ranks, found 2"),
+        (lambda a, d: d["ranks"][0].__setitem__("random", {"bit_generator": "PCG64"}), "expected the state of a training"),
+        (lambda a, d: d.pop("epoch"), "found KeyError: 'epoch'")]
+    for change, message in wrong:
+        copies, own = dict(arrays), json.loads(json.dumps(document))
+        change(copies, own)
+        with pytest.raises(TrainingError, match=message):
+            trainer().set_state(copies, own)
+
+
+def test_one_writer(tmp_path):
+    path = tmp_path / "run"
+    code = ("import sys; sys.path[:] = sys.argv[2:]\nfrom levit_np.training.folder import RunFolder\n"
+            "with RunFolder(sys.argv[1]).locked(fresh=True):\n print(flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", code, path, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(TrainingError, match=f"expected to be the only writer, found another, process '{other.pid}'"):
+            run(path)
+        other.kill()
+    run(path)  # a kill leaves no lock
+    with RunFolder(path).locked(fresh=False):
+        pass
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, bad):
+    from .in_memory import MemoryLoader
+
+    class Spoiled(MemoryLoader):
+        def batch_at(self, epoch, step):
+            batch = super().batch_at(epoch, step)
+            if (epoch, step) == (1, 3):
+                batch.images[2, 0, 5, 5] = bad
+            return batch
+
+    path = tmp_path / "run"
+    with pytest.raises(TrainingError, match="epoch 2, batch 3 of 5: expected a finite loss and gradient, found loss .*"
+                                            "its images: image 12 of epoch 1, .*image 20 of epoch 1.*, image 23 of epoch 1"):
+        run(path, loader=Spoiled(), save_seconds=0)
+    arrays, document, skipped = Checkpoints(path / "checkpoints").newest()
+    assert (document["epoch"], document["batch"], document["steps"], skipped) == (1, 2, 4, [])
+    _, screen = run(path, resume=True)  # with the image mended
+    assert len(screen.lines) == 2
+
+
+def test_a_gradient_that_overflows_beside_a_finite_loss_stops_it():
+    made = trainer()
+    before = made.model.head.weight.copy()
+    made.model.ops.squared_norm, kept = lambda x: float("inf"), made.model.ops.squared_norm
+    try:
+        with pytest.raises(TrainingError, match="gradient norm inf"):
+            next(made.train_epoch())
+    finally:
+        made.model.ops.squared_norm = kept
+    assert np.array_equal(made.model.head.weight, before) and made.update.steps == 0
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    """Statistics that overflowed beside a loss that did not."""
+    made = trainer()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(*made.state())
+    next(made.train_epoch())
+    made.average.model.stem.convolutions[0].bn.variance[2] = np.inf
+    with pytest.raises(CheckpointError, match="average.stem.convolutions.0.bn.variance: expected finite values, found inf"):
+        checkpoints.save(*made.state())
+    assert checkpoints.newest()[1]["steps"] == 0
+
+
+def test_skipped_images_are_written_down(tmp_path):
+    from .in_memory import MemoryLoader
+
+    class Holes(MemoryLoader):
+        def batch_at(self, epoch, step):
+            return super().batch_at(epoch, step)._replace(skipped=(("a.png", "a.png: truncated"),) if step == 1 else ())
+
+    _, screen = run(tmp_path / "run", loader=Holes())
+    assert (tmp_path / "run/skipped.txt").read_text() == "a.png: truncated\n"
+    assert screen.notes.count("skipped: a.png: truncated") == 1
+
+
+def test_a_half_line_of_the_log_is_cut_and_no_epoch_stands_twice(whole, tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(path, each=interrupted_at(5))
+    with open(path / "log.jsonl", "ab") as file:
+        file.write(b'{"epoch": 2, "loss": 0.1}\n{"epoch": 3, "lo')
+    run(path, resume=True)
+    assert end_of(path) == end_of(whole)
