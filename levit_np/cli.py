@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from .commands import evaluate, explain, pack, step, teach
+from .commands import evaluate, explain, pack, step, teach, train
 from .commands.common import progress, require_free, shown, waiting, whole
 from .errors import ImageError, LevitError
 
@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_convert(verbs)
     _add_export(verbs)
-    for verb in (explain, step, pack, evaluate, teach):
+    for verb in (explain, step, pack, train, evaluate, teach):
         verb.add(verbs)
     return parser
 

@@ -85,10 +85,11 @@ def _run(arguments) -> int:
 
     levit_np.set_threads(arguments.threads)
     folder = RunFolder(arguments.output)
+    settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
     with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:
         with folder.locked(fresh=not arguments.resume) if ranks.rank == 0 else nullcontext():
             before = ranks.broadcast(folder.read_config() if ranks.rank == 0 and arguments.resume else None)
-            settings = _settings(arguments, before)
+            settings = settings or _settings(arguments, before)
             with ExitStack() as open_things:
                 try:
                     _train(arguments, settings, before, folder, ranks, open_things)

@@ -56,7 +56,7 @@ class RunFolder:
 
 def require_same(ours: dict, theirs: dict, place: str) -> None:
     """Raises TrainingError, naming the first difference, unless a run's configuration (ours) is what is wanted."""
-    for key in ours.keys() | theirs.keys():
+    for key in {**ours, **theirs}:
         if isinstance(ours.get(key), dict) and isinstance(theirs.get(key), dict):
             require_same(ours[key], theirs[key], f"{place}: {key}")
         elif key not in ours or key not in theirs or ours[key] != theirs[key]:

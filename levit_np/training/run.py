@@ -103,9 +103,10 @@ class Run:
         if not self.writes:
             return
         top1 = line.get("validation", {}).get("top1")
-        if top1 is not None and (self.best is None or top1 > self.best):
+        better = top1 is not None and (self.best is None or top1 > self.best)
+        if better:
             self.best = top1
             self.trainer.evaluated.save(self.folder.best)
         self.trainer.evaluated.save(self.folder.last)
         self.folder.log.append(line)
-        self.screen.epoch(line, top1 is not None and top1 == self.best)
+        self.screen.epoch(line, better)

@@ -136,3 +136,17 @@ def test_missing_and_unexpected_tensors_are_named(tmp_path):
 
 def test_a_network_without_arrays_allocates_nothing():
     assert not hasattr(build(FAMILY["levit_384"]).head, "weight")
+
+
+def test_a_second_head_is_added_or_left_out(tmp_path):
+    model = random_model("levit_digits")
+    save(model, tmp_path / "a.h5")
+    one = load(tmp_path / "a.h5", distillation=False)
+    assert not one.config.distillation and "head_dist.weight" not in one.state()
+    assert all(np.array_equal(array, model.state()[name]) for name, array in one.state().items())
+    save(one, tmp_path / "one.h5")
+    with pytest.warns(UserWarning, match="expected two heads, found one: head_dist.bn.gamma, .*head_dist.bias start anew"):
+        two = load(tmp_path / "one.h5", distillation=True)
+    assert all(np.array_equal(two.state()[name], array) for name, array in one.state().items())
+    assert two(np.zeros((2, 1, 32, 32), np.float32)).shape == (2, 10)
+    assert load(tmp_path / "a.h5", distillation=True).config == model.config

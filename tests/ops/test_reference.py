@@ -137,3 +137,4 @@ def test_moving_average():
         average = ops.moving_average(average, b, 0.9)
     agree([average], [b + 0.9**20 * (a - b)])
     assert ops.moving_average(average, a, 0.5, out=average) is average
+    assert np.array_equal(ops.moving_average(a, a.copy(), 0.99996), a)

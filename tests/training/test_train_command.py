@@ -1,0 +1,245 @@
+"""levit-np train as a user meets it: what it says, what it leaves, how it ends."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import levit_np
+from levit_np.cli import main
+from levit_np.storage import hdf5
+from levit_np.training.checkpoint import Checkpoints
+
+from .test_run import end_of
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["--model", "levit_digits", "--recipe", "small", "--epochs", "2", "--batch", "8", "--rate", "0.05", "--cutmix", "0.5",
+         "--warmup-epochs", "1", "--backend", "reference", "--workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def surroundings():
+    """What the command sets for its process."""
+    kept = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A folder of three classes of grey shapes: train, 14 of each, and val."""
+    folder, generator = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
+    for part, count in (("train", 14), ("val", 4)):
+        for number, kind in enumerate(("bar", "disc", "ring")):
+            (folder / part / kind).mkdir(parents=True)
+            for n in range(count):
+                y, x = np.mgrid[:36, :34] - 17 - generator.integers(-4, 5, (2, 1, 1))
+                r = np.hypot(y, x)
+                shape = (np.abs(x) < 4, r < 11, (r > 7) & (r < 12))[number]
+                image = (40 + 160 * shape + generator.integers(0, 40, shape.shape)).astype(np.uint8)
+                Image.fromarray(image).save(folder / part / kind / f"{n:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shapes, tmp_path_factory):
+    """A run of the command."""
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(["train", str(shapes), "--output", str(path), *QUICK]) == 0
+    return path
+
+
+def test_a_run_leaves_weights_a_log_and_curves(trained, shapes, capsys):
+    lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2] and lines[1]["validation"]["images"] == 12
+    config = json.loads((trained / "config.json").read_text())
+    assert config["labels"] == ["bar", "disc", "ring"] and config["settings"]["recipe"]["epochs"] == 2
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["classify", str(shapes / "val/ring/00.png"), "--weights", str(trained / "best.h5")]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == {"bar", "disc", "ring"}
+
+
+def test_what_it_prints(shapes, tmp_path, capfd):
+    assert main(["train", str(shapes), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
+    out, err = capfd.readouterr()
+    first, second, third = out.splitlines()
+    assert (first, err) == ("no teacher: both heads learn the labels", "")
+    assert second.startswith("epoch 1/1  loss ") and "validation loss" in second and second.endswith("images/s")
+    assert third == f"curves: {tmp_path}/run/curves.png"
+
+
+def start(*arguments):
+    """levit-np in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "levit_np.cli", *map(str, arguments)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def when_it_stands_at(path, steps, process):
+    """Waits until a checkpoint of so many steps is there."""
+    while not (found := Checkpoints(path / "checkpoints").paths()) or int(found[0].stem[5:]) < steps:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_or_killed_it_goes_on_to_the_same_end(trained, shapes, tmp_path, number, status):
+    """With worker processes, where the undisturbed run had none."""
+    path = tmp_path / "run"
+    arguments = ["train", shapes, "--output", path, *QUICK[:-1], "2", "--save-every", "0"]
+    with start(*arguments) as process:
+        when_it_stands_at(path, 2, process)
+        process.send_signal(number)
+        out, _ = process.communicate()
+    assert process.returncode == status
+    assert ("SIGTERM: saved; levit-np train … --output" in out) is (number == signal.SIGTERM)
+    before = Checkpoints(path / "checkpoints").newest()[1]["steps"]
+    assert 2 <= before < 10
+    assert main(["train", str(shapes), "--output", str(path), "--resume", "--workers", "0"]) == 0
+    assert end_of(path) == end_of(trained)
+
+
+def fails(capsys, *arguments):
+    """The one line that a failed command says."""
+    capsys.readouterr()
+    assert main(["train", *map(str, arguments)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("levit-np train: ")
+    return said[0]
+
+
+def test_a_run_that_goes_on_must_be_the_same(trained, shapes, tmp_path, capsys):
+    here = (shapes, "--output", trained, "--resume", "--workers", 0)
+    assert "run: recipe: rate: expected 0.05 as the run began with, found 0.1" in fails(capsys, *here, "--rate", 0.1
+                                                                                        ).replace(str(trained), "run")
+    assert "epochs: expected 2 as the run began with, found 1000" in fails(capsys, *here, "--recipe", "paper")
+    assert "seed: expected 0 as the run began with, found 1" in fails(capsys, *here, "--seed", 1)
+    assert "model: expected 'levit_digits' as" in fails(capsys, *here, "--model", "levit_128")
+    assert "data: " in fails(capsys, shapes / "val", *here[1:])
+    assert "expected no run yet, found one; --resume goes on with it" in fails(capsys, shapes, "--output", trained, *QUICK)
+    assert "expected a run to go on with" in fails(capsys, shapes, "--output", tmp_path / "none", "--resume")
+    (tmp_path / "config.json").write_text("{}")
+    assert "config.json" in fails(capsys, shapes, "--output", tmp_path, "--resume")
+
+
+def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shapes):
+    before = end_of(trained)
+    assert main(["train", str(shapes), "--output", str(trained), "--resume", *QUICK]) == 0
+    assert end_of(trained) == before
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--recipe", "large"], "recipe: expected one of paper, small"), (["--mixup", "-1"], "recipe: mixup: expected a number"),
+    (["--epochs", "many"], "--epochs"), (["--heads", "3"], "--heads"),
+    (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
+def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(shapes), "--output", str(tmp_path / "run"), *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_in_a_file(shapes, tmp_path, capsys):
+    (tmp_path / "own.json").write_text('{"epochs": 1, "batch": 12, "mixup": 0, "cutmix": 0, "freeze": ["stem"]}')
+    arguments = [shapes, "--output", tmp_path / "run", "--model", "levit_digits", "--recipe", tmp_path / "own.json",
+                 "--backend", "reference", "--workers", 0]
+    assert main(["train", *map(str, arguments)]) == 0
+    settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
+    assert settings["recipe"]["freeze"] == ["stem"] and settings["recipe"]["rate"] == 5e-4
+    (tmp_path / "own.json").write_text('{"epoch": 1}')
+    with pytest.raises(SystemExit):
+        main(["train", *map(str, arguments)])
+    assert "own.json: recipe: expected keys among" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_names_its_images(shapes, tmp_path, capsys, monkeypatch):
+    from levit_np.training.data.loader import Loader
+    epoch = Loader.epoch
+
+    def spoiled(self, number, first_step=0):
+        for step, batch in enumerate(epoch(self, number, first_step), first_step):
+            if (number, step) == (1, 2):
+                batch.images[3] = np.nan
+            yield batch
+
+    monkeypatch.setattr(Loader, "epoch", spoiled)
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--save-every", 0)
+    assert "epoch 2, batch 3 of 5: expected a finite loss and gradient, found loss nan" in said
+    assert said.count(".png") == 8 and "its images: " in said
+    _, document, skipped = Checkpoints(tmp_path / "run/checkpoints").newest()
+    assert (document["epoch"], document["batch"], skipped) == (1, 2, [])
+
+
+def test_fine_tuning(shapes, trained, tmp_path, capsys):
+    """Other classes, another size, one head, frozen parts; the weights that were there before stay the start."""
+    weights, path = str(ROOT / "weights/levit_digits.h5"), tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # the command prints them
+        assert main(["train", str(shapes), "--output", str(path), *QUICK, "--model", weights, "--heads", "1",
+                     "--image-size", "48", "--freeze", "stem,stage1", "--epochs", "1"]) == 0
+    assert "expected 3 classes, found 10: head.weight, head.bias start anew" in capsys.readouterr().err
+    before, after = levit_np.load(weights), levit_np.load(path / "last.h5")
+    assert (after.config.num_classes, after.config.distillation, after.config.image_size) == (3, False, (48, 48))
+    same = {name: np.array_equal(array, before.state()[name]) for name, array in after.state().items()
+            if name in before.state() and array.shape == before.state()[name].shape}
+    assert all(same[name] for name in same if name.startswith(("stem", "stages.0")))
+    assert not any(same[name] for name in same if name.startswith("stages.1") and name.endswith(("weight", "mean")))
+
+
+def test_distillation(shapes, trained, tmp_path, capsys):
+    path = tmp_path / "run"
+    teacher = ["--teacher", str(trained / "best.h5")]
+    assert main(["train", str(shapes), "--output", str(path), *QUICK, *teacher, "--distillation", "soft", "--epochs",
+                 "1"]) == 0
+    assert "no teacher" not in capsys.readouterr().out
+    assert "expected a network with two heads" in fails(capsys, shapes, "--output", tmp_path / "one", *QUICK, *teacher,
+                                                        "--heads", 1)
+
+
+def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(shapes, tmp_path / "data")
+    bad = tmp_path / "data/train/disc/03.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--repeats", 1]
+    said = fails(capsys, *arguments, "--output", tmp_path / "stop")
+    assert "disc/03.png" in said
+    assert main(["train", *map(str, arguments), "--output", str(tmp_path / "skip"), "--bad-files", "skip"]) == 0
+    assert "skipped: disc/03.png" in capsys.readouterr().out
+    assert (tmp_path / "skip/skipped.txt").read_text().startswith("disc/03.png: ")
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(shapes, tmp_path, capsys, monkeypatch):
+    write = hdf5.write
+
+    def full(path, *arguments):
+        if "000000002" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, *arguments)
+
+    monkeypatch.setattr(hdf5, "write", full)
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--save-every", 0)
+    assert said.endswith("step-000000002.h5: No space left on device")
+    assert Checkpoints(tmp_path / "run/checkpoints").newest()[1]["steps"] == 1
+
+
+def test_too_few_images_and_no_images(shapes, tmp_path, capsys):
+    assert "expected at least the 256 images of one step, found 42" in fails(
+        capsys, shapes, "--output", tmp_path / "run", "--model", "levit_digits", "--workers", 0)
+    assert "none" in fails(capsys, tmp_path / "none", "--output", tmp_path / "other", *QUICK)
+    (tmp_path / "val/one").mkdir(parents=True)
+    (tmp_path / "val/two").mkdir(parents=True)
+    for name in ("one", "two"):
+        Image.new("L", (8, 8)).save(tmp_path / f"val/{name}/a.png")
+    assert "expected the classes of" in fails(capsys, shapes, "--validation", tmp_path / "val", "--output",
+                                              tmp_path / "third", *QUICK)
