@@ -108,7 +108,7 @@ class Trainer:
 
     def require_finite(self, loss, gradients, batches) -> None:
         """Raises TrainingError, on every rank, where the loss or the gradients' norm of one is not finite."""
-        norm = sum(self.model.ops.squared_norm(gradient) for gradient in gradients.values()) ** 0.5
+        norm = float(sum(self.model.ops.squared_norm(gradient) for gradient in gradients.values())) ** 0.5
         finite = bool(np.isfinite(loss))
         if not self.ranks.any(not (finite and np.isfinite(norm))):
             return
