@@ -13,10 +13,12 @@ _HOME = {
     "LevitError": "errors", "CheckpointError": "errors", "ConfigError": "errors", "BackendError": "errors",
     "ImageError": "errors",
 }
-__all__ = sorted([*_HOME, "list_models"])
+__all__ = sorted([*_HOME, "list_models", "plot"])
 
 
 def __getattr__(name):
+    if name == "plot":
+        return import_module(".plot", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'levit_np' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
