@@ -127,20 +127,27 @@ def features(model, image, channels: int = 8):
 
 
 def write_all(model, image, folder) -> Iterator[Path]:
-    """Writes every picture as PNG into a folder, which is made where it is missing, and yields each path when it is done;
-    of each attention layer where its middle query looks, what its heads look at, and its bias."""
+    """Writes every picture as PNG into a folder, which is made where it is missing, and yields each path when it is done.
+
+    image: as above, or prepared (C, H, W). Of each attention layer: where its middle query looks, what its heads look
+    at, its bias."""
     folder, x = Path(folder), _prepared(model, image)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [("filters", filters, {}), ("features", features, {})]
-    for name in attention_names(model):
-        pictures += [(f"attention.{name}", attention, {"layer": name}),
-                     (f"attention_heads.{name}", attention_heads, {"layer": name})]
-        if _attention_layer(model, name)[1].bias:
-            pictures.append((f"bias_maps.{name}", bias_maps, {"layer": name}))
-    for name, function, options in pictures:
+    for name, (function, options) in pictures(model).items():
         path = folder / f"{name}.png"
         function(model, x, **options).savefig(path, dpi=120)
         yield path
+
+
+def pictures(model) -> dict[str, tuple]:
+    """{name: (function, options)} of all that write_all writes."""
+    found = {"filters": (filters, {}), "features": (features, {})}
+    for name in attention_names(model):
+        options = {"layer": name}
+        found |= {f"attention.{name}": (attention, options), f"attention_heads.{name}": (attention_heads, options)}
+        if _attention_layer(model, name)[1].bias:
+            found[f"bias_maps.{name}"] = bias_maps, options
+    return found
 
 
 def attention_names(model) -> list[str]:
@@ -259,7 +266,7 @@ def _scale(figure, panels):
     """One bar for all heads, each of which has its own range."""
     from matplotlib.cm import ScalarMappable
 
-    bar = figure.colorbar(ScalarMappable(cmap=_ATTENTION), ax=panels[1:], shrink=0.8, ticks=[0, 1])
+    bar = figure.colorbar(ScalarMappable(cmap=_ATTENTION), ax=panels[1:], shrink=0.7, aspect=25, ticks=[0, 1])
     bar.ax.set_yticklabels(["0", "the head's\nlargest"], fontsize=8)
 
 

@@ -1,0 +1,146 @@
+"""The pictures hold the model's own numbers; what is not there is refused; all are written as PNG."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import levit_np
+from levit_np import plot
+
+from .random_model import random_images, random_model
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE = str(ROOT / "weights/samples/digit_3.png")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return levit_np.load(ROOT / "weights/levit_digits.h5", backend="reference")
+
+
+def planes(figure):
+    """Of each panel what was drawn last."""
+    return [np.asarray(axes.images[-1].get_array()) for axes in figure.axes if axes.images]
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+@pytest.mark.parametrize("layer, query, grid", [(None, None, (8, 8)), ("stages.1.downsample.attention", (0, 3), (4, 4)),
+                                                ("stages.2.blocks.0.attention", (1, 0), (2, 2))])
+def test_attention_is_the_models(digits, layer, query, grid):
+    figure = plot.attention(digits, IMAGE, layer, query)
+    x = digits.prepare(IMAGE)[None]
+    name = layer or "stages.0.blocks.0.attention"
+    row, column = query or (4, 4)
+    shares = digits.attention_maps(x)[name][0][:, row * grid[1] + column]
+    assert f"{name}: where query ({row}, {column}) of {grid[0]}×{grid[1]}" in figure.get_suptitle()
+    image, *heads = planes(figure)
+    assert image.shape == (32, 32, 3) and len(heads) >= len(shares)
+    for plane, expected, title in zip(heads, shares, titles(figure)[1:]):
+        assert np.array_equal(plane.ravel(), expected) and f"up to {expected.max():.1%}" in title
+    marked = figure.axes[0].patches[0]
+    step = 32 / (grid[0] if "downsample" not in name else 8)
+    assert (marked.get_x(), marked.get_y()) == ((column * (2 if "downsample" in name else 1)) * step - 0.5,
+                                                (row * (2 if "downsample" in name else 1)) * step - 0.5)
+
+
+def test_one_head(digits):
+    shares = digits.attention_maps(digits.prepare(IMAGE)[None])["stages.0.blocks.0.attention"][0][2, 8 * 1 + 5]
+    found = planes(plot.attention(digits, IMAGE, query=(1, 5), head=2))
+    assert np.array_equal(found[1].ravel(), shares)
+
+
+def test_a_class_token_is_no_pixel():
+    model = random_model("deit_tiny", image_size=(32, 48), num_classes=4, backend="reference")
+    x = random_images(model, 1)[0]
+    maps = model.attention_maps(x[None])["stages.0.blocks.3.attention"][0]
+    assert maps.shape == (3, 7, 7)
+    shares = planes(plot.attention(model, x, "stages.0.blocks.3.attention", (1, 2)))[1:]
+    assert all(np.array_equal(plane.ravel(), maps[h, 1 + 5, 1:]) for h, plane in enumerate(shares[:3]))
+    received = planes(plot.attention_heads(model, x, "stages.0.blocks.3.attention"))[1:]
+    assert np.allclose(received[1].ravel(), maps[1].mean(0)[1:])
+    with pytest.raises(levit_np.LevitError, match="expected an attention bias, found none in deit_tiny"):
+        plot.bias_maps(model)
+
+
+def test_bias_maps_are_the_tables(digits):
+    figure = plot.bias_maps(digits, layer="stages.1.downsample.attention")
+    table = digits.state()["stages.1.downsample.attention.bias.table"]
+    assert [np.array_equal(plane.ravel(), row) for plane, row in zip(planes(figure), table)] == [True] * 4
+    assert f"from {table.min():.2f} to {table.max():.2f}" in figure.get_suptitle()
+    fresh = levit_np.create("levit_256", backend="reference")
+    figure = plot.bias_maps(fresh)
+    assert "untrained, the attention bias starts at 0 everywhere" in figure.get_suptitle()
+    assert planes(figure)[0].shape == (14, 14) and titles(figure)[:4] == [f"head {h}" for h in range(4)]
+
+
+def test_filters(digits):
+    weight = digits.state()["stem.convolutions.0.weight"]
+    found = planes(plot.filters(digits))
+    one = (weight[7, 0] - weight[7].min()) / (weight[7].max() - weight[7].min())
+    assert len(found) == 32 and np.allclose(found[7][..., 0], one) and found[7].shape == (3, 3, 3)
+    assert "mean of 32 channels" in plot.filters(digits, layer=1).get_suptitle()
+    colour = levit_np.create("levit_128s", backend="reference")
+    assert "16 filters 3×3, colour" in plot.filters(colour).get_suptitle()
+
+
+def test_features(digits):
+    figure = plot.features(digits, IMAGE, channels=3)
+    found, maps = planes(figure), digits.features(digits.prepare(IMAGE)[None])
+    assert len(found) == 3 * 5 and np.allclose(found[6], np.abs(maps["stage2"][0]).mean(0))
+    channel = int(titles(figure)[2].removeprefix("channel "))
+    assert channel == maps["stage1"][0].std((1, 2)).argmax() and np.array_equal(found[2], maps["stage1"][0, channel])
+
+
+def test_what_is_not_there_is_refused(digits):
+    for wrong, message in ((dict(layer="stages.9"), "layer: expected one of stages.0.blocks.0.attention, "),
+                           (dict(query=(8, 0)), r"query: expected \(row, column\) below \(8, 8\)"),
+                           (dict(query=(0, -1)), "query: expected"), (dict(head=3), "head: expected a number from 0 to 2")):
+        with pytest.raises(levit_np.LevitError, match=message):
+            plot.attention(digits, IMAGE, **wrong)
+    with pytest.raises(levit_np.LevitError, match="layer: expected a number from 0 to 1, found 2"):
+        plot.filters(digits, layer=2)
+    with pytest.raises(levit_np.LevitError, match="channels: expected at least 1"):
+        plot.features(digits, IMAGE, channels=0)
+    with pytest.raises(levit_np.LevitError, match="expected images"):
+        plot.attention(digits, np.zeros((1, 3, 3), np.float32))
+
+
+def test_a_notebook_gets_a_png_and_pyplot_is_left_alone(digits):
+    code = ("import sys, levit_np; m = levit_np.create('levit_digits', backend='reference');"
+            "png = levit_np.plot.bias_maps(m)._repr_png_(); assert png[:4] == b'\\x89PNG';"
+            "assert 'matplotlib.pyplot' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_without_matplotlib_it_says_what_to_install():
+    code = ("import sys; sys.modules['matplotlib.figure'] = None; import levit_np\n"
+            "try: levit_np.plot.bias_maps(levit_np.create('levit_digits', backend='reference'))\n"
+            "except levit_np.LevitError as error: print(error)")
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert out == "plot: expected matplotlib, found none; pip install 'levit_np[plot]'\n"
+
+
+def command(*arguments):
+    done = subprocess.run([sys.executable, "-m", "levit_np.cli", "explain", *map(str, arguments)], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_explain_writes_them_all(tmp_path, digits):
+    status, out, err = command(IMAGE, "--png", tmp_path / "pictures")
+    files = sorted(path.stem for path in (tmp_path / "pictures").iterdir())
+    assert (status, err) == (0, "") and files == sorted(plot.pictures(digits)) and f": {len(files)} pictures of" in out
+    assert len(files) == 2 + 3 * 8
+    for path in (tmp_path / "pictures").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100 and np.asarray(picture.convert("L")).std() > 10, path
+    status, out, err = command(IMAGE, "--png", tmp_path / "pictures")
+    assert (status, out) == (1, "") and "expected a new or an empty folder" in err
+    assert command(IMAGE)[0] == 2
