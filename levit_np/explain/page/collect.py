@@ -10,7 +10,7 @@ from ..operations import Source, layer_source, operation, source_of
 from ..recorder import Recorder
 from ..records import Backward, Forward, Step
 from ..trace import Trace, trace
-from .detail import Detail
+from .detail import DETAILS, Detail
 from .tensors import Tensors
 
 
@@ -52,7 +52,7 @@ class Pass:
         }
         values = {step.layer: step.inputs["v"] for step in first.steps if step.op == "attention"}
         for name, found in self.traces.items():
-            document["dx"][name] = tensors.add("convolution_backward", "dx", found.dx, detail.digits - 1)
+            document["dx"][name] = tensors.add("convolution_backward", "dx", found.dx)
         for place, (dx, steps) in enumerate(self.logits_back):
             document["dx"][f"why{place}"] = tensors.add("convolution_backward", "dx", dx, 2)
             for step in (s for s in steps if s.op == "attention_backward"):
@@ -106,35 +106,35 @@ class _Stops:
 
     def backward(self) -> list[dict]:
         """With two losses, each stop has the numbers of the first, and under "kd" those that differ for the second."""
-        digits, stops, places = max(2, self.tensors.detail.digits - 1), [], {}
+        stops, places = [], {}
         for loss, found in self.whole.traces.items():
-            stops += [self._stop(s, digits) | {"only": loss} for s in found.steps
+            stops += [self._stop(s) | {"only": loss} for s in found.steps
                       if (s.direction, s.layer) == ("backward", "loss")]
         for step in _with_sums(self.whole.traces["ce"], "backward"):
             if _layer(step) != "loss":
                 places[_key(step)] = len(stops)
-                stops.append(self._stop(step, digits))
+                stops.append(self._stop(step))
         if "kd" in self.whole.traces:
             detail = self.tensors.detail.half()
             for step in _with_sums(self.whole.traces["kd"], "backward"):
                 if _layer(step) != "loss":
-                    stops[places[_key(step)]]["kd"] = self._arrays(step, digits, detail, gradients_only=True)
+                    stops[places[_key(step)]]["kd"] = self._arrays(step, detail, gradients_only=True)
         return stops
 
-    def _stop(self, step, digits=None) -> dict:
+    def _stop(self, step) -> dict:
         if not isinstance(step, Step):
-            return self._sum(step, digits)
+            return self._sum(step)
         told = operation(step.op)
         stop: dict[str, Any] = {"name": step.name, "layer": step.layer, "op": step.op, "formula": told.formula,
                                 "code": self.code.of(step.source, step.caller, step.line),
                                 "with": {k: v for k, v in step.inputs.items() if isinstance(v, (int, float)) or k == "sizes"}
                                 | {k: v for k, v in step.outputs.items() if isinstance(v, (int, float))}}
-        stop |= self._arrays(step, digits)
+        stop |= self._arrays(step)
         if step.op == "normalize":
             stop |= self._training_statistics(step)
         return stop
 
-    def _arrays(self, step, digits, detail=None, gradients_only=False) -> dict:
+    def _arrays(self, step, detail=None, gradients_only=False) -> dict:
         """{"in": {name: number}, "out": …} of the arrays that the page holds."""
         found: dict[str, dict] = {"in": {}, "out": {}}
         if not isinstance(step, Step):
@@ -148,8 +148,9 @@ class _Stops:
                     continue
                 if name == "bias" and array.ndim == 3:
                     continue  # gathered from the table: the page does that itself
-                rows = self.rows if name in ("w", "dw") and _layer(step).startswith("head") else None
-                place = self.tensors.add(op, name, array, digits if name.startswith("d") else None, detail, rows)
+                head = _layer(step).startswith("head")
+                rows = self.rows if name in ("w", "dw") and head else None
+                place = self.tensors.add(op, name, array, None, DETAILS[1] if head and array.ndim == 1 else detail, rows)
                 if place is not None:
                     found[group][name] = place
         return found
@@ -163,14 +164,14 @@ class _Stops:
         return {"training": {"mean": self.tensors.add("normalize", "mean", mean), "count": count,
                              "variance": self.tensors.add("normalize", "variance", variance)}}
 
-    def _sum(self, record, digits) -> dict:
+    def _sum(self, record) -> dict:
         """x + branch(x), which a layer writes itself."""
         back = isinstance(record, Backward)
         source = layer_source(record.kind, "backward" if back else "forward")
         line = next(source.first + i for i, text in enumerate(source.lines) if "return" in text)
         return {"name": record.name, "layer": record.name, "op": "add_backward" if back else "add", "with": {},
                 "formula": "dx = dy + dbranch" if back else "y = x + branch(x)",
-                "code": self.code.of(None, source, line), **self._arrays(record, digits)}
+                "code": self.code.of(None, source, line), **self._arrays(record)}
 
     def _branch(self, record):
         """The record of the branch that a residual adds."""

@@ -11,25 +11,28 @@ import numpy as np
 
 
 class Detail(NamedTuple):
-    """reach: a map of N pixels keeps reach/√N channels (at least 8). pairs: the most values of an attention map, 0 for
-    none."""
+    """reach: a map of N pixels keeps reach/√N channels, and at least `least`. pairs: the most values of an attention
+    map, 0 for none."""
 
     reach: float
-    digits: int  # of the forward's numbers; a gradient gets one less
+    digits: int  # of the largest value of an array
+    gradient_digits: int  # of every gradient
     pairs: float
+    least: int = 8
 
     def half(self) -> "Detail":
         """For the second of two losses: half the channels, and no attention maps, where something is left out at all."""
-        return self if self.reach == math.inf else Detail(self.reach / 2, self.digits, 0)
+        return self if self.reach == math.inf else self._replace(reach=self.reach / 2, pairs=0, least=self.least // 2)
 
     def channels(self, pixels: int) -> int:
-        return 10**9 if self.reach == math.inf else max(8, 8 * round(self.reach / math.sqrt(pixels) / 8))
+        return 10**9 if self.reach == math.inf else max(self.least, 8 * round(self.reach / math.sqrt(pixels) / 8))
 
 
 # From everything to little; a page takes the first that fits.
-DETAILS = (Detail(math.inf, 5, math.inf), Detail(math.inf, 4, math.inf), *(Detail(reach, 4, math.inf) for reach in (896, 560, 400)),
-           Detail(300, 4, 8e5), Detail(224, 4, 4e5), Detail(160, 4, 2e5), Detail(112, 3, 2e5), Detail(56, 3, 1e5),
-           Detail(28, 3, 4e4), Detail(1, 2, 1e4), Detail(1, 2, 2e3))
+DETAILS = (Detail(math.inf, 5, 4, math.inf), Detail(math.inf, 4, 3, math.inf),
+           *(Detail(reach, 4, 3, 1e6) for reach in (896, 640, 448, 300, 224, 160)), Detail(112, 4, 2, 4e5),
+           Detail(112, 3, 2, 2e5), Detail(56, 3, 2, 1e5), Detail(28, 3, 2, 4e4), Detail(1, 2, 2, 1e4, 4),
+           Detail(1, 2, 2, 2e3, 2))
 
 
 def layout(op: str, name: str, array: np.ndarray) -> str:
@@ -69,6 +72,8 @@ def kept(kind: str, name: str, shape: tuple[int, ...], detail: Detail, rows: lis
         if math.prod(shape) > 4096:  # the first convolution's filters are few, and pictures in colour
             few = max(8, min(64, detail.channels(49)))
             return _first(shape[0], few), _first(shape[1], few), *[None] * (len(shape) - 2)
+    if kind == "vector" and name in ("gamma", "beta", "mean", "variance", "dgamma", "dbeta"):
+        return (_first(shape[0], max(64, detail.channels(16))),)
     return (None,) * len(shape)
 
 

@@ -1,10 +1,11 @@
-"""Arrays as a page holds them: whole numbers of a power of ten, so that what is shown is exact to its last digit.
+"""Arrays as a page holds them: in decimal, so that what is shown is exact to its last digit.
 
-A value v is kept as n = round(v · 10^decimals), and shown as n · 10^-decimals: never more digits than are there, never
-one that was not computed. `decimals` is chosen an array at a time, such that its largest value has `digits` of them.
+A value is kept as n · 10^e, and shown as that: never more digits than are there, never one that was not computed. Of
+what flows forward, e is one for an array, such that its largest value has `digits` digits: columns of numbers align,
+and add up. Gradients differ by orders of magnitude: each value has an e of its own, and all its digits.
 
-On the way into the file: negative and positive take turns (0, -1, 1, -2, …) to keep the high bytes alike; the bytes
-of one rank stand together; deflate; base64, which is all that HTML text can hold.
+On the way into the file: one whole number a value, negative and positive taking turns to keep the high bytes alike; the
+bytes of one rank stand together; deflate; base64, which is all that HTML text can hold.
 """
 
 import base64
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Not finite: the three numbers beyond what `digits` needs.
-NAN, INFINITE, MINUS_INFINITE = range(3)
+# The first codes: what is not finite.  Those of values follow.
+NAN, INFINITE, MINUS_INFINITE, FIRST = range(4)
 
 
 class Packed(NamedTuple):
@@ -23,52 +24,77 @@ class Packed(NamedTuple):
 
     shape: tuple[int, ...]
     kept: tuple[list[int] | None, ...]
-    decimals: int
+    exponent: int  # of all values, or the least of them
+    digits: int  # of each value, 0 where they share an exponent
     width: int  # bytes a value
     text: str
 
 
-def pack(array: np.ndarray, kept=None, digits: int = 4, decimals: int | None = None) -> Packed:
-    """`decimals`, where it is given, holds for all values; else the largest gets `digits` digits."""
+def pack(array: np.ndarray, kept=None, digits: int = 4, exponent: int | None = None, floating: bool = False) -> Packed:
+    """`floating`: each value gets `digits` digits; else the largest, or, with an `exponent`, as many as it takes."""
     kept = tuple(kept) if kept is not None else (None,) * array.ndim
     part = array.astype(np.float64, copy=False)
     for axis, indices in enumerate(kept):
         if indices is not None:
             part = part.take(indices, axis)
     finite = np.isfinite(part)
-    largest = float(np.abs(part[finite]).max(initial=0.0))
-    if decimals is None:
-        decimals = _decimals(largest, digits)
-    whole = np.rint(_scaled(np.where(finite, part, 0.0), decimals)).astype(np.int64)
-    zigzag = np.where(whole >= 0, 2 * whole, -2 * whole - 1) + 3
-    if not finite.all():
-        zigzag[np.isnan(part)] = NAN
-        zigzag[np.isposinf(part)], zigzag[np.isneginf(part)] = INFINITE, MINUS_INFINITE
-    width = max(1, (int(zigzag.max(initial=0)).bit_length() + 7) // 8)
-    planes = zigzag.astype("<u8").reshape(-1).view(np.uint8).reshape(-1, 8)[:, :width].T
+    values = np.where(finite, part, 0.0)
+    if floating:
+        whole, exponents = _floating(values, digits)
+        exponent = int(exponents[whole != 0].min(initial=0))
+        # 0, then the 9·10^(digits - 1) values of the least exponent, then those of the next.
+        code = np.where(whole == 0, 0, (exponents - exponent) * 9 * 10 ** (digits - 1) + np.abs(whole) - 10 ** (digits - 1) + 1)
+        code = 2 * code - (whole < 0)
+    else:
+        largest = float(np.abs(values).max(initial=0.0))
+        if exponent is None:
+            exponent = math.floor(math.log10(largest)) - digits + 1 if largest else 0
+        whole = np.rint(_scaled(values, -exponent)).astype(np.int64)
+        code = 2 * np.abs(whole) - (whole < 0)
+    code += FIRST
+    code[np.isnan(part)] = NAN
+    code[np.isposinf(part)], code[np.isneginf(part)] = INFINITE, MINUS_INFINITE
+    width = max(1, (int(code.max(initial=0)).bit_length() + 7) // 8)
+    planes = code.astype("<u8").reshape(-1).view(np.uint8).reshape(-1, 8)[:, :width].T
     text = base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode("ascii")
-    return Packed(array.shape, kept, decimals, width, text)
+    return Packed(array.shape, kept, exponent, digits if floating else 0, width, text)
 
 
 def unpack(packed: Packed) -> np.ndarray:
-    """The whole numbers n of the indices that are there, float64, with NaN and infinities: what the page decodes."""
+    """The values of the indices that are there, float64: what the page decodes."""
     shape = [size if k is None else len(k) for size, k in zip(packed.shape, packed.kept)]
     raw = np.frombuffer(zlib.decompress(base64.b64decode(packed.text)), np.uint8).reshape(packed.width, -1)
-    zigzag = sum(plane.astype(np.int64) << 8 * rank for rank, plane in enumerate(raw)) - 3
-    whole = np.where(zigzag % 2, -(zigzag + 1) // 2, zigzag // 2).astype(np.float64)
-    for code, value in ((NAN, np.nan), (INFINITE, np.inf), (MINUS_INFINITE, -np.inf)):
-        whole[zigzag == code - 3] = value
-    return whole.reshape(shape)
+    code = sum(plane.astype(np.int64) << 8 * rank for rank, plane in enumerate(raw)) - FIRST
+    sizes, signs = (code + 1) // 2, np.where(code % 2, -1.0, 1.0)
+    exponents = np.full(code.shape, packed.exponent)
+    if packed.digits:
+        step = 9 * 10 ** (packed.digits - 1)
+        exponents = exponents + (sizes - 1) // step
+        sizes = np.where(sizes > 0, (sizes - 1) % step + 10 ** (packed.digits - 1), 0)
+    # As text, for 10^e is seldom a float64.
+    values = np.array([float(f"{n}e{e}") for n, e in zip(sizes.tolist(), exponents.tolist())]) * signs
+    for which, value in ((NAN, np.nan), (INFINITE, np.inf), (MINUS_INFINITE, -np.inf)):
+        values[code == which - FIRST] = value
+    return values.reshape(shape)
 
 
-def _decimals(largest: float, digits: int) -> int:
-    """How many decimals give `largest` that many digits: 5.3 with 4 digits has 3 (5.300), 0.00021 has 7."""
-    return digits - 1 - math.floor(math.log10(largest)) if largest else 0
+def _floating(values: np.ndarray, digits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, e) of each value: n of so many digits, or 0."""
+    with np.errstate(divide="ignore"):
+        leading = np.where(values, np.floor(np.log10(np.abs(values))), 0).astype(np.int64)
+    exponents, whole = leading - digits + 1, np.zeros(values.shape, np.int64)
+    for e in np.unique(exponents):
+        here = exponents == e
+        whole[here] = np.rint(_scaled(values[here], -int(e)))
+    above = np.abs(whole) >= 10**digits  # 9.996 became 10.00
+    whole[above] //= 10  # exactly: it is 10^digits
+    return np.where(np.abs(whole) < 10 ** (digits - 1), 0, whole), exponents + above
 
 
 def _scaled(values: np.ndarray, decimals: int) -> np.ndarray:
+    """values · 10^decimals."""
     # A power of ten above 10^22 is no float64, nor are negative ones: two exact factors where there have to be two.
     if decimals < 0:
-        return values / 10.0 ** -decimals
+        return values / 10.0**-decimals
     first = min(decimals, 22)
-    return values * 10.0**first * 10.0 ** min(decimals - first, 280)
+    return values * 10.0**first * 10.0 ** (decimals - first)

@@ -21,7 +21,8 @@ class Tensors:
             rows: list[int] | None = None) -> int | None:
         """The number of an operation's array; None where this detail leaves it out.
 
-        digits: of the largest value (default: the detail's). rows: those to keep of a matrix, for a start."""
+        digits: of the largest value (default: the detail's, and for a gradient of each value). rows: those to keep of
+        a matrix, for a start."""
         kind, detail = layout(op, name, array), detail or self.detail
         if kind == "pairs" and not detail.pairs:
             return None
@@ -29,26 +30,30 @@ class Tensors:
         if place not in self._numbers:
             # Where there is an axis for images, it is the first, and there is one image.
             values = array[0] if array.ndim > AXES[kind] else array
+            floating = digits is None and name.startswith("d")
             if digits is None:
-                digits = detail.digits + (kind == "heads" and name in ("q", "k"))
-            decimals = 4 if name == "probabilities" else None  # hundredths of a percent
+                digits = detail.gradient_digits if floating else detail.digits + (kind == "heads" and name in ("q", "k"))
+            options = {"digits": digits, "floating": floating}
+            if name == "probabilities":
+                options["exponent"] = -4  # hundredths of a percent
             # The array is kept, or its memory, and so its key, might be used again.
-            self._entries.append((kind, array, values, kept(kind, name, values.shape, detail, rows), digits, decimals))
+            self._entries.append((kind, array, values, kept(kind, name, values.shape, detail, rows), options))
             self._numbers[place] = len(self._entries) - 1
         return self._numbers[place]
 
     def estimate(self) -> float:
         """About how many letters `table` will give at most: 10^digits values of equal likelihood.  Found: half to all."""
         return sum(math.prod(size if k is None else len(k) for size, k in zip(values.shape, chosen))
-                   * (3.32 * digits - 0.7) / 6 for _, _, values, chosen, digits, _ in self._entries)
+                   * (3.32 * options["digits"] - 0.7) / 6 for _, _, values, chosen, options in self._entries)
 
     def table(self) -> tuple[list[dict], str]:
         """What the page needs to find and decode each, and the text that holds them all."""
         rows, texts, start = [], [], 0
-        for kind, _, values, chosen, digits, decimals in self._entries:
-            packed = pack(values, chosen, digits, decimals)
+        for kind, _, values, chosen, options in self._entries:
+            packed = pack(values, chosen, **options)
             rows.append({"layout": kind, "shape": packed.shape, "kept": [_short(k) for k in chosen],
-                         "decimals": packed.decimals, "width": packed.width, "at": [start, len(packed.text)]})
+                         "exponent": packed.exponent, "digits": packed.digits, "width": packed.width,
+                         "at": [start, len(packed.text)]})
             texts.append(packed.text)
             start += len(packed.text)
         return rows, "".join(texts)

@@ -2,11 +2,12 @@
 // The numbers. Each array is decoded when it is first asked for; packing.py says how it was packed.
 
 class Tensor {
-  constructor(entry, whole) {
+  constructor(entry, numbers) {
     this.layout = entry.layout;
     this.shape = entry.shape;
-    this.decimals = entry.decimals;
-    this.whole = whole; // value · 10^decimals, of the indices that are there
+    // A value is whole[i] · 10^exponents[i], or, where there are no exponents, whole[i] · 10^exponent.
+    this.exponent = entry.exponent;
+    [this.whole, this.exponents] = numbers;
     // For each axis: index -> place among those that are there, or undefined.
     this.places = entry.kept.map((kept, axis) => {
       if (kept === null) return null;
@@ -16,7 +17,6 @@ class Tensor {
     });
     const sizes = this.shape.map((size, axis) => (this.places[axis] ? this.places[axis].indices.length : size));
     this.strides = sizes.map((_, axis) => sizes.slice(axis + 1).reduce((a, b) => a * b, 1));
-    this.unit = 10 ** -this.decimals;
   }
 
   // The indices of an axis whose numbers are on this page.
@@ -37,19 +37,24 @@ class Tensor {
   // The value, rounded to the digits shown; undefined where it is not on this page.
   at(...index) {
     const place = this.place(index);
-    return place < 0 ? undefined : fromWhole(this.whole[place], this.decimals);
+    return place < 0 ? undefined : this.value(place);
   }
 
   text(...index) {
     const place = this.place(index);
-    return place < 0 ? "—" : wholeText(this.whole[place], this.decimals);
+    return place < 0 ? "—" : decimalText(this.whole[place], this.exponentOf(place));
   }
+
+  exponentOf(place) { return this.exponents ? this.exponents[place] : this.exponent; }
+
+  value(place) { return fromDecimal(this.whole[place], this.exponentOf(place)); }
 
   // [smallest, largest] of all that is there.
   get extent() {
+    if (this.cachedExtent) return this.cachedExtent;
     let low = Infinity, high = -Infinity;
-    for (const n of this.whole) { if (n < low) low = n; if (n > high) high = n; }
-    return (this.cachedExtent ??= [low, high].map((n) => fromWhole(n, this.decimals)));
+    for (let place = 0; place < this.whole.length; place++) { const v = this.value(place); if (v < low) low = v; if (v > high) high = v; }
+    return (this.cachedExtent = [low, high]);
   }
 
   // "channels 0–15 of 256": what was left out, for whoever wants to know.
@@ -65,16 +70,16 @@ const AXES = {
   table: ["head", "offset"], vector: ["channel"],
 };
 
-// n · 10^-decimals, with no more digits than are there: 1234, 3 -> "1.234"; 12, 9 -> "1.2e-8".
-function wholeText(n, decimals) {
+// n · 10^exponent, with no more digits than are there: 1234, -3 -> "1.234"; 12, -9 -> "1.2e-8".
+function decimalText(n, exponent) {
   if (!Number.isFinite(n)) return String(n);
-  if (decimals >= 0 && decimals <= 6) return (n / 10 ** decimals).toFixed(decimals);
+  if (exponent <= 0 && exponent >= -6) return (n / 10 ** -exponent).toFixed(-exponent);
   if (n === 0) return "0";
-  const digits = String(Math.abs(n)), exponent = digits.length - 1 - decimals;
-  return `${n < 0 ? "-" : ""}${digits[0]}${digits.length > 1 ? `.${digits.slice(1)}` : ""}e${exponent}`;
+  const digits = String(Math.abs(n)), leading = digits.length - 1 + exponent;
+  return `${n < 0 ? "-" : ""}${digits[0]}${digits.length > 1 ? `.${digits.slice(1)}` : ""}e${leading}`;
 }
 
-const fromWhole = (n, decimals) => (decimals >= 0 && decimals <= 22 ? n / 10 ** decimals : Number(wholeText(n, decimals)));
+const fromDecimal = (n, exponent) => (exponent <= 0 && exponent >= -22 ? n / 10 ** -exponent : Number(decimalText(n, exponent)));
 
 const tensors = {
   decoded: new Map(),
@@ -98,12 +103,19 @@ const tensors = {
     const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const count = planes.length / entry.width, whole = new Float64Array(count);
+    const count = planes.length / entry.width, whole = new Float64Array(count), step = 9 * 10 ** (entry.digits - 1);
+    const exponents = entry.digits ? new Int16Array(count) : null;
     for (let i = 0; i < count; i++) {
       let code = 0;
       for (let plane = entry.width - 1; plane >= 0; plane--) code = code * 256 + planes[plane * count + i];
-      whole[i] = code < 3 ? [NaN, Infinity, -Infinity][code] : (code -= 3) % 2 ? -(code + 1) / 2 : code / 2;
+      if (code < 3) { whole[i] = [NaN, Infinity, -Infinity][code]; continue; }
+      const size = Math.floor((code - 2) / 2), sign = code % 2 ? 1 : -1;
+      if (!exponents || size === 0) whole[i] = size && sign * size;
+      else {
+        whole[i] = sign * ((size - 1) % step + 10 ** (entry.digits - 1));
+        exponents[i] = entry.exponent + Math.floor((size - 1) / step);
+      }
     }
-    return new Tensor(entry, whole);
+    return new Tensor(entry, [whole, exponents]);
   },
 };
