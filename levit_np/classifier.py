@@ -97,27 +97,28 @@ class Classifier(LeViT):
         labels, probabilities = loading.labels_of(self), softmax(self(x))  # (B, classes)
         return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
 
-    def explain(self, image, target=None, teacher=None):
+    def explain(self, image, target=None, teacher=None, rival=None, about: str | None = None):
         """A page that shows the whole computation for one image: in a notebook it is shown in place, save(path) writes it.
 
-        image: whatever predict takes, or one prepared image (C, H, W) of the model's dtype. target: the class, by name
-        or number, whose loss is followed backward (default: the answer itself); teacher: the class that a teacher
-        says, for distillation (default: the same). It is computed on the reference backend. Raises ImageError for what
-        cannot be used as an image, LevitError for a class or an array that does not fit."""
+        image: whatever predict takes, or one prepared image (C, H, W) of the model's dtype; about: what the page calls
+        it (default: its file's name). target: the class, by name or number, whose loss is followed backward (default:
+        the answer itself); teacher: the class that a teacher says, for distillation (default: the same); rival: the
+        class to compare with (default: the likeliest other). It is computed on the reference backend. Raises
+        ImageError for what cannot be used as an image, LevitError for a class or an array that does not fit."""
         from .explain.page.explanation import Explanation
         from .explain.page.writer import write
 
-        labels = loading.labels_of(self)
-        about, recipe = "array", None
+        labels, recipe = loading.labels_of(self), None
         if isinstance(image, np.ndarray) and image.dtype == self.dtype:
             x = image
             self._check(x[None])
         else:
             x, recipe = self.prepare(image), loading.recipe_of(self).to_dict()
-            if isinstance(image, (str, os.PathLike)):
-                about = os.path.basename(os.fspath(image))
-        found = [None if which is None else class_number(which, labels) for which in (target, teacher)]
-        return Explanation(write(super().to("reference"), x[None], labels, recipe, about, *found))
+        if about is None:
+            about = os.path.basename(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "image"
+        classes = {"target": target, "teacher": teacher, "rival": rival}
+        classes = {key: None if which is None else class_number(which, labels) for key, which in classes.items()}
+        return Explanation(*write(super().to("reference"), x[None], labels, recipe, about, **classes))
 
     def save(self, path) -> None:
         """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the recipe.

@@ -1,11 +1,14 @@
-"""levit-np explain: the page on which one walks through the network, number by number, and pictures of it."""
+"""levit-np explain: the page on which one walks through the network, written or served, and pictures of it."""
 
 import argparse
 import os
+from functools import cache
 from pathlib import Path
 
 from ..errors import LevitError
 from .common import opened, progress, shown, waiting
+
+DIGITS = "levit_digits.h5"
 
 
 def add(verbs):
@@ -15,28 +18,45 @@ def add(verbs):
         description="Writes one self-contained HTML file, which opens from disk without a network: the image on its way\n"
         "through the network, every operation with its formula, code and numbers, forward and backward, and why\n"
         "the answer is what it is. Or pictures: what each head of each attention looks at, the attention biases,\n"
-        "the filters, the feature maps of each stage.",
+        "the filters, the feature maps of each stage. Or serves the page, which then takes any image, or a digit\n"
+        "that one draws: on 127.0.0.1, for this machine alone.",
         epilog="examples:\n  levit-np explain weights/samples/digit_3.png -o page.html\n"
-        "  levit-np explain weights/samples/digit_3.png --png pictures")
-    explain.add_argument("image", metavar="IMAGE", help="a JPEG, PNG or WebP file")
+        "  levit-np explain weights/samples/digit_3.png --png pictures\n"
+        "  levit-np explain --serve --weights levit_256.h5 --weights levit_digits.h5")
+    explain.add_argument("image", metavar="IMAGE", nargs="?", help="a JPEG, PNG or WebP file")
     explain.add_argument("-o", "--output", metavar="PAGE", help="the HTML file to write")
     explain.add_argument("--png", metavar="DIR", help="the folder to write pictures into (needs matplotlib)")
-    explain.add_argument("--weights", default="levit_digits.h5", metavar="WEIGHTS",
-                         help="a weight file, or a name of the family for random weights (default: %(default)s)")
+    explain.add_argument("--weights", action="append", metavar="WEIGHTS",
+                         help="a weight file, or a name of the family for random weights (default: levit_digits.h5); with "
+                         "--serve, several times for several to choose from")
     explain.add_argument("--target", metavar="CLASS", help="the loss's class, by name or number (default: the answer)")
     explain.add_argument("--teacher", metavar="CLASS", help="what a teacher says, for distillation (default: the same)")
+    explain.add_argument("--rival", metavar="CLASS", help="the class to compare with (default: the likeliest other)")
     explain.add_argument("--force", action="store_true", help="replace PAGE, or pictures in DIR, where they exist")
+    explain.add_argument("--serve", action="store_true", help="serve the page until Ctrl-C (needs waitress)")
+    explain.add_argument("--port", type=_port, default=0, metavar="N", help="where to serve it (default: a free port)")
     explain.set_defaults(run=_explain, wrong_use=explain.error)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, found {text!r}")
+    return int(text)
+
+
 def _explain(arguments) -> int:
-    if not (arguments.output or arguments.png):
-        arguments.wrong_use("expected -o PAGE, --png DIR, or both")
+    written = arguments.output or arguments.png
+    if arguments.serve and written:
+        arguments.wrong_use("expected either --serve, or -o PAGE and --png DIR")
+    if arguments.serve:
+        return _serve(arguments)
+    if not (arguments.image and written) or len(arguments.weights or ()) > 1:
+        arguments.wrong_use("expected an image and -o PAGE, --png DIR, or both, with one --weights; or --serve")
     if arguments.output and os.path.lexists(arguments.output) and not arguments.force:
         raise LevitError(f"{shown(arguments.output)}: expected no such file yet, found one; --force replaces it")
     if arguments.png and os.path.isdir(arguments.png) and os.listdir(arguments.png) and not arguments.force:
         raise LevitError(f"{shown(arguments.png)}: expected a new or an empty folder, found files in it; --force replaces")
-    model = opened(arguments.weights)
+    model = opened((arguments.weights or [DIGITS])[0])
     if arguments.output:
         _write_page(model, arguments)
     if arguments.png:
@@ -46,7 +66,7 @@ def _explain(arguments) -> int:
 
 def _write_page(model, arguments):
     with waiting("computing the page"):
-        page = model.explain(arguments.image, arguments.target, arguments.teacher)
+        page = model.explain(arguments.image, arguments.target, arguments.teacher, arguments.rival)
         page.save(arguments.output)
     size = Path(arguments.output).stat().st_size / 1e6
     print(f"{shown(arguments.output)}: {size:.1f} MB, {shown(Path(arguments.image).name)} through {shown(model.config.name)}")
@@ -62,3 +82,26 @@ def _write_pictures(model, arguments):
             advance()
     print(f"{shown(arguments.png)}: {count} pictures of {shown(Path(arguments.image).name)} in "
           f"{shown(model.config.name)}")
+
+
+def _serve(arguments) -> int:
+    import numpy as np
+
+    from ..explain.page.server import Server, listen
+
+    files = arguments.weights or [DIGITS]
+    models = cache(lambda which: opened(files[which]))
+
+    def compute(data, name: str, which: int, target: str | None, *others) -> str:
+        page = models(which).explain(data, target, *others, about=name)
+        return page.served({"weights": [Path(file).name for file in files], "chosen": which})
+
+    with waiting("computing the first page"):
+        image, name = arguments.image, arguments.image and Path(arguments.image).name
+        if image is None:  # nothing to see yet: black
+            image, name = np.zeros((*models(0).config.image_size, 3), np.uint8), "black"
+        first = compute(image, name, 0, arguments.target, arguments.teacher, arguments.rival)
+        running = listen(server := Server(first, compute, len(files)), arguments.port)
+    print(f"http://127.0.0.1:{server.port}/{'' if arguments.image else '#/live'}   (Ctrl-C ends it)", flush=True)
+    running.run()
+    return 0

@@ -19,15 +19,17 @@ class Pass:
 
     losses: "ce", the cross-entropy of the averaged logits with `target` (by default the answer itself); with two heads
     also "kd", half the cross-entropy of each head, the second's with the `teacher`'s class (by default the target).
-    why: two classes whose logits are followed back to the image and the attention maps, the target and its rival."""
+    why: two classes whose logits are followed back to the image and the attention maps, the target and its `rival` (by
+    default the likeliest other)."""
 
-    def __init__(self, model: LeViT, x: np.ndarray, target: int | None = None, teacher: int | None = None):
+    def __init__(self, model: LeViT, x: np.ndarray, target: int | None = None, teacher: int | None = None,
+                 rival: int | None = None):
         self.model = model
         order = np.argsort(-model.forward(x)[0][0], kind="stable")
         self.top = [int(i) for i in order[:5]]
         self.target = self.top[0] if target is None else target
         self.teacher = self.target if teacher is None else teacher
-        rivals = [i for i in dict.fromkeys([self.target, *self.top])][:2]
+        rivals = [self.target, rival] if rival is not None else list(dict.fromkeys([self.target, *self.top]))[:2]
         self.why = rivals if len(rivals) > 1 else rivals * 2  # a network of one class has no rival
         self.traces = {"ce": trace(model, x, self.target)}
         if model.head_dist is not None:

@@ -20,25 +20,24 @@ SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", 
 LIMIT = 9_600_000  # bytes of a page
 
 
-def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", target: int | None = None,
-          teacher: int | None = None, limit: int = LIMIT, live: dict | None = None) -> str:
-    """The page of one image x (1, C, H, W), in as much detail as `limit` bytes allow.
+def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", limit: int = LIMIT,
+          **classes) -> tuple[dict, str]:
+    """What `assemble` makes a page of, for one image x (1, C, H, W), in as much detail as `limit` bytes allow.
 
-    recipe (to_dict) makes the pixels visible again; `live` is what the server's page can choose from."""
-    done = Pass(model, x, target, teacher)
+    recipe (to_dict) makes the pixels visible again; classes: target, teacher and rival, see Pass."""
+    done = Pass(model, x, **classes)
     for detail in DETAILS:
         document, tensors = done.document(detail, labels, about, recipe)
         if tensors.estimate() > 1.9 * limit and detail is not DETAILS[-1]:
             continue
         document["tensors"], numbers = tensors.table()
-        page = assemble(document | {"live": live}, numbers, served=live is not None)
-        if len(page.encode()) <= limit:
+        if len(assemble(document, numbers).encode()) <= limit:
             break
-    return page
+    return document, numbers
 
 
 def assemble(document: dict, numbers: str, served: bool = False) -> str:
-    """The page as HTML text; one that is served may also ask its server."""
+    """The page as HTML text; one that is served may also ask its server for another."""
     style, script, frame = _sources()
     asks = "'self'" if served else "'none'"
     policy = (f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data: blob:; "

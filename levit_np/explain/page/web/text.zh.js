@@ -46,5 +46,6 @@ language.table.zh = {
   "tour.14": "现在反向。损失说明结果错了多少；它对 logit 的梯度很简单：所相信的减去正确的。从这里流向每一个数。",
   "tour.15": "反过来看注意力：经过加权和到 V，经过 softmax 到分数，再到 Q、K 和偏置。每个梯度旁边就是计算它的那一行代码。",
   "tour.16": "最后一站：梯度到达卷积核和图像本身。优化器会用卷积核的梯度稍稍改变权重。你已经看完了整个计算。",
-  liveTitle: "自己的图像", liveIntro: "把图像拖到这里，选择文件，或者手写一个数字。由这台计算机计算，数据不会离开它。", chooseFile: "选择图像", orDraw: "或者手写一个数字（黑底白字）", clear: "清除", compute: "计算", weights: "权重", targetClass: "损失所用的类别（留空：用结果）", computing: "计算中……", failed: "没有成功：{reason}",
+  liveTitle: "自己的图像", liveIntro: "把图像拖到这里，选择文件，或者手写一个数字。由这台计算机计算，数据不会离开它。", chooseFile: "选择图像", orDraw: "或者手写一个数字", drawNote: "请写满方格。所写的内容会先变模糊，与训练数字权重所用的扫描图一致。", clear: "清除", compute: "计算", weights: "权重", targetClass: "损失所用的类别（留空：用结果）", computing: "计算中……", failed: "没有成功：{reason}",
+  drawing: "手写数字", drawLabel: "用鼠标、手写笔或手指在这里写一个数字；使用键盘时请改为选择文件",
 };

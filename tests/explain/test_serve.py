@@ -1,0 +1,110 @@
+"""levit-np explain --serve: a server of a process of its own, asked over sockets and by a browser, and ended by Ctrl-C."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .chromium import PROGRAM, Chromium
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGIT = ROOT / "weights/samples/digit_7.png"
+pytest.importorskip("waitress")
+
+
+@pytest.fixture(scope="module")
+def port():
+    """Of a server of the digits' weights, once by name and once by path."""
+    command = [sys.executable, "-m", "levit_np.cli", "explain", "--serve", "--weights", "levit_digits.h5",
+               "--weights", "weights/levit_digits.h5"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        address = process.stdout.readline().split()[0]
+        yield int(address.split(":")[2].split("/")[0])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+def ask(port, method, path, body=None, **headers):
+    """(status, headers, text); a Host of None is not sent, one of "" is the server's own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {key.replace("_", "-"): value for key, value in headers.items()}
+    if "Origin" not in headers and method == "POST":
+        headers["Origin"] = f"http://127.0.0.1:{port}"
+    connection.request(method, path, body, {key: value for key, value in headers.items() if value is not None})
+    answer = connection.getresponse()
+    found = answer.status, dict(answer.getheaders()), answer.read().decode()
+    connection.close()
+    return found
+
+
+def test_an_image_becomes_a_page(port):
+    status, _, text = ask(port, "POST", "/compute?name=seven&weights=1&target=7", DIGIT.read_bytes())
+    assert status == 200
+    status, headers, page = ask(port, "GET", json.loads(text)["page"])
+    assert status == 200 and "<title>levit_digits: seven</title>" in page and headers["Cache-Control"] == "no-store"
+    assert "connect-src 'self'" in page and '"chosen":1' in page and '"target":7' in page
+
+
+@pytest.mark.parametrize("path, body, reason", [
+    ("/compute", b"no image", "expected a JPEG, PNG or WebP"), ("/compute", b"", "50 MB"),
+    ("/compute?weights=2", b"x", "below 2"), ("/compute?weights=-1", b"x", "below 2"), ("/compute?target=none", None, "expected a name"),
+])
+def test_what_cannot_be_computed_is_refused_with_a_reason(port, path, body, reason):
+    status, _, text = ask(port, "POST", path, DIGIT.read_bytes() if body is None else body)
+    assert status in (400, 413) and reason in text and "Traceback" not in text
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(port):
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(f"POST /compute HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"
+                           "Content-Length: 900000000\r\n\r\n".encode() + b"x" * 1000)
+        assert connection.recv(100).split()[1] == b"413"
+
+
+@pytest.mark.parametrize("headers", [{"Host": "levit.example:80"}, {"Host": "127.0.0.1"}, {"Host": "localhost:1"}])
+def test_another_name_is_refused(port, headers):
+    """A page elsewhere can point its own name to 127.0.0.1, and would then be this server's origin."""
+    assert ask(port, "GET", "/", **headers)[0] == 403
+
+
+@pytest.mark.parametrize("origin", [None, "null", "http://levit.example", "http://127.0.0.1:1"])
+def test_a_request_of_another_page_is_refused(port, origin):
+    assert ask(port, "POST", "/compute", DIGIT.read_bytes(), Origin=origin)[0] == 403
+
+
+def test_it_listens_on_this_machine_alone(port):
+    name = socket.gethostbyname(socket.gethostname())
+    if name.startswith("127."):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the way out
+            except OSError:
+                pytest.skip("this machine has no other address")
+            name = probe.getsockname()[0]
+    with pytest.raises(OSError):
+        socket.create_connection((name, port), 5).close()
+
+
+def test_other_paths_and_methods(port):
+    assert ask(port, "GET", "/etc/passwd")[0] == ask(port, "GET", "/page/none")[0] == ask(port, "GET", "/page/")[0] == 404
+    assert ask(port, "DELETE", "/")[0] == 405
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (apt-get install chromium)")
+def test_a_drawn_digit_is_answered(port):
+    with Chromium() as browser:
+        browser.open(f"http://127.0.0.1:{port}/#/live")
+        box = browser.js("(() => { document.querySelector('canvas.digit').scrollIntoView(); const b = document.querySelector('canvas.digit').getBoundingClientRect(); return [b.x, b.y]; })()")
+        browser.draw([(box[0] + 140, box[1] + y) for y in range(20, 261, 20)])  # a one
+        browser.js("document.querySelector('main button.main').click()")
+        browser.wait("location.pathname.startsWith('/page/') && document.documentElement.dataset.ready")
+        assert browser.js("doc.labels[doc.top[0]]") == "1"
+        assert not browser.errors and {url.split("/")[2] for url in browser.requests} == {f"127.0.0.1:{port}"}
