@@ -51,7 +51,7 @@ def mix_pair(images: np.ndarray, targets: np.ndarray, mixture: Mixture) -> None:
         images[:] = share * images + (1 - share) * images[::-1]
     else:
         part = images[:, :, *mixture.box]
-        part[:] = part[::-1].copy()
+        part[:] = part[::-1]   # NumPy sees that they overlap
 
 
 def smooth_target(target: int, classes: int, smoothing: float) -> np.ndarray:
