@@ -34,6 +34,13 @@ def test_each_is_drawn_as_often_as_asked():
     assert cut == pytest.approx(700, abs=4 * math.sqrt(4000 * 0.175 * 0.825))
 
 
+def test_each_has_its_own_alpha():
+    """Beta of a large alpha is nearly ½, which a cut at the border can only raise; of a small one nearly 0 or 1."""
+    mixed = draws(200, mixup=0.001, cutmix=10_000.0)
+    assert all(0.45 < mixture.share for mixture in mixed if mixture.box is not None)
+    assert all(min(mixture.share, 1 - mixture.share) < 0.01 for mixture in mixed if mixture.box is None)
+
+
 def test_what_is_off_is_never_drawn():
     assert all(mixture is None for mixture in draws(50, mixup=0.0, cutmix=0.0) + draws(50, probability=0.0))
     assert all(mixture.box is None for mixture in draws(50, cutmix=0.0))

@@ -28,10 +28,10 @@ def test_what_counts_and_in_which_order(tmp_path):
     """As torchvision's ImageFolder numbers classes: by name, capitals first."""
     folder = open_source(touch(
         tmp_path, "dog/b.jpg", "dog/a.PNG", "dog/.hidden.jpg", "dog/notes.txt", "dog/more/c.JPEG", "dog/more/.x/d.jpg",
-        "Cat/1.webp", "Cat/10.webp", "Cat/2.webp", ".cache/e.jpg", "README.md"))
+        "Zoo/1.webp", "Zoo/10.webp", "Zoo/2.webp", ".cache/e.jpg", "README.md"))
     assert isinstance(folder, Folder)
-    assert folder.classes == ["Cat", "dog"]
-    names = ["Cat/1.webp", "Cat/10.webp", "Cat/2.webp", "dog/a.PNG", "dog/b.jpg", "dog/more/c.JPEG"]
+    assert folder.classes == ["Zoo", "dog"]
+    names = ["Zoo/1.webp", "Zoo/10.webp", "Zoo/2.webp", "dog/a.PNG", "dog/b.jpg", "dog/more/c.JPEG"]
     assert [folder.name(index) for index in range(len(folder))] == names
     assert [folder.target(index) for index in range(6)] == [0, 0, 0, 1, 1, 1]
     assert [folder.read(index) for index in range(6)] == [name.encode() for name in names]

@@ -48,10 +48,12 @@ def cases(draw):
     share, ranks = draw(st.sampled_from([2, 4, 6])), draw(st.integers(1, 4))
     count = draw(st.integers(share * ranks, 50))
     recipe = replace(
-        RECIPES[draw(st.sampled_from(sorted(RECIPES)))], repeats=draw(st.integers(1, 4)), mixup=draw(st.sampled_from([0, 0.8])),
-        cutmix=draw(st.sampled_from([0, 1])), mix_probability=draw(st.sampled_from([0, 0.5, 1])),
-        jitter=draw(st.sampled_from([0, 0.4])), smoothing=draw(st.sampled_from([0, 0.1])))
-    return share, ranks, count, recipe, draw(st.integers(0, 2**40)), draw(st.integers(0, 1500)), draw(st.sampled_from([1, 3]))
+        RECIPES[draw(st.sampled_from(sorted(RECIPES)))], repeats=draw(st.integers(1, 4)),
+        mixup=draw(st.sampled_from([0, 0.8])), cutmix=draw(st.sampled_from([0, 1])),
+        mix_probability=draw(st.sampled_from([0, 0.5, 1])), jitter=draw(st.sampled_from([0, 0.4])),
+        smoothing=draw(st.sampled_from([0, 0.1])))
+    seed, epoch, channels = draw(st.integers(0, 2**40)), draw(st.integers(0, 1500)), draw(st.sampled_from([1, 3]))
+    return share, ranks, count, recipe, seed, epoch, channels
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,8 +62,8 @@ def test_ranks_and_cuts_change_nothing(case, data):
     share, ranks, count, recipe, seed, epoch, channels = case
 
     def loader(batch, rank=0, of=1):
-        return Loader(Pictures(count), recipe, image_size=(6, 7), in_channels=channels, batch=batch, seed=seed, rank=rank,
-                      ranks=of)
+        return Loader(Pictures(count), recipe, image_size=(6, 7), in_channels=channels, batch=batch, seed=seed,
+                      rank=rank, ranks=of)
 
     whole = loader(share * ranks)
     expected = list(whole.epoch(epoch))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from levit_np.errors import DataError, LevitError
+from levit_np.errors import DataError, ImageError, LevitError
+from levit_np.training.data import workers as workers_module
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.loader import Loader
 from levit_np.training.data.workers import rows_of
@@ -45,14 +46,33 @@ class Faulty(Deadly):
     how = "raise"
 
 
+class Slow(Folder):
+    """Takes long to read image 0."""
+
+    def read(self, index):
+        if index == 0:
+            time.sleep(0.5)
+        return super().read(index)
+
+
+class Logged(Folder):
+    """Writes down how many images were read."""
+
+    def read(self, index):
+        with open(Path(self.root).with_name("log"), "ab") as file:
+            file.write(b".")
+        return super().read(index)
+
+
 def loader(source, **options):
-    return Loader(source, Recipe(repeats=1), **{"image_size": (24, 24), "in_channels": 3, "batch": 12, "seed": 0, **options})
+    usual = {"image_size": (24, 24), "in_channels": 3, "batch": 12, "seed": 0}
+    return Loader(source, Recipe(repeats=1), **usual | options)
 
 
 def test_a_worker_that_dies_is_an_error_that_names_the_file(root):
     with loader(Deadly(root), workers=2) as deadly:
-        with pytest.raises(DataError, match=r"class1/001.png: expected the process that prepares this image to live, found "
-                                            r"it ended by signal 9 \(Killed\)"):
+        with pytest.raises(DataError, match=r"class1/001.png: expected the process that prepares this image to live, "
+                                            r"found it ended by signal 9 \(Killed\)"):
             list(deadly.epoch(0))
         assert not multiprocessing.active_children()
         with pytest.raises(DataError, match="class1/001.png"):   # it starts new ones, which meet the same end
@@ -71,6 +91,56 @@ def test_a_worker_killed_from_outside(root):
         for epoch in range(1000):
             for _ in killed.epoch(epoch):
                 os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def test_of_several_errors_the_first_row_s_is_raised(tmp_path):
+    """Also where another worker met one sooner: the run of one process would have stopped there."""
+    folder = Slow(make_folder(tmp_path / "d", classes=2, images=8))
+    order = loader(folder, batch=16)._plan.indices(0, 0).tolist()
+    place = order.index(0)   # bad, and slow, and before another bad one
+    other = order[place + 2 if place < 14 else place - 2]
+    for index in (0, other):
+        folder.path(index).write_bytes(b"no image")
+    expected = 0 if place < 14 else other
+    for workers in (0, 2):
+        with loader(folder, batch=16, workers=workers) as two, pytest.raises(ImageError, match=folder.name(expected)):
+            list(two.epoch(0))
+
+
+def test_two_steps_are_made_ahead_and_no_more(tmp_path):
+    folder = Logged(make_folder(tmp_path / "d", classes=2, images=10))
+    log = tmp_path / "log"
+    with loader(folder, batch=4, workers=2) as ahead:
+        for taken in (1, 2):
+            next(ahead.epoch(0, taken - 1))
+            end = time.monotonic() + 60
+            while log.stat().st_size < 4 * (taken + 2) and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(0.1)
+            assert log.stat().st_size == 4 * (taken + 2)
+
+
+def test_an_interrupted_wait_ends_the_processes_and_the_loader_can_go_on(root, monkeypatch):
+    def interrupted(pipes):
+        raise KeyboardInterrupt
+
+    with loader(Folder(root), batch=4, workers=2) as resumed:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(workers_module, "wait", interrupted)
+            next(resumed.epoch(0))
+        assert not multiprocessing.active_children()
+        assert next(resumed.epoch(0)).names == next(loader(Folder(root), batch=4).epoch(0)).names
+
+
+@linux
+def test_workers_never_see_a_ctrl_c_not_even_while_they_start(root):
+    with loader(Folder(root), batch=4, workers=2) as blocked:
+        next(blocked.epoch(0))
+        for process in multiprocessing.active_children():
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            mask = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+            assert mask >> signal.SIGINT - 1 & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_closing_ends_the_processes_and_the_loader_can_go_on(root):
@@ -134,16 +204,13 @@ def test_a_ctrl_c_leaves_no_process_and_no_word_of_a_worker(root):
 @linux
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_parent_leaves_no_process_and_no_memory(root, how):
-    def shared():
-        return {name for name in os.listdir("/dev/shm") if name.startswith(("pym-", "psm_"))} if Path("/dev/shm").exists() else {}
-
-    before = shared()
     child = started(root, "2")
     assert len(descendants(child.pid)) >= 3
     child.send_signal(how)
     child.communicate(timeout=60)
     assert nothing_left(child)
-    assert not {name for name in set(shared()) - set(before) if name.startswith(f"pym-{child.pid}-")}
+    # Where multiprocessing keeps shared memory: a file there begins with pym-, its process's number, or with psm_.
+    assert not list(Path("/dev/shm").glob(f"pym-{child.pid}-*"))
 
 
 def test_a_script_without_a_guard_is_told_of_it(root):
