@@ -1,6 +1,6 @@
 """How fast training images are prepared, the paper's recipe at 224 x 224: python bench/data.py [--workers 1 2]
 
-Made-up photographs of 500 x 375 pixels, JPEG of quality 90 and about 110 KB as ImageNet's are; from class folders and
+Made-up photographs of 500 x 375 pixels, JPEG of quality 90 and about 100 KB, as ImageNet's are; from class folders and
 from a packed file.  Prints the processor time that each part takes on one core, and the images a second that the loader
 gives with so many worker processes while this one does nothing else.  A training step that takes t seconds for a batch
 of B needs B / t images a second.  Writes bench/results/data-<processor>.json.
@@ -35,7 +35,7 @@ from levit_np.training.data.loader import Loader  # noqa: E402
 from levit_np.training.data.pack import pack  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
 
-SIZE, BATCH, ROUNDS, CLASSES = (224, 224), 64, 5, 4
+SIZE, CLASSES = (224, 224), 4
 PREPROCESSING, RECIPE = recipe("authors", SIZE, 3), Recipe()
 
 
@@ -52,7 +52,7 @@ def photograph(seed: int) -> bytes:
     return file.getvalue()
 
 
-def parts(source) -> dict[str, float]:
+def parts(source, rounds: int) -> dict[str, float]:
     """Milliseconds of processor time an image, of each part alone and of all."""
     count = len(source)
     encoded = [source.read(index) for index in range(count)]
@@ -74,7 +74,7 @@ def parts(source) -> dict[str, float]:
         "evaluation": lambda i, random: preprocess(source.read(i), PREPROCESSING),
     }
     times = {name: [] for name in jobs}
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for name, job in jobs.items():
             start = time.process_time()
             for i in range(count):
@@ -83,14 +83,14 @@ def parts(source) -> dict[str, float]:
     return {name: round(median(values), 3) for name, values in times.items()}
 
 
-def speed(source, workers: int) -> float:
+def speed(source, workers: int, batch: int, rounds: int) -> float:
     """Images a second of the loader, once it runs: the median of some epochs."""
-    with Loader(source, RECIPE, image_size=SIZE, in_channels=3, batch=BATCH, seed=0, workers=workers) as loader:
+    with Loader(source, RECIPE, image_size=SIZE, in_channels=3, batch=batch, seed=0, workers=workers) as loader:
         next(loader.epoch(0))   # the processes have started
         rates = []
-        for epoch in range(ROUNDS):
+        for epoch in range(rounds):
             start = time.perf_counter()
-            count = sum(len(batch.images) for batch in loader.epoch(epoch, 0))
+            count = sum(len(step.images) for step in loader.epoch(epoch))
             rates.append(count / (time.perf_counter() - start))
     return round(median(rates), 1)
 
@@ -98,6 +98,8 @@ def speed(source, workers: int) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--no-result", action="store_true", help="only print")
     arguments = parser.parse_args()
@@ -113,19 +115,20 @@ def main():
         pack(sources["folder"], Path(folder, "train.h5"))
         sources["packed"] = open_source(Path(folder, "train.h5"))
         size = sum(len(sources["packed"].read(i)) for i in range(arguments.images)) / arguments.images
-        print(f"{machine['processor']}, load {machine['load_average']}; {arguments.images} images, {size / 1000:.0f} KB each")
-        milliseconds = parts(sources["packed"])
+        print(f"{machine['processor']}, load {machine['load_average']}; {arguments.images} images, "
+              f"{size / 1000:.0f} KB each")
+        milliseconds = parts(sources["packed"], arguments.rounds)
         for name, value in milliseconds.items():
             print(f"  {name:<16} {value:7.2f} ms of processor time an image")
-        rates = {name: {str(count): speed(source, count) for count in arguments.workers}
-                 for name, source in sources.items()}
+        rates = {name: {str(count): speed(source, count, arguments.batch, arguments.rounds)
+                        for count in arguments.workers} for name, source in sources.items()}
     for name, by_workers in rates.items():
         for count, rate in by_workers.items():
             print(f"  {name:<7} {count} workers {rate:8.1f} images/s")
     if not arguments.no_result:
         machine["load_average_after"] = describe(())["load_average"]
-        result = {"machine": machine, "jpeg_bytes": round(size), "batch": BATCH, "milliseconds": milliseconds,
-                  "images_per_second": rates}
+        result = {"machine": machine, "images": arguments.images, "jpeg_bytes": round(size), "batch": arguments.batch,
+                  "rounds": arguments.rounds, "milliseconds": milliseconds, "images_per_second": rates}
         path = result_path(ROOT / "bench/results", "data", machine["processor"])
         path.write_text(json.dumps(result, indent=1) + "\n")
 

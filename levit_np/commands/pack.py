@@ -8,10 +8,10 @@ from .common import progress, require_free, shown, waiting
 
 def add(verbs):
     pack = verbs.add_parser(
-        "pack", help="a folder of images -> one HDF5 file, which trains faster",
+        "pack", help="a folder of images -> one HDF5 file to train from",
         description="Writes the images of a folder that has a folder for each class, as they are, into one HDF5 file "
-        "that train and evaluate take in the folder's place: it is read without searching the disk for small files. "
-        "The file appears whole or not at all.",
+        "that train and evaluate take in the folder's place: easy to move, and read without opening a small file for "
+        "each image. It appears whole or not at all.",
         epilog="example: levit-np pack photos/train train.h5")
     pack.add_argument("source", metavar="DIR", help="DIR/CLASS/… .jpg, .jpeg, .png or .webp")
     pack.add_argument("target", metavar="OUT.h5", help="the file to write")

@@ -76,8 +76,8 @@ class TrainingSteps:
             at(index)
             try:
                 random = stream(self.seed, AUGMENTATION, epoch, first + row)
-                images[row] = augment(_decoded(self.source, index, self.preprocessing.mode), self.recipe,
-                                      self.preprocessing, random)
+                image = _read(self.source, index, open_image, self.preprocessing.mode)
+                images[row] = augment(image, self.recipe, self.preprocessing, random)
             except ImageError as error:
                 if not self.skip:
                     raise
@@ -139,7 +139,7 @@ class EvaluationSteps:
             index = int(indices[row])
             at(index)
             try:
-                images[row] = _named(self.source, index, preprocess, self.preprocessing)
+                images[row] = _read(self.source, index, preprocess, self.preprocessing)
             except ImageError as error:
                 if not self.skip:
                     raise
@@ -149,12 +149,8 @@ class EvaluationSteps:
         return skipped
 
 
-def _decoded(source, index: int, mode: str):
-    return _named(source, index, open_image, mode)
-
-
-def _named(source, index: int, function, argument):
-    """function(the encoded image, argument).  Raises ImageError with the image's name for "bytes"."""
+def _read(source, index: int, function, argument):
+    """function(the encoded image, argument).  Raises ImageError that begins with the image's name, not with "bytes"."""
     data = source.read(index)
     try:
         return function(data, argument)

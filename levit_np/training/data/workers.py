@@ -112,7 +112,7 @@ class Workers:
         how = f"signal {-status} ({signal.strsignal(-status)})" if (status or 0) < 0 else f"exit status {status}"
         hint = "" if self._heard else "; a script that starts workers does so below `if __name__ == \"__main__\":`"
         self.close()
-        raise DataError(f"{where}expected the process that prepares this image to live, found it ended by {how}{hint}")
+        raise DataError(f"{where}expected a process that prepares images to live, found it ended by {how}{hint}")
 
 
 class _UnderWay:
