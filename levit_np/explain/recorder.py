@@ -40,6 +40,7 @@ class Recorder:
         self.network.set_state({name: model.ops.to_host(array) for name, array in model.state().items()})
         self._numbers, self._turns, self._open = count(), Counter(), []
         self._forwards, self._backwards, self._steps = [], [], []
+        self._brought = {}  # id of a device's array -> itself, which keeps the id, and NumPy's
         for name, layer in _named(self.network):
             self._listen(name, layer)
 
@@ -91,11 +92,12 @@ class Recorder:
 
     def forwards(self) -> Iterator[Forward]:
         for call, x, y in self._forwards:
-            yield Forward(self._name(call), call.kind, x, y, *self.place(call))
+            yield Forward(self._name(call), call.kind, self.here(x), self.here(y), *self.place(call))
 
     def backwards(self) -> Iterator[Backward]:
         for call, dy, dx, gradients in self._backwards:
-            yield Backward(self._name(call), call.kind, dy, dx, gradients, *self.place(call))
+            yield Backward(self._name(call), call.kind, self.here(dy), self.here(dx), self.here(gradients),
+                           *self.place(call))
 
     def steps(self) -> Iterator[Step]:
         named = [f"{self._name(call)}.{op}".lstrip(".") for call, _, op, *_ in self._steps]
@@ -103,7 +105,18 @@ class Recorder:
         for name, (call, number, op, line, inputs, outputs) in zip(named, self._steps):
             unique = f"{name}.{turn[name]}" if times[name] > 1 else name
             turn[name] += 1
-            yield Step(number, call.direction, unique, self._name(call), call.kind, op, line, inputs, outputs)
+            yield Step(number, call.direction, unique, self._name(call), call.kind, op, line, self.here(inputs),
+                       self.here(outputs))
+
+    def here(self, value):
+        """Arrays, in tuples and dictionaries too, as NumPy's: themselves where they are, and each brought once."""
+        if isinstance(value, dict):
+            return {key: self.here(part) for key, part in value.items()}
+        if type(value) is tuple:
+            return tuple(map(self.here, value))
+        if not hasattr(value, "shape"):
+            return value
+        return self._brought.setdefault(id(value), (value, self.ops.to_host(value)))[1]
 
     def place(self, call: _Call) -> tuple[int, str | None, int]:
         """number, parent and line, as the records have them."""

@@ -232,17 +232,19 @@ def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=
     The model itself is left alone, its gradients too. Arrays are kept, not copied: a training that writes into the
     model's parameters changes those that the trace shows. Raises LevitError for images, a target or a teacher
     that do not fit, BackendError for a backend that is not there."""
-    recorder, x = Recorder(model, ops.backend(backend)), x.copy()
+    recorder, here = Recorder(model, ops.backend(backend)), model.ops.to_host(x).copy()
+    x = recorder.ops.asarray(here)
     with recorder.calling("", "LeViT", "forward") as whole:
         outputs, saved = recorder.network.forward(x, training="frozen")
     logits = (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
-    end = Forward("", "LeViT", x, logits, *recorder.place(whole))
+    end = Forward("", "LeViT", recorder.here(x), recorder.here(logits), *recorder.place(whole))
     loss, value, backward = _loss(recorder.ops, model, len(x), target, teacher), None, ()
     if loss:
         value, back = _loss_and_backward(recorder, loss, outputs, saved)
         backward = (*recorder.backwards(), back)
-    return Trace(model.config, x, about, (*recorder.forwards(), end), loss and tuple(loss.target.tolist()), value,
-                 backward, tuple(recorder.steps()), model.state(), teacher if teacher is None else tuple(loss.teacher.tolist()))
+    return Trace(model.config, end.input, about, (*recorder.forwards(), end), loss and tuple(loss.target.tolist()), value,
+                 backward, tuple(recorder.steps()), recorder.here(recorder.network.state()),
+                 teacher if teacher is None else tuple(loss.teacher.tolist()))
 
 
 def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float, Backward]:
@@ -255,7 +257,7 @@ def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float,
     with recorder.calling("", "LeViT", "backward") as whole:
         dx = recorder.network.backward(doutputs, saved)
     dlogits = doutputs[0] + doutputs[1] if isinstance(doutputs, tuple) else doutputs
-    return float(value), Backward("", "LeViT", dlogits, dx, {}, *recorder.place(whole))
+    return float(value), Backward("", "LeViT", recorder.here(dlogits), recorder.here(dx), {}, *recorder.place(whole))
 
 
 def _loss(operations, model: LeViT, batch: int, target, teacher):

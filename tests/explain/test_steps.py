@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,6 +172,28 @@ def test_a_teacher_that_does_not_fit_is_refused(target, teacher, distillation):
     model = random_model(distillation=distillation)
     with pytest.raises(levit_np.LevitError, match="teacher: expected"):
         trace(model, random_images(model, 1), target, teacher=teacher)
+
+
+class Device(np.ndarray):
+    """Stands for a GPU's array: what is computed with it stays one."""
+
+
+def test_arrays_of_a_device_are_brought_once(monkeypatch):
+    """A trace is NumPy's, whatever computed it, and what was one array there is one here."""
+    device = SimpleNamespace(**vars(levit_np.ops.backend("reference")) | {
+        "NAME": "device",
+        "asarray": lambda x: x if isinstance(x, Device) else x.copy().view(Device),
+        "to_host": lambda x: np.array(x)})
+    model = random_model(backend="reference")
+    x = random_images(model, 1)
+    plain = trace(model, x, 3)
+    monkeypatch.setattr("levit_np.ops.backend", lambda name: device)
+    found = trace(model, x, 3)
+    assert list(found.arrays) == list(plain.arrays) and {type(array) for array in found.arrays.values()} == {np.ndarray}
+    assert all(np.array_equal(array, plain.arrays[name]) for name, array in found.arrays.items())
+    first, second = ({}, {})
+    for name in plain.arrays:  # the same names are one array
+        assert first.setdefault(id(plain.arrays[name]), name) == second.setdefault(id(found.arrays[name]), name)
 
 
 def test_a_model_of_another_backend_is_traced_on_the_textbook():
