@@ -19,8 +19,8 @@ _ATTENTION, _SIGNED, _IMAGE = "inferno", "RdBu_r", "gray"
 
 
 def attention(model, image, layer: str | None = None, query: tuple[int, int] | None = None, head: int | None = None):
-    """Where one pixel looks: the image with the query marked, and beside it, head by head, how much of its attention goes
-    to each pixel (a row of softmax(QKᵀ/√D + B), which sums to 1).
+    """Where one pixel looks: the image with the query marked, and beside it, head by head, how much of its attention
+    goes to each pixel (a row of softmax(QKᵀ/√D + B), which sums to 1).
 
     layer: an attention's name, stages.1.downsample.attention say (default: the first); query: (row, column) among the
     layer's queries (default: the middle); head: one alone. Raises LevitError for what is not there."""
@@ -33,7 +33,8 @@ def attention(model, image, layer: str | None = None, query: tuple[int, int] | N
     token_q, token_k = maps.shape[1] - queries[0] * queries[1], maps.shape[2] - keys[0] * keys[1]
     shares = maps[:, token_q + row * queries[1] + column, token_k:].reshape(-1, *keys)
     step = getattr(module, "stride", 1)
-    figure, panels = _panels(len(heads) + 1, f"{name}: where query ({row}, {column}) of {queries[0]}×{queries[1]} looks")
+    title = f"{name}: where query ({row}, {column}) of {queries[0]}×{queries[1]} looks"
+    figure, panels = _panels(len(heads) + 1, title)
     pixels, grey = _pixels(model, x), _pixels(model, x).mean(-1)
     _show(panels[0], pixels, "the image, the query marked")
     for panel, h in zip(panels[1:], heads):
@@ -53,7 +54,8 @@ def attention_heads(model, image, layer: str | None = None):
     _, keys = _grids(module)
     maps = model.attention_maps(x[None])[name][0]
     received = maps.mean(1)[:, maps.shape[2] - keys[0] * keys[1] :].reshape(-1, *keys)
-    figure, panels = _panels(len(received) + 1, f"{name}: how much attention each pixel receives, mean over all queries")
+    title = f"{name}: how much attention each pixel receives, mean over all queries"
+    figure, panels = _panels(len(received) + 1, title)
     grey = _pixels(model, x).mean(-1)
     _show(panels[0], _pixels(model, x), "the image")
     for h, (panel, plane) in enumerate(zip(panels[1:], received)):
@@ -88,7 +90,7 @@ def bias_maps(model, image=None, layer: str | None = None):
 
 
 def filters(model, image=None, layer: int = 0):
-    """The filters of a convolution of the stem (the first: what pixels are looked for), each stretched to its own range;
+    """The filters of a convolution of the stem (the first: what pixels are looked for), each in its own range;
     with more input channels than a picture has, the mean over them. They do not depend on the image.
 
     Raises LevitError for a convolution that is not there."""
@@ -96,8 +98,9 @@ def filters(model, image=None, layer: int = 0):
     weight = convolutions[_within("layer", layer, len(convolutions))].weight  # (O, C, K, K)
     shown = weight if weight.shape[1] in (1, 3) else weight.mean(1, keepdims=True)
     kind = {1: "grey", 3: "colour"}.get(weight.shape[1], f"mean of {weight.shape[1]} channels")
-    figure, panels = _panels(len(shown), f"stem.convolutions.{layer}: {len(shown)} filters {weight.shape[2]}×"
-                             f"{weight.shape[3]}, {kind}, each in its own range", columns=_columns(len(shown)), size=0.7, above=0)
+    size = f"{weight.shape[2]}×{weight.shape[3]}"
+    title = f"stem.convolutions.{layer}: {len(shown)} filters {size}, {kind}, each in its own range"
+    figure, panels = _panels(len(shown), title, columns=_columns(len(shown)), size=0.7, above=0)
     for panel, one in zip(panels, shown):
         low, high = one.min(), one.max()
         panel.imshow(np.broadcast_to(((one - low) / ((high - low) or 1)).transpose(1, 2, 0), (*one.shape[1:], 3)))
@@ -127,7 +130,7 @@ def features(model, image, channels: int = 8):
 
 
 def write_all(model, image, folder) -> Iterator[Path]:
-    """Writes every picture as PNG into a folder, which is made where it is missing, and yields each path when it is done.
+    """Writes every picture as PNG into a folder, which is made where it is missing, and yields each path when done.
 
     image: as above, or prepared (C, H, W). Of each attention layer: where its middle query looks, what its heads look
     at, its bias."""
@@ -193,7 +196,7 @@ def _within(what: str, number: int, count: int) -> int:
 
 
 def _pixels(model, x: np.ndarray) -> np.ndarray:
-    """A prepared image (C, H, W) as colours (H, W, 3) from 0 to 1: by the model's recipe, else stretched to its range."""
+    """A prepared image (C, H, W) as colours (H, W, 3) from 0 to 1: by the model's recipe, else by its own range."""
     recipe = model.recipe
     if recipe is not None and len(recipe.mean) == len(x):
         x = x * np.array(recipe.std)[:, None, None] + np.array(recipe.mean)[:, None, None]
@@ -253,8 +256,8 @@ def _show(panel, plane, title: str, **options):
 
 
 def _heat(panel, shares, grey, name: str):
-    """A head's shares of attention laid over the image, from 0 to their largest, which the title says with how even they
-    are: all pixels alike would have 1/N each."""
+    """A head's shares of attention laid over the image, from 0 to their largest, which the title says beside what each
+    pixel would have if all were alike: 1/N."""
     size, largest = grey.shape, shares.max() or 1
     panel.imshow(grey, cmap=_IMAGE, vmin=-0.3, vmax=1.3)
     panel.imshow(shares, cmap=_ATTENTION, vmin=0, vmax=largest, alpha=0.2 + 0.7 * shares / largest,

@@ -1,5 +1,5 @@
-"""Inside an operation: line by line what it computes.  Operations are pure functions, so that one can simply be computed
-again, from the recorded inputs, while its lines are watched; nothing of it has to be kept until then."""
+"""Inside an operation: line by line what it computes.  Operations are pure functions, so that one can simply be
+computed again, from the recorded inputs, while its lines are watched; nothing of it has to be kept until then."""
 
 import ast
 import sys
@@ -97,7 +97,8 @@ class _Watch:
         outputs = _results(name, result)
         if call.line is not None and not call.lines[call.line][1]:
             call.lines[call.line][1] = outputs
-        lines = tuple(Line(number, times, values, tuple(calls)) for number, (times, values, calls) in call.lines.items())
+        lines = tuple(Line(number, times, values, tuple(calls))
+                      for number, (times, values, calls) in call.lines.items())
         inside = Inside(name, call.inputs, outputs, lines)
         if self.open and self.open[-1].line is not None:
             self.open[-1].lines[self.open[-1].line][2].append(inside)

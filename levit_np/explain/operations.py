@@ -23,12 +23,13 @@ class Source(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A function of ops/reference: the first line of its docstring is `formula: meaning.`; `outputs` names what it
-    returns as the formula does, in order (a list of parts bears one name)."""
+    """A function of ops/reference: the first line of its docstring is `formula: meaning.`, shapes stand around an arrow
+    behind it; `outputs` names what it returns as the formula does, in order (a list of parts bears one name)."""
 
     name: str
     formula: str
     meaning: str
+    shapes: str  # `x (..., C), w (O, C) -> y (..., O)`, or ""
     outputs: tuple[str, ...]
     source: Source
 
@@ -46,7 +47,7 @@ def operation(name: str) -> Operation:
     function = vars(reference)[name]
     document = inspect.getdoc(function)
     formula, meaning = _first_sentence(document)
-    return Operation(name, formula, meaning, _results(document, formula), source_of(function))
+    return Operation(name, formula, meaning, _shapes(document), _results(document, formula), source_of(function))
 
 
 @cache
@@ -64,6 +65,12 @@ def layer_class(kind: str) -> type[Layer]:
 def layer_formula(kind: str) -> tuple[str, str]:
     """(formula, meaning) of a layer: the first line of its docstring."""
     return _first_sentence(inspect.getdoc(layer_class(kind)))
+
+
+@cache
+def layer_shapes(kind: str) -> str:
+    """`x (B, N, C) -> y (B, N, O)`: the shapes in a layer's docstring, or ""."""
+    return _shapes(inspect.getdoc(layer_class(kind)))
 
 
 @cache
@@ -104,6 +111,14 @@ def _first_sentence(document: str) -> tuple[str, str]:
     sentence = document.partition("\n\n")[0].replace("\n", " ").partition(".  ")[0].removesuffix(".")
     formula, _, meaning = sentence.partition(": ")
     return formula, meaning
+
+
+def _shapes(document: str) -> str:
+    """The sentence with the arrow, where shapes stand on both sides of it."""
+    sentences = re.split(r"\.  |\.\n|: |\n\n", document.replace("\n", " ") + "\n\n")
+    sentence = next((s.strip().rstrip(".") for s in sentences if "->" in s), "")
+    left, _, right = sentence.partition("->")
+    return sentence if "(" in left and "(" in right else ""
 
 
 def _results(document: str, formula: str) -> tuple[str, ...]:

@@ -2,29 +2,32 @@
 
 # By the last part of a layer's name, where the place says more than the kind.
 _PLACES = {
-    "qkv": "Three linear maps at once: of each token they make a query (what it looks for), a key (what it offers) and a "
-           "value (what it passes on), for every head.",
-    "kv": "Keys (what a token offers) and values (what it passes on) are made of all tokens; the queries, of fewer.",
-    "q": "Queries (what a token looks for) are made of every second pixel's token alone: the answer has a quarter of the "
-         "tokens.",
+    "qkv": "Three linear maps at once: of each token they make a query (what it looks for), a key (what it "
+           "offers) and a value (what it passes on), for every head.",
+    "kv": "Keys (what a token offers) and values (what it passes on) are made of all tokens; the queries, of "
+          "fewer.",
+    "q": "Queries (what a token looks for) are made of every second pixel's token alone: the answer has a quarter "
+         "of the tokens.",
     "projection": "Mixes what the heads have found, channel by channel, back to the width of the tokens.",
     "up": "Each token by itself gets more channels, so that the activation has more to choose from.",
-    "down": "And back to the width of the tokens. In a fresh network its last gamma is 0: the branch starts as nothing.",
+    "down": "And back to the width of the tokens. In a fresh network its last gamma is 0: the branch starts as "
+            "nothing.",
     "head": "Turns the mean token into a score (a logit) a class; trained with the true labels.",
     "head_dist": "A second head, trained to say what a teacher network says; the answer averages the two.",
     "norm": "Normalizes each token before the branch, as ViT does (ablation A3).",
 }
 # By the layer's class.
 _LAYERS = {
-    "LeViT": "The whole network: convolutions make tokens of the image, three stages of attention let the tokens exchange "
-             "what they know, the mean token is classified.",
-    "Stem": "Convolutions shrink the image sixteenfold (in LeViT-256) and turn pixels into tokens: cheap there, where "
-            "attention would be dear.",
-    "ConvBN": "A small window slides over the image, every second pixel; each output channel answers to one pattern.",
-    "Activation": "What makes the network more than one linear map: what is clearly negative is set to 0, what is clearly "
-                  "positive passes.",
-    "BatchNorm": "Each channel is brought to mean beta and deviation gamma. The statistics are those seen in training; in "
-                 "evaluation it is a scale and a shift, and folds into the layer before.",
+    "LeViT": "The whole network: convolutions make tokens of the image, three stages of attention let the tokens "
+             "exchange what they know, the mean token is classified.",
+    "Stem": "Convolutions shrink the image sixteenfold (in LeViT-256) and turn pixels into tokens: cheap there, "
+            "where attention would be dear.",
+    "ConvBN": "A small window slides over the image, every second pixel; each output channel answers to one "
+              "pattern.",
+    "Activation": "What makes the network more than one linear map: what is clearly negative is set to 0, what is "
+                  "clearly positive passes.",
+    "BatchNorm": "Each channel is brought to mean beta and deviation gamma. The statistics are those seen in "
+                 "training; in evaluation it is a scale and a shift, and folds into the layer before.",
     "LayerNorm": "Each token is brought to mean 0 and deviation 1 over its own channels, then scaled and shifted.",
     "ChannelBias": "A shift a channel: all that is left of BN in ablation A3.",
     "LinearBN": "The same linear map for every token, then BN: it mixes channels, never tokens.",
@@ -32,25 +35,29 @@ _LAYERS = {
     "Stage": "Blocks at one resolution. A stage after the first begins by shrinking: fewer tokens, more channels.",
     "Block": "Attention moves information between tokens; the MLP then works on each token by itself.",
     "Downsample": "The step between two resolutions: attention whose queries stand on every second pixel.",
-    "Residual": "What a branch finds is added to what was there: the tokens are corrected, not replaced, and the gradient "
-                "has a straight way back.",
+    "Residual": "What a branch finds is added to what was there: the tokens are corrected, not replaced, and the "
+                "gradient has a straight way back.",
     "PreNorm": "The branch sees normalized tokens, as in ViT (ablation A3).",
-    "Attention": "Every token asks all others (query · key, plus a bias of their distance), and takes the average of their "
-                 "values, weighted by the answers.",
-    "ShrinkingAttention": "Attention with fewer queries than keys: each token that stays gathers from all that were there.",
-    "AttentionBias": "How much a pair of pixels should attend to one another by distance alone, learned, for each head: "
-                     "this replaces a position embedding.",
-    "MLP": "Two linear maps with an activation between, on each token by itself: here it thinks about what it has heard.",
+    "Attention": "Every token asks all others (query · key, plus a bias of their distance), and takes the average "
+                 "of their values, weighted by the answers.",
+    "ShrinkingAttention": "Attention with fewer queries than keys: each token that stays gathers from all that "
+                          "were there.",
+    "AttentionBias": "How much a pair of pixels should attend to one another by distance alone, learned, for each "
+                     "head: this replaces a position embedding.",
+    "MLP": "Two linear maps with an activation between, on each token by itself: here it thinks about what it has "
+           "heard.",
     "Head": "Normalizes the mean token and turns it into a score (a logit) a class.",
-    "PositionEmbedding": "A learned vector a position, as attention without bias cannot tell where a token stands.",
+    "PositionEmbedding": "A learned vector a position, as attention without bias cannot tell where a token "
+                         "stands.",
     "ClassToken": "One more token, not of the image, that collects what the heads will read.",
-    "CrossEntropy": "One number that says how wrong the answer is: -log of the probability of the target class. Training "
-                    "makes it small; every gradient that follows is the derivative of it.",
-    "Distillation": "How wrong the answer is: half by the label on the first head, half by the teacher's choice on the "
-                    "second.",
+    "CrossEntropy": "One number that says how wrong the answer is: -log of the probability of the target class. "
+                    "Training makes it small; every gradient that follows is the derivative of it.",
+    "Distillation": "How wrong the answer is: half by the label on the first head, half by the teacher's choice "
+                    "on the second.",
 }
 _OPERATIONS = {
-    "convolution": "Under each window: multiply by the filter, cell by cell, and sum.",
+    "convolution": "Under each window: multiply by the filter, cell by cell, and sum. b: image; c, o: input and "
+                   "output channel; u, v: output pixel; i, j: cell of the filter; s: stride; p: padding.",
     "normalize": "Subtract the channel's mean, divide by its deviation, scale by gamma, shift by beta.",
     "linear": "One matrix product: row n of y is token n, seen through every row of w.",
     "hardswish": "Smooth around 0, exactly 0 below -3, exactly x above 3; cheaper than a sigmoid.",
@@ -61,8 +68,8 @@ _OPERATIONS = {
     "merge_heads": "Only the order of the numbers changes: the heads' results stand side by side again.",
     "bias_index": "For each pair of pixels, how far apart they are, as a place in a table.",
     "gather_bias": "Looks the bias of each pair of pixels up in the head's table.",
-    "attention": "Scores of every query with every key, softmax along the keys (each row sums to 1), then the weighted "
-                 "average of the values.",
+    "attention": "Scores of every query with every key, softmax along the keys (each row sums to 1), then the "
+                 "weighted average of the values.",
     "softmax": "Positive numbers that sum to 1, the largest score getting most.",
     "subsample": "Keeps every second pixel of every second row.",
     "average_pool": "All tokens become one: their mean.",
@@ -72,19 +79,22 @@ _OPERATIONS = {
     "targets_of": "The wanted answer as probabilities: 1 at the target class, 0 elsewhere.",
     "cross_entropy": "-log of the probability that the network gives the target.",
     "hard_distillation": "-log of the probability that the second head gives to the teacher's choice.",
-    "cross_entropy_backward": "The whole lesson in one line: probabilities minus the wanted ones. Too high comes out "
-                              "positive, too low negative.",
+    "cross_entropy_backward": "The whole lesson in one line: probabilities minus the wanted ones. Too high comes "
+                              "out positive, too low negative.",
     "hard_distillation_backward": "Probabilities minus the teacher's choice.",
-    "convolution_backward": "To the input: each gradient flows back into the window that it came from. To the filter: "
-                            "each gradient times the pixel that was under the cell, summed over all windows.",
-    "normalize_backward": "A scale alone for dx, as the statistics are constants in evaluation; gamma and beta get sums.",
-    "linear_backward": "To the input through the same weights, transposed; to the weights, gradient times input, summed "
-                       "over tokens.",
+    "convolution_backward": "To the input: each gradient flows back into the window that it came from. To the "
+                            "filter: each gradient times the pixel that was under the cell, summed over all "
+                            "windows.",
+    "normalize_backward": "A scale alone for dx, as the statistics are constants in evaluation; gamma and beta "
+                          "get sums.",
+    "linear_backward": "To the input through the same weights, transposed; to the weights, gradient times input, "
+                       "summed over tokens.",
     "bias_backward": "The bias was added everywhere, so its gradient is the sum.",
     "hardswish_backward": "The slope of the curve at x: what was cut to 0 gets no gradient.",
     "silu_backward": "The slope of the curve at x.",
     "identity_backward": "Passed on unchanged.",
-    "attention_backward": "Back through the weighted average, the softmax and the scores, to queries, keys, values and bias.",
+    "attention_backward": "Back through the weighted average, the softmax and the scores, to queries, keys, "
+                          "values and bias.",
     "gather_bias_backward": "All pairs that used one entry of the table add their gradients to it.",
     "split_heads_backward": "The order of the numbers is put back.",
     "merge_heads_backward": "The order of the numbers is put back.",
@@ -95,7 +105,8 @@ _OPERATIONS = {
     "tokens_to_image": "The rows become pixels again; no number changes.",
     "layer_norm_backward": "Through the token's own mean and deviation, too.",
 }
-_BACKWARD = "The gradient of the loss arrives at the output (doutput) and leaves at the input (dinput); "
+_BACKWARD = ("doutput says how much the loss would rise if each output grew by 1; from it follows the same for each "
+             "input ")
 
 
 def of_operation(name: str) -> str:
@@ -107,6 +118,6 @@ def of_layer(name: str, kind: str, direction: str) -> str:
     if direction == "backward" and kind == "LeViT":
         return "How the loss would change with each pixel: the gradient has come back to the image."
     if direction == "backward" and kind not in ("CrossEntropy", "Distillation"):
-        return _BACKWARD + "what its parameters get on the way is what training would follow downhill."
+        return _BACKWARD + "(dinput) and each parameter (dweight, dgamma, …), which training moves the other way."
     wrapped = kind in ("Residual", "PreNorm")
     return _LAYERS.get(kind, "") if wrapped else _PLACES.get(name.rpartition(".")[2], _LAYERS.get(kind, ""))

@@ -40,18 +40,23 @@ def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text
     """The lines, none wider than the page and, where it has a height, exactly as many."""
     arrays = arrays_at(stop, walk)
     head = [_title(walk, stop, page), _map(walk, stop), _name(stop), *_formula(stop, page.width)]
+    head += _shapes(stop, page)
     reason = _reason(stop, page.width)
     head += reason[: 3 if page.height else None]
     head += [Text(line, "bold") for line in _notes(walk, stop, labels)]
     numbers = _numbers(arrays, stop, view, page)
-    if page.height:  # a line for the rule; half of what is left at least for source and picture
-        room = max(4, (page.height - len(head) - 1) // 2)
-        if len(numbers) > room:
-            numbers = numbers[: room - 1] + [Text(f"… and {len(numbers) - room + 1} more lines", "dim")]
+    if page.height:  # a line for the rule, six for source and picture
+        room = max(4, page.height - len(head) - 7)
+        if len(numbers) > room:  # what it makes is not what is left out
+            numbers[1:] = sorted(numbers[1:], key=lambda line: not line.plain.startswith(">"))
+            numbers = numbers[: room - 1] + [Text(f"… and {len(numbers) - room + 1} more lines: v NAME", "dim")]
     lines = head + numbers
     left = page.height - len(lines) - 1 if page.height else None
     if left is None or left > 0:
-        below, caption = _answer(view, page, left) if view.asked else _source_and_picture(walk, stop, view, arrays, page, left)
+        if view.asked:
+            below, caption = _answer(view, page, left)
+        else:
+            below, caption = _source_and_picture(walk, stop, view, arrays, page, left)
         lines += [_rule(caption, page), *below]
     if page.height:
         lines = lines[: page.height] + [Text()] * (page.height - len(lines))
@@ -81,8 +86,8 @@ def _map(walk: Walk, stop: Stop) -> Text:
         shrink = [("▾", [f"stages.{i}.downsample"])] if i else []
         blocks = [("▪", [f"stages.{i}.blocks.{j}"]) for j in range(stage.depth)]
         places.append((f"{i + 1} ", [f"stages.{i}"], shrink + blocks))
-    places += [("mean" if config.pooling == "average" else "token", ["average_pool", "first_token", "average_pool_backward",
-                                                                      "first_token_backward"]),
+    pooling = "average_pool" if config.pooling == "average" else "first_token"
+    places += [("mean" if config.pooling == "average" else "token", [pooling, f"{pooling}_backward"]),
                ("heads" if config.distillation else "head", ["head", "head_dist"]), ("loss", ["loss"])]
     text, arrow = Text(), " → " if stop.direction == "forward" else " ← "
     for label, names, *parts in places:
@@ -112,7 +117,16 @@ def _formula(stop: Stop, width: int) -> list[Text]:
     text = stop.formula
     if stop.direction == "backward" and stop.operation is None and stop.kind not in ("CrossEntropy", "Distillation"):
         text = f"backward of  {text}"
-    return [Text(line, "cyan") for line in textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ")]
+    wrapped = textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ")
+    return [Text(line, "cyan") for line in wrapped]
+
+
+def _shapes(stop: Stop, page: Page) -> list[Text]:
+    """The shapes as the docstring has them; on a screen in one line or not at all: the table has those of the moment."""
+    if stop.is_line or not stop.shapes:
+        return []
+    lines = textwrap.wrap(f"shapes: {stop.shapes}", page.width - 2, initial_indent="  ", subsequent_indent="    ")
+    return [Text(line, "dim") for line in lines] if page.height is None or len(lines) == 1 and page.height > 20 else []
 
 
 def _reason(stop: Stop, width: int) -> list[Text]:
@@ -149,15 +163,16 @@ def _label(labels, i) -> str:
 
 def _numbers(arrays: dict, stop: Stop, view: View, page: Page) -> list[Text]:
     """A row an array, those that the stop makes marked, and a line of the plain numbers."""
-    made, lines = _made(stop), [Text(f"  {'':13} {'shape':15} {'min':>9} {'mean':>9} {'max':>9} {'std':>9} values", "dim")]
-    shown = _pictured(arrays, stop, view)
+    made, shown = _made(stop), _pictured(arrays, stop, view)
+    lines = [Text(f"  {'':13} {'shape':15} {'min':>9} {'mean':>9} {'max':>9} {'std':>9} values", "dim")]
     for name, array in arrays.items():
         found = statistics(array)
         numbers = [number(value) for value in found] if found else ["-"] * 4
         shape = "×".join(map(str, array.shape)) or "a number"
         bars = histogram(array) if page.unicode else ""
         broken = "" if array.dtype.kind != "f" or np.isfinite(array).all() else " not all finite!"
-        row = f"{'>' if name in made else ' '} {name:13.13} {shape:15} {' '.join(f'{n:>9}' for n in numbers)} {bars}{broken}"
+        mark, columns = ">" if name in made else " ", " ".join(f"{n:>9}" for n in numbers)
+        row = f"{mark} {name:13.13} {shape:15} {columns} {bars}{broken}"
         lines.append(Text(row, "bold" if name == shown else ""))
     plain = _plain_values(stop)
     if plain:
@@ -198,7 +213,8 @@ def _plain_values(stop: Stop) -> list[str]:
     elif stop.is_operation:
         values = stop.record.inputs | stop.record.outputs
     elif stop.record is None:
-        values = {key: value for part in stop.parts for key, value in (part.record.inputs | part.record.outputs).items()}
+        calls = [part.record.inputs | part.record.outputs for part in stop.parts]
+        values = {key: value for call in calls for key, value in call.items()}
     return [f"{key} = {value if isinstance(value, str) else exact(value)}" for key, value in values.items()
             if not isinstance(value, (np.ndarray, list)) and not
             (isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value))]

@@ -27,6 +27,28 @@ The picture: red is above 0, blue below; without colour the darker the
 higher. Several values may share a dot, which then is their mean.
 The arrow marks the running line of source: of the layer that calls the
 step, or, once inside, of the operation itself.
+
+? again: the words
+"""
+WORDS = """\
+token       what the network knows of one patch of the image: a row of channels
+channel     one number of a pixel or token; each answers to something else
+head        attention in several independent copies, each with its own q, k, v
+q, k, v     query, key, value: what a token looks for, offers, and passes on
+softmax     turns scores into shares that sum to 1
+logit       the score of a class before the softmax; the largest is the answer
+BN          per channel: gamma (x - mean) / deviation + beta (batch normalization)
+parameter   a number that training sets: weight, gamma, beta, bias, table
+residual    x + branch(x): the branch corrects what is there
+stage       blocks of one resolution; between two, fewer tokens, more channels
+stride      how far a window moves; 2 halves the picture
+loss        how wrong the answer is: -log of the target's probability
+gradient    dy beside y: how much the loss would rise if y grew by 1
+forward     from the image to the answer
+backward    from the loss to every gradient, the last layer first
+
+B images   N tokens   C, O channels in, out   H, W height, width   K window
+D, V size of keys, values   Nq, Nk queries, keys   ᵀ transposed   Σ sum
 """
 TEXT = {"g": "go to: ", "/": "search: ", "v": "value: "}  # commands that need a word, and how it is asked for
 _ALIASES = {"\r": "n", "\n": "n", "right": "n", "left": "p", "down": "s", "up": "o", " ": "s", "=": "+", "_": "-"}
@@ -38,17 +60,19 @@ class Session:
     def __init__(self, walk: Walk, labels=()):
         self.walk, self.labels = walk, labels
         self.stop, self.view = walk.stops[0], View()
-        self.message, self.helping, self.ended, self._searched = "", False, False, ""
+        self.message, self.helping, self.ended, self._searched = "", "", False, ""
 
     def do(self, command: str, text: str = "") -> None:
         """A key, or the first word of a line, and what was written after it; what is wrong becomes the message."""
         command = _ALIASES.get(command, command)
-        self.message, helped, self.helping = "", self.helping, False
+        self.message, helped, self.helping = "", self.helping, ""
         try:
             if command in _MOVES:
                 self._go(*_MOVES[command](self))
             elif command in _OTHERS:
                 _OTHERS[command](self, text.strip())
+            elif command == "?":
+                self.helping = WORDS if helped == HELP else HELP
             elif command == "q":
                 self.ended = not helped  # the help is left first
             elif command != "escape":
@@ -61,7 +85,7 @@ class Session:
         if page.height is not None:
             page = Page(page.width, max(1, page.height - 1), page.colour, page.unicode)
         if self.helping:
-            body = [Text(line) for line in HELP.splitlines()][: page.height]
+            body = [Text(line) for line in self.helping.splitlines()][: page.height]
             body += [Text()] * ((page.height or 0) - len(body))
             for line in body:
                 line.truncate(page.width)
@@ -111,9 +135,6 @@ class Session:
     def _plane(self, step: int):
         self.view.plane, self.view.asked = self.view.plane + step, None
 
-    def _help(self, _):
-        self.helping = True
-
 
 _END = "the end of the walk; p goes back, q quits"
 _MOVES = {
@@ -125,6 +146,6 @@ _MOVES = {
     "f": lambda session: session.turn("forward"),
 }
 _OTHERS = {
-    "g": Session._find, "/": Session._search, "v": Session._ask, "a": Session._another_array, "?": Session._help,
+    "g": Session._find, "/": Session._search, "v": Session._ask, "a": Session._another_array,
     "+": lambda session, _: session._plane(1), "-": lambda session, _: session._plane(-1),
 }

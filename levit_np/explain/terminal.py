@@ -1,4 +1,4 @@
-"""The walk on a terminal: a full screen where single keys can be read, a prompt where they cannot, all of it in a pipe."""
+"""The walk on a terminal: a full screen where single keys can be read, else a prompt; all of it in a pipe."""
 
 import os
 import select

@@ -214,7 +214,7 @@ def _require(value, types):
 
 def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=None,
           backend: str = "reference") -> Trace:
-    """Evaluates `model` on images x (B, C, H, W) and records every layer and operation; `about` says where x comes from.
+    """Evaluates `model` on images x (B, C, H, W) and records every layer and operation; `about` says what x is.
 
     The arithmetic is the evaluation's (running statistics, no drop path: training="frozen"), on the textbook's
     operations, whose lines a step shows, or those of another `backend`: each output is the very value that
@@ -242,9 +242,10 @@ def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=
     if loss:
         value, back = _loss_and_backward(recorder, loss, outputs, saved)
         backward = (*recorder.backwards(), back)
-    return Trace(model.config, end.input, about, (*recorder.forwards(), end), loss and tuple(loss.target.tolist()), value,
-                 backward, tuple(recorder.steps()), recorder.here(recorder.network.state()),
-                 teacher if teacher is None else tuple(loss.teacher.tolist()))
+    classes = [None if given is None else tuple(getattr(loss, what).tolist())
+               for what, given in (("target", target), ("teacher", teacher))]
+    return Trace(model.config, end.input, about, (*recorder.forwards(), end), classes[0], value, backward,
+                 tuple(recorder.steps()), recorder.here(recorder.network.state()), classes[1])
 
 
 def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float, Backward]:

@@ -28,7 +28,7 @@ def statistics(array: np.ndarray) -> Statistics | None:
 
 
 def histogram(array: np.ndarray, bins: int = 8) -> str:
-    """How often values from the lowest (left) to the highest (right) occur; heights as the square root of the counts."""
+    """How often values from the lowest (left) to the highest (right) occur; the heights are the counts' square roots."""
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array.ravel()
     if not finite.size or finite.min() == finite.max():
         return ""
@@ -62,18 +62,19 @@ def plane_of(name: str, array: np.ndarray, choice: int, grids) -> Picture:
         side = max(1, int(np.ceil(np.sqrt(array.size))))
         rows = np.full(-(-max(array.size, 1) // side) * side, np.nan)
         rows[: array.size] = array.ravel()
-        return Picture(rows.reshape(-1, side), f"{name}: rows of {side}", 1)
+        return Picture(rows.reshape(-1, side), f"{name}, in rows of {side}", 1)
     grid = next((grid for grid in grids if array.ndim == 3 and grid[0] * grid[1] == array.shape[1]), None)
     if grid:
         choice %= array.shape[2]
-        return Picture(array[0, :, choice].reshape(grid), f"{name}[0, :, {choice}] {grid[0]}×{grid[1]}",
-                       array.shape[2])
+        caption = f"{name}[0, :, {choice}]: channel {choice}, {grid[0]}×{grid[1]} pixels"
+        return Picture(array[0, :, choice].reshape(grid), caption, array.shape[2])
     leading = array.shape[:-2]
     planes = int(np.prod(leading))
     index = np.unravel_index(choice % planes, leading) if planes else ()
     place = ", ".join(map(str, map(int, index)))
     caption = f"{name}[{place}]" if index else name
-    return Picture(array[index], f"{caption} {array.shape[-2]}×{array.shape[-1]}", planes)
+    axes = " queries × keys" if name.endswith(("probabilities", "scores", "bias")) and array.ndim > 2 else ""
+    return Picture(array[index], f"{caption}: {array.shape[-2]}×{array.shape[-1]}{axes}", planes)
 
 
 def picture(plane: np.ndarray, width: int, height: int, colour: bool, ascii_only: bool = False) -> list[Text]:
@@ -142,8 +143,8 @@ def _means(plane: np.ndarray, count: int, axis: int) -> np.ndarray:
 
 
 def table(array: np.ndarray, width: int, height: int) -> list[str]:
-    """The values with all their digits, as many as fit in width × height: a row of the array a line, a vector in as many
-    lines as it takes."""
+    """The values with all their digits, as many as fit in width × height: a row of the array in a line, a vector in as
+    many lines as it takes."""
     if not array.size or array.ndim == 0:
         return [exact(array[()])] if array.size else ["no values"]
     rows = max(1, height - 1)  # the last line says how many are missing

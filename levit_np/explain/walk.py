@@ -42,6 +42,12 @@ class Stop:
         return operations.operation(self.kind).formula
 
     @property
+    def shapes(self) -> str:
+        if self.kind in operations.names():
+            return operations.operation(self.kind).shapes
+        return "" if self.is_line or self.direction == "backward" else operations.layer_shapes(self.kind)
+
+    @property
     def depth(self) -> int:
         return self.parent.depth + 1 if self.parent else 0
 
@@ -99,8 +105,8 @@ class Walk:
         return level[place] if place >= 0 else stop.parent
 
     def into(self, stop: Stop) -> Stop | None:
-        """Its first part: a layer's calls, an operation's lines, those of an operation that a line calls; of a line that
-        calls none, the next."""
+        """Its first part: a layer's calls, an operation's lines, those of an operation that a line calls; of a line
+        that calls none, the next."""
         if stop.name == "" and not stop.is_line:
             return self.stops[stop.place]
         if stop.is_operation and not stop.parts:

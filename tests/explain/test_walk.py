@@ -1,6 +1,7 @@
 """The walk through a trace without a terminal: where one gets, what is asked for, what is shown."""
 
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 from levit_np import LevitError
-from levit_np.explain import reasons
+from levit_np.explain import operations, reasons
 from levit_np.explain.ask import arrays_at, look_up, parse
 from levit_np.explain.inside import look_inside
 from levit_np.explain.screen import Page, View, show
-from levit_np.explain.session import Session
+from levit_np.explain.session import HELP, WORDS, Session
 from levit_np.explain.trace import trace
 from levit_np.explain.values import exact, histogram, number, picture, plane_of, statistics, table
 from levit_np.explain.walk import Walk
@@ -130,6 +131,35 @@ def test_inside_every_operation_the_same_bits(any_walk):
     assert len(seen) > 15
 
 
+def kinds_below(stop):
+    yield stop.kind
+    for part in stop.parts:
+        yield from kinds_below(part)
+
+
+def test_every_function_of_the_textbook_on_the_way_is_reached(walk):
+    """Those that operations call, too: the softmax within attention, the helpers of the convolution."""
+    called, folder = set(), f"{operations.PACKAGE / 'ops/reference'}"
+
+    def watch(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(folder) and not frame.f_code.co_name.startswith("<"):
+            called.add(frame.f_code.co_name)
+
+    model = random_model(backend="reference")
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        trace(model, random_images(model, 1), 3, teacher=4)
+    finally:
+        sys.setprofile(before)
+    reached = set()
+    for stop in {stop.kind: stop for stop in walk.stops if stop.is_operation}.values():
+        walk.into(stop)
+        reached |= set(kinds_below(stop))
+    assert {"softmax", "softmax_backward", "log_softmax", "_windows", "attention", "convolution_backward"} <= reached
+    assert called - reached <= {"hard_distillation", "hard_distillation_backward"}  # the walk has no teacher
+
+
 def test_the_lines_of_attention_are_equation_1(walk):
     stop = walk.find("stages.1.downsample.attention.attention")[0]
     q, k, v, bias, scale = (stop.record.inputs[name] for name in ("q", "k", "v", "bias", "scale"))
@@ -156,8 +186,6 @@ def test_the_lines_of_a_loop_show_the_last_round(walk):
 
 
 def test_looking_inside_leaves_a_debugger_alone(walk):
-    import sys
-
     def tracer(*_):
         return None
 
@@ -200,7 +228,7 @@ def test_planes():
     tokens = np.arange(2 * 12 * 5).reshape(2, 12, 5)
     shown = plane_of("y", tokens, 6, [(3, 4)])
     assert shown.planes == 5 and np.array_equal(shown.plane, tokens[0, :, 1].reshape(3, 4))
-    assert shown.caption == "y[0, :, 1] 3×4"
+    assert shown.caption == "y[0, :, 1]: channel 1, 3×4 pixels"
     maps = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
     assert np.array_equal(plane_of("p", maps, 4, []).plane, maps[1, 1]) and plane_of("p", maps, 4, []).planes == 6
     assert plane_of("b", np.arange(10), 0, []).plane.shape == (3, 4)
@@ -264,11 +292,11 @@ def test_a_session(walk):
     session.do("s")
     assert "stem.convolutions.0  ConvBN" in text()
     session.do("g", "stages.1.downsample.attention.attention")
-    assert "y = softmax(scale · q kᵀ + bias) v" in text() and "probabilities[0, 0] 16×64, one of 4: + -" in text()
+    assert "y = softmax(scale · q kᵀ + bias) v" in text() and "probabilities[0, 0]: 16×64 queries × keys, one of 4: + -" in text()
     session.do("+")
-    assert "probabilities[0, 1] 16×64" in text()
+    assert "probabilities[0, 1]: 16×64" in text()
     session.do("a")
-    assert "the picture shows q" in text() and "q[0, 0] 16×16" in text()
+    assert "the picture shows q" in text() and "q[0, 0]: 16×16" in text()
     session.do("v", "probabilities[0, 1, 2, 3]")
     assert exact(session.stop.record.outputs["probabilities"][0, 1, 2, 3]) in text().split()
     session.do("v", "probabilities[9]")
@@ -280,6 +308,8 @@ def test_a_session(walk):
     assert "attention_backward" in text()
     session.do("?")
     assert "the backward of what is shown" in text()
+    session.do("?")
+    assert "how much the loss would rise if y grew by 1" in text()
     session.do("q")
     assert not session.ended and "attention_backward" in text()
     session.do("/", "average_pool")
@@ -293,6 +323,18 @@ def test_a_session(walk):
     assert session.ended
 
 
+def test_the_help_fits_in_80_by_24():
+    for text in (HELP, WORDS):
+        assert len(text.splitlines()) < 24 and max(map(len, text.splitlines())) < 80
+
+
+def test_what_a_step_makes_is_not_left_out(walk):
+    """attention_backward has ten arrays; not all fit beside the source."""
+    stop = walk.find("stages.1.downsample.attention.attention_backward")[0]
+    text = "\n".join(line.plain for line in show(walk, stop, View(), Page(80, 23)))
+    assert all(f"\n> {name} " in text for name in ("dq", "dk", "dv", "dbias")) and "more lines: v NAME" in text
+
+
 def test_a_walk_without_a_target_has_no_backward():
     model = random_model()
     session = Session(Walk(trace(model, random_images(model, 1))))
@@ -302,8 +344,6 @@ def test_a_walk_without_a_target_has_no_backward():
 
 def test_reasons_are_about_what_there_is():
     """A sentence for an operation or a layer that is gone would never be read."""
-    from levit_np.explain import operations
-
     assert set(reasons._OPERATIONS) <= operations.names()
     for kind in reasons._LAYERS:
         operations.layer_class(kind)
