@@ -37,7 +37,7 @@ head        attention in several independent copies, each with its own q, k, v
 q, k, v     query, key, value: what a token looks for, offers, and passes on
 softmax     turns scores into shares that sum to 1
 logit       the score of a class before the softmax; the largest is the answer
-BN          per channel: gamma (x - mean) / deviation + beta (batch normalization)
+BN          gamma (x - mean) / deviation + beta, a channel at a time
 parameter   a number that training sets: weight, gamma, beta, bias, table
 residual    x + branch(x): the branch corrects what is there
 stage       blocks of one resolution; between two, fewer tokens, more channels
