@@ -183,6 +183,8 @@ def test_the_lines_of_a_loop_show_the_last_round(walk):
     x, w = stop.record.inputs["x"], stop.record.inputs["w"]
     last = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))[:, :, 2::2, 2::2].transpose(0, 2, 3, 1)
     assert np.array_equal(loop[0].values["pixels"], last) and w.shape[2:] == (3, 3)
+    zeros = next(line for line in lines.values() if line.times == 1 and "y" in line.values)
+    assert not zeros.values["y"].any() and loop[1].values["y"].any()  # as it was then, before the loop wrote into it
 
 
 def test_looking_inside_leaves_a_debugger_alone(walk):
