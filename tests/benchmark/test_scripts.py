@@ -3,8 +3,10 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,7 @@ def script(*arguments):
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.parametrize("name", ["cpu.py", "blocks.py"])
+@pytest.mark.parametrize("name", ["cpu.py", "blocks.py", "ablation.py"])
 def test_help_has_an_example(name):
     done = script("bench/" + name, "--help")
     assert done.returncode == 0 and "example" in done.stdout and "python bench/" + name in done.stdout
@@ -81,3 +83,30 @@ def test_the_blocks_parts_are_all_there(tmp_path):
     assert set(found["levit_256"]["ours"]) == ours and set(found["deit_tiny"]["ours"]) == ours | {"LayerNorm, both"}
     for block in found.values():
         assert set(block["ours"]) < set(block["PyTorch"]) and set(block["paper"]) < set(block["PyTorch"])
+
+
+def test_a_quick_ablation_leaves_every_row_and_is_not_repeated(tmp_path):
+    pytest.importorskip("sklearn")
+    done = script("bench/ablation.py", "--quick", "--only", "A4", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "ablation.json").read_text())["top1"]
+    assert set(found) == {"teacher", "base", "A4"} and all(0 < top1 < 60 for row in found.values() for top1 in row.values())
+    rows = [line.split(" | ") for line in (tmp_path / "ablation.md").read_text().splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == ["| base", "| A4"] and all(len(row) == 8 for row in rows)
+    again = script("bench/ablation.py", "--quick", "--only", "A4", "--results", tmp_path)
+    assert again.returncode == 0 and "seed" not in again.stdout.partition("#")[0]
+
+
+def test_two_ranks_are_timed_against_one(tmp_path):
+    mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if not (mpiexec and find_spec("mpi4py")):
+        pytest.skip("mpiexec or mpi4py is not installed")
+    done = subprocess.run([mpiexec, "-n", "2", sys.executable, "bench/ranks.py", "--model", "levit_digits", "--batch", "4",
+                           "--rounds", "1", "--steps", "1", "--results", tmp_path], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("ranks-*.json")
+    found = json.loads(path.read_text())
+    speed = found["images a second"]
+    assert found["ranks"] == 2 and found["ratio"] == pytest.approx(speed["together"] / speed["alone"])
+    assert script("bench/ranks.py").returncode == 2  # outside mpiexec

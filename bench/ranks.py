@@ -1,0 +1,110 @@
+"""What a second process is worth: mpiexec -n 2 python bench/ranks.py
+
+Training steps (forward, loss, backward, clipping, AdamW, moving average) of LeViT-256 with the paper's recipe, 16 random
+images a rank, one thread each: of rank 0 alone while the others sleep, and of all ranks with their gradients reduced,
+taking turns in the same processes.  Writes bench/results/ranks-<processor>.json: images a second of both, and the median
+over the rounds of their ratio.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from report import result_path  # noqa: E402
+
+import levit_np  # noqa: E402
+from levit_np.benchmark.machine import describe  # noqa: E402
+from levit_np.storage.atomic import replacing  # noqa: E402
+from levit_np.training.mpi import mpi_ranks, started_by_mpi  # noqa: E402
+from levit_np.training.ranks import SingleRank  # noqa: E402
+from levit_np.training.recipe import Recipe  # noqa: E402
+from levit_np.training.trainer import Trainer  # noqa: E402
+
+
+class Batch(NamedTuple):
+    images: np.ndarray
+    targets: np.ndarray
+    names: tuple = ()
+    skipped: tuple = ()
+
+
+class OneBatch:
+    """The same random images at each step."""
+
+    steps = 1 << 30
+
+    def __init__(self, config, batch, seed):
+        generator = np.random.default_rng(seed)
+        shape = batch, config.in_channels, *config.image_size
+        labels = generator.integers(0, config.num_classes, batch)
+        self.batch = Batch(generator.standard_normal(shape, np.float32), np.eye(config.num_classes, dtype=np.float32)[labels])
+
+
+def trainer(name, batch, ranks):
+    model = levit_np.create(name)
+    return Trainer(model, OneBatch(model.config, batch, ranks.rank), Recipe(batch=batch), ranks=ranks)
+
+
+def seconds(go, steps):
+    begin = time.perf_counter()
+    for _ in range(steps):
+        go.step([go.loader.batch])
+    return time.perf_counter() - begin
+
+
+def measure(ranks, arguments):
+    """Rank 0: [seconds alone, seconds together] of each round; the first of each, which compiles, does not count."""
+    alone = trainer(arguments.model, arguments.batch, SingleRank()) if ranks.rank == 0 else None
+    together = trainer(arguments.model, arguments.batch, ranks)
+    rounds = []
+    for number in range(arguments.rounds + 1):
+        by_itself = seconds(alone, arguments.steps) if alone else None
+        ranks.any(False)  # the others have slept until here
+        both = seconds(together, arguments.steps)
+        if number and ranks.rank == 0:
+            rounds.append((by_itself, both))
+            print(f"round {number}/{arguments.rounds}: {by_itself:.2f} s alone, {both:.2f} s together", flush=True)
+    return rounds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="example: mpiexec -n 2 python bench/ranks.py")
+    parser.add_argument("--model", default="levit_256", help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="images a rank (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER")
+    arguments = parser.parse_args()
+    if started_by_mpi() < 2:
+        parser.error("expected several processes; start it as mpiexec -n 2 python bench/ranks.py")
+    with mpi_ranks() as ranks:
+        before = describe(("numpy", "numba", "mpi4py", "mpich"))
+        rounds = measure(ranks, arguments)
+        if ranks.rank:
+            return
+        images = arguments.batch * arguments.steps
+        ratios = [ranks.size * by_itself / both for by_itself, both in rounds]
+        result = {"machine": before, "model": arguments.model, "images a rank": arguments.batch, "ranks": ranks.size,
+                  "images a second": {"alone": median(images / by_itself for by_itself, _ in rounds),
+                                      "together": median(ranks.size * images / both for _, both in rounds)},
+                  "ratio": median(ratios), "ratios": ratios}
+        path = result_path(arguments.results, "ranks", before["processor"])
+        with replacing(path) as file:
+            file.write((json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+        print(f"{ranks.size} ranks / 1 rank: {result['ratio']:.2f}; written: {path.name}")
+
+
+if __name__ == "__main__":
+    main()
