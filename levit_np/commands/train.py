@@ -87,16 +87,16 @@ def _run(arguments) -> int:
     folder = RunFolder(arguments.output)
     settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
     with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:
-        with folder.locked(fresh=not arguments.resume) if ranks.rank == 0 else nullcontext():
-            before = ranks.broadcast(folder.read_config() if ranks.rank == 0 and arguments.resume else None)
+        with ExitStack() as lock, ExitStack() as open_things:
+            ranks.first(lambda: lock.enter_context(folder.locked(fresh=not arguments.resume)))
+            before = ranks.first(lambda: folder.read_config() if arguments.resume else None)
             settings = settings or _settings(arguments, before)
-            with ExitStack() as open_things:
-                try:
-                    _train(arguments, settings, before, folder, ranks, open_things)
-                except Stopped as stopped:
-                    if ranks.rank == 0:
-                        print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
-                    return stopped.status
+            try:
+                _train(arguments, settings, before, folder, ranks, open_things)
+            except Stopped as stopped:
+                if ranks.rank == 0:
+                    print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
+                return stopped.status
     return 0
 
 
@@ -157,8 +157,9 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     validate = None
     if looked_at:
         images = open_things.enter_context(EvaluationLoader(
-            looked_at, preprocessing, batch=recipe.batch, workers=workers, bad_files=settings["bad_files"]))
-        validate = _validation(images, looked_at, list(source.classes))
+            looked_at, preprocessing, batch=recipe.batch, workers=workers, rank=ranks.rank, ranks=ranks.size,
+            bad_files=settings["bad_files"]))
+        validate = _validation(images, list(source.classes), ranks)
     screen = Screen(quiet=ranks.rank > 0)
     if model.config.distillation and not trainer.teacher:
         screen.note("no teacher: both heads learn the labels")
@@ -239,7 +240,7 @@ def _teacher(settings, source, recipe, preprocessing):
     return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
 
 
-def _validation(images, source, classes):
+def _validation(images, classes, ranks):
     from ..training.evaluation import evaluate
 
     def batches(dtype):
@@ -247,4 +248,4 @@ def _validation(images, source, classes):
             if len(batch.indices):
                 yield batch.images.astype(dtype, copy=False), batch.targets.argmax(1)
 
-    return lambda model: evaluate(model.heads, batches(model.dtype), len(classes)).average.to_dict()
+    return lambda model: evaluate(model.heads, batches(model.dtype), len(classes), ranks).average.to_dict()

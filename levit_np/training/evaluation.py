@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import LevitError
 from ..ops.reference import log_softmax
+from .ranks import SingleRank
 
 TOP = 5
 
@@ -27,6 +28,11 @@ class Score:
         self.first += int((before == 0).sum())
         self.top += int((before < TOP).sum())
         self.total_loss -= float(log_softmax(logits)[rows, labels].sum())
+
+    def join(self, other: "Score") -> None:
+        """Adds what the same classifier made of other images."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
 
     @property
     def top1(self) -> float:
@@ -72,6 +78,13 @@ class Evaluation:
         self.average.add(average, labels)
         np.add.at(self.confusion, (labels, average.argmax(-1)), 1)
 
+    def join(self, other: "Evaluation") -> None:
+        """Adds the same network's evaluation of other images."""
+        for name, score in other.heads.items():
+            self.heads.setdefault(name, Score()).join(score)
+        self.average.join(other.average)
+        self.confusion += other.confusion
+
     def to_dict(self) -> dict:
         """The figures as plain data, which JSON can hold."""
         return {"average": self.average.to_dict()} | {name: score.to_dict() for name, score in self.heads.items()}
@@ -83,14 +96,17 @@ class Evaluation:
         return "\n".join([*lines, str(self.average)])
 
 
-def evaluate(heads: Callable, batches: Iterable, classes: int) -> Evaluation:
+def evaluate(heads: Callable, batches: Iterable, classes: int, ranks=None) -> Evaluation:
     """The evaluation of a network, `heads`: images (B, C, H, W) -> the logits (B, classes) of each head (model.heads).
 
-    batches: pairs of images and their labels, places among the network's classes.  Raises LevitError where there is no
-    image, or a logit is not finite."""
-    result = Evaluation(classes)
+    batches: pairs of images and their labels, places among the network's classes; of several ranks (see SingleRank) each
+    has a part of them, and all get the evaluation of the whole.  Raises LevitError where there is no image, or a logit is
+    not finite."""
+    own, result, ranks = Evaluation(classes), Evaluation(classes), ranks or SingleRank()
     for images, labels in batches:
-        result.add(heads(images), labels)
+        own.add(heads(images), labels)
+    for part in ranks.broadcast(ranks.gather(own)):
+        result.join(part)
     if not result.average.images:
         raise LevitError("evaluation: expected at least one image, found none")
     return result

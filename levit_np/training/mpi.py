@@ -4,12 +4,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import LevitError
-from .collective import collected
+from .collective import collected, finish
 from .reduction import Reduction
 from .synchronized import synchronize
 
@@ -43,7 +43,11 @@ class MPIRanks:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on one rank at least."""
-        return bool(collected(self._communicator, [float(flag)]).any())
+        return bool(collected(self._communicator, [flag]).any())
+
+    def largest(self, values: list[int]) -> list[int]:
+        """The largest over the ranks of each of the numbers."""
+        return [int(number) for number in collected(self._communicator, values).max(0)]
 
     def mean(self, values: list[float]) -> list[float]:
         """The mean over the ranks of each of the numbers, the same bits on every rank."""
@@ -51,19 +55,39 @@ class MPIRanks:
 
     def gather(self, value: Any) -> list | None:
         """Each rank's value on rank 0, None on the others."""
+        self._meet()
         return self._communicator.gather(value)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank."""
+        self._meet()
         return self._communicator.bcast(value)
+
+    def first(self, work: Callable) -> Any:
+        """What work() gives on rank 0, the only one where it is done, on every rank; a LevitError or OSError of it is
+        raised on every rank."""
+        value, error = None, None
+        if self.rank == 0:
+            try:
+                value = work()
+            except (LevitError, OSError) as raised:
+                error = raised
+        value, error = self.broadcast((value, error))
+        if error:
+            raise error
+        return value
 
     def require_equal(self, what: str, value: Any) -> None:
         """Raises LevitError, on every rank, where one of them has another value."""
-        values = self._communicator.allgather(value)
+        values = self.broadcast(self.gather(value))
         for rank, other in enumerate(values):
             if other != values[0]:
                 raise LevitError(f"{what}: expected the same on every rank, found {values[0]!a:.100} on rank 0 and "
                                  f"{other!a:.100} on rank {rank}")
+
+    def _meet(self) -> None:
+        """All ranks have come here; those that wait, for a file that is written say, leave the processor to others."""
+        finish(self._communicator.Ibarrier())
 
     def end_together(self) -> bool:
         """Called by a rank that has failed: whether all have, as for a reason that they agreed on.  Else the others wait

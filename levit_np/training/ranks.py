@@ -1,5 +1,6 @@
 """The processes that train together, as the trainer sees them."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +21,11 @@ class SingleRank:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on one rank at least."""
-        return flag
+        return bool(flag)
+
+    def largest(self, values: list[int]) -> list[int]:
+        """The largest over the ranks of each of the numbers."""
+        return values
 
     def mean(self, values: list[float]) -> list[float]:
         """The mean over the ranks of each of the numbers, the same bits on every rank."""
@@ -33,3 +38,11 @@ class SingleRank:
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank."""
         return value
+
+    def first(self, work: Callable) -> Any:
+        """What work() gives on rank 0, the only one where it is done, on every rank; a LevitError or OSError of it is
+        raised on every rank."""
+        return work()
+
+    def require_equal(self, what: str, value: Any) -> None:
+        """Raises LevitError, on every rank, where one of them has another value."""

@@ -1,7 +1,9 @@
 """A training with its folder: steps, and between them whatever must outlive a power cut."""
 
+import hashlib
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from .curves import draw
 from .folder import RunFolder
@@ -26,22 +28,22 @@ class Run:
 
     def begin(self, config: dict) -> None:
         """A new run: its first checkpoint, then config.json, which makes it one to go on with."""
-        if self.writes:
-            self.folder.log.cut(0)
+        ranks = self.trainer.ranks
+        ranks.require_equal("data and settings", config)
+        ranks.require_equal("weights to begin with", fingerprint(self.trainer.model.state()))
+        ranks.first(lambda: self.folder.log.cut(0))
         self.save()
-        if self.writes:
-            self.folder.write_config(config)
+        ranks.first(lambda: self.folder.write_config(config))
 
     def resume(self) -> None:
         """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none."""
-        found = self.trainer.ranks.broadcast(self.folder.checkpoints.newest() if self.writes else None)
-        arrays, document, skipped = found
+        ranks = self.trainer.ranks
+        arrays, document, skipped = ranks.first(self.folder.checkpoints.newest)
         for reason in skipped:
             self.screen.note(f"left out: {reason}")
         self.trainer.set_state(arrays, document)
         self.best = document.get("best")
-        if self.writes:
-            self.folder.log.cut(self.trainer.epoch)
+        ranks.first(lambda: self.folder.log.cut(self.trainer.epoch))
         self._saved = time.monotonic()
         self.screen.note(f"goes on in epoch {self.trainer.epoch + 1}, after batch {self.trainer.batch} of "
                          f"{self.trainer.loader.steps}")
@@ -54,18 +56,24 @@ class Run:
             while trainer.epoch < trainer.recipe.epochs:
                 self._train_epoch(interrupt)
                 self.save()
-                with interrupt.at_once():
+                # Several ranks end together, between two of the things that they do together.
+                with interrupt.at_once() if trainer.ranks.size == 1 else nullcontext():
                     line = self._line()
-                self._record(line)
+                self._stop_if_asked(interrupt)
+                trainer.ranks.first(lambda: self._record(line))
                 trainer.next_epoch()
         if self.writes:
             self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
 
     def save(self) -> None:
         """The state as it is between two steps.  Raises OSError, CheckpointError."""
-        if state := self.trainer.state():
+        state = self.trainer.state()
+
+        def write():
             arrays, document = state
             self.folder.checkpoints.save(arrays, document | {"best": self.best})
+
+        self.trainer.ranks.first(write)
         self._saved = time.monotonic()
 
     def _train_epoch(self, interrupt: Interrupt) -> None:
@@ -74,10 +82,15 @@ class Run:
             self.screen.step(step)
             self._record_skipped(step.skipped)
             due = self.writes and time.monotonic() - self._saved >= self.save_seconds
-            if ranks.any(bool(interrupt.asked) or due):
+            if ranks.any(interrupt.asked or due):
                 self.save()
-                if ranks.any(bool(interrupt.asked)):
-                    raise Stopped(interrupt.asked)
+                self._stop_if_asked(interrupt)
+
+    def _stop_if_asked(self, interrupt: Interrupt) -> None:
+        """Raises Stopped, on every rank, where a signal came to one of them; all is saved."""
+        (asked,) = self.trainer.ranks.largest([interrupt.asked or 0])
+        if asked:
+            raise Stopped(asked)
 
     def _record_skipped(self, skipped) -> None:
         for name, reason in skipped:
@@ -94,14 +107,13 @@ class Run:
         line = {"epoch": trainer.epoch + 1, "steps": trainer.update.steps, "loss": loss / images,
                 "top1": 100 * correct / images}
         if self.validate:
+            share_statistics(trainer.evaluated, trainer.ranks)
             with self.screen.waiting("validation"):
                 line["validation"] = self.validate(trainer.evaluated)
         return line
 
     def _record(self, line: dict) -> None:
         """The epoch's end on the disk.  Killed in here, a training comes by again and writes the same."""
-        if not self.writes:
-            return
         top1 = line.get("validation", {}).get("top1")
         better = top1 is not None and (self.best is None or top1 > self.best)
         if better:
@@ -110,3 +122,20 @@ class Run:
         self.trainer.evaluated.save(self.folder.last)
         self.folder.log.append(line)
         self.screen.epoch(line, better)
+
+
+def fingerprint(state: dict) -> str:
+    """SHA-256, in hexadecimal, over the arrays of a network."""
+    found = hashlib.sha256()
+    for array in state.values():
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def share_statistics(model, ranks) -> None:
+    """BN's running statistics, which each rank has of its own batches, become those of rank 0 that are saved."""
+    if ranks.size == 1:
+        return
+    names = [name for name, spec in model.specs_by_name().items() if not spec.trainable]
+    state = model.state()
+    model.set_state(state | ranks.broadcast({name: state[name] for name in names}))

@@ -125,7 +125,7 @@ def test_a_rank_that_is_killed_takes_all_down_within_30_seconds(which):
         process.communicate(timeout=60)
         assert time.monotonic() - begin < 30 and process.returncode != 0
         for pid in pids:
-            while _alive(pid):
+            while alive(pid):
                 assert time.monotonic() - begin < 30
                 time.sleep(0.05)
     finally:
@@ -133,7 +133,7 @@ def test_a_rank_that_is_killed_takes_all_down_within_30_seconds(which):
         process.wait()
 
 
-def _alive(pid):
+def alive(pid):
     """Running, and not merely waiting to be counted by its parent."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
