@@ -19,7 +19,7 @@ class Kept(NamedTuple):
     """What the backward needs in place of the probabilities."""
 
     bias: object  # (heads, Nq, Nk) float32 or None
-    arranged: tuple  # the bias in the order of the lanes, with what _arranged says of it
+    arranged: tuple  # the bias in the order of the lanes, with what `arranged` says of it
     logarithms: object  # (B, heads, Nq): log2 of the sum of a row's 2^score
     y: object  # (B, Nq, heads, V as the kernels have it)
     q: object
@@ -36,16 +36,16 @@ def attention(q, k, v, bias, scale):
     element, (batch, heads, queries, _), keys = element_of(q, k, v), q.shape, k.shape[2]
     sizes = head_size(q.shape[-1]), head_size(v.shape[-1])
     bias = None if bias is None else contiguous(bias, np.float32)
-    arranged = _arranged(bias, queries, keys, False, element, q.dtype)
+    ordered = arranged(bias, queries, keys, False, element, q.dtype)
     y = arrays().empty((batch, queries, heads, sizes[1]), q.dtype)
     logarithms = arrays().empty((batch, heads, queries), "float32")
     if y.size:
         tokens = [_Tokens(x, size) for x, size in zip((q, k, v), (sizes[0], *sizes))]
         shape = heads_for(queries, keys, batch * heads, sum(sizes) * SIZES[element])
         launch(_kernel("attention", "attention", element, sizes), shape.grid, shape.block,
-               (*(t.view for t in tokens), arranged[0], y, logarithms, batch, heads, queries, keys,
-                *(s for t in tokens for s in t.strides), *arranged[1:], scale * LOG2_E, 0), shape.shared)
-    return y[..., : v.shape[-1]].transpose(0, 2, 1, 3), Kept(bias, arranged, logarithms, y, q, k, scale)
+               (*(t.view for t in tokens), ordered[0], y, logarithms, batch, heads, queries, keys,
+                *(s for t in tokens for s in t.strides), *ordered[1:], scale * LOG2_E, 0), shape.shared)
+    return y[..., : v.shape[-1]].transpose(0, 2, 1, 3), Kept(bias, ordered, logarithms, y, q, k, scale)
 
 
 def attention_backward(dy, q, k, v, scale, probabilities):
@@ -69,7 +69,7 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     by_query = heads_for(queries, keys, pairs, size)
     launch(_kernel("attention_backward", "attention_queries", element, sizes), by_query.grid, by_query.block,
            (*inputs, out[0].view, *shape, *strides, *out[0].strides, *kept.arranged[1:], *factors), by_query.shared)
-    turned = _arranged(kept.bias, queries, keys, True, element, q.dtype)
+    turned = arranged(kept.bias, queries, keys, True, element, q.dtype)
     by_key = heads_for(keys, queries, pairs, size)
     launch(_kernel("attention_backward", "attention_keys", element, sizes), by_key.grid, by_key.block,
            (*inputs[:4], turned[0], *inputs[5:], out[1].view, out[2].view, *shape, *strides, *out[1].strides,
@@ -115,7 +115,7 @@ def gather_bias_backward(dbias, index, offsets):
     return dtable
 
 
-def _arranged(bias, queries, keys, turned, element, dtype):
+def arranged(bias, queries, keys, turned, element, dtype):
     """(the bias to base 2 in the order of the lanes, its heads, tiles down and across): rows are queries, or, turned,
     keys."""
     rows, columns, strides = (keys, queries, (1, keys)) if turned else (queries, keys, (keys, 1))

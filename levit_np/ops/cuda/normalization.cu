@@ -187,15 +187,16 @@ INLINE void token_statistics(const element* x, int channels, float eps, float& m
   deviation = 1 / sqrtf(warp_sum(squares) / channels + eps);
 }
 
-// y = gamma x̂ + beta; a warp a row.
-KERNEL layer_norm(const element* x, const float* gamma, const float* beta, element* y, int rows, int channels, float eps) {
+// y = gamma x̂ + beta; a warp a row.  Rows are `stride` numbers apart.
+KERNEL layer_norm(const element* x, const float* gamma, const float* beta, element* y, int rows, int channels, int stride,
+                  float eps) {
   int row = blockIdx.x * blockDim.y + threadIdx.y;
   if (row >= rows) return;
   float mean, deviation;
-  x += (long long)row * channels;
+  x += (long long)row * stride;
   token_statistics(x, channels, eps, mean, deviation);
   for (int c = threadIdx.x; c < channels; c += WARP)
-    from_float((to_float(x[c]) - mean) * deviation * gamma[c] + beta[c], y[(long long)row * channels + c]);
+    from_float((to_float(x[c]) - mean) * deviation * gamma[c] + beta[c], y[(long long)row * stride + c]);
 }
 LAUNCHABLE(layer_norm)
 

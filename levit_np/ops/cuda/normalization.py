@@ -82,7 +82,7 @@ def layer_norm(x, gamma, beta, eps):
     count = x.size // x.shape[-1]
     if count:
         launch(Kernel("normalization", "layer_norm", element_of(x)), (cover(count, TOKENS),), (32, TOKENS),
-               (rows, *_floats(gamma, beta), y, count, x.shape[-1], float(eps)))
+               (rows, *_floats(gamma, beta), y, count, x.shape[-1], x.shape[-1], float(eps)))
     return y
 
 

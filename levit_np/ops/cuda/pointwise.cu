@@ -1,4 +1,4 @@
-// One number at a time: activations and their derivatives.  A thread takes 16 bytes; `count` is the numbers there are.
+// One number at a time.  A thread takes 16 bytes, or one number; `count` is the numbers there are.
 #include "machine.cuh"
 
 INLINE float derivative(float x, int activation) {
@@ -35,3 +35,20 @@ KERNEL activate_backward(const element* dy, const element* x, element* dx, long 
   }
 }
 LAUNCHABLE(activate_backward)
+
+// x += e, which is repeated every `period` numbers: a position embedding.
+KERNEL add_repeated(element* x, const element* e, long long count, int period) {
+  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) from_float(to_float(x[i]) + to_float(e[i % period]), x[i]);
+}
+LAUNCHABLE(add_repeated)
+
+// y (images, tokens + 1, channels): the token before each image's.  count: numbers of y.
+KERNEL prepend(const element* x, const element* token, element* y, long long count, int tokens, int channels) {
+  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  long long image = i / ((tokens + 1) * channels);
+  int place = i % ((tokens + 1) * channels);
+  y[i] = place < channels ? token[place] : x[image * tokens * channels + place - channels];
+}
+LAUNCHABLE(prepend)

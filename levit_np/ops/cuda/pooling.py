@@ -16,7 +16,7 @@ def average_pool(x):
     y = arrays().empty((batch, channels), x.dtype)
     if y.size:
         launch(Kernel("reduction", "average_tokens", element_of(x)), (cover(y.size, THREADS),), (THREADS,),
-               (contiguous(x), y, batch, tokens, channels))
+               (contiguous(x), y, batch, tokens, tokens, channels))
     return y
 
 

@@ -22,11 +22,11 @@ KERNEL sum_columns(const element* x, float* parts, int rows, int columns, int le
 }
 LAUNCHABLE(sum_columns)
 
-// y (images, channels) = the mean of x (images, tokens, channels) over the tokens; a thread an image's channel.
-KERNEL average_tokens(const element* x, element* y, int images, int tokens, int channels) {
+// y (images, channels) = the mean of the first `tokens` of each image's `all` in x; a thread an image's channel.
+KERNEL average_tokens(const element* x, element* y, int images, int tokens, int all, int channels) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= images * channels) return;
-  const element* first = x + (long long)(i / channels) * tokens * channels + i % channels;
+  const element* first = x + (long long)(i / channels) * all * channels + i % channels;
   float sum = 0;
   for (int n = 0; n < tokens; n++) sum += to_float(first[(long long)n * channels]);
   from_float(sum / tokens, y[i]);

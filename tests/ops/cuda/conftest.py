@@ -24,3 +24,11 @@ def on(request, emulators):
     device.use({"threads 0 to n": emulators[0], "threads n to 0": emulators[1], "gpu": None}[request.param])
     yield device
     device.use(None)
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def one(request, emulators):
+    """The same for whole networks, of whose kernels each was seen in both orders."""
+    device.use(emulators[1] if request.param == "emulated" else None)
+    yield device
+    device.use(None)

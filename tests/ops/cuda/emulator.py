@@ -121,6 +121,8 @@ def parameters(kernel_source, name):
 class Emulator:
     """order: 0 or 1, which threads run first.  `launches` counts them, by kernel."""
 
+    OutOfMemory = MemoryError
+
     def __init__(self, folder, order=0, edit=None):
         self.arrays, self.folder, self.order, self.edit, self.launches = Arrays(), Path(folder), order, edit, {}
         self._functions = {}
@@ -145,6 +147,15 @@ class Emulator:
 
     def address(self, x):
         return x.ctypes.data
+
+    def recorded(self, calls):
+        return lambda: [self.launch(call) for call in calls] and None
+
+    def copy(self, target, values):
+        target[...] = self.arrays.asarray(values)
+
+    def free(self):
+        pass
 
     def launch(self, call):
         kernel = call.kernel

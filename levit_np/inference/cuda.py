@@ -1,0 +1,145 @@
+"""Runs a plan on a GPU: a snapshot of a model's weights, one set of buffers, and a CUDA graph a batch size."""
+
+import threading
+
+import numpy as np
+
+from ..errors import BackendError
+from ..model import build
+from ..ops.cuda import device
+from ..ops.cuda.device import ELEMENTS, call
+from ..ops.cuda.geometry import cover
+from . import plan
+from .cuda_lowering import THREADS, Lowering
+
+MOST = 1024  # images at a time; a larger batch goes through in parts
+KEPT = 8  # graphs kept, one a batch size and kind of input
+
+
+class CudaExecutor:
+    """logits = executor(images): float32 images (B, C, H, W), or, with `normalization` (mean, std), bytes (B, H, W, C)
+    -> (B, classes) float32, of NumPy for NumPy's images, on the GPU for the GPU's.  apart: see plan.steps_of.
+
+    precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
+    tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
+    batch it goes through in smaller parts, which gives the same logits.  Several threads may call it, one is served at a
+    time.  Raises BackendError where not even one image fits."""
+
+    def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
+        host = build(model.config)
+        host.set_state({name: model.ops.to_host(array) for name, array in model.state().items()})
+        self.precision, self.tf32, self.most = precision, tf32 and precision == "float32", most
+        self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
+        self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
+        self._scale_and_shift = None
+        if normalization:
+            mean, std = (np.array(values, np.float64) for values in normalization)
+            self._scale_and_shift = [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
+        self._lock, self._buffers, self._programs = threading.Lock(), Buffers(), {}
+
+    @property
+    def memory(self) -> dict:
+        """Bytes on the GPU: of the weights and biases, and of the buffers, which are as large as the largest batch so
+        far asked for."""
+        return {"weights": self._lowering.bytes, "buffers": self._buffers.bytes}
+
+    def __call__(self, images):
+        of_bytes = images.dtype == np.uint8
+        if of_bytes and not self._scale_and_shift:
+            raise BackendError("images: expected float32, or a normalization for bytes, found uint8")
+        xp, here = device.arrays(), isinstance(images, np.ndarray) and not isinstance(images, device.arrays().ndarray)
+        logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
+        with self._lock:
+            first = 0
+            while first < len(images):
+                size = _share(len(images) - first, self.most)
+                try:
+                    found = self._program(size, of_bytes).run(images[first : first + size])
+                except device.current().OutOfMemory as error:
+                    self._smaller(size, error)
+                    continue
+                logits[first : first + size] = device.to_host(found) if here else found
+                first += size
+        return logits
+
+    def _smaller(self, size, error):
+        """Half as many images at a time from now on; all memory but the weights' is given back first."""
+        if size == 1:
+            raise BackendError(f"backend cuda: expected memory for one image, found {error}") from None
+        self.most = size // 2
+        self._programs, self._buffers = {}, Buffers()
+        device.current().free()
+
+    def _program(self, batch, of_bytes):
+        """The graph for a batch size; where the buffers must grow, the others, which point at the old ones, go."""
+        key = batch, of_bytes
+        if key not in self._programs:
+            if batch > self._buffers.batch:
+                self._programs, self._buffers = {}, Buffers(batch)
+            while len(self._programs) >= KEPT:
+                self._programs.pop(next(iter(self._programs)))
+            self._programs[key] = Program(self._lowering, self._buffers, batch, self._outputs,
+                                          self._scale_and_shift if of_bytes else None)
+        return self._programs[key]
+
+
+def _share(left, most):
+    """Of what is left, parts whose sizes differ by one at most."""
+    return cover(left, cover(left, most))
+
+
+class Buffers:
+    """The tensors' memory, by name, for `batch` images; each as large as the largest that had the name."""
+
+    def __init__(self, batch=0):
+        self.batch, self._arrays = batch, {}
+
+    @property
+    def bytes(self):
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def __call__(self, name, count, dtype):
+        """`count` numbers an image."""
+        array = self._arrays.get(name)
+        if array is None or array.size < count * self.batch:
+            array = self._arrays[name] = device.zeros((count * self.batch,), dtype)
+        return array
+
+
+class Program:
+    """The launches for `batch` images.  Emitting twice finds the buffers' sizes first: a launch holds addresses."""
+
+    def __init__(self, lowering, buffers, batch, outputs, scale_and_shift):
+        self.batch, self._buffers, self._element = batch, buffers, lowering.element
+        self.logits = buffers("logits", outputs, np.float32)[: batch * outputs].reshape(batch, outputs)
+        pixels, channels = lowering.size_of_images, lowering.channels
+        kind, name = (np.uint8, "bytes") if scale_and_shift else (np.float32, "images")
+        self._images = buffers(name, channels * pixels, kind)[: batch * channels * pixels]
+        for _ in "12":
+            self._tensors, self._names = {}, {}
+            y = self.tensor("map 0", pixels, lowering.layouts["map 0"].width)
+            first = call(lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}"),
+                         (cover(batch * pixels, THREADS),), (THREADS,),
+                         (self._images, *(scale_and_shift or ()), y, batch, channels, pixels))
+            calls = [first, *(launch for step in lowering.steps for launch in step.emit(self))]
+        self.calls, self._run = calls, device.current().recorded(calls)
+
+    def run(self, images):
+        """The logits (B, classes) on the GPU, which the next run overwrites."""
+        device.current().copy(self._images, images.reshape(-1))
+        self._run()
+        return self.logits
+
+    def tensor(self, name, tokens, width):
+        """(B · tokens, width), to be written."""
+        count = tokens * width
+        memory = self._buffers(name, count, np.float32 if self._element == "float" else np.uint16)
+        self._tensors[name], self._names[name] = memory[: self.batch * count].reshape(-1, width), name
+        return self._tensors[name]
+
+    def alias(self, name, other):
+        """From now on `name` is the tensor called `other`."""
+        self._names[name] = other
+
+    def read(self, name):
+        return self._tensors[self._names[name]]

@@ -1,0 +1,251 @@
+"""A plan's steps for the GPU: each packs its weights once, and says which kernels it launches for a batch.
+
+Rows of a tensor are padded with zeros to whole chunks of 16 bytes, and heads to the sizes that attention's kernels have;
+weights have zeros there, so that what is padding stays zero.  The steps that only move numbers launch nothing where the
+next can read them in place: a subsampling is a 1×1 convolution with a stride."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..ops.cuda import device
+from ..ops.cuda.activation import NUMBERS
+from ..ops.cuda.attention import LOG2_E, arranged
+from ..ops.cuda.device import Kernel, View, call, chunk_of
+from ..ops.cuda.geometry import SIZES, cover, head_size, heads_for, tile_for, whole
+from . import plan
+
+THREADS = 128
+
+
+class Layout(NamedTuple):
+    """Where the numbers of a row stand in one of `width`."""
+
+    places: np.ndarray
+    width: int
+
+
+class Lowering:
+    """The steps of a plan, packed, in `steps`.
+
+    While they are made: `layouts` of the tensors, `tokens` of the residual stream, `size` of the map, `kept`, where a
+    subsampled tensor is to be found."""
+
+    def __init__(self, steps, config, element, tf32=False):
+        self.element, self.part, self.classes = element, chunk_of(element), config.num_classes
+        self.defines = (("TF32", 1),) if tf32 else ()
+        self.size, self.tokens, self.kept, self.maps = config.image_size, None, None, 0
+        self.channels, self.size_of_images, self.bytes = config.in_channels, config.image_size[0] * config.image_size[1], 0
+        self.layouts = {"map 0": self.plain(config.in_channels)}
+        self.steps = [KINDS[type(step)](step, self) for step in steps]
+
+    def plain(self, count):
+        return Layout(np.arange(count), whole(count, self.part))
+
+    def heads(self, groups):
+        """Of the columns [(heads, size), …], each head padded."""
+        places, start = [], 0
+        for heads, size in groups:
+            padded = head_size(size)
+            places.append((start + np.arange(heads)[:, None] * padded + np.arange(size)).ravel())
+            start += heads * padded
+        return Layout(np.concatenate(places), start)
+
+    def weight(self, weight, rows: Layout, columns: Layout):
+        """weight (O, …, C), zeros between, on the GPU."""
+        padded = np.zeros((rows.width, *weight.shape[1:-1], columns.width), np.float32)
+        padded[np.ix_(rows.places, *(range(n) for n in weight.shape[1:-1]), columns.places)] = weight
+        return self.put(padded)
+
+    def put(self, array):
+        """Rounded to the elements' type, whose 16 bits NumPy need not know."""
+        bits = rounded(array, self.element)
+        self.bytes += bits.nbytes
+        return device.asarray(bits)
+
+    def floats(self, values, layout: Layout):
+        padded = np.zeros(layout.width, np.float32)
+        padded[layout.places] = values
+        self.bytes += padded.nbytes
+        return device.asarray(padded)
+
+    def kernel(self, source, name, *defines):
+        return Kernel(source, name, self.element, (*defines, *self.defines))
+
+
+def rounded(array, element):
+    """float32, or the bits of the nearest float16 or bfloat16 (ties to even), as uint16."""
+    array = np.ascontiguousarray(array, np.float32)
+    if element == "float":
+        return array
+    if element == "float16":
+        return array.astype(np.float16).view(np.uint16)
+    bits = array.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+class Convolution:
+    def __init__(self, step, lowering):
+        self.kernel, self.stride, self.padding = step.weight.shape[2], step.stride, step.padding
+        self.source, self.activation, self.size = f"map {lowering.maps}", NUMBERS[step.activation], lowering.size
+        inputs, outputs = lowering.layouts[self.source], lowering.plain(len(step.weight))
+        lowering.maps += 1
+        self.target, self.lowering, self.channels, self.outputs = f"map {lowering.maps}", lowering, inputs.width, outputs.width
+        # The last map is the residual stream.
+        lowering.layouts[self.target] = lowering.layouts["x"] = outputs
+        self.weight = lowering.weight(step.weight.transpose(0, 2, 3, 1), outputs, inputs)
+        self.bias = lowering.floats(step.bias, outputs)
+        self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
+        lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
+
+    def emit(self, program):
+        rows = program.batch * self.out[0] * self.out[1]
+        x = program.read(self.source)
+        y = program.tensor(self.target, self.out[0] * self.out[1], self.outputs)
+        program.alias("x", self.target)
+        tile = tile_for(rows, self.outputs)
+        yield call(self.lowering.kernel("convolution", "convolution", *tile.defines),
+                   (cover(rows, tile.rows), cover(self.outputs, tile.columns)), (tile.threads,),
+                   (x, self.weight, self.bias, y, program.batch, *self.size, self.channels, *self.out, self.outputs,
+                    self.kernel, self.stride, self.padding, self.activation), tile.shared)
+
+
+class Linear:
+    def __init__(self, step, lowering):
+        self.lowering, self.source, self.target, self.residual = lowering, step.source, step.target, step.residual
+        self.activation, self.kept = NUMBERS[step.activation], None
+        self.tokens = 1 if step.target == "logits" else lowering.tokens
+        if step.source == "kept":
+            self.kept = lowering.kept
+            self.source, self.tokens = self.kept.source, self.kept.tokens
+        elif step.source == "context":
+            self.tokens = lowering.queries
+        inputs = lowering.layouts[self.source]
+        outputs = lowering.heads(step.groups) if step.groups else lowering.plain(len(step.weight))
+        lowering.layouts[step.target] = outputs
+        self.inputs, self.outputs, self.classes = inputs.width, outputs.width, len(step.weight)
+        self.weight, self.bias = lowering.weight(step.weight, outputs, inputs), lowering.floats(step.bias, outputs)
+        if step.target == "x":
+            lowering.tokens = self.tokens
+
+    def emit(self, program):
+        rows, x = program.batch * self.tokens, program.read(self.source)
+        tile = tile_for(rows, self.outputs)
+        grid, kernel = (cover(rows, tile.rows), cover(self.outputs, tile.columns)), self.lowering.kernel
+        if self.target == "logits":
+            yield call(kernel("linear", "linear_floats", *tile.defines), grid, (tile.threads,),
+                       (x, self.weight, self.bias, program.logits, rows, self.classes, self.inputs), tile.shared)
+            return
+        y = program.read(self.target) if self.residual else program.tensor(self.target, self.tokens, self.outputs)
+        if self.kept:
+            height, width = self.kept.grid
+            yield call(kernel("convolution", "convolution", *tile.defines), grid, (tile.threads,),
+                       (x, self.weight, self.bias, y, program.batch, height, width, self.inputs,
+                        cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1, self.kept.stride,
+                        0, self.activation), tile.shared)
+        else:
+            yield call(kernel("linear", "linear", *tile.defines), grid, (tile.threads,),
+                       (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
+                        self.inputs, self.outputs, self.activation), tile.shared)
+
+
+class Subsample:
+    """Nothing: the linear map that follows reads the tokens where they stand."""
+
+    def __init__(self, step, lowering):
+        self.source, self.grid, self.stride = step.source, step.grid, step.stride
+        self.tokens = cover(step.grid[0], step.stride) * cover(step.grid[1], step.stride)
+        lowering.kept = self
+
+    def emit(self, program):
+        return ()
+
+
+class Attention:
+    def __init__(self, step, lowering):
+        self.lowering, self.heads, self.source, self.queries = lowering, step.heads, step.source, step.queries
+        self.sizes, self.activation = (head_size(step.key), head_size(step.value)), NUMBERS[step.activation]
+        self.keys = lowering.tokens
+        self.count = lowering.queries = self.keys if step.queries == step.source else lowering.kept.tokens
+        bias = None if step.bias is None else device.asarray(np.ascontiguousarray(step.bias, np.float32))
+        kind = np.float32 if lowering.element == "float" else np.uint16
+        self.bias = arranged(bias, self.count, self.keys, False, lowering.element, kind)
+        lowering.bytes += self.bias[0].nbytes
+        self.widths = [lowering.layouts[name].width for name in (step.queries, step.source)]
+        lowering.layouts["context"] = lowering.heads([(step.heads, step.value)])
+
+    def emit(self, program):
+        key, value = self.sizes
+        apart, both = program.read(self.queries), program.read(self.source)
+        first = self.heads * key if self.queries == self.source else 0  # where the keys begin
+        y = program.tensor("context", self.count, self.heads * value)
+        shape = heads_for(self.count, self.keys, program.batch * self.heads, (key + value) * SIZES[self.lowering.element])
+        strides = [np.int64(n) for n in (
+            self.count * self.widths[0], self.widths[0], key, self.keys * self.widths[1], self.widths[1], key,
+            self.keys * self.widths[1], self.widths[1], value)]
+        values = both.reshape(-1)[first + self.heads * key :]
+        kernel = self.lowering.kernel("attention", "attention", ("KEY_SIZE", key), ("VALUE_SIZE", value))
+        yield call(kernel, shape.grid, shape.block,
+                   (View(apart), View(both.reshape(-1)[first:]), View(values), self.bias[0], y, None, program.batch,
+                    self.heads, self.count, self.keys, *strides, *self.bias[1:], LOG2_E, self.activation), shape.shared)
+
+
+class LayerNorm:
+    def __init__(self, step, lowering):
+        self.lowering, self.source, self.eps = lowering, step.source, float(step.eps)
+        self.tokens = 1 if step.source == "pooled" else lowering.tokens
+        layout = lowering.layouts[step.target] = lowering.layouts[step.source]
+        self.gamma, self.beta = lowering.floats(step.gamma, layout), lowering.floats(step.beta, layout)
+        self.channels, self.width = len(layout.places), layout.width
+
+    def emit(self, program):
+        rows = program.batch * self.tokens
+        y = program.tensor("normalized", self.tokens, self.width)
+        yield call(self.lowering.kernel("normalization", "layer_norm"), (cover(rows, 4),), (32, 4),
+                   (program.read(self.source), self.gamma, self.beta, y, rows, self.channels, self.width, self.eps))
+
+
+class Embedding:
+    def __init__(self, step, lowering):
+        layout = lowering.layouts["x"]
+        self.lowering, padded = lowering, np.zeros((len(step.embedding), layout.width), np.float32)
+        padded[:, layout.places] = step.embedding
+        self.embedding = lowering.put(padded)
+
+    def emit(self, program):
+        x = program.read("x")
+        yield call(self.lowering.kernel("pointwise", "add_repeated"), (cover(x.size, THREADS),), (THREADS,),
+                   (x, self.embedding, np.int64(x.size), self.embedding.size))
+
+
+class Token:
+    def __init__(self, step, lowering):
+        self.lowering, layout = lowering, lowering.layouts["x"]
+        self.tokens, self.width = lowering.tokens, layout.width
+        padded = np.zeros(layout.width, np.float32)
+        padded[layout.places] = step.token[0]
+        self.token = lowering.put(padded)
+        lowering.tokens += 1
+
+    def emit(self, program):
+        x = program.read("x")
+        y = program.tensor("x and token", self.tokens + 1, self.width)
+        program.alias("x", "x and token")
+        yield call(self.lowering.kernel("pointwise", "prepend"), (cover(y.size, THREADS),), (THREADS,),
+                   (x, self.token, y, np.int64(y.size), self.tokens, self.width))
+
+
+class Pool:
+    def __init__(self, step, lowering):
+        self.lowering, self.all, self.tokens = lowering, lowering.tokens, 1 if step.first else lowering.tokens
+        lowering.layouts["pooled"] = lowering.layouts["x"]
+        self.width = lowering.layouts["x"].width
+
+    def emit(self, program):
+        y = program.tensor("pooled", 1, self.width)
+        yield call(self.lowering.kernel("reduction", "average_tokens"), (cover(y.size, THREADS),), (THREADS,),
+                   (program.read("x"), y, program.batch, self.tokens, self.all, self.width))
+
+
+KINDS = {plan.Convolution: Convolution, plan.Linear: Linear, plan.Subsample: Subsample, plan.Attention: Attention,
+         plan.LayerNorm: LayerNorm, plan.Embedding: Embedding, plan.Token: Token, plan.Pool: Pool}

@@ -1,0 +1,138 @@
+"""The GPU's evaluation, on the emulated device: against the float64 network, and that nothing but the image decides."""
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.inference import cuda
+from levit_np.inference.cuda import CudaExecutor
+from levit_np.inference.reference import ReferenceExecutor
+
+from ..ops.cuda.conftest import compiled, emulators, one  # noqa: F401: fixtures
+from ..random_model import random_images, random_model
+from .test_plan import SMALL
+
+pytestmark = pytest.mark.usefixtures("one")
+# Some forty layers round to the type: of the largest logit.
+ERROR = {"float32": 5e-6, "float16": 5e-3, "bfloat16": 4e-2}
+NETWORKS = {"levit_digits": {}, "levit_128s": {"image_size": 64, "num_classes": 10}}
+ODD = {  # channels, heads and sizes that are padded; SiLU, LayerNorm, embeddings, a class token, a patch convolution
+    "levit_128s_a1": SMALL, "levit_128s_a2": SMALL, "levit_128s_a3": SMALL, "levit_128s_a5": SMALL, "levit_128s_a6": SMALL,
+    "levit_128s_a7": SMALL, "levit_256d": SMALL, "deit_tiny": SMALL}
+
+
+def error(logits, exact):
+    return np.abs(logits - exact).max() / np.abs(exact).max()
+
+
+def exact(model, x):
+    return ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+
+
+@pytest.mark.parametrize("precision", ERROR)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_precision(name, precision):
+    model = random_model(name, backend="reference", **NETWORKS[name])
+    x = random_images(model, 3)
+    logits = CudaExecutor(model, precision)(x)
+    assert logits.dtype == np.float32 and type(logits) is np.ndarray
+    assert error(logits, exact(model, x)) < ERROR[precision]
+
+
+@pytest.mark.parametrize("name", [n if n in ("levit_128s_a1", "levit_128s_a3", "levit_128s_a5") else
+                                  pytest.param(n, marks=pytest.mark.slow) for n in ODD])
+def test_every_kind_of_step(name):
+    model = random_model(name, backend="reference", **ODD[name])
+    x = random_images(model, 2)
+    assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
+
+
+@pytest.fixture
+def model():
+    return random_model(backend="reference")
+
+
+def test_a_batch_is_its_images(model):
+    """To the last bit: neither the part of a batch, nor the tiles that its size is given, nor the batches before."""
+    x, executor = random_images(model, 7), CudaExecutor(model, "float16", most=3)
+    logits = executor(x)
+    for size in (1, 2, 7):
+        np.testing.assert_array_equal(np.concatenate([executor(x[i : i + size]) for i in range(0, 7, size)]), logits)
+    assert executor(x[:0]).shape == (0, 10)
+    np.testing.assert_array_equal(CudaExecutor(model, "float16")(x), logits)
+
+
+def test_the_two_heads_apart(model):
+    x = random_images(model, 2)
+    apart = CudaExecutor(model, "float32", apart=True)(x)
+    np.testing.assert_allclose((apart[:, :10] + apart[:, 10:]) / 2, CudaExecutor(model)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_nan_stays_in_its_image(model):
+    executor, x = CudaExecutor(model, "float16"), random_images(model, 3)
+    clean = executor(x)
+    x[1, 0, 7, 7] = np.nan
+    spoilt = executor(x)
+    assert np.isnan(spoilt[1]).all() and np.array_equal(spoilt[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_are_normalised_there(channels):
+    model = random_model(in_channels=channels, backend="reference")
+    values = np.random.default_rng(0).integers(0, 256, (3, 32, 32, channels), np.uint8)
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
+    x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    executor = CudaExecutor(model, "float32", normalization=(mean, std))
+    assert error(executor(values), executor(x)) < 1e-5
+    with pytest.raises(levit_np.BackendError, match="expected float32, or a normalization for bytes"):
+        CudaExecutor(model)(values)
+
+
+def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
+    """The same logits, from smaller parts; and one line where nothing helps."""
+    device, x = one.current(), random_images(model, 9)
+    expected = CudaExecutor(model, "float16")(x)
+    executor, zeros, freed = CudaExecutor(model, "float16"), one.zeros, []
+    executor(x[:1])
+    image = max(array.nbytes for array in executor._buffers._arrays.values())
+
+    def limit(most):
+        def scarce(shape, dtype):
+            if np.prod(shape) * np.dtype(dtype).itemsize > most:
+                raise device.OutOfMemory("out of memory")
+            return zeros(shape, dtype)
+
+        monkeypatch.setattr(one, "zeros", scarce)
+
+    monkeypatch.setattr(type(device), "free", lambda self: freed.append(1))
+    limit(5 * image)
+    np.testing.assert_array_equal(executor(x), expected)
+    assert freed == [1] and executor.most == 4
+    limit(100)
+    with pytest.raises(levit_np.BackendError, match="expected memory for one image, found out of memory"):
+        CudaExecutor(model, "float16")(x)
+
+
+def test_memory_is_bounded_and_told(model):
+    executor = CudaExecutor(model, "float16", most=4)
+    executor(random_images(model, 4))
+    most = executor.memory
+    for batch in (1, 2, 3, 4, 9):
+        executor(random_images(model, batch))
+    assert executor.memory == most and most["buffers"] > most["weights"] / 100 and len(executor._programs) <= cuda.KEPT
+    parameters = sum(a.size for a in model.state().values())
+    assert 2 * parameters * 0.9 < most["weights"] < 4 * parameters
+
+
+def test_a_classifier_computes_there():
+    model = random_model(backend="cuda", dtype="float32")
+    x = random_images(model.to("reference"), 2)
+    expected = exact(model.to("reference"), x)
+    assert error(model(x), expected) < ERROR["float32"]
+    assert error(model.ops.to_host(model.forward(x)[0]), expected) < 2e-5  # the layers, one by one
+    model.precision = "bfloat16"
+    model.written()
+    assert 1e-5 < error(model(x), expected) < ERROR["bfloat16"]
+    model.head.bias = model.head.bias + 1  # is seen
+    assert np.abs(model(x) - expected).max() > 0.3
+    assert model.predict(np.zeros((32, 32), np.uint8))[0][0]
