@@ -12,6 +12,7 @@ from .average import Average
 from .objective import objective
 from .ranks import SingleRank
 from .recipe import Recipe
+from .scaling import LossScale
 from .schedule import learning_rate
 from .update import Update
 
@@ -43,6 +44,13 @@ class Trainer:
                                 "choose a smaller batch")
         if teacher and not model.config.distillation:
             raise TrainingError("teacher: expected a network with two heads to distil into, found one head")
+        if self.ranks.size > 1 and model.ops.NAME == "cuda":
+            raise TrainingError(f"backend cuda: expected one process, found {self.ranks.size}: gradients do not travel "
+                                "between GPUs")
+        precision = getattr(model, "precision", "float32")
+        # Of the activations; parameters and their gradients are of model.dtype.
+        self.type = model.ops.type_of(precision) if precision in model.ops.HALVES else model.dtype
+        self.scale = LossScale(precision if precision in model.ops.HALVES else "float32")
         model.freeze(recipe.freeze)
         if recipe.drop_path is not None:
             model.set_drop_path(recipe.drop_path)
@@ -86,32 +94,37 @@ class Trainer:
         model.zero_gradients()
         with np.errstate(all="ignore"):  # what is not finite is looked for, and answered, below
             for number, batch in enumerate(batches, 1):
-                share, x = len(batch.images) / images, batch.images.astype(model.dtype, copy=False)
-                outputs, saved = model.forward(x, training=True)                                     # forward
-                value, doutputs = self.loss(outputs, batch)                                          # loss
-                loss, correct = loss + share * float(value), correct + _correct(outputs, batch.targets)
+                share = len(batch.images) / images
+                x, targets = (model.ops.asarray(array.astype(model.dtype, copy=False))
+                              for array in (batch.images, batch.targets))
+                outputs, saved = model.forward(x.astype(self.type, copy=False), training=True)       # forward
+                value, doutputs = self.loss(outputs, targets, batch)                                 # loss
+                loss, correct = loss + share * float(value), correct + _correct(outputs, targets)
                 with self.reduction if number == len(batches) else nullcontext():
-                    model.backward(_scaled(doutputs, share), saved)                                  # backward
+                    model.backward(_scaled(doutputs, share * self.scale.value), saved)               # backward
                 del outputs, doutputs, saved
             gradients = model.gradients()
-            self.require_finite(loss, gradients, batches)                                            # check
-            self.update(gradients, rate)                                                             # clip, update
-            if self.average:
-                self.average.update(model)                                                           # average
+            if self.finite(loss, gradients, batches):                                                # check
+                self.update(gradients, rate, 1 / self.scale.value)                                   # clip, update
+                self.scale.fitted()
+                if self.average:
+                    self.average.update(model)                                                       # average
         return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
 
-    def loss(self, outputs, batch):
+    def loss(self, outputs, targets, batch):
         """-> the loss of a batch, and its gradient to each head's logits."""
-        logits = np.asarray(self.teacher(batch), self.model.dtype) if self.teacher else None
-        targets = batch.targets.astype(self.model.dtype, copy=False)
+        logits = self.teacher and self.model.ops.asarray(np.asarray(self.teacher(batch), self.model.dtype))
         return objective(self.model.ops, self.recipe, outputs, targets, logits)
 
-    def require_finite(self, loss, gradients, batches) -> None:
-        """Raises TrainingError, on every rank, where the loss or the gradients' norm of one is not finite."""
+    def finite(self, loss, gradients, batches) -> bool:
+        """Whether the step may be taken.  Raises TrainingError, on every rank, where the loss of one is not finite, or
+        the gradients' norm is not, which a smaller loss scale may mend: then the answer is no."""
         norm = float(sum(self.model.ops.squared_norm(gradient) for gradient in gradients.values())) ** 0.5
         finite = bool(np.isfinite(loss))
         if not self.ranks.any(not (finite and np.isfinite(norm))):
-            return
+            return True
+        if not self.ranks.any(not finite) and self.scale.overflowed():
+            return False
         own = finite, f"loss {loss}, gradient norm {norm}", [str(name) for batch in batches for name in batch.names]
         everyone = self.ranks.broadcast(self.ranks.gather(own))
         # The gradients are the ranks' mean, so that one bad batch shows in all of them: the losses say whose it is.
@@ -130,8 +143,10 @@ class Trainer:
         parts = {"model": self.model.state(), "first": self.update.first, "second": self.update.second}
         if self.average:
             parts["average"] = self.average.model.state()
-        arrays = {f"{part}.{name}": array for part, named in parts.items() for name, array in named.items()}
-        return arrays, {"epoch": self.epoch, "batch": self.batch, "steps": self.update.steps, "ranks": ranks}
+        arrays = {f"{part}.{name}": self.model.ops.to_host(array) for part, named in parts.items()
+                  for name, array in named.items()}
+        document = {"epoch": self.epoch, "batch": self.batch, "steps": self.update.steps, "ranks": ranks}
+        return arrays, document | ({"scale": [self.scale.value, self.scale.quiet]} if self.scale.used else {})
 
     def set_state(self, arrays: dict, document: dict) -> None:
         """Goes on where `state` was taken.  Raises TrainingError where it is of another training."""
@@ -150,12 +165,15 @@ class Trainer:
             self.model.random.bit_generator.state = own["random"]
             self.epoch, self.batch, self.update.steps = (int(document[key]) for key in ("epoch", "batch", "steps"))
             self.totals = dict(own["totals"])
+            if self.scale.used:
+                self.scale.value, self.scale.quiet = float(document["scale"][0]), int(document["scale"][1])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, LevitError):
                 raise
             raise TrainingError(f"expected the state of a training, found {type(error).__name__}: {error}") from None
         self.model.set_state(parts["model"])
-        self.update.first, self.update.second = parts["first"], parts["second"]
+        self.update.first, self.update.second = ({name: self.model.ops.asarray(array) for name, array in parts[part].items()}
+                                                 for part in ("first", "second"))
         if self.average:
             self.average.model.set_state(parts["average"])
 

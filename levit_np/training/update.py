@@ -22,10 +22,15 @@ class Update:
         self.first, self.second = ({name: model.ops.zeros_like(array) for name, array in trained.items()} for _ in "12")
         self.decay = {name: recipe.decay if is_decayed(name) else 0.0 for name in trained}
 
-    def __call__(self, gradients: dict, rate: float) -> None:
-        """Moves each parameter against its gradient, {name: array}, which may be overwritten."""
+    def __call__(self, gradients: dict, rate: float, scale: float = 1.0) -> None:
+        """Moves each parameter against its gradient, {name: array}, times `scale`; gradients may be overwritten."""
         ops, recipe, parameters = self.model.ops, self.recipe, self.model.trained()
         self.steps += 1
+        if ops.NAME == "cuda":  # a launch for each of some hundred parameters would take longer than the step
+            ops.update_together(*([named[name] for name in gradients] for named in (
+                parameters, gradients, self.first, self.second, self.decay)), self.steps, rate,
+                (recipe.beta1, recipe.beta2), recipe.adam_eps, recipe.clip, scale)
+            return self.model.written()
         for name, gradient in gradients.items():
             parameter, first, second = parameters[name], self.first[name], self.second[name]
             if recipe.clip:

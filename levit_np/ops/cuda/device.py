@@ -200,6 +200,17 @@ def padded(x, part: int, dtype=None):
     return y
 
 
+def type_of(precision: str) -> np.dtype:
+    """NumPy's type of a precision.  Raises BackendError for bfloat16 where the package that adds it is missing."""
+    if precision != "bfloat16":
+        return np.dtype(precision)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed") from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def asarray(x):
     """On the GPU."""
     return arrays().asarray(x)

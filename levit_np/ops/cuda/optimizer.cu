@@ -52,7 +52,7 @@ KERNEL update_together(const long long* addresses, const int* first_unit, const 
 }
 LAUNCHABLE(update_together)
 
-// averages = decay · averages + (1 - decay) · values, of every array; the same table without moments.
+// averages += (1 - decay) (values - averages), of every array; the same table without moments.
 KERNEL average_together(const long long* addresses, const int* first_unit, const int* lengths, int count, float decay) {
   int unit = blockIdx.x * blockDim.y + threadIdx.y;
   if (unit >= first_unit[count]) return;
@@ -60,6 +60,6 @@ KERNEL average_together(const long long* addresses, const int* first_unit, const
   long long begin = (long long)(unit - first_unit[owner]) * lengths[owner];
   float* average = (float*)addresses[owner] + begin;
   const float* value = (const float*)addresses[count + owner] + begin;
-  for (int i = threadIdx.x; i < lengths[owner]; i += WARP) average[i] = decay * average[i] + (1 - decay) * value[i];
+  for (int i = threadIdx.x; i < lengths[owner]; i += WARP) average[i] += (1 - decay) * (value[i] - average[i]);
 }
 LAUNCHABLE(average_together)

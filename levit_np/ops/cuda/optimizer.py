@@ -4,7 +4,7 @@ is what a training spends its time in, in one kernel."""
 import numpy as np
 
 from ..reference import adamw, clip_adaptively, moving_average, unit_norms  # noqa: F401
-from .device import Kernel, arrays, current, launch
+from .device import Kernel, arrays, contiguous, current, launch
 from .geometry import cover
 
 UNITS = 8  # a block, a warp each
@@ -21,7 +21,7 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
     """clip_adaptively, where clip is not None, and adamw, of lists of float32 arrays: parameters and moments in place.
 
     scale: what the gradients are multiplied by first."""
-    groups = [list(group) for group in (parameters, gradients, first, second)]
+    groups = [list(parameters), [contiguous(g) for g in gradients], list(first), list(second)]
     xp, (addresses, first_unit, lengths, units) = arrays(), _table(*groups)
     launch(Kernel("optimizer", "update_together"), (cover(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, xp.asarray(np.array(decays, np.float32)), len(groups[0]), float(rate),

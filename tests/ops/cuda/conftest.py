@@ -1,4 +1,4 @@
-"""Every test here runs on the emulated device, in both orders of threads; with `-m gpu` on the GPU that there is."""
+"""Tests run on the emulated device, each operation in both orders of threads; with `-m gpu` on the GPU that there is."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def emulators(compiled):
     return [Emulator(compiled, order) for order in (0, 1)]
 
 
-@pytest.fixture(params=["threads 0 to n", "threads n to 0", pytest.param("gpu", marks=pytest.mark.gpu)], autouse=True)
+@pytest.fixture(params=["threads 0 to n", "threads n to 0", pytest.param("gpu", marks=pytest.mark.gpu)])
 def on(request, emulators):
     """What stands for the GPU."""
     device.use({"threads 0 to n": emulators[0], "threads n to 0": emulators[1], "gpu": None}[request.param])

@@ -2,8 +2,11 @@
 //
 // It is stricter than a GPU, so that what would go wrong there now and then goes wrong here always:
 // - shared memory starts as NaN in every block, and guard bytes behind it are checked;
-// - copy_chunk copies nothing until wait_for_copies asks for it: a missing wait reads NaN;
-// - fibers run to their next barrier in one order or its reverse (`order`): a missing barrier reads what is not there yet;
+// - copy_chunk copies at the latest moment that is allowed, or, in the other order, at once: without a wait NaN is read,
+//   without a barrier before it what others still need is overwritten;
+// - copy_chunk and __ldg read nothing but the kernel's arrays;
+// - a warp runs to the next barrier before another begins, in one order or its reverse (`order`): without a barrier it
+//   reads what is not there yet, or overwrites what is still needed;
 // - a barrier that some threads never reach, and lanes of a warp that meet in different instructions, are errors.
 #pragma once
 #include <setjmp.h>
@@ -45,12 +48,28 @@ inline Fiber* current;
 inline unsigned char* shared;
 inline dim3 block_index, block_size, grid_size;
 inline char message[256];
+inline bool failed;
+inline const size_t* ranges;  // of the arrays that a kernel was given: first byte, byte behind the last
+inline int range_count;
+inline bool eager;  // whether copies are made at once
 struct Call { virtual void operator()() = 0; };
 inline Call* call;
 
 inline void leave(State state) {
   current->state = state;
   if (_setjmp(current->resume) == 0) _longjmp(scheduler, 1);
+}
+inline void fail(const char* reason) {
+  snprintf(message, sizeof message, "%s, thread %u of block (%u, %u, %u)", reason, (unsigned)(current - fibers),
+           block_index.x, block_index.y, block_index.z);
+  failed = true;
+  leave(DONE);
+}
+// What is read by these functions must lie within one of the kernel's arrays.
+inline void require_inside(const void* from, size_t bytes) {
+  for (int i = 0; i < range_count; i++)
+    if ((size_t)from >= ranges[2 * i] && (size_t)from + bytes <= ranges[2 * i + 1]) return;
+  fail("read outside the arrays");
 }
 inline void enter() {
   for (;;) {
@@ -76,20 +95,19 @@ inline void start(int threads) {
   }
 }
 
-// Lets a warp's lanes on when all have come to the same meeting.
-inline bool release_warps(unsigned threads) {
-  bool progress = false;
-  for (unsigned first = 0; first < threads; first += 32) {
-    unsigned end = first + 32 < threads ? first + 32 : threads, waiting = 0;
-    for (unsigned i = first; i < end; i++) waiting += fibers[i].state == AT_WARP;
-    if (waiting == 0) continue;
-    bool same = waiting == end - first;
-    for (unsigned i = first; i < end; i++) same &= fibers[i].meeting == fibers[first].meeting;
-    if (!same) continue;
-    for (unsigned i = first; i < end; i++) fibers[i].state = READY;
-    progress = true;
+// Runs a warp until all its lanes are done, wait for the block, or wait for lanes that do not come.  -> whether any ran.
+inline bool run_warp(unsigned first, unsigned end, int order) {
+  for (bool any = false;; any = true) {
+    unsigned ran = 0, waiting = 0;
+    for (unsigned i = first; i < end && !failed; i++) {
+      Fiber& f = fibers[order ? first + end - 1 - i : i];
+      if (f.state == READY) { run(f); ran++; }
+    }
+    for (unsigned i = first; i < end; i++) waiting += fibers[i].state == AT_WARP && fibers[i].meeting == fibers[first].meeting;
+    if (waiting == end - first)
+      for (unsigned i = first; i < end; i++) fibers[i].state = READY;
+    else if (ran == 0 || failed) return any;
   }
-  return progress;
 }
 
 inline bool release_block(unsigned threads) {
@@ -110,14 +128,20 @@ inline bool block(unsigned threads, size_t shared_bytes, int order) {
     f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = 0;
     f.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
   }
-  for (bool progress = true; progress;) {
+  // A warp goes as far as it can before another begins, so that nothing but a barrier makes it wait for the others.
+  unsigned warps = threads / 32;
+  failed = false;
+  for (bool progress = true; progress && !failed;) {
     progress = false;
-    for (unsigned i = 0; i < threads; i++) {
-      Fiber& f = fibers[order ? threads - 1 - i : i];
-      if (f.state == READY) { run(f); progress = true; }
+    for (unsigned w = 0; w < warps; w++) {
+      unsigned first = (order ? warps - 1 - w : w) * 32;
+      if (run_warp(first, first + 32, order)) progress = true;
     }
-    if (release_warps(threads)) progress = true;
-    else if (!progress && release_block(threads)) progress = true;
+    if (!progress && release_block(threads)) progress = true;
+  }
+  if (failed) {
+    started = 0;  // the fibers stand where they are, and are made anew
+    return false;
   }
   for (unsigned i = 0; i < threads; i++)
     if (fibers[i].state != DONE) {
@@ -143,7 +167,11 @@ template <class... A> struct Bound : Call {
 
 // nullptr, or what went wrong.
 template <class... A>
-const char* launch(void (*kernel)(A...), const unsigned* sizes, size_t shared_bytes, int order, void** arguments, int count) {
+const char* launch(void (*kernel)(A...), const unsigned* sizes, size_t shared_bytes, int order, void** arguments, int count,
+                   const size_t* given, int given_count) {
+  ranges = given;
+  range_count = given_count;
+  eager = order;
   if (count != sizeof...(A)) {
     snprintf(message, sizeof message, "expected %zu arguments, got %d", sizeof...(A), count);
     return message;
@@ -201,7 +229,10 @@ template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
 template <class V> V __shfl_sync(unsigned, V v, int source) {
   return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), source % 32);
 }
-template <class V> V __ldg(const V* p) { return *p; }
+template <class V> V __ldg(const V* p) {
+  emulation::require_inside(p, sizeof(V));
+  return *p;
+}
 
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
@@ -271,7 +302,7 @@ inline void tensor_product_tf32(float (&d)[4], const unsigned (&a)[4], unsigned 
 
 namespace emulation {
 inline void load(Meeting meeting, unsigned (&r)[4], const void* row) {
-  if ((size_t)row % 16) { fprintf(stderr, "load_matrices: a row is not aligned to 16 bytes\n"); abort(); }
+  if ((size_t)row % 16) fail("load_matrices: a row that is not aligned to 16 bytes");
   Exchange& e = meet(meeting, row);
   unsigned g = current->lane / 4, t = current->lane % 4;
   for (unsigned i = 0; i < 4; i++) {
@@ -287,23 +318,29 @@ inline void load(Meeting meeting, unsigned (&r)[4], const void* row) {
 inline void load_matrices(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD, r, row); }
 inline void load_matrices_transposed(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD_TRANSPOSED, r, row); }
 
+namespace emulation {
+inline void copy_now(const Copy& c) {
+  if (c.there) memcpy(c.to, c.from, 16);
+  else memset(c.to, 0, 16);
+}
+}  // namespace emulation
 inline void copy_chunk(void* to, const void* from, bool there) {
   emulation::Fiber& f = *emulation::current;
-  if ((size_t)to % 16 || (there && (size_t)from % 16)) { fprintf(stderr, "copy_chunk: not aligned to 16 bytes\n"); abort(); }
-  if (f.last - f.first == emulation::QUEUE) { fprintf(stderr, "copy_chunk: too many copies under way\n"); abort(); }
+  if ((size_t)to % 16 || (there && (size_t)from % 16)) emulation::fail("copy_chunk: not aligned to 16 bytes");
+  if (f.last - f.first == emulation::QUEUE) emulation::fail("copy_chunk: more copies under way than the emulation holds");
+  if (there) emulation::require_inside(from, 16);
+  if (emulation::eager) return emulation::copy_now({to, from, there, 0});
   f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group};
 }
 inline void end_copies() { emulation::current->group++; }
 template <int LEFT> void wait_for_copies() {
   emulation::Fiber& f = *emulation::current;
-  for (; f.first < f.last && f.copies[f.first % emulation::QUEUE].group < f.group - LEFT; f.first++) {
-    const emulation::Copy& c = f.copies[f.first % emulation::QUEUE];
-    if (c.there) memcpy(c.to, c.from, 16);
-    else memset(c.to, 0, 16);
-  }
+  for (; f.first < f.last && f.copies[f.first % emulation::QUEUE].group < f.group - LEFT; f.first++)
+    emulation::copy_now(f.copies[f.first % emulation::QUEUE]);
 }
 
 #define LAUNCHABLE(name)                                                                                                   \
-  extern "C" const char* launch_##name(const unsigned* sizes, size_t shared, int order, void** arguments, int count) {     \
-    return emulation::launch(name, sizes, shared, order, arguments, count);                                               \
+  extern "C" const char* launch_##name(const unsigned* sizes, size_t shared, int order, void** arguments, int count,       \
+                                     const size_t* ranges, int range_count) {                                              \
+    return emulation::launch(name, sizes, shared, order, arguments, count, ranges, range_count);                           \
   }

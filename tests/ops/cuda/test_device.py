@@ -40,7 +40,7 @@ class Cupy:
 
 
 @pytest.fixture(autouse=True)
-def nothing_stands_for_the_gpu(on):
+def nothing_stands_for_the_gpu():
     device.use(None)
     ops._fastest.cache_clear()
     yield

@@ -1,0 +1,218 @@
+"""The emulated device sees what it is there to see: bugs planted into the kernels' sources, one at a time."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from levit_np.ops import cuda as ops
+from levit_np.ops import reference
+from levit_np.ops.cuda import device
+from levit_np.ops.cuda.device import Kernel, View, launch
+
+from .emulator import Emulator
+from .test_operations import draw, exact, put
+
+
+def linear(dtype="float16"):
+    x, w = put(draw(70, 200), dtype), put(draw(45, 200), "float32")
+    return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
+
+
+def linear_backward():
+    dy, x, w = put(draw(1100, 24), "float16"), put(draw(1100, 40), "float16"), put(draw(24, 40), "float32")
+    return exact(ops.linear_backward(dy, x, w)[1]), reference.linear_backward(exact(dy), exact(x), exact(w))[1]
+
+
+def convolution():
+    x, w = put(draw(2, 8, 9, 11), "float16"), put(draw(16, 8, 3, 3), "float32")
+    return exact(ops.convolution(x, w, 2, 1)), reference.convolution(exact(x), exact(w), 2, 1)
+
+
+def convolution_backward():
+    x, w, dy = put(draw(2, 8, 9, 11), "float16"), put(draw(16, 8, 3, 3), "float32"), put(draw(2, 16, 5, 6), "float16")
+    return (exact(ops.convolution_backward(dy, x, w, 2, 1)[0]),
+            reference.convolution_backward(exact(dy), exact(x), exact(w), 2, 1)[0])
+
+
+def attention():
+    q, k, v = (put(draw(2, 2, n, 16), "float16") for n in (37, 131, 131))
+    bias = put(draw(2, 37, 131), "float32")
+    y, _ = ops.attention(q, k, v, bias, 0.25)
+    return exact(y), reference.attention(exact(q), exact(k), exact(v), exact(bias), 0.25)[0]
+
+
+def attention_backward():
+    q, k, v, dy = (put(draw(2, 2, n, 16, seed=n), "float16") for n in (37, 131, 131, 37))
+    _, kept = ops.attention(q, k, v, None, 0.25)
+    _, p = reference.attention(exact(q), exact(k), exact(v), None, 0.25)
+    found = ops.attention_backward(dy, q, k, v, 0.25, kept)
+    expected = reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), 0.25, p)
+    return np.concatenate([exact(a).ravel() for a in found]), np.concatenate([a.ravel() for a in expected])
+
+
+def bias_of_many_images():
+    q, k, v, dy = (put(draw(100, 3, 20, 16, seed=n), "float16") for n in range(4))
+    _, kept = ops.attention(q, k, v, None, 0.25)
+    _, p = reference.attention(exact(q), exact(k), exact(v), None, 0.25)
+    return (exact(ops.attention_backward(dy, q, k, v, 0.25, kept)[3]),
+            reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), 0.25, p)[3])
+
+
+def batch_norm():
+    x = put(3 * draw(100, 24) + 1, "float32")
+    return exact(ops.batch_statistics(x).variance), reference.batch_statistics(exact(x)).variance
+
+
+def bias_gradient():
+    dbias, index = put(draw(2, 12, 12), "float32"), ops.bias_index(3, 4)
+    return exact(ops.gather_bias_backward(dbias, index, 12)), reference.gather_bias_backward(
+        exact(dbias), np.array(ops.to_host(index)), 12)
+
+
+# (what computes, the source, the same with a bug)
+BUGS = {
+    "no barrier before a tile is used": (linear, "    __syncthreads();  // every thread's copies have arrived", "    // "),
+    "copies not waited for": (linear, "    wait_for_copies<STAGES - 2>();", "    wait_for_copies<STAGES>();"),
+    "no wait between the lanes of a warp": (linear, "    __syncwarp();\n#pragma unroll\n    for (int n = lane;",
+                                            "#pragma unroll\n    for (int n = lane;"),
+    "a row too many is written": (linear, "if (r < rows && c < columns) {", "if (r <= rows && c < columns) {"),
+    "a row too many is read": (linear, "return line < lines && place < length", "return line <= lines && place < length"),
+    "a chunk too many is read": (linear, "place < length ? memory", "place <= length ? memory"),
+    "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
+    "the wrong register": (linear, "right[j / 2][j % 2 * 2], right", "right[j / 2][1 - j % 2], right"),
+    "a part reads the next one's terms": (linear_backward, "begin + length < rows ? begin + length : rows",
+                                          "begin + length + 1 < rows ? begin + length + 1 : rows"),
+    "no transposition": (linear_backward, "load_matrices_transposed(r, lines + offset<CHUNKS>(part * 16 + lane % 16",
+                         "load_matrices(r, lines + offset<CHUNKS>(part * 16 + lane % 16"),
+    "a border's pixel is read": (convolution, "if (y < 0 || y >= s.height", "if (y < -1 || y >= s.height"),
+    "the lines after the image": (convolution, "y >= s.height ||", "y > s.height ||"),
+    "the kernel's cells confused": (convolution, "+ cell / s.kernel - s.padding", "+ cell % s.kernel - s.padding"),
+    "the wrong class of pixels": (convolution_backward, "base = (first + s.padding - remainder) / s.stride;",
+                                  "base = (first + s.padding) / s.stride + remainder;"),
+    "a cell left out": (convolution_backward, "(s.kernel - remainder + s.stride - 1) / s.stride : 0",
+                        "(s.kernel - remainder) / s.stride : 0"),
+    "a mask off by one": (attention, "if (column >= columns) x", "if (column > columns) x"),
+    "a key left out": (attention, "if (column >= columns) x", "if (column >= columns - 1) x"),
+    "a token too many is copied": (attention, "bool there = first + line < end;", "bool there = first + line <= end;"),
+    "a tile overwritten while it is read": (attention, "INLINE void end() const { __syncthreads(); }",
+                                            "INLINE void end() const {}"),
+    "no barrier before a tile of keys": (attention, "    wait_for_copies<1>();\n    __syncthreads();",
+                                         "    wait_for_copies<1>();"),
+    "the sums are not scaled down": (attention, "sums[i][e] *= down[e / 2];", "sums[i][e] *= 1;"),
+    "the total is not scaled down": (attention, "total[half] *= down[half];", ""),
+    "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));", "  return x;"),
+    "probabilities without their sum": (attention_backward, "(dp[e / 4][e % 4] - dot[half]);\n      }\n      add_weighted",
+                                        "(dp[e / 4][e % 4]);\n      }\n      add_weighted"),
+    "an image's tokens overwritten": (bias_of_many_images, "    __syncthreads();  // the next image's tokens", "    // "),
+    "an image left out": (attention_backward, "for (int image = blockIdx.z * count; image < end; image++)",
+                          "for (int image = blockIdx.z * count + 1; image < end; image++)"),
+    "rows added before they are all there": (batch_norm, "  __syncthreads();\n#pragma unroll\n  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;",
+                                             "#pragma unroll\n  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;"),
+    "a halving without a barrier": (bias_gradient, "found[threadIdx.x + half];\n    __syncthreads();",
+                                    "found[threadIdx.x + half];"),
+}
+
+
+# One of each kind runs every time; to compile the others takes a while.
+EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "no wait between the lanes of a warp",
+             "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
+             "a mask off by one", "a tile overwritten while it is read", "the sums are not scaled down",
+             "a halving without a barrier")
+
+
+@pytest.mark.parametrize("name", [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in BUGS])
+def test_a_planted_bug_is_seen(name, compiled):
+    """By a wrong or a NaN result, in one order of the threads at least; or by the guards."""
+    compute, right, wrong = BUGS[name]
+    edited = []
+
+    def edit(text):
+        edited.append(right in text)
+        return text.replace(right, wrong, 1)
+
+    seen = []
+    for order in (0, 1):
+        device.use(Emulator(compiled, order, edit))
+        try:
+            found, expected = compute()
+            seen.append(not np.abs(found - expected).max() < 1e-2 * np.abs(expected).max())
+        except RuntimeError:
+            seen.append(True)
+        finally:
+            device.use(None)
+    assert any(edited), "the source has changed: plant the bug anew"
+    assert any(seen)
+
+
+@pytest.mark.parametrize("compute", [linear, linear_backward, convolution, convolution_backward, attention,
+                                     attention_backward, bias_of_many_images, batch_norm, bias_gradient])
+def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
+    for emulator in emulators:
+        device.use(emulator)
+        found, expected = compute()
+        device.use(None)
+        assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
+
+
+@pytest.fixture
+def emulated(emulators):
+    device.use(emulators[0])
+    yield emulators[0]
+    device.use(None)
+
+
+def test_arguments_are_checked(emulated):
+    """Types, places and counts, against the kernel's own parameters."""
+    x, y = emulated.arrays.zeros((4, 8), np.float32), emulated.arrays.zeros((4, 8), np.float32)
+    kernel, size = Kernel("pointwise", "activate"), np.int64(32)
+    launch(kernel, (1,), (32,), (x, y, size, 1))
+    for wrong in ((x, y, 32, 1), (x, y, size), (np.zeros((4, 8), np.float32), y, size, 1), (x.astype(np.float16), y, size, 1),
+                  (x[:, ::2], y, size, 1), (x.reshape(-1)[1:], y, size, 1), (x, y, size, 1.0)):
+        with pytest.raises(AssertionError):
+            launch(kernel, (1,), (32,), wrong)
+
+
+def test_writing_behind_an_array_is_seen(emulated):
+    x, y = emulated.arrays.zeros((40,), np.float32), emulated.arrays.zeros((32,), np.float32)
+    with pytest.raises(RuntimeError, match="activate, argument 1: written outside the array"):
+        launch(Kernel("pointwise", "activate"), (1,), (32,), (x, y, np.int64(40), 1))
+
+
+def test_a_barrier_that_some_threads_miss(compiled):
+    device.use(Emulator(compiled, 0, lambda text: text.replace(
+        "  add_over_rows(sums, (float*)shared_memory);\n  int begin", "  if (threadIdx.x == 3) for (;;) __syncwarp();\n  "
+        "add_over_rows(sums, (float*)shared_memory);\n  int begin")))
+    try:
+        with pytest.raises(RuntimeError, match="waits for (lanes|a barrier) that others never reach"):
+            batch_norm()
+    finally:
+        device.use(None)
+
+
+def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
+    from levit_np.ops.cuda import geometry
+
+    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "heads_for", lambda *sizes: geometry.heads_for(*sizes)._replace(
+        shared=geometry.heads_for(*sizes).shared - 16))
+    with pytest.raises(RuntimeError, match="attention: written [0-9]+ bytes behind the shared memory"):
+        attention()
+
+
+def test_views_of_one_array_may_be_several_arguments(emulated):
+    """Heads side by side: each argument writes back what it wrote, and nothing else."""
+    together = emulated.arrays.zeros((2, 16), np.float32)
+    left, right = together[:, :8], together[:, 8:]
+    x = emulated.arrays.asarray(np.ones((8,), np.float32))
+    launch(Kernel("pointwise", "activate"), (1,), (32,), (x, View(left), np.int64(8), 0))
+    launch(Kernel("pointwise", "activate"), (1,), (32,), (x, View(right), np.int64(8), 0))
+    np.testing.assert_array_equal(np.array(together), [[1] * 16, [0] * 16])
+
+
+def test_the_hosts_arrays_do_not_mix_with_the_devices(emulated):
+    x, host = emulated.arrays.zeros((3,), np.float32), np.zeros(3, np.float32)
+    for mixed in (lambda: x + host, lambda: host * x, lambda: np.concatenate([x, host]), lambda: x.__setitem__(0, host[:1]),
+                  lambda: np.add(x, 1, out=host)):
+        with pytest.raises(TypeError, match="an array of the host among those of the device"):
+            mixed()
+    assert isinstance(np.exp(x + 1)[1:].sum(), type(x))

@@ -1,0 +1,145 @@
+"""Training on the GPU's backend, emulated: a network's gradients against the float64 textbook, steps, loss scaling."""
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.ops import cuda as ops
+from levit_np.ops import reference
+from levit_np.training.recipe import Recipe
+from levit_np.training.scaling import LONG, LossScale
+from levit_np.training.trainer import Trainer
+
+from ...distance import worst_gradient
+from ...random_model import random_images, random_model
+from ...training.in_memory import MemoryLoader
+from .test_operations import exact, type_of
+
+pytestmark = pytest.mark.usefixtures("one")
+
+
+def gradients(model, x, targets, backend):
+    """{name: gradient} of the cross-entropy on every head, that of the images among them, in float64."""
+    outputs, saved = model.forward(x, training=True)
+    heads = outputs if model.head_dist else (outputs,)
+    douts = [backend.cross_entropy_backward(o, targets) for o in heads]
+    model.zero_gradients()
+    dx = model.backward(douts if model.head_dist else douts[0], saved)
+    return {name: exact(g) for name, g in (model.gradients() | {"images": dx}).items()}
+
+
+ANGLES = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-2}  # 1 - the cosine between a gradient and the true one
+
+
+@pytest.mark.parametrize("name, changes, precision", [
+    ("levit_digits", {}, "float32"), ("levit_digits", {}, "float16"),
+    pytest.param("levit_digits", {}, "bfloat16", marks=pytest.mark.slow),
+    pytest.param("levit_128s_a3", dict(image_size=48, num_classes=5, distillation=False), "float32", marks=pytest.mark.slow),
+    pytest.param("levit_128s", dict(image_size=65, num_classes=10), "float32", marks=pytest.mark.slow)])
+def test_gradients(name, changes, precision):
+    """In float32 within 1e-3 of a parameter's largest value, where that is not below 1e-3 of the largest of all.  In 16
+    bits, rounded at some forty layers, every gradient points where it should."""
+    model = random_model(name, backend="cuda", drop_path=0.0, **changes)
+    theirs = random_model(name, backend="reference", dtype="float64", drop_path=0.0, **changes)
+    theirs.set_state({key: exact(value) for key, value in model.state().items()})
+    x = random_images(theirs, 5).astype(np.float32)
+    targets = reference.targets_of(np.arange(5) % model.config.num_classes, model.config.num_classes, 0.1)
+    expected = gradients(theirs, x.astype(np.float64), targets, reference)
+    found = gradients(model, ops.asarray(x).astype(type_of(precision)), ops.asarray(targets.astype(np.float32)), ops)
+    if precision == "float32":
+        assert worst_gradient(found, expected, 1e-3) < 1e-3
+    for key, gradient in expected.items():
+        if np.abs(gradient).max() > 1e-3 * max(np.abs(g).max() for g in expected.values()):
+            cosine = np.vdot(gradient, found[key]) / np.linalg.norm(gradient) / np.linalg.norm(found[key])
+            assert cosine > 1 - ANGLES[precision], key
+    for key, value in theirs.state().items():
+        if key.endswith((".mean", ".variance")):
+            assert np.abs(exact(model.state()[key]) - value).max() < {"float32": 1e-5}.get(precision, 3e-2) * max(
+                1, np.abs(value).max()), key
+    assert {a.dtype.name for a in model.state().values()} == {"float32"}
+
+
+def small(backend, precision="float32", seed=0):
+    from ...training.in_memory import SMALL
+
+    from levit_np.classifier import Classifier
+    from levit_np.model import build, initial_state
+
+    model = build(SMALL, backend, Classifier)
+    model.set_state(initial_state(model, seed, "float32"))
+    model.precision = precision
+    return model
+
+
+RECIPE = Recipe(batch=6, epochs=2, rate=2e-2, warmup_epochs=0, average=0.9, clip=0.02)
+
+
+def losses(backend, precision="float32", stop=99):
+    trainer = Trainer(small(backend, precision), MemoryLoader(steps=4), RECIPE)
+    found = []
+    while trainer.epoch < 2:
+        for step in trainer.train_epoch():
+            found.append(step.loss)
+        trainer.next_epoch()
+    return trainer, found
+
+
+@pytest.mark.parametrize("precision", ANGLES)
+def test_a_training(precision):
+    """The same losses as on the processor, step by step, and the same average in the end."""
+    type_of(precision)  # or skip
+    theirs, expected = losses("reference")
+    ours, found = losses("cuda", precision)
+    np.testing.assert_allclose(found, expected, rtol={"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2}[precision])
+    bar = {"float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}[precision]
+    for key, value in theirs.average.model.state().items():
+        assert np.abs(exact(ours.average.model.state()[key]) - value).max() < bar * max(np.abs(value).max(), 0.1), key
+
+
+def test_a_training_goes_on_where_it_was():
+    """To the last bit, in float16, the loss scale too."""
+    whole, _ = losses("cuda", "float16")
+    first = Trainer(small("cuda", "float16"), MemoryLoader(steps=4), RECIPE)
+    first.scale.value = whole.scale.value
+    steps = first.train_epoch()
+    next(steps), next(steps)
+    arrays, document = first.state()
+    assert all(type(array) is np.ndarray for array in arrays.values()) and document["scale"] == [2.0**15, 2]
+    second = Trainer(small("cuda", "float16", seed=1), MemoryLoader(steps=4), RECIPE)
+    second.set_state({name: array.copy() for name, array in arrays.items()}, document)
+    while second.epoch < 2:
+        list(second.train_epoch())
+        second.next_epoch()
+    for key, value in whole.model.state().items():
+        np.testing.assert_array_equal(exact(second.model.state()[key]), exact(value), err_msg=key)
+    assert (second.scale.value, second.scale.quiet) == (whole.scale.value, whole.scale.quiet)
+
+
+def test_an_overflow_leaves_the_step_out_and_halves_the_scale():
+    trainer = Trainer(small("cuda", "float16"), MemoryLoader(steps=4), RECIPE)
+    trainer.scale.value = 2.0**40
+    before = {name: exact(array) for name, array in trainer.model.trained().items()}
+    step = next(trainer.train_epoch())
+    assert np.isfinite(step.loss) and trainer.scale.value == 2.0**39 and trainer.update.steps == 0
+    assert all(np.array_equal(exact(array), before[name]) for name, array in trainer.model.trained().items())
+    trainer.model.head.bias = trainer.model.head.bias * np.float32(np.nan)
+    with pytest.raises(levit_np.LevitError, match="expected a finite loss and gradient"):
+        list(trainer.train_epoch())
+
+
+def test_the_scale_grows_again():
+    scale = LossScale("float16")
+    assert scale.overflowed() and scale.value == 2.0**14
+    for _ in range(LONG):
+        scale.fitted()
+    assert scale.value == 2.0**15
+    assert not LossScale("bfloat16").overflowed() and LossScale("float32").value == 1
+
+
+def test_several_processes_are_refused():
+    from levit_np.training.ranks import SingleRank
+
+    ranks = SingleRank()
+    ranks.size = 2
+    with pytest.raises(levit_np.LevitError, match="backend cuda: expected one process, found 2"):
+        Trainer(small("cuda"), MemoryLoader(), RECIPE, ranks=ranks)
