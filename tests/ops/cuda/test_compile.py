@@ -1,0 +1,86 @@
+"""nvcc compiles every kernel for both targets, in every form that the five models launch, and the hot ones keep their
+numbers in registers: what is spilled goes through memory, and a fused kernel is no faster than what it replaces."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from levit_np.config import FAMILY
+from levit_np.ops.cuda.device import FOLDER, Kernel, source
+from levit_np.ops.cuda.geometry import SIZES, SMALL, SQUARE, TILES, WIDE, head_size
+
+pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+TARGETS = ("sm_80", "sm_90")
+NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
+
+
+def heads():
+    """(D, V) of the five models' attentions, the shrinking ones too, as the kernels have them."""
+    pairs = {(FAMILY[name].key_size, FAMILY[name].key_size * ratio) for name in NAMES
+             for ratio in (FAMILY[name].value_ratio, FAMILY[name].shrink_value_ratio)}
+    return sorted({(head_size(key), head_size(value)) for key, value in pairs})
+
+
+def forms():
+    """{source: the definitions that it is compiled with}."""
+    tiles = [tile.defines for tile in TILES]
+    attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
+    return {"linear": tiles, "convolution": tiles, "attention": attention, "attention_backward": attention,
+            "normalization": [(("VECTOR", 1),), (("VECTOR", 4),)], "bias": [()], "pointwise": [()], "reduction": [()],
+            "image": [()], "optimizer": [()]}
+
+
+def compiled(folder, name, element, defines, target):
+    """[(kernel, registers, bytes spilled)], as ptxas says."""
+    file = folder / f"{name}-{element}-{target}.cu"
+    file.write_text(source(name), encoding="utf-8")
+    options = Kernel(name, "", element, defines).options
+    # 177: a header's constant that this source does not use.
+    command = ["nvcc", "-std=c++17", "-diag-suppress=177", f"-arch={target}", *options, "-Xptxas", "-v", "-cubin", str(file), "-o",
+               str(file.with_suffix(".cubin"))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower(), done.stderr
+    found = re.findall(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+                       done.stderr, re.S)
+    assert found, done.stderr
+    return [(kernel, int(registers), int(stores) + int(loads)) for kernel, stores, loads, registers in found]
+
+
+def cases():
+    every = [(name, element, defines, target) for name, all_ in forms().items() for element in SIZES for defines in all_
+             for target in TARGETS]
+    # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
+    often = {("linear", "float16", WIDE.defines, "sm_90"), ("convolution", "float16", WIDE.defines, "sm_90"),
+             ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
+             *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
+                 ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
+             ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
+             ("normalization", "float16", (("VECTOR", 4),), "sm_80"), ("bias", "float16", (), "sm_90"),
+             ("pointwise", "bfloat16", (), "sm_80"), ("reduction", "float16", (), "sm_90"), ("image", "float16", (), "sm_80"),
+             ("optimizer", "float", (), "sm_90")}
+    assert often <= set(every)
+    for case in every:
+        label = "-".join([*case[:2], *(str(value) for _, value in case[2]), case[3]])
+        yield pytest.param(*case, id=label, marks=() if case in often else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name, element, defines, target", list(cases()))
+def test_every_kernel_compiles_and_none_spills(name, element, defines, target, tmp_path):
+    found = compiled(tmp_path, name, element, defines, target)
+    assert {kernel for kernel, _, _ in found} == set(re.findall(r"^LAUNCHABLE\((\w+)\)", source(name), re.M))
+    # Float32's backward of the widest heads has twice the numbers, and is no hot kernel.
+    if not (name == "attention_backward" and element == "float"):
+        assert [kernel for kernel, _, spilled in found if spilled] == []
+
+
+def test_every_source_is_compiled():
+    assert set(forms()) == {path.stem for path in FOLDER.glob("*.cu")}
+
+
+def test_a_spill_is_seen(tmp_path):
+    """Heads for which the registers do not suffice, at which the test must fail."""
+    found = compiled(tmp_path, "attention", "float", (("KEY_SIZE", 64), ("VALUE_SIZE", 256)), "sm_90")
+    assert found[0][2] > 0
