@@ -260,6 +260,8 @@ def _picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page, heigh
         plane, caption = _as_colours(array[0]), "the image"
     else:
         plane, caption, planes = plane_of(name, array, view.plane, walk.trace.config.resolutions)
+        finite = plane[np.isfinite(plane)]
+        caption += f", all {number(finite[0])}" if finite.size and finite.min() == finite.max() else ""
         caption += f", one of {planes}: + -" if planes > 1 else ""
     return picture(plane, width, height, page.colour, not page.unicode), caption
 

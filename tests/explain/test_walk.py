@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import levit_np
 from levit_np import LevitError
 from levit_np.explain import operations, reasons
 from levit_np.explain.ask import arrays_at, look_up, parse
@@ -350,3 +351,11 @@ def test_reasons_are_about_what_there_is():
     for kind in reasons._LAYERS:
         operations.layer_class(kind)
     assert (Path(operations.PACKAGE) / "ops/reference/linear.py").is_file()
+
+
+def test_a_plane_of_one_value_says_so():
+    """A fresh network's branches end in zeros, whose picture is empty."""
+    model = levit_np.create("levit_digits", backend="reference")
+    walk = Walk(trace(model, random_images(model, 1), 3))
+    lines = show(walk, walk.find("stages.0.blocks.0.mlp")[0], View(), Page(80, 23))
+    assert any("output[0, :, 0]: channel 0, 8×8 pixels, all 0, one of 64" in line.plain for line in lines)
