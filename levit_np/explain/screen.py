@@ -118,7 +118,7 @@ def _formula(stop: Stop, width: int) -> list[Text]:
     if stop.direction == "backward" and stop.operation is None and stop.kind not in ("CrossEntropy", "Distillation"):
         text = f"backward of  {text}"
     wrapped = textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ")
-    return [Text(line, "cyan") for line in wrapped]
+    return [Text(line, "magenta") for line in wrapped]
 
 
 def _shapes(stop: Stop, page: Page) -> list[Text]:
@@ -305,7 +305,7 @@ def _listing(source: Source, marked: int | None, width: int, height: int | None)
         text = f"→{n:4} {code[indent:]}"  # whole, in as many lines as it takes, but for a remark at its end
         text = text if len(text) <= width else text.partition("  # ")[0]
         later = " " * (8 + len(code) - indent - len(code.lstrip()) + indent)
-        lines += [Text(part, "bold yellow") for part in textwrap.wrap(text, width, subsequent_indent=later)]
+        lines += [Text(part, "reverse") for part in textwrap.wrap(text, width, subsequent_indent=later)]
     return lines
 
 

@@ -1,7 +1,5 @@
 """A walk through a trace by commands: where one stands, and what each key does."""
 
-import textwrap
-
 from rich.text import Text
 
 from ..errors import LevitError
@@ -50,6 +48,7 @@ backward    from the loss to every gradient, the last layer first
 B images   N tokens   C, O channels in, out   H, W height, width   K window
 D, V size of keys, values   Nq, Nk queries, keys   ᵀ transposed   Σ sum
 """
+_KEYS = "n/p next/previous  s/o into/out  b/f backward/forward  v value  ? help  q quit"
 TEXT = {"g": "go to: ", "/": "search: ", "v": "value: "}  # commands that need a word, and how it is asked for
 _ALIASES = {"\r": "n", "\n": "n", "right": "n", "left": "p", "down": "s", "up": "o", " ": "s", "=": "+", "_": "-"}
 
@@ -91,8 +90,8 @@ class Session:
                 line.truncate(page.width)
         else:
             body = show(self.walk, self.stop, self.view, page, self.labels)
-        foot = self.message or "n next  p previous  s into  o out  b backward  f forward  v values  g go  / ?  q quit"
-        foot = Text(textwrap.shorten(foot, page.width, placeholder="…"), "bold" if self.message else "dim")
+        foot = Text(self.message or _KEYS, "bold" if self.message else "dim")
+        foot.truncate(page.width, overflow="ellipsis")
         return [*body, foot]
 
     def _go(self, stop, otherwise: str):
