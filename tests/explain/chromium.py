@@ -36,7 +36,7 @@ class Chromium:
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(to_browser), os.close(from_browser)
         self._out, self._in = os.fdopen(ours_out, "wb"), os.fdopen(ours_in, "rb")
-        self._number, self._rest, self.requests, self.errors = 0, b"", [], []
+        self._number, self._rest, self.requests, self.errors, self._contexts = 0, b"", [], [], []
         targets = self.call("Target.getTargets", session=None)["targetInfos"]
         page = next(t["targetId"] for t in targets if t["type"] == "page")
         self._session = self.call("Target.attachToTarget", session=None, targetId=page, flatten=True)["sessionId"]
@@ -85,7 +85,9 @@ class Chromium:
         return message
 
     def _note(self, method, about):
-        if method == "Network.requestWillBeSent":
+        if method == "Runtime.executionContextCreated":
+            self._contexts.append(about["context"])
+        elif method == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             details = about["exceptionDetails"]
@@ -99,15 +101,27 @@ class Chromium:
         self.call("Page.navigate", url=str(address))
         self.wait("document.documentElement.dataset.ready")
 
-    def js(self, expression):
+    def frame(self):
+        """The context of the scripts in the page's only frame, for js and wait."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for child in self.call("Page.getFrameTree")["frameTree"].get("childFrames", ()):
+                contexts = [c["id"] for c in self._contexts if c["auxData"].get("frameId") == child["frame"]["id"]]
+                if contexts:
+                    return contexts[-1]
+            time.sleep(0.1)
+        raise AssertionError("no frame")
+
+    def js(self, expression, frame=None):
         """The value of an expression, a promise's once it is kept."""
-        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        where = {"contextId": frame} if frame else {}
+        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, **where)
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    def wait(self, condition, seconds=60):
+    def wait(self, condition, seconds=60, frame=None):
         end = time.monotonic() + seconds
-        while not (value := self.js(f"(() => {{ try {{ return {condition}; }} catch {{ return null; }} }})()")):
+        while not (value := self.js(f"(() => {{ try {{ return {condition}; }} catch {{ return null; }} }})()", frame)):
             assert time.monotonic() < end, f"{condition}: not so after {seconds} s; {self.errors}"
             time.sleep(0.02)
         return value
