@@ -12,7 +12,7 @@ import time
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-         "--hide-scrollbars", "--force-device-scale-factor=1", "--remote-debugging-pipe")
+         "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-features=IsolateSandboxedIframes", "--remote-debugging-pipe")
 # The browser reads commands from descriptor 3 and answers on 4.
 START = """
 import os, sys
@@ -101,8 +101,8 @@ class Chromium:
         self.call("Page.navigate", url=str(address))
         self.wait("document.documentElement.dataset.ready")
 
-    def frame(self):
-        """The context of the scripts in the page's only frame, for js and wait."""
+    def _frame(self):
+        """The context of the scripts in the page's only frame."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
             for child in self.call("Page.getFrameTree")["frameTree"].get("childFrames", ()):
@@ -112,19 +112,18 @@ class Chromium:
             time.sleep(0.1)
         raise AssertionError("no frame")
 
-    def js(self, expression, frame=None):
-        """The value of an expression, a promise's once it is kept."""
-        where = {"contextId": frame} if frame else {}
+    def js(self, expression, frame=False):
+        """The value of an expression, a promise's once it is kept; in the page, or in its only frame."""
+        where = {"contextId": self._frame()} if frame else {}
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, **where)
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    def wait(self, condition, seconds=60, frame=None):
+    def wait(self, condition, seconds=60, frame=False):
         end = time.monotonic() + seconds
-        while not (value := self.js(f"(() => {{ try {{ return {condition}; }} catch {{ return null; }} }})()", frame)):
+        while not self.js(f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()", frame):
             assert time.monotonic() < end, f"{condition}: not so after {seconds} s; {self.errors}"
             time.sleep(0.02)
-        return value
 
     def go(self, place):
         """Another place of the page ("#/forward/3"), once it is shown."""

@@ -30,13 +30,11 @@ SPECIAL.convolution = async (stop, arrays, panels, choose) => {
       return { text: inside(r, s) ? x.text(channel, r, s) : within ? "0" : "", cls: `${within ? "window" : ""} ${inside(r, s) ? "" : "padding"}`, value: inside(r, s) ? x.at(channel, r, s) : 0, largest: Math.max(...x.extent.map(Math.abs)) };
     })), t("patchLabel"));
     const filter = table(range(kernel).map((i) => range(kernel).map((j) => ({ text: w.has([o, channel, i, j]) ? w.text(o, channel, i, j) : "—", value: w.at(o, channel, i, j), largest: Math.max(...w.extent.map(Math.abs)) }))), t("filterLabel"));
-    let sum = 0;
     const products = table(range(kernel).map((i) => range(kernel).map((j) => {
-      const r = top + i, s = left + j, product = (inside(r, s) ? x.at(channel, r, s) : 0) * (w.at(o, channel, i, j) ?? NaN);
-      sum += product;
+      const r = top + i, s = left + j, weight = w.at(o, channel, i, j), product = weight === undefined ? undefined : (inside(r, s) ? x.at(channel, r, s) : 0) * weight;
       return { text: digits(product), value: product, largest: 1 };
     })), t("productsLabel"));
-    const share = both(x, 0, w, 1).map((c) => [c, range(kernel).reduce((a, i) => a + range(kernel).reduce((b, j) => b + (inside(top + i, left + j) ? x.at(c, top + i, left + j) : 0) * w.at(o, c, i, j), 0), 0)]);
+    const share = (w.has([o, 0, 0, 0]) ? both(x, 0, w, 1) : []).map((c) => [c, range(kernel).reduce((a, i) => a + range(kernel).reduce((b, j) => b + (inside(top + i, left + j) ? x.at(c, top + i, left + j) : 0) * w.at(o, c, i, j), 0), 0)]);
     const part = (caption, body) => h("figure", {}, h("figcaption", {}, caption), body), sign = (text) => h("span", { class: "sign", "aria-hidden": "true" }, text);
     const known = share.reduce((a, [, s]) => a + s, 0), missing = x.shape[0] - share.length;
     stage.replaceChildren(part(t("patch", { channel, row: top, column: left }), patch), sign("×"), part(t("filter", { o, channel }), filter), sign("="), part(t("products"), products), sign("Σ"),

@@ -28,12 +28,19 @@ function plan(tensor) {
   }
 }
 
-// An index that is there, as near as can be to the one asked for.
+// An index that is there, as near as can be to the one asked for; by default the middle pixel of the first channel.
 function nearest(tensor, index) {
   return tensor.shape.map((size, axis) => {
-    const there = tensor.there(axis), wanted = Math.min(size - 1, Math.max(0, index?.[axis] ?? (size > 1 ? Math.floor(size / 2) : 0)));
-    return tensor.places[axis]?.get(wanted) !== undefined || !tensor.places[axis] ? wanted : there[Math.min(there.length - 1, Math.floor(there.length / 2))];
+    const wanted = Math.min(size - 1, Math.max(0, index?.[axis] ?? middle(AXES[tensor.layout][axis], size))), there = tensor.there(axis);
+    return there.includes(wanted) ? wanted : there.reduce((best, i) => (Math.abs(i - wanted) < Math.abs(best - wanted) ? i : best), there[0]);
   });
+}
+
+function middle(axis, size) {
+  if (["row", "column"].includes(axis)) return Math.floor(size / 2);
+  if (!["pixel", "query", "key"].includes(axis)) return 0;
+  const [rows, columns] = gridOf(size);
+  return Math.floor(rows / 2) * columns + Math.floor(columns / 2);
 }
 
 const SHEET = 24; // channels shown as small pictures
