@@ -1,5 +1,6 @@
 """The page in a real browser: its numbers are the model's, it asks nobody, and a keyboard reaches all of it."""
 
+import os
 import re
 from pathlib import Path
 
@@ -247,3 +248,27 @@ def test_other_networks(chromium, tmp_path, name, changes):
     chromium.open((tmp_path / "page.html").as_uri())
     look_at_all(chromium)
     assert chromium.errors == []
+
+
+AXE = os.environ.get("AXE")
+
+
+@browser
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE, reason="needs axe-core: npm pack axe-core, and AXE=…/package/axe.min.js")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_accessibility(chromium, page, width):
+    """axe-core finds nothing, serious or not, in any view, light and dark, in both languages."""
+    chromium.resize(width, 900, mobile=width < 600)
+    chromium.open(page.as_uri())
+    chromium.js(Path(AXE).read_text(encoding="utf-8"))
+    first = dict(chromium.js("['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, `#/${d}/${i}`])).reverse()"))
+    found = {}
+    for theme, language in (("light", "en"), ("dark", "zh")):
+        chromium.js(f"setTheme('{theme}'), setLanguage('{language}')")
+        for place in ("#/", "#/answer", "#/layer/stages.1.downsample", *first.values()):
+            chromium.go(place)
+            for violation in chromium.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.impact, v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary]))"):
+                found.setdefault(violation[0], (place, theme, language, *violation[1:]))
+    chromium.resize(1280, 900)
+    assert found == {}

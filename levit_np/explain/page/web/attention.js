@@ -57,25 +57,25 @@ async function attentionView(a, layer, choose) {
         canvas, frame(qr, qc, "queryframe"), isQuery ? null : frame(kr, kc, "keyframe"));
       return h("figure", {}, h("figcaption", {}, caption), box);
     };
-    const map = (values, label, options = {}) => mapCanvas(a.rows, a.columns, at(values), { size: 132, label, ...options });
+    const map = (values, label, options = {}) => mapCanvas(a.rows, a.columns, at(values), { size: 108, label, ...options });
     const sign = (text) => h("span", { class: "sign", "aria-hidden": "true" }, text), probabilities = range(a.keys).map((k) => p.at(head, query, k));
     const maps = h("div", { class: "row" },
-      await figure(t("clickQuery"), await imageCanvas(132), "query", true), sign("→"),
+      await figure(t("clickQuery"), await imageCanvas(108), "query", true), sign("→"),
       await figure("Q·K / √D", map(row.map((x) => x.product), "Q·K / √D"), "key"), sign("+"),
       await figure(t("biasB"), map(row.map((x) => x.bias), t("biasB"), { signed: true }), "key"), sign("="),
       await figure(t("scoresA"), map(scores, t("scoresA"), { signed: true }), "key"), sign("→"),
       await figure("softmax", map(probabilities, "softmax"), "key"), sign("→"),
-      await figure(t("onImage"), await overlay(a.rows, a.columns, at(probabilities), { size: 132, largest: largestP, label: t("onImage") }), "key"));
+      await figure(t("onImage"), await overlay(a.rows, a.columns, at(probabilities), { size: 108, largest: largestP, label: t("onImage") }), "key"));
     const d = range(a.q.shape[2]), products = d.map((i) => a.q.at(head, query, i) * a.k.at(head, key, i)), dot = products.reduce((x, y) => x + y, 0);
     const numbersOf = h("div", {}, h("h3", {}, t("pairNumbers", { query, key, qr, qc, kr, kc })),
       h("p", { class: "computed" }, `Q·K = ${digits(dot)};  Q·K / √${a.q.shape[2]} = ${digits(row[key].product)}`),
       h("p", { class: "computed" }, `B[${Math.abs(qr - kr)}, ${Math.abs(qc - kc)}] = ${digits(row[key].bias)};  A = ${digits(row[key].product)} + ${digits(row[key].bias)} = ${digits(scores[key])}`),
-      h("p", { class: "computed" }, `p = e^${digits(scores[key])} / Σ_j e^A[j] = ${percent(e[key] / total)};  `, t("networkSays"), " ", h("b", { "data-tensor": a.stop.out.probabilities, "data-index": `${head},${query},${key}` }, p.text(head, query, key))),
+      h("p", { class: "computed" }, `p = e^${digits(scores[key])} / Σ_j e^A[j] = ${(e[key] / total).toFixed(4)};  `, t("networkSays"), " ", h("b", { "data-tensor": a.stop.out.probabilities, "data-index": `${head},${query},${key}` }, p.text(head, query, key))),
       h("details", {}, h("summary", {}, t("allProducts", { n: d.length })), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("terms") }, h("table", { class: "numbers small" },
         h("tbody", {}, [["d", d], ["Q", d.map((i) => a.q.text(head, query, i))], ["K", d.map((i) => a.k.text(head, key, i))], ["Q·K", products.map(digits)]].map(([name, cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, String(cell))))))))));
     const order = range(a.keys).sort((x, y) => p.at(head, query, y) - p.at(head, query, x)).slice(0, 6), channels = a.v.there(2).slice(0, 5);
     const weighted = h("div", {}, h("h3", {}, t("weightedV")), h("p", { class: "note" }, t("weightedNote")),
-      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("weightedV") }, h("table", { class: "terms" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("axis.key")), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "p"), h("th", {}, ""), channels.map((j) => h("th", { scope: "col" }, `v[…, ${j}]`)))),
+      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("weightedV") }, h("table", { class: "terms" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("axis.key")), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "p"), h("td"), channels.map((j) => h("th", { scope: "col" }, `v[…, ${j}]`)))),
         h("tbody", {}, order.map((k) => h("tr", { class: k === key ? "chosen" : "" }, h("th", { scope: "row" }, h("button", { type: "button", onclick: () => set("key", k) }, `${k} (${Math.floor(k / a.columns)}, ${k % a.columns})`)), h("td", {}, digits(scores[k])), h("td", {}, p.text(head, query, k)), h("td", { class: "bars" }, bar(p.at(head, query, k) / largestP)), channels.map((j) => h("td", {}, a.v.text(head, k, j))))),
           h("tr", { class: "others" }, h("th", { scope: "row" }, t("otherTerms", { n: a.keys - order.length })), h("td"), h("td", {}, digits(1 - order.reduce((s, k) => s + p.at(head, query, k), 0))), h("td"), channels.map(() => h("td")))),
         h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "y = Σ p·v"), h("td"), h("td"), h("td"), channels.map((j) => h("td", {}, h("b", {}, a.y.text(head, query, j)))))))));
@@ -105,7 +105,7 @@ async function gradientMaps(layer, a, { head, query }) {
   const maps = await Promise.all(places.map((place) => tensors.get(place)));
   const pictures = maps.map((map, i) => {
     const values = range(a.keys).map((k) => map.at(head, query, k));
-    return h("figure", {}, h("figcaption", {}, doc.labels[doc.why[i]]), values[0] === undefined ? t("notHere") : mapCanvas(a.rows, a.columns, (r, c) => values[r * a.columns + c], { size: 132, signed: true, label: t("gradientOf", { name: doc.labels[doc.why[i]] }) }));
+    return h("figure", {}, h("figcaption", {}, doc.labels[doc.why[i]]), values[0] === undefined ? t("notHere") : mapCanvas(a.rows, a.columns, (r, c) => values[r * a.columns + c], { size: 108, signed: true, label: t("gradientOf", { name: doc.labels[doc.why[i]] }) }));
   });
   return h("div", {}, h("h3", {}, t("gradientToMap")), h("p", { class: "note" }, t("gradientToMapNote")), h("div", { class: "row" }, pictures));
 }

@@ -14,7 +14,7 @@ function codeBox(stop) {
 function listing(code, marked, open) {
   const lines = code.lines.map((text, i) => {
     const here = code.first + i === marked;
-    return h("span", { class: here ? "line here" : "line", "aria-current": here ? "step" : null }, h("span", { class: "lineno", "aria-hidden": "true" }, String(code.first + i)), ...coloured(text), "\n");
+    return h("span", { class: here ? "line here" : "line", "aria-current": here ? "step" : null }, h("span", { class: "lineno", "aria-hidden": "true" }, String(code.first + i)), ...coloured(text));
   });
   return h("details", { open: open || marked !== null }, h("summary", {}, h("code", {}, nameOf(code)), " ", h("span", { class: "shape" }, `levit_np/${code.file}:${code.first}`)),
     h("pre", { tabindex: 0, "aria-label": nameOf(code) }, h("code", {}, lines)));

@@ -2,7 +2,7 @@
 // Convolution: the window over the input, the filter, their products and the sum; and all filters as pictures.
 
 SPECIAL.convolution = async (stop, arrays, panels, choose) => {
-  const { x, w, y } = arrays, { stride, padding } = stop.with, kernel = w.shape[2], around = padding + stride;
+  const { x, w, y } = arrays, { stride, padding } = stop.with, kernel = w.shape[2], around = kernel > 4 ? 1 : 2;
   const view = h("section", { class: "special" }, h("h2", {}, t("window")), h("p", { class: "note" }, t("windowNote", { kernel, stride, padding })));
   const stage = h("div", { class: "row" }), controls = h("div", { class: "choosers" });
   let channel = 0, playing = null;
@@ -22,6 +22,13 @@ SPECIAL.convolution = async (stop, arrays, panels, choose) => {
     }, 350);
   };
 
+  const pictures = new Map();
+  const picture = (tensor, k, label) => {
+    const key = `${tensor === x} ${k}`;
+    if (!pictures.has(key)) pictures.set(key, mapCanvas(tensor.shape[1], tensor.shape[2], (r, s) => tensor.at(k, r, s), { size: 140, label }));
+    return pictures.get(key);
+  };
+
   const draw = ([o, u, v]) => {
     const top = u * stride - padding, left = v * stride - padding;
     const shown = kernel + 2 * around, inside = (r, s) => r >= 0 && s >= 0 && r < x.shape[1] && s < x.shape[2];
@@ -35,13 +42,15 @@ SPECIAL.convolution = async (stop, arrays, panels, choose) => {
       return { text: digits(product), value: product, largest: 1 };
     })), t("productsLabel"));
     const share = (w.has([o, 0, 0, 0]) ? both(x, 0, w, 1) : []).map((c) => [c, range(kernel).reduce((a, i) => a + range(kernel).reduce((b, j) => b + (inside(top + i, left + j) ? x.at(c, top + i, left + j) : 0) * w.at(o, c, i, j), 0), 0)]);
+    const where = (tensor, k, r, s, size, label) => h("span", { class: "overlay" }, picture(tensor, k, label), h("span", { class: "frame", "aria-hidden": "true",
+      style: { top: `${100 * r / tensor.shape[1]}%`, left: `${100 * s / tensor.shape[2]}%`, height: `${100 * size / tensor.shape[1]}%`, width: `${100 * size / tensor.shape[2]}%` } }));
     const part = (caption, body) => h("figure", {}, h("figcaption", {}, caption), body), sign = (text) => h("span", { class: "sign", "aria-hidden": "true" }, text);
     const known = share.reduce((a, [, s]) => a + s, 0), missing = x.shape[0] - share.length;
-    stage.replaceChildren(part(t("patch", { channel, row: top, column: left }), patch), sign("×"), part(t("filter", { o, channel }), filter), sign("="), part(t("products"), products), sign("Σ"),
+    stage.replaceChildren(part(t("whereIn", { channel }), where(x, channel, top, left, kernel, t("whereIn", { channel }))), sign("→"), part(t("patch", { channel, row: top, column: left }), patch), sign("×"), part(t("filter", { o, channel }), filter), sign("="), part(t("products"), products), sign("Σ"),
       part(t("perChannel"), h("table", { class: "terms" }, h("tbody", {}, share.slice(0, 8).map(([c, s]) => h("tr", { class: c === channel ? "chosen" : "" }, h("th", { scope: "row" }, t("channelN", { c })), h("td", {}, digits(s)))),
         share.length > 8 ? h("tr", {}, h("th", { scope: "row" }, t("otherChannels", { n: share.length - 8 })), h("td", {}, digits(share.slice(8).reduce((a, [, s]) => a + s, 0)))) : null,
         missing ? h("tr", { class: "others" }, h("th", { scope: "row" }, t("channelsElsewhere", { n: missing })), h("td", {}, digits(y.at(o, u, v) - known))) : null),
-        h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, `y[${o}, ${u}, ${v}]`), h("td", {}, h("b", {}, y.text(o, u, v))))))));
+        h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, `y[${o}, ${u}, ${v}]`), h("td", {}, h("b", {}, y.text(o, u, v))))))), sign("→"), part(t("whereOut", { o }), where(y, o, u, v, 1, t("whereOut", { o }))));
   };
   SPECIAL.convolution.onselect = (name, index) => name === "y" && draw(index);
   view.append(controls, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("window") }, stage));

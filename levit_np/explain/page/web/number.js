@@ -199,7 +199,7 @@ function sum(made, value, text) {
     h("td", { class: "bars" }, h("span", { class: product < 0 ? "minus" : "plus", style: { width: `${Math.min(100, 100 * Math.abs(product) / (largest || 1))}%` } })));
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("terms") }, h("table", { class: "terms" },
     h("caption", {}, t("largestTerms", { n: first.length, all: number(made.all) })),
-    h("thead", {}, h("tr", {}, [t("term"), "a", "b", "a · b", ""].map((x) => h("th", { scope: "col" }, x)))),
+    h("thead", {}, h("tr", {}, [t("term"), "a", "b", "a · b"].map((x) => h("th", { scope: "col" }, x)), h("td"))),
     h("tbody", {}, first.map((term) => row(term.what, digits(term.a), digits(term.b), term.product)),
       others.length ? row(t("otherTerms", { n: number(others.length) }), "", "", add(others), "others") : null,
       rest > 0 ? row(t("termsElsewhere", { n: number(rest) }), "", "", value - total, "others") : null),

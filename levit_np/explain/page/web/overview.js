@@ -4,7 +4,7 @@
 async function overviewView() {
   const parts = units(), view = h("div", { class: "overview" });
   view.append(h("h1", { tabindex: -1 }, t("overviewTitle", { model: doc.model.name })), h("p", {}, t("overviewIntro")));
-  view.append(await answerLine(), scaleDrawing(parts));
+  view.append(await answerLine(), await scaleDrawing(parts));
   view.append(h("p", { class: "note" }, t("scaleNote")));
   for (const group of ["image", "stem", ...doc.model.config.stages.map((_, s) => `stages.${s}`), "heads"]) {
     const members = parts.filter((part) => (part.group ?? "image") === group);
@@ -17,7 +17,7 @@ async function overviewView() {
 // What the network answered, in a line.
 async function answerLine() {
   const logits = await tensors.get(doc.logits), shares = softmaxOf(logits), first = doc.top[0];
-  return h("p", { class: "answer" }, await imageCanvas(96), h("span", {}, t("answerIs"), " ", h("b", {}, doc.labels[first]),
+  return h("p", { class: "answer" }, h("span", {}, t("answerIs"), " ", h("b", {}, doc.labels[first]),
     ` ${percent(shares[first])} `, h("a", { href: address.to("answer") }, t("why"))));
 }
 
@@ -33,29 +33,38 @@ async function card(part) {
   const picture = part.name === "image" ? await imageCanvas(84) : part.tensor === undefined ? null : await energyCanvas(part.tensor, 84, t("energyLabel", { name: part.title }));
   return h("li", { class: "card" }, h("a", { href: part.href }, picture, h("b", {}, part.title)),
     h("span", { class: "shape" }, times(part.shape)),
-    part.macs ? h("span", { class: "cost" }, t("costs", { macs: short(part.macs), parameters: short(part.parameters) })) : null);
+    part.macs ? [h("span", { class: "cost" }, t("someMacs", { n: short(part.macs) })), h("span", { class: "cost" }, t("someParameters", { n: short(part.parameters) }))] : null);
 }
 
-// Height: rows of pixels; width: channels; below, bars of multiply-adds and parameters.  All to scale.
-function scaleDrawing(parts) {
-  const step = 50, tall = 170, base = 190, rowHeight = 60;
-  const pixels = Math.max(...parts.map((part) => part.shape[1] ?? 1)), channels = Math.max(...parts.map((part) => part.shape.length > 1 ? part.shape[0] : 1));
-  const macs = Math.max(...parts.map((part) => part.macs)), parameters = Math.max(...parts.map((part) => part.parameters));
-  const width = step * parts.length + 90, drawing = svg("svg", { viewBox: `0 0 ${width} ${base + 2 * rowHeight + 40}`, width, class: "scale", role: "group", "aria-label": t("scaleLabel") });
-  [[base, "rowsChannels"], [base + rowHeight + 12, "macs"], [base + 2 * rowHeight + 24, "parameters"]].forEach(([y, key]) => drawing.append(svg("text", { x: 4, y: y - 4, class: "axis" }, t(key))));
-  parts.forEach((part, i) => {
-    const x = 90 + i * step, [c, rows] = part.shape.length > 1 ? part.shape : [part.shape[0], 1];
-    const height = Math.max(2, (rows / pixels) * tall), wide = Math.max(2, Math.min(step - 6, (part.shape.length > 1 ? c / channels : 0.05) * (step - 8)));
+// Each activation as a box: its face the grid of pixels, with what is to be seen there; its depth the channels. Below,
+// bars of multiply-adds and parameters.  All to scale.
+async function scaleDrawing(parts) {
+  const face = 150, deep = 44, base = 215, rowHeight = 58, left = 84, isMap = (part) => part.shape.length > 1;
+  const largest = (value) => Math.max(...parts.map(value)), pixels = largest((part) => (isMap(part) ? part.shape[1] : 1)), channels = largest((part) => (isMap(part) ? part.shape[0] : 1));
+  const rows = [["macs", base + rowHeight + 14], ["parameters", base + 2 * (rowHeight + 14)]], most = { macs: largest((part) => part.macs), parameters: largest((part) => part.parameters) };
+  const names = base + 2 * (rowHeight + 14) + 24, drawing = svg("svg", { class: "scale", role: "group", "aria-label": t("scaleLabel") });
+  for (const [key, y] of [["size", base], ...rows]) drawing.append(svg("text", { x: 0, y, class: "axis" }, t(key)));
+  let x = left, groups = new Map();
+  for (const part of parts) {
+    const side = Math.max(2, isMap(part) ? part.shape[1] / pixels * face : 2), depth = isMap(part) ? Math.max(1, part.shape[0] / channels * deep) : 3, dx = depth * 0.75, dy = depth * 0.4;
+    const width = Math.max(52, side + dx + 10), y = base - 18 - side, points = (list) => list.map((p) => p.join()).join(" ");
     const label = t("scalePart", { name: part.title, shape: times(part.shape), macs: number(part.macs), parameters: number(part.parameters) });
-    const link = svg("a", { href: part.href, "aria-label": label, class: part.group ?? "image" }, svg("title", {}, label),
-      svg("rect", { x: x - 2, y: 0, width: step - 2, height: base + 2 * rowHeight + 36, class: "hit" }),
-      svg("rect", { x, y: base - 16 - height, width: wide, height, class: "volume" }),
-      svg("text", { x, y: base, class: "size" }, part.shape.length > 1 ? `${c}·${rows}²` : `${c}`));
-    for (const [line, value, largest] of [[1, part.macs, macs], [2, part.parameters, parameters]]) {
-      const tallBar = (value / largest) * (rowHeight - 20), y = base + line * (rowHeight + 12);
-      if (value) link.append(svg("rect", { x, y: y - 12 - tallBar, width: step - 10, height: tallBar, class: "costbar" }), svg("text", { x, y, class: "size" }, short(value)));
+    const link = svg("a", { href: part.href, class: part.group ?? "image" }, svg("title", {}, label), svg("rect", { x: x - 3, y: 0, width: width - 2, height: names + 4, class: "hit" }),
+      svg("polygon", { points: points([[x, y], [x + dx, y - dy], [x + side + dx, y - dy], [x + side + dx, y + side - dy], [x + side, y + side], [x, y + side]]), class: "volume" }),
+      svg("text", { x, y: base, class: "size" }, isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : `${part.shape[0]}`));
+    const picture = part.name === "image" ? await imageCanvas(100) : part.tensor === undefined || side < 4 ? null : await energyCanvas(part.tensor, 100, "");
+    if (picture) link.append(svg("image", { x, y, width: side, height: side, href: picture.toDataURL(), preserveAspectRatio: "none", class: "pixels" }));
+    for (const [key, bottom] of rows) if (part[key]) {
+      const tall = part[key] / most[key] * (rowHeight - 20);
+      link.append(svg("rect", { x, y: bottom - 12 - tall, width: 40, height: tall, class: "costbar" }), svg("text", { x, y: bottom, class: "size" }, short(part[key])));
     }
+    link.append(svg("text", { x, y: names, class: "partname" }, t(`short.${part.name.split(".").at(/\d$/.test(part.name) ? -2 : -1)}`, { n: Number(part.name.split(".").at(-1)) + 1 })));
     drawing.append(link);
-  });
+    if (part.group) groups.set(part.group, [groups.get(part.group)?.[0] ?? x, x + width - 10]);
+    x += width;
+  }
+  for (const [group, [from, to]] of groups) drawing.append(svg("path", { d: `M${from} ${names + 8} v5 H${to} v-5`, class: "bracket" }), svg("text", { x: (from + to) / 2, y: names + 28, class: "group" }, group === "heads" ? t("part.heads") : titleOf(group)));
+  drawing.setAttribute("viewBox", `0 0 ${x} ${names + 34}`);
+  drawing.setAttribute("width", x);
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("scaleLabel") }, drawing);
 }

@@ -23,6 +23,8 @@ async function stopView(direction, i) {
   view.append(h("p", { class: "count" }, t("stopOf", { n: i + 1, all: doc[direction].length, direction: t(direction) })), h("h1", { tabindex: -1 }, `${titleOf(stop.layer)}: ${opTitle(stop.op)}`),
     h("p", {}, t(`what.${stop.op}`)));
   if (stop.formula) view.append(h("p", { class: "formula big" }, stop.formula));
+  const symbols = `symbols.${stop.op.replace("_backward", "")}`;
+  if (symbols in language.table.en) view.append(h("p", { class: "note" }, t(symbols), direction === "backward" ? ` ${t("symbols.gradient")}` : ""));
   const made = h("div", { class: "madeholder" });
   let chosen = choices.get("name");
   if (!results.includes(chosen)) chosen = results[0];
@@ -43,7 +45,7 @@ async function stopView(direction, i) {
   const given = Object.keys(stop.in).filter((name) => arrays[name]);
   const numbers = h("div", { class: "numbersside" });
   const special = SPECIAL[stop.op] ? await SPECIAL[stop.op](stop, arrays, panels, (name, index) => { panels[name].select(index); explain(name, index); }) : null;
-  if (special) view.append(special);
+  if (special) numbers.append(special);
   numbers.append(h("h2", {}, t("results")), ...results.map((name) => panel(name, true)), made, h("h2", {}, t("inputs")), ...given.map((name) => panel(name, false)));
   view.append(h("div", { class: "columns" }, numbers, codeBox(stop)));
   if (chosen) {
