@@ -86,9 +86,9 @@ function frame() {
   document.getElementById("page").replaceChildren(
     h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); document.querySelector("h1").focus(); } }, t("skip")),
     h("header", {}, h("a", { class: "name", href: "#/" }, doc.model.name), h("span", { class: "shape" }, doc.about),
-      h("nav", { class: "buttons", "aria-label": t("controls") }, button("tour", "t"), button("answer", "a"), button("turn", "b"),
+      h("nav", { class: "buttons", "aria-label": t("controls") }, button("tour", "t"), button("answer", "a"), button("turn", "b"), h("details", { class: "more", open: innerWidth > 640 }, h("summary", {}, t("more")), h("div", { class: "buttons" },
         losses.length > 1 ? h("label", {}, t("loss"), " ", h("select", { id: "loss", onchange: (event) => { session.loss = event.target.value; show(); } }, losses.map((loss) => h("option", { value: loss, selected: loss === session.loss }, t(`loss.${loss}`, { value: digits(doc.losses[loss]) }))))) : null,
-        h("label", {}, t("find"), " ", finder()), button("language", "l"), button("theme", "d"), button("help", "?"), doc.live ? h("a", { href: "#/live" }, t("live")) : null)),
+        h("label", {}, t("find"), " ", finder()), button("language", "l"), button("theme", "d"), button("help", "?"), doc.live ? h("a", { href: "#/live" }, t("live")) : null)))),
     h("nav", { id: "trail", "aria-label": t("trail") }), h("div", { id: "tour", role: "region", "aria-label": t("command.tour"), hidden: true }),
     h("main", { id: "main" }), h("footer", { id: "footer" }), helpDialog());
   tour.show();

@@ -85,7 +85,7 @@ class Panel {
     const there = this.tensor.there(axis).slice(0, SHEET), size = this.plan.rows > 60 ? 56 : 40;
     this.sheet.replaceChildren(...there.map((channel) => {
       const at = this.plan.choices.map((a) => (a === axis ? channel : this.index[a]));
-      const canvas = mapCanvas(this.plan.rows, this.plan.columns, (r, c) => this.tensor.at(...this.plan.index(at, r, c)), { size });
+      const canvas = mapCanvas(this.plan.rows, this.plan.columns, (r, c) => this.tensor.at(...this.plan.index(at, r, c)), { size, signed: this.tensor.extent[0] < 0 });
       canvas.setAttribute("aria-hidden", "true");
       canvas.removeAttribute("role");
       return h("button", { class: "thumb", type: "button", tabindex: -1, "aria-label": `${t(`axis.${AXES[this.tensor.layout][axis]}`)} ${channel}`,
@@ -103,7 +103,7 @@ class Panel {
     const value = (r, c) => { const index = this.plan.index(chosen, r, c); return this.tensor.has(index) ? this.tensor.at(...index) : undefined; };
     const [low, high] = this.tensor.extent, key = chosen.join();
     if (this.drawn !== key) {
-      const canvas = mapCanvas(rows, columns, value, { size: this.size, largest: this.tensor.layout === "pairs" ? null : Math.max(Math.abs(low), Math.abs(high)),
+      const canvas = mapCanvas(rows, columns, value, { size: this.size, signed: low < 0, largest: this.tensor.layout === "pairs" ? null : Math.max(Math.abs(low), Math.abs(high)),
         label: t("mapLabel", { name: this.name, low: low.toPrecision(3), high: high.toPrecision(3) }) });
       canvas.addEventListener("click", (event) => {
         const box = canvas.getBoundingClientRect();

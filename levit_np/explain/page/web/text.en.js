@@ -1,6 +1,6 @@
 "use strict";
 language.table.en = {
-  skip: "Skip to the content", controls: "Controls", trail: "Where you are", overview: "Overview", find: "Go to layer", live: "Own image", loss: "Loss", close: "Close",
+  skip: "Skip to the content", controls: "Controls", more: "More", trail: "Where you are", overview: "Overview", find: "Go to layer", live: "Own image", loss: "Loss", close: "Close",
   "command.next": "Next", "command.previous": "Previous", "command.out": "Out", "command.overview": "Overview", "command.turn": "Forward / backward", "command.answer": "Answer, and why", "command.tour": "Guided tour", "command.find": "Go to a layer", "command.language": "中文", "command.theme": "Light / dark", "command.help": "Help",
   "mode.forward": "forward: from the image to the answer", "mode.backward": "backward: from the loss to every gradient",
   "loss.ce": "cross-entropy = {value}", "loss.kd": "hard distillation = {value}",

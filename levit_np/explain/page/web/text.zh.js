@@ -1,6 +1,6 @@
 "use strict";
 language.table.zh = {
-  skip: "跳到正文", controls: "控制", trail: "当前位置", overview: "总览", find: "转到层", live: "自己的图像", loss: "损失", close: "关闭",
+  skip: "跳到正文", controls: "控制", more: "更多", trail: "当前位置", overview: "总览", find: "转到层", live: "自己的图像", loss: "损失", close: "关闭",
   "command.next": "下一步", "command.previous": "上一步", "command.out": "上一级", "command.overview": "总览", "command.turn": "前向 / 反向", "command.answer": "结果与原因", "command.tour": "导览", "command.find": "转到某一层", "command.language": "English", "command.theme": "浅色 / 深色", "command.help": "帮助",
   "mode.forward": "前向传播：从图像到结果", "mode.backward": "反向传播：从损失到每个梯度",
   "loss.ce": "交叉熵 = {value}", "loss.kd": "硬蒸馏 = {value}",
