@@ -53,7 +53,12 @@ async function scaleDrawing(parts) {
       svg("polygon", { points: points([[x, y], [x + dx, y - dy], [x + side + dx, y - dy], [x + side + dx, y + side - dy], [x + side, y + side], [x, y + side]]), class: "volume" }),
       svg("text", { x, y: base, class: "size" }, isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : `${part.shape[0]}`));
     const picture = part.name === "image" ? await imageCanvas(100) : part.tensor === undefined || side < 4 ? null : await energyCanvas(part.tensor, 100, "");
-    if (picture) link.append(svg("image", { x, y, width: side, height: side, href: picture.toDataURL(), preserveAspectRatio: "none", class: "pixels" }));
+    if (picture) {
+      Object.assign(picture.style, { width: "100%", height: "100%", border: "0" });
+      picture.setAttribute("aria-hidden", "true");
+      picture.removeAttribute("role");
+      link.append(svg("foreignObject", { x, y, width: side, height: side }, picture));
+    }
     for (const [key, bottom] of rows) if (part[key]) {
       const tall = part[key] / most[key] * (rowHeight - 20);
       link.append(svg("rect", { x, y: bottom - 12 - tall, width: 40, height: tall, class: "costbar" }), svg("text", { x, y: bottom, class: "size" }, short(part[key])));
