@@ -23,7 +23,7 @@ class Screen:
         with self._made_bar() if sys.stderr.isatty() and not self._quiet else nullcontext() as self._bar:
             if self._bar:
                 done = trainer.epoch * trainer.loader.steps + trainer.batch
-                self._task = self._bar.add_task("", total=trainer.recipe.epochs * trainer.loader.steps, completed=done)
+                self._task = self._bar.add_task("starting", total=trainer.recipe.epochs * trainer.loader.steps, completed=done)
             yield
         self._bar = None
 
@@ -60,7 +60,6 @@ class Screen:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None),
-                   TimeRemainingColumn(elapsed_when_finished=True), TextColumn("left"))
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("left")
         # Redirected, the lines on standard output appear above the bar.
         return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
