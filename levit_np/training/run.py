@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from .curves import draw
 from .folder import RunFolder
 from .interrupt import Interrupt, Stopped
+from .schedule import learning_rate
 from .trainer import Trainer
 
 SAVE_SECONDS = 600.0
@@ -104,8 +105,9 @@ class Run:
         """What the log says of the epoch that is over."""
         trainer = self.trainer
         loss, correct, images = trainer.ranks.mean([float(trainer.totals[key]) for key in ("loss", "correct", "images")])
-        line = {"epoch": trainer.epoch + 1, "steps": trainer.update.steps, "loss": loss / images,
-                "top1": 100 * correct / images}
+        line = {"epoch": trainer.epoch + 1, "steps": trainer.update.steps,
+                "rate": learning_rate(trainer.recipe, trainer.epoch, ranks=trainer.ranks.size),  # at the epoch's start
+                "loss": loss / images, "top1": 100 * correct / images}
         if self.validate:
             share_statistics(trainer.evaluated, trainer.ranks)
             with self.screen.waiting("validation"):
