@@ -60,6 +60,6 @@ class Screen:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("left")
+        columns = TextColumn("{task.description}"), BarColumn(None), TimeRemainingColumn(), TextColumn("left")
         # Redirected, the lines on standard output appear above the bar.
-        return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+        return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), expand=True)

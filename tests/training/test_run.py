@@ -65,6 +65,13 @@ def test_a_whole_run(whole):
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_matplotlib_it_says_why_there_is_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    _, screen = run(tmp_path / "run", curves=True)
+    assert screen.notes[-1] == (f"{tmp_path}/run/curves.png: not drawn: expected matplotlib, found none; pip install "
+                                "'levit_np[train]'")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_cut_at_random_steps_it_ends_with_the_same_bytes(whole, tmp_path, seed):
     """Five cuts each, in the middle of epochs and at their ends: weights, statistics, moments, average, random state and

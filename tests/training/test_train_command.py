@@ -1,8 +1,11 @@
 """levit-np train as a user meets it: what it says, what it leaves, how it ends."""
 
+import contextlib
 import errno
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +79,23 @@ def test_what_it_prints(shapes, tmp_path, capfd):
     assert (first, err) == ("no teacher: both heads learn the labels", "")
     assert second.startswith("epoch 1/1  loss ") and "validation loss" in second and second.endswith("images/s")
     assert third == f"curves: {tmp_path}/run/curves.png"
+
+
+def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
+    ours, theirs = pty.openpty()
+    shown, command = [], [sys.executable, "-m", "levit_np.cli", "train", shapes, "--output", tmp_path / "run", *QUICK]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True,
+                          env=os.environ | {"TERM": "xterm", "COLUMNS": "80"}) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while data := os.read(ours, 1 << 16):
+                shown.append(data.decode(errors="replace"))
+        out = process.stdout.read()
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(shown))
+    assert process.returncode == 0 and "starting" in text
+    assert re.search(r"epoch 2/2  \d/5  [\d.e+]+ images/s  loss \d\.\d{3}  accuracy \d+\.\d% .*\d:\d\d:\d\d left", text)
+    assert out.startswith("no teacher") and "images/s  loss" not in out
 
 
 def start(*arguments):
