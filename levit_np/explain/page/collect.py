@@ -1,5 +1,6 @@
 """A pass through a network as what a page shows of it: the layers, the stops of the walk, and the numbers of each."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,10 +57,11 @@ class Pass:
         for name, found in self.traces.items():
             document["dx"][name] = tensors.add("convolution_backward", "dx", found.dx)
         for place, (dx, steps) in enumerate(self.logits_back):
-            document["dx"][f"why{place}"] = tensors.add("convolution_backward", "dx", dx, 2)
+            digits = None if detail.reach == math.inf else 2  # for pictures it is enough
+            document["dx"][f"why{place}"] = tensors.add("convolution_backward", "dx", dx, digits)
             for step in (s for s in steps if s.op == "attention_backward"):
                 gradient = step.inputs["dy"] @ values[step.layer].swapaxes(-1, -2)  # to the attention weights
-                document["maps"].setdefault(step.layer, []).append(tensors.add("attention", "dprobabilities", gradient, 2))
+                document["maps"].setdefault(step.layer, []).append(tensors.add("attention", "dprobabilities", gradient, digits))
         return document, tensors
 
     def _about_model(self) -> dict:

@@ -9,6 +9,7 @@ from .packing import pack
 
 
 AXES = {"image": 3, "tokens": 2, "heads": 3, "pairs": 3, "filters": 4, "matrix": 2, "table": 2, "vector": 1}
+BN = ("gamma", "beta", "mean", "variance")
 
 
 class Tensors:
@@ -30,9 +31,10 @@ class Tensors:
         if place not in self._numbers:
             # Where there is an axis for images, it is the first, and there is one image.
             values = array[0] if array.ndim > AXES[kind] else array
-            floating = digits is None and name.startswith("d")
+            floating = digits is None and (name.startswith("d") or kind == "vector" and name in BN)
             if digits is None:
-                digits = detail.gradient_digits if floating else detail.digits + (kind == "heads" and name in ("q", "k"))
+                more = name in BN or kind == "heads" and name in ("q", "k")  # with these one computes
+                digits = detail.gradient_digits if name.startswith("d") else detail.digits + more
             options = {"digits": digits, "floating": floating}
             if name == "probabilities":
                 options["exponent"] = -4  # hundredths of a percent

@@ -36,13 +36,13 @@ async function whyPictures() {
 
 // For each attention: Σ over the queries of weight × gradient, at each key: what the head's looking there did for the class.
 async function whyAttention() {
-  const names = Object.keys(doc.maps), body = h("div", {}), select = h("select", { onchange: () => draw(select.value) }, names.map((name) => h("option", { value: name }, fullTitle(name))));
+  const names = Object.keys(doc.maps).reverse(), body = h("div", {}), select = h("select", { onchange: () => draw(select.value) }, names.map((name) => h("option", { value: name }, fullTitle(name))));
   const draw = async (name) => {
     const a = await attentionOf(name), maps = await Promise.all(doc.maps[name].map((place) => tensors.get(place))), queries = a.probabilities.there(1);
     const value = (map, head) => range(a.keys).map((k) => queries.reduce((s, q) => s + a.probabilities.at(head, q, k) * (map.at(head, q, k) ?? 0), 0));
     const table = maps.map((map) => range(a.heads).map((head) => value(map, head))), largest = Math.max(...table.flat(2).map(Math.abs));
     body.replaceChildren(...table.map((heads, i) => h("div", {}, h("h3", {}, t("towards", { name: doc.labels[doc.why[i]] })), h("div", { class: "row" }, heads.map((values, head) => h("figure", {}, mapCanvas(a.rows, a.columns, (r, c) => values[r * a.columns + c], { size: 96, signed: true, largest, label: t("headN", { n: head }) }), h("figcaption", {}, t("headN", { n: head }))))))), legend(-largest, largest));
   };
-  if (names.length) { select.value = names.at(-1); await draw(names.at(-1)); }
+  if (names.length) await draw(names[0]);
   return h("div", {}, h("label", {}, t("attentionLayer"), " ", select), body);
 }

@@ -119,6 +119,21 @@ SPECIAL.attention_backward = async (stop, arrays) => {
     body.replaceChildren(figure("p", p, false), figure("ds = p · (dp − Σ dp p)", d ? range(a.keys).map((k) => (d.has([head, query, k]) ? d.at(head, query, k) : undefined)) : [undefined], true));
   };
   const chooser = (key, most) => { fields[key] = h("input", { type: "number", min: 0, max: most, value: state[key], onchange: () => { state[key] = Math.min(most, Math.max(0, Number(fields[key].value))); draw(); } }); return h("label", {}, t(`axis.${key}`), " ", fields[key]); };
-  draw.call();
+  draw();
   return h("section", { class: "special" }, h("h2", {}, t("attentionBack")), h("p", {}, t("attentionBackNote")), h("div", { class: "choosers" }, chooser("head", a.heads - 1), chooser("query", a.queries - 1)), body);
+};
+
+// Both stops of the bias: which number of a head's table each pair of pixels uses.
+SPECIAL.bias_index = SPECIAL.gather_bias = async (stop) => {
+  const layer = stop.layer.replace(/\.bias$/, ""), a = await attentionOf(layer), state = { head: 0, query: middle("query", a.queries) }, body = h("div", {}), fields = {};
+  const draw = () => {
+    const [qr, qc] = a.placeOf(state.query), offset = (k) => Math.abs(qr - Math.floor(k / a.columns)) * a.columns + Math.abs(qc - (k % a.columns));
+    const cells = (value) => table(range(a.rows).map((r) => range(a.columns).map((c) => ({ ...value(r * a.columns + c), cls: r === qr && c === qc ? "chosen" : "" }))), t("gridLabel", { name: "B" }));
+    const largest = a.table ? Math.max(...a.table.extent.map(Math.abs)) : 1;
+    const numbers = stop.op === "bias_index" ? cells((k) => ({ text: String(offset(k)), value: -offset(k), largest: a.keys })) : cells((k) => ({ text: a.table.text(state.head, offset(k)), value: a.bias(state.head, state.query, k), largest }));
+    body.replaceChildren(h("p", {}, t("biasOfQuery", { query: state.query, row: qr, column: qc })), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("biasB") }, numbers), ...(stop.op === "gather_bias" ? biasMaps(a, state.head) : []));
+  };
+  const chooser = (key, most) => { fields[key] = h("input", { type: "number", min: 0, max: most, value: state[key], onchange: () => { state[key] = Math.min(most, Math.max(0, Number(fields[key].value))); draw(); } }); return h("label", {}, t(`axis.${key}`), " ", fields[key]); };
+  draw();
+  return h("section", { class: "special" }, h("h2", {}, t("biasB")), h("div", { class: "choosers" }, chooser("head", a.heads - 1), chooser("query", a.queries - 1)), body);
 };

@@ -20,18 +20,19 @@ function kindOf(name) {
   return layersByName.get(name)?.kind ?? "layer";
 }
 
-// The direct parts of a layer, in the order of computation; a residual stands behind its branch.
+// The direct parts of a layer, in the order of computation: layers by name, and operations of its own by their number.
 function childrenOf(name) {
   const found = [];
   for (const i of stopsWithin(name)) {
-    const line = lineage(doc.forward[i].layer), at = name ? line.indexOf(name) : -1, child = line[at + 1];
-    if (child && !found.includes(child)) found.push(child);
+    const line = lineage(doc.forward[i].layer), child = line[line.indexOf(name) + 1] ?? i;
+    if (!found.includes(child)) found.push(child);
   }
   return found;
 }
 
-async function flowItem(name) {
-  const stops = stopsWithin(name), cost = costOf(name), stop = doc.forward[stops.at(-1)], place = Object.values(stop.out)[0];
+async function flowItem(child) {
+  if (typeof child === "number") return h("li", {}, h("a", { href: address.to(`forward/${child}`) }, h("b", {}, opTitle(doc.forward[child].op))), h("code", {}, doc.forward[child].formula));
+  const name = child, stops = stopsWithin(name), cost = costOf(name), stop = doc.forward[stops.at(-1)], place = Object.values(stop.out)[0];
   const picture = place === undefined || doc.tensors[place].layout === "table" ? null : doc.tensors[place].layout === "pairs" || doc.tensors[place].layout === "heads" ? null : await energyCanvas(place, 64, t("energyLabel", { name: titleOf(name) }));
   const href = stops.length === 1 ? address.to(`forward/${stops[0]}`) : address.to(`layer/${name}`);
   return h("li", {}, h("a", { href }, picture, h("b", {}, titleOf(name))), place === undefined ? null : h("span", { class: "shape" }, times(doc.tensors[place].shape)),
@@ -40,7 +41,13 @@ async function flowItem(name) {
 
 function stopLink(i) {
   const stop = doc[session.direction][i];
-  return h("li", { value: i + 1 }, h("a", { href: address.to(`${session.direction}/${i}`) }, `${titleOf(stop.layer)}: ${opTitle(stop.op)}`), " ", h("code", {}, stop.formula.split(/[:.] /)[0].slice(0, 90)));
+  return h("li", { value: i + 1 }, h("a", { href: address.to(`${session.direction}/${i}`) }, stopTitle(stop)), " ", h("code", {}, stop.formula.split(/[:.] /)[0].slice(0, 90)));
 }
 
 const opTitle = (op) => t(`op.${op}`);
+
+// "Projection: linear map"; "Residual sum" alone says it all.
+function stopTitle(stop) {
+  const layer = titleOf(stop.layer), op = opTitle(stop.op);
+  return layer.toLowerCase() === op.toLowerCase() || !stop.layer ? op[0].toUpperCase() + op.slice(1) : `${layer}${t("colon")}${op}`;
+}

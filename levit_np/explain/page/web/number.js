@@ -157,9 +157,26 @@ const MAKES = {
       all: other.shape[1], terms: range(other.shape[1]).map((k) => [`ds[${queries ? `${head}, ${i}, ${k}` : `${head}, ${k}, ${i}`}] · ${queries ? "k" : "q"}[${head}, ${k}, ${j}]`,
         queries ? d.at(head, i, k) : d.at(head, k, i), other.at(head, k, j) * scale]) };
   },
+  gather_bias_backward(a, name, [head, offset], stop) {
+    const [, queries, keys] = a.dbias.shape, [rows, columns] = gridOf(keys), [, queryColumns] = gridOf(queries), stride = Math.round(Math.sqrt(keys / queries)), terms = [];
+    for (const q of range(queries)) for (const k of range(keys)) {
+      const y = Math.floor(q / queryColumns) * stride, x = (q % queryColumns) * stride;
+      if (Math.abs(y - Math.floor(k / columns)) * columns + Math.abs(x - (k % columns)) === offset) terms.push([`dbias[${head}, ${q}, ${k}]`, a.dbias.at(head, q, k), 1]);
+    }
+    return { formula: `dtable[${head}, ${offset}] = Σ dbias[${head}, q, k],  |Δy| = ${Math.floor(offset / columns)}, |Δx| = ${offset % columns}`, terms, all: terms.length };
+  },
+  targets_of: (a, name, [c]) => ({ formula: "targets[c] = 1, 0, …", lines: [`${doc.labels[c]}: ${a.targets.text(c)}`] }),
+  cross_entropy_backward: (a, name, [c]) => believed(a.logits, c, a.targets.at(c), ""),
+  hard_distillation_backward: (a, name, [c]) => believed(a.logits, c, doc.teacher === c ? 1 : 0, t("teacherSays")),
   average_pool_backward: (a, name, [n, c], stop) => ({ formula: `dx[n, ${c}] = dy[${c}] / ${a.dx.shape[0]}`, lines: [`${a.dy.text(c)} / ${a.dx.shape[0]} = ${digits(a.dy.at(c) / a.dx.shape[0])}`] }),
   add_backward: () => ({ formula: "dx = dy + dbranch", lines: [t("addBackward")] }),
 };
+
+// softmax - target, for a class.
+function believed(logits, c, target, text) {
+  const share = softmaxOf(logits)[c];
+  return { formula: `dlogits[${c}] = softmax(logits)[${c}] − ${target}`, lines: [`${doc.labels[c]}: e^${logits.text(c)} / Σ_j e^logits[j] = ${digits(share)}`, `${digits(share)} − ${target} = ${digits(share - target)}${text && `   (${text})`}`] };
+}
 
 const channelOf = (tensor, index) => (tensor.layout === "image" ? index[0] : index.at(-1));
 
@@ -175,10 +192,11 @@ function madeOf(stop, arrays, name, index) {
   const target = arrays[name], box = h("section", { class: "made", "aria-label": t("madeOf") });
   const title = h("h3", {}, t("thisNumber"), " ", h("code", {}, `${name}[${index.join(", ")}]`), " = ", h("b", { class: "value", "data-made": index.join() }, target.text(...index)));
   box.append(title);
-  const made = MAKES[stop.op]?.(arrays, name, index, stop);
+  const whole = Object.keys(stop.in).every((given) => arrays[given]); // of the second loss, a large page leaves out some
+  const made = whole ? MAKES[stop.op]?.(arrays, name, index, stop) : { lines: [], terms: [] };
   if (!made) return box;
-  box.append(h("p", { class: "formula" }, made.formula));
-  if (made.lines) box.append(...made.lines.map((line) => h("p", { class: "computed" }, line)));
+  if (made.formula) box.append(h("p", { class: "formula" }, made.formula));
+  if (made.lines?.length) box.append(...made.lines.map((line) => h("p", { class: "computed" }, line)), h("p", { class: "note" }, t("rounded")));
   if (made.from) {
     const [source, at] = made.from, there = arrays[source]?.has(at);
     box.append(h("p", {}, there ? t("moved", { from: `${source}[${at.join(", ")}]`, value: arrays[source].text(...at) }) : t("movedAway", { from: `${source}[${at.join(", ")}]` })));

@@ -20,7 +20,7 @@ async function stopView(direction, i) {
   const stop = doc[direction][i], places = placesOf(stop), arrays = await tensors.all(places);
   const { choices } = address.read(), results = Object.keys(stop.out).filter((name) => arrays[name]);
   const view = h("div", { class: "stop" });
-  view.append(h("p", { class: "count" }, t("stopOf", { n: i + 1, all: doc[direction].length, direction: t(direction) })), h("h1", { tabindex: -1 }, `${titleOf(stop.layer)}: ${opTitle(stop.op)}`),
+  view.append(h("p", { class: "count" }, t("stopOf", { n: i + 1, all: doc[direction].length, direction: t(direction) })), h("h1", { tabindex: -1 }, stopTitle(stop)),
     h("p", {}, t(`what.${stop.op}`)));
   if (stop.formula) view.append(h("p", { class: "formula big" }, stop.formula));
   const symbols = `symbols.${stop.op.replace("_backward", "")}`;
@@ -36,17 +36,19 @@ async function stopView(direction, i) {
   const at = choices.get("at")?.split(",").map(Number);
   const panel = (name, result) => {
     const maker = makers.get(places[name]);
-    panels[name] = new Panel(arrays[name], { name, place: places[name], title: t(result ? "result" : "given"), index: name === chosen ? at : undefined,
+    panels[name] = new Panel(arrays[name], { name, place: places[name], title: t(result ? "result" : "given"), index: name === chosen && at ? at : arrays[name].layout === "vector" && arrays[name].shape[0] === doc.labels.length ? [doc.target] : undefined,
       open: result ? name === chosen : isMain(name), onselect: (index) => result && explain(name, index) });
     if (!result && maker) panels[name].element.append(h("p", {}, h("a", { href: address.to(`${maker[0]}/${maker[1]}`, { name: maker[2], at: panels[name].index.join() }),
-      onclick: (event) => { event.currentTarget.href = address.to(`${maker[0]}/${maker[1]}`, { name: maker[2], at: panels[name].index.join() }); } }, t("madeAt", { stop: `${fullTitle(doc[maker[0]][maker[1]].layer)}: ${opTitle(doc[maker[0]][maker[1]].op)}` }))));
+      onclick: (event) => { event.currentTarget.href = address.to(`${maker[0]}/${maker[1]}`, { name: maker[2], at: panels[name].index.join() }); } }, t("madeAt", { stop: [lineage(doc[maker[0]][maker[1]].layer).slice(0, -1).map(titleOf), stopTitle(doc[maker[0]][maker[1]])].flat().join(" › ") }))));
     return panels[name].element;
   };
   const given = Object.keys(stop.in).filter((name) => arrays[name]);
   const numbers = h("div", { class: "numbersside" });
   const special = SPECIAL[stop.op] ? await SPECIAL[stop.op](stop, arrays, panels, (name, index) => { panels[name].select(index); explain(name, index); }) : null;
   if (special) numbers.append(special);
-  numbers.append(h("h2", {}, t("results")), ...results.map((name) => panel(name, true)), made, h("h2", {}, t("inputs")), ...given.map((name) => panel(name, false)));
+  if (results.length) numbers.append(h("h2", {}, t("results")), ...results.map((name) => panel(name, true)), made);
+  for (const [name, value] of Object.entries(stop.with)) if (name === "loss") numbers.append(h("p", { class: "computed" }, `loss = ${digits(value)}`));
+  if (given.length) numbers.append(h("h2", {}, t("inputs")), ...given.map((name) => panel(name, false)));
   view.append(h("div", { class: "columns" }, numbers, codeBox(stop)));
   if (chosen) {
     explain(chosen, panels[chosen].index);

@@ -55,4 +55,6 @@ language.table.en = {
   "symbols.normalize": "γ (gamma) and β (beta): learned; μ and σ²: mean and variance of the channel; eps: a tiny number against dividing by zero.",
   "symbols.attention": "q, k, v: queries, keys, values; kᵀ: with rows and columns exchanged; scale: 1/√D, D numbers a key; p: attention weights; B: bias; s or A: the scores before the softmax.",
   "symbols.gather_bias": "h: head, q: query pixel, k: key pixel, index: which distance they have.",
+  colon: ": ", rounded: "Computed here from rounded numbers: the last digit may differ.", teacherSays: "1 is what the teacher says",
+  biasOfQuery: "For the query {query} at row {row}, column {column} (outlined), every key at its place. Keys at the same distance share a number.",
 };

@@ -55,4 +55,6 @@ language.table.zh = {
   "symbols.normalize": "γ（gamma）和 β（beta）：学到的参数；μ 和 σ²：该通道的均值和方差；eps：防止除以零的小数。",
   "symbols.attention": "q、k、v：查询、键、值；kᵀ：转置；scale：1/√D，D 是每个键的长度；p：注意力权重；B：偏置；s 或 A：softmax 之前的分数。",
   "symbols.gather_bias": "h：头，q：查询像素，k：键像素，index：它们之间的距离的编号。",
+  colon: "：", rounded: "这里用舍入后的数计算：末位可能略有差别。", teacherSays: "1 是教师的回答",
+  biasOfQuery: "查询 {query} 位于第 {row} 行第 {column} 列（有框），每个键在自己的位置上。距离相同的键共用一个数。",
 };
