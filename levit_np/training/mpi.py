@@ -34,7 +34,7 @@ class MPIRanks:
         self.rank, self.size = communicator.rank, communicator.size
 
     def reduction(self, model) -> Reduction:
-        """`with reduction: model.backward(...)`: the gradients become the mean over all ranks."""
+        """`with reduction: model.backward(...)`: the gradients become the sum over all ranks."""
         return Reduction(model, self._gradients)
 
     def synchronize_norms(self, model) -> None:

@@ -12,7 +12,7 @@ class SingleRank:
     rank, size = 0, 1
 
     def reduction(self, model):
-        """-> a context for every step's last backward: when it ends, the model's gradients are the mean over all
+        """-> a context for every step's last backward: when it ends, the model's gradients are the sum over all
         ranks.  A layer's gradients are complete as soon as its backward is over, and may travel."""
         return nullcontext()
 

@@ -1,18 +1,19 @@
-"""The ranks' gradients become their mean while the backward still goes on."""
+"""The ranks' gradients become their sum while the backward still goes on."""
 
 import numpy as np
 
 from .collective import finish, started_sum
 
-BUCKET = 4 << 20  # bytes of gradients that travel together: few messages, and the first leave early
+BUCKET = 1 << 20  # bytes that travel together: few messages, and the first leave early
 
 
 class Reduction:
-    """`with reduction: model.backward(...)` leaves the mean over all ranks of what each has accumulated.
+    """`with reduction: model.backward(...)` leaves the sum over all ranks of what each has accumulated.
 
-    As soon as the layers that are done fill a bucket its sum is started; whoever comes after it in the backward
-    computes meanwhile.  Every rank goes through the layers in the same order, so that their buckets are the same.
-    The gradients stand in the buckets' memory, which the next reduction uses again.
+    The sum of a layer's gradients is started when the layer is done, and who comes after it in the backward computes
+    meanwhile.  A large gradient is summed where it is, BUCKET bytes a message; small ones are gathered in buckets, in
+    whose memory they stay, and which the next reduction uses again.  Every rank goes through the layers in the same
+    order, so that their messages are the same.
     """
 
     def __init__(self, model, communicator):
@@ -22,7 +23,7 @@ class Reduction:
 
     def __enter__(self):
         self._open, self._waiting, self._bytes = True, [], 0
-        self._sent, self._requests = [], []
+        self._buckets, self._requests = [], []
         return self
 
     def __exit__(self, kind, *_):
@@ -30,13 +31,12 @@ class Reduction:
         if kind is not None:
             return  # the other ranks would wait forever: whoever catches this ends them all
         if self._waiting:
-            self._send()
+            self._send_bucket()
         for request in self._requests:
             finish(request)
-        for bucket, arrays in self._sent:
-            bucket /= bucket.dtype.type(self._communicator.size)
+        for bucket, places in self._buckets:
             start = 0
-            for layer, name, shape in arrays:
+            for layer, name, shape in places:
                 stop = start + int(np.prod(shape))
                 layer.accumulated[name] = bucket[start:stop].reshape(shape)
                 start = stop
@@ -45,24 +45,34 @@ class Reduction:
         if not self._open:
             return
         for name, gradient in layer.accumulated.items():
-            self._waiting.append((layer, name, gradient.shape))
-            self._bytes += gradient.nbytes
+            # One that is a view may share its memory with what the backward still reads.
+            if gradient.nbytes >= BUCKET // 4 and gradient.flags.c_contiguous and gradient.flags.owndata:
+                self._send(gradient.reshape(-1))
+            else:
+                self._waiting.append((layer, name, gradient.shape))
+                self._bytes += gradient.nbytes
         if self._bytes >= BUCKET:
-            self._send()
+            self._send_bucket()
         for request in self._requests:
             request.Test()  # MPI may move its data only while it is called
 
-    def _send(self):
+    def _send(self, numbers):
+        """Starts the sum of an array (N,), in place."""
+        step = BUCKET // numbers.itemsize
+        for start in range(0, len(numbers), step):
+            self._requests.append(started_sum(self._communicator, numbers[start : start + step]))
+
+    def _send_bucket(self):
         gradients = [layer.accumulated[name] for layer, name, _ in self._waiting]
         bucket = self._bucket(sum(gradient.size for gradient in gradients), gradients[0].dtype)
         np.concatenate([gradient.ravel() for gradient in gradients], out=bucket)
-        self._requests.append(started_sum(self._communicator, bucket))
-        self._sent.append((bucket, self._waiting))
+        self._send(bucket)
+        self._buckets.append((bucket, self._waiting))
         self._waiting, self._bytes = [], 0
 
     def _bucket(self, size, dtype):
         """The memory that stood in this place the last time: a backward is like the one before."""
-        place = len(self._sent)
+        place = len(self._buckets)
         if place < len(self._memory) and self._memory[place].shape == (size,) and self._memory[place].dtype == dtype:
             return self._memory[place]
         del self._memory[place:]

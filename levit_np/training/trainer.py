@@ -101,7 +101,8 @@ class Trainer:
                 value, doutputs = self.loss(outputs, targets, batch)                                 # loss
                 loss, correct = loss + share * float(value), correct + _correct(outputs, targets)
                 with self.reduction if number == len(batches) else nullcontext():
-                    model.backward(_scaled(doutputs, share * self.scale.value), saved)               # backward
+                    # The ranks' gradients are summed: each is of a rank's share of the mean loss.
+                    model.backward(_scaled(doutputs, share * self.scale.value / self.ranks.size), saved)  # backward
                 del outputs, doutputs, saved
             gradients = model.gradients()
             if self.finite(loss, gradients, batches):                                                # check
@@ -127,7 +128,7 @@ class Trainer:
             return False
         own = finite, f"loss {loss}, gradient norm {norm}", [str(name) for batch in batches for name in batch.names]
         everyone = self.ranks.broadcast(self.ranks.gather(own))
-        # The gradients are the ranks' mean, so that one bad batch shows in all of them: the losses say whose it is.
+        # The gradients are the ranks' sum, so that one bad batch shows in all of them: the losses say whose it is.
         found = [rank for rank in everyone if not rank[0]] or everyone
         names = [name for _, _, some in found for name in some]
         raise TrainingError(f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}: expected a finite "

@@ -41,7 +41,7 @@ def gradients(ranks, name, backend, dtype, changes):
         reduced = ranks.reduction(model)
         sent = []
         stem, after = model.stem.convolutions[0], model.stem.convolutions[0].completed
-        stem.completed = lambda layer: (sent.append(len(reduced._sent)), after(layer))
+        stem.completed = lambda layer: (sent.append(len(reduced._requests)), after(layer))
         for step in range(3):  # the second accumulates over two batches, of which the last alone is reduced
             twice = step == 1
             batches = [x, 2 * x[::-1] + 1][: 1 + twice]
@@ -53,7 +53,7 @@ def gradients(ranks, name, backend, dtype, changes):
                             for i, out in enumerate(outputs)]
                 alone.backward(upstream, saved)
                 mine, saved = model.forward(part(batch, ranks), training=True)
-                upstream = [part(u, ranks) * ranks.size for u in upstream]
+                upstream = [part(u, ranks) for u in upstream]
                 if number + 1 < len(batches):
                     model.backward(upstream, saved)
                     continue
@@ -68,20 +68,20 @@ def gradients(ranks, name, backend, dtype, changes):
             "statistics": max((worst(a, alone.state()[n]) for n, a in model.state().items()
                                if n.endswith((".mean", ".variance"))), default=0.0),
             "sent before the stem": sent[0]}
-    # Without synchronization: the mean of what each rank computes alone.
-    model, mean = random_model(name, backend=backend, dtype=dtype, **changes), None
+    # Without synchronization: the sum of what each rank computes alone.
+    model = random_model(name, backend=backend, dtype=dtype, **changes)
     shares = []
     for share in np.array_split(x, ranks.size):
         model.zero_gradients()
         outputs, saved = model.forward(share, training=True)
-        model.backward([out / len(share) for out in outputs], saved)
+        model.backward([out / len(x) for out in outputs], saved)
         shares.append(model.gradients())
     model.zero_gradients()
     outputs, saved = model.forward(part(x, ranks), training=True)
     with ranks.reduction(model):
-        model.backward([out / len(outputs[0]) for out in outputs], saved)
-    expected = {n: sum(share[n] for share in shares) / ranks.size for n in shares[0]}
-    found["apart"]["gradients of the shares' mean"] = worst_gradient(model.gradients(), expected)
+        model.backward([out / len(x) for out in outputs], saved)
+    expected = {n: sum(share[n] for share in shares) for n in shares[0]}
+    found["apart"]["gradients of the shares"] = worst_gradient(model.gradients(), expected)
     everyone = ranks.gather(found)
     if ranks.rank == 0:
         print(json.dumps(everyone, default=float))
@@ -190,7 +190,7 @@ def poison(ranks, where, what):
         go.loader.loader.batch_at = poisoned
     elif ranks.rank == where:  # a loss alone, of which the gradients know nothing
         loss = go.loss
-        go.loss = lambda outputs, batch: (np.inf if go.batch == 2 else 1.0, loss(outputs, batch)[1])
+        go.loss = lambda *given: (np.inf if go.batch == 2 else 1.0, loss(*given)[1])
     try:
         further(go, 4)
     except TrainingError as error:
