@@ -74,7 +74,8 @@ def multiply_function(module, lanes, halves, parts):
     for n in sums:
         v.call("llvm.x86.tilezero", ir.VoidType(), [_byte(n)])
     finish = finish_function(module, lanes), [job[n] for n in range(Job.DONE, Job.ROWS)], Job.ROWS_A_STEP, Job.ROWS
-    split = split_function(module, lanes), [job[n] for n in range(Job.SOURCE, Job.FIRST)], Job.PAIRS_A_STEP, Job.LAST
+    source = job[Job.SOURCE], number(row), *(job[n] for n in range(Job.TARGET, Job.FIRST))
+    split = split_function(module, lanes), source, Job.PAIRS_A_STEP, Job.LAST
 
     def meanwhile(firsts):
         """Between two products, for a tile that waits for its registers holds up whatever comes behind it."""
@@ -174,21 +175,63 @@ def finish_function(module, lanes, scaled=False):
     return module.globals[name]
 
 
+def finish_last(v, job):
+    """Finishes the tile that waits in the Job at that address: nothing is multiplied after it."""
+    arguments = [v.load_scalar(v.at(job, 8 * n), I64) for n in range(Job.DONE, Job.ROWS + 1)]
+    v.builder.call(finish_function(v.builder.module, v.lanes), [*arguments[:-1], number(0), arguments[-1]])
+
+
+def multiply(v, rows, parts, job):
+    """For up to `rows` rows, 32 at most, what the Job at that address says; numbers having so many parts."""
+    b = v.builder
+    done = b.append_basic_block("done")
+    few = b.zext(b.icmp_signed("<=", rows, number(16)), I64)
+    switch = b.switch(b.add(b.mul(parts, number(2)), few), done)
+    for count in PASSES:
+        for one in (0, 1):
+            block = b.append_basic_block(f"multiply{count}{one}")
+            switch.add_case(number(2 * count + one), block)
+            b.position_at_end(block)
+            b.call(multiply_function(b.module, v.lanes, 2 - one, count), [job])
+            b.branch(done)
+    b.position_at_end(done)
+
+
+def split_row(v, source, target, part, vectors):
+    """So many vectors of a row become PARTS rows of bfloat16, `part` bytes apart."""
+    def one(i, carried):
+        v.store_parts(v.load(v.at(source, v.builder.mul(i, number(4 * v.lanes)))),
+                      v.at(target, v.builder.mul(i, number(2 * v.lanes))), part)
+        return []
+
+    emit_loop(v.builder, number(0), vectors, 1, [], one)
+
+
+def split_square(v, source, row, target, target_row, part):
+    """The columns of a square of `lanes` × `lanes` numbers become rows in PARTS parts."""
+    rows = [v.load(v.at(source, v.builder.mul(row, number(i)))) for i in range(v.lanes)]
+    for i, x in enumerate(v.transposed(rows)):
+        v.store_parts(x, v.at(target, v.builder.mul(target_row, number(i))), part)
+
+
 def split_function(module, lanes):
-    """Pairs of rows first to last of a panel of float32, COLUMNS wide, go to PARTS panels of pairs, `part` bytes apart;
-    what lies `further` bytes on is brought to the L2 cache."""
+    """Pairs of rows first to last of float32, `row` bytes apart, COLUMNS wide, go to PARTS panels of pairs, `part` bytes
+    apart; what lies `further` bytes on is brought to the L2 cache.  As an LLVM function of (source, row, target, part,
+    further, first, last)."""
     name = "levit_amx_split"
     if name in module.globals:
         return module.globals[name]
-    v, (source, target, part, further, first, last) = _new_function(module, name, lanes, 6)
-    row = COLUMNS * 4
+    v, (source, row, target, part, further, first, last) = _new_function(module, name, lanes, 7)
+    size = COLUMNS * 4
 
     def pair(n, carried):
-        at, to = v.at(source, v.builder.mul(n, number(2 * row))), v.at(target, v.builder.mul(n, number(row)))
-        for j in range(0, 2 * row, 64):
-            v.prefetch(v.at(v.at(at, further), j))
-        for j in range(0, row, 64):
-            v.split_pairs(v.load(v.at(at, j)), v.load(v.at(at, row + j)), v.at(to, j), part)
+        at, to = v.at(source, v.builder.mul(n, v.builder.shl(row, number(1)))), v.at(target, v.builder.mul(n, number(size)))
+        below = v.at(at, row)
+        for j in range(0, size, 64):
+            for here in (at, below):
+                v.prefetch(v.at(v.at(here, further), j))
+        for j in range(0, size, 64):
+            v.split_pairs(v.load(v.at(at, j)), v.load(v.at(below, j)), v.at(to, j), part)
         return []
 
     emit_loop(v.builder, first, last, 1, [], pair)

@@ -19,7 +19,7 @@ SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = (int(n) for n in list
 
 def amx_product(jit, lanes, divide):
     """The kernel (step, thread, threads); divide(step, thread, threads): which tiles and panels are a thread's."""
-    multiply, finish, _, split = amx_functions(lanes)
+    multiply, finish_last, _, split = amx_functions(lanes)
     P_TILES, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, \
         P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (int(step.Product[name]) for name in (
             "TILES A LDA SEGMENTS GROUPS COUNT LENGTH B B_PANEL C LDC C_PANEL BIAS FINISH BLOCK PAIRS A_PART HALF HALF_PART "
@@ -91,7 +91,7 @@ def amx_product(jit, lanes, divide):
         turn, turn_size = 0, PARTS * terms * ROW
         begin(s, job, terms)
         if several:
-            split(get(s, P_B) + left * panel, weights, terms * ROW, panel, 0, terms)
+            split(get(s, P_B) + left * panel, ROW, weights, terms * ROW, panel, 0, terms)
         start = first
         while start < last:  # a range whose step may be 0 could raise
             stop = min(start + block, last)
@@ -107,7 +107,6 @@ def amx_product(jit, lanes, divide):
                         put(job, TARGET, weights + turn * turn_size)
                 all_tiles(s, job, start, stop, left + n // groups, n % groups, pairs, steps)
             start = stop
-        finish(get(job, DONE), get(job, C), get(job, LDC), get(job, BIAS), get(job, LDBIAS), get(job, FINISH),
-               get(job, HALF), get(job, LDHALF), get(job, HALF_PART), 0, get(job, ROWS))
+        finish_last(job)
 
     return product

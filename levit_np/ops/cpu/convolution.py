@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import reference
 from ..reference import convolution_size
+from . import tiles
 from .linear import pack, packed_size
 from .running import fits, run, scratch, whole
 from .training_step import HEAD, Kind
@@ -24,12 +25,7 @@ def convolution(x, w, stride, padding):
     outputs, terms = shape.outputs, shape.terms
     y = np.empty((len(x), *shape.out, whole(outputs)), np.float32)
     weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
-    unfolded = HEAD + shape.unfolded
-    address, size = scratch(unfolded + packed_size(terms, outputs))
-    packed = address + unfolded  # behind the first thread's rows; every thread reads it
-    y_columns = {C.Y: y.ctypes.data, C.Y_ROW: whole(outputs) * 4, C.B: packed}
-    run(pack(weight, terms, outputs, False, packed),
-        (Kind.CONVOLUTION, shape.columns | y_columns | {C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+    _run(Kind.CONVOLUTION, shape, weight, {C.Y: y.ctypes.data, C.Y_ROW: whole(outputs) * 4})
     if whole(outputs) != outputs:
         y = np.ascontiguousarray(y[..., :outputs])
     return y.transpose(0, 3, 1, 2)
@@ -50,22 +46,32 @@ def convolution_backward(dy, x, w, stride, padding):
 def _input(shape, y_columns, w):
     weight = np.ascontiguousarray(shape.rows(w))  # (O, terms)
     dx = np.zeros_like(shape.x)
-    unfolded = HEAD + shape.unfolded
-    address, size = scratch(unfolded + packed_size(shape.outputs, shape.terms))
-    packed = address + unfolded
-    run(pack(weight, shape.outputs, shape.terms, False, packed),
-        (Kind.CONVOLUTION_INPUT, shape.columns | y_columns | {
-            C.X: dx.ctypes.data, C.B: packed, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+    _run(Kind.CONVOLUTION_INPUT, shape, weight, y_columns | {C.X: dx.ctypes.data})
     return shape.view(dx)
+
+
+def _run(kind, shape, weight, columns):
+    """The kernel, after its weight (terms, outputs) was packed behind the first thread's rows; every thread reads it."""
+    terms, outputs = weight.shape
+    pixels, unfolded = shape.lines * shape.out[1], HEAD + shape.unfolded
+    amx = -(-unfolded // 64) * 64 if tiles.suit(pixels, outputs) else 0
+    own = amx + tiles.scratch_size(pixels, terms) if amx else unfolded
+    address, size = scratch(own + (tiles.packed_size if amx else packed_size)(terms, outputs))
+    packed = address + own
+    run((tiles.pack if amx else pack)(weight, terms, outputs, False, packed), (kind, shape.columns | columns | {
+        C.B: tiles.parts_of(packed, terms, outputs) if amx else packed, C.AMX: amx, C.SCRATCH: address,
+        C.SCRATCH_SIZE: size}))
 
 
 def _weight(shape, y_columns):
     dw = np.empty((shape.outputs, whole(shape.terms)), np.float32)
     pixels = shape.lines * shape.out[1]
-    address, size = scratch(HEAD + packed_size(pixels, shape.outputs) + packed_size(pixels, shape.terms)
-                            + shape.unfolded)
+    packed = packed_size(pixels, shape.outputs) + packed_size(pixels, shape.terms)
+    amx = HEAD if tiles.suit(shape.outputs, shape.terms) else 0
+    address, size = scratch(shape.unfolded + HEAD + (tiles.gradient_size(pixels, shape.outputs, shape.terms) if amx
+                                                     else packed))
     run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {
-        C.C: dw.ctypes.data, C.C_ROW: whole(shape.terms) * 4, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+        C.C: dw.ctypes.data, C.C_ROW: whole(shape.terms) * 4, C.AMX: amx, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
     return shape.weight(dw[:, : shape.terms])
 
 

@@ -4,16 +4,18 @@ from numba import types
 
 from . import training_step as step
 from .intrinsics import get, get_float, set_float
-from .training_step import HEAD
+from .training_step import AMX_HEAD, HEAD
 
 
-def convolution_kernels(jit, call, share, products):
+def convolution_kernels(jit, call, share, products, on_tiles):
     """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
     copy, add = call["copy"], call["add"]
     whole, panels, prepare, fill, multiply, add_gradient = (
         products.whole, products.panels, products.prepare, products.fill, products.multiply, products.add_gradient)
+    begin, split_rows, amx_multiply_rows, amx_add_gradient, row_size = (
+        on_tiles.begin, on_tiles.split_rows, on_tiles.multiply_rows, on_tiles.add_gradient, on_tiles.row_size)
     C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_HEIGHT, C_OUT_WIDTH, \
-        C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE = (
+        C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX = (
             int(c) for c in step.Convolution)
 
     @jit
@@ -112,10 +114,28 @@ def convolution_kernels(jit, call, share, products):
         return image, get(s, C_OUT_WIDTH) * get(s, C_Y_ROW), terms, lines, (get(s, C_OUT_HEIGHT) + lines - 1) // lines
 
     @jit
+    def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc):
+        """c = a b, b being the packed weights."""
+        if get(s, C_AMX):
+            tiles = scratch + get(s, C_AMX)
+            part = rows * row_size(terms)
+            split_rows(a, lda, rows, terms, tiles + AMX_HEAD, part, tiles)
+            amx_multiply_rows(tiles, tiles + AMX_HEAD, row_size(terms), part, rows, terms, get(s, C_B), 0, panels(columns), c,
+                              ldc, 0)
+        else:
+            multiply(a, lda, rows, terms, get(s, C_B), columns, c, ldc)
+
+    @jit
+    def begin_all(s, scratch):
+        prepare(scratch)
+        if get(s, C_AMX):
+            begin(scratch + get(s, C_AMX))
+
+    @jit
     def convolution(s, thread, threads):
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
-        prepare(scratch)
+        begin_all(s, scratch)
         height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
         first, last = share(get(s, C_IMAGES) * groups, thread, threads)
         for unit in range(first, last):
@@ -123,23 +143,23 @@ def convolution_kernels(jit, call, share, products):
             count = min(lines, height - start)
             for u in range(count):
                 unfold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
-            multiply(scratch + HEAD, row, count * columns, terms, get(s, C_B), get(s, C_OUTPUTS),
-                     get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW))
+            multiply_rows(s, scratch, scratch + HEAD, row, count * columns, terms, get(s, C_OUTPUTS),
+                          get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW))
 
     @jit
     def convolution_input(s, thread, threads):
         """Into x, which starts at 0; an image is one thread's."""
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
-        prepare(scratch)
+        begin_all(s, scratch)
         height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
         first, last = share(get(s, C_IMAGES), thread, threads)
         for n in range(first, last):
             for group in range(groups):
                 start = group * lines
                 count = min(lines, height - start)
-                multiply(get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), count * columns,
-                         get(s, C_OUTPUTS), get(s, C_B), terms, scratch + HEAD, row)
+                multiply_rows(s, scratch, get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), count * columns,
+                              get(s, C_OUTPUTS), terms, scratch + HEAD, row)
                 for u in range(count):
                     fold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
 
@@ -147,7 +167,7 @@ def convolution_kernels(jit, call, share, products):
     def convolution_weight(s, thread, threads):
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
-        prepare(scratch)
+        begin_all(s, scratch)
         height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
         unfolded = scratch + get(s, C_SCRATCH_SIZE) - lines * columns * row
         first, last = share(panels(terms), thread, threads)
@@ -157,7 +177,12 @@ def convolution_kernels(jit, call, share, products):
                 count = min(lines, height - start)
                 for u in range(count):
                     unfold(s, get(s, C_X) + n * image, start + u, unfolded + u * columns * row, row)
-                add_gradient(get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded,
-                             row, terms, count * columns, first, last, get(s, C_C), get(s, C_C_ROW), n + start, scratch)
+                y = get(s, C_Y) + (n * height + start) * y_line
+                if get(s, C_AMX):
+                    amx_add_gradient(scratch + get(s, C_AMX), y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row,
+                                     count * columns, first, last, get(s, C_C), get(s, C_C_ROW), n + start)
+                else:
+                    add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, terms, count * columns, first, last,
+                                 get(s, C_C), get(s, C_C_ROW), n + start, scratch)
 
     return convolution, convolution_input, convolution_weight

@@ -142,7 +142,7 @@ def amx_operations(lanes):
 
 
 def amx_functions(lanes):
-    """(multiply, finish, finish_scaled, split): the functions of amx.py."""
+    """(multiply, finish_last, finish_scaled, split) of amx.py."""
     def calls(define, count):
         def generate(context, builder, signature, arguments):
             builder.call(define(builder.module, lanes), arguments)
@@ -151,36 +151,21 @@ def amx_functions(lanes):
 
     @intrinsic
     def multiply(typingctx, rows, parts, job):
-        """For up to `rows` rows, 32 at most, the job at that address."""
-        def generate(context, builder, signature, arguments):
-            rows, parts, job = arguments
-            done = builder.append_basic_block("done")
-            few = builder.zext(builder.icmp_signed("<=", rows, number(16)), I64)
-            switch = builder.switch(builder.add(builder.mul(parts, number(2)), few), done)
-            for count in amx.PASSES:
-                for one in (0, 1):
-                    block = builder.append_basic_block(f"multiply{count}{one}")
-                    switch.add_case(number(2 * count + one), block)
-                    builder.position_at_end(block)
-                    builder.call(amx.multiply_function(builder.module, lanes, 2 - one, count), [job])
-                    builder.branch(done)
-            builder.position_at_end(done)
-            return context.get_dummy_value()
-        return _numbers(3), generate
+        return _emits(lanes, amx.multiply, 3)
 
     @intrinsic
-    def finish(typingctx, sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first, last):
-        return calls(amx.finish_function, 11)
+    def finish_last(typingctx, job):
+        return _emits(lanes, amx.finish_last, 1)
 
     @intrinsic
     def finish_scaled(typingctx, sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first, last):
         return calls(partial(amx.finish_function, scaled=True), 11)
 
     @intrinsic
-    def split(typingctx, source, target, part, further, first, last):
-        return calls(amx.split_function, 6)
+    def split(typingctx, source, row, target, part, further, first, last):
+        return calls(amx.split_function, 7)
 
-    return multiply, finish, finish_scaled, split
+    return multiply, finish_last, finish_scaled, split
 
 
 class RowOperations:

@@ -3,8 +3,10 @@
 import numpy as np
 
 from .. import reference
+from . import tiles
 from . import training_step as step
 from .running import ONE, fits, rows_of, run, scratch, whole
+from .step import PARTS
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
@@ -42,26 +44,35 @@ def pack(b, terms, outputs, transposed, target):
 def _product(x, w, transposed):
     """x wᵀ or x w, on the last axis."""
     terms, outputs = w.shape[::-1] if transposed else w.shape
+    rows, p = x.size // terms, step.Product
     y = np.empty((*x.shape[:-1], whole(outputs)), np.float32)
-    address, _ = scratch(packed_size(terms, outputs))
-    p = step.Product
-    run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, {
-        p.ROWS: x.size // terms, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
-        p.B: address, p.C: y.ctypes.data, p.LDC: whole(outputs) * 4, p.BLOCK: max(14, BLOCK_BYTES // (terms * 4))}))
+    columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
+               p.C: y.ctypes.data, p.LDC: whole(outputs) * 4}
+    if tiles.suit(rows, outputs):
+        block = min(rows, max(32, tiles.ROW_BYTES // (PARTS * tiles.row_size(terms))))
+        own = tiles.scratch_size(block, terms)
+        address, size = scratch(own + tiles.packed_size(terms, outputs))
+        run(tiles.pack(w, terms, outputs, transposed, address + own), (Kind.AMX_PRODUCT, columns | {
+            p.B: tiles.parts_of(address + own, terms, outputs), p.BLOCK: block, p.SCRATCH: address, p.SCRATCH_SIZE: size}))
+    else:
+        address, _ = scratch(packed_size(terms, outputs))
+        run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, columns | {
+            p.B: address, p.BLOCK: max(14, BLOCK_BYTES // (terms * 4))}))
     return y if y.shape[-1] == outputs else np.ascontiguousarray(y[..., :outputs])
 
 
 def _gradient(dy, x):
     """dyᵀ x of two matrices."""
     terms, outputs, channels = len(dy), dy.shape[1], x.shape[1]
-    dw = np.empty((outputs, whole(channels)), np.float32)
-    block = max(64, GRADIENT_BYTES // (4 * (outputs + channels)))
-    parts = -(-terms // block) if terms > 3 * block else 1
-    block = -(-terms // parts)
-    address, size = scratch(HEAD + packed_size(block, outputs) + packed_size(block, channels))
-    g = step.Gradient
-    run((Kind.GRADIENT, {
-        g.TERMS: terms, g.A: dy.ctypes.data, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x.ctypes.data,
-        g.B_ROW: channels * 4, g.B_COLUMNS: channels, g.C: dw.ctypes.data, g.C_ROW: whole(channels) * 4,
-        g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
+    dw, g = np.empty((outputs, whole(channels)), np.float32), step.Gradient
+    columns = {g.TERMS: terms, g.A: dy.ctypes.data, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x.ctypes.data,
+               g.B_ROW: channels * 4, g.B_COLUMNS: channels, g.C: dw.ctypes.data, g.C_ROW: whole(channels) * 4}
+    if tiles.suit(outputs, channels) and channels % 32 == 0:
+        kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
+        address, size = scratch(tiles.gradient_size(block, outputs, channels))
+    else:
+        kind, block = Kind.GRADIENT, max(64, GRADIENT_BYTES // (4 * (outputs + channels)))
+        block = -(-terms // (-(-terms // block))) if terms > 3 * block else terms
+        address, size = scratch(HEAD + packed_size(block, outputs) + packed_size(block, channels))
+    run((kind, columns | {g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
     return dw if dw.shape[1] == channels else np.ascontiguousarray(dw[:, :channels])

@@ -121,7 +121,7 @@ def product_kernels(instructions, jit, call, share):
                 multiply_across(a_packed + p * terms * width * 4, wide * 4, min(wide, a_columns - p * width), terms,
                                 b_packed, b_columns, j, j + 1, c + p * width * c_row, c_row, more)
 
-    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE = (int(c) for c in step.Pack)
+    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, _ = (int(c) for c in step.Pack)
 
     @jit
     def pack(s, thread, threads):
@@ -133,7 +133,7 @@ def product_kernels(instructions, jit, call, share):
         else:
             pack_rows(source, row, terms, outputs, first, last, get(s, K_ONE), target)
 
-    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK = (int(c) for c in step.Product)
+    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, _, _ = (int(c) for c in step.Product)
 
     @jit
     def product(s, thread, threads):

@@ -8,6 +8,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
+from . import amx
 from .row_functions import row_functions
 from .tile import emit_loop, row_offsets
 from .vector import I64, Vectors, number
@@ -22,6 +23,8 @@ def routines(instructions):
         "multiply": _sizes(instructions, _multiply), "across": _sizes(instructions, _across),
         "transpose": _transpose(instructions.lanes),
         "pack": _pack(instructions.lanes, instructions.vectors)}
+    if instructions.half == "tiles":
+        emitters |= _amx(instructions.lanes)
 
     @intrinsic
     def define(typingctx):
@@ -35,6 +38,19 @@ def routines(instructions):
         # Numba links each function as soon as it is compiled; none of them is called here.
         binding.add_symbol(f"levit_{name}", 1)
     return {name: _caller(f"levit_{name}") for name in emitters}, define
+
+
+def _amx(lanes):
+    """What amx_training.py is made of."""
+    def emits(emit, count):
+        return lambda builder, arguments: emit(Vectors(builder, lanes), *arguments[:count])
+
+    def split_panel(v, *arguments):
+        v.builder.call(amx.split_function(v.builder.module, lanes), arguments)
+
+    return {"amx_multiply": emits(amx.multiply, 3), "amx_finish_last": emits(amx.finish_last, 1),
+            "split_row": emits(amx.split_row, 4), "split_square": emits(amx.split_square, 5),
+            "split_panel": emits(split_panel, 7)}
 
 
 def _caller(name):

@@ -6,10 +6,11 @@ never trains does not wait for them."""
 import numba
 
 from . import training_step as step
+from .amx_training import amx_products, no_products
 from .attention_kernels import attention_kernels
 from .barrier import barrier
 from .convolution_kernels import convolution_kernels
-from .intrinsics import get
+from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
 from .product_kernels import product_kernels
 from .routines import routines
@@ -27,7 +28,11 @@ def training_kernels(instructions):
     share, wait = barrier(jit)
     products = product_kernels(instructions, jit, call, share)
     pack, product, gradient = products.pack, products.product, products.gradient
-    convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products)
+    tiles = instructions.half == "tiles"
+    on_tiles = amx_products(instructions, jit, call, share, products) if tiles else no_products(jit)
+    configure, release = amx_operations(lanes)[:2] if tiles else (jit(lambda: None),) * 2
+    amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
+    convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products, on_tiles)
     attention, attention_backward = attention_kernels(instructions, jit, call, share, products)
     normalize_row, normalize_row_backward, hardswish, hardswish_backward, silu, silu_backward, adamw = (
         call[name] for name in ("normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu",
@@ -110,11 +115,13 @@ def training_kernels(instructions):
             normalize_row_backward(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
 
     PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
-        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD = (int(kind) for kind in step.Kind)
+        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, AMX_GRADIENT = (
+            int(kind) for kind in step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
         define()
+        configure()
         for n in range(first, last):
             s = program + n * STEP
             kind = get(s, 0)
@@ -124,6 +131,12 @@ def training_kernels(instructions):
                 product(s, thread, threads)
             elif kind == GRADIENT:
                 gradient(s, thread, threads)
+            elif kind == AMX_PACK:
+                amx_pack(s, thread, threads)
+            elif kind == AMX_PRODUCT:
+                amx_product(s, thread, threads)
+            elif kind == AMX_GRADIENT:
+                amx_gradient(s, thread, threads)
             elif kind == EACH:
                 each(s, thread, threads)
             elif kind == STATISTICS:
@@ -146,5 +159,6 @@ def training_kernels(instructions):
                 attention_backward(s, thread, threads)
             if threads > 1:
                 wait(counter, (n - first + 1) * threads, give_way)
+        release()
 
     return run

@@ -6,24 +6,27 @@ from enum import IntEnum
 
 COLUMNS = 24  # int64 numbers a step
 HEAD = 64  # bytes at the start of a thread's scratch, which hold a 1.0
+AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split: see amx_training.py
+AMX_GROUP = 64  # pairs of terms: a group of terms of a panel stays in the L1 cache while all rows use it
 
 
 class Kind(IntEnum):
     PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
-        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD = range(13)
+        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, AMX_GRADIENT = range(16)
 
 
 class Product(IntEnum):
-    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next."""
+    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  SCRATCH: for
+    AMX."""
 
-    ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK = range(1, 10)
+    ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK, SCRATCH, SCRATCH_SIZE = range(1, 12)
 
 
 class Pack(IntEnum):
     """target = the panels of b (terms, outputs), for a product; TRANSPOSED: what lies in memory is bᵀ.  ONE: the
-    address of a 1.0."""
+    address of a 1.0.  PARTS: where, for AMX, the panels go in parts."""
 
-    SOURCE, ROW, TERMS, OUTPUTS, TRANSPOSED, TARGET, ONE = range(1, 8)
+    SOURCE, ROW, TERMS, OUTPUTS, TRANSPOSED, TARGET, ONE, PARTS = range(1, 9)
 
 
 class Gradient(IntEnum):
@@ -52,10 +55,11 @@ class Normalization(IntEnum):
 
 class Convolution(IntEnum):
     """x (IMAGES, PLANES, HEIGHT, WIDTH, CHANNELS) of which a pixel's window is one row of terms; y (…, OUT_HEIGHT,
-    OUT_WIDTH, OUTPUTS), Y_ROW bytes a pixel.  B: packed weights (TERMS, OUTPUTS), or (OUTPUTS, TERMS) for dx."""
+    OUT_WIDTH, OUTPUTS), Y_ROW bytes a pixel.  B: packed weights (TERMS, OUTPUTS), or (OUTPUTS, TERMS) for dx.  AMX: where
+    in a thread's scratch AMX's begins; 0 if the products are not on its tiles."""
 
     X, IMAGES, PLANES, CHANNELS, HEIGHT, WIDTH, KERNEL, STRIDE, PADDING, OUT_HEIGHT, OUT_WIDTH, LINES, Y, Y_ROW, \
-        OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE = range(1, 21)
+        OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE, AMX = range(1, 22)
 
 
 class Attention(IntEnum):

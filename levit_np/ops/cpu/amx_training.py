@@ -1,0 +1,218 @@
+"""Training's products on AMX's tiles: product_kernels.py's, each number in three parts (see amx.py).
+
+What stands on the left is split row by row, or, for a gradient, column by column, as it comes; what is on the right
+once for all of a call's rows.
+"""
+
+from typing import Any, NamedTuple
+
+from . import training_step as step
+from .amx import COLUMNS, PARTS, PASSES, SCRATCH, TERMS
+from .intrinsics import get, get_float, put, set_float
+from .step import AMX_JOB, Job
+from .training_step import AMX_GROUP, AMX_HEAD
+
+ROW = COLUMNS * 4
+A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
+DONE, C, LDC, BIAS, LDBIAS = (int(n) for n in list(Job)[Job.DONE : Job.FINISH])
+ROWS, ROWS_A_STEP = int(Job.ROWS), int(Job.ROWS_A_STEP)
+PRODUCTS = sum(map(len, PASSES[PARTS]))
+# A thread's scratch: the job, a bias of zeros, a table of one segment, a tile's sums, a square to be filled up.
+ZEROS = AMX_JOB
+SEGMENT = ZEROS + ROW
+TILE = SEGMENT + 64
+SQUARE = TILE + SCRATCH
+assert SQUARE + 1024 <= AMX_HEAD
+
+
+class AmxProducts(NamedTuple):
+    """What convolution is made of, and the kernels of three kinds of step."""
+
+    begin: Any
+    split_rows: Any
+    multiply_rows: Any
+    add_gradient: Any
+    pack: Any
+    product: Any
+    gradient: Any
+    row_size: Any
+
+
+def no_products(jit):
+    """In its place where there are no tiles; never called."""
+    nothing = {3: jit(lambda s, thread, threads: None), 1: jit(lambda scratch: None),
+               7: jit(lambda a, b, c, d, e, f, g: None), 12: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l: None)}
+    return AmxProducts(*(nothing[n] for n in (1, 7, 12, 12, 3, 3, 3)), jit(lambda terms: 0))
+
+
+def amx_products(instructions, jit, call, share, products):
+    """call: the routines by name; products: what product_kernels made."""
+    lanes, largest = instructions.lanes, 32
+    multiply, finish_last, split_row, split_square, split_panel = (
+        call[name] for name in ("amx_multiply", "amx_finish_last", "split_row", "split_square", "split_panel"))
+    fill, pack_rows, pack_columns = products.fill, products.pack_rows, products.pack_columns
+
+    @jit
+    def begin(scratch):
+        """A thread's scratch before its first product."""
+        fill(scratch, AMX_HEAD // 4)
+        put(scratch, SEGMENTS, scratch + SEGMENT)
+        put(scratch, COUNT, 1)
+        put(scratch, SUMS, scratch + TILE)
+        put(scratch, DONE, scratch + TILE)
+
+    @jit
+    def whole_terms(terms):
+        return (terms + 31) // 32 * 32
+
+    @jit
+    def row_size(terms):
+        """Bytes of a row in parts: an odd number of cache lines, so that a tile's rows do not share a few sets."""
+        return (terms + 31) // 32 // 2 * 128 + 64
+
+    @jit
+    def panels(columns):
+        return (columns + COLUMNS - 1) // COLUMNS
+
+    @jit
+    def split_rows(a, lda, rows, terms, target, part, scratch):
+        """a (rows, terms), zeros behind the last term up to whole 32."""
+        row, vectors, square = row_size(terms), terms // lanes, scratch + SQUARE
+        done = vectors * lanes
+        more = (whole_terms(terms) - done) // lanes
+        for i in range(rows):
+            split_row(a + i * lda, target + i * row, part, vectors, 0, 0, 0, 0, 0)
+            if more:
+                fill(square, 2 * lanes)
+                for k in range(done, terms):
+                    set_float(square + (k - done) * 4, get_float(a + i * lda + k * 4))
+                split_row(square, target + i * row + done * 2, part, more, 0, 0, 0, 0, 0)
+
+    @jit
+    def split_columns(a, lda, terms, columns, target, part, scratch):
+        """The columns of a (terms, columns) as rows, filled up with zeros to whole 32 terms."""
+        row, square = row_size(terms), scratch + SQUARE
+        for c in range(0, columns, lanes):
+            for k in range(0, whole_terms(terms), lanes):
+                source, source_row, to = a + k * lda + c * 4, lda, target + c * row + k * 2
+                if k + lanes > terms or c + lanes > columns:
+                    fill(square, lanes * lanes)
+                    for i in range(max(0, min(lanes, terms - k))):
+                        for j in range(min(lanes, columns - c)):
+                            set_float(square + (i * lanes + j) * 4, get_float(source + i * lda + j * 4))
+                    source, source_row = square, lanes * 4
+                split_square(source, source_row, to, row, part, 0, 0, 0, 0)
+
+    @jit
+    def split_rows_across(b, row, terms, j, target, scratch):
+        """Panel j of b (terms, columns) in parts, its columns all there; the last terms filled up with zeros."""
+        pairs = whole_terms(terms) // 2
+        source = b + j * ROW
+        split_panel(source, row, target, pairs * ROW, 0, 0, terms // 2, 0, 0)
+        if terms // 2 < pairs:
+            square = scratch + SQUARE  # a pair of rows
+            for n in range(terms // 2, pairs):
+                fill(square, 2 * COLUMNS)
+                if 2 * n < terms:
+                    for c in range(COLUMNS):
+                        set_float(square + 4 * c, get_float(source + 2 * n * row + 4 * c))
+                split_panel(square, ROW, target + n * ROW, pairs * ROW, 0, 0, 1, 0, 0)
+
+    @jit
+    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, more):
+        """c (rows, …) = a b, or c += a b, for panels first to last of b; both in parts."""
+        pairs = whole_terms(terms) // 2
+        put(scratch, LDA, row)
+        put(scratch, A_PART, part)
+        put(scratch, B_PART, pairs * ROW)
+        put(scratch, LDC, ldc)
+        count = (rows + largest - 1) // largest
+        for j in range(first, last):
+            for k in range(0, pairs, AMX_GROUP):
+                length = min(AMX_GROUP, pairs - k)
+                steps = length // TERMS * PRODUCTS
+                put(scratch, LENGTH, length)
+                put(scratch, B, b + j * PARTS * pairs * ROW + k * ROW)
+                for t in range(count):
+                    at, stop = rows * t // count, rows * (t + 1) // count
+                    put(scratch, A, a + at * row + k * 4)
+                    put(scratch, ROWS_A_STEP, (get(scratch, ROWS) + steps - 1) // steps)  # of the tile before
+                    multiply(stop - at, PARTS, scratch, 0, 0, 0, 0, 0, 0)
+                    to = c + at * ldc + j * ROW
+                    put(scratch, C, to)
+                    put(scratch, BIAS, to if k or more else scratch + ZEROS)
+                    put(scratch, LDBIAS, ldc if k or more else 0)
+                    put(scratch, ROWS, stop - at)
+        finish_last(scratch, 0, 0, 0, 0, 0, 0, 0, 0)
+        put(scratch, ROWS, 0)
+
+    @jit
+    def add_gradient(scratch, a, a_row, a_columns, b, b_row, terms, first, last, c, c_row, more):
+        """c = aᵀ b, or c += aᵀ b, for panels first to last of b."""
+        row, pairs = row_size(terms), whole_terms(terms) // 2
+        part = (a_columns + 15) // 16 * 16 * row
+        left = scratch + AMX_HEAD
+        right = left + PARTS * part + 31 * row
+        split_columns(a, a_row, terms, a_columns, left, part, scratch)
+        for j in range(first, last):
+            split_rows_across(b, b_row, terms, j, right + (j - first) * PARTS * pairs * ROW, scratch)
+        multiply_rows(scratch, left, row, part, a_columns, terms, right - first * PARTS * pairs * ROW, first, last, c, c_row,
+                      more)
+
+    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, K_PARTS = (int(c) for c in step.Pack)
+
+    @jit
+    def pack(s, thread, threads):
+        """As product_kernels' pack, and then in parts."""
+        source, row, terms, outputs = get(s, K_SOURCE), get(s, K_ROW), get(s, K_TERMS), get(s, K_OUTPUTS)
+        size = whole_terms(terms) * ROW
+        first, last = share(panels(outputs), thread, threads)
+        for j in range(first, last):
+            plain = get(s, K_TARGET) + j * size
+            base = plain - j * terms * ROW  # where panel 0 would lie, for pack's own reckoning
+            if get(s, K_TRANSPOSED):
+                pack_columns(source, row, terms, outputs, j, j + 1, base)
+            else:
+                pack_rows(source, row, terms, outputs, j, j + 1, get(s, K_ONE), base)
+            fill(plain + terms * ROW, (whole_terms(terms) - terms) * COLUMNS)
+            split_panel(plain, ROW, get(s, K_PARTS) + j * PARTS * size // 2, size // 2, 0, 0, whole_terms(terms) // 2, 0, 0)
+
+    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
+
+    @jit
+    def product(s, thread, threads):
+        """A thread has rows of its own; or, where they are few, outputs."""
+        rows, terms, outputs, ldc, block = (get(s, P_ROWS), get(s, P_TERMS), get(s, P_OUTPUTS), get(s, P_LDC),
+                                            get(s, P_BLOCK))
+        scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
+        begin(scratch)
+        first, last, left, right = 0, rows, 0, panels(outputs)
+        if rows >= largest * threads:
+            first, last = share(rows, thread, threads)
+        else:
+            left, right = share(right, thread, threads)
+        part = block * row_size(terms)
+        for n in range((last - first + block - 1) // block):
+            start = first + n * block
+            count = min(block, last - start)
+            split_rows(get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), count, terms, scratch + AMX_HEAD, part, scratch)
+            multiply_rows(scratch, scratch + AMX_HEAD, row_size(terms), part, count, terms, get(s, P_B), left, right,
+                          get(s, P_C) + start * ldc, ldc, 0)
+
+    G_TERMS, G_A, G_A_ROW, G_A_COLUMNS, G_B, G_B_ROW, G_B_COLUMNS, G_C, G_C_ROW, G_BLOCK, G_SCRATCH, G_SCRATCH_SIZE = (
+        int(c) for c in step.Gradient)
+
+    @jit
+    def gradient(s, thread, threads):
+        scratch = get(s, G_SCRATCH) + thread * get(s, G_SCRATCH_SIZE)
+        begin(scratch)
+        terms, block = get(s, G_TERMS), get(s, G_BLOCK)
+        first, last = share(panels(get(s, G_B_COLUMNS)), thread, threads)
+        for n in range((terms + block - 1) // block):
+            start = n * block
+            add_gradient(scratch, get(s, G_A) + start * get(s, G_A_ROW), get(s, G_A_ROW), get(s, G_A_COLUMNS),
+                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), first, last,
+                         get(s, G_C), get(s, G_C_ROW), start)
+
+    return AmxProducts(begin, split_rows, multiply_rows, add_gradient, pack, product, gradient,
+                       row_size)

@@ -1,0 +1,50 @@
+"""When training's products are made on AMX's tiles, and what memory that takes: see amx_training.py."""
+
+from . import training_step as step
+from .library import library
+from .running import ONE, whole
+from .step import PARTS
+from .training_step import AMX_HEAD, Kind
+
+GRADIENT_TERMS = 128  # rows of dy and x at a time
+ROW_BYTES = 768 << 10  # of rows in parts go through all panels before the next rows: they stay in the L2 cache
+SPARE_ROWS = 31  # behind the last: a tile reads 32, and does not use them
+
+
+def suit(rows: int, outputs: int) -> bool:
+    """Whether there are tiles, whole panels for them, and rows enough that splitting what they multiply pays."""
+    return library("training_kernels").instructions.half == "tiles" and whole(outputs) % 32 == 0 and rows >= 32
+
+
+def row_size(terms: int) -> int:
+    """Bytes of a row in one part: an odd number of cache lines."""
+    return -(-terms // 32) // 2 * 128 + 64
+
+
+def scratch_size(rows: int, terms: int) -> int:
+    """Bytes a thread needs for so many rows at a time."""
+    return AMX_HEAD + (PARTS * rows + SPARE_ROWS) * row_size(terms)
+
+
+def gradient_size(terms: int, columns: int, channels: int) -> int:
+    """Bytes a thread needs for so many terms of a gradient at a time."""
+    padded = -(-terms // 32) * 32
+    return scratch_size(-(-columns // 16) * 16, terms) + PARTS * 2 * padded * whole(channels)
+
+
+def packed_size(terms: int, outputs: int) -> int:
+    """Bytes of b (terms, outputs), packed and then in parts."""
+    return -(-terms // 32) * 32 * whole(outputs) * (4 + 2 * PARTS)
+
+
+def parts_of(packed: int, terms: int, outputs: int) -> int:
+    """The address of the parts."""
+    return packed + -(-terms // 32) * 32 * whole(outputs) * 4
+
+
+def pack(b, terms, outputs, transposed, target):
+    """The step that packs the contiguous array b at address `target`."""
+    p = step.Pack
+    return Kind.AMX_PACK, {p.SOURCE: b.ctypes.data, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
+                           p.TRANSPOSED: transposed, p.TARGET: target, p.ONE: ONE.ctypes.data,
+                           p.PARTS: parts_of(target, terms, outputs)}
