@@ -41,8 +41,10 @@ class AmxProducts(NamedTuple):
 def no_products(jit):
     """In its place where there are no tiles; never called."""
     nothing = {3: jit(lambda s, thread, threads: None), 1: jit(lambda scratch: None),
-               7: jit(lambda a, b, c, d, e, f, g: None), 12: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l: None)}
-    return AmxProducts(*(nothing[n] for n in (1, 7, 12, 12, 3, 3, 3)), jit(lambda terms: 0))
+               7: jit(lambda a, b, c, d, e, f, g: None),
+               14: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n: None),
+               15: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n, o: None)}
+    return AmxProducts(*(nothing[n] for n in (1, 7, 15, 14, 3, 3, 3)), jit(lambda terms: 0))
 
 
 def amx_products(instructions, jit, call, share, products):
@@ -119,13 +121,15 @@ def amx_products(instructions, jit, call, share, products):
                 split_panel(square, ROW, target + n * ROW, pairs * ROW, 0, 0, 1, 0, 0)
 
     @jit
-    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, more):
-        """c (rows, …) = a b, or c += a b, for panels first to last of b; both in parts."""
+    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, totals, panel_totals, more, ends):
+        """c (rows, …) = a b for panels first to last of b, both in parts.
+
+        Sums of groups of terms go to `totals`, tile by tile, a panel's panel_totals bytes behind the one before; `more`:
+        they go on from what is there; `ends`: they become c."""
         pairs = whole_terms(terms) // 2
         put(scratch, LDA, row)
         put(scratch, A_PART, part)
         put(scratch, B_PART, pairs * ROW)
-        put(scratch, LDC, ldc)
         count = (rows + largest - 1) // largest
         for j in range(first, last):
             for k in range(0, pairs, AMX_GROUP):
@@ -138,26 +142,28 @@ def amx_products(instructions, jit, call, share, products):
                     put(scratch, A, a + at * row + k * 4)
                     put(scratch, ROWS_A_STEP, (get(scratch, ROWS) + steps - 1) // steps)  # of the tile before
                     multiply(stop - at, PARTS, scratch, 0, 0, 0, 0, 0, 0)
-                    to = c + at * ldc + j * ROW
-                    put(scratch, C, to)
-                    put(scratch, BIAS, to if k or more else scratch + ZEROS)
-                    put(scratch, LDBIAS, ldc if k or more else 0)
+                    total, done = totals + (j - first) * panel_totals + t * SCRATCH, ends and k + length == pairs
+                    put(scratch, C, c + at * ldc + j * ROW if done else total)
+                    put(scratch, LDC, ldc if done else ROW)
+                    put(scratch, BIAS, total if k or more else scratch + ZEROS)
+                    put(scratch, LDBIAS, ROW if k or more else 0)
                     put(scratch, ROWS, stop - at)
         finish_last(scratch, 0, 0, 0, 0, 0, 0, 0, 0)
         put(scratch, ROWS, 0)
 
     @jit
-    def add_gradient(scratch, a, a_row, a_columns, b, b_row, terms, first, last, c, c_row, more):
-        """c = aᵀ b, or c += aᵀ b, for panels first to last of b."""
+    def add_gradient(scratch, a, a_row, a_columns, b, b_row, terms, most_terms, first, last, c, c_row, more, ends):
+        """c = aᵀ b for panels first to last of b: a block of terms, most_terms at most, after the other."""
         row, pairs = row_size(terms), whole_terms(terms) // 2
         part = (a_columns + 15) // 16 * 16 * row
         left = scratch + AMX_HEAD
-        right = left + PARTS * part + 31 * row
+        right = left + ((a_columns + 15) // 16 * 16 * PARTS + 31) * row_size(most_terms)
+        totals = right + (last - first) * PARTS * whole_terms(most_terms) // 2 * ROW
         split_columns(a, a_row, terms, a_columns, left, part, scratch)
         for j in range(first, last):
             split_rows_across(b, b_row, terms, j, right + (j - first) * PARTS * pairs * ROW, scratch)
         multiply_rows(scratch, left, row, part, a_columns, terms, right - first * PARTS * pairs * ROW, first, last, c, c_row,
-                      more)
+                      totals, (a_columns + 31) // 32 * SCRATCH, more, ends)
 
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, K_PARTS = (int(c) for c in step.Pack)
 
@@ -191,13 +197,13 @@ def amx_products(instructions, jit, call, share, products):
             first, last = share(rows, thread, threads)
         else:
             left, right = share(right, thread, threads)
-        part = block * row_size(terms)
+        part, left_parts = block * row_size(terms), scratch + AMX_HEAD + (block + 31) // 32 * SCRATCH
         for n in range((last - first + block - 1) // block):
             start = first + n * block
             count = min(block, last - start)
-            split_rows(get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), count, terms, scratch + AMX_HEAD, part, scratch)
-            multiply_rows(scratch, scratch + AMX_HEAD, row_size(terms), part, count, terms, get(s, P_B), left, right,
-                          get(s, P_C) + start * ldc, ldc, 0)
+            split_rows(get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), count, terms, left_parts, part, scratch)
+            multiply_rows(scratch, left_parts, row_size(terms), part, count, terms, get(s, P_B), left, right,
+                          get(s, P_C) + start * ldc, ldc, scratch + AMX_HEAD, 0, False, True)
 
     G_TERMS, G_A, G_A_ROW, G_A_COLUMNS, G_B, G_B_ROW, G_B_COLUMNS, G_C, G_C_ROW, G_BLOCK, G_SCRATCH, G_SCRATCH_SIZE = (
         int(c) for c in step.Gradient)
@@ -211,8 +217,8 @@ def amx_products(instructions, jit, call, share, products):
         for n in range((terms + block - 1) // block):
             start = n * block
             add_gradient(scratch, get(s, G_A) + start * get(s, G_A_ROW), get(s, G_A_ROW), get(s, G_A_COLUMNS),
-                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), first, last,
-                         get(s, G_C), get(s, G_C_ROW), start)
+                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block, first,
+                         last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
 
     return AmxProducts(begin, split_rows, multiply_rows, add_gradient, pack, product, gradient,
                        row_size)

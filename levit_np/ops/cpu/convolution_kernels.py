@@ -4,6 +4,7 @@ from numba import types
 
 from . import training_step as step
 from .intrinsics import get, get_float, set_float
+from .amx import SCRATCH as SUMS
 from .training_step import AMX_HEAD, HEAD
 
 
@@ -118,10 +119,10 @@ def convolution_kernels(jit, call, share, products, on_tiles):
         """c = a b, b being the packed weights."""
         if get(s, C_AMX):
             tiles = scratch + get(s, C_AMX)
-            part = rows * row_size(terms)
-            split_rows(a, lda, rows, terms, tiles + AMX_HEAD, part, tiles)
-            amx_multiply_rows(tiles, tiles + AMX_HEAD, row_size(terms), part, rows, terms, get(s, C_B), 0, panels(columns), c,
-                              ldc, 0)
+            part, left = rows * row_size(terms), tiles + AMX_HEAD + (rows + 31) // 32 * SUMS
+            split_rows(a, lda, rows, terms, left, part, tiles)
+            amx_multiply_rows(tiles, left, row_size(terms), part, rows, terms, get(s, C_B), 0, panels(columns), c, ldc,
+                              tiles + AMX_HEAD, 0, False, True)
         else:
             multiply(a, lda, rows, terms, get(s, C_B), columns, c, ldc)
 
@@ -180,7 +181,8 @@ def convolution_kernels(jit, call, share, products, on_tiles):
                 y = get(s, C_Y) + (n * height + start) * y_line
                 if get(s, C_AMX):
                     amx_add_gradient(scratch + get(s, C_AMX), y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row,
-                                     count * columns, first, last, get(s, C_C), get(s, C_C_ROW), n + start)
+                                     count * columns, lines * columns, first, last, get(s, C_C), get(s, C_C_ROW), n + start > 0,
+                                     n + 1 == get(s, C_IMAGES) and group + 1 == groups)
                 else:
                     add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, terms, count * columns, first, last,
                                  get(s, C_C), get(s, C_C_ROW), n + start, scratch)

@@ -7,7 +7,8 @@ from .step import PARTS
 from .training_step import AMX_HEAD, Kind
 
 GRADIENT_TERMS = 128  # rows of dy and x at a time
-ROW_BYTES = 768 << 10  # of rows in parts go through all panels before the next rows: they stay in the L2 cache
+ROW_BYTES = 384 << 10  # of rows in parts go through all panels before the next rows: they stay in the L2 cache
+TILE_BYTES = 4096  # of the sums of a tile
 SPARE_ROWS = 31  # behind the last: a tile reads 32, and does not use them
 
 
@@ -23,13 +24,14 @@ def row_size(terms: int) -> int:
 
 def scratch_size(rows: int, terms: int) -> int:
     """Bytes a thread needs for so many rows at a time."""
-    return AMX_HEAD + (PARTS * rows + SPARE_ROWS) * row_size(terms)
+    return AMX_HEAD + -(-rows // 32) * TILE_BYTES + (PARTS * rows + SPARE_ROWS) * row_size(terms)
 
 
 def gradient_size(terms: int, columns: int, channels: int) -> int:
     """Bytes a thread needs for so many terms of a gradient at a time."""
     padded = -(-terms // 32) * 32
-    return scratch_size(-(-columns // 16) * 16, terms) + PARTS * 2 * padded * whole(channels)
+    totals = -(-columns // 32) * (whole(channels) // 32) * TILE_BYTES
+    return scratch_size(-(-columns // 16) * 16, terms) + PARTS * 2 * padded * whole(channels) + totals
 
 
 def packed_size(terms: int, outputs: int) -> int:

@@ -7,7 +7,7 @@ from enum import IntEnum
 COLUMNS = 24  # int64 numbers a step
 HEAD = 64  # bytes at the start of a thread's scratch, which hold a 1.0
 AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split: see amx_training.py
-AMX_GROUP = 64  # pairs of terms: a group of terms of a panel stays in the L1 cache while all rows use it
+AMX_GROUP = 128  # pairs of terms that are summed before their sum is added to the others'
 
 
 class Kind(IntEnum):
