@@ -1,11 +1,15 @@
-"""One training step of LeViT-256, batch 16, one thread, float32, ours beside PyTorch eager: python bench/training.py
+"""One training step beside PyTorch's, eager and compiled: python bench/training.py [--models levit_256 …]
 
-Forward, cross-entropy on both heads, backward, AdamW over every parameter; the same starting weights and images on
-transformers' network, taking turns in one process.  Writes bench/results/training-<processor>.json.
+Forward, the loss on both heads, backward, AdamW over every parameter: batch 16, one thread, float32, the same starting
+weights and images on transformers' network, taking turns in one process.  --memory adds the peak memory of a process
+that does nothing but a few steps, ours and theirs.  Writes bench/results/training-<processor>.json, a model at a time.
 """
 
+import argparse
 import json
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,29 +26,33 @@ from report import result_path  # noqa: E402
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.benchmark.rounds import interleaved, ratio  # noqa: E402
+from levit_np.training.objective import objective  # noqa: E402
+from levit_np.training.recipe import Recipe  # noqa: E402
+from levit_np.training.update import Update  # noqa: E402
 
-BATCH, ROUNDS, RATE, DECAY = 16, 9, 1e-4, 0.025
+MODELS = levit_np.list_models()[:5]
+BATCH, RATE, SMOOTHING, DECAY = 16, 1e-4, 0.1, 0.025
+PEERS = "PyTorch eager", "torch.compile"
+STEPS = 4  # of a process whose memory is measured
 
 
 def ours(model, x, labels):
-    ops, targets, moments, step = model.ops, model.ops.targets_of(labels, 1000, 0.1, np.float32), {}, [0]
+    """What Trainer.step does between its checks, by the same functions: the recipe without clipping or averaging."""
+    recipe = Recipe(clip=0, average=0, decay=DECAY, smoothing=SMOOTHING)
+    update, targets = Update(model, recipe), model.ops.targets_of(labels, 1000, SMOOTHING, np.float32)
 
     def call():
-        step[0] += 1
         outputs, saved = model.forward(x, training=True)
+        loss, doutputs = objective(model.ops, recipe, outputs, targets)
         model.zero_gradients()
-        model.backward([ops.cross_entropy_backward(o, targets) for o in outputs], saved)
-        state = model.state()
-        for name, gradient in model.gradients().items():
-            first, second = moments.get(name) or (np.zeros_like(gradient), np.zeros_like(gradient))
-            state[name], *moments[name] = ops.adamw(state[name], gradient, first, second, step[0], RATE, decay=DECAY)
-        model.set_state(state)
-        return float(sum(ops.cross_entropy(o, targets) for o in outputs))
+        model.backward(doutputs, saved)
+        update(model.gradients(), RATE)
+        return float(loss)
 
     return call
 
 
-def pytorch(model, x, labels):
+def pytorch(model, x, labels, compiled):
     import torch
     from safetensors.torch import load_file
     from transformers import LevitConfig, LevitForImageClassificationWithTeacher
@@ -53,17 +61,22 @@ def pytorch(model, x, labels):
     config = model.config
     theirs = LevitForImageClassificationWithTeacher(LevitConfig(
         hidden_sizes=[s.channels for s in config.stages], depths=[s.depth for s in config.stages],
-        num_attention_heads=[s.heads for s in config.stages], key_dim=[config.key_size] * 3, num_labels=1000)).train()
+        num_attention_heads=[s.heads for s in config.stages], key_dim=[config.key_size] * 3, num_labels=1000,
+        drop_path_rate=config.drop_path)).train()
     with tempfile.TemporaryDirectory() as folder:
         levit_np.export(model, f"{folder}/weights.safetensors", format="transformers")
         theirs.load_state_dict(load_file(f"{folder}/weights.safetensors"), strict=False)
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=RATE, weight_decay=DECAY)
+    # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of weights alone.
+    decayed = [p for p in theirs.parameters() if p.ndim > 1]
+    rest = [p for p in theirs.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=RATE, weight_decay=DECAY)
     x, labels = torch.from_numpy(x), torch.from_numpy(labels)
+    network = torch.compile(theirs) if compiled else theirs
 
     def call():
-        out = theirs(x)
-        loss = sum(torch.nn.functional.cross_entropy(o, labels, label_smoothing=0.1)
-                   for o in (out.cls_logits, out.distillation_logits))
+        out = network(x)
+        loss = sum(torch.nn.functional.cross_entropy(o, labels, label_smoothing=SMOOTHING)
+                   for o in (out.cls_logits, out.distillation_logits)) / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -72,22 +85,63 @@ def pytorch(model, x, labels):
     return call
 
 
-def main():
+def prepared(name):
     generator = np.random.default_rng(0)
-    model = levit_np.create("levit_256", backend="cpu")
     x = generator.standard_normal((BATCH, 3, 224, 224)).astype(np.float32)
-    labels = generator.integers(0, 1000, BATCH)
-    calls = {"PyTorch eager": pytorch(model, x, labels), "levit_np": ours(model, x, labels)}
-    losses = {name: call() for name, call in calls.items()}
-    times = interleaved(calls, ROUNDS)
-    result = {"machine": describe(("numpy", "numba", "torch", "transformers")), "batch": BATCH, "threads": 1,
-              "first loss": losses, "seconds": {name: median(t) for name, t in times.items()},
-              "times as fast": ratio(times["PyTorch eager"], times["levit_np"])}
-    path = result_path(ROOT / "bench/results", "training", result["machine"]["processor"])
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    for name, seconds in result["seconds"].items():
-        print(f"{name:<14} {seconds:.3f} s a step  first loss {losses[name]:.6f}")
-    print(f"{result['times as fast']:.2f} times as fast as PyTorch eager; written: {path.name}")
+    return levit_np.create(name, backend="cpu"), x, generator.integers(0, 1000, BATCH)
+
+
+def measured(name, rounds):
+    model, x, labels = prepared(name)
+    calls = {peer: pytorch(model, x, labels, peer == PEERS[1]) for peer in PEERS}
+    calls["levit_np"] = ours(model, x, labels)
+    losses = {name: call() for name, call in calls.items()}  # and torch.compile compiles
+    times = interleaved(calls, rounds)
+    fastest = min(PEERS, key=lambda peer: median(times[peer]))
+    return {"first loss": losses, "seconds": {name: median(t) for name, t in times.items()},
+            "fastest peer": fastest, "times as fast": ratio(times[fastest], times["levit_np"])}
+
+
+def peak_memory(name, which):
+    """MiB of a process of its own that takes a few steps."""
+    command = [sys.executable, __file__, "--models", name, "--only", which]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def only(name, which):
+    model, x, labels = prepared(name)
+    call = ours(model, x, labels) if which == "levit_np" else pytorch(model, x, labels, which == PEERS[1])
+    if which != "levit_np":
+        del model
+    for _ in range(STEPS):
+        call()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     epilog="example: taskset -c 0 python bench/training.py --memory")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", action="store_true", help="also the peak memory of LeViT-256's step")
+    parser.add_argument("--only", choices=(*PEERS, "levit_np"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        return only(arguments.models[0], arguments.only)
+    machine = describe(("numpy", "numba", "torch", "transformers"))
+    path = result_path(ROOT / "bench/results", "training", machine["processor"])
+    result = json.loads(path.read_text()) if path.exists() else {}
+    for name in arguments.models:
+        found = measured(name, arguments.rounds)
+        result.setdefault("models", {})[name] = {"machine": machine, "batch": BATCH, "threads": 1} | found
+        for peer, seconds in found["seconds"].items():
+            print(f"{name:<11} {peer:<14} {seconds:.3f} s a step  first loss {found['first loss'][peer]:.6f}")
+        print(f"{name:<11} {found['times as fast']:.2f} times as fast as {found['fastest peer']}", flush=True)
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    if arguments.memory:
+        result["peak MiB, levit_256"] = {which: peak_memory("levit_256", which) for which in (*PEERS, "levit_np")}
+        print("peak MiB, levit_256:", result["peak MiB, levit_256"])
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import reference
-from .running import fits, run
+from .running import empty, fits, past_caches, run
 from .training_step import Each, Function, Kind
 
 
@@ -33,9 +33,10 @@ def _alike(dy, x):
 
 def each(function, x, *before):
     """function(*before, x), laid out in memory as x is."""
-    y = np.empty_like(x)  # the same order of axes, without gaps
+    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))  # the same order of axes, without gaps
+    y = empty(*(x.shape[axis] for axis in order)).transpose(np.argsort(order))
     addresses = [_laid_out_as(y, array) for array in (*before, x)]
-    run((Kind.EACH, {Each.FUNCTION: function, Each.COUNT: x.size,
+    run((Kind.EACH, {Each.FUNCTION: function, Each.COUNT: x.size, Each.PAST: past_caches(y),
                      **{Each.A + i: a.ctypes.data for i, a in enumerate((*addresses, y))}}))
     return y
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from llvmlite import ir
 
-from .step import HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, Job
+from .step import HARDSWISH_SIX, PARTS, PAST, PLAIN, RESIDUAL, SILU, Job
 from .tile import emit_loop
 from .vector import I32, I64, Vectors, number
 
@@ -135,11 +135,13 @@ def finish_function(module, lanes, scaled=False):
     name = "levit_amx_finish" + scaled * "_scaled"
     if name in module.globals:
         return module.globals[name]
-    v, (sums, to, ldc, bias, ldbias, code, rounded, ldhalf, part, first, last) = _new_function(module, name, lanes, 11)
+    v, (sums, to, ldc, bias, ldbias, finish, rounded, ldhalf, part, first, last) = _new_function(module, name, lanes, 11)
     b = v.builder
     is_exact, is_rounded = (b.icmp_signed("!=", place, number(0)) for place in (to, rounded))
 
-    def rows(change):
+    past = Vectors(b, lanes, past=True)
+
+    def rows(code, change):
         def row(i, carried):
             at, c, shift, half = (v.at(place, b.mul(i, size)) for place, size in (
                 (sums, number(COLUMNS * 4)), (to, ldc), (bias, ldbias), (rounded, ldhalf)))
@@ -152,7 +154,7 @@ def finish_function(module, lanes, scaled=False):
             y = [change(x, v.at(c, 64 * j)) for j, x in enumerate(y)]
             with b.if_then(is_exact):
                 for j in range(2):
-                    v.store(y[j], v.at(c, 64 * j))
+                    (past if code == PAST else v).store(y[j], v.at(c, 64 * j))
             with b.if_then(is_rounded):
                 v.store_halves(y, half, part)
             return []
@@ -160,15 +162,15 @@ def finish_function(module, lanes, scaled=False):
         emit_loop(b, first, last, 1, [], row)
 
     cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
-             SILU: lambda y, old: v.silu(y), RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
+             SILU: lambda y, old: v.silu(y), RESIDUAL: lambda y, old: b.fadd(y, v.load(old)), PAST: lambda y, old: y}
     done = b.append_basic_block("done")
     blocks = {code: b.append_basic_block(f"finish{code}") for code in cases}
-    switch = b.switch(code, blocks[PLAIN])
+    switch = b.switch(finish, blocks[PLAIN])
     for code, block in blocks.items():
         if code != PLAIN:
             switch.add_case(number(code), block)
         b.position_at_end(block)
-        rows(cases[code])
+        rows(code, cases[code])
         b.branch(done)
     b.position_at_end(done)
     b.ret_void()

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from . import training_step as step
 from .amx import COLUMNS, PARTS, PASSES, SCRATCH, TERMS
 from .intrinsics import get, get_float, put, set_float
-from .step import AMX_JOB, Job
+from .step import AMX_JOB, PAST, PLAIN, Job
 from .training_step import AMX_GROUP, AMX_HEAD
 
 ROW = COLUMNS * 4
 A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
-DONE, C, LDC, BIAS, LDBIAS = (int(n) for n in list(Job)[Job.DONE : Job.FINISH])
+DONE, C, LDC, BIAS, LDBIAS, FINISH = (int(n) for n in list(Job)[Job.DONE : Job.HALF])
 ROWS, ROWS_A_STEP = int(Job.ROWS), int(Job.ROWS_A_STEP)
 PRODUCTS = sum(map(len, PASSES[PARTS]))
 # A thread's scratch: the job, a bias of zeros, a table of one segment, a tile's sums, a square to be filled up.
@@ -43,8 +43,8 @@ def no_products(jit):
     nothing = {3: jit(lambda s, thread, threads: None), 1: jit(lambda scratch: None),
                7: jit(lambda a, b, c, d, e, f, g: None),
                14: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n: None),
-               15: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n, o: None)}
-    return AmxProducts(*(nothing[n] for n in (1, 7, 15, 14, 3, 3, 3)), jit(lambda terms: 0))
+               16: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p: None)}
+    return AmxProducts(*(nothing[n] for n in (1, 7, 16, 14, 3, 3, 3)), jit(lambda terms: 0))
 
 
 def amx_products(instructions, jit, call, share, products):
@@ -121,11 +121,11 @@ def amx_products(instructions, jit, call, share, products):
                 split_panel(square, ROW, target + n * ROW, pairs * ROW, 0, 0, 1, 0, 0)
 
     @jit
-    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, totals, panel_totals, more, ends):
+    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, past, totals, panel_totals, more, ends):
         """c (rows, …) = a b for panels first to last of b, both in parts.
 
         Sums of groups of terms go to `totals`, tile by tile, a panel's panel_totals bytes behind the one before; `more`:
-        they go on from what is there; `ends`: they become c."""
+        they go on from what is there; `ends`: they become c, written past the caches if `past`."""
         pairs = whole_terms(terms) // 2
         put(scratch, LDA, row)
         put(scratch, A_PART, part)
@@ -145,6 +145,7 @@ def amx_products(instructions, jit, call, share, products):
                     total, done = totals + (j - first) * panel_totals + t * SCRATCH, ends and k + length == pairs
                     put(scratch, C, c + at * ldc + j * ROW if done else total)
                     put(scratch, LDC, ldc if done else ROW)
+                    put(scratch, FINISH, PAST if past and done else PLAIN)
                     put(scratch, BIAS, total if k or more else scratch + ZEROS)
                     put(scratch, LDBIAS, ROW if k or more else 0)
                     put(scratch, ROWS, stop - at)
@@ -163,7 +164,7 @@ def amx_products(instructions, jit, call, share, products):
         for j in range(first, last):
             split_rows_across(b, b_row, terms, j, right + (j - first) * PARTS * pairs * ROW, scratch)
         multiply_rows(scratch, left, row, part, a_columns, terms, right - first * PARTS * pairs * ROW, first, last, c, c_row,
-                      totals, (a_columns + 31) // 32 * SCRATCH, more, ends)
+                      0, totals, (a_columns + 31) // 32 * SCRATCH, more, ends)
 
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, K_PARTS = (int(c) for c in step.Pack)
 
@@ -174,6 +175,10 @@ def amx_products(instructions, jit, call, share, products):
         size = whole_terms(terms) * ROW
         first, last = share(panels(outputs), thread, threads)
         for j in range(first, last):
+            target = get(s, K_PARTS) + j * PARTS * size // 2
+            if not get(s, K_TRANSPOSED) and outputs % COLUMNS == 0 and terms % 32 == 0:
+                split_panel(source + j * ROW, row, target, size // 2, 0, 0, terms // 2, 0, 0)
+                continue
             plain = get(s, K_TARGET) + j * size
             base = plain - j * terms * ROW  # where panel 0 would lie, for pack's own reckoning
             if get(s, K_TRANSPOSED):
@@ -181,9 +186,10 @@ def amx_products(instructions, jit, call, share, products):
             else:
                 pack_rows(source, row, terms, outputs, j, j + 1, get(s, K_ONE), base)
             fill(plain + terms * ROW, (whole_terms(terms) - terms) * COLUMNS)
-            split_panel(plain, ROW, get(s, K_PARTS) + j * PARTS * size // 2, size // 2, 0, 0, whole_terms(terms) // 2, 0, 0)
+            split_panel(plain, ROW, target, size // 2, 0, 0, whole_terms(terms) // 2, 0, 0)
 
-    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
+    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, P_PAST, P_SCRATCH, P_SCRATCH_SIZE = (
+        int(c) for c in step.Product)
 
     @jit
     def product(s, thread, threads):
@@ -203,7 +209,7 @@ def amx_products(instructions, jit, call, share, products):
             count = min(block, last - start)
             split_rows(get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), count, terms, left_parts, part, scratch)
             multiply_rows(scratch, left_parts, row_size(terms), part, count, terms, get(s, P_B), left, right,
-                          get(s, P_C) + start * ldc, ldc, scratch + AMX_HEAD, 0, False, True)
+                          get(s, P_C) + start * ldc, ldc, get(s, P_PAST), scratch + AMX_HEAD, 0, False, True)
 
     G_TERMS, G_A, G_A_ROW, G_A_COLUMNS, G_B, G_B_ROW, G_B_COLUMNS, G_C, G_C_ROW, G_BLOCK, G_SCRATCH, G_SCRATCH_SIZE = (
         int(c) for c in step.Gradient)

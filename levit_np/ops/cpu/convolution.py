@@ -8,7 +8,7 @@ from .. import reference
 from ..reference import convolution_size
 from . import tiles
 from .linear import pack, packed_size
-from .running import fits, run, scratch, whole
+from .running import empty, fits, past_caches, run, scratch, whole
 from .training_step import HEAD, Kind
 from .training_step import Convolution as C
 
@@ -23,9 +23,10 @@ def convolution(x, w, stride, padding):
         return reference.convolution(x, w, stride, padding)
     shape = _Shape(x, w, stride, padding)
     outputs, terms = shape.outputs, shape.terms
-    y = np.empty((len(x), *shape.out, whole(outputs)), np.float32)
+    y = empty(len(x), *shape.out, whole(outputs))
     weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
-    _run(Kind.CONVOLUTION, shape, weight, {C.Y: y.ctypes.data, C.Y_ROW: whole(outputs) * 4})
+    _run(Kind.CONVOLUTION, shape, weight, {
+        C.Y: y.ctypes.data, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y)})
     if whole(outputs) != outputs:
         y = np.ascontiguousarray(y[..., :outputs])
     return y.transpose(0, 3, 1, 2)
@@ -54,7 +55,7 @@ def _run(kind, shape, weight, columns):
     """The kernel, after its weight (terms, outputs) was packed behind the first thread's rows; every thread reads it."""
     terms, outputs = weight.shape
     pixels, unfolded = shape.lines * shape.out[1], HEAD + shape.unfolded
-    amx = -(-unfolded // 64) * 64 if tiles.suit(pixels, outputs) else 0
+    amx = -(-unfolded // 64) * 64 if tiles.suit(pixels, terms, outputs) else 0
     own = amx + tiles.scratch_size(pixels, terms) if amx else unfolded
     address, size = scratch(own + (tiles.packed_size if amx else packed_size)(terms, outputs))
     packed = address + own
@@ -67,7 +68,7 @@ def _weight(shape, y_columns):
     dw = np.empty((shape.outputs, whole(shape.terms)), np.float32)
     pixels = shape.lines * shape.out[1]
     packed = packed_size(pixels, shape.outputs) + packed_size(pixels, shape.terms)
-    amx = HEAD if tiles.suit(shape.outputs, shape.terms) else 0
+    amx = HEAD if tiles.suit(shape.outputs, pixels, shape.terms) and shape.terms >= 64 else 0
     address, size = scratch(shape.unfolded + HEAD + (tiles.gradient_size(pixels, shape.outputs, shape.terms) if amx
                                                      else packed))
     run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {

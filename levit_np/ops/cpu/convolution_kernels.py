@@ -16,7 +16,7 @@ def convolution_kernels(jit, call, share, products, on_tiles):
     begin, split_rows, amx_multiply_rows, amx_add_gradient, row_size = (
         on_tiles.begin, on_tiles.split_rows, on_tiles.multiply_rows, on_tiles.add_gradient, on_tiles.row_size)
     C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_HEIGHT, C_OUT_WIDTH, \
-        C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX = (
+        C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_PAST = (
             int(c) for c in step.Convolution)
 
     @jit
@@ -115,13 +115,13 @@ def convolution_kernels(jit, call, share, products, on_tiles):
         return image, get(s, C_OUT_WIDTH) * get(s, C_Y_ROW), terms, lines, (get(s, C_OUT_HEIGHT) + lines - 1) // lines
 
     @jit
-    def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc):
+    def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc, past):
         """c = a b, b being the packed weights."""
         if get(s, C_AMX):
             tiles = scratch + get(s, C_AMX)
             part, left = rows * row_size(terms), tiles + AMX_HEAD + (rows + 31) // 32 * SUMS
             split_rows(a, lda, rows, terms, left, part, tiles)
-            amx_multiply_rows(tiles, left, row_size(terms), part, rows, terms, get(s, C_B), 0, panels(columns), c, ldc,
+            amx_multiply_rows(tiles, left, row_size(terms), part, rows, terms, get(s, C_B), 0, panels(columns), c, ldc, past,
                               tiles + AMX_HEAD, 0, False, True)
         else:
             multiply(a, lda, rows, terms, get(s, C_B), columns, c, ldc)
@@ -145,7 +145,7 @@ def convolution_kernels(jit, call, share, products, on_tiles):
             for u in range(count):
                 unfold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
             multiply_rows(s, scratch, scratch + HEAD, row, count * columns, terms, get(s, C_OUTPUTS),
-                          get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW))
+                          get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), get(s, C_PAST))
 
     @jit
     def convolution_input(s, thread, threads):
@@ -160,7 +160,7 @@ def convolution_kernels(jit, call, share, products, on_tiles):
                 start = group * lines
                 count = min(lines, height - start)
                 multiply_rows(s, scratch, get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), count * columns,
-                              get(s, C_OUTPUTS), terms, scratch + HEAD, row)
+                              get(s, C_OUTPUTS), terms, scratch + HEAD, row, 0)
                 for u in range(count):
                     fold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
 

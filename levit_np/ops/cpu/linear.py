@@ -5,7 +5,7 @@ import numpy as np
 from .. import reference
 from . import tiles
 from . import training_step as step
-from .running import ONE, fits, rows_of, run, scratch, whole
+from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole
 from .step import PARTS
 from .training_step import HEAD, Kind
 
@@ -45,15 +45,15 @@ def _product(x, w, transposed):
     """x wᵀ or x w, on the last axis."""
     terms, outputs = w.shape[::-1] if transposed else w.shape
     rows, p = x.size // terms, step.Product
-    y = np.empty((*x.shape[:-1], whole(outputs)), np.float32)
+    y = empty(*x.shape[:-1], whole(outputs))
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
                p.C: y.ctypes.data, p.LDC: whole(outputs) * 4}
-    if tiles.suit(rows, outputs):
+    if tiles.suit(rows, terms, outputs):
         block = min(rows, max(32, tiles.ROW_BYTES // (PARTS * tiles.row_size(terms))))
         own = tiles.scratch_size(block, terms)
         address, size = scratch(own + tiles.packed_size(terms, outputs))
         run(tiles.pack(w, terms, outputs, transposed, address + own), (Kind.AMX_PRODUCT, columns | {
-            p.B: tiles.parts_of(address + own, terms, outputs), p.BLOCK: block, p.SCRATCH: address, p.SCRATCH_SIZE: size}))
+            p.B: tiles.parts_of(address + own, terms, outputs), p.BLOCK: block, p.PAST: past_caches(y), p.SCRATCH: address, p.SCRATCH_SIZE: size}))
     else:
         address, _ = scratch(packed_size(terms, outputs))
         run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, columns | {
@@ -67,7 +67,7 @@ def _gradient(dy, x):
     dw, g = np.empty((outputs, whole(channels)), np.float32), step.Gradient
     columns = {g.TERMS: terms, g.A: dy.ctypes.data, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x.ctypes.data,
                g.B_ROW: channels * 4, g.B_COLUMNS: channels, g.C: dw.ctypes.data, g.C_ROW: whole(channels) * 4}
-    if tiles.suit(outputs, channels) and channels % 32 == 0:
+    if tiles.suit(outputs, terms, channels) and channels % 32 == 0:
         kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
         address, size = scratch(tiles.gradient_size(block, outputs, channels))
     else:

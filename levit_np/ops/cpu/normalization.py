@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import reference
 from ..reference import Statistics
-from .running import fits, rows_of, run
+from .running import empty, fits, past_caches, rows_of, run
 from .training_step import Kind, Normalization
 
 FIRST = 16  # rows whose mean stands near the mean of all, so that the variance's sum of squares does not cancel
@@ -53,9 +53,9 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
 
 
 def _normalized(x, gamma, beta, mean, variance, eps):
-    y, n = np.empty_like(x), Normalization
+    y, n = empty(*x.shape), Normalization
     mean, scale, beta = (np.ascontiguousarray(a) for a in (mean, gamma / np.sqrt(variance + np.float32(eps)), beta))
-    run((Kind.NORMALIZE, _columns(x) | {n.OUT: y.ctypes.data, n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
+    run((Kind.NORMALIZE, _columns(x) | {n.OUT: y.ctypes.data, n.PAST: past_caches(y, x.shape[-1]), n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
                                         n.B: beta.ctypes.data}))
     return y
 
@@ -93,8 +93,8 @@ def _backward(dy, x, gamma, mean, variance, eps, axis, through):
     dgamma = products * deviation
     scale, first, second = (np.ascontiguousarray(a, np.float32) for a in (
         gamma * deviation, dbeta * through, dgamma * deviation * through))
-    dx = np.empty_like(x)
+    dx = empty(*x.shape)
     run((Kind.NORMALIZE_BACKWARD, _columns(x) | {
-        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
+        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.PAST: past_caches(dx, x.shape[-1]), n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
         n.B: first.ctypes.data, n.C: second.ctypes.data}))
     return np.moveaxis(dx, -1, axis), dgamma.astype(np.float32), dbeta.astype(np.float32)

@@ -133,7 +133,7 @@ def product_kernels(instructions, jit, call, share):
         else:
             pack_rows(source, row, terms, outputs, first, last, get(s, K_ONE), target)
 
-    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, _, _ = (int(c) for c in step.Product)
+    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, *_ = (int(c) for c in step.Product)
 
     @jit
     def product(s, thread, threads):

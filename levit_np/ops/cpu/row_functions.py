@@ -15,24 +15,25 @@ GROUP = 4  # vectors whose sums are kept in registers side by side
 def row_functions(lanes):
     """{name: emit(builder, nine arguments)}."""
     found = {name: _each_number(lanes, body) for name, body in EACH.items()}
+    found |= {f"{name}_past": _each_number(lanes, EACH[name], True) for name in PAST}
     for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
         for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
             found[name] = _column_sums(width, vectors, backward)
     return found | {"softmax": _softmax(lanes), "softmax_backward": _softmax_backward(lanes)}
 
 
-def _each_number(lanes, body):
+def _each_number(lanes, body, past=False):
     """f(a, b, …, h, count): body(vectors, the addresses of these numbers, the addresses as they came in)."""
     def emit(builder, arguments):
         *addresses, count = arguments
-        _over(builder, lanes, count, [], lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [])
+        _over(builder, lanes, count, [], lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [], past)
     return emit
 
 
-def _over(builder, lanes, count, start, body):
+def _over(builder, lanes, count, start, body, past=False):
     """carried = body(vectors, at, carried), whole vectors first, then number by number; `at` gives the address of the
     present ones.  start: pairs (value, combine), the second making one number of a vector's.  -> scalar vectors."""
-    wide, one = Vectors(builder, lanes), Vectors(builder, 1)
+    wide, one = Vectors(builder, lanes, past), Vectors(builder, 1)
 
     def inside(v):
         return lambda i, carried: body(v, lambda x: v.at(x, builder.mul(i, number(4))), carried)
@@ -134,6 +135,9 @@ def _adamw(v, at, raw):
         v.store(value, at[to])
 
 
+# Those whose results may be too large for the caches: where they are written past them, the caches need not read what is
+# there first.
+PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward"
 EACH = {"copy": _copy, "add": _add_to, "scaled": _scaled, "normalize": _normalize,
         "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
         "silu": _silu, "silu_backward": _silu_backward, "adamw": _adamw}

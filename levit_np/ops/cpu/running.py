@@ -1,6 +1,7 @@
 """What the wrappers of training's kernels share: arrays as the kernels take them, scratch memory, one call for a few steps."""
 
 import threading
+from math import prod
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from .library import library
 from .threads import run_with_threads, threads
 
 ONE = np.ones(1, np.float32)
+LINE = 64  # bytes of a cache line
+LARGE = 2 << 20  # bytes of a result: an L2 cache
 _kept = threading.local()
 
 
@@ -26,6 +29,20 @@ def rows_of(x, axis=-1):
 def whole(columns: int) -> int:
     """Columns padded to the kernels' smallest panel."""
     return -(-columns // 16) * 16
+
+
+def empty(*shape) -> np.ndarray:
+    """float32, whatever was there, from the start of a cache line on."""
+    count = prod(shape)
+    memory = np.empty(count + LINE // 4, np.float32)
+    start = -memory.ctypes.data % LINE // 4
+    return memory[start : start + count].reshape(shape)
+
+
+def past_caches(y, channels=16) -> bool:
+    """Whether y, of empty, is better written past the caches: it would not stay there until it is read, and what is
+    there need not be read first.  Rows of channels must then begin where vectors do."""
+    return y.nbytes >= LARGE and channels % 16 == 0
 
 
 def scratch(size: int) -> tuple[int, int]:

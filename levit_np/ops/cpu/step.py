@@ -11,7 +11,7 @@ AMX_JOB = 256  # bytes of a Job
 PARTS = 3  # bfloat16 numbers, of 8 bits each, that add up to a float32, of 24
 
 # What becomes of a finished sum.
-PLAIN, HARDSWISH_SIX, SILU, RESIDUAL = range(4)  # HARDSWISH_SIX: six times hardswish
+PLAIN, HARDSWISH_SIX, SILU, RESIDUAL, PAST = range(5)  # HARDSWISH_SIX: six times hardswish; PAST: plain, past the caches
 
 
 class Kind(IntEnum):

@@ -12,9 +12,10 @@ TILE_BYTES = 4096  # of the sums of a tile
 SPARE_ROWS = 31  # behind the last: a tile reads 32, and does not use them
 
 
-def suit(rows: int, outputs: int) -> bool:
-    """Whether there are tiles, whole panels for them, and rows enough that splitting what they multiply pays."""
-    return library("training_kernels").instructions.half == "tiles" and whole(outputs) % 32 == 0 and rows >= 32
+def suit(rows: int, terms: int, outputs: int) -> bool:
+    """Whether there are tiles, whole panels for them, and enough of everything that splitting what they multiply pays."""
+    return (library("training_kernels").instructions.half == "tiles" and whole(outputs) % 32 == 0
+            and rows >= 32 and terms >= 64)
 
 
 def row_size(terms: int) -> int:

@@ -14,9 +14,10 @@ from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
 from .product_kernels import product_kernels
 from .routines import routines
-from .row_functions import GROUP
+from .row_functions import GROUP, PAST
 
 STEP = step.COLUMNS * 8
+LINE = 16  # numbers a cache line
 SUMMED = 32  # rows summed in float32, before their sum is added in float64
 
 
@@ -34,34 +35,45 @@ def training_kernels(instructions):
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products, on_tiles)
     attention, attention_backward = attention_kernels(instructions, jit, call, share, products)
-    normalize_row, normalize_row_backward, hardswish, hardswish_backward, silu, silu_backward, adamw = (
-        call[name] for name in ("normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu",
-                                "silu_backward", "adamw"))
+    normalize_row, normalize_row_backward, hardswish, hardswish_backward, silu, silu_backward = (call[n] for n in PAST)
+    normalize_row_past, normalize_row_backward_past, hardswish_past, hardswish_backward_past, silu_past, \
+        silu_backward_past = (call[f"{n}_past"] for n in PAST)
+    adamw = call["adamw"]
     sums_group, sums, sums_one, backward_sums_group, backward_sums, backward_sums_one = (
         call[name] for name in ("sums_group", "sums", "sums_one", "backward_sums_group", "backward_sums",
                                 "backward_sums_one"))
 
-    E_FUNCTION, E_COUNT, E_A = (int(c) for c in step.Each)
+    E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
     HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = (int(x) for x in step.Function)
 
     @jit
     def each(s, thread, threads):
-        first, last = share(get(s, E_COUNT), thread, threads)
-        count, function, offset = last - first, get(s, E_FUNCTION), 4 * first
+        # Whole cache lines a thread, so that each part begins where vectors may be written past the caches.
+        first, last = share((get(s, E_COUNT) + LINE - 1) // LINE, thread, threads)
+        first, last = first * LINE, min(last * LINE, get(s, E_COUNT))
+        count, function, offset, past = last - first, get(s, E_FUNCTION), 4 * first, get(s, E_PAST)
         a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
-        if function == HARDSWISH:
-            hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == HARDSWISH_BACKWARD:
-            hardswish_backward(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == SILU:
-            silu(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == SILU_BACKWARD:
-            silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == ADAMW:
+        if function == ADAMW:
             adamw(a, b, c, get(s, E_A + 3) + offset, get(s, E_A + 4) + offset, get(s, E_A + 5) + offset,
                   get(s, E_A + 6) + offset, get(s, E_A + 7), count)
+        elif function == HARDSWISH and past:
+            hardswish_past(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH:
+            hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH_BACKWARD and past:
+            hardswish_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH_BACKWARD:
+            hardswish_backward(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == SILU and past:
+            silu_past(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == SILU:
+            silu(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == SILU_BACKWARD and past:
+            silu_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == SILU_BACKWARD:
+            silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
 
-    N_ROWS, N_CHANNELS, N_DY, N_X, N_OUT, N_MEAN, N_A, N_B, N_C, N_TOTALS = (int(c) for c in step.Normalization)
+    N_ROWS, N_CHANNELS, N_DY, N_X, N_OUT, N_PAST, N_MEAN, N_A, N_B, N_C, N_TOTALS = (int(c) for c in step.Normalization)
 
     @jit
     def channel_sums(s, thread, threads, backward):
@@ -99,20 +111,27 @@ def training_kernels(instructions):
     @jit
     def normalization(s, thread, threads):
         first, last = share(get(s, N_ROWS), thread, threads)
+        past = get(s, N_PAST)
         channels, x, out, mean, a, b = (get(s, N_CHANNELS), get(s, N_X), get(s, N_OUT), get(s, N_MEAN), get(s, N_A),
                                         get(s, N_B))
         for row in range(first, last):
             at = row * channels * 4
-            normalize_row(x + at, out + at, mean, a, b, 0, 0, 0, channels)
+            if past:
+                normalize_row_past(x + at, out + at, mean, a, b, 0, 0, 0, channels)
+            else:
+                normalize_row(x + at, out + at, mean, a, b, 0, 0, 0, channels)
 
     @jit
     def normalization_backward(s, thread, threads):
         first, last = share(get(s, N_ROWS), thread, threads)
         channels, dy, x, out, mean = get(s, N_CHANNELS), get(s, N_DY), get(s, N_X), get(s, N_OUT), get(s, N_MEAN)
-        a, b, c = get(s, N_A), get(s, N_B), get(s, N_C)
+        a, b, c, past = get(s, N_A), get(s, N_B), get(s, N_C), get(s, N_PAST)
         for row in range(first, last):
             at = row * channels * 4
-            normalize_row_backward(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
+            if past:
+                normalize_row_backward_past(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
+            else:
+                normalize_row_backward(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
 
     PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
         CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, AMX_GRADIENT = (

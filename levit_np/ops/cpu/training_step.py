@@ -17,9 +17,9 @@ class Kind(IntEnum):
 
 class Product(IntEnum):
     """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  SCRATCH: for
-    AMX."""
+    AMX, and so is PAST."""
 
-    ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK, SCRATCH, SCRATCH_SIZE = range(1, 12)
+    ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK, PAST, SCRATCH, SCRATCH_SIZE = range(1, 13)
 
 
 class Pack(IntEnum):
@@ -36,9 +36,9 @@ class Gradient(IntEnum):
 
 
 class Each(IntEnum):
-    """A Function of `count` numbers, at addresses from A on."""
+    """A Function of `count` numbers, at addresses from A on.  PAST: see running.past_caches."""
 
-    FUNCTION, COUNT, A = range(1, 4)
+    FUNCTION, COUNT, PAST, A = range(1, 5)
 
 
 class Function(IntEnum):
@@ -50,7 +50,7 @@ class Function(IntEnum):
 class Normalization(IntEnum):
     """ROWS × CHANNELS numbers x; arrays of a number a channel: MEAN, and what the kind calls A, B, C."""
 
-    ROWS, CHANNELS, DY, X, OUT, MEAN, A, B, C, TOTALS = range(1, 11)
+    ROWS, CHANNELS, DY, X, OUT, PAST, MEAN, A, B, C, TOTALS = range(1, 12)
 
 
 class Convolution(IntEnum):
@@ -59,7 +59,7 @@ class Convolution(IntEnum):
     in a thread's scratch AMX's begins; 0 if the products are not on its tiles."""
 
     X, IMAGES, PLANES, CHANNELS, HEIGHT, WIDTH, KERNEL, STRIDE, PADDING, OUT_HEIGHT, OUT_WIDTH, LINES, Y, Y_ROW, \
-        OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE, AMX = range(1, 22)
+        OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE, AMX, PAST = range(1, 23)
 
 
 class Attention(IntEnum):

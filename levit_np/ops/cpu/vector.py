@@ -39,8 +39,9 @@ def number(value: int):
 class Vectors:
     """Emits operations on vectors of `lanes` float32 into one IR builder."""
 
-    def __init__(self, builder, lanes):
-        self.builder, self.lanes = builder, lanes
+    def __init__(self, builder, lanes, past=False):
+        """past: `store` writes past the caches, to addresses that are multiples of a vector's size."""
+        self.builder, self.lanes, self.past = builder, lanes, past
         self.type, self.integers = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
         self.pairs = ir.VectorType(BFloat(), 2 * lanes)
 
@@ -67,7 +68,11 @@ class Vectors:
         return self.builder.load(self.pointer(address, self.type), align=4, typ=self.type)
 
     def store(self, value, address):
-        self.builder.store(value, self.pointer(address, self.type)).align = 4
+        store = self.builder.store(value, self.pointer(address, self.type))
+        store.align = 4
+        if self.past:
+            store.align = 4 * self.lanes
+            store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(I32, 1)]))
 
     def load_scalar(self, address, kind=F32):
         return self.builder.load(self.pointer(address, kind), align=4, typ=kind)
