@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.ops.cpu.library import library
 
 from .random_model import random_model
 
@@ -23,6 +24,12 @@ def run(*arguments, cwd=ROOT, **environment):
                           encoding="utf-8", capture_output=True, timeout=120,
                           env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | environment)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    """Or the first command would say on stderr that it compiles."""
+    library()
 
 
 def test_classify_prints_the_classes_with_bars():
