@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
     model = levit_np.load("levit_digits.h5")
     generator = np.random.default_rng(0)
     for head in (model.head, model.head_dist):
-        head.weight = head.weight + 0.3 * generator.standard_normal(head.weight.shape).astype(np.float32)
+        head.weight = head.weight + 0.5 * generator.standard_normal(head.weight.shape).astype(np.float32)
     path = tmp_path_factory.mktemp("weights") / "model.h5"
     model.save(path)
     return path
