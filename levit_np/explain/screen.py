@@ -14,6 +14,7 @@ from .values import exact, histogram, number, picture, plane_of, statistics, tab
 from .walk import Stop, Walk
 
 PICTURE_WIDTH = 24  # beside 54 columns of source
+_ASCII = str.maketrans("→←▪▾×·…∗ᵀΣ√", "><#vx*~*TS/")  # where there is nothing better; a letter a letter
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text
         lines = lines[: page.height] + [Text()] * (page.height - len(lines))
     for line in lines:
         line.truncate(page.width)
+        if not page.unicode:
+            line.plain = line.plain.translate(_ASCII)
     return lines
 
 

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from pathlib import Path
@@ -40,8 +41,8 @@ class Tmux:
     """A terminal of 80×24 that runs a shell command, on a server of its own."""
 
     def __init__(self, command, folder, **environment):
-        self.name = ["tmux", "-u", "-L", f"levit-np-{os.getpid()}-{time.monotonic_ns()}", "-f", "/dev/null"]
-        self.environment = ENVIRONMENT | {"TMUX_TMPDIR": str(folder), "TERM": "xterm-256color"} | environment
+        self.name = ["tmux", "-u", "-S", f"{folder}/{time.monotonic_ns()}", "-f", "/dev/null"]
+        self.environment = ENVIRONMENT | {"TERM": "xterm-256color"} | environment
         self.run("new-session", "-d", "-x", "80", "-y", "24", command)
 
     def run(self, *arguments):
@@ -70,19 +71,20 @@ class Tmux:
 
 
 @pytest.fixture
-def terminal(tmp_path):
+def terminal():
     if not shutil.which("tmux"):
         pytest.skip("tmux is not here")
-    opened = []
+    opened, folder = [], tempfile.mkdtemp(prefix="levit-")  # tmp_path may be longer than a socket's name may be
 
     def start(*arguments, **environment):
         command = " ".join(f"'{part}'" for part in (*COMMAND, IMAGE, *arguments))
-        opened.append(Tmux(f"echo before; {command}; echo \"status $?\"; stty -a; exec sleep 1000", tmp_path, **environment))
+        opened.append(Tmux(f"echo before; {command}; echo \"status $?\"; stty -a; exec sleep 1000", folder, **environment))
         return opened[-1]
 
     yield start
     for tmux in opened:
         subprocess.run([*tmux.name, "kill-server"], env=tmux.environment, capture_output=True, timeout=60)
+    shutil.rmtree(folder)
 
 
 def test_the_walk_by_keys_in_80_by_24(terminal, record):
@@ -243,6 +245,7 @@ def test_only_some_stops_a_target_and_a_teacher():
     assert str(trace(model, model.prepare(IMAGE)[None], 7, teacher=5).loss) in out
     status, out, _ = run(IMAGE, "--only", "head", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert status == 0 and out.isascii() and out.count("Head") >= 2
+    assert "image > stem > 1 ## > 2 v## > 3 v## > mean > [heads] > loss" in out
 
 
 @pytest.mark.parametrize("arguments, error", [
