@@ -41,8 +41,9 @@ def add(verbs):
     train.add_argument("--seed", type=int, help="(default: 0)")
     train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be used does (default: "
                        "stop); those skipped are named in OUTPUT/skipped.txt")
-    train.add_argument("--backend", help="(default: cpu)")
-    train.add_argument("--dtype", choices=("float32", "float64"), help="(default: float32)")
+    train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
+    train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
+                       help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N", help="threads that compute (default: %(default)s)")
     train.add_argument("--workers", type=int, metavar="N", help="processes that decode and augment, 0 for none (default: a "
                        "process less than there are cores, at most 8)")

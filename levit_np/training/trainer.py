@@ -48,6 +48,8 @@ class Trainer:
             raise TrainingError(f"backend cuda: expected one process, found {self.ranks.size}: gradients do not travel "
                                 "between GPUs")
         precision = getattr(model, "precision", "float32")
+        if precision.endswith("16") and precision not in model.ops.HALVES:  # which would be evaluation's alone
+            raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend {model.ops.NAME}")
         # Of the activations; parameters and their gradients are of model.dtype.
         self.type = model.ops.type_of(precision) if precision in model.ops.HALVES else model.dtype
         self.scale = LossScale(precision if precision in model.ops.HALVES else "float32")

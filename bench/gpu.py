@@ -1,0 +1,109 @@
+"""The speed of LeViT on a GPU, ours beside PyTorch: python bench/gpu.py --help
+
+Same weights, same images, everything in one process, taking turns, timed by the GPU's own events.  README.md says how to
+read the result.  --dry-run needs no GPU: it lists what would be measured, and what each kernel is expected to take.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
+
+EXAMPLE = """examples:
+  python bench/gpu.py                                                 everything: hours, most of it PyTorch's compiling
+  python bench/gpu.py --parts inference --models levit_256 --batches 1 1024 --precisions float16
+  python bench/gpu.py --parts kernels training --peers eager          minutes
+  python bench/gpu.py --dry-run --models levit_256                    what would be measured, and is expected; no GPU
+"""
+PARTS = ("limits", "inference", "kernels", "training")
+PEERS = ("eager", "compile", "folded", "folded-sdpa")
+LARGEST = "largest"
+V100 = {"levit_128s": 12880, "levit_128": 9266, "levit_192": 8601, "levit_256": 6582, "levit_384": 4165}  # the paper's
+
+
+def batch(text):
+    if text == LARGEST:
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or {LARGEST!r}, found {text!r}")
+    return int(text)
+
+
+def arguments(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLE,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART",
+                        help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--models", nargs="+", default=list(V100), choices=list(V100), metavar="NAME",
+                        help=f"of {', '.join(V100)} (default: all)")
+    parser.add_argument("--batches", nargs="+", type=batch, default=[1, 64, 256, 1024, LARGEST], metavar="N",
+                        help=f"(default: 1 64 256 1024 {LARGEST})")
+    parser.add_argument("--precisions", nargs="+", default=["float16", "bfloat16", "float32"], metavar="NAME",
+                        choices=("float16", "bfloat16", "float32", "tf32"),
+                        help="of float16, bfloat16, float32, tf32 (default: all but the last)")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, metavar="NAME",
+                        help=f"of {', '.join(PEERS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
+                        help="where the result goes (default: bench/results)")
+    chosen = parser.parse_args(given)
+    if chosen.rounds < 1:
+        parser.error("--rounds: expected a whole number from 1")
+    return chosen
+
+
+def measurements(chosen) -> list:
+    """(part, what) in the order in which they are taken."""
+    found = [("limits", (precision,)) for precision in chosen.precisions if "limits" in chosen.parts]
+    for model in chosen.models:
+        for precision in chosen.precisions:
+            if "inference" in chosen.parts:
+                found += [("inference", (model, size, precision)) for size in chosen.batches]
+    if "kernels" in chosen.parts:
+        found += [("kernels", (model, 256, precision)) for model in chosen.models if model == "levit_256"
+                  for precision in chosen.precisions]
+    if "training" in chosen.parts:
+        found += [("training", (model, 256, precision)) for model in chosen.models if model == "levit_256"
+                  for precision in chosen.precisions if precision != "tf32"]
+    return found
+
+
+def main(given=None) -> int:
+    chosen = arguments(given)
+    from rich.console import Console
+
+    console, planned = Console(width=None if sys.stdout.isatty() else 120), measurements(chosen)
+    if chosen.dry_run:
+        from gpu_predictions import prediction_table
+
+        for part, what in planned:
+            beside = ", ".join(chosen.peers) if part in ("inference", "training") else "PyTorch's operations"
+            console.print(f"{part}: {', '.join(map(str, what))}" + (f"; beside {beside}" if part != "limits" else ""))
+        for model in chosen.models:
+            console.print(prediction_table(model, 1024, "float16"))
+        return 0
+    from gpu_measuring import Measuring
+    from levit_np.errors import BackendError
+
+    try:
+        measuring = Measuring(chosen, console)
+    except BackendError as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    try:
+        for number, (part, what) in enumerate(planned, 1):
+            console.print(f"{number} of {len(planned)}: {part} {', '.join(map(str, what))}")
+            measuring.take(part, what)
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; what was complete is in {measuring.path}")
+        return 130
+    console.print(f"written: {measuring.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""PyTorch's forms of LeViT on a GPU: each maker returns a call() for fixed images, compiled and warm.
+
+timm's network is the one that is there to be used; `folded` is the network of peers.py, every BN in the layer before it,
+as ours has it, so that ours is not compared with arithmetic that it left out.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from peers import FoldedLeViT
+
+import levit_np
+
+TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}
+
+
+def timm_network(name, state):
+    """timm's LeViT with these weights."""
+    import timm
+    from safetensors.torch import load_file
+
+    ours = levit_np.create(name, backend="reference")
+    ours.set_state(state)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        levit_np.export(ours, path, format="timm")
+        weights = load_file(path)
+    network = timm.create_model(name, pretrained=False)
+    network.load_state_dict(weights, strict=False)  # the index of the biases is no weight
+    return network
+
+
+def set_tf32(precision):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def evaluation(key, config, state, images, precision):
+    """`images` are NumPy's (B, 3, H, W); the call leaves logits on the GPU."""
+    set_tf32(precision)
+    if key in ("eager", "compile"):
+        network = timm_network(config.name, state)
+    else:
+        network = FoldedLeViT(config, state, fused=key == "folded-sdpa")
+    kind = TYPES[precision]
+    network = network.eval().to("cuda", kind).to(memory_format=torch.channels_last)
+    x = torch.from_numpy(images).to("cuda", kind).to(memory_format=torch.channels_last)
+    if key != "eager":
+        torch._dynamo.reset()
+        network = torch.compile(network, mode="max-autotune", dynamic=False)  # with CUDA graphs of its own
+
+    def call():
+        set_tf32(precision)
+        with torch.inference_mode():
+            return network(x)
+
+    for _ in range(3):
+        call()
+    return call
+
+
+def training(key, config, state, images, labels, precision):
+    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW."""
+    set_tf32(precision)
+    network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
+    network.set_distilled_training(True)
+    x = torch.from_numpy(images).to("cuda").to(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels).to("cuda")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.025, fused=True)
+    scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
+    if key == "compile":
+        torch._dynamo.reset()
+        network = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False)
+
+    def call():
+        set_tf32(precision)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", TYPES[precision], enabled=precision in ("float16", "bfloat16")):
+            first, second = network(x)
+            loss = sum(torch.nn.functional.cross_entropy(out, y, label_smoothing=0.1) for out in (first, second))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
+
+    for _ in range(3):
+        call()
+    return call
+
+
+def matrix_peak(precision):
+    """A call of one large product, and its operations."""
+    n, kind = 8192, TYPES[precision]
+    a, b = (torch.randn(n, n, device="cuda").to(kind) for _ in "12")
+
+    def call():
+        set_tf32(precision)
+        return a @ b.T
+
+    return call, 2.0 * n**3
+
+
+def copy():
+    """A call of one large copy, and the bytes that are read and written."""
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    return lambda: b.copy_(a), 2.0 * a.numel()
+
+
+def linear(rows, outputs, channels, precision):
+    """cuBLAS: a product with a bias, nothing after it."""
+    kind = TYPES[precision]
+    x, w, b = (torch.randn(*shape, device="cuda").to(kind) for shape in ((rows, channels), (outputs, channels), (outputs,)))
+
+    def call():
+        set_tf32(precision)
+        return torch.nn.functional.linear(x, w, b)
+
+    return {"cuBLAS": call}
+
+
+def convolution(images, height, width, channels, outputs, kernel, stride, padding, precision):
+    """cuDNN, channels-last, with a bias."""
+    kind = TYPES[precision]
+    x = torch.randn(images, channels, height, width, device="cuda").to(kind).to(memory_format=torch.channels_last)
+    w = torch.randn(outputs, channels, kernel, kernel, device="cuda").to(kind).to(memory_format=torch.channels_last)
+    b = torch.randn(outputs, device="cuda").to(kind)
+
+    def call():
+        set_tf32(precision)
+        return torch.nn.functional.conv2d(x, w, b, stride, padding)
+
+    return {"cuDNN": call}
+
+
+def attention(images, heads, queries, keys, key, value, precision):
+    """scaled_dot_product_attention with the bias as its mask, by each of PyTorch's kernels that takes one."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kind = TYPES[precision]
+    q, k, v = (torch.randn(images, heads, n, size, device="cuda").to(kind)
+               for n, size in ((queries, key), (keys, key), (keys, value)))
+    bias = torch.randn(1, heads, queries, keys, device="cuda").to(kind).expand(images, -1, -1, -1)
+    found = {}
+    for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH):
+        def call(backend=backend):
+            set_tf32(precision)
+            with torch.inference_mode(), sdpa_kernel(backend):
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+        try:
+            call()
+            found[f"SDPA {backend.name.lower()}"] = call
+        except RuntimeError:  # a kernel that does not take this shape or a mask
+            continue
+    return found

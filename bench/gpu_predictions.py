@@ -1,0 +1,90 @@
+"""What each kernel of an evaluation is expected to take on an H200: predictions, none of it measured.
+
+A kernel cannot be faster than its multiplications at the rate of the tensor cores, nor than its arrays, each read or
+written once, at that of the memory.  The rates are those that PyTorch was seen to reach on an H200 (dense 16-bit products,
+and a copy); mma.sync, which the kernels use, is known to reach about 0.62 of what Hopper's wgmma does.
+"""
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.table import Table
+
+from levit_np.inference import plan
+from levit_np.inference.cuda import Buffers, Program
+from levit_np.inference.cuda_lowering import Lowering
+from levit_np.model import create
+from levit_np.ops.cuda import device
+
+OPERATIONS, BYTES, LAUNCH = 790e12 * 0.62, 4.3e12, 2e-6  # a second; a kernel in a graph
+
+
+class Paper:
+    """A device on which nothing happens: launches are only written down."""
+
+    OutOfMemory, arrays = MemoryError, np
+
+    def launch(self, call):
+        pass
+
+    def recorded(self, calls):
+        return lambda: None
+
+    def address(self, x):
+        return 0
+
+
+def launches(name: str, batch: int, element: str) -> list:
+    """Every launch of an evaluation, in order."""
+    model = create(name)
+    device.use(Paper())
+    try:
+        lowering = Lowering(plan.steps_of(model), model.config, element)
+        return Program(lowering, Buffers(batch), batch, model.config.num_classes, None).calls
+    finally:
+        device.use(None)
+
+
+def work(call) -> tuple[float, float]:
+    """(operations, bytes) of a launch: two operations a multiply-add, every array once."""
+    arrays = [a.array if isinstance(a, device.View) else a for a in call.arguments]
+    size = float(sum(a.nbytes for a in arrays if hasattr(a, "nbytes") and getattr(a, "ndim", 0)))
+    numbers = [int(a) for a in call.arguments if isinstance(a, np.integer)]
+    if call.kernel.name in ("linear", "linear_floats"):
+        rows, outputs, channels = numbers[:3]
+        return 2.0 * rows * outputs * channels, size
+    if call.kernel.name == "convolution":
+        images, _, _, channels, height, width, outputs, kernel = numbers[:8]
+        return 2.0 * images * height * width * outputs * kernel**2 * channels, size
+    if call.kernel.name == "attention":
+        images, heads, queries, keys = numbers[:4]
+        sizes = dict(call.kernel.defines)
+        # q, k and v are views of one array, which is read once.
+        size -= sum(a.nbytes for a in arrays[:3] if a is not None)
+        tokens = images * heads * (queries * sizes["KEY_SIZE"] + keys * (sizes["KEY_SIZE"] + sizes["VALUE_SIZE"]))
+        return (2.0 * images * heads * queries * keys * (sizes["KEY_SIZE"] + sizes["VALUE_SIZE"]),
+                size + tokens * (4 if call.kernel.element == "float" else 2))
+    return 0.0, size
+
+
+def prediction_table(name: str, batch: int, element: str) -> Table:
+    """The kernels of an evaluation, those alike together."""
+    groups = {}
+    for call in launches(name, batch, element):
+        numbers = [int(a) for a in call.arguments if isinstance(a, np.int32)]
+        key = call.kernel.name, tuple(numbers[:4] if call.kernel.name in ("attention", "linear") else numbers[:7])
+        groups.setdefault(key, []).append(call)
+    table = Table(title=f"{name}, batch {batch}, {element}: predicted, not measured", box=SIMPLE)
+    for title in ("kernel", "its first numbers", "launches", "GFLOP", "MB", "bound by", "µs each at best"):
+        table.add_column(title, justify="left" if title in ("kernel", "bound by") else "right")
+    total = 0.0
+    for (kernel, numbers), calls in groups.items():
+        operations, size = work(calls[0])
+        times = {"tensor cores": operations / OPERATIONS, "memory": size / BYTES, "launch": LAUNCH}
+        bound = max(times, key=times.get)
+        total += times[bound] * len(calls)
+        table.add_row(kernel, " ".join(map(str, numbers)), str(len(calls)), f"{operations / 1e9:.1f}", f"{size / 1e6:.1f}",
+                      bound, f"{times[bound] * 1e6:.1f}")
+    table.add_section()
+    table.add_row("together", "", str(sum(map(len, groups.values()))), "", "", "", f"{total * 1e6:.0f}")
+    table.caption = f"at best {batch / total:,.0f} images/s, were every kernel at its bound"
+    return table

@@ -1,0 +1,118 @@
+"""bench/gpu.py without a GPU: what it would measure, and its measuring run on the emulated device."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401: fixtures
+from tests.random_model import random_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module
+
+
+def test_a_dry_run_lists_everything(bench, capsys):
+    assert bench("gpu").main(["--dry-run", "--models", "levit_128s", "levit_256"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("limits: bfloat16", "inference: levit_128s, largest, float16; beside eager, compile, folded",
+                 "kernels: levit_256, 256, float32", "training: levit_256, 256, float16", "predicted, not measured"):
+        assert line in printed
+    assert "levit_128s, 256, float16: kernels" not in printed
+
+
+def test_wrong_use_is_refused(bench, capsys):
+    for wrong in (["--batches", "0"], ["--batches", "many"], ["--models", "resnet"], ["--rounds", "0"], ["--parts", "all"]):
+        with pytest.raises(SystemExit) as stopped:
+            bench("gpu").main(wrong)
+        assert stopped.value.code == 2
+    assert "expected a whole number from 1, or 'largest', found 'many'" in capsys.readouterr().err
+
+
+def test_without_a_gpu_one_line_says_so(bench, capsys, monkeypatch):
+    from levit_np.errors import BackendError
+    from levit_np.ops.cuda import device
+
+    def none():
+        raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), found none")
+
+    monkeypatch.setattr(device, "CupyDevice", none)
+    device.use(None)
+    assert bench("gpu").main(["--models", "levit_128s"]) == 1
+    assert "'levit_np[cuda]'" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_every_operation_is_counted(bench):
+    """The launches' products are the model's multiply-adds, but for the padding of the image's three channels."""
+    predictions = bench("gpu_predictions")
+    from levit_np.benchmark.short import operations
+    from levit_np.model import create
+
+    calls = predictions.launches("levit_256", 4, "float16")
+    found = sum(predictions.work(call)[0] for call in calls) / 4
+    assert 1.0 < found / operations(create("levit_256")) < 1.03
+    sizes = [predictions.work(call)[1] for call in calls]
+    assert min(sizes) > 0 and all(call.shared <= 227 << 10 for call in calls) and len(calls) == 79
+
+
+class Runtime:
+    """What is asked of CUDA's: the emulated device has no clock, so every call takes as long as the one before."""
+
+    def getDeviceProperties(self, number):  # noqa: N802
+        return {"name": b"Emulated", "totalGlobalMem": 1 << 30}
+
+    def driverGetVersion(self):  # noqa: N802
+        return 13000
+
+    runtimeGetVersion = driverGetVersion
+
+
+class Event:
+    def record(self):
+        pass
+
+    synchronize = record
+
+
+def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch, request):  # noqa: F811
+    """Inference, kernels and training, our side of each, with the clock replaced."""
+    from levit_np.ops.cuda import device
+
+    device.use(emulators[0])
+    request.addfinalizer(lambda: device.use(None))
+    arrays = emulators[0].arrays
+    cuda = type("cuda", (), {
+        "runtime": Runtime(), "Event": Event, "get_elapsed_time": staticmethod(lambda a, b: 1.0),
+        "Device": type("Device", (), {"id": 0, "synchronize": lambda self: None})})
+    monkeypatch.setattr(arrays, "cuda", cuda, raising=False)
+    measuring, gpu = bench("gpu_measuring"), bench("gpu")
+    chosen = gpu.arguments(["--results", str(tmp_path), "--rounds", "1", "--seconds", "1e-4", "--peers"])
+    small = random_model("levit_digits", backend="reference")
+    state, config = small.state(), small.config
+    monkeypatch.setattr(measuring, "random_state", lambda name: (config, state))
+    monkeypatch.setattr(measuring, "reference_logits", lambda name, state, images, progress=None: np.asarray(
+        small.forward(images)[0], np.float64))
+    monkeypatch.setattr(measuring, "_peers", lambda *call: {})
+    monkeypatch.setattr(measuring, "REPEATED", 2)
+    monkeypatch.setattr(measuring.Measuring, "_limit", lambda self, precision: {"operations": 1e12, "bytes": 1e12})
+    standard_normal = np.random.default_rng(0).standard_normal
+    monkeypatch.setattr(measuring.Measuring, "_model", lambda self, name: (
+        small.to("cuda"), state, (x := standard_normal((2, 1, 32, 32)).astype(np.float32)), small.forward(x)[0]))
+    taken = measuring.Measuring(chosen, Console(quiet=True))
+    for part, what in (("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_256", 2, "float16")),
+                       ("training", ("levit_256", 2, "float16"))):
+        taken.take(part, what)
+    content = json.loads(taken.path.read_text())
+    assert taken.path.name == "gpu-emulated.json" and len(content) == 3
+    row = content["inference levit_128s 2 float16"]["rows"][0]
+    assert row["images_per_second"] == 2000 and row["error"] < 5e-3 and row["same_top1"] and row["memory"]["weights"] > 0
+    assert {r["kernel"] for r in content["kernels levit_256 2 float16"]["rows"]} >= {"linear", "convolution", "attention"}
+    assert content["training levit_256 2 float16"]["machine"]["device"] == "Emulated"
