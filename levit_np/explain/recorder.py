@@ -112,8 +112,11 @@ class Recorder:
         """Arrays, in tuples and dictionaries too, as NumPy's: themselves where they are, and each brought once."""
         if isinstance(value, dict):
             return {key: self.here(part) for key, part in value.items()}
-        if type(value) is tuple:
-            return tuple(map(self.here, value))
+        if hasattr(value, "probabilities"):  # attention's, of a backend that computes them again
+            return self._brought.setdefault(id(value), (value, self.ops.to_host(value.probabilities())))[1]
+        if isinstance(value, tuple):
+            parts = map(self.here, value)
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
         if not hasattr(value, "shape"):
             return value
         return self._brought.setdefault(id(value), (value, self.ops.to_host(value)))[1]

@@ -26,6 +26,10 @@ class Kept(NamedTuple):
     k: object
     scale: float
 
+    def probabilities(self):
+        """The array itself."""
+        return attention_probabilities(self)
+
 
 def attention(q, k, v, bias, scale):
     """y = softmax(scale · q kᵀ + bias) v.
@@ -96,10 +100,10 @@ def attention_probabilities(probabilities):
 
 
 def bias_index(height, width, stride=1):
-    """Which entry of a head's table (height·width,) a pair of pixels uses: |Δy|·width + |Δx|.  -> (Nq, Nk) int32.
+    """Which entry of a head's table (height·width,) a pair of pixels uses: |Δy|·width + |Δx|.  -> (Nq, Nk) int64.
 
     Queries stand on every stride-th pixel, keys on all."""
-    return arrays().asarray(reference.bias_index(height, width, stride).astype(np.int32))
+    return arrays().asarray(reference.bias_index(height, width, stride))
 
 
 def gather_bias(table, index):

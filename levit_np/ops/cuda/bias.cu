@@ -20,12 +20,12 @@ LAUNCHABLE(arrange_bias)
 
 // dtable[head, offset] = Σ over the pairs with this offset of dbias[head, pair]: a block an offset and head, so that the
 // order of the sum is always the same.
-KERNEL gather_bias_backward(const float* dbias, const int* index, float* dtable, int pairs, int offsets) {
+KERNEL gather_bias_backward(const float* dbias, const long long* index, float* dtable, int pairs, int offsets) {
   SHARED_MEMORY;
   float* found = (float*)shared_memory;
   const float* d = dbias + (long long)blockIdx.y * pairs;
   float sum = 0;
-  for (int i = threadIdx.x; i < pairs; i += blockDim.x) if (index[i] == (int)blockIdx.x) sum += d[i];
+  for (int i = threadIdx.x; i < pairs; i += blockDim.x) if (index[i] == blockIdx.x) sum += d[i];
   found[threadIdx.x] = sum;
   __syncthreads();
   for (int half = blockDim.x / 2; half; half /= 2) {

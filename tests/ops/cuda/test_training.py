@@ -143,3 +143,14 @@ def test_several_processes_are_refused():
     ranks.size = 2
     with pytest.raises(levit_np.LevitError, match="backend cuda: expected one process, found 2"):
         Trainer(small("cuda"), MemoryLoader(), RECIPE, ranks=ranks)
+
+
+def test_a_trace_is_the_hosts(tmp_path):
+    """Every record, the probabilities too, from what the GPU computed; it can be kept and read again."""
+    model = random_model("levit_digits", backend="reference")
+    x = random_images(model, 1)
+    theirs, ours = levit_np.trace(model, x, target=3), levit_np.trace(model.to("cuda"), x, target=3, backend="cuda")
+    assert worst_gradient(ours.gradients, theirs.gradients, 1e-3) < 1e-3
+    assert {type(array) for array in ours.arrays.values()} == {np.ndarray} and ours.arrays.keys() == theirs.arrays.keys()
+    ours.save(tmp_path / "trace.h5")
+    assert np.array_equal(levit_np.Trace.read(tmp_path / "trace.h5").logits, ours.logits)
