@@ -42,7 +42,8 @@ def test_without_a_bug_all_is_right(recipe, distil):
     (BASE, False, "update.is_decayed", 'name.endswith(".weight")', 'not name.endswith(("gamma", "beta", ".bias"))'),
     (BASE, False, "update.Update.__call__", "out=gradient)", "out=gradient.copy()); gradient = gradients[name]"),
     (BASE, False, "average.Average.update", "state[name], self.decay", "state[name], 1 - self.decay"),
-    (HARD, True, "trainer.Trainer.step", "_scaled(doutputs, share * self.scale.value)", "doutputs"),
+    (HARD, True, "trainer.Trainer.step", "_scaled(doutputs, share * self.scale.value / self.ranks.size)",
+     "doutputs"),
     (HARD, True, "trainer.Trainer.step", "loss + share * float(value)", "float(value)"),
     (HARD, True, "trainer.Trainer.step", "self.batch / self.loader.steps", "0"),
 ])
