@@ -250,6 +250,27 @@ def test_other_networks(chromium, tmp_path, name, changes):
     assert chromium.errors == []
 
 
+def test_every_operation_has_its_stop_formula_and_source():
+    """Of LeViT-256 (at a small size: the operations are the same), forward, both losses and backward."""
+    model = random_model("levit_256", backend="reference", image_size=64, num_classes=7)
+    x = random_images(model, 1)
+    document = model.explain(x[0], target=3, teacher=5).document
+    stops = {(direction, stop["name"], stop.get("only")): stop for direction in ("forward", "backward")
+             for stop in document[direction]}
+    for loss, recorded in (("ce", levit_np.trace(model, x, 3)), ("kd", levit_np.trace(model, x, 3, teacher=5))):
+        for step in recorded.steps:
+            stop = stops[step.direction, step.name, loss if step.layer == "loss" else None]
+            assert stop["op"] == step.op and stop["formula"] == step.formula
+            source, caller = (document["code"][stop["code"][which]] for which in ("op", "layer"))
+            assert (source["file"], source["first"], tuple(source["lines"])) == step.source
+            called = caller["lines"][step.line - caller["first"]]
+            assert any(word in called for word in (step.op, "function", "derivative", "pool")), called
+            assert stop["code"]["line"] == step.line
+    sums = [record.name for record in recorded.forward if record.kind == "Residual"]
+    assert all((direction, name, None) in stops for name in sums for direction in ("forward", "backward"))
+    assert sums and ("forward", "average", None) in stops
+
+
 AXE = os.environ.get("AXE")
 
 

@@ -8,21 +8,22 @@ from .writer import assemble
 
 
 class Explanation:
-    """One page.  `html` is its text; save writes it to a file, which opens from disk without a network."""
+    """One page.  `html` is its text; save writes it to a file, which opens from disk without a network; `document` is
+    what it shows, but for the numbers."""
 
     def __init__(self, document: dict, numbers: str):
-        self._document, self._numbers = document, numbers
+        self.document, self._numbers = document, numbers
 
     @property
     def html(self) -> str:
-        return assemble(self._document, self._numbers)
+        return assemble(self.document, self._numbers)
 
     def served(self, live: dict) -> str:
         """The page as its server gives it, with the means to ask for another image; live: what there is to choose."""
-        return assemble(self._document | {"live": live}, self._numbers, served=True)
+        return assemble(self.document | {"live": live}, self._numbers, served=True)
 
     def __repr__(self):
-        return f"<Explanation of {self._document['about']}: save(path) writes the page, a notebook shows it>"
+        return f"<Explanation of {self.document['about']}: save(path) writes the page, a notebook shows it>"
 
     def _repr_html_(self) -> str:
         """A frame of its own, which may run its scripts and reach nothing outside."""

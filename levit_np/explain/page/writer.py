@@ -15,8 +15,8 @@ from .detail import DETAILS
 
 WEB = Path(__file__).with_name("web")
 # In this order, in one scope.
-SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "number", "code", "stop", "convolution",
-           "attention", "normalization", "answer", "overview", "block", "tour", "live", "main")
+SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "makes", "makes_backward", "number", "code", "stop",
+           "convolution", "attention", "bias", "normalization", "answer", "overview", "block", "tour", "live", "main")
 LIMIT = 9_600_000  # bytes of a page
 
 
@@ -54,8 +54,8 @@ def assemble(document: dict, numbers: str, served: bool = False) -> str:
 def _sources() -> tuple[str, str, str]:
     """(style, script, frame)."""
     script = "\n".join(WEB.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-    return (WEB.joinpath("style.css").read_text(encoding="utf-8"), script,
-            WEB.joinpath("page.html").read_text(encoding="utf-8"))
+    style = "".join(WEB.joinpath(f"{name}.css").read_text(encoding="utf-8") for name in ("style", "views", "stop"))
+    return style, script, WEB.joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

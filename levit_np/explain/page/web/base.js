@@ -16,7 +16,8 @@ function h(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") Object.assign(element.style, value);
-    else if (value !== undefined && value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== undefined && value !== null && value !== false)
+      element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
@@ -31,8 +32,20 @@ function svg(tag, attributes = {}, ...children) {
 
 // What is remembered between visits, where the browser lets a file remember anything.
 const memory = {
-  get(key) { try { return localStorage.getItem(`levit.${key}`); } catch { return null; } },
-  set(key, value) { try { localStorage.setItem(`levit.${key}`, value); } catch { /* a file opened privately */ } },
+  get(key) {
+    try {
+      return localStorage.getItem(`levit.${key}`);
+    } catch {
+      return null;
+    }
+  },
+  set(key, value) {
+    try {
+      localStorage.setItem(`levit.${key}`, value);
+    } catch {
+      /* a file opened privately */
+    }
+  },
 };
 
 // The address after "#": a path, and choices: #/forward/17?at=3,0,5&head=2. It is kept here too: in a notebook's frame
@@ -63,7 +76,11 @@ const address = {
   },
   record(how) {
     clearTimeout(this.timer);
-    try { history[how](null, "", this.now); } catch { /* a frame in a notebook */ }
+    try {
+      history[how](null, "", this.now);
+    } catch {
+      /* a frame in a notebook */
+    }
   },
 };
 
@@ -74,6 +91,11 @@ const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 // 305108946 -> "305 M"
 function short(n) {
-  for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (n >= size) return `${+(n / size).toPrecision(3)} ${unit}`;
+  for (const [size, unit] of [
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ])
+    if (n >= size) return `${+(n / size).toPrecision(3)} ${unit}`;
   return String(n);
 }

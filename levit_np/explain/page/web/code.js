@@ -14,16 +14,34 @@ function codeBox(stop) {
 function listing(code, marked, open) {
   const lines = code.lines.map((text, i) => {
     const here = code.first + i === marked;
-    return h("span", { class: here ? "line here" : "line", "aria-current": here ? "step" : null }, h("span", { class: "lineno", "aria-hidden": "true" }, String(code.first + i)), ...coloured(text));
+    return h(
+      "span",
+      { class: here ? "line here" : "line", "aria-current": here ? "step" : null },
+      h("span", { class: "lineno", "aria-hidden": "true" }, String(code.first + i)),
+      ...coloured(text),
+    );
   });
-  return h("details", { open: open || marked !== null }, h("summary", {}, h("code", {}, nameOf(code)), " ", h("span", { class: "shape" }, `levit_np/${code.file}:${code.first}`)),
-    h("pre", { tabindex: 0, "aria-label": nameOf(code) }, h("code", {}, lines)));
+  return h(
+    "details",
+    { open: open || marked !== null },
+    h(
+      "summary",
+      {},
+      h("code", {}, nameOf(code)),
+      " ",
+      h("span", { class: "shape" }, `levit_np/${code.file}:${code.first}`),
+    ),
+    h("pre", { tabindex: 0, "aria-label": nameOf(code) }, h("code", {}, lines)),
+  );
 }
 
 // Comments and keywords, no more: enough to find one's way.
 function coloured(text) {
-  const hash = text.indexOf("#"), body = hash < 0 ? text : text.slice(0, hash), found = [];
-  for (const piece of body.split(new RegExp(KEYWORDS.source, "g"))) found.push(KEYWORDS.test(piece) && piece.trim() === piece ? h("span", { class: "keyword" }, piece) : piece);
+  const hash = text.indexOf("#"),
+    body = hash < 0 ? text : text.slice(0, hash),
+    found = [];
+  for (const piece of body.split(new RegExp(KEYWORDS.source, "g")))
+    found.push(KEYWORDS.test(piece) && piece.trim() === piece ? h("span", { class: "keyword" }, piece) : piece);
   if (hash >= 0) found.push(h("span", { class: "comment" }, text.slice(hash)));
   return found;
 }

@@ -3,15 +3,19 @@
 
 // "stages.0.blocks.1.mlp" -> ["stages.0", "stages.0.blocks.1", "stages.0.blocks.1.mlp"]: a number belongs to the word before.
 function lineage(name) {
-  const words = name ? name.split(".") : [], found = [];
-  words.forEach((word, i) => { if (!/^\d+$/.test(words[i + 1] ?? "")) found.push(words.slice(0, i + 1).join(".")); });
+  const words = name ? name.split(".") : [],
+    found = [];
+  words.forEach((word, i) => {
+    if (!/^\d+$/.test(words[i + 1] ?? "")) found.push(words.slice(0, i + 1).join("."));
+  });
   return found;
 }
 
 // The last part of a name, as a person would say it.
 function titleOf(name) {
   if (!name) return doc.model.name;
-  const words = name.split("."), last = words.at(-1);
+  const words = name.split("."),
+    last = words.at(-1);
   return /^\d+$/.test(last) ? t(`part.${words.at(-2)}`, { n: Number(last) + 1 }) : t(`part.${last}`);
 }
 
@@ -20,7 +24,8 @@ const layersByName = new Map(doc.layers.map((layer) => [layer.name, layer]));
 const isWithin = (name, whole) => !whole || name === whole || name.startsWith(`${whole}.`);
 
 // The numbers (places in doc.forward or doc.backward) of the stops within a layer.
-const stopsWithin = (name, direction = "forward") => doc[direction].flatMap((stop, i) => (isWithin(stop.layer, name) && isOnTheWay(stop) ? [i] : []));
+const stopsWithin = (name, direction = "forward") =>
+  doc[direction].flatMap((stop, i) => (isWithin(stop.layer, name) && isOnTheWay(stop) ? [i] : []));
 
 // Each loss has stops of its own, which the other's walk leaves out.
 const isOnTheWay = (stop) => !stop.only || stop.only === session.loss;
@@ -28,45 +33,104 @@ const isOnTheWay = (stop) => !stop.only || stop.only === session.loss;
 // Parameters and multiply-adds of a layer with all below it.
 function costOf(name) {
   const cost = { parameters: 0, macs: 0 };
-  for (const layer of doc.layers) if (isWithin(layer.name, name)) { cost.parameters += layer.parameters; cost.macs += layer.macs; }
+  for (const layer of doc.layers)
+    if (isWithin(layer.name, name)) {
+      cost.parameters += layer.parameters;
+      cost.macs += layer.macs;
+    }
   return cost;
 }
 
 // tensor number -> [direction, stop, name]: which stop's result it is.
 const makers = new Map();
-for (const direction of ["forward", "backward"]) doc[direction].forEach((stop, i) => {
-  for (const [name, place] of Object.entries({ ...stop.out, ...(stop.kd?.out ?? {}) })) if (!makers.has(place)) makers.set(place, [direction, i, name]);
-});
+for (const direction of ["forward", "backward"])
+  doc[direction].forEach((stop, i) => {
+    for (const [name, place] of Object.entries({ ...stop.out, ...(stop.kd?.out ?? {}) }))
+      if (!makers.has(place)) makers.set(place, [direction, i, name]);
+  });
 
 // The steps of the overview: the image, each convolution, each block, pooling, the heads.
 function units() {
-  const { config, resolutions } = doc.model, found = [];
+  const { config, resolutions } = doc.model,
+    found = [];
   let [height, width] = config.image_size;
-  found.push({ name: "image", title: t("image"), shape: [config.in_channels, height, width], tensor: doc.x, href: address.to("forward/0") });
-  const last = (name) => { const stops = stopsWithin(name); const stop = doc.forward[stops.at(-1)]; return Object.values(stop.out)[0]; };
+  found.push({
+    name: "image",
+    title: t("image"),
+    shape: [config.in_channels, height, width],
+    tensor: doc.x,
+    href: address.to("forward/0"),
+  });
+  const last = (name) => {
+    const stops = stopsWithin(name);
+    const stop = doc.forward[stops.at(-1)];
+    return Object.values(stop.out)[0];
+  };
   config.stem.forEach((_, i) => {
-    const name = `stem.convolutions.${i}`, layer = layersByName.get(name);
-    found.push({ name, title: titleOf(name), shape: layer.shape, tensor: last(name), href: address.to(`layer/${name}`), group: "stem" });
+    const name = `stem.convolutions.${i}`,
+      layer = layersByName.get(name);
+    found.push({
+      name,
+      title: titleOf(name),
+      shape: layer.shape,
+      tensor: last(name),
+      href: address.to(`layer/${name}`),
+      group: "stem",
+    });
   });
   config.stages.forEach((stage, s) => {
     const blocks = [...(s ? ["downsample"] : []), ...range(stage.depth).map((i) => `blocks.${i}`)];
     for (const block of blocks) {
       const name = `stages.${s}.${block}`;
-      found.push({ name, title: titleOf(name), shape: [stage.channels, ...resolutions[s]], tensor: last(name), href: address.to(`layer/${name}`), group: `stages.${s}` });
+      found.push({
+        name,
+        title: titleOf(name),
+        shape: [stage.channels, ...resolutions[s]],
+        tensor: last(name),
+        href: address.to(`layer/${name}`),
+        group: `stages.${s}`,
+      });
     }
   });
   const pool = doc.forward.findIndex((stop) => stop.op === "average_pool" || stop.op === "first_token");
-  found.push({ name: "pool", title: t("part.pool"), shape: [config.stages.at(-1).channels], href: address.to(`forward/${pool}`), group: "heads" });
-  for (const name of ["head", "head_dist"]) if (layersByName.has(name)) found.push({ name, title: titleOf(name), shape: [config.num_classes], href: address.to(`layer/${name}`), group: "heads" });
-  return found.map((unit) => ({ ...unit, ...(["image", "pool"].includes(unit.name) ? { parameters: 0, macs: 0 } : costOf(unit.name)) }));
+  found.push({
+    name: "pool",
+    title: t("part.pool"),
+    shape: [config.stages.at(-1).channels],
+    href: address.to(`forward/${pool}`),
+    group: "heads",
+  });
+  for (const name of ["head", "head_dist"])
+    if (layersByName.has(name))
+      found.push({
+        name,
+        title: titleOf(name),
+        shape: [config.num_classes],
+        href: address.to(`layer/${name}`),
+        group: "heads",
+      });
+  return found.map((unit) => ({
+    ...unit,
+    ...(["image", "pool"].includes(unit.name) ? { parameters: 0, macs: 0 } : costOf(unit.name)),
+  }));
 }
 
 // A picture of an activation: at each pixel the mean size of the channels on this page.
 async function energyCanvas(place, size, label) {
-  const tensor = await tensors.get(place), { rows, columns, choices } = plan(tensor), p = plan(tensor);
+  const tensor = await tensors.get(place),
+    { rows, columns, choices } = plan(tensor),
+    p = plan(tensor);
   if (tensor.layout === "vector") return null;
   const channels = tensor.there(choices.at(-1)).slice(0, 16);
-  const value = (r, c) => channels.reduce((s, k) => s + Math.abs(tensor.at(...p.index([k], r, c))), 0) / channels.length;
-  const values = range(rows).flatMap((r) => range(columns).map((c) => value(r, c))), low = Math.min(...values), high = Math.max(...values);
-  return mapCanvas(rows, columns, (r, c) => (values[r * columns + c] - low) / (high - low || 1), { size, label, signed: false, largest: 1 });
+  const value = (r, c) =>
+    channels.reduce((s, k) => s + Math.abs(tensor.at(...p.index([k], r, c))), 0) / channels.length;
+  const values = range(rows).flatMap((r) => range(columns).map((c) => value(r, c))),
+    low = Math.min(...values),
+    high = Math.max(...values);
+  return mapCanvas(rows, columns, (r, c) => (values[r * columns + c] - low) / (high - low || 1), {
+    size,
+    label,
+    signed: false,
+    largest: 1,
+  });
 }

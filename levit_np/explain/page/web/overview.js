@@ -2,13 +2,19 @@
 // The whole network, after the paper's Figure 4: sizes to scale, costs, and the image on its way.
 
 async function overviewView() {
-  const parts = units(), view = h("div", { class: "overview" });
+  const parts = units(),
+    view = h("div", { class: "overview" });
   view.append(h("h1", { tabindex: -1 }, t("overviewTitle", { model: doc.model.name })), h("p", {}, t("overviewIntro")));
   view.append(await answerLine(), await scaleDrawing(parts));
   view.append(h("p", { class: "note" }, t("scaleNote")));
   for (const group of ["image", "stem", ...doc.model.config.stages.map((_, s) => `stages.${s}`), "heads"]) {
     const members = parts.filter((part) => (part.group ?? "image") === group);
-    const heading = group === "image" ? t("image") : group === "heads" ? t("part.heads") : h("a", { href: address.to(`layer/${group}`) }, titleOf(group));
+    const heading =
+      group === "image"
+        ? t("image")
+        : group === "heads"
+          ? t("part.heads")
+          : h("a", { href: address.to(`layer/${group}`) }, titleOf(group));
     view.append(h("h2", {}, heading), h("ol", { class: "cards" }, await Promise.all(members.map(card))));
   }
   return view;
@@ -16,59 +22,155 @@ async function overviewView() {
 
 // What the network answered, in a line.
 async function answerLine() {
-  const logits = await tensors.get(doc.logits), shares = softmaxOf(logits), first = doc.top[0];
-  return h("p", { class: "answer" }, h("span", {}, t("answerIs"), " ", h("b", {}, doc.labels[first]),
-    ` ${percent(shares[first])} `, h("a", { href: address.to("answer") }, t("why"))));
+  const logits = await tensors.get(doc.logits),
+    shares = softmaxOf(logits),
+    first = doc.top[0];
+  return h(
+    "p",
+    { class: "answer" },
+    h(
+      "span",
+      {},
+      t("answerIs"),
+      " ",
+      h("b", {}, doc.labels[first]),
+      ` ${percent(shares[first])} `,
+      h("a", { href: address.to("answer") }, t("why")),
+    ),
+  );
 }
 
 const percent = (share) => `${(100 * share).toFixed(2)} %`;
 
 function softmaxOf(logits) {
-  const values = range(logits.shape[0]).map((i) => logits.at(i)), largest = Math.max(...values);
-  const e = values.map((v) => Math.exp(v - largest)), total = e.reduce((a, b) => a + b, 0);
+  const values = range(logits.shape[0]).map((i) => logits.at(i)),
+    largest = Math.max(...values);
+  const e = values.map((v) => Math.exp(v - largest)),
+    total = e.reduce((a, b) => a + b, 0);
   return e.map((v) => v / total);
 }
 
 async function card(part) {
-  const picture = part.name === "image" ? await imageCanvas(84) : part.tensor === undefined ? null : await energyCanvas(part.tensor, 84, t("energyLabel", { name: part.title }));
-  return h("li", { class: "card" }, h("a", { href: part.href }, picture, h("b", {}, part.title)),
+  const picture =
+    part.name === "image"
+      ? await imageCanvas(84)
+      : part.tensor === undefined
+        ? null
+        : await energyCanvas(part.tensor, 84, t("energyLabel", { name: part.title }));
+  return h(
+    "li",
+    { class: "card" },
+    h("a", { href: part.href }, picture, h("b", {}, part.title)),
     h("span", { class: "shape" }, times(part.shape)),
-    part.macs ? [h("span", { class: "cost" }, t("someMacs", { n: short(part.macs) })), h("span", { class: "cost" }, t("someParameters", { n: short(part.parameters) }))] : null);
+    part.macs
+      ? [
+          h("span", { class: "cost" }, t("someMacs", { n: short(part.macs) })),
+          h("span", { class: "cost" }, t("someParameters", { n: short(part.parameters) })),
+        ]
+      : null,
+  );
 }
 
 // Each activation as a box: its face the grid of pixels, with what is to be seen there; its depth the channels. Below,
 // bars of multiply-adds and parameters.  All to scale.
 async function scaleDrawing(parts) {
-  const face = 150, deep = 44, base = 215, rowHeight = 58, left = 84, isMap = (part) => part.shape.length > 1;
-  const largest = (value) => Math.max(...parts.map(value)), pixels = largest((part) => (isMap(part) ? part.shape[1] : 1)), channels = largest((part) => (isMap(part) ? part.shape[0] : 1));
-  const rows = [["macs", base + rowHeight + 14], ["parameters", base + 2 * (rowHeight + 14)]], most = { macs: largest((part) => part.macs), parameters: largest((part) => part.parameters) };
-  const names = base + 2 * (rowHeight + 14) + 24, drawing = svg("svg", { class: "scale", role: "group", "aria-label": t("scaleLabel") });
+  const face = 150,
+    deep = 44,
+    base = 215,
+    rowHeight = 58,
+    left = 84,
+    isMap = (part) => part.shape.length > 1;
+  const largest = (value) => Math.max(...parts.map(value)),
+    pixels = largest((part) => (isMap(part) ? part.shape[1] : 1)),
+    channels = largest((part) => (isMap(part) ? part.shape[0] : 1));
+  const rows = [
+      ["macs", base + rowHeight + 14],
+      ["parameters", base + 2 * (rowHeight + 14)],
+    ],
+    most = { macs: largest((part) => part.macs), parameters: largest((part) => part.parameters) };
+  const names = base + 2 * (rowHeight + 14) + 24,
+    drawing = svg("svg", { class: "scale", role: "group", "aria-label": t("scaleLabel") });
   for (const [key, y] of [["size", base], ...rows]) drawing.append(svg("text", { x: 0, y, class: "axis" }, t(key)));
-  let x = left, groups = new Map();
+  let x = left,
+    groups = new Map();
   for (const part of parts) {
-    const side = Math.max(2, isMap(part) ? part.shape[1] / pixels * face : 2), depth = isMap(part) ? Math.max(1, part.shape[0] / channels * deep) : 3, dx = depth * 0.75, dy = depth * 0.4;
-    const width = Math.max(52, side + dx + 10), y = base - 18 - side, points = (list) => list.map((p) => p.join()).join(" ");
-    const label = t("scalePart", { name: part.title, shape: times(part.shape), macs: number(part.macs), parameters: number(part.parameters) });
-    const link = svg("a", { href: part.href, class: part.group ?? "image" }, svg("title", {}, label), svg("rect", { x: x - 3, y: 0, width: width - 2, height: names + 4, class: "hit" }),
-      svg("polygon", { points: points([[x, y], [x + dx, y - dy], [x + side + dx, y - dy], [x + side + dx, y + side - dy], [x + side, y + side], [x, y + side]]), class: "volume" }),
-      svg("text", { x, y: base, class: "size" }, isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : `${part.shape[0]}`));
-    const picture = part.name === "image" ? await imageCanvas(100) : part.tensor === undefined || side < 4 ? null : await energyCanvas(part.tensor, 100, "");
+    const side = Math.max(2, isMap(part) ? (part.shape[1] / pixels) * face : 2),
+      depth = isMap(part) ? Math.max(1, (part.shape[0] / channels) * deep) : 3,
+      dx = depth * 0.75,
+      dy = depth * 0.4;
+    const width = Math.max(52, side + dx + 10),
+      y = base - 18 - side,
+      points = (list) => list.map((p) => p.join()).join(" ");
+    const label = t("scalePart", {
+      name: part.title,
+      shape: times(part.shape),
+      macs: number(part.macs),
+      parameters: number(part.parameters),
+    });
+    const link = svg(
+      "a",
+      { href: part.href, class: part.group ?? "image" },
+      svg("title", {}, label),
+      svg("rect", { x: x - 3, y: 0, width: width - 2, height: names + 4, class: "hit" }),
+      svg("polygon", {
+        points: points([
+          [x, y],
+          [x + dx, y - dy],
+          [x + side + dx, y - dy],
+          [x + side + dx, y + side - dy],
+          [x + side, y + side],
+          [x, y + side],
+        ]),
+        class: "volume",
+      }),
+      svg(
+        "text",
+        { x, y: base, class: "size" },
+        isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : `${part.shape[0]}`,
+      ),
+    );
+    const picture =
+      part.name === "image"
+        ? await imageCanvas(100)
+        : part.tensor === undefined || side < 4
+          ? null
+          : await energyCanvas(part.tensor, 100, "");
     if (picture) {
       Object.assign(picture.style, { width: "100%", height: "100%", border: "0" });
       picture.setAttribute("aria-hidden", "true");
       picture.removeAttribute("role");
       link.append(svg("foreignObject", { x, y, width: side, height: side }, picture));
     }
-    for (const [key, bottom] of rows) if (part[key]) {
-      const tall = part[key] / most[key] * (rowHeight - 20);
-      link.append(svg("rect", { x, y: bottom - 12 - tall, width: 40, height: tall, class: "costbar" }), svg("text", { x, y: bottom, class: "size" }, short(part[key])));
-    }
-    link.append(svg("text", { x, y: names, class: "partname" }, t(`short.${part.name.split(".").at(/\d$/.test(part.name) ? -2 : -1)}`, { n: Number(part.name.split(".").at(-1)) + 1 })));
+    for (const [key, bottom] of rows)
+      if (part[key]) {
+        const tall = (part[key] / most[key]) * (rowHeight - 20);
+        link.append(
+          svg("rect", { x, y: bottom - 12 - tall, width: 40, height: tall, class: "costbar" }),
+          svg("text", { x, y: bottom, class: "size" }, short(part[key])),
+        );
+      }
+    link.append(
+      svg(
+        "text",
+        { x, y: names, class: "partname" },
+        t(`short.${part.name.split(".").at(/\d$/.test(part.name) ? -2 : -1)}`, {
+          n: Number(part.name.split(".").at(-1)) + 1,
+        }),
+      ),
+    );
     drawing.append(link);
     if (part.group) groups.set(part.group, [groups.get(part.group)?.[0] ?? x, x + width - 10]);
     x += width;
   }
-  for (const [group, [from, to]] of groups) drawing.append(svg("path", { d: `M${from} ${names + 8} v5 H${to} v-5`, class: "bracket" }), svg("text", { x: (from + to) / 2, y: names + 28, class: "group" }, group === "heads" ? t("part.heads") : titleOf(group)));
+  for (const [group, [from, to]] of groups)
+    drawing.append(
+      svg("path", { d: `M${from} ${names + 8} v5 H${to} v-5`, class: "bracket" }),
+      svg(
+        "text",
+        { x: (from + to) / 2, y: names + 28, class: "group" },
+        group === "heads" ? t("part.heads") : titleOf(group),
+      ),
+    );
   drawing.setAttribute("viewBox", `0 0 ${x} ${names + 34}`);
   drawing.setAttribute("width", x);
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("scaleLabel") }, drawing);

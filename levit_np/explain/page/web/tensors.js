@@ -20,9 +20,15 @@ class Tensor {
   }
 
   // The indices of an axis whose numbers are on this page.
-  there(axis) { return this.places[axis] ? this.places[axis].indices : range(this.shape[axis]); }
+  there(axis) {
+    return this.places[axis] ? this.places[axis].indices : range(this.shape[axis]);
+  }
 
-  has(index) { return index.every((i, axis) => i >= 0 && i < this.shape[axis] && (!this.places[axis] || this.places[axis].get(i) !== undefined)); }
+  has(index) {
+    return index.every(
+      (i, axis) => i >= 0 && i < this.shape[axis] && (!this.places[axis] || this.places[axis].get(i) !== undefined),
+    );
+  }
 
   place(index) {
     let place = 0;
@@ -45,29 +51,53 @@ class Tensor {
     return place < 0 ? "—" : decimalText(this.whole[place], this.exponentOf(place));
   }
 
-  exponentOf(place) { return this.exponents ? this.exponents[place] : this.exponent; }
+  exponentOf(place) {
+    return this.exponents ? this.exponents[place] : this.exponent;
+  }
 
-  value(place) { return fromDecimal(this.whole[place], this.exponentOf(place)); }
+  value(place) {
+    return fromDecimal(this.whole[place], this.exponentOf(place));
+  }
 
   // [smallest, largest] of all that is there.
   get extent() {
     if (this.cachedExtent) return this.cachedExtent;
-    let low = Infinity, high = -Infinity;
-    for (let place = 0; place < this.whole.length; place++) { const v = this.value(place); if (v < low) low = v; if (v > high) high = v; }
+    let low = Infinity,
+      high = -Infinity;
+    for (let place = 0; place < this.whole.length; place++) {
+      const v = this.value(place);
+      if (v < low) low = v;
+      if (v > high) high = v;
+    }
     return (this.cachedExtent = [low, high]);
   }
 
   // "channels 0–15 of 256": what was left out, for whoever wants to know.
   get leftOut() {
-    return this.places.flatMap((kept, axis) => (kept ? [t(kept.first ? "keptFirst" : "keptSome", {
-      axis: t(`axis.${AXES[this.layout][axis]}`), last: kept.indices.at(-1), count: kept.indices.length, all: this.shape[axis] })] : []));
+    return this.places.flatMap((kept, axis) =>
+      kept
+        ? [
+            t(kept.first ? "keptFirst" : "keptSome", {
+              axis: t(`axis.${AXES[this.layout][axis]}`),
+              last: kept.indices.at(-1),
+              count: kept.indices.length,
+              all: this.shape[axis],
+            }),
+          ]
+        : [],
+    );
   }
 }
 
 const AXES = {
-  image: ["channel", "row", "column"], tokens: ["pixel", "channel"], heads: ["head", "pixel", "channel"],
-  pairs: ["head", "query", "key"], filters: ["output", "input", "row", "column"], matrix: ["output", "input"],
-  table: ["head", "offset"], vector: ["channel"],
+  image: ["channel", "row", "column"],
+  tokens: ["pixel", "channel"],
+  heads: ["head", "pixel", "channel"],
+  pairs: ["head", "query", "key"],
+  filters: ["output", "input", "row", "column"],
+  matrix: ["output", "input"],
+  table: ["head", "offset"],
+  vector: ["channel"],
 };
 
 // n · 10^exponent, with no more digits than are there: 1234, -3 -> "1.234"; 12, -9 -> "1.2e-8".
@@ -75,11 +105,13 @@ function decimalText(n, exponent) {
   if (!Number.isFinite(n)) return String(n);
   if (exponent <= 0 && exponent >= -6) return (n / 10 ** -exponent).toFixed(-exponent);
   if (n === 0) return "0";
-  const digits = String(Math.abs(n)), leading = digits.length - 1 + exponent;
+  const digits = String(Math.abs(n)),
+    leading = digits.length - 1 + exponent;
   return `${n < 0 ? "-" : ""}${digits[0]}${digits.length > 1 ? `.${digits.slice(1)}` : ""}e${leading}`;
 }
 
-const fromDecimal = (n, exponent) => (exponent <= 0 && exponent >= -22 ? n / 10 ** -exponent : Number(decimalText(n, exponent)));
+const fromDecimal = (n, exponent) =>
+  exponent <= 0 && exponent >= -22 ? n / 10 ** -exponent : Number(decimalText(n, exponent));
 
 const tensors = {
   decoded: new Map(),
@@ -103,16 +135,22 @@ const tensors = {
     const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const count = planes.length / entry.width, whole = new Float64Array(count), step = 9 * 10 ** (entry.digits - 1);
+    const count = planes.length / entry.width,
+      whole = new Float64Array(count),
+      step = 9 * 10 ** (entry.digits - 1);
     const exponents = entry.digits ? new Int16Array(count) : null;
     for (let i = 0; i < count; i++) {
       let code = 0;
       for (let plane = entry.width - 1; plane >= 0; plane--) code = code * 256 + planes[plane * count + i];
-      if (code < 3) { whole[i] = [NaN, Infinity, -Infinity][code]; continue; }
-      const size = Math.floor((code - 2) / 2), sign = code % 2 ? 1 : -1;
+      if (code < 3) {
+        whole[i] = [NaN, Infinity, -Infinity][code];
+        continue;
+      }
+      const size = Math.floor((code - 2) / 2),
+        sign = code % 2 ? 1 : -1;
       if (!exponents || size === 0) whole[i] = size && sign * size;
       else {
-        whole[i] = sign * ((size - 1) % step + 10 ** (entry.digits - 1));
+        whole[i] = sign * (((size - 1) % step) + 10 ** (entry.digits - 1));
         exponents[i] = entry.exponent + Math.floor((size - 1) / step);
       }
     }

@@ -1,0 +1,182 @@
+"use strict";
+// What each operation makes a cell of its result of, forward; makes_backward.js has the gradients.
+//
+// MAKES[op](a, name, index, stop): `a` holds the operation's arrays by name, `name[index]` is the cell. What it returns is
+// shown by `madeOf`: `formula` with this cell's indices; then either `terms` [what, factor, factor] that are summed, or
+// `lines` of text; `from`: [name, index], where a cell only moves. Sums are over what is on this page; `all` is how many
+// terms there are.
+
+const digits = (v) => (v === undefined ? "—" : Number.isFinite(v) ? String(+v.toPrecision(4)) : String(v));
+
+// Σ over the indices that both axes have on this page.
+const both = (one, axis, two, other) => {
+  const there = new Set(two.there(other));
+  return one.there(axis).filter((i) => there.has(i));
+};
+
+const slope = (x) => (x <= -3 ? 0 : x >= 3 ? 1 : (2 * x + 3) / 6);
+const strided = (q, height, width, stride) => {
+  const columns = Math.ceil(width / stride);
+  return [Math.floor(q / columns) * stride, (q % columns) * stride];
+};
+
+const channelOf = (tensor, index) => (tensor.layout === "image" ? index[0] : index.at(-1));
+
+// Every cell of a channel.
+function cellsOf(tensor, c) {
+  if (tensor.layout === "vector") return [[c]];
+  if (tensor.layout === "tokens") return tensor.has([0, c]) ? range(tensor.shape[0]).map((n) => [n, c]) : [];
+  return tensor.has([c, 0, 0])
+    ? range(tensor.shape[1]).flatMap((r) => range(tensor.shape[2]).map((s) => [c, r, s]))
+    : [];
+}
+
+const MAKES = {
+  convolution(a, name, [o, u, v], stop) {
+    const { stride, padding } = stop.with,
+      kernel = a.w.shape[2],
+      [channels, height, width] = a.x.shape,
+      terms = [];
+    for (const c of both(a.x, 0, a.w, 1))
+      for (const i of range(kernel))
+        for (const j of range(kernel)) {
+          const r = u * stride + i - padding,
+            s = v * stride + j - padding;
+          const inside = r >= 0 && r < height && s >= 0 && s < width;
+          terms.push([
+            `x[${c}, ${r}, ${s}] · w[${o}, ${c}, ${i}, ${j}]`,
+            inside ? a.x.at(c, r, s) : 0,
+            a.w.at(o, c, i, j),
+          ]);
+        }
+    return {
+      formula: `y[${o}, ${u}, ${v}] = Σ x[c, ${u}·${stride}+i-${padding}, ${v}·${stride}+j-${padding}] · w[${o}, c, i, j]`,
+      terms,
+      all: channels * kernel ** 2,
+    };
+  },
+  linear(a, name, index) {
+    const o = index.at(-1),
+      before = index.slice(0, -1),
+      at = (c) => [...before, c].join(", ");
+    const terms = both(a.x, a.x.shape.length - 1, a.w, 1).map((c) => [
+      `x[${at(c)}] · w[${o}, ${c}]`,
+      a.x.at(...before, c),
+      a.w.at(o, c),
+    ]);
+    if (a.b) terms.push([`b[${o}]`, a.b.at(o), 1]);
+    return {
+      formula: `y[${index.join(", ")}] = Σ_c x[${[...before, "c"].join(", ")}] · w[${o}, c]${a.b ? " + b" : ""}`,
+      terms,
+      all: a.w.shape[1] + (a.b ? 1 : 0),
+    };
+  },
+  normalize(a, name, index, stop) {
+    const c = channelOf(a.x, index),
+      x = a.x.at(...index),
+      [g, b, m, v] = ["gamma", "beta", "mean", "variance"].map((k) => a[k].at(c)),
+      eps = stop.with.eps;
+    const scale = g / Math.sqrt(v + eps);
+    return {
+      formula: `y = γ (x − μ) / √(σ² + ε) + β`,
+      lines: [
+        `${digits(g)} · (${digits(x)} − ${digits(m)}) / √(${digits(v)} + ${eps}) + ${digits(b)}`,
+        `= ${digits(scale)} · ${digits(x - m)} + ${digits(b)}`,
+        `= ${digits(scale * (x - m) + b)}`,
+      ],
+    };
+  },
+  layer_norm(a, name, [n, c]) {
+    const row = a.x.there(1).map((k) => a.x.at(n, k));
+    return {
+      formula: "y = γ x̂ + β",
+      lines:
+        row.length < a.x.shape[1]
+          ? [t("rowNotWhole")]
+          : (() => {
+              const mean = row.reduce((s, v) => s + v, 0) / row.length,
+                variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / row.length,
+                x = a.x.at(n, c);
+              return [
+                `${digits(a.gamma.at(c))} · (${digits(x)} − ${digits(mean)}) / √${digits(variance)} + ${digits(a.beta.at(c))}`,
+                `= ${digits((a.gamma.at(c) * (x - mean)) / Math.sqrt(variance) + a.beta.at(c))}`,
+              ];
+            })(),
+    };
+  },
+  hardswish(a, name, index) {
+    const x = a.x.at(...index),
+      gate = Math.min(6, Math.max(0, x + 3)) / 6;
+    return {
+      formula: "y = x · clip(x + 3, 0, 6) / 6",
+      lines: [`${digits(x)} · ${digits(6 * gate)} / 6 = ${digits(x * gate)}`],
+    };
+  },
+  silu(a, name, index) {
+    const x = a.x.at(...index);
+    return {
+      formula: "y = x · sigmoid(x)",
+      lines: [`${digits(x)} · ${digits(1 / (1 + Math.exp(-x)))} = ${digits(x / (1 + Math.exp(-x)))}`],
+    };
+  },
+  identity: (a, name, index) => ({ formula: "y = x", from: ["x", index] }),
+  split_heads(a, name, [head, n, j], stop) {
+    const names = Object.keys(stop.out),
+      sizes = stop.with.sizes,
+      part = names.indexOf(name);
+    const channel = head * sizes.reduce((x, y) => x + y, 0) + sizes.slice(0, part).reduce((x, y) => x + y, 0) + j;
+    return { formula: `${name}[${head}, ${n}, ${j}] = x[${n}, ${channel}]`, from: ["x", [n, channel]] };
+  },
+  merge_heads(a, name, [n, c]) {
+    const size = a.x.shape[2],
+      at = [Math.floor(c / size), n, c % size];
+    return { formula: `y[${n}, ${c}] = x[${at.join(", ")}]`, from: ["x", at] };
+  },
+  subsample(a, name, [q, c], stop) {
+    const { height, width, stride } = stop.with,
+      [r, s] = strided(q, height, width, stride),
+      n = r * width + s;
+    return { formula: `y[${q}, ${c}] = x[${n}, ${c}]`, from: ["x", [n, c]] };
+  },
+  image_to_tokens(a, name, [n, c]) {
+    const width = a.x.shape[2],
+      at = [c, Math.floor(n / width), n % width];
+    return { formula: `y[${n}, ${c}] = x[${at.join(", ")}]`, from: ["x", at] };
+  },
+  tokens_to_image(a, name, [c, r, s]) {
+    const at = [r * a.y.shape[2] + s, c];
+    return { formula: `y[${c}, ${r}, ${s}] = x[${at.join(", ")}]`, from: ["x", at] };
+  },
+  attention(a, name, index) {
+    if (name === "probabilities") return { formula: "softmax(Q Kᵀ / √D + B)", lines: [t("seeAbove")] };
+    const [head, q, j] = index;
+    const terms = range(a.v.shape[1]).map((k) => [
+      `p[${head}, ${q}, ${k}] · v[${head}, ${k}, ${j}]`,
+      a.probabilities.at(head, q, k),
+      a.v.at(head, k, j),
+    ]);
+    return {
+      formula: `y[${index.join(", ")}] = Σ_k p[${head}, ${q}, k] · v[${head}, k, ${j}]`,
+      terms,
+      all: terms.length,
+    };
+  },
+  add: (a, name, index) => ({
+    formula: "y = x + branch(x)",
+    lines: a.branch
+      ? [`${a.x.text(...index)} + ${a.branch.text(...index)} = ${digits(a.x.at(...index) + a.branch.at(...index))}`]
+      : [],
+  }),
+  average_pool: (a, name, [c]) => ({
+    formula: `y[${c}] = 1/${a.x.shape[0]} Σ_n x[n, ${c}]`,
+    all: a.x.shape[0],
+    terms:
+      a.x.places[1] && !a.x.has([0, c])
+        ? []
+        : range(a.x.shape[0]).map((n) => [`x[${n}, ${c}] / ${a.x.shape[0]}`, a.x.at(n, c), 1 / a.x.shape[0]]),
+  }),
+  average: (a, name, [c]) => ({
+    formula: "y = (head + head_dist) / 2",
+    lines: [`(${a.head.text(c)} + ${a.head_dist.text(c)}) / 2 = ${digits((a.head.at(c) + a.head_dist.at(c)) / 2)}`],
+  }),
+};
