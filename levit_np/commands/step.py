@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import LevitError
-from .common import opened, shown, waiting
+from .common import opened, progress, shown, waiting
 
 
 def add(verbs):
@@ -46,5 +46,5 @@ def _run(arguments) -> int:
         walk = Walk(trace(model, x, target, about, teacher=teacher))
     if arguments.only and not walk.find(arguments.only):
         raise LevitError(f"--only: expected the name of a step, like stages.0.blocks.0.mlp, found {arguments.only!a}")
-    walk_through(walk, labels, arguments.only)
+    walk_through(walk, labels, arguments.only, progress)
     return 0

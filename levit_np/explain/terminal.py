@@ -3,7 +3,9 @@
 import os
 import select
 import signal
+import stat
 import sys
+from contextlib import nullcontext
 
 from rich.console import Console
 from rich.text import Text
@@ -17,10 +19,14 @@ _LEAVE = "\x1b[?25h\x1b[?1049l"
 _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 
 
-def walk_through(walk: Walk, labels=(), only: str | None = None) -> None:
-    """By keys on a terminal, beginning at the stop that `only` names; elsewhere every stop, or those, is printed."""
+def walk_through(walk: Walk, labels=(), only: str | None = None, progress=None) -> None:
+    """By keys on a terminal, beginning at the stop that `only` names; elsewhere every stop, or those, is printed.
+
+    progress: a context manager of (how many, what), which gives a function to be called at each, for a file: a reader at
+    the other end of a pipe has the terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        print_all(walk, labels, only)
+        into_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+        print_all(walk, labels, only, progress if into_file else None)
         return
     session = Session(walk, labels)
     if only:
@@ -31,15 +37,17 @@ def walk_through(walk: Walk, labels=(), only: str | None = None) -> None:
         _by_keys(session)
 
 
-def print_all(walk: Walk, labels=(), only: str | None = None) -> None:
+def print_all(walk: Walk, labels=(), only: str | None = None, progress=None) -> None:
     """Every stop, 80 columns wide, without colour: what `only` names, with its parts."""
     console = Console(width=80, no_color=True, highlight=False, markup=False, emoji=False)
-    page = Page(80, None, False, _unicode())
-    for stop in walk.below(only) if only else walk.stops:
-        for line in show(walk, stop, View(), page, labels):
-            line.rstrip()
-            console.print(line, soft_wrap=True)
-        console.print()
+    page, stops = Page(80, None, False, _unicode()), list(walk.below(only)) if only else walk.stops
+    with progress(len(stops), "steps") if progress else nullcontext(lambda: None) as advance:
+        for stop in stops:
+            for line in show(walk, stop, View(), page, labels):
+                line.rstrip()
+                console.print(line, soft_wrap=True)
+            console.print()
+            advance()
 
 
 def _unicode() -> bool:

@@ -238,6 +238,20 @@ def test_a_pipe_gets_every_stop(record):
     assert all(stop.name in out for stop in stops)
 
 
+def test_a_file_gets_them_while_a_bar_moves(tmp_path, record):
+    master, slave = pty.openpty()
+    with open(tmp_path / "walk.txt", "wb") as file:
+        process = subprocess.Popen([*COMMAND, IMAGE, "--only", "stages.0"], cwd=ROOT, env=ENVIRONMENT | {"TERM": "xterm"},
+                                   stdin=subprocess.DEVNULL, stdout=file, stderr=slave)
+    count = len(list(Walk(record).below("stages.0")))
+    read_until(master, f"{count}/{count}")
+    assert process.wait(60) == 0
+    os.close(master)
+    os.close(slave)
+    text = (tmp_path / "walk.txt").read_text(encoding="utf-8")
+    assert "stages.0  Stage" in text and "\x1b" not in text
+
+
 def test_only_some_stops_a_target_and_a_teacher():
     status, out, err = run(IMAGE, "--only", "loss", "--target", "7", "--teacher", "5")
     assert (status, err) == (0, "") and "for the target 7, the teacher says 5" in out and "hard_distillation_backward" in out
