@@ -1,9 +1,10 @@
 """What each of LeViT's parts is worth on small data, as the paper's Table 5: python bench/ablation.py
 
-The base and A1 to A7 with the dimensions of levit_digits, three seeds each, on scikit-learn's bundled handwritten digits:
-1,797 scans of 8×8 pixels, enlarged to 32×32.  A seed draws a third to train on, the start of the weights and the order of
-the images; the other two thirds are only looked at when a training is over.  All trainings have the same recipe.  As in
-the paper all but A4 are distilled: their teacher is a wider LeViT trained on the same third.  Writes bench/results/ablation.json, after every training, and ablation.md.
+The base and A1 to A7 with the dimensions of levit_digits, three seeds each, on scikit-learn's bundled handwritten
+digits: 1,797 scans of 8×8 pixels, enlarged to 32×32.  A seed draws a third to train on, the start of the weights and the
+order of the images; the other two thirds are only looked at when a training is over.  All trainings have the same recipe.
+As in the paper all but A4 are distilled: their teacher is a wider LeViT trained on the same third.  Writes
+bench/results/ablation.json, after every training, and ablation.md.
 """
 
 import argparse
@@ -96,7 +97,8 @@ class Digits:
             indices = order[step * RECIPE.batch : (step + 1) * RECIPE.batch]
             targets = np.full((len(indices), CLASSES), RECIPE.smoothing / CLASSES, np.float32)
             targets[np.arange(len(indices)), self._labels[indices]] += 1 - RECIPE.smoothing
-            yield Batch(_normalized([_moved(self._images[i], random) for i in indices]), targets, tuple(map(str, indices)))
+            images = _normalized([_moved(self._images[i], random) for i in indices])
+            yield Batch(images, targets, tuple(map(str, indices)))
 
     def held_out(self):
         """Batches of the other two thirds, as they are."""
@@ -158,26 +160,30 @@ class Results:
             file.write((json.dumps(self.content, indent=1, ensure_ascii=False) + "\n").encode())
 
     def of(self, name):
-        return [self.content["top1"][name][str(seed)] for seed in self.seeds]
+        """{seed: top-1} of what is there."""
+        found = self.content["top1"].get(name, {})
+        return {seed: found[str(seed)] for seed in self.seeds if str(seed) in found}
 
     def write_table(self, names):
         base, lines = self.of("base"), []
         for name in names:
+            if not (found := self.of(name)):
+                continue
             change = CHANGES[name]
-            found, (parameters, products) = self.of(name), sizes(change.fields)
-            away = [ours - theirs for ours, theirs in zip(found, base)]
-            lines.append((name, change.words, f"{parameters / 1e3:.0f}k", f"{products / 1e6:.1f}M", _spread(found),
-                          "" if name == "base" else _spread(away, "+"), f"{change.paper:.1f}",
+            parameters, products = sizes(change.fields)
+            away = [top1 - base[seed] for seed, top1 in found.items()]
+            lines.append((name, change.words, f"{parameters / 1e3:.0f}k", f"{products / 1e6:.1f}M", str(len(found)),
+                          _spread(found.values()), "" if name == "base" else _spread(away, "+"), f"{change.paper:.1f}",
                           "" if name == "base" else f"{change.paper - CHANGES['base'].paper:+.1f}"))
-        head = ("", "change", "parameters", "multiply-adds", "digits, top-1", "against the base", "paper, top-1",
+        head = ("", "change", "parameters", "multiply-adds", "seeds", "digits, top-1", "against the base", "paper, top-1",
                 "against the base")
         rows = [head, ("---",) * len(head), *lines]
         recipe = self.content["settings"]["recipe"]
-        text = (f"# Table 5 on digits\n\nWritten by `python bench/ablation.py`: {len(self.seeds)} seeds, "
+        text = (f"# Table 5 on digits\n\nWritten by `python bench/ablation.py`: up to {len(self.seeds)} seeds, "
                 f"{recipe['epochs']} epochs of {self.content['settings']['trained on']} digits, looked at on the other "
-                f"1,198; mean ± standard deviation over the seeds, of the top-1 and of its difference to the base of the "
-                f"same seed, in percent (points). All but A4 are distilled; their teachers, a wider LeViT a seed: "
-                f"{_spread(self.of('teacher'))}. The paper's column is ImageNet after 100 epochs.\n\n"
+                f"1,198; mean ± standard deviation over the seeds, of the top-1 and of its difference to the base of "
+                f"the same seed, in percent (points). All but A4 are distilled; their teachers, a wider LeViT a seed: "
+                f"{_spread(self.of('teacher').values())}. The paper's column is ImageNet after 100 epochs.\n\n"
                 + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
         with replacing(self.table) as file:
             file.write(text.encode())
@@ -185,6 +191,7 @@ class Results:
 
 
 def _spread(values, sign=""):
+    values = list(values)
     return f"{mean(values):{sign}.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
@@ -212,6 +219,7 @@ def main():
             if name == "teacher":
                 teacher = model
             results.add(name, seed, top1)
+            results.write_table(names)
             print(f"seed {seed}  {name:<8} {top1:6.2f} %  {time.process_time() - begin:4.0f} s of a core", flush=True)
     print(results.write_table(names))
 

@@ -48,7 +48,8 @@ class OneBatch:
         generator = np.random.default_rng(seed)
         shape = batch, config.in_channels, *config.image_size
         labels = generator.integers(0, config.num_classes, batch)
-        self.batch = Batch(generator.standard_normal(shape, np.float32), np.eye(config.num_classes, dtype=np.float32)[labels])
+        targets = np.eye(config.num_classes, dtype=np.float32)[labels]
+        self.batch = Batch(generator.standard_normal(shape, np.float32), targets)
 
 
 def trainer(name, batch, ranks):

@@ -39,8 +39,8 @@ class Classifier(LeViT):
         return run(x) if run else super().__call__(x)
 
     def heads(self, x) -> tuple:
-        """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest way.  Raises
-        LevitError as the evaluation does."""
+        """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest way.
+        Raises LevitError as the evaluation does."""
         self._check(x)
         run = self._executor(apart=True)
         return tuple(np.split(run(x), 1 + self.config.distillation, axis=1)) if run else super().heads(x)

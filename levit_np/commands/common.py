@@ -22,8 +22,8 @@ def shown(text: str) -> str:
 
 @contextmanager
 def progress(total: int, what: str, silent: bool = False):
-    """-> advance(count=1): a bar with the speed on stderr for more than a batch of things whose results go into a file or a pipe; on a
-    terminal the results themselves show how far it is, unless the work is silent."""
+    """-> advance(count=1): a bar with the speed on stderr for more than a batch of things whose results go into a file
+    or a pipe; on a terminal the results themselves show how far it is, unless the work is silent."""
     if not sys.stderr.isatty() or not silent and (total <= 16 or sys.stdout.isatty()):
         yield lambda count=1: None
         return

@@ -3,16 +3,16 @@
 import json
 import sys
 
-from .common import shown, whole
+from .common import shown
 from .images import Images, add_options
 
 
 def add(verbs):
     evaluate = verbs.add_parser(
         "evaluate", help="top-1, top-5 and loss on a set of images",
-        description="Top-1, top-5 (percent) and loss (cross-entropy) of a model on images of known classes: of each head, "
-        "and last of the two averaged, which is the model's answer. The classes are found in the model by name or, where "
-        "it knows none of the names, by order. An image that cannot be used is named and left out; exit status 1 then.",
+        description="Top-1, top-5 (percent) and loss (cross-entropy) of a model on images of known classes: of each "
+        "head, and last of the two averaged, which is the model's answer. The classes are found in the model by name "
+        "or, where it knows none of the names, by order. An image that cannot be used is named and left out; exit status 1 then.",
         epilog="example: levit-np evaluate levit_256.h5 imagenet/val --batch 64 --threads 2")
     evaluate.add_argument("weights", metavar="WEIGHTS", help="a weight file")
     add_options(evaluate)

@@ -110,7 +110,8 @@ class Pool(NamedTuple):
 def steps_of(model: LeViT, apart: bool = False) -> Iterator:
     """The steps of a model in order of computation, each made when it is asked for.
 
-    "logits" is the two heads' average or, apart, the one's logits and then the other's, (B, 2·classes).  Raises LevitError for a layer that has no lowering."""
+    "logits" is the two heads' average or, apart, the one's logits and then the other's, (B, 2·classes).  Raises
+    LevitError for a layer that has no lowering."""
     yield from _lower(model.stem, "x")
     for layer in filter(None, (model.token, model.position)):
         yield from _lower(layer, "x")

@@ -99,9 +99,9 @@ class Evaluation:
 def evaluate(heads: Callable, batches: Iterable, classes: int, ranks=None) -> Evaluation:
     """The evaluation of a network, `heads`: images (B, C, H, W) -> the logits (B, classes) of each head (model.heads).
 
-    batches: pairs of images and their labels, places among the network's classes; of several ranks (see SingleRank) each
-    has a part of them, and all get the evaluation of the whole.  Raises LevitError where there is no image, or a logit is
-    not finite."""
+    batches: pairs of images and their labels, places among the network's classes; of several ranks (see SingleRank)
+    each has a part of them, and all get the evaluation of the whole.  Raises LevitError where there is no image, or a
+    logit is not finite."""
     own, result, ranks = Evaluation(classes), Evaluation(classes), ranks or SingleRank()
     for images, labels in batches:
         own.add(heads(images), labels)

@@ -90,8 +90,8 @@ class MPIRanks:
         finish(self._communicator.Ibarrier())
 
     def end_together(self) -> bool:
-        """Called by a rank that has failed: whether all have, as for a reason that they agreed on.  Else the others wait
-        for a message that will not come."""
+        """Called by a rank that has failed: whether all have, as for a reason that they agreed on.  Else the others
+        wait for a message that will not come."""
         together, latest = self._endings.Ibarrier(), time.monotonic() + PATIENCE
         while not together.Test():
             if time.monotonic() > latest:
@@ -122,8 +122,8 @@ def mpi_ranks() -> Iterator[MPIRanks]:
                          "pip install 'levit_np[mpi]'") from None
     found = MPI.COMM_WORLD.size
     if expected != found:
-        raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: mpiexec "
-                         "is another MPI's; use the one beside this Python")
+        raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: "
+                         "mpiexec is another MPI's; use the one beside this Python")
     ranks = MPIRanks(MPI.COMM_WORLD)
     try:
         yield ranks

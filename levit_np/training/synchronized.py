@@ -37,13 +37,14 @@ class _Synchronized:
         dx, dgamma, dbeta = self._ops.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
         sums = summed(self._communicator, np.stack([dgamma, dbeta]).astype(np.float64))
         scale = gamma / np.sqrt(variance + eps) / statistics.count
-        through = (scale * total for total in sums)
-        return dx - self._ops.normalize(x, *(t.astype(x.dtype) for t in through), mean, variance, eps, axis), dgamma, dbeta
+        through = ((scale * total).astype(x.dtype) for total in sums)
+        return dx - self._ops.normalize(x, *through, mean, variance, eps, axis), dgamma, dbeta
 
     def _gathered(self, own):
         """The statistics of each rank, in the order of the ranks: every rank computes the same bits of them."""
-        rows, channels = np.concatenate([own.mean, own.variance, [own.count]]), len(own.mean)
-        return [Statistics(row[:channels], row[channels:-1], int(row[-1])) for row in collected(self._communicator, rows)]
+        channels = len(own.mean)
+        rows = collected(self._communicator, np.concatenate([own.mean, own.variance, [own.count]]))
+        return [Statistics(row[:channels], row[channels:-1], int(row[-1])) for row in rows]
 
 
 def merged(parts, dtype) -> Statistics:

@@ -92,7 +92,7 @@ def test_a_quick_ablation_leaves_every_row_and_is_not_repeated(tmp_path):
     found = json.loads((tmp_path / "ablation.json").read_text())["top1"]
     assert set(found) == {"teacher", "base", "A4"} and all(0 < top1 < 60 for row in found.values() for top1 in row.values())
     rows = [line.split(" | ") for line in (tmp_path / "ablation.md").read_text().splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows[2:]] == ["| base", "| A4"] and all(len(row) == 8 for row in rows)
+    assert [row[0] for row in rows[2:]] == ["| base", "| A4"] and all(len(row) == 9 for row in rows)
     again = script("bench/ablation.py", "--quick", "--only", "A4", "--results", tmp_path)
     assert again.returncode == 0 and "seed" not in again.stdout.partition("#")[0]
 
