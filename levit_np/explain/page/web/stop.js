@@ -17,103 +17,82 @@ function placesOf(stop) {
   return places;
 }
 
-async function stopView(direction, i) {
-  session.direction = direction;
-  const stop = doc[direction][i],
-    places = placesOf(stop),
-    arrays = await tensors.all(places);
-  const { choices } = address.read(),
-    results = Object.keys(stop.out).filter((name) => arrays[name]);
-  const view = h("div", { class: "stop" });
-  view.append(
-    h("p", { class: "count" }, t("stopOf", { n: i + 1, all: doc[direction].length, direction: t(direction) })),
+// A stop's place, name, formula and letters.
+function introduction(stop, direction, i) {
+  const place = { n: i + 1, all: doc[direction].length, direction: t(direction) };
+  const symbols = `symbols.${stop.op.replace("_backward", "")}`;
+  const gradient = direction === "backward" ? ` ${t("symbols.gradient")}` : "";
+  return [
+    h("p", { class: "count" }, t("stopOf", place)),
     h("h1", { tabindex: -1 }, stopTitle(stop)),
     h("p", {}, t(`what.${stop.op}`)),
-  );
-  if (stop.formula) view.append(h("p", { class: "formula big" }, stop.formula));
-  const symbols = `symbols.${stop.op.replace("_backward", "")}`;
-  if (symbols in language.table.en)
-    view.append(h("p", { class: "note" }, t(symbols), direction === "backward" ? ` ${t("symbols.gradient")}` : ""));
-  const made = h("div", { class: "madeholder" });
-  let chosen = choices.get("name");
-  if (!results.includes(chosen)) chosen = results[0];
-  const panels = {},
-    explain = (name, index) => {
-      address.choose({ name, at: index.join() });
-      made.replaceChildren(madeOf(stop, arrays, name, index));
-      SPECIAL[stop.op]?.onselect?.(name, index);
-    };
-  const at = choices.get("at")?.split(",").map(Number);
-  const panel = (name, result) => {
-    const maker = makers.get(places[name]);
-    panels[name] = new Panel(arrays[name], {
-      name,
-      place: places[name],
-      title: t(result ? "result" : "given"),
-      index:
-        name === chosen && at
-          ? at
-          : arrays[name].layout === "vector" && arrays[name].shape[0] === doc.labels.length
-            ? [doc.target]
-            : undefined,
-      open: result ? name === chosen : isMain(name),
-      onselect: (index) => result && explain(name, index),
-    });
-    if (!result && maker)
-      panels[name].element.append(
-        h(
-          "p",
-          {},
-          h(
-            "a",
-            {
-              href: address.to(`${maker[0]}/${maker[1]}`, { name: maker[2], at: panels[name].index.join() }),
-              onclick: (event) => {
-                event.currentTarget.href = address.to(`${maker[0]}/${maker[1]}`, {
-                  name: maker[2],
-                  at: panels[name].index.join(),
-                });
-              },
-            },
-            t("madeAt", {
-              stop: [
-                lineage(doc[maker[0]][maker[1]].layer).slice(0, -1).map(titleOf),
-                stopTitle(doc[maker[0]][maker[1]]),
-              ]
-                .flat()
-                .join(" › "),
-            }),
-          ),
-        ),
-      );
-    return panels[name].element;
-  };
-  const given = Object.keys(stop.in).filter((name) => arrays[name]);
-  const numbers = h("div", { class: "numbersside" });
-  const special = SPECIAL[stop.op]
-    ? await SPECIAL[stop.op](stop, arrays, panels, (name, index) => {
-        panels[name].select(index);
-        explain(name, index);
-      })
-    : null;
-  if (special) numbers.append(special);
-  if (results.length) numbers.append(h("h2", {}, t("results")), ...results.map((name) => panel(name, true)), made);
-  for (const [name, value] of Object.entries(stop.with))
-    if (name === "loss") numbers.append(h("p", { class: "computed" }, `loss = ${digits(value)}`));
-  if (given.length) numbers.append(h("h2", {}, t("inputs")), ...given.map((name) => panel(name, false)));
-  view.append(h("div", { class: "columns" }, numbers, codeBox(stop)));
-  if (chosen) {
-    explain(chosen, panels[chosen].index);
-    for (const name of results)
-      panels[name].element.addEventListener("toggle", () => {
-        if (panels[name].element.open && name !== chosen) {
-          chosen = name;
-          explain(name, panels[name].index);
-        }
-      });
-  }
-  return view;
+    stop.formula ? h("p", { class: "formula big" }, stop.formula) : null,
+    symbols in language.table.en ? h("p", { class: "note" }, t(symbols), gradient) : null,
+  ].filter(Boolean);
 }
 
-// Which inputs are open from the start: what flows, not the parameters.
-const isMain = (name) => ["x", "dy", "w", "head", "head_dist", "branch"].includes(name);
+async function stopView(direction, i) {
+  session.direction = direction;
+  const stop = doc[direction][i];
+  const places = placesOf(stop);
+  const arrays = await tensors.all(places);
+  const shown = (names) => Object.keys(names).filter((name) => arrays[name]);
+  const [results, given] = [shown(stop.out), shown(stop.in)];
+  const { choices } = address.read();
+  const made = h("div", {});
+  const panels = {};
+  let chosen = results.includes(choices.get("name")) ? choices.get("name") : results[0];
+  const explain = (name, index) => {
+    chosen = name;
+    address.choose({ name, at: index.join() });
+    made.replaceChildren(madeOf(stop, arrays, name, index));
+    SPECIAL[stop.op]?.onselect?.(name, index);
+  };
+  const choose = (name, index) => {
+    panels[name].select(index);
+    explain(name, index);
+  };
+  const special = await SPECIAL[stop.op]?.(stop, arrays, panels, choose);
+  const result = (name) => {
+    const at = name === chosen ? choices.get("at")?.split(",").map(Number) : undefined;
+    const index = at ?? firstIndex(arrays[name]);
+    const onselect = (cell) => explain(name, cell);
+    const options = { name, place: places[name], title: t("result"), index, open: name === chosen, onselect };
+    panels[name] = new Panel(arrays[name], options);
+    const { element } = panels[name];
+    element.addEventListener("toggle", () => element.open && name !== chosen && explain(name, panels[name].index));
+    return element;
+  };
+  const input = (name) => {
+    const index = firstIndex(arrays[name]);
+    const options = { name, place: places[name], title: t("given"), index, open: FLOWING.includes(name) };
+    panels[name] = new Panel(arrays[name], options);
+    panels[name].element.append(...makerLink(places[name], panels[name]));
+    return panels[name].element;
+  };
+  const numbers = h("div", {}, special ?? null);
+  if (results.length) numbers.append(h("h2", {}, t("results")), ...results.map(result), made);
+  if ("loss" in stop.with) numbers.append(h("p", { class: "computed" }, `loss = ${digits(stop.with.loss)}`));
+  if (given.length) numbers.append(h("h2", {}, t("inputs")), ...given.map(input));
+  if (chosen) explain(chosen, panels[chosen].index);
+  const columns = h("div", { class: "columns" }, numbers, codeBox(stop));
+  return h("div", { class: "stop" }, introduction(stop, direction, i), columns);
+}
+
+// Of a number a class, the loss's class; else the panel's own choice.
+const firstIndex = (tensor) =>
+  tensor.layout === "vector" && tensor.shape[0] === doc.labels.length ? [doc.target] : undefined;
+
+// The inputs that are open from the start: what flows, and the weights.
+const FLOWING = ["x", "dy", "w", "head", "head_dist", "branch"];
+
+// The way to the stop that made an input, at the same cell.
+function makerLink(place, panel) {
+  if (!makers.has(place)) return [];
+  const [direction, i, name] = makers.get(place);
+  const maker = doc[direction][i];
+  const href = () => address.to(`${direction}/${i}`, { name, at: panel.index.join() });
+  const title = [...lineage(maker.layer).slice(0, -1).map(titleOf), stopTitle(maker)].join(" › ");
+  const follow = (event) => event.currentTarget.setAttribute("href", href());
+  return [h("p", {}, h("a", { href: href(), onclick: follow }, t("madeAt", { stop: title })))];
+}
