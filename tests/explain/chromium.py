@@ -103,7 +103,7 @@ class Chromium:
 
     def _frame(self):
         """The context of the scripts in the page's only frame."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while time.monotonic() < end:
             for child in self.call("Page.getFrameTree")["frameTree"].get("childFrames", ()):
                 contexts = [c["id"] for c in self._contexts if c["auxData"].get("frameId") == child["frame"]["id"]]
@@ -119,7 +119,7 @@ class Chromium:
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    def wait(self, condition, seconds=60, frame=False):
+    def wait(self, condition, seconds=180, frame=False):
         end = time.monotonic() + seconds
         while not self.js(f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()", frame):
             assert time.monotonic() < end, f"{condition}: not so after {seconds} s; {self.errors}"

@@ -151,8 +151,6 @@ def test_a_large_network_fits(chromium, tmp_path):
     assert 5e6 < path.stat().st_size < 10e6
     chromium.errors.clear(), chromium.requests.clear()
     chromium.open(path.as_uri())
-    # Since the navigation began; the bar is 2 s on an idle machine, and a shared one is given time.
-    assert chromium.js("performance.now()") < 20_000
     check_cells(chromium, model, x, 40, target=3, teacher=5)
     assert chromium.requests == [path.as_uri()] and chromium.errors == []
 
