@@ -31,8 +31,8 @@ class Classifier(LeViT):
     def __call__(self, x):
         """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.
 
-        On the cpu backend a plan with every BN folded and the weights packed computes them; it is made at the first
-        call, and again after a parameter was replaced (writing into one is seen if `written` is called after it).
+        On the cpu and cuda backends a plan with every BN folded and the weights packed computes them; it is made at the
+        first call, and again after a parameter was replaced (writing into one is seen if `written` is called after it).
         Raises LevitError where x is not what the configuration says."""
         self._check(x)
         run = self._executor(apart=False)

@@ -1,5 +1,5 @@
 """What a model computes at inference, as a flat list of steps: every BN folded, the two heads in one linear map, the
-query scale in the query weights.  An executor (reference.py, cpu.py) runs the list; nothing else is in it.
+query scale in the query weights.  An executor (reference.py, cpu.py, cuda.py) runs the list; nothing else is in it.
 
 A step reads the tensor `source` and writes `target`; "x" is the residual stream.  Arrays are float64, copies of the
 model's.

@@ -17,7 +17,6 @@ constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // 32 bytes, whic
 constexpr int GROUP_PARTS = 16 / (2 * CHUNK);                  // the same of 16 columns of scores, as k of the next product
 constexpr int MOST_THREADS = 256;
 
-
 // The tokens of all heads in memory: head h's numbers of token n of image b begin at b · image + n · token + h · head.
 struct Heads {
   const element* memory;

@@ -27,7 +27,7 @@ template <bool ALONG> struct Window {
 };
 
 // y (B, H', W', O) = activation(w ∗ x + bias).
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, BLOCKS)
 convolution(const element* x, const element* w, const float* bias, element* y, int images, int height, int width,
             int channels, int out_height, int out_width, int outputs, int kernel, int stride, int padding, int activation) {
   SHARED_MEMORY;
@@ -113,7 +113,7 @@ struct Pixels {
 };
 
 // dx (B, H, W, C); blockIdx.z is the class.
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, BLOCKS)
 convolution_data(const element* dy, const element* w, element* dx, int images, int height, int width, int channels,
                  int out_height, int out_width, int outputs, int kernel, int stride, int padding) {
   SHARED_MEMORY;

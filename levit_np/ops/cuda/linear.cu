@@ -3,7 +3,7 @@
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
 // y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
        int channels, int x_stride, int y_stride, int activation) {
   SHARED_MEMORY;
@@ -16,7 +16,7 @@ linear(const element* x, const element* w, const float* bias, const element* res
 LAUNCHABLE(linear)
 
 // The same, unrounded, for logits: y (rows, outputs) floats, any number of outputs.
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear_floats(const element* x, const element* w, const float* bias, float* y, int rows, int outputs, int channels) {
   SHARED_MEMORY;
   Sums sums;
@@ -28,7 +28,7 @@ linear_floats(const element* x, const element* w, const float* bias, float* y, i
 LAUNCHABLE(linear_floats)
 
 // dx (rows, channels) = dy w.  dy (rows, outputs), w (outputs, channels).
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear_data(const element* dy, const element* w, element* dx, int rows, int outputs, int channels) {
   SHARED_MEMORY;
   Sums sums;

@@ -22,6 +22,7 @@
 
 constexpr int K_BYTES = 128, K_STEP = K_BYTES / sizeof(element);
 constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
+constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
 constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // of a warp's part of the tile
 constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // fragments of it
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;

@@ -2,6 +2,7 @@
 
 import pytest
 
+from levit_np.errors import BackendError
 from levit_np.ops.cuda import device
 
 from .emulator import Emulator
@@ -18,10 +19,22 @@ def emulators(compiled):
     return [Emulator(compiled, order) for order in (0, 1)]
 
 
+def use_gpu():
+    """The GPU that there is; a skip, with the reason, where there is none."""
+    device.use(None)
+    try:
+        device.current()
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(params=["threads 0 to n", "threads n to 0", pytest.param("gpu", marks=pytest.mark.gpu)])
 def on(request, emulators):
     """What stands for the GPU."""
-    device.use({"threads 0 to n": emulators[0], "threads n to 0": emulators[1], "gpu": None}[request.param])
+    if request.param == "gpu":
+        use_gpu()
+    else:
+        device.use(emulators[request.param == "threads n to 0"])
     yield device
     device.use(None)
 
@@ -29,6 +42,9 @@ def on(request, emulators):
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def one(request, emulators):
     """The same for whole networks, of whose kernels each was seen in both orders."""
-    device.use(emulators[1] if request.param == "emulated" else None)
+    if request.param == "gpu":
+        use_gpu()
+    else:
+        device.use(emulators[1])
     yield device
     device.use(None)

@@ -136,6 +136,11 @@ def test_the_scale_grows_again():
     assert not LossScale("bfloat16").overflowed() and LossScale("float32").value == 1
 
 
+def test_sixteen_bits_train_on_this_backend_alone():
+    with pytest.raises(levit_np.LevitError, match="dtype bfloat16: expected float32 or float64 .* on the backend reference"):
+        Trainer(small("reference", "bfloat16"), MemoryLoader(), RECIPE)
+
+
 def test_several_processes_are_refused():
     from levit_np.training.ranks import SingleRank
 
