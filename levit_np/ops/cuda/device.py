@@ -186,7 +186,7 @@ def chunk_of(element: str) -> int:
 
 def contiguous(x, dtype=None):
     """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
-    x = arrays().ascontiguousarray(x, dtype=dtype)
+    x = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
     return x if current().address(x) % CHUNK_BYTES == 0 else x.copy()
 
 
