@@ -103,8 +103,10 @@ ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
     "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True)}
 
 
-@pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("name", ATTENTIONS)
+# bfloat16 differs from float16 in an instruction: one form of it runs every time.
+@pytest.mark.parametrize("name, dtype", [
+    pytest.param(name, dtype, marks=pytest.mark.slow if dtype == "bfloat16" and name != "odd" else ())
+    for name in ATTENTIONS for dtype in ROUNDING])
 def test_attention(name, dtype):
     if name == "many heads" and dtype == "float32":
         pytest.skip("the sharing of a block by several heads is the same for every type")
