@@ -19,8 +19,8 @@ DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0,
 def add(verbs):
     train = verbs.add_parser(
         "train", help="weights from a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends it, a\n"
-        "second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into OUTPUT:\n"
+        description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends it,\n"
+        "a second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into OUTPUT:\n"
         "best.h5 and last.h5 (weights, for every other verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
         epilog="examples:\n"
         "  levit-np train flowers --model levit_256.h5 --recipe small --epochs 20 --output run\n"
@@ -38,15 +38,16 @@ def add(verbs):
     train.add_argument("--heads", type=int, choices=(1, 2), help="classifiers on top, of which a teacher needs two "
                        "(default: as the model has)")
     train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
-    train.add_argument("--seed", type=int, help="(default: 0)")
+    train.add_argument("--seed", type=_from_zero, metavar="N", help="(default: 0)")
     train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be used does (default: "
                        "stop); those skipped are named in OUTPUT/skipped.txt")
     train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
-    train.add_argument("--threads", type=whole, default=1, metavar="N", help="threads that compute (default: %(default)s)")
-    train.add_argument("--workers", type=int, metavar="N", help="processes that decode and augment, 0 for none (default: a "
-                       "process less than there are cores, at most 8)")
+    train.add_argument("--threads", type=whole, default=1, metavar="N",
+                       help="threads that compute (default: %(default)s)")
+    train.add_argument("--workers", type=_from_zero, metavar="N", help="processes that decode and augment, 0 for none "
+                       "(default: a process less than there are cores, at most 8)")
     train.add_argument("--save-every", type=float, default=600, metavar="SECONDS", help="checkpoints between the ends of "
                        "epochs (default: %(default)g)")
     recipe = train.add_argument_group("the recipe", "Each part of it can be changed; 0 switches most of them off.")
@@ -57,11 +58,17 @@ def add(verbs):
     train.set_defaults(run=_run, wrong_use=train.error)
 
 
+def _from_zero(text: str) -> int:
+    return int(text) if text == "0" else whole(text)
+
+
 def _option(part) -> dict:
     """The argparse options of a recipe's field."""
     default = part.default
-    usual = "the model's own" if default is None else " ".join(f"{n:.3g}" for n in default) or "none" if isinstance(
-        default, tuple) else default
+    if isinstance(default, tuple):
+        usual = " ".join(f"{n:.3g}" for n in default) or "none"
+    else:
+        usual = {None: "the model's own", False: "no"}[default] if default is None or default is False else default
     options = {"help": f"{part.metadata['help']} (paper: {usual})".replace("%", "%%")}
     if isinstance(default, bool):
         return options | {"action": argparse.BooleanOptionalAction}

@@ -23,7 +23,8 @@ class Screen:
         with self._made_bar() if sys.stderr.isatty() and not self._quiet else nullcontext() as self._bar:
             if self._bar:
                 done = trainer.epoch * trainer.loader.steps + trainer.batch
-                self._task = self._bar.add_task("starting", total=trainer.recipe.epochs * trainer.loader.steps, completed=done)
+                total = trainer.recipe.epochs * trainer.loader.steps
+                self._task = self._bar.add_task("starting", total=total, completed=done)
             yield
         self._bar = None
 

@@ -31,9 +31,9 @@ class Trainer:
     """A network, the batches it learns from and how: all that a training is but for its files.
 
     loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
-    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out.  What it gives depends on the epoch and the
-    batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path draws from, are all there is
-    to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see SingleRank.
+    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out.  What it gives
+    depends on the epoch and the batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path
+    draws from, are all there is to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see SingleRank.
     """
 
     def __init__(self, model, loader, recipe: Recipe, *, seed: int = 0, teacher: Callable | None = None, ranks=None):
@@ -49,7 +49,8 @@ class Trainer:
                                 "between GPUs")
         precision = getattr(model, "precision", "float32")
         if precision.endswith("16") and precision not in model.ops.HALVES:  # which would be evaluation's alone
-            raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend {model.ops.NAME}")
+            raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend "
+                                f"{model.ops.NAME}")
         # Of the activations; parameters and their gradients are of model.dtype.
         self.type = model.ops.type_of(precision) if precision in model.ops.HALVES else model.dtype
         self.scale = LossScale(precision if precision in model.ops.HALVES else "float32")
@@ -175,8 +176,8 @@ class Trainer:
                 raise
             raise TrainingError(f"expected the state of a training, found {type(error).__name__}: {error}") from None
         self.model.set_state(parts["model"])
-        self.update.first, self.update.second = ({name: self.model.ops.asarray(array) for name, array in parts[part].items()}
-                                                 for part in ("first", "second"))
+        self.update.first, self.update.second = (
+            {name: self.model.ops.asarray(array) for name, array in parts[part].items()} for part in ("first", "second"))
         if self.average:
             self.average.model.set_state(parts["average"])
 

@@ -19,8 +19,8 @@ from .torch_recipe import TorchRecipe
 
 STEPS = 50
 # Every part of a LeViT, small enough for fifty steps in a second or two.
-TINY = LeViTConfig("tiny", tuple(map(Convolution, (4, 8, 16, 32))), (Stage(32, 1, 2), Stage(48, 2, 3, 4), Stage(64, 1, 4, 6)),
-                   8, image_size=(64, 64), num_classes=17)
+TINY = LeViTConfig("tiny", tuple(map(Convolution, (4, 8, 16, 32))),
+                   (Stage(32, 1, 2), Stage(48, 2, 3, 4), Stage(64, 1, 4, 6)), 8, image_size=(64, 64), num_classes=17)
 # Twice the paper's rate.  The higher it is, the more a step makes of the last one's rounding.
 BASE = Recipe(epochs=12, batch=6, rate=1e-3, warmup_epochs=3, average=0.95, drop_path=0.0)
 FORMS = {
@@ -34,7 +34,8 @@ FORMS = {
 
 def teacher_of(classes):
     """Some function of a batch."""
-    return lambda batch: 3 * np.roll(batch.targets, 1, axis=1) + batch.images.mean((1, 2, 3))[:, None] * np.arange(classes)
+    return lambda batch: (3 * np.roll(batch.targets, 1, axis=1)
+                          + batch.images.mean((1, 2, 3))[:, None] * np.arange(classes))
 
 
 def losses(name, size, recipe, distil, dtype, classes=17, steps=STEPS, backend="reference"):

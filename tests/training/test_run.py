@@ -163,7 +163,8 @@ def damaged(path, change):
     path.write_bytes(data)
 
 
-DAMAGES = {"a bit": lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1), "cut": lambda data: data.__delitem__(slice(len(data) // 2, None)),
+DAMAGES = {"a bit": lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1),
+           "cut": lambda data: data.__delitem__(slice(len(data) // 2, None)),
            "empty": lambda data: data.clear(), "zeros": lambda data: data.__setitem__(slice(None), bytes(len(data)))}
 
 
@@ -246,13 +247,15 @@ def test_a_state_of_another_training_is_refused_by_name():
     arrays, document = trainer().state()
     wrong = [
         (lambda a, d: a.pop("first.head.weight"), "head.weight: expected float32 .3, 6., found none"),
-        (lambda a, d: a.__setitem__("model.head.bias", np.zeros(4, np.float32)), r"head.bias: expected .*\(3,\), found .*\(4,\)"),
+        (lambda a, d: a.__setitem__("model.head.bias", np.zeros(4, np.float32)),
+         r"head.bias: expected .*\(3,\), found .*\(4,\)"),
         (lambda a, d: a.__setitem__("average.more", np.zeros(4)), "more: expected none, found float64"),
         (lambda a, d: a.__setitem__("second.head.bias", np.zeros(3)), "expected float32 .*found float64"),
         (lambda a, d: a.__setitem__("other", np.zeros(4)), "expected the state of a training, found KeyError"),
         (lambda a, d: d.__setitem__("ranks", []), "expected the state of a training, found IndexError"),
         (lambda a, d: d.__setitem__("ranks", 2 * d["ranks"]), "expected 1 ranks, found 2"),
-        (lambda a, d: d["ranks"][0].__setitem__("random", {"bit_generator": "PCG64"}), "expected the state of a training"),
+        (lambda a, d: d["ranks"][0].__setitem__("random", {"bit_generator": "PCG64"}),
+         "expected the state of a training"),
         (lambda a, d: d.pop("epoch"), "found KeyError: 'epoch'")]
     for change, message in wrong:
         copies, own = dict(arrays), json.loads(json.dumps(document))
@@ -265,7 +268,8 @@ def test_one_writer(tmp_path):
     path = tmp_path / "run"
     code = ("import sys; sys.path[:] = sys.argv[2:]\nfrom levit_np.training.folder import RunFolder\n"
             "with RunFolder(sys.argv[1]).locked(fresh=True):\n print(flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", code, path, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", code, path, *sys.path], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(TrainingError, match=f"expected to be the only writer, found another, process '{other.pid}'"):
             run(path)

@@ -25,8 +25,8 @@ from levit_np.training.checkpoint import Checkpoints
 from .test_run import end_of
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--model", "levit_digits", "--recipe", "small", "--epochs", "2", "--batch", "8", "--rate", "0.05", "--cutmix", "0.5",
-         "--warmup-epochs", "1", "--backend", "reference", "--workers", "0"]
+QUICK = ["--model", "levit_digits", "--recipe", "small", "--epochs", "2", "--batch", "8", "--rate", "0.05",
+         "--cutmix", "0.5", "--warmup-epochs", "1", "--backend", "reference", "--workers", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,8 @@ def test_a_run_that_goes_on_must_be_the_same(trained, shapes, tmp_path, capsys):
     assert "seed: expected 0 as the run began with, found 1" in fails(capsys, *here, "--seed", 1)
     assert "model: expected 'levit_digits' as" in fails(capsys, *here, "--model", "levit_128")
     assert "data: " in fails(capsys, shapes / "val", *here[1:])
-    assert "expected no run yet, found one; --resume goes on with it" in fails(capsys, shapes, "--output", trained, *QUICK)
+    assert "expected no run yet, found one; --resume goes on with it" in fails(
+        capsys, shapes, "--output", trained, *QUICK)
     assert "expected a run to go on with" in fails(capsys, shapes, "--output", tmp_path / "none", "--resume")
     (tmp_path / "config.json").write_text("{}")
     assert "config.json" in fails(capsys, shapes, "--output", tmp_path, "--resume")
@@ -158,8 +159,9 @@ def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shap
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--recipe", "large"], "recipe: expected one of paper, small"), (["--mixup", "-1"], "recipe: mixup: expected a number"),
-    (["--epochs", "many"], "--epochs"), (["--heads", "3"], "--heads"),
+    (["--recipe", "large"], "recipe: expected one of paper, small"), (["--epochs", "many"], "--epochs"),
+    (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
+    (["--seed", "-1"], "--seed"), (["--workers", "-1"], "--workers"),
     (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
