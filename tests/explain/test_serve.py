@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from levit_np.errors import LevitError
+from levit_np.explain.page.server import Server, listen
+
 from .chromium import PROGRAM, Chromium
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +94,11 @@ def test_it_listens_on_this_machine_alone(port):
             name = probe.getsockname()[0]
     with pytest.raises(OSError):
         socket.create_connection((name, port), 5).close()
+
+
+def test_a_port_that_is_taken(port):
+    with pytest.raises(LevitError, match=f"port {port}: expected a free one"):
+        listen(Server("", None, 1), port)
 
 
 def test_other_paths_and_methods(port):

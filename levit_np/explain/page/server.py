@@ -89,13 +89,16 @@ def _refusal(status: str, reason: str) -> Answer:
 def listen(server: Server, port: int = 0):
     """-> what serves it, on http://127.0.0.1:`effective_port`/ once `run` is called, until Ctrl-C.
 
-    port 0 is a free one.  Raises LevitError where waitress is not installed, OSError for a port that is taken."""
+    port 0 is a free one.  Raises LevitError where waitress is not installed, or for a port that is taken."""
     try:
         from waitress import create_server
     except ImportError:
         raise LevitError("serving needs waitress: pip install 'levit_np[serve]'") from None
-    running = create_server(server, host="127.0.0.1", port=port, threads=4, ident=None, expose_tracebacks=False,
-                            max_request_body_size=MAX_BYTES, max_request_header_size=16384, channel_timeout=30,
-                            connection_limit=64)
+    try:
+        running = create_server(server, host="127.0.0.1", port=port, threads=4, ident=None, expose_tracebacks=False,
+                                max_request_body_size=MAX_BYTES, max_request_header_size=16384, channel_timeout=30,
+                                connection_limit=64)
+    except OSError as error:
+        raise LevitError(f"port {port}: expected a free one: {error.strerror}") from None
     server.port = running.effective_port
     return running
