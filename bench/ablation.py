@@ -179,7 +179,7 @@ class Results:
                 "against the base")
         rows = [head, ("---",) * len(head), *lines]
         recipe = self.content["settings"]["recipe"]
-        text = (f"# Table 5 on digits\n\nWritten by `python bench/ablation.py`: up to {len(self.seeds)} seeds, "
+        text = (f"# Table 5 on digits\n\nWritten by `python bench/ablation.py`: {len(self.seeds)} seeds, "
                 f"{recipe['epochs']} epochs of {self.content['settings']['trained on']} digits, looked at on the other "
                 f"1,198; mean ± standard deviation over the seeds, of the top-1 and of its difference to the base of "
                 f"the same seed, in percent (points). All but A4 are distilled; their teachers, a wider LeViT a seed: "
