@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from levit_np.errors import LevitError
-from levit_np.explain.page.server import Server, listen
-
 from .chromium import PROGRAM, Chromium
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,8 +94,11 @@ def test_it_listens_on_this_machine_alone(port):
 
 
 def test_a_port_that_is_taken(port):
-    with pytest.raises(LevitError, match=f"port {port}: expected a free one"):
-        listen(Server("", None, 1), port)
+    command = [sys.executable, "-m", "levit_np.cli", "explain", "--serve", "--port", str(port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"levit-np explain: port {port}: expected a free one") and done.stderr.count("\n") == 1
 
 
 def test_other_paths_and_methods(port):
