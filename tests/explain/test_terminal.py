@@ -69,6 +69,13 @@ class Tmux:
             time.sleep(0.1)
         raise AssertionError(f"expected {texts} in\n{screen}")
 
+    def wait_for_line(self, length):
+        """Until the first line, which ends with a step's number, is so long: the terminal has another size now."""
+        end = time.monotonic() + 120
+        while len((screen := self.screen()).splitlines()[0]) != length or "479/565" not in screen:
+            assert time.monotonic() < end, screen
+            time.sleep(0.05)
+
 
 @pytest.fixture
 def terminal():
@@ -139,12 +146,9 @@ def test_the_walk_by_keys_in_80_by_24(terminal, record):
     tmux.wait("479/565\n")
     assert max(map(len, tmux.screen().splitlines())) == 100
     tmux.run("resize-window", "-x", "30", "-y", "8")
-    end = time.monotonic() + 60
-    while len(tmux.screen().splitlines()[0]) != 29 or "479/565" not in tmux.screen():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    tmux.wait_for_line(29)
     tmux.run("resize-window", "-x", "80", "-y", "24")
-    tmux.wait("479/565\n")
+    tmux.wait_for_line(79)  # or stty, afterwards, would find the narrow terminal
     tmux.keys("q")
     screen = tmux.wait("status 0", "-extproc")
     assert screen.startswith("before") and re.search(r"(?<!-)icanon", screen) and re.search(r"(?<!-)\becho\b", screen)
