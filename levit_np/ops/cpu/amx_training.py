@@ -6,13 +6,14 @@ once for all of a call's rows.
 
 from typing import Any, NamedTuple
 
+from . import parts
 from . import training_step as step
 from .amx import COLUMNS, PARTS, PASSES, SCRATCH, TERMS
-from .intrinsics import get, get_float, put, set_float
+from .amx_split import ROW, SQUARE, amx_split
+from .intrinsics import get, put
 from .step import AMX_JOB, PAST, PLAIN, Job
 from .training_step import AMX_GROUP, AMX_HEAD
 
-ROW = COLUMNS * 4
 A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
 DONE, C, LDC, BIAS, LDBIAS, FINISH = (int(n) for n in list(Job)[Job.DONE : Job.HALF])
 ROWS, ROWS_A_STEP = int(Job.ROWS), int(Job.ROWS_A_STEP)
@@ -21,38 +22,33 @@ PRODUCTS = sum(map(len, PASSES[PARTS]))
 ZEROS = AMX_JOB
 SEGMENT = ZEROS + ROW
 TILE = SEGMENT + 64
-SQUARE = TILE + SCRATCH
-assert SQUARE + 1024 <= AMX_HEAD
+FILLED = TILE + SCRATCH
+assert FILLED + SQUARE <= AMX_HEAD
 
 
 class AmxProducts(NamedTuple):
     """What convolution is made of, and the kernels of three kinds of step."""
 
     begin: Any
-    split_rows: Any
-    multiply_rows: Any
+    multiply_whole: Any
     add_gradient: Any
     pack: Any
     product: Any
     gradient: Any
-    row_size: Any
 
 
 def no_products(jit):
     """In its place where there are no tiles; never called."""
-    nothing = {3: jit(lambda s, thread, threads: None), 1: jit(lambda scratch: None),
-               7: jit(lambda a, b, c, d, e, f, g: None),
-               14: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n: None),
-               16: jit(lambda a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p: None)}
-    return AmxProducts(*(nothing[n] for n in (1, 7, 16, 14, 3, 3, 3)), jit(lambda terms: 0))
+    return AmxProducts(*[jit(lambda *arguments: 0)] * len(AmxProducts._fields))
 
 
-def amx_products(instructions, jit, call, share, products):
+def amx_products(jit, lanes, call, share, products):
     """call: the routines by name; products: what product_kernels made."""
-    lanes, largest = instructions.lanes, 32
-    multiply, finish_last, split_row, split_square, split_panel = (
-        call[name] for name in ("amx_multiply", "amx_finish_last", "split_row", "split_square", "split_panel"))
-    fill, pack_rows, pack_columns = products.fill, products.pack_rows, products.pack_columns
+    largest = parts.WHOLE
+    fill, divide, pack_rows, pack_columns = products.fill, products.divide, products.pack_rows, products.pack_columns
+    multiply, finish_last, split_panel = (call[name] for name in ("amx_multiply", "amx_finish_last", "split_panel"))
+    split_rows, split_columns, split_panel_of = amx_split(jit, lanes, call, fill)
+    whole_terms, row_size = jit(parts.whole_terms), jit(parts.row_size)
 
     @jit
     def begin(scratch):
@@ -64,61 +60,8 @@ def amx_products(instructions, jit, call, share, products):
         put(scratch, DONE, scratch + TILE)
 
     @jit
-    def whole_terms(terms):
-        return (terms + 31) // 32 * 32
-
-    @jit
-    def row_size(terms):
-        """Bytes of a row in parts: an odd number of cache lines, so that a tile's rows do not share a few sets."""
-        return (terms + 31) // 32 // 2 * 128 + 64
-
-    @jit
     def panels(columns):
         return (columns + COLUMNS - 1) // COLUMNS
-
-    @jit
-    def split_rows(a, lda, rows, terms, target, part, scratch):
-        """a (rows, terms), zeros behind the last term up to whole 32."""
-        row, vectors, square = row_size(terms), terms // lanes, scratch + SQUARE
-        done = vectors * lanes
-        more = (whole_terms(terms) - done) // lanes
-        for i in range(rows):
-            split_row(a + i * lda, target + i * row, part, vectors, 0, 0, 0, 0, 0)
-            if more:
-                fill(square, 2 * lanes)
-                for k in range(done, terms):
-                    set_float(square + (k - done) * 4, get_float(a + i * lda + k * 4))
-                split_row(square, target + i * row + done * 2, part, more, 0, 0, 0, 0, 0)
-
-    @jit
-    def split_columns(a, lda, terms, columns, target, part, scratch):
-        """The columns of a (terms, columns) as rows, filled up with zeros to whole 32 terms."""
-        row, square = row_size(terms), scratch + SQUARE
-        for c in range(0, columns, lanes):
-            for k in range(0, whole_terms(terms), lanes):
-                source, source_row, to = a + k * lda + c * 4, lda, target + c * row + k * 2
-                if k + lanes > terms or c + lanes > columns:
-                    fill(square, lanes * lanes)
-                    for i in range(max(0, min(lanes, terms - k))):
-                        for j in range(min(lanes, columns - c)):
-                            set_float(square + (i * lanes + j) * 4, get_float(source + i * lda + j * 4))
-                    source, source_row = square, lanes * 4
-                split_square(source, source_row, to, row, part, 0, 0, 0, 0)
-
-    @jit
-    def split_rows_across(b, row, terms, j, target, scratch):
-        """Panel j of b (terms, columns) in parts, its columns all there; the last terms filled up with zeros."""
-        pairs = whole_terms(terms) // 2
-        source = b + j * ROW
-        split_panel(source, row, target, pairs * ROW, 0, 0, terms // 2, 0, 0)
-        if terms // 2 < pairs:
-            square = scratch + SQUARE  # a pair of rows
-            for n in range(terms // 2, pairs):
-                fill(square, 2 * COLUMNS)
-                if 2 * n < terms:
-                    for c in range(COLUMNS):
-                        set_float(square + 4 * c, get_float(source + 2 * n * row + 4 * c))
-                split_panel(square, ROW, target + n * ROW, pairs * ROW, 0, 0, 1, 0, 0)
 
     @jit
     def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, past, totals, panel_totals, more, ends):
@@ -153,6 +96,14 @@ def amx_products(instructions, jit, call, share, products):
         put(scratch, ROWS, 0)
 
     @jit
+    def multiply_whole(scratch, a, lda, rows, terms, b, first, last, c, ldc, past):
+        """c (rows, …) = a b for panels first to last of b, which is in parts; a is split here."""
+        part, left = rows * row_size(terms), scratch + AMX_HEAD + (rows + largest - 1) // largest * SCRATCH
+        split_rows(a, lda, rows, terms, left, part, scratch + FILLED)
+        multiply_rows(scratch, left, row_size(terms), part, rows, terms, b, first, last, c, ldc, past, scratch + AMX_HEAD, 0,
+                      False, True)
+
+    @jit
     def add_gradient(scratch, a, a_row, a_columns, b, b_row, terms, most_terms, first, last, c, c_row, more, ends):
         """c = aᵀ b for panels first to last of b: a block of terms, most_terms at most, after the other."""
         row, pairs = row_size(terms), whole_terms(terms) // 2
@@ -160,9 +111,9 @@ def amx_products(instructions, jit, call, share, products):
         left = scratch + AMX_HEAD
         right = left + ((a_columns + 15) // 16 * 16 * PARTS + 31) * row_size(most_terms)
         totals = right + (last - first) * PARTS * whole_terms(most_terms) // 2 * ROW
-        split_columns(a, a_row, terms, a_columns, left, part, scratch)
+        split_columns(a, a_row, terms, a_columns, left, part, scratch + FILLED)
         for j in range(first, last):
-            split_rows_across(b, b_row, terms, j, right + (j - first) * PARTS * pairs * ROW, scratch)
+            split_panel_of(b, b_row, terms, j, right + (j - first) * PARTS * pairs * ROW, scratch + FILLED)
         multiply_rows(scratch, left, row, part, a_columns, terms, right - first * PARTS * pairs * ROW, first, last, c, c_row,
                       0, totals, (a_columns + 31) // 32 * SCRATCH, more, ends)
 
@@ -193,23 +144,15 @@ def amx_products(instructions, jit, call, share, products):
 
     @jit
     def product(s, thread, threads):
-        """A thread has rows of its own; or, where they are few, outputs."""
         rows, terms, outputs, ldc, block = (get(s, P_ROWS), get(s, P_TERMS), get(s, P_OUTPUTS), get(s, P_LDC),
                                             get(s, P_BLOCK))
         scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
         begin(scratch)
-        first, last, left, right = 0, rows, 0, panels(outputs)
-        if rows >= largest * threads:
-            first, last = share(rows, thread, threads)
-        else:
-            left, right = share(right, thread, threads)
-        part, left_parts = block * row_size(terms), scratch + AMX_HEAD + (block + 31) // 32 * SCRATCH
+        first, last, left, right = divide(rows, panels(outputs), largest, thread, threads)
         for n in range((last - first + block - 1) // block):
             start = first + n * block
-            count = min(block, last - start)
-            split_rows(get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), count, terms, left_parts, part, scratch)
-            multiply_rows(scratch, left_parts, row_size(terms), part, count, terms, get(s, P_B), left, right,
-                          get(s, P_C) + start * ldc, ldc, get(s, P_PAST), scratch + AMX_HEAD, 0, False, True)
+            multiply_whole(scratch, get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), min(block, last - start), terms,
+                           get(s, P_B), left, right, get(s, P_C) + start * ldc, ldc, get(s, P_PAST))
 
     G_TERMS, G_A, G_A_ROW, G_A_COLUMNS, G_B, G_B_ROW, G_B_COLUMNS, G_C, G_C_ROW, G_BLOCK, G_SCRATCH, G_SCRATCH_SIZE = (
         int(c) for c in step.Gradient)
@@ -226,5 +169,4 @@ def amx_products(instructions, jit, call, share, products):
                          get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block, first,
                          last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
 
-    return AmxProducts(begin, split_rows, multiply_rows, add_gradient, pack, product, gradient,
-                       row_size)
+    return AmxProducts(begin, multiply_whole, add_gradient, pack, product, gradient)

@@ -22,7 +22,7 @@ def convolution(x, w, stride, padding):
     if not fits(x, w) or not _usual(x, w, stride, padding):
         return reference.convolution(x, w, stride, padding)
     shape = _Shape(x, w, stride, padding)
-    outputs, terms = shape.outputs, shape.terms
+    outputs = shape.outputs
     y = empty(len(x), *shape.out, whole(outputs))
     weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
     _run(Kind.CONVOLUTION, shape, weight, {

@@ -5,6 +5,7 @@ import numpy as np
 from .. import reference
 from . import tiles
 from . import training_step as step
+from .parts import WHOLE, row_size
 from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole
 from .step import PARTS
 from .training_step import HEAD, Kind
@@ -49,7 +50,7 @@ def _product(x, w, transposed):
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
                p.C: y.ctypes.data, p.LDC: whole(outputs) * 4}
     if tiles.suit(rows, terms, outputs):
-        block = min(rows, max(32, tiles.ROW_BYTES // (PARTS * tiles.row_size(terms))))
+        block = min(rows, max(WHOLE, tiles.ROW_BYTES // (PARTS * row_size(terms))))
         own = tiles.scratch_size(block, terms)
         address, size = scratch(own + tiles.packed_size(terms, outputs))
         run(tiles.pack(w, terms, outputs, transposed, address + own), (Kind.AMX_PRODUCT, columns | {
@@ -67,7 +68,7 @@ def _gradient(dy, x):
     dw, g = np.empty((outputs, whole(channels)), np.float32), step.Gradient
     columns = {g.TERMS: terms, g.A: dy.ctypes.data, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x.ctypes.data,
                g.B_ROW: channels * 4, g.B_COLUMNS: channels, g.C: dw.ctypes.data, g.C_ROW: whole(channels) * 4}
-    if tiles.suit(outputs, terms, channels) and channels % 32 == 0:
+    if tiles.suit(outputs, terms, channels) and channels % WHOLE == 0:
         kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
         address, size = scratch(tiles.gradient_size(block, outputs, channels))
     else:

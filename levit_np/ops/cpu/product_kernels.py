@@ -18,6 +18,7 @@ class Products(NamedTuple):
     panels: Any
     prepare: Any
     fill: Any
+    divide: Any
     pack_rows: Any
     pack_columns: Any
     multiply: Any
@@ -53,6 +54,17 @@ def product_kernels(instructions, jit, call, share):
     def fill(target, count):
         for i in range(count):
             set_float(target + 4 * i, types.float32(0))
+
+    @jit
+    def divide(rows, panels, few, thread, threads):
+        """(first row, last, first panel, last): a thread has rows of its own; or, where there are fewer than `few` for
+        each, panels."""
+        first, last, left, right = 0, rows, 0, panels
+        if rows >= few * threads:
+            first, last = share(rows, thread, threads)
+        else:
+            left, right = share(panels, thread, threads)
+        return first, last, left, right
 
     @jit
     def pack_rows(source, row, terms, columns, first, last, scale, target):
@@ -137,14 +149,9 @@ def product_kernels(instructions, jit, call, share):
 
     @jit
     def product(s, thread, threads):
-        """A thread has rows of its own; or, where they are few, outputs."""
         rows, terms, outputs, ldc, block = (get(s, P_ROWS), get(s, P_TERMS), get(s, P_OUTPUTS), get(s, P_LDC),
                                             get(s, P_BLOCK))
-        first, last, left, right = 0, rows, 0, panels(outputs)
-        if rows >= largest * threads:
-            first, last = share(rows, thread, threads)
-        else:
-            left, right = share(right, thread, threads)
+        first, last, left, right = divide(rows, panels(outputs), largest, thread, threads)
         left, right = left * width, min(right * width, outputs)
         for n in range((last - first + block - 1) // block):
             start = first + n * block
@@ -167,5 +174,5 @@ def product_kernels(instructions, jit, call, share):
                          min(block, terms - start), first, last, get(s, G_C), get(s, G_C_ROW),
                          start, scratch)
 
-    return Products(whole, panels, prepare, fill, pack_rows, pack_columns, multiply, multiply_across, add_gradient, pack,
-                    product, gradient)
+    return Products(whole, panels, prepare, fill, divide, pack_rows, pack_columns, multiply, multiply_across, add_gradient,
+                    pack, product, gradient)

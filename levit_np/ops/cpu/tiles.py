@@ -2,6 +2,7 @@
 
 from . import training_step as step
 from .library import library
+from .parts import WHOLE, row_size, whole_terms
 from .running import ONE, whole
 from .step import PARTS
 from .training_step import AMX_HEAD, Kind
@@ -9,40 +10,34 @@ from .training_step import AMX_HEAD, Kind
 GRADIENT_TERMS = 128  # rows of dy and x at a time
 ROW_BYTES = 384 << 10  # of rows in parts go through all panels before the next rows: they stay in the L2 cache
 TILE_BYTES = 4096  # of the sums of a tile
-SPARE_ROWS = 31  # behind the last: a tile reads 32, and does not use them
+SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use them
 
 
 def suit(rows: int, terms: int, outputs: int) -> bool:
     """Whether there are tiles, whole panels for them, and enough of everything that splitting what they multiply pays."""
-    return (library("training_kernels").instructions.half == "tiles" and whole(outputs) % 32 == 0
-            and rows >= 32 and terms >= 64)
-
-
-def row_size(terms: int) -> int:
-    """Bytes of a row in one part: an odd number of cache lines."""
-    return -(-terms // 32) // 2 * 128 + 64
+    return (library("training_kernels").instructions.half == "tiles" and whole(outputs) % WHOLE == 0
+            and rows >= WHOLE and terms >= 64)
 
 
 def scratch_size(rows: int, terms: int) -> int:
     """Bytes a thread needs for so many rows at a time."""
-    return AMX_HEAD + -(-rows // 32) * TILE_BYTES + (PARTS * rows + SPARE_ROWS) * row_size(terms)
+    return AMX_HEAD + -(-rows // WHOLE) * TILE_BYTES + (PARTS * rows + SPARE_ROWS) * row_size(terms)
 
 
 def gradient_size(terms: int, columns: int, channels: int) -> int:
     """Bytes a thread needs for so many terms of a gradient at a time."""
-    padded = -(-terms // 32) * 32
-    totals = -(-columns // 32) * (whole(channels) // 32) * TILE_BYTES
-    return scratch_size(-(-columns // 16) * 16, terms) + PARTS * 2 * padded * whole(channels) + totals
+    totals = -(-columns // WHOLE) * (whole(channels) // WHOLE) * TILE_BYTES
+    return scratch_size(whole(columns), terms) + PARTS * 2 * whole_terms(terms) * whole(channels) + totals
 
 
 def packed_size(terms: int, outputs: int) -> int:
     """Bytes of b (terms, outputs), packed and then in parts."""
-    return -(-terms // 32) * 32 * whole(outputs) * (4 + 2 * PARTS)
+    return whole_terms(terms) * whole(outputs) * (4 + 2 * PARTS)
 
 
 def parts_of(packed: int, terms: int, outputs: int) -> int:
     """The address of the parts."""
-    return packed + -(-terms // 32) * 32 * whole(outputs) * 4
+    return packed + whole_terms(terms) * whole(outputs) * 4
 
 
 def pack(b, terms, outputs, transposed, target):

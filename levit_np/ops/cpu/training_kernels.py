@@ -1,4 +1,4 @@
-"""Training's kernels: normalization and pointwise functions, and `run`, which goes through a few steps of any kind.
+"""Training's kernels: pointwise functions, and `run`, which goes through a few steps of any kind.
 
 Like those of kernels.py they are functions of a step, a thread and the number of threads, compiled apart from them: who
 never trains does not wait for them."""
@@ -12,37 +12,33 @@ from .barrier import barrier
 from .convolution_kernels import convolution_kernels
 from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
+from .normalization_kernels import normalization_kernels
 from .product_kernels import product_kernels
 from .routines import routines
-from .row_functions import GROUP, PAST
 
 STEP = step.COLUMNS * 8
 LINE = 16  # numbers a cache line
-SUMMED = 32  # rows summed in float32, before their sum is added in float64
+POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward"
 
 
 def training_kernels(instructions):
     """`run` for an instruction set, a Numba function (program, first, last, thread, threads, counter, give_way)."""
     jit = numba.njit(**OPTIONS)
-    lanes, group = instructions.lanes, GROUP * instructions.lanes
+    lanes = instructions.lanes
     call, define = routines(instructions)
     share, wait = barrier(jit)
     products = product_kernels(instructions, jit, call, share)
     pack, product, gradient = products.pack, products.product, products.gradient
     tiles = instructions.half == "tiles"
-    on_tiles = amx_products(instructions, jit, call, share, products) if tiles else no_products(jit)
+    on_tiles = amx_products(jit, lanes, call, share, products) if tiles else no_products(jit)
     configure, release = amx_operations(lanes)[:2] if tiles else (jit(lambda: None),) * 2
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products, on_tiles)
+    channel_sums, normalization, normalization_backward = normalization_kernels(lanes, jit, call, share)
     attention, attention_backward = attention_kernels(instructions, jit, call, share, products)
-    normalize_row, normalize_row_backward, hardswish, hardswish_backward, silu, silu_backward = (call[n] for n in PAST)
-    normalize_row_past, normalize_row_backward_past, hardswish_past, hardswish_backward_past, silu_past, \
-        silu_backward_past = (call[f"{n}_past"] for n in PAST)
+    hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
+    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (call[f"{name}_past"] for name in POINTWISE)
     adamw = call["adamw"]
-    sums_group, sums, sums_one, backward_sums_group, backward_sums, backward_sums_one = (
-        call[name] for name in ("sums_group", "sums", "sums_one", "backward_sums_group", "backward_sums",
-                                "backward_sums_one"))
-
     E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
     HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = (int(x) for x in step.Function)
 
@@ -72,66 +68,6 @@ def training_kernels(instructions):
             silu_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
         elif function == SILU_BACKWARD:
             silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
-
-    N_ROWS, N_CHANNELS, N_DY, N_X, N_OUT, N_PAST, N_MEAN, N_A, N_B, N_C, N_TOTALS = (int(c) for c in step.Normalization)
-
-    @jit
-    def channel_sums(s, thread, threads, backward):
-        """Two float64 totals a channel; a thread has channels of its own, and goes through all rows."""
-        rows, channels, x, dy, centre = get(s, N_ROWS), get(s, N_CHANNELS), get(s, N_X), get(s, N_DY), get(s, N_MEAN)
-        totals = get(s, N_TOTALS)
-        products, row = totals + 8 * channels, 4 * channels
-        first, last = share((channels + lanes - 1) // lanes, thread, threads)
-        first, last = first * lanes, min(channels, last * lanes)
-        for start in range(0, rows, SUMMED):
-            count, offset = min(SUMMED, rows - start), start * row
-            c = first
-            while c + group <= last:
-                at = offset + 4 * c
-                if backward:
-                    backward_sums_group(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
-                else:
-                    sums_group(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
-                c += group
-            while c + lanes <= last:
-                at = offset + 4 * c
-                if backward:
-                    backward_sums(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
-                else:
-                    sums(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
-                c += lanes
-            while c < last:
-                at = offset + 4 * c
-                if backward:
-                    backward_sums_one(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
-                else:
-                    sums_one(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
-                c += 1
-
-    @jit
-    def normalization(s, thread, threads):
-        first, last = share(get(s, N_ROWS), thread, threads)
-        past = get(s, N_PAST)
-        channels, x, out, mean, a, b = (get(s, N_CHANNELS), get(s, N_X), get(s, N_OUT), get(s, N_MEAN), get(s, N_A),
-                                        get(s, N_B))
-        for row in range(first, last):
-            at = row * channels * 4
-            if past:
-                normalize_row_past(x + at, out + at, mean, a, b, 0, 0, 0, channels)
-            else:
-                normalize_row(x + at, out + at, mean, a, b, 0, 0, 0, channels)
-
-    @jit
-    def normalization_backward(s, thread, threads):
-        first, last = share(get(s, N_ROWS), thread, threads)
-        channels, dy, x, out, mean = get(s, N_CHANNELS), get(s, N_DY), get(s, N_X), get(s, N_OUT), get(s, N_MEAN)
-        a, b, c, past = get(s, N_A), get(s, N_B), get(s, N_C), get(s, N_PAST)
-        for row in range(first, last):
-            at = row * channels * 4
-            if past:
-                normalize_row_backward_past(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
-            else:
-                normalize_row_backward(dy + at, x + at, out + at, mean, a, b, c, 0, channels)
 
     PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
         CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, AMX_GRADIENT = (

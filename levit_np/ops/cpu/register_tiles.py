@@ -1,0 +1,38 @@
+"""The register tiles that an instruction set has, each a Numba function, compiled once for all who use it."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from .intrinsics import tile_of
+from .tile import across_function, tile_function
+
+
+class Tiles(NamedTuple):
+    """tile(rows, vectors, *tile.ARGUMENTS) and its kind; see tile_function and across_function."""
+
+    tile: Any
+    across: Any
+    double: Any  # spans two panels
+    pairs: Any  # of bfloat16
+
+
+def register_tiles(instructions, jit):
+    lanes, vectors, double_rows, halves = (instructions.lanes, instructions.vectors, instructions.double,
+                                           bool(instructions.half))
+
+    def of_its_own(multiply):
+        @jit
+        def tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
+                 bias_panel, finish, half, ldhalf, part):
+            multiply(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                     ldbias, bias_panel, finish, half, ldhalf, part)
+        return tile
+
+    def tile_like(define, rows=instructions.rows, sizes=(vectors, instructions.tail), **more):
+        return of_its_own(tile_of(partial(define, **more), lanes, rows, sizes))
+
+    tile = tile_like(tile_function, halves=halves)
+    across = tile_like(across_function, sizes=(vectors,), width=instructions.width, halves=halves)
+    double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
+    dot = instructions.half == "dot"
+    return Tiles(tile, across, double, tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if dot else tile)

@@ -1,0 +1,78 @@
+"""What a program does to rows beside products and attention: each a kernel of one kind of step."""
+
+from . import step
+from .intrinsics import RowOperations, as_float, get, get_float, set_float
+
+
+def row_kernels(instructions, jit, share):
+    """(pad, rows, total, add, to_halves, layer_norm), each (step, thread, threads)."""
+    lanes, operations = instructions.lanes, RowOperations(instructions.lanes)
+    copy_row, add_row, round_row, normalize_row = (operations.copy, operations.add, operations.round,
+                                                   operations.layer_norm)
+    I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
+        int(c) for c in step.Pad)
+
+    @jit
+    def pad(s, thread, threads):
+        height, columns = get(s, I_HEIGHT), get(s, I_WIDTH)
+        first, last = share(get(s, I_IMAGES) * get(s, I_CHANNELS) * height, thread, threads)
+        for row in range(first, last):
+            source = get(s, I_SOURCE) + row * columns * 4
+            target = get(s, I_TARGET) + row // height * get(s, I_TARGET_CHANNEL) + row % height * get(s, I_TARGET_ROW)
+            copy_row(source, target, columns // lanes)
+            for i in range(columns // lanes * lanes, columns):
+                set_float(target + 4 * i, get_float(source + 4 * i))
+
+    R_PAIRS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
+
+    @jit
+    def rows(s, thread, threads):
+        first, last = share(get(s, R_COUNT), thread, threads)
+        for i in range(first, last):
+            pair = get(s, R_PAIRS) + 16 * i
+            copy_row(get(s, R_SOURCE) + get(pair, 0), get(s, R_TARGET) + get(pair, 1), get(s, R_VECTORS))
+
+    S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_SOURCE_IMAGE, S_TARGET, S_TARGET_ROW, S_VECTORS = (
+        int(c) for c in step.Sum)
+
+    @jit
+    def total(s, thread, threads):
+        first, last = share(get(s, S_IMAGES), thread, threads)
+        for image in range(first, last):
+            source = get(s, S_SOURCE) + image * get(s, S_SOURCE_IMAGE)
+            target = get(s, S_TARGET) + image * get(s, S_TARGET_ROW)
+            copy_row(source, target, get(s, S_VECTORS))
+            for i in range(1, get(s, S_TOKENS)):
+                add_row(source + i * get(s, S_SOURCE_ROW), target, get(s, S_VECTORS))
+
+    D_IMAGES, D_TOKENS, D_SOURCE, D_SOURCE_ROW, D_TARGET, D_TARGET_ROW, D_VECTORS = (int(c) for c in step.Add)
+
+    @jit
+    def add(s, thread, threads):
+        first, last = share(get(s, D_IMAGES) * get(s, D_TOKENS), thread, threads)
+        for i in range(first, last):
+            add_row(get(s, D_SOURCE) + i % get(s, D_TOKENS) * get(s, D_SOURCE_ROW),
+                    get(s, D_TARGET) + i * get(s, D_TARGET_ROW), get(s, D_VECTORS))
+
+    O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int(c) for c in step.Round)
+
+    if instructions.half:
+        @jit
+        def to_halves(s, thread, threads):
+            first, last = share(get(s, O_ROWS), thread, threads)
+            for i in range(first, last):
+                round_row(get(s, O_SOURCE) + i * get(s, O_SOURCE_ROW), get(s, O_TARGET) + i * get(s, O_TARGET_ROW),
+                          get(s, O_VECTORS), get(s, O_PART))
+    else:
+        to_halves = jit(lambda s, thread, threads: None)
+
+    L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
+    @jit
+    def layer_norm(s, thread, threads):
+        first, last = share(get(s, L_ROWS), thread, threads)
+        channels, row, vectors_ = get(s, L_CHANNELS), get(s, L_ROW), get(s, L_VECTORS)
+        for i in range(first, last):
+            normalize_row(get(s, L_SOURCE) + i * row, get(s, L_TARGET) + i * row, vectors_, float(channels),
+                          float(vectors_ * lanes - channels), get(s, L_GAMMA), get(s, L_BETA), as_float(get(s, L_EPS)))
+
+    return pad, rows, total, add, to_halves, layer_norm

@@ -1,0 +1,78 @@
+"""Attention on register tiles, in float32: a block of queries of one head at a time."""
+
+from . import step
+from .intrinsics import RowOperations, get
+from .step import PLAIN
+
+
+def tile_attention(instructions, jit, share, tiles):
+    """The kernel (step, thread, threads).  tiles: of register_tiles.py."""
+    width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
+    vectors, tail_vectors = instructions.vectors, instructions.tail
+    tail_width, tile, across = tail_vectors * lanes, tiles.tile, tiles.across
+    operations = RowOperations(lanes)
+    softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
+    A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS = (int(c) for c in step.Attention)
+
+    @jit
+    def column(base, panel_size, head, size):
+        """Where a head's columns begin in a buffer of panels: several heads a panel, or several panels a head."""
+        at = head * size
+        return base + at // width * panel_size + at % width * 4
+
+    @jit
+    def transpose(q, panel_size, depth, wide, target):
+        """A block of queries (…, depth), in panels of columns, stands on its side, (depth, wide vectors).  The last
+        block may be short: what lies behind it goes through the arithmetic and is never looked at."""
+        for d in range(0, depth, lanes):
+            source = q + d // width * panel_size + d % width * 4
+            for j in range(wide):
+                transpose_square(source + j * lanes * width * 4, width * 4, target + (d * wide + j) * lanes * 4,
+                                 wide * lanes * 4)
+
+    @jit
+    def attention(s, thread, threads):
+        """Scores are held on their side, (keys, queries): what is one query's stands in one lane, so that its largest
+        score and its sum need no sum across a vector.  A block of queries at a time: never all scores."""
+        heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
+                                            get(s, A_VALUE))
+        ldo, finish = get(s, A_LDO), get(s, A_FINISH)
+        row = width * 4
+        inverses = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE) + largest * row  # a tile's sums are before them
+        one_piece = inverses + row  # the segment table of a row that is not in pieces: a zero
+        queries_across = one_piece + 64
+        scores = queries_across + key * row
+        blocks = (queries + width - 1) // width
+        segments, pieces, piece = get(s, A_SEGMENTS), max(1, key // width), min(key, width)
+        parts = (keys + largest - 1) // largest
+        first, last = share(get(s, A_IMAGES) * heads * blocks, thread, threads)
+        for unit in range(first, last):
+            head, block, image = unit // blocks % heads, unit % blocks, unit // blocks // heads
+            start = block * width
+            present = min(width, queries - start)
+            wide = vectors if present > tail_width else tail_vectors
+            q = column(get(s, A_Q), get(s, A_Q_PANEL), head, key) + (image * queries + start) * row
+            transpose(q, get(s, A_Q_PANEL), key, wide, queries_across)
+            k = column(get(s, A_K), get(s, A_K_PANEL), head, key) + image * keys * row
+            bias = get(s, A_BIAS) + (head * blocks + block) * keys * row
+            for part in range(parts):
+                at, stop = keys * part // parts, keys * (part + 1) // parts
+                tile(stop - at, wide, k + at * row, row, segments, pieces, piece, queries_across, 0, bias, 0,
+                     scores + at * row, row, 0, bias + at * row, row, 0, PLAIN, 0, 0, 0)
+            for j in range(wide):
+                softmax_columns(scores + j * lanes * 4, row, keys, inverses + j * lanes * 4)
+            offset = (image * queries + start) * ldo + head * value * 4
+            v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * row
+            groups = (present + largest - 1) // largest
+            for j in range(value // width):
+                for group in range(groups):
+                    at, stop = present * group // groups, present * (group + 1) // groups
+                    to = offset + at * ldo + j * row
+                    half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
+                    out, out_row = (get(s, A_OUT) + to, ldo) if get(s, A_OUT) else (inverses - largest * row, row)
+                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
+                           scores, 0, out, out_row, 0, inverses + at * 4, 0, 0, finish, half, ldo // 2,
+                           get(s, A_HALF_PART))
+
+    return attention

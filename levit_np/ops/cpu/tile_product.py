@@ -1,0 +1,96 @@
+"""Products on register tiles, and how any product is divided between threads."""
+
+from . import step
+from .intrinsics import get
+from .step import PLAIN, RESIDUAL
+from .tile import UNROLL
+
+MANY = 144  # rows a thread
+
+
+def tile_product(instructions, jit, share, tiles):
+    """(the kernel (step, thread, threads), divide): tiles: of register_tiles.py."""
+    width, lanes, vectors, tail_vectors, double_rows = (
+        instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double)
+    tile, double, pairs_tile = tiles.tile, tiles.double, tiles.pairs
+    P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, \
+        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, \
+        P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
+
+    @jit
+    def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
+                 bias, ldbias, bias_panel, finish, half, ldhalf, part):
+        """One tile, by what reads bfloat16, by what spans two panels, or by the ordinary one."""
+        if pairs:
+            pairs_tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                       ldbias, bias_panel, finish, half, ldhalf, part)
+        elif span == 2:
+            double(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                   ldbias, bias_panel, finish, half, ldhalf, part)
+        else:
+            tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
+                 bias_panel, finish, half, ldhalf, part)
+
+    @jit
+    def divide(s, thread, threads):
+        """A thread's part of a product: (its first tile, the last, its first panel, the last)."""
+        tiles, count, panels = get(s, P_TILES), get(s, P_COUNT), get(s, P_PANELS) + get(s, P_TAIL)
+        first, last, left, right = 0, count, 0, panels
+        # Many rows are split: what a thread writes it reads again in the next step.  Of few rows, panels are split, for
+        # then the weights are read once, two by two; unless that is less even.
+        twos = (panels + 1) // 2
+        if count * get(tiles, 0) < MANY * threads and (twos + threads - 1) // threads * count <= (count + threads - 1) // threads * twos:
+            left, right = share(twos, thread, threads)
+            left, right = 2 * left, min(2 * right, panels)
+        else:
+            first, last = share(count, thread, threads)
+        return first, last, left, right
+
+    @jit
+    def product(s, thread, threads):
+        first, last, left, right = divide(s, thread, threads)
+        tiles = get(s, P_TILES)
+        a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
+        segments, groups = get(s, P_SEGMENTS), get(s, P_GROUPS)
+        segment_count, length = get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
+        bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
+        terms = segment_count * length  # of a group
+        b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
+        pairs, half, half_part = get(s, P_PAIRS), get(s, P_HALF), get(s, P_HALF_PART)
+        scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
+        start = first
+        while start < last:  # a range whose step may be 0 could raise
+            stop = min(start + block, last)
+            j = left
+            while j < right:
+                wide = vectors if j < full else tail_vectors
+                span = 1
+                if not pairs and j + 2 <= min(right, full) and get(tiles + 24 * start, 0) <= double_rows:
+                    span = 2
+                # A group of terms at a time: its part of the panel stays in the L1 cache while all tiles of the block
+                # use it, and rounding does not grow with the length of a row.  Meanwhile the next panel is fetched:
+                # each tile's share of it, the last panel's being what lies behind these weights, the next step's.
+                part = span * b_panel // ((stop - start) * groups)
+                ahead = b + (j + span) * b_panel
+                for group in range(groups):
+                    # What was there is added first, an activation comes last.
+                    code = finish if group == (0 if finish == RESIDUAL else groups - 1) else PLAIN
+                    for t in range(start, stop):
+                        row = tiles + 24 * t
+                        offset = get(row, 2) + j * c_panel
+                        to, to_row = c + offset, ldc
+                        if c == 0:  # a register tile leaves its sums somewhere before they are rounded
+                            to, to_row = scratch, 2 * width * 4
+                        to_half = half + offset // 2 if half and group == groups - 1 else 0
+                        from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
+                        if group:
+                            from_, from_row, from_panel = to, ldc, c_panel
+                        multiply(pairs, span, get(row, 0), wide, a + get(row, 1), lda, segments + group * segment_count * 8,
+                                 segment_count, length, b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead,
+                                 part * UNROLL // terms, to, to_row, c_panel, from_, from_row, from_panel, code, to_half,
+                                 ldc // 2, half_part)
+                        ahead += part
+                j += span
+            start = stop
+
+    return product, divide

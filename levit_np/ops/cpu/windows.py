@@ -1,0 +1,102 @@
+"""The windows that a convolution looks through, as rows of a matrix, and back."""
+
+from numba import types
+
+from . import training_step as step
+from .intrinsics import get, get_float, set_float
+
+
+def windows(jit, call, fill):
+    """(unfold, fold).  call: the routines by name; fill(address, count) writes zeros."""
+    copy, add = call["copy"], call["add"]
+    C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_WIDTH = (
+        int(step.Convolution[name]) for name in "PLANES CHANNELS HEIGHT WIDTH KERNEL STRIDE PADDING OUT_WIDTH".split())
+
+    @jit
+    def window(s, x, u, v, p, i):
+        """The part of a window that lies in one line of one plane: (its address, the run's numbers before it that the
+        border replaces, those up to its end).  No numbers where the line is in the border."""
+        line, channels, columns = u * get(s, C_STRIDE) + i - get(s, C_PADDING), get(s, C_CHANNELS), get(s, C_WIDTH)
+        begin = (v * get(s, C_STRIDE) - get(s, C_PADDING)) * channels
+        run = get(s, C_KERNEL) * channels
+        left = min(run, max(0, -begin))
+        right = max(left, min(run, columns * channels - begin))
+        if line < 0 or line >= get(s, C_HEIGHT):
+            right = left
+        return x + ((p * get(s, C_HEIGHT) + line) * columns * channels + begin + left) * 4, left, right
+
+    @jit
+    def unfold_lines(s, x, u, target, row):
+        kernel, run = get(s, C_KERNEL), get(s, C_KERNEL) * get(s, C_CHANNELS)
+        for v in range(get(s, C_OUT_WIDTH)):
+            for p in range(get(s, C_PLANES)):
+                for i in range(kernel):
+                    source, left, right = window(s, x, u, v, p, i)
+                    to = target + v * row + (p * kernel + i) * run * 4
+                    fill(to, left)
+                    copy(source, to + left * 4, 0, 0, 0, 0, 0, 0, right - left)
+                    fill(to + right * 4, run - right)
+
+    @jit
+    def fold_lines(s, x, u, rows, row):
+        kernel, run = get(s, C_KERNEL), get(s, C_KERNEL) * get(s, C_CHANNELS)
+        for v in range(get(s, C_OUT_WIDTH)):
+            for p in range(get(s, C_PLANES)):
+                for i in range(kernel):
+                    target, left, right = window(s, x, u, v, p, i)
+                    add(rows + v * row + ((p * kernel + i) * run + left) * 4, target, 0, 0, 0, 0, 0, 0, right - left)
+
+    @jit
+    def inside(s, u, p, i, j):
+        """The pixels of output line u under whose kernel cell (i, j) there is no border: (first, last, the number of
+        the value under the first one)."""
+        stride, columns = get(s, C_STRIDE), get(s, C_WIDTH)
+        line, shift = u * stride + i - get(s, C_PADDING), j - get(s, C_PADDING)
+        first = max(0, (stride - 1 - shift) // stride)
+        last = max(first, min(get(s, C_OUT_WIDTH), (columns - 1 - shift) // stride + 1))
+        if line < 0 or line >= get(s, C_HEIGHT):
+            last = first
+        return first, last, (p * get(s, C_HEIGHT) + line) * columns + first * stride + shift
+
+    @jit
+    def unfold_plane(s, x, u, p, target, row):
+        """A plane of single values: cell by cell, for their runs are too short to be copied as such."""
+        kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
+        for cell in range(kernel * kernel):
+            first, last, start = inside(s, u, p, cell // kernel, cell % kernel)
+            to, source = target + 4 * (p * kernel * kernel + cell), x + 4 * start - first * step
+            for v in range(first):
+                set_float(to + v * row, types.float32(0))
+            for v in range(first, last):
+                set_float(to + v * row, get_float(source + v * step))
+            for v in range(last, get(s, C_OUT_WIDTH)):
+                set_float(to + v * row, types.float32(0))
+
+    @jit
+    def fold_plane(s, x, u, p, rows, row):
+        kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
+        for cell in range(kernel * kernel):
+            first, last, start = inside(s, u, p, cell // kernel, cell % kernel)
+            source, to = rows + 4 * (p * kernel * kernel + cell), x + 4 * start - first * step
+            for v in range(first, last):
+                set_float(to + v * step, get_float(to + v * step) + get_float(source + v * row))
+
+    @jit
+    def unfold(s, x, u, target, row):
+        """Line u of the output: each pixel's window becomes a row, plane by plane, line by line; zeros for the border."""
+        if get(s, C_CHANNELS) > 1:
+            unfold_lines(s, x, u, target, row)
+        else:
+            for p in range(get(s, C_PLANES)):
+                unfold_plane(s, x, u, p, target, row)
+
+    @jit
+    def fold(s, x, u, rows, row):
+        """unfold's adjoint: each row is added to the window that it came from."""
+        if get(s, C_CHANNELS) > 1:
+            fold_lines(s, x, u, rows, row)
+        else:
+            for p in range(get(s, C_PLANES)):
+                fold_plane(s, x, u, p, rows, row)
+
+    return unfold, fold
