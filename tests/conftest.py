@@ -1,6 +1,11 @@
 """Before anything else is imported."""
 
 import os
+import signal
+
+# A suite that is started in the background has Ctrl-C ignored, and so would all that it starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Several processes of tests, each with as many threads as there are cores, would stand in each other's way.
 if "PYTEST_XDIST_WORKER" in os.environ:

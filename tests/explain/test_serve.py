@@ -26,10 +26,13 @@ def port():
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
         address = process.stdout.readline().split()[0]
-        yield int(address.split(":")[2].split("/")[0])
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert process.stderr.read() == ""
+        try:
+            yield int(address.split(":")[2].split("/")[0])
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def ask(port, method, path, body=None, **headers):

@@ -1,6 +1,5 @@
 """A training's process for test_workers.py: prepares batches for ever.  python loader_child.py FOLDER WORKERS"""
 
-import signal
 import sys
 import time
 
@@ -10,7 +9,6 @@ from levit_np.training.recipe import Recipe
 
 
 def main():
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a suite in the background has it ignored
     loader = Loader(open_source(sys.argv[1]), Recipe(), image_size=(64, 64), in_channels=3, batch=4, seed=0,
                     workers=int(sys.argv[2]))
     with loader:
