@@ -1,8 +1,9 @@
 """One training step beside PyTorch's, eager and compiled: python bench/training.py [--models levit_256 …]
 
 Forward, the loss on both heads, backward, AdamW over every parameter: batch 16, one thread, float32, the same starting
-weights and images on transformers' network, without drop path, taking turns in one process.  --memory adds the peak memory of a process
-that does nothing but a few steps, ours and theirs.  Writes bench/results/training-<processor>.json, a model at a time.
+weights and images on transformers' network, without drop path, taking turns in one process; and where ours spends its
+time, by operation.  --memory adds the peak memory of a process that does nothing but a few steps, ours and theirs.
+Writes bench/results/training-<processor>.json, a model at a time.
 """
 
 import argparse
@@ -12,8 +13,12 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from inspect import isfunction
 from pathlib import Path
 from statistics import median
+from time import perf_counter
+from types import SimpleNamespace
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
@@ -26,6 +31,9 @@ from report import result_path  # noqa: E402
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.benchmark.rounds import interleaved, ratio  # noqa: E402
+from levit_np.config import config_of  # noqa: E402
+from levit_np.model import LeViT  # noqa: E402
+from levit_np.ops import cpu  # noqa: E402
 from levit_np.training.objective import objective  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
 from levit_np.training.update import Update  # noqa: E402
@@ -98,7 +106,35 @@ def measured(name, rounds):
     times = interleaved(calls, rounds)
     fastest = min(PEERS, key=lambda peer: median(times[peer]))
     return {"first loss": losses, "seconds": {name: median(t) for name, t in times.items()},
-            "fastest peer": fastest, "times as fast": ratio(times[fastest], times["levit_np"])}
+            "fastest peer": fastest, "times as fast": ratio(times[fastest], times["levit_np"]),
+            "milliseconds by operation": by_operation(name)}
+
+
+def by_operation(name):
+    """{operation: milliseconds of a step that all its calls take}, the median of a few steps; the longest first."""
+    _, x, labels = prepared(name)
+    spent = Counter()
+
+    def timed(operation):
+        def call(*arguments, **named):
+            start = perf_counter()
+            result = operation(*arguments, **named)
+            spent[operation.__name__] += 1000 * (perf_counter() - start)
+            return result
+        return call
+
+    ops = SimpleNamespace(**{key: timed(value) if isfunction(value) else value for key, value in vars(cpu).items()})
+    model = LeViT(config_of(name, drop_path=0.0), ops)
+    model.set_state(levit_np.create(name, drop_path=0.0).state())
+    call, steps = ours(model, x, labels), []
+    for _ in range(STEPS):
+        spent.clear()
+        start = perf_counter()
+        call()
+        spent["everything"] = 1000 * (perf_counter() - start)
+        steps.append(dict(spent))
+    found = {key: median(step[key] for step in steps[1:]) for key in steps[-1]}
+    return {key: round(found[key], 1) for key in sorted(found, key=found.get, reverse=True) if found[key] >= 1}
 
 
 def peak_memory(name, which):
@@ -135,7 +171,8 @@ def main():
         result.setdefault("models", {})[name] = {"machine": machine, "batch": BATCH, "threads": 1} | found
         for peer, seconds in found["seconds"].items():
             print(f"{name:<11} {peer:<14} {seconds:.3f} s a step  first loss {found['first loss'][peer]:.6f}")
-        print(f"{name:<11} {found['times as fast']:.2f} times as fast as {found['fastest peer']}", flush=True)
+        print(f"{name:<11} {found['times as fast']:.2f} times as fast as {found['fastest peer']}; ms by operation:",
+              found["milliseconds by operation"], flush=True)
         path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if arguments.memory:
         result["peak MiB, levit_256"] = {which: peak_memory("levit_256", which) for which in (*PEERS, "levit_np")}
