@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from memory import peak_mib
+
 MODEL = "levit_256"
 LABELS = {"numpy": "import numpy alone", "ours": "levit_np", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
           "openvino-cached": "OpenVINO, its compiled model cached"}
@@ -109,22 +111,7 @@ def child(which, weights, images, cache, backend):
         logits = openvino.Core().compile_model(weights, "CPU", settings)(np.load(images))[0]
     assert logits.shape == (1, 1000)
     print("logits", flush=True)
-    print(_peak_mib(), flush=True)
-
-
-def _peak_mib() -> float:
-    """The largest resident memory of this process or of one that it started, whichever is more.
-
-    Linux lets a process's own ru_maxrss begin at what its parent had, so the kernel's other count comes first."""
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 1024
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
-    try:
-        line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-        return max(children, int(line.split()[1]) / 1024)
-    except (OSError, StopIteration):
-        return max(children, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    print(peak_mib(), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Writes bench/results/training-<processor>.json, a model at a time.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+from memory import peak_mib  # noqa: E402
 from report import result_path  # noqa: E402
 
 import levit_np  # noqa: E402
@@ -150,7 +150,7 @@ def only(name, which):
         del model
     for _ in range(STEPS):
         call()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_mib())
 
 
 def main():
