@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 from .commands import evaluate, explain, pack, step, teach, train
-from .commands.common import progress, require_free, shown, waiting, whole
-from .errors import ImageError, LevitError
+from .commands.common import progress, require_free, waiting, whole
+from .errors import ImageError, LevitError, shown
 
 
 def _add_classify(verbs):

@@ -1,6 +1,11 @@
 """What can go wrong, as exceptions. Every message names the place, what was expected and what was found."""
 
 
+def shown(text: str) -> str:
+    """A text from outside as a message may hold it: it must not be able to command the terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
 class LevitError(ValueError):
     """Anything that levit_np refuses; the command line turns it into one line and exit status 1."""
 

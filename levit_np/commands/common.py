@@ -1,11 +1,11 @@
-"""What the verbs share: numbers from the command line, safe text, signs of life."""
+"""What the verbs share: numbers from the command line, signs of life, models by name or file."""
 
 import argparse
 import os
 import sys
 from contextlib import contextmanager
 
-from ..errors import LevitError
+from ..errors import LevitError, shown
 
 
 def whole(text: str) -> int:
@@ -13,11 +13,6 @@ def whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
-
-
-def shown(text: str) -> str:
-    """A text from a file, which must not be able to command the terminal."""
-    return text if text.isprintable() else ascii(text)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from .common import shown
+from ..errors import shown
 from .images import Images, add_options
 
 

@@ -5,8 +5,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-from ..errors import LevitError
-from .common import opened, progress, shown, waiting
+from ..errors import LevitError, shown
+from .common import opened, progress, waiting
 
 DIGITS = "levit_digits.h5"
 

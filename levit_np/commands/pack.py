@@ -3,7 +3,8 @@
 import os
 import sys
 
-from .common import progress, require_free, shown, waiting
+from ..errors import shown
+from .common import progress, require_free, waiting
 
 
 def add(verbs):

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ..errors import LevitError
-from .common import opened, progress, shown, waiting
+from ..errors import LevitError, shown
+from .common import opened, progress, waiting
 
 
 def add(verbs):

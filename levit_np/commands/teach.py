@@ -1,6 +1,7 @@
 """levit-np teach: a teacher's logits for every image of a set, written down once for all trainings."""
 
-from .common import require_free, shown
+from ..errors import LevitError, shown
+from .common import require_free
 from .images import Images, add_options
 
 
@@ -25,7 +26,6 @@ def _run(arguments) -> int:
     import levit_np
 
     from ..classifier import load
-    from ..errors import LevitError
     from ..training.classes import places
     from ..training.teacher import write_logits
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.text import Text
 
+from ..errors import shown
 from . import operations, reasons
 from .ask import arrays_at
 from .inside import function_named
@@ -161,7 +162,7 @@ def _notes(walk: Walk, stop: Stop, labels) -> list[str]:
 
 def _label(labels, i) -> str:
     label = labels[i] if i < len(labels) else f"class {i}"
-    return (label if label.isprintable() else ascii(label))[:30]
+    return shown(label)[:30]
 
 
 def _numbers(arrays: dict, stop: Stop, view: View, page: Page) -> list[Text]:

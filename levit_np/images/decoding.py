@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from levit_np.errors import ImageError
+from levit_np.errors import ImageError, shown
 from levit_np.images.containers import read_container
 
 MAX_BYTES = 50_000_000
@@ -77,8 +77,7 @@ def source_name(source) -> str:
         name = getattr(source, "filename", "") or "PIL image"
     else:
         name = getattr(source, "name", None) or type(source).__name__
-    name = str(name)
-    return name if name.isprintable() else ascii(name)
+    return shown(str(name))
 
 
 def _load(source) -> tuple[Image.Image, int]:

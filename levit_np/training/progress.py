@@ -4,6 +4,8 @@ import sys
 import time
 from contextlib import contextmanager, nullcontext
 
+from ..errors import shown
+
 
 class Screen:
     """Lines on standard output, the bar on standard error where that is a terminal; quiet: neither."""
@@ -14,7 +16,7 @@ class Screen:
     def note(self, text: str) -> None:
         """A line."""
         if not self._quiet:
-            print(text if text.isprintable() else ascii(text), flush=True)
+            print(shown(text), flush=True)
 
     @contextmanager
     def training(self, trainer):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

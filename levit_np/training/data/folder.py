@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import DataError, ImageError
+from ...errors import DataError, ImageError, shown
 from ...images.decoding import MAX_BYTES
-from .names import Names, fingerprint, printable
+from .names import Names, fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -25,12 +25,12 @@ class Folder:
 
     def __init__(self, root: str | os.PathLike):
         self.root = os.path.abspath(root)
-        place = printable(os.fspath(root))
+        place = shown(os.fspath(root))
         folders = [entry for entry in _entries(self.root, place) if _kind(entry, entry.name) == "folder"]
         self.classes = [entry.name for entry in folders]
         if len(folders) < 2:
             raise DataError(f"{place}: expected a folder for each class, at least two, found "
-                            f"{printable(self.classes[0]) if folders else 'none'}")
+                            f"{shown(self.classes[0]) if folders else 'none'}")
         names, counts = [], []
         for entry in folders:
             if not entry.name.isprintable():
@@ -52,7 +52,7 @@ class Folder:
 
     def name(self, index: int) -> str:
         """The path below the root, with / between its parts; fit for messages."""
-        return printable(self._names[index])
+        return shown(self._names[index])
 
     def raw_name(self, index: int) -> str:
         """The same, whatever it holds; not for messages."""
@@ -81,7 +81,7 @@ class Folder:
 
 def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
     """The names, below the root, of the images in a folder and the folders in it; `above` are its parents."""
-    place = printable(name)
+    place = shown(name)
     identity = _identity(folder, place)
     if identity in above:
         raise DataError(f"{place}: expected folders that end, found a link to a folder above it")
@@ -92,7 +92,7 @@ def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
             yield from _images(entry.path, path, (*above, identity))
         elif entry.name.lower().endswith(SUFFIXES):
             if kind != "file":
-                raise DataError(f"{printable(path)}: expected a file, found a pipe or a device")
+                raise DataError(f"{shown(path)}: expected a file, found a pipe or a device")
             yield path
 
 
@@ -104,7 +104,7 @@ def _kind(entry: os.DirEntry, path: str) -> str:
             os.stat(entry.path)
         return kind
     except OSError as error:   # a link to what is not there, or to itself
-        raise DataError(f"{printable(path)}: expected a file or a folder, found: {error.strerror or error}") from None
+        raise DataError(f"{shown(path)}: expected a file or a folder, found: {error.strerror or error}") from None
 
 
 def _entries(folder: str, place: str) -> list[os.DirEntry]:

@@ -1,7 +1,5 @@
 """Many names in little memory: a million Python strings would take a hundred megabytes in each worker process."""
 
-import os
-
 import numpy as np
 
 
@@ -32,11 +30,6 @@ class Names:
 
     def __reduce__(self):
         return Names, (self.text,)
-
-
-def printable(name: str) -> str:
-    """For messages: a name that commands no terminal."""
-    return name if name.isprintable() else ascii(name)
 
 
 def fingerprint(classes: list[str], names: Names, targets: np.ndarray) -> str:

@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, shown
 from ...images.decoding import MAX_BYTES
 from ...storage import strict_json
 from ...storage.regular import open_regular
-from .names import Names, fingerprint, printable
+from .names import Names, fingerprint
 
 MAGIC = b"levitpak"
 VERSION = 1
@@ -79,7 +79,7 @@ class Packed:
     """
 
     def __init__(self, path: str | os.PathLike, checked_seal: bytes | None = None):
-        self.path, self._place = os.path.abspath(path), printable(os.fsdecode(path))
+        self.path, self._place = os.path.abspath(path), shown(os.fsdecode(path))
         self._file = open_regular(path)
         weakref.finalize(self, self._file.close)   # with the last reference to this source
         try:
@@ -158,7 +158,7 @@ class Packed:
 
     def name(self, index: int) -> str:
         """The name of the file that was packed, below its root; fit for messages."""
-        return printable(self._all_names[index])
+        return shown(self._all_names[index])
 
     @property
     def fingerprint(self) -> str:
