@@ -76,7 +76,8 @@ def pytorch(model, x, labels, compiled):
     # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of weights alone.
     decayed = [p for p in theirs.parameters() if p.ndim > 1]
     rest = [p for p in theirs.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=RATE, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=RATE,
+                                  weight_decay=DECAY)
     x, labels = torch.from_numpy(x), torch.from_numpy(labels)
     network = torch.compile(theirs) if compiled else theirs
 

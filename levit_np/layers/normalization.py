@@ -38,7 +38,8 @@ class BatchNorm(Layer):
 
     def backward(self, dy, saved):
         if saved.statistics is None:
-            dx, dgamma, dbeta = self.ops.normalize_backward(dy, saved.x, self.gamma, *saved.running, self.eps, self.axis)
+            dx, dgamma, dbeta = self.ops.normalize_backward(dy, saved.x, self.gamma, *saved.running, self.eps,
+                                                            self.axis)
         else:
             dx, dgamma, dbeta = self.ops.batch_norm_backward(dy, saved.x, self.gamma, saved.statistics, self.eps,
                                                              self.axis)

@@ -13,7 +13,8 @@ PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64",
 
 def backend(name: str):
     """The module of operations called `name`; "auto" is the fastest there is: the GPU's, or where there is none the
-    processor's, which is said once.  Raises BackendError for another.  That a GPU is there is seen at the first array."""
+    processor's, which is said once.  Raises BackendError for another.  That a GPU is there is seen at the first
+    array."""
     if name not in (*PRECISIONS, "auto"):
         raise BackendError(f"backend: expected one of {', '.join(PRECISIONS)} or auto, found {name!r}")
     return import_module(f".{_fastest() if name == 'auto' else name}", __name__)
@@ -44,6 +45,6 @@ def stored_type(name: str, precision: str) -> str:
         from .cpu.instruction_set import chosen
 
         if not chosen().half:
-            raise BackendError("dtype bfloat16: expected a processor with AVX512-BF16 or AMX (and LEVIT_NP_INSTRUCTIONS "
-                               f"to allow it), found {chosen().name}; use float32")
+            raise BackendError("dtype bfloat16: expected a processor with AVX512-BF16 or AMX (and "
+                               f"LEVIT_NP_INSTRUCTIONS to allow it), found {chosen().name}; use float32")
     return precision if precision == "float64" else "float32"

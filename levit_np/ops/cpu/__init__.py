@@ -1,8 +1,8 @@
 """The processor's backend: the textbook's operations, those that training spends its time in with Numba kernels, and
 for evaluation the kernels of a whole network.
 
-The kernels read and write memory by address (kernels.py, training_kernels.py); the wrappers here and `inference` write the programs that
-they run.  float64, and whatever else the kernels do not take, goes to the textbook.
+The kernels read and write memory by address (kernels.py, training_kernels.py); the wrappers here and `inference` write
+the programs that they run.  float64, and whatever else the kernels do not take, goes to the textbook.
 """
 
 from ..reference import *  # noqa: F401,F403

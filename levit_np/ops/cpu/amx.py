@@ -53,13 +53,14 @@ def _move(v, name, register, address, stride):
 
 
 def multiply_function(module, lanes, halves, parts):
-    """sums = a b, for up to 16 or 32 rows (`halves` 1 or 2): an LLVM function of the address of a Job, whose numbers are
+    """sums = a b, for up to 16 or 32 rows (`halves` 1 or 2): an LLVM function of the address of a Job, whose numbers
+    are
 
     A, B: bfloat16, a term being a pair of them; or, with `parts`, each number the sum of so many, A_PART and B_PART
     bytes apart.  LDA: bytes from a row of a to the next; SEGMENTS: the address of COUNT byte offsets, at each of which
     LENGTH terms of a row stand, a multiple of TERMS; B: a packed panel (COUNT · LENGTH, COLUMNS) of pairs; AHEAD: what
-    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS of a pass.  SUMS: SCRATCH bytes.  Rows of a behind the last
-    are read and not used.
+    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS of a pass.  SUMS: SCRATCH bytes.  Rows of a behind the
+    last are read and not used.
 
     The tiles multiply by themselves: meanwhile the vector units finish ROWS_A_STEP of the ROWS of another tile, whose
     sums are at DONE (see finish_function), and split PAIRS_A_STEP pairs of rows, FIRST to LAST, of other weights (see
@@ -108,7 +109,8 @@ def multiply_function(module, lanes, halves, parts):
 
     def segment(products, s, carried):
         a = v.at(job[Job.A], v.load_scalar(v.at(job[Job.SEGMENTS], b.mul(s, number(8))), I64))
-        return emit_loop(b, a, v.at(a, b.mul(job[Job.LENGTH], number(4))), 4 * TERMS, carried, partial(terms, products))[1]
+        end = v.at(a, b.mul(job[Job.LENGTH], number(4)))
+        return emit_loop(b, a, end, 4 * TERMS, carried, partial(terms, products))[1]
 
     carried = [job[Job.AHEAD], number(0), job[Job.FIRST]]
     for products in PASSES[parts]:
@@ -130,12 +132,13 @@ def _new_function(module, name, lanes, count):
 def finish_function(module, lanes, scaled=False):
     """Rows first to last of a tile's sums become c = finish(sums + bias), if there is a c, and, rounded to bfloat16,
     `half`, if there is one; in parts, if they have a distance.  ldbias: 0 if all rows have the same.  scaled: row i is
-    bias[i] times its sum instead.  As an LLVM function of (sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first,
-    last)."""
+    bias[i] times its sum instead.  As an LLVM function of (sums, c, ldc, bias, ldbias, finish, half, ldhalf, part,
+    first, last)."""
     name = "levit_amx_finish" + scaled * "_scaled"
     if name in module.globals:
         return module.globals[name]
-    v, (sums, to, ldc, bias, ldbias, finish, rounded, ldhalf, part, first, last) = _new_function(module, name, lanes, 11)
+    v, arguments = _new_function(module, name, lanes, 11)
+    sums, to, ldc, bias, ldbias, finish, rounded, ldhalf, part, first, last = arguments
     b = v.builder
     is_exact, is_rounded = (b.icmp_signed("!=", place, number(0)) for place in (to, rounded))
 
@@ -217,9 +220,9 @@ def split_square(v, source, row, target, target_row, part):
 
 
 def split_function(module, lanes):
-    """Pairs of rows first to last of float32, `row` bytes apart, COLUMNS wide, go to PARTS panels of pairs, `part` bytes
-    apart; what lies `further` bytes on is brought to the L2 cache.  As an LLVM function of (source, row, target, part,
-    further, first, last)."""
+    """Pairs of rows first to last of float32, `row` bytes apart, COLUMNS wide, go to PARTS panels of pairs, `part`
+    bytes apart; what lies `further` bytes on is brought to the L2 cache.  As an LLVM function of (source, row, target,
+    part, further, first, last)."""
     name = "levit_amx_split"
     if name in module.globals:
         return module.globals[name]
@@ -227,7 +230,8 @@ def split_function(module, lanes):
     size = COLUMNS * 4
 
     def pair(n, carried):
-        at, to = v.at(source, v.builder.mul(n, v.builder.shl(row, number(1)))), v.at(target, v.builder.mul(n, number(size)))
+        at = v.at(source, v.builder.mul(n, v.builder.shl(row, number(1))))
+        to = v.at(target, v.builder.mul(n, number(size)))
         below = v.at(at, row)
         for j in range(0, size, 64):
             for here in (at, below):

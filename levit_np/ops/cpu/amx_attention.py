@@ -15,10 +15,10 @@ def amx_attention(jit, lanes, share):
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     round_square = operations.transpose_round
     multiply, _, finish_scaled, _ = amx_functions(lanes)
-    HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, SCRATCH_SIZE, \
-        FINISH, HALF = (int(step.Attention[name]) for name in (
-            "HEADS QUERIES KEYS KEY VALUE IMAGES Q Q_PANEL K K_PANEL V V_PANEL BIAS OUT LDO SCRATCH SCRATCH_SIZE FINISH "
-            "HALF").split())
+    HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, \
+        SCRATCH_SIZE, FINISH, HALF = (int(step.Attention[name]) for name in (
+            "HEADS QUERIES KEYS KEY VALUE IMAGES Q Q_PANEL K K_PANEL V V_PANEL BIAS OUT LDO SCRATCH "
+            "SCRATCH_SIZE FINISH HALF").split())
     A, LDA, SEGMENTS, COUNT, LENGTH, B, SUMS = (int(Job[name]) for name in "A LDA SEGMENTS COUNT LENGTH B SUMS".split())
     half_row = COLUMNS * 2
 

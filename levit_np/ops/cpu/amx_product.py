@@ -1,7 +1,7 @@
 """Products on AMX's tiles, of bfloat16 or of float32 in three parts.
 
-While the tiles multiply, the vector units finish the tile before (bias, activation, rounding) and split the weights that
-come next, so that neither waits for the other.
+While the tiles multiply, the vector units finish the tile before (bias, activation, rounding) and split the weights
+that come next, so that neither waits for the other.
 """
 
 from . import step
@@ -13,17 +13,19 @@ from .step import AMX_JOB, PLAIN, Job
 ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
 # Numba takes whole numbers, not names of an enumeration.
 A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
-DONE, C, LDC, BIAS, LDBIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP = (int(n) for n in list(Job)[Job.DONE : Job.SOURCE])
+DONE, C, LDC, BIAS, LDBIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP = (
+    int(n) for n in list(Job)[Job.DONE : Job.SOURCE])
 SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = (int(n) for n in list(Job)[Job.SOURCE :])
 
 
 def amx_product(jit, lanes, divide):
     """The kernel (step, thread, threads); divide(step, thread, threads): which tiles and panels are a thread's."""
     multiply, finish_last, _, split = amx_functions(lanes)
-    P_TILES, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, \
-        P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (int(step.Product[name]) for name in (
-            "TILES A LDA SEGMENTS GROUPS COUNT LENGTH B B_PANEL C LDC C_PANEL BIAS FINISH BLOCK PAIRS A_PART HALF HALF_PART "
-            "SCRATCH SCRATCH_SIZE").split())
+    P_TILES, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_C, P_LDC, P_C_PANEL, P_BIAS, \
+        P_FINISH, P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (
+            int(step.Product[name]) for name in (
+                "TILES A LDA SEGMENTS GROUPS COUNT LENGTH B B_PANEL C LDC C_PANEL BIAS FINISH BLOCK PAIRS A_PART HALF "
+                "HALF_PART SCRATCH SCRATCH_SIZE").split())
 
     @jit
     def begin(s, job, terms):
@@ -60,7 +62,8 @@ def amx_product(jit, lanes, divide):
 
     @jit
     def all_tiles(s, job, start, stop, j, group, pairs, steps):
-        """Tiles start to stop by one group of terms of panel j, and meanwhile `pairs` pairs of rows that are to be split."""
+        """Tiles start to stop by one group of terms of panel j,
+        and meanwhile `pairs` pairs of rows that are to be split."""
         source, count, parts, panel = get(job, B), stop - start, get(s, P_PAIRS), get(s, P_B_PANEL)
         put(job, SEGMENTS, get(s, P_SEGMENTS) + group * get(s, P_COUNT) * 8)
         for n in range(count):

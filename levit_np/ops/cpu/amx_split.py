@@ -1,5 +1,5 @@
-"""Matrices of float32 in three parts, as AMX's tiles take them (see amx.py): what is on the left of a product row by row,
-what is on the right panel by panel."""
+"""Matrices of float32 in three parts, as AMX's tiles take them (see amx.py): what is on the left of a product row by
+row, what is on the right panel by panel."""
 
 from .amx import COLUMNS
 from .intrinsics import get_float, set_float
@@ -11,8 +11,8 @@ SQUARE = 1024  # bytes in which what fills no vector, square or pair of rows is 
 
 
 def amx_split(jit, lanes, call, fill):
-    """(split_rows, split_columns, split_panel_of).  call: the routines by name; fill(address, count) writes zeros.  Each
-    is handed the address of a SQUARE."""
+    """(split_rows, split_columns, split_panel_of).  call: the routines by name; fill(address, count) writes zeros.
+    Each is handed the address of a SQUARE."""
     split_row, split_square, split_panel = (call[name] for name in ("split_row", "split_square", "split_panel"))
     whole_terms, row_size = jit(plain_whole_terms), jit(plain_row_size)
 

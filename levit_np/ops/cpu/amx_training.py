@@ -64,11 +64,12 @@ def amx_products(jit, lanes, call, share, products):
         return (columns + COLUMNS - 1) // COLUMNS
 
     @jit
-    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, past, totals, panel_totals, more, ends):
+    def multiply_rows(scratch, a, row, part, rows, terms, b, first, last, c, ldc, past, totals, panel_totals, more,
+                      ends):
         """c (rows, …) = a b for panels first to last of b, both in parts.
 
-        Sums of groups of terms go to `totals`, tile by tile, a panel's panel_totals bytes behind the one before; `more`:
-        they go on from what is there; `ends`: they become c, written past the caches if `past`."""
+        Sums of groups of terms go to `totals`, tile by tile, a panel's panel_totals bytes behind the one before;
+        `more`: they go on from what is there; `ends`: they become c, written past the caches if `past`."""
         pairs = whole_terms(terms) // 2
         put(scratch, LDA, row)
         put(scratch, A_PART, part)
@@ -100,8 +101,8 @@ def amx_products(jit, lanes, call, share, products):
         """c (rows, …) = a b for panels first to last of b, which is in parts; a is split here."""
         part, left = rows * row_size(terms), scratch + AMX_HEAD + (rows + largest - 1) // largest * SCRATCH
         split_rows(a, lda, rows, terms, left, part, scratch + FILLED)
-        multiply_rows(scratch, left, row_size(terms), part, rows, terms, b, first, last, c, ldc, past, scratch + AMX_HEAD, 0,
-                      False, True)
+        multiply_rows(scratch, left, row_size(terms), part, rows, terms, b, first, last, c, ldc, past,
+                      scratch + AMX_HEAD, 0, False, True)
 
     @jit
     def add_gradient(scratch, a, a_row, a_columns, b, b_row, terms, most_terms, first, last, c, c_row, more, ends):
@@ -114,8 +115,8 @@ def amx_products(jit, lanes, call, share, products):
         split_columns(a, a_row, terms, a_columns, left, part, scratch + FILLED)
         for j in range(first, last):
             split_panel_of(b, b_row, terms, j, right + (j - first) * PARTS * pairs * ROW, scratch + FILLED)
-        multiply_rows(scratch, left, row, part, a_columns, terms, right - first * PARTS * pairs * ROW, first, last, c, c_row,
-                      0, totals, (a_columns + 31) // 32 * SCRATCH, more, ends)
+        multiply_rows(scratch, left, row, part, a_columns, terms, right - first * PARTS * pairs * ROW, first, last, c,
+                      c_row, 0, totals, (a_columns + 31) // 32 * SCRATCH, more, ends)
 
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, K_PARTS = (int(c) for c in step.Pack)
 
@@ -166,7 +167,7 @@ def amx_products(jit, lanes, call, share, products):
         for n in range((terms + block - 1) // block):
             start = n * block
             add_gradient(scratch, get(s, G_A) + start * get(s, G_A_ROW), get(s, G_A_ROW), get(s, G_A_COLUMNS),
-                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block, first,
-                         last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
+                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block,
+                         first, last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
 
     return AmxProducts(begin, multiply_whole, add_gradient, pack, product, gradient)

@@ -52,7 +52,8 @@ def _input(shape, y_columns, w):
 
 
 def _run(kind, shape, weight, columns):
-    """The kernel, after its weight (terms, outputs) was packed behind the first thread's rows; every thread reads it."""
+    """The kernel, after its weight (terms, outputs) was packed behind the first thread's rows;
+    every thread reads it."""
     terms, outputs = weight.shape
     pixels, unfolded = shape.lines * shape.out[1], HEAD + shape.unfolded
     amx = -(-unfolded // 64) * 64 if tiles.suit(pixels, terms, outputs) else 0

@@ -87,10 +87,10 @@ def convolution_kernels(jit, call, share, products, on_tiles):
                 y = get(s, C_Y) + (n * height + start) * y_line
                 if get(s, C_AMX):
                     amx_add_gradient(scratch + get(s, C_AMX), y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row,
-                                     count * columns, lines * columns, first, last, get(s, C_C), get(s, C_C_ROW), n + start > 0,
-                                     n + 1 == get(s, C_IMAGES) and group + 1 == groups)
+                                     count * columns, lines * columns, first, last, get(s, C_C), get(s, C_C_ROW),
+                                     n + start > 0, n + 1 == get(s, C_IMAGES) and group + 1 == groups)
                 else:
-                    add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, terms, count * columns, first, last,
-                                 get(s, C_C), get(s, C_C_ROW), n + start, scratch)
+                    add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, terms, count * columns, first,
+                                 last, get(s, C_C), get(s, C_C_ROW), n + start, scratch)
 
     return convolution, convolution_input, convolution_weight

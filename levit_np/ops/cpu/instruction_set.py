@@ -74,5 +74,6 @@ def chosen() -> InstructionSet:
         raise BackendError("cpu: expected a processor with AVX2 or NEON, found neither; use backend='reference'")
     wanted = os.environ.get("LEVIT_NP_INSTRUCTIONS") or there[0]
     if wanted not in there:
-        raise BackendError(f"LEVIT_NP_INSTRUCTIONS: expected one of {', '.join(there)} on this processor, found {wanted!r}")
+        raise BackendError(f"LEVIT_NP_INSTRUCTIONS: expected one of {', '.join(there)} on this processor, "
+                           f"found {wanted!r}")
     return SETS[wanted]

@@ -153,7 +153,8 @@ def _code(part: str, instructions: InstructionSet):
 
 
 class Library:
-    """The loaded kernels, evaluation's or training's (`part`, a module's name); `run` releases the interpreter's lock."""
+    """The loaded kernels, evaluation's or training's (`part`, a module's name);
+    `run` releases the interpreter's lock."""
 
     def __init__(self, part: str, instructions: InstructionSet):
         self.instructions = instructions

@@ -54,7 +54,8 @@ def _product(x, w, transposed):
         own = tiles.scratch_size(block, terms)
         address, size = scratch(own + tiles.packed_size(terms, outputs))
         run(tiles.pack(w, terms, outputs, transposed, address + own), (Kind.AMX_PRODUCT, columns | {
-            p.B: tiles.parts_of(address + own, terms, outputs), p.BLOCK: block, p.PAST: past_caches(y), p.SCRATCH: address, p.SCRATCH_SIZE: size}))
+            p.B: tiles.parts_of(address + own, terms, outputs), p.BLOCK: block, p.PAST: past_caches(y),
+            p.SCRATCH: address, p.SCRATCH_SIZE: size}))
     else:
         address, _ = scratch(packed_size(terms, outputs))
         run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, columns | {

@@ -55,8 +55,9 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
 def _normalized(x, gamma, beta, mean, variance, eps):
     y, n = empty(*x.shape), Normalization
     mean, scale, beta = (np.ascontiguousarray(a) for a in (mean, gamma / np.sqrt(variance + np.float32(eps)), beta))
-    run((Kind.NORMALIZE, _columns(x) | {n.OUT: y.ctypes.data, n.PAST: past_caches(y, x.shape[-1]), n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
-                                        n.B: beta.ctypes.data}))
+    run((Kind.NORMALIZE, _columns(x) | {
+        n.OUT: y.ctypes.data, n.PAST: past_caches(y, x.shape[-1]), n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
+        n.B: beta.ctypes.data}))
     return y
 
 
@@ -95,6 +96,6 @@ def _backward(dy, x, gamma, mean, variance, eps, axis, through):
         gamma * deviation, dbeta * through, dgamma * deviation * through))
     dx = empty(*x.shape)
     run((Kind.NORMALIZE_BACKWARD, _columns(x) | {
-        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.PAST: past_caches(dx, x.shape[-1]), n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
-        n.B: first.ctypes.data, n.C: second.ctypes.data}))
+        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.PAST: past_caches(dx, x.shape[-1]), n.MEAN: mean.ctypes.data,
+        n.A: scale.ctypes.data, n.B: first.ctypes.data, n.C: second.ctypes.data}))
     return np.moveaxis(dx, -1, axis), dgamma.astype(np.float32), dbeta.astype(np.float32)

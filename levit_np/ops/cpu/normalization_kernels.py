@@ -33,7 +33,8 @@ def normalization_kernels(lanes, jit, call, share):
             while c + group <= last:
                 at = offset + 4 * c
                 if backward:
-                    backward_sums_group(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                    backward_sums_group(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c,
+                                        0, 0)
                 else:
                     sums_group(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
                 c += group
@@ -47,7 +48,8 @@ def normalization_kernels(lanes, jit, call, share):
             while c < last:
                 at = offset + 4 * c
                 if backward:
-                    backward_sums_one(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
+                    backward_sums_one(dy + at, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c,
+                                      0, 0)
                 else:
                     sums_one(0, x + at, row, count, centre + 4 * c, totals + 8 * c, products + 8 * c, 0, 0)
                 c += 1

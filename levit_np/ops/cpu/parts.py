@@ -1,5 +1,5 @@
-"""Sizes of float32 numbers in parts, as training's products on AMX's tiles have them: for the wrappers and, compiled, for
-the kernels."""
+"""Sizes of float32 numbers in parts, as training's products on AMX's tiles have them: for the wrappers and, compiled,
+for the kernels."""
 
 WHOLE = 32  # terms of a row of a tile, rows of a tile, columns of a panel
 

@@ -122,7 +122,8 @@ def product_kernels(instructions, jit, call, share):
 
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, more, scratch):
-        """c = aᵀ b, or c += aᵀ b, for panels first to last of b; both are packed, so that they stream from the cache."""
+        """c = aᵀ b, or c += aᵀ b, for panels first to last of b; both are packed,
+        so that they stream from the cache."""
         a_packed = scratch + HEAD
         b_packed = a_packed + terms * whole(a_columns) * 4
         pack_rows(a, a_row, terms, a_columns, 0, panels(a_columns), scratch, a_packed)
@@ -174,5 +175,5 @@ def product_kernels(instructions, jit, call, share):
                          min(block, terms - start), first, last, get(s, G_C), get(s, G_C_ROW),
                          start, scratch)
 
-    return Products(whole, panels, prepare, fill, divide, pack_rows, pack_columns, multiply, multiply_across, add_gradient,
-                    pack, product, gradient)
+    return Products(whole, panels, prepare, fill, divide, pack_rows, pack_columns, multiply, multiply_across,
+                    add_gradient, pack, product, gradient)

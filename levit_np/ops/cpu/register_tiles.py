@@ -22,8 +22,8 @@ def register_tiles(instructions, jit):
 
     def of_its_own(multiply):
         @jit
-        def tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
-                 bias_panel, finish, half, ldhalf, part):
+        def tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                 ldbias, bias_panel, finish, half, ldhalf, part):
             multiply(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
                      ldbias, bias_panel, finish, half, ldhalf, part)
         return tile
@@ -35,4 +35,5 @@ def register_tiles(instructions, jit):
     across = tile_like(across_function, sizes=(vectors,), width=instructions.width, halves=halves)
     double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
     dot = instructions.half == "dot"
-    return Tiles(tile, across, double, tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if dot else tile)
+    pairs = tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if dot else tile
+    return Tiles(tile, across, double, pairs)

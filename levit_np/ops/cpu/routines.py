@@ -92,7 +92,8 @@ def _sizes(instructions, emit):
 
 
 def _multiply(v, rows, vectors, a, lda, terms, b, c, ldc, add):
-    """c = a b, or c += a b: a tile whose sums stay in registers.  a: lda bytes a row; b: a panel (terms, vectors · lanes)."""
+    """c = a b, or c += a b: a tile whose sums stay in registers.  a: lda bytes a row; b: a panel (terms,
+    vectors · lanes)."""
     offsets = row_offsets(v, lda, rows)
     _tile(v, rows, vectors, a, [number(4 * u) for u in range(UNROLL + 1)], offsets, terms, b, c, ldc, add)
 

@@ -26,7 +26,8 @@ def _each_number(lanes, body, past=False):
     """f(a, b, …, h, count): body(vectors, the addresses of these numbers, the addresses as they came in)."""
     def emit(builder, arguments):
         *addresses, count = arguments
-        _over(builder, lanes, count, [], lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [], past)
+        _over(builder, lanes, count, [],
+              lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [], past)
     return emit
 
 
@@ -135,8 +136,8 @@ def _adamw(v, at, raw):
         v.store(value, at[to])
 
 
-# Those whose results may be too large for the caches: where they are written past them, the caches need not read what is
-# there first.
+# Those whose results may be too large for the caches: where they are written past them, the caches need not read what
+# is there first.
 PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward"
 EACH = {"copy": _copy, "add": _add_to, "scaled": _scaled, "normalize": _normalize,
         "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,

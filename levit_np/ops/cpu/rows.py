@@ -62,8 +62,8 @@ def layer_norm(v, source, target, vectors, channels, padding, gamma, beta, eps):
 
 
 def softmax_columns(v, scores, row, keys, inverse):
-    """A vector's worth of columns of scores (keys, …), `row` bytes apart: each becomes 2^(score - its largest); 1 / their
-    sum goes to `inverse`."""
+    """A vector's worth of columns of scores (keys, …), `row` bytes apart: each becomes 2^(score - its largest); 1 /
+    their sum goes to `inverse`."""
     b = v.builder
 
     def each_key(start, body):

@@ -1,4 +1,5 @@
-"""What the wrappers of training's kernels share: arrays as the kernels take them, scratch memory, one call for a few steps."""
+"""What the wrappers of training's kernels share: arrays as the kernels take them, scratch memory,
+one call for a few steps."""
 
 import threading
 from math import prod

@@ -11,7 +11,7 @@ AMX_JOB = 256  # bytes of a Job
 PARTS = 3  # bfloat16 numbers, of 8 bits each, that add up to a float32, of 24
 
 # What becomes of a finished sum.
-PLAIN, HARDSWISH_SIX, SILU, RESIDUAL, PAST = range(5)  # HARDSWISH_SIX: six times hardswish; PAST: plain, past the caches
+PLAIN, HARDSWISH_SIX, SILU, RESIDUAL, PAST = range(5)  # HARDSWISH_SIX: 6 hardswish; PAST: plain, past the caches
 
 
 class Kind(IntEnum):
@@ -20,12 +20,13 @@ class Kind(IntEnum):
 
 class Product(IntEnum):
     """c = finish(a b + bias): `tiles` rows of (rows, a's offset, c's offset); a row of a is groups · count segments of
-    `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go through all panels
-    before the next.
+    `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go
+    through all panels before the next.
 
     PAIRS: a is bfloat16, a term a pair of them: 1, and b too; or 3, each of its numbers being the sum of three, A_PART
-    bytes apart, and b float32.  HALF: where c goes rounded to bfloat16, each offset half of c's; 0 for nowhere; or, with
-    a HALF_PART, split into three.  C may be 0 then: c is not kept, LDC and the offsets being what they would be."""
+    bytes apart, and b float32.  HALF: where c goes rounded to bfloat16, each offset half of c's; 0 for nowhere; or,
+    with a HALF_PART, split into three.  C may be 0 then: c is not kept, LDC and the offsets being what they would
+    be."""
 
     TILES, TILE_COUNT, A, LDA, SEGMENTS, GROUPS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, \
         FINISH, BLOCK, PAIRS, A_PART, HALF, HALF_PART, SCRATCH, SCRATCH_SIZE = range(1, 25)

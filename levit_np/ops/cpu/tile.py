@@ -10,8 +10,8 @@ from llvmlite import ir
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from .vector import I64, Vectors, number
 
-ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "advance", "c", "ldc", "c_panel", "bias",
-             "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
+ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "advance", "c", "ldc", "c_panel",
+             "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
 UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 
@@ -21,8 +21,8 @@ def tile_function(module, lanes, rows, vectors, panels=1, pairs=False, halves=Fa
 
     a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next (ldbias 0: one bias for all rows);
     segments: the address of `count` byte offsets, at each of which `length` terms of a row stand; b: a packed panel,
-    (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and bias_panel are for c and bias; ahead: what
-    to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
+    (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and bias_panel are for c and bias; ahead:
+    what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
 
     pairs: a and b are bfloat16, a term being a pair of them.  halves: the result may go, rounded to bfloat16, to
     `half` too, if that is not 0; in parts, if they are `part` bytes apart.
@@ -116,7 +116,8 @@ def _places(v, argument, base, row, panel, rows, columns):
 
 
 def _sum_segments(v, argument, rows, columns, place, step, pairs=False):
-    """The sums of products, from 0: `place(a, i, u)` is where row i's term u stands, `step` bytes from one to the next."""
+    """The sums of products, from 0: `place(a, i, u)` is where row i's term u stands,
+    `step` bytes from one to the next."""
     b, (panels, vectors) = v.builder, columns
     width, across = vectors * v.lanes * 4, panels * vectors
     load, spread, multiply = ((v.load_pairs, v.spread_pair, v.dot) if pairs else
@@ -185,7 +186,8 @@ def _over_rows(v, argument, rows, columns, body):
     b, (panels, vectors) = v.builder, columns
 
     def row(i, carried):
-        c, half = (v.at(argument[name], b.mul(argument[stride], i)) for name, stride in (("c", "ldc"), ("half", "ldhalf")))
+        c, half = (v.at(argument[name], b.mul(argument[stride], i))
+                   for name, stride in (("c", "ldc"), ("half", "ldhalf")))
         for p in range(panels):
             panel = b.mul(argument["c_panel"], number(p))
             for j in range(vectors):

@@ -13,7 +13,8 @@ def tile_attention(instructions, jit, share, tiles):
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS = (int(c) for c in step.Attention)
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS = (
+            int(c) for c in step.Attention)
 
     @jit
     def column(base, panel_size, head, size):

@@ -18,18 +18,18 @@ def tile_product(instructions, jit, share, tiles):
         P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
     @jit
-    def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
-                 bias, ldbias, bias_panel, finish, half, ldhalf, part):
+    def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc,
+                 c_panel, bias, ldbias, bias_panel, finish, half, ldhalf, part):
         """One tile, by what reads bfloat16, by what spans two panels, or by the ordinary one."""
         if pairs:
-            pairs_tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                       ldbias, bias_panel, finish, half, ldhalf, part)
+            pairs_tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
+                       bias, ldbias, bias_panel, finish, half, ldhalf, part)
         elif span == 2:
             double(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
                    ldbias, bias_panel, finish, half, ldhalf, part)
         else:
-            tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias, ldbias,
-                 bias_panel, finish, half, ldhalf, part)
+            tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
+                 ldbias, bias_panel, finish, half, ldhalf, part)
 
     @jit
     def divide(s, thread, threads):
@@ -39,7 +39,8 @@ def tile_product(instructions, jit, share, tiles):
         # Many rows are split: what a thread writes it reads again in the next step.  Of few rows, panels are split, for
         # then the weights are read once, two by two; unless that is less even.
         twos = (panels + 1) // 2
-        if count * get(tiles, 0) < MANY * threads and (twos + threads - 1) // threads * count <= (count + threads - 1) // threads * twos:
+        by_panels, by_tiles = (twos + threads - 1) // threads * count, (count + threads - 1) // threads * twos
+        if count * get(tiles, 0) < MANY * threads and by_panels <= by_tiles:
             left, right = share(twos, thread, threads)
             left, right = 2 * left, min(2 * right, panels)
         else:
@@ -85,10 +86,11 @@ def tile_product(instructions, jit, share, tiles):
                         from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
                         if group:
                             from_, from_row, from_panel = to, ldc, c_panel
-                        multiply(pairs, span, get(row, 0), wide, a + get(row, 1), lda, segments + group * segment_count * 8,
-                                 segment_count, length, b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead,
-                                 part * UNROLL // terms, to, to_row, c_panel, from_, from_row, from_panel, code, to_half,
-                                 ldc // 2, half_part)
+                        multiply(pairs, span, get(row, 0), wide, a + get(row, 1), lda,
+                                 segments + group * segment_count * 8, segment_count, length,
+                                 b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead,
+                                 part * UNROLL // terms, to, to_row, c_panel, from_, from_row, from_panel, code,
+                                 to_half, ldc // 2, half_part)
                         ahead += part
                 j += span
             start = stop

@@ -14,7 +14,8 @@ SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use t
 
 
 def suit(rows: int, terms: int, outputs: int) -> bool:
-    """Whether there are tiles, whole panels for them, and enough of everything that splitting what they multiply pays."""
+    """Whether there are tiles, whole panels for them, and enough of everything that splitting what they multiply
+    pays."""
     return (library("training_kernels").instructions.half == "tiles" and whole(outputs) % WHOLE == 0
             and rows >= WHOLE and terms >= 64)
 

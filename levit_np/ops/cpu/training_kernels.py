@@ -37,7 +37,8 @@ def training_kernels(instructions):
     channel_sums, normalization, normalization_backward = normalization_kernels(lanes, jit, call, share)
     attention, attention_backward = attention_kernels(instructions, jit, call, share, products)
     hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
-    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (call[f"{name}_past"] for name in POINTWISE)
+    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
+        call[f"{name}_past"] for name in POINTWISE)
     adamw = call["adamw"]
     E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
     HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = (int(x) for x in step.Function)

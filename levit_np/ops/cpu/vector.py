@@ -104,9 +104,11 @@ class Vectors:
         return b.bitcast(b.shl(b.zext(rounded, self.integers), self.splat_integer(16)), self.type)
 
     def store_parts(self, value, address, part):
-        """As PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is what those before it left, rounded."""
+        """As PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is what those before it left,
+        rounded."""
         for n in range(PARTS):
-            value = self.builder.fsub(value, self.store_half(value, self.at(address, self.builder.mul(part, number(n)))))
+            place = self.at(address, self.builder.mul(part, number(n)))
+            value = self.builder.fsub(value, self.store_half(value, place))
 
     def store_halves(self, values, address, part):
         """Each of these vectors, side by side, as one bfloat16, or as PARTS of them if they have a distance."""
@@ -128,8 +130,8 @@ class Vectors:
             first, second = (b.fsub(x, b.bitcast(u, self.type)) for x, u in zip((first, second), upper))
 
     def keep_order(self):
-        """Nothing is loaded earlier or later than here; no instruction.  LLVM otherwise loads for several terms at once,
-        and has to put sums on the stack meanwhile."""
+        """Nothing is loaded earlier or later than here; no instruction.  LLVM otherwise loads for several terms at
+        once, and has to put sums on the stack meanwhile."""
         self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
 
     def spread(self, scalar):

@@ -83,7 +83,8 @@ def windows(jit, call, fill):
 
     @jit
     def unfold(s, x, u, target, row):
-        """Line u of the output: each pixel's window becomes a row, plane by plane, line by line; zeros for the border."""
+        """Line u of the output: each pixel's window becomes a row, plane by plane, line by line;
+        zeros for the border."""
         if get(s, C_CHANNELS) > 1:
             unfold_lines(s, x, u, target, row)
         else:

@@ -15,7 +15,8 @@ def log_softmax(x):
 
 def targets_of(labels, classes, smoothing=0.0, dtype=np.float64):
     """targets[b, c] = (1 - ε) [c is the label] + ε/classes: ε smooths.  labels (B,) -> targets (B, classes)."""
-    return np.full((len(labels), classes), smoothing / classes, dtype) + (1 - smoothing) * np.eye(classes, dtype=dtype)[labels]
+    even = np.full((len(labels), classes), smoothing / classes, dtype)
+    return even + (1 - smoothing) * np.eye(classes, dtype=dtype)[labels]
 
 
 def cross_entropy(logits, targets):

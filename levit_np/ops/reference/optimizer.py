@@ -25,5 +25,6 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
 
 
 def moving_average(average, value, decay, out=None):
-    """average + (1 - decay) (value - average), a new array or `out`: in this form what stands still stays to the bit."""
+    """average + (1 - decay) (value - average), a new array or `out`:
+    in this form what stands still stays to the bit."""
     return np.add(average, (1 - decay) * (value - average), out=out)

@@ -16,7 +16,8 @@ from ..cases import CASES, drawn
 ROUNDING, LONG_SUMS = 5e-6, 1e-5
 
 # The package's names are the functions.
-attention, convolution, linear = (import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "linear"))
+attention, convolution, linear = (
+    import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "linear"))
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +89,9 @@ def perform(backend, name, arguments):
 
 def changed(arguments, change):
     """The arguments with `change` made to every array, those within named tuples too."""
-    return tuple(change(a) if isinstance(a, np.ndarray) else a._replace(mean=change(a.mean), variance=change(a.variance))
-                 if isinstance(a, reference.Statistics) else a for a in arguments)
+    return tuple(change(a) if isinstance(a, np.ndarray) else
+                 a._replace(mean=change(a.mean), variance=change(a.variance)) if isinstance(a, reference.Statistics)
+                 else a for a in arguments)
 
 
 SMALL, LARGE = calls("small"), calls("large")
@@ -141,7 +143,8 @@ def test_any_layout(name):
     expected = perform(cpu, name, SMALL[name])
     read_only = lambda a: np.frombuffer(a.tobytes(), np.float32).reshape(a.shape)
     unaligned = lambda a: np.frombuffer(b"\0" + a.tobytes(), np.float32, offset=1).reshape(a.shape)
-    for layout in (np.asfortranarray, lambda a: np.repeat(a, 2, -1)[..., ::2], lambda a: a[::-1].copy()[::-1], read_only):
+    strided, reversed_ = (lambda a: np.repeat(a, 2, -1)[..., ::2]), (lambda a: a[::-1].copy()[::-1])
+    for layout in (np.asfortranarray, strided, reversed_, read_only):
         arguments = changed(SMALL[name], layout)
         kept = changed(arguments, np.array)
         for ours, same in zip(perform(cpu, name, arguments), expected, strict=True):
@@ -161,7 +164,8 @@ def test_other_types_are_the_textbooks(name):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_adamw_writes_where_it_is_told(count):
-    """The bits of the new arrays, into the inputs themselves, into other arrays, and into what the kernel cannot take."""
+    """The bits of the new arrays, into the inputs themselves, into other arrays,
+    and into what the kernel cannot take."""
     levit_np.set_threads(count)
     for sizes in (SMALL, LARGE):
         parameter, gradient, first, second, *rest = sizes["adamw"]

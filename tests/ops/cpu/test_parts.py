@@ -1,4 +1,5 @@
-"""Products of float32 where the processor multiplies bfloat16 (AMX): three parts are the whole number, whatever the sizes.
+"""Products of float32 where the processor multiplies bfloat16 (AMX): three parts are the whole number, whatever the
+sizes.
 
 Everywhere else the same holds of ordinary products, so the tests run on any processor."""
 
@@ -32,12 +33,13 @@ def test_a_number_times_one_is_the_number():
 
 
 # Terms that are no multiple of 32, several groups of them, rows of one tile and a bit, a thousand outputs.
-@pytest.mark.parametrize("rows, terms, outputs", [(32, 64, 32), (33, 65, 64), (100, 300, 96), (49, 257, 1024), (700, 96, 27),
-                                                  (130, 520, 1000), (257, 1056, 224), (3, 96, 64)])
+@pytest.mark.parametrize("rows, terms, outputs", [(32, 64, 32), (33, 65, 64), (100, 300, 96), (49, 257, 1024),
+                                                  (700, 96, 27), (130, 520, 1000), (257, 1056, 224), (3, 96, 64)])
 def test_products_of_any_size(rows, terms, outputs):
     """Against float64: 1e-6 of a row's length times a column's, where float32 itself rounds to 6e-8."""
     random = np.random.default_rng(rows)
-    x, w, dy = (random.standard_normal(s).astype(np.float32) for s in ((rows, terms), (outputs, terms), (rows, outputs)))
+    shapes = (rows, terms), (outputs, terms), (rows, outputs)
+    x, w, dy = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
     wide = [a.astype(np.float64) for a in (x, w, dy)]
     exact = reference.linear(*wide[:2]), *reference.linear_backward(wide[2], *wide[:2])
     ours = cpu.linear(x, w), *cpu.linear_backward(dy, x, w)

@@ -1,4 +1,5 @@
-"""Training in float32 on the cpu backend: a network's gradients against the float64 textbook, losses against PyTorch."""
+"""Training in float32 on the cpu backend: a network's gradients against the float64 textbook,
+losses against PyTorch."""
 
 import numpy as np
 import pytest
