@@ -1,8 +1,11 @@
-"""Ctrl-C and SIGTERM: a training finishes its step, saves and ends."""
+"""Ctrl-C, SIGTERM and the end of the terminal: a training finishes its step, saves and ends."""
 
 import signal
 import threading
 from contextlib import contextmanager
+
+# Windows has no SIGHUP.  They may come to all processes of a terminal or of a service at once.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(Exception):
@@ -22,8 +25,9 @@ class Interrupt:
     def __enter__(self):
         # Elsewhere signals cannot be taken; whoever trains in a thread has them in the main one.
         here = threading.current_thread() is threading.main_thread()
-        for number in (signal.SIGINT, signal.SIGTERM) if here else ():
-            self._before[number] = signal.signal(number, self._take)
+        for number in SIGNALS if here else ():
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+                self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_):
@@ -43,7 +47,8 @@ class Interrupt:
 
     @contextmanager
     def at_once(self):
-        """For work whose loss costs nothing, since all is saved: a signal ends it with Stopped, also one from before."""
+        """For work whose loss costs nothing, since all is saved: a signal ends it with Stopped, also one that came
+        before."""
         self._at_once = True
         try:
             self.check()

@@ -14,7 +14,7 @@ import levit_np
 from levit_np.errors import CheckpointError, TrainingError
 from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.folder import RunFolder
-from levit_np.training.interrupt import Stopped
+from levit_np.training.interrupt import Interrupt, Stopped
 
 from .small_run import STEPS, digest, run, trainer
 
@@ -129,7 +129,7 @@ def test_what_the_state_leaves_out_would_be_missed():
     assert len({rest(change) for change in changes} | {expected}) == 1 + len(changes)
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_while_it_validates_ends_it_at_once_and_loses_nothing(whole, tmp_path, monkeypatch, number, status):
     from . import small_run
     validate = small_run.validate
@@ -155,6 +155,19 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", each=each)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_under_nohup_the_end_of_the_terminal_is_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.asked is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interrupt.asked == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def damaged(path, change):

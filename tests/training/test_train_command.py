@@ -99,9 +99,9 @@ def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
 
 
 def start(*arguments):
-    """levit-np in a process of its own."""
+    """levit-np in a process, and a group of processes, of its own."""
     return subprocess.Popen([sys.executable, "-m", "levit_np.cli", *map(str, arguments)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def when_it_stands_at(path, steps, process):
@@ -111,17 +111,18 @@ def when_it_stands_at(path, steps, process):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
 def test_stopped_or_killed_it_goes_on_to_the_same_end(trained, shapes, tmp_path, number, status):
-    """With worker processes, where the undisturbed run had none."""
+    """With worker processes, where the undisturbed run had none; to which the signals go too, as the end of a service
+    or of a terminal has it."""
     path = tmp_path / "run"
     arguments = ["train", shapes, "--output", path, *QUICK[:-1], "2", "--save-every", "0"]
     with start(*arguments) as process:
         when_it_stands_at(path, 2, process)
-        process.send_signal(number)
-        out, _ = process.communicate()
-    assert process.returncode == status
-    assert ("SIGTERM: saved; levit-np train … --output" in out) is (number == signal.SIGTERM)
+        os.killpg(process.pid, number)
+        out, err = process.communicate()
+    assert (process.returncode, err) == (status, "")
+    assert (f"{number.name}: saved; levit-np train … --output" in out) is (number != signal.SIGKILL)
     before = Checkpoints(path / "checkpoints").newest()[1]["steps"]
     assert 2 <= before < 10
     assert main(["train", str(shapes), "--output", str(path), "--resume", "--workers", "0"]) == 0

@@ -21,6 +21,7 @@ from multiprocessing.connection import wait
 import numpy as np
 
 from ...errors import DataError, LevitError
+from ..interrupt import SIGNALS
 
 AHEAD = 2   # steps in memory besides the one that was handed out
 
@@ -38,8 +39,8 @@ class Workers:
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes)
-        resource_tracker.ensure_running()   # it unblocks the signal that is blocked next
-        with _blocked_interrupt():
+        resource_tracker.ensure_running()   # it unblocks signals that are blocked next
+        with _blocked_signals():
             for worker in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, plan, self._raw, worker, count), daemon=True)
@@ -129,12 +130,13 @@ def _views(raw: list, shape: tuple[int, ...], classes: int) -> tuple[np.ndarray,
 
 
 @contextlib.contextmanager
-def _blocked_interrupt():
-    """A Ctrl-C goes to all processes of a terminal; those begun in this block never see it: the parent ends them."""
+def _blocked_signals():
+    """A Ctrl-C goes to all processes of a terminal, SIGTERM to all of a service; those begun in this block never see
+    them: the parent, which may need them until it has saved, ends them."""
     if not hasattr(signal, "pthread_sigmask"):   # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -143,7 +145,8 @@ def _blocked_interrupt():
 
 def _work(pipe, plan, raw: list, worker: int, workers: int) -> None:
     """A worker's life: its units of each step that it is told of, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     images, targets, at = _views(raw, plan.shape, len(plan.source.classes))
     at[worker] = -1
     try:

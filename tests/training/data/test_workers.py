@@ -133,14 +133,14 @@ def test_an_interrupted_wait_ends_the_processes_and_the_loader_can_go_on(root, m
 
 
 @linux
-def test_workers_never_see_a_ctrl_c_not_even_while_they_start(root):
+def test_workers_never_see_a_signal_that_ends_the_parent_not_even_while_they_start(root):
     with loader(Folder(root), batch=4, workers=2) as blocked:
         next(blocked.epoch(0))
         for process in multiprocessing.active_children():
             status = Path(f"/proc/{process.pid}/status").read_text()
             mask = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
-            assert mask >> signal.SIGINT - 1 & 1
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            assert all(mask >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_closing_ends_the_processes_and_the_loader_can_go_on(root):
