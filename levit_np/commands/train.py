@@ -7,13 +7,13 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from pathlib import Path
 
-from ..errors import ConfigError, LevitError, TrainingError
+from ..errors import ConfigError, ImageError, LevitError, TrainingError
 from ..training.recipe import RECIPES, Recipe, recipe_named
 from .common import whole
 
 # What a run is, besides its recipe: it cannot change when the run goes on.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
-            "teacher": None, "bad_files": "stop"}
+            "teacher": None}
 
 
 def add(verbs):
@@ -21,7 +21,8 @@ def add(verbs):
         "train", help="weights from a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends it,\n"
         "a second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into OUTPUT:\n"
-        "best.h5 and last.h5 (weights, for every other verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
+        "last.h5 and, of the epoch that did best on the images of --validation, best.h5 (weights, for every other\n"
+        "verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
         epilog="examples:\n"
         "  levit-np train flowers --model levit_256.h5 --recipe small --epochs 20 --output run\n"
         "  levit-np train flowers --output run --resume\n"
@@ -34,13 +35,15 @@ def add(verbs):
     train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it is "
                        "need not be repeated, and must not differ")
     train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
-    train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach wrote")
+    train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach "
+                       "wrote, or FILE.py:NAME, a Python function: images (B, C, H, W), as the student sees them -> "
+                       "logits (B, classes), the classes sorted by name")
     train.add_argument("--heads", type=int, choices=(1, 2), help="classifiers on top, of which a teacher needs two "
                        "(default: as the model has)")
     train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
     train.add_argument("--seed", type=_from_zero, metavar="N", help="(default: 0)")
-    train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be used does (default: "
-                       "stop); those skipped are named in OUTPUT/skipped.txt")
+    train.add_argument("--bad-files", choices=("stop", "skip"), default="stop", help="what an image that cannot be "
+                       "used does (default: %(default)s); those skipped are named in OUTPUT/skipped.txt")
     train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
@@ -48,8 +51,8 @@ def add(verbs):
                        help="threads that compute (default: %(default)s)")
     train.add_argument("--workers", type=_from_zero, metavar="N", help="processes that decode and augment, 0 for none "
                        "(default: a process less than there are cores, at most 8)")
-    train.add_argument("--save-every", type=float, default=600, metavar="SECONDS", help="checkpoints between the ends of "
-                       "epochs (default: %(default)g)")
+    train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="checkpoints between the "
+                       "ends of epochs (default: %(default)g)")
     recipe = train.add_argument_group("the recipe", "Each part of it can be changed; 0 switches most of them off.")
     recipe.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}, or a JSON file that says what is not as "
                         "in the paper (default: paper)")
@@ -60,6 +63,12 @@ def add(verbs):
 
 def _from_zero(text: str) -> int:
     return int(text) if text == "0" else whole(text)
+
+
+def _seconds(text: str) -> float:
+    if not (seconds := float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
+    return seconds
 
 
 def _option(part) -> dict:
@@ -105,6 +114,8 @@ def _run(arguments) -> int:
                 if ranks.rank == 0:
                     print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
                 return stopped.status
+            except ImageError as error:
+                raise ImageError(f"{error}; --bad-files skip would leave it out") from None
     return 0
 
 
@@ -156,22 +167,22 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
-        bad_files=settings["bad_files"]))
-    trainer = Trainer(model, loader, recipe, seed=settings["seed"], ranks=ranks,
-                      teacher=_teacher(settings, source, recipe, preprocessing))
-    config = {"settings": settings, "ranks": ranks.size, "network": model.config.to_dict(),
-              "preprocessing": preprocessing.to_dict(), "labels": list(source.classes),
-              "data": {"images": len(source), "fingerprint": source.fingerprint}}
-    validate = None
+        bad_files=arguments.bad_files))
+    teacher = _teacher(settings, source, recipe, preprocessing)
+    trainer = Trainer(model, loader, recipe, seed=settings["seed"], ranks=ranks, teacher=teacher)
+    screen = Screen(quiet=ranks.rank > 0)
+    run = Run(trainer, folder, screen=screen, save_seconds=arguments.save_every)
     if looked_at:
         images = open_things.enter_context(EvaluationLoader(
             looked_at, preprocessing, batch=recipe.batch, workers=workers, rank=ranks.rank, ranks=ranks.size,
-            bad_files=settings["bad_files"]))
-        validate = _validation(images, list(source.classes), ranks)
-    screen = Screen(quiet=ranks.rank > 0)
-    if model.config.distillation and not trainer.teacher:
+            bad_files=arguments.bad_files))
+        run.validate = _validation(images, run, len(source.classes))
+    if model.config.distillation and not teacher:
         screen.note("no teacher: both heads learn the labels")
-    run = Run(trainer, folder, screen=screen, validate=validate, save_seconds=arguments.save_every)
+    config = {"settings": settings, "ranks": ranks.size, "network": model.config.to_dict(),
+              "preprocessing": preprocessing.to_dict(), "labels": list(source.classes),
+              "teacher": teacher and teacher.fingerprint, "data": _identity(source),
+              "validation": looked_at and _identity(looked_at)}
     if before:
         require_same(json.loads(json.dumps(before)), json.loads(json.dumps(config)), arguments.output)
         run.resume()
@@ -197,6 +208,10 @@ def _sources(arguments, open_source) -> tuple:
         raise LevitError(f"{where}: expected the classes of {arguments.data}, found others: "
                          f"{sorted(set(looked_at.classes) ^ set(source.classes))[:3]!a:.100}")
     return source, looked_at
+
+
+def _identity(source) -> dict:
+    return {"images": len(source), "fingerprint": source.fingerprint}
 
 
 def _network(settings, before, classes):
@@ -239,21 +254,25 @@ def _teacher(settings, source, recipe, preprocessing):
     import levit_np
 
     from ..checkpoints.loading import recipe_of
-    from ..training.teacher import NetworkTeacher, WrittenTeacher, is_logits
+    from ..training.teacher import FunctionTeacher, NetworkTeacher, WrittenTeacher, is_logits
 
     path = settings["teacher"]
+    if ".py:" in path:
+        return FunctionTeacher.of(path, len(source.classes))
     if Path(path).is_file() and is_logits(path):
         return WrittenTeacher(path, source, recipe)
     model = levit_np.load(path, backend=settings["backend"])
     return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
 
 
-def _validation(images, classes, ranks):
+def _validation(images, run, classes: int):
+    """What a run looks at after each epoch: a network -> its figures on the images of a loader."""
     from ..training.evaluation import evaluate
 
     def batches(dtype):
         for batch in images:
+            run.record_skipped((name, f"validation: {reason}") for name, reason in batch.skipped)
             if len(batch.indices):
                 yield batch.images.astype(dtype, copy=False), batch.targets.argmax(1)
 
-    return lambda model: evaluate(model.heads, batches(model.dtype), len(classes), ranks).average.to_dict()
+    return lambda model: evaluate(model.heads, batches(model.dtype), classes, run.trainer.ranks).average.to_dict()

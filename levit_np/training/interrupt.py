@@ -1,11 +1,14 @@
 """Ctrl-C, SIGTERM and the end of the terminal: a training finishes its step, saves and ends."""
 
+import os
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 
 # Windows has no SIGHUP.  They may come to all processes of a terminal or of a service at once.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SAID = b"\nends when this step is done and saved; Ctrl-C again ends at once\n"
 
 
 class Stopped(Exception):
@@ -39,6 +42,8 @@ class Interrupt:
             raise KeyboardInterrupt
         self.asked = number
         self.check()
+        if number == signal.SIGINT and sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), SAID)  # print is not for a signal's handler, which may interrupt another
 
     def check(self) -> None:
         """Raises Stopped, where a signal came and nothing is left to save."""

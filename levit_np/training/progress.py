@@ -3,12 +3,16 @@
 import sys
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 
 from ..errors import shown
 
+LINE_SECONDS = 30.0  # between two lines where there is no bar, as in a file or behind mpiexec
+
 
 class Screen:
-    """Lines on standard output, the bar on standard error where that is a terminal; quiet: neither."""
+    """Lines on standard output, the bar on standard error where that is a terminal, else a line now and then; quiet:
+    none of it."""
 
     def __init__(self, quiet: bool = False):
         self._quiet, self._bar = quiet, None
@@ -22,24 +26,28 @@ class Screen:
     def training(self, trainer):
         """Around the whole training."""
         self._trainer, self._images, self._since = trainer, 0, time.monotonic()
+        self._begun, self._said, self._until = (self._since, self._done()), self._since, self._since
         with self._made_bar() if sys.stderr.isatty() and not self._quiet else nullcontext() as self._bar:
             if self._bar:
-                done = trainer.epoch * trainer.loader.steps + trainer.batch
-                total = trainer.recipe.epochs * trainer.loader.steps
-                self._task = self._bar.add_task("starting", total=total, completed=done)
+                self._task = self._bar.add_task("starting", total=self._total(), completed=self._done())
             yield
         self._bar = None
 
     def step(self, step) -> None:
         """After each step."""
-        self._images += step.images
-        if not self._bar:
+        self._images, self._until = self._images + step.images, time.monotonic()
+        if not self._bar and self._until - self._said < LINE_SECONDS:
             return
         trainer, totals = self._trainer, self._trainer.totals
-        self._bar.update(self._task, completed=trainer.epoch * trainer.loader.steps + trainer.batch, description=(
-            f"epoch {trainer.epoch + 1}/{trainer.recipe.epochs}  {trainer.batch}/{trainer.loader.steps}  "
-            f"{self._speed():.3g} images/s  loss {totals['loss'] / totals['images']:.3f}  "
-            f"accuracy {totals['correct'] / totals['images']:.1%}"))
+        text = (f"epoch {trainer.epoch + 1}/{trainer.recipe.epochs}  {trainer.batch}/{trainer.loader.steps}  "
+                f"{self._speed():.3g} images/s  loss {totals['loss'] / totals['images']:.3f}  "
+                f"accuracy {totals['correct'] / totals['images']:.1%}")
+        if self._bar:
+            self._bar.update(self._task, completed=self._done(), description=text)
+        else:
+            (begun, before), self._said = self._begun, self._until
+            left = (self._until - begun) / (self._done() - before) * (self._total() - self._done())
+            self.note(f"{text}  {timedelta(seconds=round(left))} left")
 
     def waiting(self, what: str):
         """Around work that is not a step's."""
@@ -53,11 +61,18 @@ class Screen:
                 f"top1 {line['top1']:.2f}")
         if figures := line.get("validation"):
             text += f"  validation loss {figures['loss']:.4f}  top1 {figures['top1']:.2f}" + "  best" * best
-        self.note(f"{text}  {self._speed():.3g} images/s")
+        self.note(text + f"  {self._speed():.3g} images/s" * bool(self._images))
         self._images, self._since = 0, time.monotonic()
 
+    def _done(self) -> int:
+        """Batches of the whole training that lie behind."""
+        return self._trainer.epoch * self._trainer.loader.steps + self._trainer.batch
+
+    def _total(self) -> int:
+        return self._trainer.recipe.epochs * self._trainer.loader.steps
+
     def _speed(self) -> float:
-        return self._images * self._trainer.ranks.size / max(time.monotonic() - self._since, 1e-9)
+        return self._images * self._trainer.ranks.size / max(self._until - self._since, 1e-9)
 
     def _made_bar(self):
         from rich.console import Console

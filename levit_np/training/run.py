@@ -1,11 +1,11 @@
 """A training with its folder: steps, and between them whatever must outlive a power cut."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
 from .curves import draw
+from .fingerprint import fingerprint
 from .folder import RunFolder
 from .interrupt import Interrupt, Stopped
 from .schedule import learning_rate
@@ -64,6 +64,8 @@ class Run:
                 trainer.ranks.first(lambda: self._record(line))
                 trainer.next_epoch()
         if self.writes:
+            best = "" if self.best is None else f"{self.folder.best} (validation top1 {self.best:.2f}), "
+            self.screen.note(f"weights: {best}{self.folder.last}")
             self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
 
     def save(self) -> None:
@@ -81,7 +83,7 @@ class Run:
         ranks = self.trainer.ranks
         for step in self.trainer.train_epoch():
             self.screen.step(step)
-            self._record_skipped(step.skipped)
+            self.record_skipped(step.skipped)
             due = self.writes and time.monotonic() - self._saved >= self.save_seconds
             if ranks.any(interrupt.asked or due):
                 self.save()
@@ -93,10 +95,11 @@ class Run:
         if asked:
             raise Stopped(asked)
 
-    def _record_skipped(self, skipped) -> None:
-        for name, reason in skipped:
-            if name not in self._skipped:
-                self._skipped.add(name)
+    def record_skipped(self, skipped) -> None:
+        """Says, and writes down, each (name, reason) of an image that could not be used, once."""
+        for _, reason in skipped:
+            if reason not in self._skipped:
+                self._skipped.add(reason)
                 self.screen.note(f"skipped: {reason}")
                 with open(self.folder.skipped, "a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(f"{reason}\n")
@@ -124,14 +127,6 @@ class Run:
         self.trainer.evaluated.save(self.folder.last)
         self.folder.log.append(line)
         self.screen.epoch(line, better)
-
-
-def fingerprint(state: dict) -> str:
-    """SHA-256, in hexadecimal, over the arrays of a network."""
-    found = hashlib.sha256()
-    for array in state.values():
-        found.update(array.tobytes())
-    return found.hexdigest()
 
 
 def share_statistics(model, ranks) -> None:

@@ -1,11 +1,15 @@
 """Teachers: what tells a student, image by image, the logits (B, classes) that its second head learns.
 
 A teacher is called with a batch (images (B, C, H, W) as the student sees them, indices (B,) in the student's data) and
-answers in the student's order of classes.  Three kinds: a network, logits that a network wrote down, a function.
+answers in the student's order of classes.  Its `fingerprint` differs from another teacher's: a training that goes on
+must have the same.  Three kinds: a network, logits that a network wrote down, a function.
 """
 
 import hashlib
 import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -13,6 +17,7 @@ from ..errors import CheckpointError, LevitError
 from ..images.recipes import Recipe as Preprocessing
 from ..storage import hdf5
 from .classes import places
+from .fingerprint import fingerprint
 from .recipe import Recipe
 
 DOCUMENT = "teacher logits"  # what marks the file
@@ -38,6 +43,7 @@ class NetworkTeacher:
             student.mean, student.std, preprocessing.mean, preprocessing.std))
         same = preprocessing.mean == student.mean and preprocessing.std == student.std
         self._scale, self._shift = (None, None) if same else (std / own_std, (mean - own_mean) / own_std)
+        self.fingerprint = fingerprint(model.state())
 
     def __call__(self, batch):
         """The logits (B, classes), averaged over its heads."""
@@ -52,8 +58,20 @@ class NetworkTeacher:
 class FunctionTeacher:
     """A Python callable as teacher: images (B, C, H, W), as the student sees them -> logits (B, classes)."""
 
-    def __init__(self, function, classes: int):
-        self._function, self._classes = function, classes
+    def __init__(self, function: Callable, classes: int, fingerprint: str = ""):
+        self._function, self._classes, self.fingerprint = function, classes, fingerprint
+
+    @classmethod
+    def of(cls, place: str, classes: int) -> "FunctionTeacher":
+        """The function NAME of the Python file FILE.py, `place` being FILE.py:NAME.  Runs the file, and raises what it
+        raises; OSError where there is none, LevitError where it has no such function."""
+        path, _, name = place.rpartition(":")
+        source, module = Path(path).read_bytes(), ModuleType("teacher")
+        module.__file__ = path
+        exec(compile(source, path, "exec"), vars(module))
+        if not callable(function := getattr(module, name, None)):
+            raise LevitError(f"{path}: expected a function {name!a:.100}, found none")
+        return cls(function, classes, hashlib.sha256(source).hexdigest())
 
     def __call__(self, batch):
         """The function's logits.  Raises LevitError where they are not finite numbers (B, classes)."""
@@ -82,6 +100,7 @@ class WrittenTeacher:
         at, _ = places(source.classes, classes, len(classes), place)
         self._logits = written[:, at]
         self._rows = _rows(names, names_of(source), source, place)
+        self.fingerprint = fingerprint({"logits": self._logits, "rows": self._rows})
 
     def __call__(self, batch):
         """The logits (B, classes) of the images of those indices."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -155,6 +156,15 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", each=each)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_on_a_terminal_the_first_ctrl_c_says_what_is_waited_for(tmp_path, monkeypatch):
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen, open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with pytest.raises(Stopped):
+            run(tmp_path / "run", each=interrupted_at(1))
+        assert "Ctrl-C again ends at once" in screen.read(1000).decode()
 
 
 def test_under_nohup_the_end_of_the_terminal_is_nothing():

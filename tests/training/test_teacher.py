@@ -84,6 +84,30 @@ def test_a_function_is_asked_and_its_answer_checked():
             teacher.FunctionTeacher(lambda images: answer, 3)(batch(x))
 
 
+def test_a_function_in_a_file(tmp_path):
+    path = tmp_path / "a:b.py"
+    path.write_text("import numpy as np\n\ndef brightness(images):\n    return images.mean((2, 3)) * np.arange(3.0)\n")
+    taught = teacher.FunctionTeacher.of(f"{path}:brightness", 3)
+    assert np.array_equal(taught(batch(np.ones((2, 1, 4, 4), np.float32))), [[0, 1, 2]] * 2)
+    assert taught.fingerprint == teacher.FunctionTeacher.of(f"{path}:brightness", 3).fingerprint
+    with pytest.raises(LevitError, match="a:b.py: expected a function 'darkness', found none"):
+        teacher.FunctionTeacher.of(f"{path}:darkness", 3)
+    path.write_text(path.read_text().replace("mean", "max"))
+    assert taught.fingerprint != teacher.FunctionTeacher.of(f"{path}:brightness", 3).fingerprint
+
+
+def test_another_teacher_has_another_fingerprint(written, tmp_path):
+    path, logits = written
+    source = Source(["a/1.png", "a/2.png", "b/3.png", "c/4.png"], ["c", "a", "b"])
+    teacher.write_logits(tmp_path / "other.h5", logits + 1, [3, 0, 2], source, source.classes, "another teacher")
+    one, same, other = (teacher.WrittenTeacher(file, Source(["a/1.png"]), PLAIN).fingerprint
+                        for file in (path, path, tmp_path / "other.h5"))
+    assert one == same != other
+    one, same, other = (teacher.NetworkTeacher(random_model(seed=seed), NAMES, DIGITS, NAMES, DIGITS).fingerprint
+                        for seed in (1, 1, 2))
+    assert one == same != other
+
+
 @pytest.fixture
 def written(tmp_path):
     """Logits of three images of a source of four, in another order of classes than the student's."""

@@ -72,13 +72,29 @@ def test_a_run_leaves_weights_a_log_and_curves(trained, shapes, capsys):
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]} == {"bar", "disc", "ring"}
 
 
-def test_what_it_prints(shapes, tmp_path, capfd):
+def test_what_it_prints(shapes, tmp_path, capfd, monkeypatch):
+    from levit_np.training import progress
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
     assert main(["train", str(shapes), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
     out, err = capfd.readouterr()
-    first, second, third = out.splitlines()
+    first, second, third, fourth = out.splitlines()
     assert (first, err) == ("no teacher: both heads learn the labels", "")
     assert second.startswith("epoch 1/1  loss ") and "validation loss" in second and second.endswith("images/s")
-    assert third == f"curves: {tmp_path}/run/curves.png"
+    assert re.fullmatch(r"weights: \S+/run/best.h5 \(validation top1 \d+\.\d\d\), \S+/run/last.h5", third)
+    assert fourth == f"curves: {tmp_path}/run/curves.png"
+
+
+def test_without_a_terminal_it_says_now_and_then_how_far_it_is(shapes, tmp_path, capsys, monkeypatch):
+    from levit_np.training import progress
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    assert main(["train", str(shapes / "train"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:6]
+    for number, line in enumerate(lines, 1):
+        assert re.fullmatch(rf"epoch 1/1  {number}/5  [\d.e+]+ images/s  loss \d\.\d{{3}}  accuracy \d+\.\d%  "
+                            r"0:0\d:\d\d left", line)
+    assert lines[-1].endswith("  0:00:00 left")
 
 
 def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
@@ -146,6 +162,9 @@ def test_a_run_that_goes_on_must_be_the_same(trained, shapes, tmp_path, capsys):
     assert "seed: expected 0 as the run began with, found 1" in fails(capsys, *here, "--seed", 1)
     assert "model: expected 'levit_digits' as" in fails(capsys, *here, "--model", "levit_128")
     assert "data: " in fails(capsys, shapes / "val", *here[1:])
+    assert "validation: images: expected 12 as the run began with, found 42" in fails(
+        capsys, *here, "--validation", shapes / "train")
+    assert "validation: expected {'images': 12, " in fails(capsys, shapes / "train", *here[1:])
     assert "expected no run yet, found one; --resume goes on with it" in fails(
         capsys, shapes, "--output", trained, *QUICK)
     assert "expected a run to go on with" in fails(capsys, shapes, "--output", tmp_path / "none", "--resume")
@@ -162,7 +181,7 @@ def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shap
 @pytest.mark.parametrize("arguments, message", [
     (["--recipe", "large"], "recipe: expected one of paper, small"), (["--epochs", "many"], "--epochs"),
     (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
-    (["--seed", "-1"], "--seed"), (["--workers", "-1"], "--workers"),
+    (["--seed", "-1"], "--seed"), (["--workers", "-1"], "--workers"), (["--save-every", "nan"], "--save-every"),
     (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
@@ -224,6 +243,11 @@ def test_distillation(shapes, trained, tmp_path, capsys):
     assert main(["train", str(shapes), "--output", str(path), *QUICK, *teacher, "--distillation", "soft", "--epochs",
                  "1"]) == 0
     assert "no teacher" not in capsys.readouterr().out
+    (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
+    function = [*QUICK, "--teacher", f"{tmp_path}/other.py:logits", "--epochs", "1"]
+    assert main(["train", str(shapes), "--output", str(tmp_path / "function"), *function]) == 0
+    (tmp_path / "other.py").write_text("def logits(images): return images.max((1, 2)) [:, :3]\n")
+    assert "teacher: expected '" in fails(capsys, shapes, "--output", tmp_path / "function", "--resume")
     assert "expected a network with two heads" in fails(capsys, shapes, "--output", tmp_path / "one", *QUICK, *teacher,
                                                         "--heads", 1)
 
@@ -236,10 +260,25 @@ def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
     bad.write_bytes(bad.read_bytes()[:60])
     arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--repeats", 1]
     said = fails(capsys, *arguments, "--output", tmp_path / "stop")
-    assert "disc/03.png" in said
+    assert "disc/03.png: " in said and said.endswith("; --bad-files skip would leave it out")
     assert main(["train", *map(str, arguments), "--output", str(tmp_path / "skip"), "--bad-files", "skip"]) == 0
     assert "skipped: disc/03.png" in capsys.readouterr().out
     assert (tmp_path / "skip/skipped.txt").read_text().startswith("disc/03.png: ")
+    assert main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "stop"), "--resume", "--workers", "0",
+                 "--bad-files", "skip"]) == 0
+    assert end_of(tmp_path / "stop") == end_of(tmp_path / "skip")
+
+
+def test_a_bad_image_to_look_at_stops_it_or_is_written_down(shapes, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(shapes, tmp_path / "data")
+    (tmp_path / "data/val/ring/01.png").write_bytes(b"no image")
+    arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--output", tmp_path / "run"]
+    assert "ring/01.png: " in fails(capsys, *arguments)
+    assert main(["train", *map(str, arguments), "--resume", "--bad-files", "skip"]) == 0
+    assert (tmp_path / "run/skipped.txt").read_text().startswith("validation: ring/01.png: ")
+    assert json.loads((tmp_path / "run/log.jsonl").read_text())["validation"]["images"] == 11
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(shapes, tmp_path, capsys, monkeypatch):
