@@ -97,13 +97,14 @@ class Classifier(LeViT):
         labels, probabilities = loading.labels_of(self), softmax(self(x))  # (B, classes)
         return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
 
-    def explain(self, image, target=None, teacher=None, rival=None, about: str | None = None):
+    def explain(self, image, target=None, teacher=None, rival=None, about: str | None = None, whole: bool = False):
         """A page that shows the whole computation for one image: in a notebook it is shown in place, save(path) writes it.
 
         image: whatever predict takes, or one prepared image (C, H, W) of the model's dtype; about: what the page calls
         it (default: its file's name). target: the class, by name or number, whose loss is followed backward (default:
         the answer itself); teacher: the class that a teacher says, for distillation (default: the same); rival: the
-        class to compare with (default: the likeliest other). It is computed on the reference backend. Raises
+        class to compare with (default: the likeliest other). A page stays under 10 MB and leaves out channels of wide
+        layers; whole: it has every number, with LeViT-256 160 MB. It is computed on the reference backend. Raises
         ImageError for what cannot be used as an image, LevitError for a class or an array that does not fit."""
         from .explain.page.explanation import Explanation
         from .explain.page.writer import write
@@ -118,7 +119,7 @@ class Classifier(LeViT):
             about = os.path.basename(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "image"
         classes = {"target": target, "teacher": teacher, "rival": rival}
         classes = {key: None if which is None else class_number(which, labels) for key, which in classes.items()}
-        return Explanation(*write(super().to("reference"), x[None], labels, recipe, about, **classes))
+        return Explanation(*write(super().to("reference"), x[None], labels, recipe, about, whole, **classes))
 
     def save(self, path) -> None:
         """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the recipe.

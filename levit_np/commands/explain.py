@@ -32,6 +32,9 @@ def add(verbs):
     explain.add_argument("--target", metavar="CLASS", help="the loss's class, by name or number (default: the answer)")
     explain.add_argument("--teacher", metavar="CLASS", help="what a teacher says, for distillation (default: the same)")
     explain.add_argument("--rival", metavar="CLASS", help="the class to compare with (default: the likeliest other)")
+    explain.add_argument("--whole", action="store_true",
+                         help="with every number, where the page would leave out channels of wide layers to stay under "
+                         "10 MB (levit_256: 160 MB)")
     explain.add_argument("--force", action="store_true", help="replace PAGE, or pictures in DIR, where they exist")
     explain.add_argument("--serve", action="store_true", help="serve the page until Ctrl-C (needs waitress)")
     explain.add_argument("--port", type=_port, default=0, metavar="N", help="where to serve it (default: a free port)")
@@ -48,6 +51,8 @@ def _explain(arguments) -> int:
     written = arguments.output or arguments.png
     if arguments.serve and written:
         arguments.wrong_use("expected either --serve, or -o PAGE and --png DIR")
+    if arguments.whole and not arguments.output:
+        arguments.wrong_use("expected --whole with -o PAGE")
     if arguments.serve:
         return _serve(arguments)
     if not (arguments.image and written) or len(arguments.weights or ()) > 1:
@@ -66,7 +71,8 @@ def _explain(arguments) -> int:
 
 def _write_page(model, arguments):
     with waiting("computing the page"):
-        page = model.explain(arguments.image, arguments.target, arguments.teacher, arguments.rival)
+        page = model.explain(arguments.image, arguments.target, arguments.teacher, arguments.rival,
+                             whole=arguments.whole)
         page.save(arguments.output)
     size = Path(arguments.output).stat().st_size / 1e6
     print(f"{shown(arguments.output)}: {size:.1f} MB, {shown(Path(arguments.image).name)} through {shown(model.config.name)}")

@@ -9,7 +9,9 @@ import pytest
 
 import levit_np
 from levit_np.errors import LevitError
+from levit_np.explain.page import writer
 from levit_np.explain.page.packing import pack, unpack
+from levit_np.explain.page.sums import Sum, with_sums
 
 from ..random_model import random_images, random_model
 from .chromium import PROGRAM, Chromium
@@ -126,15 +128,74 @@ def test_every_stop_can_be_shown(opened):
 
 def look_at_all(chromium):
     """One stop of each operation and direction, and each kind of view."""
-    views = ["#/", "#/answer", "#/layer/stages.0", "#/layer/stages.0.blocks.0", "#/layer/head"]
+    views, layers = ["#/", "#/answer"], chromium.js("""doc.layers.map((layer) => layer.name).filter((name) =>
+        /^(stages.0|stem|head|position|token|stages.0.blocks.0|stages.1.downsample(.attention)?)$/.test(name) && stopsWithin(name).length)""")
     for direction in ("forward", "backward"):
         firsts = chromium.js(f"Object.values(doc.{direction}.reduce((a, s, i) => (a[s.op] ??= i, a), {{}}))")
-        views += [f"#/{direction}/{i}" for i in firsts]
+        views += [f"#/{direction}/{i}" for i in firsts] + [f"#/layer/{name}" for name in layers]
     for view in views:
         chromium.go(view)
         text = chromium.js("document.getElementById('main').innerText")
         wrong = re.search(r"undefined|NaN|(?m:^|\s)(op|what|part|axis|about)\.\w+", text)
         assert not wrong and chromium.js("document.querySelector('h1').textContent"), (view, wrong, text)
+
+
+@browser
+def test_every_number_has_its_maker(opened):
+    check_makers(opened)
+
+
+def check_makers(chromium):
+    """What a stop is given, but for the parameters, the image and the labels, an earlier one gave: with either loss."""
+    for loss in chromium.js("Object.keys(doc.losses)"):
+        chromium.js(f"session.loss = '{loss}'")
+        missing = chromium.js("""['forward', 'backward'].flatMap((direction) => doc[direction].flatMap((stop) =>
+            Object.entries(placesOf(stop)).filter(([name, place]) => !(name in stop.out) && !makers.has(place))
+            .map(([name]) => `${stop.op.replace('_backward', '')} ${name}`)))""")
+        assert set(missing) <= {"convolution x", "convolution w", "linear w", "linear b", "gather_bias table", "targets_of labels",
+                                *(f"normalize {name}" for name in ("gamma", "beta", "mean", "variance")),
+                                "layer_norm gamma", "layer_norm beta", "prepend_token token", "add_embedding embedding", "add_beta beta"}
+    chromium.js("session.loss = 'ce'")
+
+
+@browser
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("layer", ["stages.0.blocks.1", "stages.1.downsample", "stages.1.downsample.attention"])
+def test_the_diagram_of_a_block(opened, direction, layer):
+    """Each operation is a box, which a key reaches and which leads to its stop; residuals go around."""
+    opened.js(f"session.direction = '{direction}'")
+    opened.go(f"#/layer/{layer}")
+    links = opened.js("[...document.querySelectorAll('.diagram a.box')].map((a) => a.getAttribute('href'))")
+    led = {int(re.match(rf"#/{direction}/(\d+)", link)[1]) for link in links}
+    ops = opened.js(f"stopsWithin('{layer}', '{direction}').map((i) => [i, doc.{direction}[i].op])")
+    elsewhere = {"bias_index", "split_heads_backward"} if "down" in layer else {"bias_index"}
+    assert {i for i, op in ops if op not in elsewhere | {"sum_backward"}} <= led <= {i for i, _ in ops}
+    assert opened.js("[...document.querySelectorAll('.diagram .box')].every((a) => (a.focus(), document.activeElement === a))")
+    sums = sum(op.startswith("add") for _, op in ops)
+    assert opened.js("document.querySelectorAll('.diagram circle').length") == sums + 1  # and the bias's
+    assert opened.js("document.querySelectorAll('.diagram .grouplink').length") == (0 if layer.endswith("attention") else 2)
+    opened.js("session.direction = 'forward'")
+
+
+@browser
+def test_two_classes_are_compared(opened, digits):
+    """Any two of the top five: a choice draws another picture, and what is drawn are the logits' gradients."""
+    opened.go("#/answer")
+    top = opened.js("doc.why")
+    pictures = "[...document.querySelectorAll('figure canvas')].map((c) => c.toDataURL()).join()"
+    first = opened.js(pictures)
+    opened.js("(() => { const [, other] = document.querySelectorAll('.choosers select'); other.value = 4;"
+              " other.dispatchEvent(new Event('change')); })()")
+    opened.wait(f"{pictures} !== {first!r}")
+    assert opened.js("document.querySelectorAll('figcaption')[2].textContent").endswith(opened.js(f"doc.labels[{top[4]}]"))
+    model = levit_np.load("levit_digits.h5", backend="reference", dtype="float64")
+    x = digits.prepare(DIGIT)[None].astype(np.float64)
+    step = np.zeros_like(x)
+    step[0, 0, 14, 17] = 1e-4
+    for place, c in enumerate(top):
+        slope = (model.forward(x + step)[0][0, c] - model.forward(x - step)[0][0, c]) / 2e-4
+        shown = opened.js(f"tensors.get(doc.saliency[{place}]).then((map) => map.at(0, 14, 17))")
+        assert shown == pytest.approx(slope, rel=2e-3)
 
 
 def test_a_class_by_name_or_number(digits):
@@ -153,6 +214,30 @@ def test_a_large_network_fits(chromium, tmp_path):
     chromium.open(path.as_uri())
     check_cells(chromium, model, x, 40, target=3, teacher=5)
     assert chromium.requests == [path.as_uri()] and chromium.errors == []
+
+
+def test_a_whole_page_leaves_nothing_out(digits, monkeypatch):
+    monkeypatch.setattr(writer, "LIMIT", 1_500_000)
+    for whole in (False, True):
+        page = digits.explain(DIGIT, whole=whole)
+        left_out = [entry for entry in page.document["tensors"] if any(kept is not None for kept in entry["kept"])]
+        assert (len(page.html) > 1_500_000) == whole == (not left_out)
+
+
+@browser
+def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
+    """Which channels are there, how to get all, and, of one that was asked for, that another is shown."""
+    monkeypatch.setattr(writer, "LIMIT", 1_500_000)
+    digits.explain(DIGIT).save(tmp_path / "small.html")
+    chromium.errors.clear()
+    chromium.open((tmp_path / "small.html").as_uri())
+    i = chromium.js("doc.forward.findIndex((s) => s.op === 'linear' && s.layer.endsWith('mlp.up'))")
+    chromium.go(f"#/forward/{i}")
+    assert "--whole" in chromium.js("document.getElementById('main').textContent")
+    chromium.js("(() => { const field = document.querySelector('.panel input'); field.value = 127;"
+                " field.dispatchEvent(new Event('change')); })()")
+    assert re.match(r"channel 127 is not on this page; the nearest: y\[\d+, \d+\] = ", chromium.js("document.querySelector('.readout').textContent"))
+    assert chromium.errors == []
 
 
 @browser
@@ -245,6 +330,7 @@ def test_other_networks(chromium, tmp_path, name, changes):
     chromium.errors.clear()
     chromium.open((tmp_path / "page.html").as_uri())
     look_at_all(chromium)
+    check_makers(chromium)
     assert chromium.errors == []
 
 
@@ -266,7 +352,22 @@ def test_every_operation_has_its_stop_formula_and_source():
             assert stop["code"]["line"] == step.line
     sums = [record.name for record in recorded.forward if record.kind == "Residual"]
     assert all((direction, name, None) in stops for name in sums for direction in ("forward", "backward"))
-    assert sums and ("forward", "average", None) in stops
+    assert sums and ("forward", "average", None) in stops and ("backward", "heads", None) in stops
+
+
+@pytest.mark.parametrize("teacher", [None, 5])
+def test_sums(digits, teacher):
+    """What the layers add up and halve themselves: numbers and line."""
+    found = levit_np.trace(digits, digits.prepare(DIGIT)[None], 3, teacher=teacher)
+    sums = [step for direction in ("forward", "backward") for step in with_sums(found, direction) if isinstance(step, Sum)]
+    counts = dict.fromkeys(("add", "add_backward"), 14) | {"average": 1, "sum_backward": 3, "average_backward": 1}
+    assert {op: sum(s.op == op for s in sums) for op in {s.op for s in sums}} == counts | ({"mean_loss": 1} if teacher else {})
+    for told in sums:
+        parts, half = list(told.inputs.values()), 0.5 if told.op in ("average", "average_backward", "mean_loss") else 1
+        expected = [half * part for part in parts] if told.op == "average_backward" else [half * sum(parts)]
+        for value, wanted in zip(told.outputs.values(), expected * 2):
+            np.testing.assert_allclose(value, wanted, rtol=1e-6)
+        assert any(sign in told.source.lines[told.line - told.source.first] for sign in ("+", "/ 2"))
 
 
 AXE = os.environ.get("AXE")

@@ -7,11 +7,12 @@ import numpy as np
 
 from ...model import LeViT
 from ...ops import reference
-from ..operations import Source, layer_source, operation, source_of
+from ..operations import Source
 from ..recorder import Recorder
-from ..records import Backward, Forward, Step
-from ..trace import Trace, trace
+from ..records import Step
+from ..trace import trace
 from .detail import DETAILS, Detail
+from .sums import Sum, with_sums
 from .tensors import Tensors
 
 
@@ -20,8 +21,8 @@ class Pass:
 
     losses: "ce", the cross-entropy of the averaged logits with `target` (by default the answer itself); with two heads
     also "kd", half the cross-entropy of each head, the second's with the `teacher`'s class (by default the target).
-    why: two classes whose logits are followed back to the image and the attention maps, the target and its `rival` (by
-    default the likeliest other)."""
+    why: the classes whose logits are followed back to the image and the attention maps, any two of which the page
+    compares: first the target and its `rival` (by default the likeliest other), then the rest of the top five."""
 
     def __init__(self, model: LeViT, x: np.ndarray, target: int | None = None, teacher: int | None = None,
                  rival: int | None = None):
@@ -30,8 +31,7 @@ class Pass:
         self.top = [int(i) for i in order[:5]]
         self.target = self.top[0] if target is None else target
         self.teacher = self.target if teacher is None else teacher
-        rivals = [self.target, rival] if rival is not None else list(dict.fromkeys([self.target, *self.top]))[:2]
-        self.why = rivals if len(rivals) > 1 else rivals * 2  # a network of one class has no rival
+        self.why = list(dict.fromkeys([self.target, *([] if rival is None else [rival]), *self.top]))
         self.traces = {"ce": trace(model, x, self.target)}
         if model.head_dist is not None:
             self.traces["kd"] = trace(model, x, self.target, teacher=self.teacher)
@@ -51,18 +51,27 @@ class Pass:
             "losses": {name: found.loss for name, found in self.traces.items()}, "layers": self._layers(),
             "forward": stops.forward(), "backward": stops.backward(), "code": code.table(),
             "logits": tensors.add("average", "y", first.logits), "heads": [tensors.add("linear", "y", h) for h in heads],
-            "x": x, "dx": {}, "maps": {},
+            "x": x, **self._why(tensors),
         }
-        values = {step.layer: step.inputs["v"] for step in first.steps if step.op == "attention"}
-        for name, found in self.traces.items():
-            document["dx"][name] = tensors.add("convolution_backward", "dx", found.dx)
-        for place, (dx, steps) in enumerate(self.logits_back):
-            digits = None if detail.reach == math.inf else 2  # for pictures it is enough
-            document["dx"][f"why{place}"] = tensors.add("convolution_backward", "dx", dx, digits)
-            for step in (s for s in steps if s.op == "attention_backward"):
-                gradient = step.inputs["dy"] @ values[step.layer].swapaxes(-1, -2)  # to the attention weights
-                document["maps"].setdefault(step.layer, []).append(tensors.add("attention", "dprobabilities", gradient, digits))
         return document, tensors
+
+    def _why(self, tensors: Tensors) -> dict:
+        """Of each class of `why`: "saliency", its logit's gradient to the image, at each pixel the largest of the
+        colours; by layer, "influence" (heads, Nk), Σ over the queries of attention weight · gradient to it; and of the
+        first two "maps" (heads, Nq, Nk), that gradient."""
+        attentions = {step.layer: step for step in self.traces["ce"].steps if step.op == "attention"}
+        found: dict[str, Any] = {"saliency": [], "influence": {}, "maps": {}}
+        digits = None if tensors.detail.reach == math.inf else 2  # for pictures it is enough
+        for place, (dx, steps) in enumerate(self.logits_back):
+            largest = np.take_along_axis(dx, np.abs(dx).argmax(1, keepdims=True), 1)
+            found["saliency"].append(tensors.add("convolution_backward", "dx", largest, digits))
+            for layer, dy in ((s.layer, s.inputs["dy"]) for s in steps if s.op == "attention_backward"):
+                gradient = dy @ attentions[layer].inputs["v"].swapaxes(-1, -2)  # to the attention weights
+                influence = (attentions[layer].outputs["probabilities"] * gradient).sum(2)[0]
+                found["influence"].setdefault(layer, []).append(tensors.add("attention", "dtable", influence))
+                if place < 2:
+                    found["maps"].setdefault(layer, []).append(tensors.add("attention", "dprobabilities", gradient, digits))
+        return found
 
     def _about_model(self) -> dict:
         config, rows = self.model.config, self.model.rows()
@@ -98,66 +107,68 @@ class _Stops:
         self.whole, self.tensors, self.code = whole, tensors, code
         # Of a head for many classes, the rows of those that the page speaks of.
         self.rows = shown if whole.model.config.num_classes > 16 else None
+        # Both losses begin with the same logits, which each trace has computed for itself.
+        first = whole.traces["ce"]
+        self.logits = {"average": first.logits} | {r.name: r.output for r in first.forward if r.name.startswith("head")}
 
     def forward(self) -> list[dict]:
-        first, *others = self.whole.traces.values()
-        stops = [self._stop(step) for step in _with_sums(first, "forward") if _layer(step) != "loss"]
-        if len(self.whole.traces) > 1:
-            stops.append(self._average(first))
+        first = self.whole.traces["ce"]
+        stops = [self._stop(step) for step in with_sums(first, "forward") if step.layer != "loss"]
         for loss, found in self.whole.traces.items():
-            stops += [self._stop(s) | {"only": loss} for s in found.steps if (s.direction, s.layer) == ("forward", "loss")]
+            stops += [self._stop(step) | {"only": loss} for step in with_sums(found, "forward") if step.layer == "loss"]
         return stops
 
     def backward(self) -> list[dict]:
         """With two losses, each stop has the numbers of the first, and under "kd" those that differ for the second."""
         stops, places = [], {}
         for loss, found in self.whole.traces.items():
-            stops += [self._stop(s) | {"only": loss} for s in found.steps
-                      if (s.direction, s.layer) == ("backward", "loss")]
-        for step in _with_sums(self.whole.traces["ce"], "backward"):
-            if _layer(step) != "loss":
-                places[_key(step)] = len(stops)
+            stops += [self._stop(step) | {"only": loss} for step in with_sums(found, "backward") if step.layer == "loss"]
+        for step in with_sums(self.whole.traces["ce"], "backward"):
+            if step.layer != "loss":
+                places[step.name] = len(stops)
                 stops.append(self._stop(step))
         if "kd" in self.whole.traces:
             detail = self.tensors.detail.half()
-            for step in _with_sums(self.whole.traces["kd"], "backward"):
-                if _layer(step) != "loss":
-                    stops[places[_key(step)]]["kd"] = self._arrays(step, detail, gradients_only=True)
+            for step in with_sums(self.whole.traces["kd"], "backward"):
+                if step.layer != "loss":
+                    stops[places[step.name]]["kd"] = self._arrays(step, detail, gradients_only=True)
         return stops
 
-    def _stop(self, step) -> dict:
-        if not isinstance(step, Step):
-            return self._sum(step)
-        told = operation(step.op)
-        stop: dict[str, Any] = {"name": step.name, "layer": step.layer, "op": step.op, "formula": told.formula,
-                                "code": self.code.of(step.source, step.caller, step.line),
-                                "with": {k: v for k, v in step.inputs.items() if isinstance(v, (int, float)) or k == "sizes"}
-                                | {k: v for k, v in step.outputs.items() if isinstance(v, (int, float))}}
-        stop |= self._arrays(step)
+    def _stop(self, step: Step | Sum) -> dict:
+        is_sum = isinstance(step, Sum)
+        code = self.code.of(None, step.source, step.line) if is_sum else self.code.of(step.source, step.caller, step.line)
+        numbers = {name: value for name, value in (*step.inputs.items(), *step.outputs.items())
+                   if isinstance(value, (int, float)) or name == "sizes"}
+        stop: dict[str, Any] = {"name": step.name, "layer": step.layer, "op": step.op, "formula": step.formula,
+                                "code": code, "with": numbers, **self._arrays(step)}
         if step.op == "normalize":
             stop |= self._training_statistics(step)
         return stop
 
-    def _arrays(self, step, detail=None, gradients_only=False) -> dict:
+    def _arrays(self, step: Step | Sum, detail=None, gradients_only=False) -> dict:
         """{"in": {name: number}, "out": …} of the arrays that the page holds."""
         found: dict[str, dict] = {"in": {}, "out": {}}
-        if not isinstance(step, Step):
-            arrays = {"in": _sum_inputs(step, self._branch(step)), "out": _sum_outputs(step)}
-        else:
-            arrays = {"in": _plain(step, step.inputs), "out": _plain(step, step.outputs)}
-        op = step.op if isinstance(step, Step) else "add"
-        for group, values in arrays.items():
+        for group, values in (("in", _plain(step.inputs)), ("out", _plain(step.outputs))):
             for name, array in values.items():
-                if gradients_only and not name.startswith("d") or name == "index":
+                gradient = _is_gradient(step, name)
+                if gradients_only and not gradient or name == "index":
                     continue
                 if name == "bias" and array.ndim == 3:
                     continue  # gathered from the table: the page does that itself
-                head = _layer(step).startswith("head")
+                head = step.layer.startswith("head")
                 rows = self.rows if name in ("w", "dw") and head else None
-                place = self.tensors.add(op, name, array, None, DETAILS[1] if head and array.ndim == 1 else detail, rows)
+                more = DETAILS[1] if head and array.ndim == 1 else detail
+                known_as = f"d{name}" if gradient and not name.startswith("d") else name
+                place = self.tensors.add(step.op, known_as, self._known(step, name, array), None, more, rows)
                 if place is not None:
                     found[group][name] = place
         return found
+
+    def _known(self, step: Step | Sum, name: str, array: np.ndarray) -> np.ndarray:
+        """The array under which the page has these numbers."""
+        if step.layer != "loss" or not name.startswith("logits"):
+            return array
+        return next((known for known in self.logits.values() if np.array_equal(known, array)), array)
 
     def _training_statistics(self, step: Step) -> dict:
         """What this image alone would give BN in training; nothing, where that is one value a channel."""
@@ -168,65 +179,14 @@ class _Stops:
         return {"training": {"mean": self.tensors.add("normalize", "mean", mean), "count": count,
                              "variance": self.tensors.add("normalize", "variance", variance)}}
 
-    def _sum(self, record) -> dict:
-        """x + branch(x), which a layer writes itself."""
-        back = isinstance(record, Backward)
-        source = layer_source(record.kind, "backward" if back else "forward")
-        line = next(source.first + i for i, text in enumerate(source.lines) if "return" in text)
-        return {"name": record.name, "layer": record.name, "op": "add_backward" if back else "add", "with": {},
-                "formula": "dx = dy + dbranch" if back else "y = x + branch(x)",
-                "code": self.code.of(None, source, line), **self._arrays(record)}
 
-    def _branch(self, record):
-        """The record of the branch that a residual adds."""
-        records = self.whole.traces["ce"].forward if isinstance(record, Forward) else record_backwards(self.whole, record)
-        return next(r for r in records if r.parent == record.name)
-
-    def _average(self, found: Trace) -> dict:
-        source = source_of(LeViT.forward)
-        line = next(source.first + i for i, text in enumerate(source.lines) if "/ 2" in text)
-        heads = {r.name: self.tensors.add("linear", "y", r.output) for r in found.forward if r.name in ("head", "head_dist")}
-        return {"name": "average", "layer": "", "op": "average", "formula": "y = (head + head_dist) / 2", "with": {},
-                "code": self.code.of(None, source, line), "in": heads,
-                "out": {"y": self.tensors.add("average", "y", found.logits)}}
+def _is_gradient(step: Step | Sum, name: str) -> bool:
+    """Of an operation that backward borrows from forward (tokens_to_image), all is gradients, whatever its names are."""
+    borrowed = isinstance(step, Step) and step.direction == "backward" and not step.op.endswith("_backward")
+    return borrowed or name.startswith("d")
 
 
-def record_backwards(whole: Pass, record: Backward) -> tuple[Backward, ...]:
-    """The backward records of the trace that this one belongs to."""
-    return next(t.backward for t in whole.traces.values() if any(r is record for r in t.backward))
-
-
-def _with_sums(found: Trace, direction: str) -> list:
-    """The operations of one direction, and behind the last of each residual's branch the residual's own record."""
-    steps = [step for step in found.steps if step.direction == direction]
-    records = found.forward if direction == "forward" else found.backward
-    ends = {}  # index of the last operation within -> records, the innermost first
-    for record in (r for r in records if r.kind == "Residual"):
-        branch = record.name.rpartition(".")[0]
-        last = max(i for i, s in enumerate(steps) if s.layer == branch or s.layer.startswith(f"{branch}."))
-        ends.setdefault(last, []).append(record)
-    return [part for i, step in enumerate(steps) for part in (step, *ends.get(i, ()))]
-
-
-def _layer(step) -> str:
-    return step.layer if isinstance(step, Step) else step.name
-
-
-def _key(step) -> tuple[str, str]:
-    return step.name, type(step).__name__
-
-
-def _sum_inputs(record, branch) -> dict:
-    if isinstance(record, Forward):
-        return {"x": record.input, "branch": branch.output}
-    return {"dy": record.doutput, "dbranch": branch.dinput}
-
-
-def _sum_outputs(record) -> dict:
-    return {"y": record.output} if isinstance(record, Forward) else {"dx": record.dinput}
-
-
-def _plain(step: Step, values: dict) -> dict[str, np.ndarray]:
+def _plain(values: dict) -> dict[str, np.ndarray]:
     """The arrays by name; the parts of split_heads_backward are the gradients of queries, keys and values."""
     found = {}
     for name, value in values.items():

@@ -1,4 +1,5 @@
-"""How much of a pass goes onto a page.  A LeViT-256 computes 20 million numbers, of which a page of 10 MB holds a fifth.
+"""How much of a pass goes onto a page.  A LeViT-256's has 93 million numbers, 55 of them weights and their gradients; a
+page of 10 MB holds six million, and only a `whole` one, of 160 MB, all.
 
 Pictures need every pixel, so that of a wide array the first channels are kept, the more the fewer pixels it has; and of
 every array as many digits as one would read. Attention weights stay whole: any query, any key, every head.
@@ -30,7 +31,7 @@ class Detail(NamedTuple):
 
 # From everything to little; a page takes the first that fits.
 DETAILS = (Detail(math.inf, 5, 4, math.inf), Detail(math.inf, 4, 3, math.inf),
-           *(Detail(reach, 4, 3, 1e6) for reach in (896, 640, 448, 300, 224, 160)), Detail(112, 4, 2, 4e5),
+           *(Detail(reach, 4, 3, 1e6) for reach in (896, 640, 448, 300, 224, 192, 160, 136)), Detail(112, 4, 2, 4e5),
            Detail(112, 3, 2, 2e5), Detail(56, 3, 2, 1e5), Detail(28, 3, 2, 4e4), Detail(1, 2, 2, 1e4, 4),
            Detail(1, 2, 2, 2e3, 2))
 

@@ -16,23 +16,27 @@ from .detail import DETAILS
 WEB = Path(__file__).with_name("web")
 # In this order, in one scope.
 SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "makes", "makes_backward", "number", "code", "stop",
-           "convolution", "attention", "bias", "normalization", "answer", "overview", "block", "tour", "live", "main")
-LIMIT = 9_600_000  # bytes of a page
+           "convolution", "attention", "bias", "normalization", "answer", "overview", "diagram", "block", "tour", "live", "main")
+LIMIT = 9_900_000  # bytes of a page
 
 
-def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", limit: int = LIMIT,
+def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", whole: bool = False,
           **classes) -> tuple[dict, str]:
-    """What `assemble` makes a page of, for one image x (1, C, H, W), in as much detail as `limit` bytes allow.
+    """What `assemble` makes a page of, for one image x (1, C, H, W), in as much detail as LIMIT allows; `whole`: with
+    every number, however large it becomes.
 
     recipe (to_dict) makes the pixels visible again; classes: target, teacher and rival, see Pass."""
-    done = Pass(model, x, **classes)
-    for detail in DETAILS:
+    done, details = Pass(model, x, **classes), DETAILS[:2] if whole else DETAILS
+    size = 0.5  # bytes a letter that is estimated: at least
+    for detail in details:
         document, tensors = done.document(detail, labels, about, recipe)
-        if tensors.estimate() > 1.9 * limit and detail is not DETAILS[-1]:
+        if tensors.estimate() * size > LIMIT and detail is not details[-1]:
             continue
         document["tensors"], numbers = tensors.table()
-        if len(assemble(document, numbers).encode()) <= limit:
+        written = len(assemble(document, numbers).encode())
+        if written <= LIMIT:
             break
+        size = 0.98 * written / tensors.estimate()  # of one pass it changes little from detail to detail
     return document, numbers
 
 

@@ -63,120 +63,95 @@ async function answerView() {
       h("p", { class: "note" }, t("headsAgree", { a: doc.labels[best(each[0])], b: doc.labels[best(each[1])] })),
     );
   }
-  view.append(
-    h("h2", { id: "why" }, t("whyTitle")),
-    h("p", {}, t("whyIntro")),
-    await whyPictures(),
-    h("h2", {}, t("whyMaps")),
-    h("p", {}, t("whyMapsIntro")),
-    await whyAttention(),
-  );
+  view.append(h("h2", { id: "why" }, t("whyTitle")), h("p", {}, t("whyIntro")), await whyParts());
   return view;
 }
 
 const best = (values) => values.indexOf(Math.max(...values));
 
-// The gradient of a logit to the image, a number a pixel: the largest of the colours, with its sign.
-async function saliency(which) {
-  const dx = await tensors.get(doc.dx[which]),
-    [channels, rows, columns] = dx.shape;
-  const value = (r, c) => {
-    let most = 0;
-    for (let k = 0; k < channels; k++) {
-      const v = dx.at(k, r, c);
-      if (Math.abs(v) > Math.abs(most)) most = v;
-    }
-    return most;
+// The pictures of two classes side by side; which two, one chooses.
+async function whyParts() {
+  const { choices } = address.read();
+  const chosen = ["one", "other"].map((key, i) => {
+    const place = doc.why.indexOf(Number(choices.get(key) ?? NaN));
+    return place < 0 ? Math.min(i, doc.why.length - 1) : place;
+  });
+  const pictures = h("div", {});
+  const draw = async () => pictures.replaceChildren(await whyPictures(chosen), await whyAttention(chosen));
+  const pick = (i) => (event) => {
+    chosen[i] = Number(event.target.value);
+    address.choose({ one: doc.why[chosen[0]], other: doc.why[chosen[1]] });
+    draw();
   };
-  const sizes = [];
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) sizes.push(Math.abs(value(r, c)));
-  return { rows, columns, value, largest: sizes.sort((a, b) => a - b)[Math.floor(0.995 * sizes.length)] || 1 };
-}
-
-async function whyPictures() {
-  const figures = [h("figure", {}, h("figcaption", {}, t("image")), await imageCanvas(200))],
-    maps = [];
-  for (const [i, c] of doc.why.entries()) {
-    const map = await saliency(`why${i}`);
-    maps.push(map);
-    figures.push(
+  const select = (label, i) =>
+    h(
+      "label",
+      {},
+      label,
+      " ",
       h(
-        "figure",
-        {},
-        h("figcaption", {}, t("towards", { name: doc.labels[c] })),
-        mapCanvas(map.rows, map.columns, map.value, {
-          size: 200,
-          signed: true,
-          largest: map.largest,
-          label: t("gradientOf", { name: doc.labels[c] }),
-        }),
+        "select",
+        { onchange: pick(i) },
+        doc.why.map((c, place) => h("option", { value: place, selected: place === chosen[i] }, doc.labels[c])),
       ),
     );
-  }
-  if (doc.why[0] !== doc.why[1])
-    figures.push(
-      h(
-        "figure",
-        {},
-        h("figcaption", {}, t("difference", { a: doc.labels[doc.why[0]], b: doc.labels[doc.why[1]] })),
-        mapCanvas(maps[0].rows, maps[0].columns, (r, c) => maps[0].value(r, c) - maps[1].value(r, c), {
-          size: 200,
-          signed: true,
-          largest: maps[0].largest,
-          label: t("difference", { a: doc.labels[doc.why[0]], b: doc.labels[doc.why[1]] }),
-        }),
-      ),
-    );
-  return h("div", {}, h("div", { class: "row" }, figures), h("p", { class: "note" }, t("whyNote")));
+  await draw();
+  return h("div", {}, h("div", { class: "choosers" }, select(t("compare"), 0), select(t("compareWith"), 1)), pictures);
 }
 
-// For each attention: Σ over the queries of weight × gradient, at each key: what the head's looking there did for the class.
-async function whyAttention() {
-  const names = Object.keys(doc.maps).reverse(),
-    body = h("div", {}),
-    select = h(
-      "select",
-      { onchange: () => draw(select.value) },
-      names.map((name) => h("option", { value: name }, fullTitle(name))),
-    );
+// The gradients of two logits to the image, and their difference.
+async function whyPictures(chosen) {
+  const maps = await Promise.all(chosen.map((place) => tensors.get(doc.saliency[place])));
+  const names = chosen.map((place) => doc.labels[doc.why[place]]);
+  const [, rows, columns] = maps[0].shape;
+  const sizes = range(rows).flatMap((r) => range(columns).map((c) => Math.abs(maps[0].at(0, r, c))));
+  const largest = sizes.sort((a, b) => a - b)[Math.floor(0.995 * sizes.length)] || 1; // a few would pale all others
+  const figure = (caption, value, label) => {
+    const options = { size: 200, signed: true, largest, label };
+    return h("figure", {}, h("figcaption", {}, caption), mapCanvas(rows, columns, value, options));
+  };
+  const figures = names.map((name, i) =>
+    figure(t("towards", { name }), (r, c) => maps[i].at(0, r, c), t("gradientOf", { name })),
+  );
+  if (chosen[0] !== chosen[1]) {
+    const difference = t("difference", { a: names[0], b: names[1] });
+    figures.push(figure(difference, (r, c) => maps[0].at(0, r, c) - maps[1].at(0, r, c), difference));
+  } else figures.pop();
+  const image = h("figure", {}, h("figcaption", {}, t("image")), await imageCanvas(200));
+  return h("div", {}, h("div", { class: "row" }, image, figures), h("p", { class: "note" }, t("whyNote")));
+}
+
+// At each key, Σ over the queries of weight × gradient: what a head's looking there did for each of the two classes.
+async function whyAttention(chosen) {
+  const names = Object.keys(doc.influence).reverse();
+  const body = h("div", {});
+  const select = h(
+    "select",
+    { onchange: () => draw(select.value) },
+    names.map((name) => h("option", { value: name }, fullTitle(name))),
+  );
   const draw = async (name) => {
-    const a = await attentionOf(name),
-      maps = await Promise.all(doc.maps[name].map((place) => tensors.get(place))),
-      queries = a.probabilities.there(1);
-    const value = (map, head) =>
-      range(a.keys).map((k) =>
-        queries.reduce((s, q) => s + a.probabilities.at(head, q, k) * (map.at(head, q, k) ?? 0), 0),
-      );
-    const table = maps.map((map) => range(a.heads).map((head) => value(map, head))),
-      largest = Math.max(...table.flat(2).map(Math.abs));
-    body.replaceChildren(
-      ...table.map((heads, i) =>
-        h(
-          "div",
-          {},
-          h("h3", {}, t("towards", { name: doc.labels[doc.why[i]] })),
-          h(
-            "div",
-            { class: "row" },
-            heads.map((values, head) =>
-              h(
-                "figure",
-                {},
-                mapCanvas(a.rows, a.columns, (r, c) => values[r * a.columns + c], {
-                  size: 96,
-                  signed: true,
-                  largest,
-                  label: t("headN", { n: head }),
-                }),
-                h("figcaption", {}, t("headN", { n: head })),
-              ),
-            ),
-          ),
-        ),
+    const places = [...new Set(chosen)];
+    const maps = await Promise.all(places.map((place) => tensors.get(doc.influence[name][place])));
+    const [heads, keys] = maps[0].shape;
+    const [rows, columns] = gridOf(keys);
+    const largest = Math.max(...maps.flatMap((map) => map.extent).map(Math.abs));
+    const figure = (map, n) => {
+      const options = { size: 96, signed: true, largest, label: t("headN", { n }) };
+      const picture = mapCanvas(rows, columns, (r, c) => map.at(n, r * columns + c), options);
+      return h("figure", {}, picture, h("figcaption", {}, t("headN", { n })));
+    };
+    const towards = (map, i) => [
+      h("h4", {}, t("towards", { name: doc.labels[doc.why[places[i]]] })),
+      h(
+        "div",
+        { class: "row" },
+        range(heads).map((n) => figure(map, n)),
       ),
-      legend(-largest, largest),
-    );
+    ];
+    body.replaceChildren(...maps.flatMap(towards), legend(-largest, largest));
   };
   if (names.length) await draw(names[0]);
-  return h("div", {}, h("label", {}, t("attentionLayer"), " ", select), body);
+  const layer = h("p", {}, h("label", {}, t("attentionLayer"), " ", select));
+  return h("div", {}, h("h3", {}, t("whyMaps")), h("p", {}, t("whyMapsIntro")), layer, body);
 }

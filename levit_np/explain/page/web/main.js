@@ -106,10 +106,7 @@ function turn() {
     other = session.direction === "forward" ? "backward" : "forward";
   session.direction = other;
   if (["forward", "backward"].includes(path[0])) {
-    const stop = doc[path[0]][Number(path[1])],
-      name = other === "backward" ? `${stop.op}_backward` : stop.op.replace(/_backward$/, "");
-    let i = doc[other].findIndex((s) => s.layer === stop.layer && s.op === name);
-    if (i < 0) i = doc[other].findIndex((s) => s.layer === stop.layer);
+    const i = counterpart(doc[path[0]][Number(path[1])], other);
     address.go(address.to(`${other}/${Math.max(0, i)}`));
   } else show();
 }

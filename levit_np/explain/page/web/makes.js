@@ -31,6 +31,12 @@ function cellsOf(tensor, c) {
     : [];
 }
 
+// Two that are added, with their numbers.
+const sumOf = (formula, one, other, index) => ({
+  formula,
+  lines: [`${one.text(...index)} + ${other.text(...index)} = ${digits(one.at(...index) + other.at(...index))}`],
+});
+
 const MAKES = {
   convolution(a, name, [o, u, v], stop) {
     const { stride, padding } = stop.with,
@@ -161,11 +167,11 @@ const MAKES = {
       all: terms.length,
     };
   },
-  add: (a, name, index) => ({
-    formula: "y = x + branch(x)",
-    lines: a.branch
-      ? [`${a.x.text(...index)} + ${a.branch.text(...index)} = ${digits(a.x.at(...index) + a.branch.at(...index))}`]
-      : [],
+  add: (a, name, index) => sumOf("y = x + branch(x)", a.x, a.branch, index),
+  add_embedding: (a, name, index) => sumOf("y = x + embedding", a.x, a.embedding, index),
+  add_beta: (a, name, [c, r, s]) => ({
+    formula: "y = x + beta",
+    lines: [`${a.x.text(c, r, s)} + ${a.beta.text(c)} = ${digits(a.x.at(c, r, s) + a.beta.at(c))}`],
   }),
   average_pool: (a, name, [c]) => ({
     formula: `y[${c}] = 1/${a.x.shape[0]} Σ_n x[n, ${c}]`,

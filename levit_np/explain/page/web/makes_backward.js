@@ -193,7 +193,27 @@ Object.assign(MAKES, {
     formula: `dx[n, ${c}] = dy[${c}] / ${a.dx.shape[0]}`,
     lines: [`${a.dy.text(c)} / ${a.dx.shape[0]} = ${digits(a.dy.at(c) / a.dx.shape[0])}`],
   }),
-  add_backward: () => ({ formula: "dx = dy + dbranch", lines: [t("addBackward")] }),
+  add_backward: (a, name, index) => sumOf("dx = dy + dbranch", a.dy, a.dbranch, index),
+  add_embedding_backward: (a, name, index) => ({ formula: "dembedding = Σ_b dy", from: ["dy", index] }),
+  add_beta_backward(a, name, [c]) {
+    const cells = cellsOf(a.dy, c);
+    return {
+      formula: `dbeta[${c}] = Σ dy[${c}, u, v]`,
+      terms: cells.map((i) => [`dy[${i.join(", ")}]`, a.dy.at(...i), 1]),
+      all: cells.length,
+    };
+  },
+  sum_backward: (a, name, index) =>
+    a.dhead
+      ? sumOf("dx = dhead + dhead_dist", a.dhead, a.dhead_dist, index)
+      : sumOf("dx = dqueries + dkeys", a.dqueries, a.dkeys, index),
+  average_backward(a, name, [c]) {
+    const source = name === "dhead_dist" && a.dlogits_dist ? "dlogits_dist" : "dlogits";
+    return {
+      formula: `${name}[${c}] = ${source}[${c}] / 2`,
+      lines: [`${a[source].text(c)} / 2 = ${digits(a[source].at(c) / 2)}`],
+    };
+  },
 });
 
 // softmax - target, for a class.

@@ -30,6 +30,14 @@ const stopsWithin = (name, direction = "forward") =>
 // Each loss has stops of its own, which the other's walk leaves out.
 const isOnTheWay = (stop) => !stop.only || stop.only === session.loss;
 
+// The number of the stop that undoes a stop, or that it undoes; -1 where the layer has none.
+function counterpart(stop, direction) {
+  const op = direction === "backward" ? `${stop.op}_backward` : stop.op.replace(/_backward$/, "");
+  const found = (fits) => doc[direction].findIndex((s) => s.layer === stop.layer && isOnTheWay(s) && fits(s));
+  const same = found((s) => s.op === op);
+  return same < 0 ? found(() => true) : same;
+}
+
 // Parameters and multiply-adds of a layer with all below it.
 function costOf(name) {
   const cost = { parameters: 0, macs: 0 };
@@ -45,7 +53,7 @@ function costOf(name) {
 const makers = new Map();
 for (const direction of ["forward", "backward"])
   doc[direction].forEach((stop, i) => {
-    for (const [name, place] of Object.entries({ ...stop.out, ...(stop.kd?.out ?? {}) }))
+    for (const [name, place] of [...Object.entries(stop.out), ...Object.entries(stop.kd?.out ?? {})])
       if (!makers.has(place)) makers.set(place, [direction, i, name]);
   });
 

@@ -154,10 +154,13 @@ class Panel {
       max: this.tensor.shape[axis] - 1,
       value: this.index[axis],
       onchange: () => {
+        const asked = Number(input.value);
         this.select(
-          this.index.map((i, a) => (a === axis ? Number(input.value) : i)),
+          this.index.map((i, a) => (a === axis ? asked : i)),
           true,
         );
+        if (this.index[axis] !== asked)
+          this.readout.prepend(t("notShown", { axis: t(`axis.${AXES[this.tensor.layout][axis]}`), asked }));
       },
     });
     const label = h("label", {}, t(`axis.${AXES[this.tensor.layout][axis]}`), " ", input);

@@ -10,7 +10,7 @@ function placesOf(stop) {
   if (session.loss !== "kd" || !stop.kd) return places;
   for (const group of ["in", "out"])
     for (const name of Object.keys(stop[group]))
-      if (name.startsWith("d")) {
+      if (name.startsWith("d") || !stop.op.endsWith("_backward")) {
         if (stop.kd[group][name] === undefined) delete places[name];
         else places[name] = stop.kd[group][name];
       }
@@ -70,14 +70,18 @@ async function stopView(direction, i) {
     panels[name].element.append(...makerLink(places[name], panels[name]));
     return panels[name].element;
   };
-  const numbers = h("div", {}, special ?? null);
+  const partly = Object.values(arrays).some((tensor) => tensor.leftOut.length);
+  const numbers = h("div", {}, special ?? null, partly ? h("p", { class: "note" }, t("howToSeeAll")) : null);
   if (results.length) numbers.append(h("h2", {}, t("results")), ...results.map(result), made);
-  if ("loss" in stop.with) numbers.append(h("p", { class: "computed" }, `loss = ${digits(stop.with.loss)}`));
+  if ("loss" in stop.with) numbers.append(h("p", { class: "computed" }, lossLine(stop.with)));
   if (given.length) numbers.append(h("h2", {}, t("inputs")), ...given.map(input));
   if (chosen) explain(chosen, panels[chosen].index);
   const columns = h("div", { class: "columns" }, numbers, codeBox(stop));
   return h("div", { class: "stop" }, introduction(stop, direction, i), columns);
 }
+
+const lossLine = ({ loss, labelled, taught }) =>
+  `loss = ${labelled === undefined ? "" : `(${digits(labelled)} + ${digits(taught)}) / 2 = `}${digits(loss)}`;
 
 // Of a number a class, the loss's class; else the panel's own choice.
 const firstIndex = (tensor) =>
