@@ -1,13 +1,8 @@
-"""A process whose every array for the kernels lies against pages that must not be touched: one byte read or written
-beyond its end (or before its start) stops it.  The processor checks every access of the compiled code.
-
-python -m tests.inference.fenced start|end PRECISION MISSING MODEL…: the side that lies against the fence; MISSING bytes
-less at it than were asked for, to see that the fence stands.
-"""
+"""Arrays for the kernels that lie against pages which must not be touched: one byte read or written beyond an end (or
+before a start) stops the process.  The processor checks every access of the compiled code."""
 
 import ctypes
 import mmap
-import sys
 from math import prod
 
 import numpy as np
@@ -31,16 +26,18 @@ def protect(address, size, access):
 class Fence:
     """numbers(count, dtype) -> a zeroed array like Arena's, on pages of its own between two that nobody may touch.
 
-    slack: bytes behind it that may be read and are NaN, for kernels that read rows behind the last and drop them."""
+    side: "end" or "start", where it lies against one.  missing: bytes less at that side than were asked for, to see
+    that the fence stands.  slack: bytes behind it that may be read and are NaN, for kernels that read rows behind the
+    last and drop them.  alignment: of its address; up to so many bytes may lie between its end and the fence."""
 
     kept = []
 
-    def __init__(self, side, missing=0, slack=0):
-        self.side, self.missing, self.slack = side, missing, slack
+    def __init__(self, side, missing=0, slack=0, alignment=ALIGNMENT):
+        self.side, self.missing, self.slack, self.alignment = side, missing, slack, alignment
 
     def numbers(self, count, dtype=np.float32):
         size = count * np.dtype(dtype).itemsize
-        padded = -(-size // ALIGNMENT) * ALIGNMENT
+        padded = -(-size // self.alignment) * self.alignment
         pages = -(-padded // PAGE) * PAGE
         memory = np.frombuffer(mmap.mmap(-1, pages + 2 * PAGE + self.slack), np.uint8)
         first = memory.ctypes.data
@@ -64,7 +61,9 @@ def randomized(model):
     return model
 
 
-def check(name, half, side, missing):
+def evaluated(name, half, side, missing=0):
+    """The names of the kinds of step of that model, after its fenced answers were compared with unfenced ones.  To be
+    called in a process of its own: it replaces what the package takes its memory from."""
     model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
     executors = [cpu.CpuExecutor(model, half)]
     slack = SLACK if executors[0].kernels.instructions.half == "tiles" else 0
@@ -86,10 +85,4 @@ def check(name, half, side, missing):
     kinds = {kind for kept in executors[1]._idle.values() for kind in kept[0].table[:, 0]}
     lowering.Arena = program.Arena = plain
     Fence.kept.clear()
-    print(name, *(Kind(kind).name for kind in sorted(kinds)), flush=True)
-
-
-if __name__ == "__main__":
-    side, precision, missing, *names = sys.argv[1:]
-    for name in names:
-        check(name, precision == "bfloat16", side, int(missing))
+    return {Kind(kind).name for kind in kinds}

@@ -1,28 +1,31 @@
-"""The kernels stay within their arrays: every array against a page that must not be touched, in a child process.
+"""Evaluation's kernels stay within their arrays: every array against a page that must not be touched, in a child process.
 
 Addresses are all that the kernels know, so NUMBA_BOUNDSCHECK has nothing to check in them; here the processor does, for
 what the compiled code itself reads and writes.  fenced.py also compares each answer with an unfenced one.
 """
 
-import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import levit_np
 from levit_np.ops.cpu.instruction_set import chosen
 
+from ..forked import forked
+from .fenced import evaluated
+
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 NAMES = "levit_digits", "levit_128s", "levit_128s_a1", "levit_128s_a3", "levit_128s_a5"  # all kinds of step
+KINDS = {"PRODUCT", "ATTENTION", "PAD", "ROWS", "SUM", "LAYER_NORM", "ADD"}
 
 
-def fenced(side, precision, missing, *names):
-    environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "tests.inference.fenced", side, precision, str(missing), *names],
-                          cwd=Path(__file__).resolve().parents[2], env=environment, capture_output=True, text=True)
+def every_kind(names, half, side):
+    found = set()
+    for name in names:
+        print(name, file=sys.stderr, flush=True)  # the last one is the one that a crash is about
+        found |= evaluated(name, half, side)
+    return found >= KINDS
 
 
 @pytest.mark.parametrize("side", ["end", "start"])
@@ -32,13 +35,10 @@ def fenced(side, precision, missing, *names):
 def test_nothing_outside_is_touched(side, precision, names):
     if precision == "bfloat16" and not chosen().half:
         pytest.skip("no bfloat16 products on this processor")
-    done = fenced(side, precision, 0, *names)
-    assert done.returncode == 0, f"after\n{done.stdout}{done.stderr}"
-    kinds = {kind for line in done.stdout.splitlines() for kind in line.split()[1:]}
-    assert kinds >= {"PRODUCT", "ATTENTION", "PAD", "ROWS", "SUM", "LAYER_NORM", "ADD"}
+    assert forked(lambda: every_kind(names, precision == "bfloat16", side), patience=1200) == 0
 
 
 @pytest.mark.parametrize("side", ["end", "start"])
 def test_the_fence_stands(side):
     """Arrays of which a cache line lies behind the fence."""
-    assert fenced(side, "float32", 64, "levit_digits").returncode in (-signal.SIGSEGV, -signal.SIGBUS)
+    assert forked(lambda: evaluated("levit_digits", False, side, 64)) in (-signal.SIGSEGV, -signal.SIGBUS)

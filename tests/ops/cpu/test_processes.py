@@ -3,9 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
-import signal
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import levit_np
 from levit_np.ops.cpu import library, threads
 
 from ...can_start import NEEDS_INTERPRETER
+from ...forked import forked
 from ...random_model import random_images, random_model
 from .spawned import logits
 
@@ -26,25 +25,6 @@ def two_threads():
     levit_np.set_threads(2)
     yield
     levit_np.set_threads(1)
-
-
-def forked(function):
-    """The exit status of a child that ran function(): 0 if it returned True, and None if it did not end."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = 0 if function() else 2
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
 
 
 @FORK

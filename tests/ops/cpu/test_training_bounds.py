@@ -1,0 +1,112 @@
+"""Training's kernels stay within their arrays, as evaluation's do (tests/inference/test_program_bounds.py): inputs,
+results and scratch memory against pages that must not be touched, in a child process."""
+
+import sys
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.ops import cpu
+from levit_np.ops.cpu import running
+from levit_np.ops.cpu.threads import threads
+
+from ...forked import forked
+from ...inference.fenced import Fence
+from .test_operations import LARGE, SMALL, changed, draw, perform
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
+NAMES = "activation", "attention", "convolution", "linear", "normalization", "optimizer"
+WRAPPERS = {name: import_module(f"levit_np.ops.cpu.{name}") for name in NAMES}
+# Whole and partial tiles and panels of AMX's products, where there are any.
+TILES = {"linear": (draw(130, 300), draw(96, 300)), "linear_backward": (draw(130, 96), draw(130, 300), draw(96, 300)),
+         "convolution": (draw(2, 32, 23, 40), draw(48, 32, 3, 3), 2, 1),
+         "convolution_backward": (draw(2, 96, 12, 20), draw(2, 32, 23, 40), draw(96, 32, 3, 3), 2, 1)}
+SIZES = {"small": SMALL, "large": LARGE, "tiles": TILES}
+
+
+class Numpy:
+    """NumPy, whose new arrays and copies lie against a fence; new ones that NumPy would not clear are NaN."""
+
+    def __init__(self, side):
+        self.side = side
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def numbers(self, shape, dtype=float, alignment=None):
+        dtype = np.dtype(dtype)
+        array = Fence(self.side, alignment=alignment or dtype.itemsize).numbers(int(np.prod(shape)), dtype)
+        array.view(np.uint8)[...] = 255
+        return array.reshape(shape)
+
+    def empty(self, shape, dtype=float):
+        return self.numbers(shape, dtype)
+
+    def zeros(self, shape, dtype=float):
+        array = self.numbers(shape, dtype)
+        array[...] = 0
+        return array
+
+    def empty_like(self, array):
+        """The same order of axes in memory."""
+        order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+        return self.numbers([array.shape[axis] for axis in order], array.dtype).transpose(np.argsort(order))
+
+    def zeros_like(self, array):
+        new = self.empty_like(array)
+        new[...] = 0
+        return new
+
+    def ascontiguousarray(self, array, dtype=None):
+        new = self.numbers(np.shape(array), dtype or array.dtype)
+        new[...] = array
+        return new
+
+
+def fence(side):
+    """From now on in this process every wrapper's memory is fenced.  -> what puts an input there."""
+    fenced = Numpy(side)
+    size_of = lambda size: -(-size // 64) * 64
+    for module in (*WRAPPERS.values(), running):
+        module.np = fenced
+        for name, replacement in {
+                "empty": lambda *shape: fenced.numbers(shape, np.float32, 64),  # as aligned as running.empty's
+                "scratch": lambda size: (fenced.numbers(size_of(size) * threads(), np.uint8, 64).ctypes.data,
+                                         size_of(size))}.items():
+            if hasattr(module, name):
+                setattr(module, name, replacement)
+    return fenced.ascontiguousarray
+
+
+def same_against_a_fence(sizes, side, past=False, bug=None):
+    running.LARGE = 0 if past else 1 << 60
+    plain = {name: perform(cpu, name, arguments) for name, arguments in sizes.items()}
+    put = fence(side)
+    if bug:
+        setattr(*bug)
+    for count in (1, 3):
+        levit_np.set_threads(count)
+        for name, arguments in sizes.items():
+            print(count, name, file=sys.stderr, flush=True)  # the last one is the one that a crash is about
+            found = perform(cpu, name, changed(arguments, put))
+            assert all(np.array_equal(a, b) for a, b in zip(found, plain[name], strict=True)), name
+            Fence.kept.clear()
+    return True
+
+
+@pytest.mark.parametrize("past", [False, True], ids=["into the caches", "past the caches"])
+@pytest.mark.parametrize("side", ["end", "start"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_nothing_outside_is_touched(sizes, side, past):
+    assert forked(lambda: same_against_a_fence(SIZES[sizes], side, past), patience=600) == 0
+
+
+@pytest.mark.parametrize("module, size, bug", [
+    ("attention", "whole", lambda columns: columns), ("linear", "whole", lambda columns: columns),
+    ("linear", "packed_size", lambda terms, outputs: 4 * terms * outputs), ("convolution", "HEAD", 0)])
+def test_what_is_too_small_is_seen(module, size, bug):
+    """Results whose rows have no room for a whole panel, scratch memory without what is packed there: a crash, or
+    another answer where it is the scratch memory's own next part that was written to."""
+    assert forked(lambda: same_against_a_fence(SMALL, "end", bug=(WRAPPERS[module], size, bug))) not in (0, None)
