@@ -1,30 +1,34 @@
 """The register tile's machine code, for processors that need not be here: its inner loop is multiply-adds on whole
 vectors, and no number leaves the registers and comes back."""
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
+from llvmlite import binding, ir
 
+from levit_np.ops.cpu import routines
 from levit_np.ops.cpu.instruction_set import SETS
 from levit_np.ops.cpu.tile import UNROLL, across_function, tile_function
-
-ir, binding = pytest.importorskip("llvmlite.ir"), pytest.importorskip("llvmlite.binding")
+from levit_np.ops.cpu.vector import Vectors
 
 X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w+)$", "stack": r"\(%rsp",
        "vector": r"%[xyz]mm", "copy": r"vmovap[sd] %[xyz]mm\d+, %[xyz]mm"}
 ARM = {"multiply": r"fmla", "label": r"^\.\w+:", "jump": r"^b(?:\.[a-z]+)? (\.\w+)$", "stack": r"\[sp",
        "vector": r"\b[qdsv]\d+", "copy": r"mov v\d+\.16b"}
-# LLVM's name of the system and of a processor with these instructions, how it writes, and a whole vector register.
+# LLVM's name of the system and of processors with these instructions, for each of which it orders them differently, how it
+# writes, and a whole vector register.
 TARGETS = {
-    "avx512": ("x86_64-unknown-linux-gnu", "skylake-avx512", X86, r"%zmm\d+"),
-    "avx2": ("x86_64-unknown-linux-gnu", "haswell", X86, r"%ymm\d+"),
-    "neon": ("aarch64-unknown-linux-gnu", "generic", ARM, r"v\d+\.4s"),
+    "avx512": ("x86_64-unknown-linux-gnu", ("skylake-avx512", "znver4"), X86, r"%zmm\d+"),
+    "avx2": ("x86_64-unknown-linux-gnu", ("haswell",), X86, r"%ymm\d+"),
+    "neon": ("aarch64-unknown-linux-gnu", ("generic", "cortex-a53", "neoverse-n1", "apple-m1"), ARM, r"v\d+\.4s"),
 }
 
 
-def assembly(name, define, rows, vectors, **more):
+def assembly(name, processor, define, rows, vectors, **more):
     """The tile of that size as the compiler writes it: optimised as Numba optimises."""
-    target, processor, *_ = TARGETS[name]
+    target = TARGETS[name][0]
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     module = ir.Module()
@@ -60,9 +64,25 @@ def inner_loop(name, text):
     return max(loops, key=lambda code: sum(bool(re.match(words["multiply"], line)) for line in code))
 
 
+def training(emit):
+    """The tile that training's products are made of, alone in a function."""
+    def define(module, lanes, rows, vectors):
+        routines._define(module, "tile", lambda builder, arguments: emit(Vectors(builder, lanes), rows, vectors,
+                                                                         *arguments[:7]))
+        return module.globals["tile"]
+
+    define.__name__ = f"training{emit.__name__}"
+    return define
+
+
+MULTIPLY, ACROSS = training(routines._multiply), training(routines._across)
+
+
 def sizes(name):
     """(what defines it, rows, vectors, …) of the tiles that do nearly all the work."""
     chosen = SETS[name]
+    yield MULTIPLY, chosen.rows, chosen.vectors, {}
+    yield ACROSS, chosen.rows, chosen.vectors, {}
     yield tile_function, chosen.rows, chosen.vectors, {}
     yield tile_function, chosen.rows - 1, chosen.vectors, {}
     yield across_function, chosen.rows, chosen.vectors, {"width": chosen.width}
@@ -70,12 +90,13 @@ def sizes(name):
         yield tile_function, chosen.double, chosen.vectors, {"panels": 2}
 
 
-@pytest.mark.parametrize("name, define, rows, vectors, more", [
-    pytest.param(name, *size, id=f"{name}-{size[0].__name__}-{size[1]}x{size[2]}" + "x2" * ("panels" in size[3]))
-    for name in TARGETS for size in sizes(name)])
-def test_the_inner_loop(name, define, rows, vectors, more):
+@pytest.mark.parametrize("name, processor, define, rows, vectors, more", [
+    pytest.param(name, processor, *size,
+                 id=f"{processor}-{size[0].__name__}-{size[1]}x{size[2]}" + "x2" * ("panels" in size[3]))
+    for name in TARGETS for processor in TARGETS[name][1] for size in sizes(name)])
+def test_the_inner_loop(name, processor, define, rows, vectors, more):
     words, register = TARGETS[name][2:]
-    loop = inner_loop(name, assembly(name, define, rows, vectors, **more))
+    loop = inner_loop(name, assembly(name, processor, define, rows, vectors, **more))
     multiplies = [line for line in loop if re.match(words["multiply"], line)]
     sums = rows * vectors * more.get("panels", 1)
     assert len(multiplies) == UNROLL * sums
@@ -87,3 +108,13 @@ def test_the_inner_loop(name, define, rows, vectors, more):
     assert [line for line in loop if re.match(words["copy"], line)] == []
     # Besides them: a load a vector of weights, a load a row, and a few instructions for addresses.
     assert len(loop) - len(multiplies) <= UNROLL * (rows + vectors * more.get("panels", 1)) + 32
+
+
+def test_no_arithmetic_is_fast_and_loose():
+    """What assumes away a NaN or an infinity is asked for by `fastmath` in Numba, by `flags` or their names in LLVM."""
+    flags = {"fastmath", "flags", "fast", "nnan", "ninf", "nsz", "arcp", "contract", "afn", "reassoc"}
+    for path in Path(routines.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        words = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+        words |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        assert not words & flags, path
