@@ -69,10 +69,13 @@ def peak_of(precision: str, found: dict[str, float]) -> float | None:
 
 
 def _loop(unit: Unit) -> str:
-    """x_i ← x_i ∘ (m, c) for every accumulator i: x m + c, or x + m · c where the instruction is a dot product."""
+    """x_i ← x_i + m · c for every accumulator i; NEON's instruction adds to its target, so the sum must be x_i."""
     vector, factor, count = unit.vector, unit.factor, unit.accumulators
     phis = [f"%x{i} = phi {vector} [%start, %entry], [%y{i}, %loop]" for i in range(count)]
-    steps = [f"%y{i} = call {vector} @{unit.call}({vector} %x{i}, {factor} %m, {factor} %c)" for i in range(count)]
+    # LLVM's fma takes the sum last, the dot product of bfloat16 pairs takes it first.
+    arguments = (f"{{x}}, {factor} %m, {factor} %c" if unit.precision == "bfloat16" else
+                 f"{factor} %m, {factor} %c, {{x}}")
+    steps = [f"%y{i} = call {vector} @{unit.call}({arguments.format(x=f'{vector} %x{i}')})" for i in range(count)]
     sums = [f"%s{i} = fadd {vector} {f'%s{i - 1}' if i else '%start'}, %y{i}" for i in range(count)]
     return "\n".join([
         f"declare {vector} @{unit.call}({vector}, {factor}, {factor})", "define void @run(ptr %data, i64 %rounds) {",
