@@ -1,4 +1,4 @@
-"""Evaluation's kernels stay within their arrays: every array against a page that must not be touched, in a child process.
+"""Evaluation's kernels stay within their arrays: each lies against a page that must not be touched, in a child process.
 
 Addresses are all that the kernels know, so NUMBA_BOUNDSCHECK has nothing to check in them; here the processor does, for
 what the compiled code itself reads and writes.  fenced.py also compares each answer with an unfenced one.

@@ -222,12 +222,23 @@ def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
 
 
 def test_empty_arrays():
-    nothing = np.empty((0, 3), np.float32)
-    assert cpu.linear(nothing, draw(5, 3)).shape == (0, 5)
-    dx, dw = cpu.linear_backward(np.empty((0, 5), np.float32), nothing, draw(5, 3))
-    assert dx.shape == (0, 3) and np.array_equal(dw, np.zeros((5, 3)))
-    assert cpu.hardswish(nothing).shape == cpu.silu(nothing).shape == (0, 3)
-    assert cpu.convolution(np.empty((0, 3, 8, 8), np.float32), draw(4, 3, 3, 3), 2, 1).shape == (0, 4, 4, 4)
+    """No image: the textbook's shapes, and its gradients of 0.  (A batch's statistics need two values; BN refuses.)"""
+    x, channels = np.empty((0, 4, 3), np.float32), (draw(3), draw(3, seed=1))
+    spread = draw(3) ** 2 + np.float32(0.1)
+    image = np.empty((0, 3, 9, 6), np.float32)
+    heads = [np.empty((0, 2, tokens, size), np.float32) for tokens, size in ((4, 5), (9, 5), (9, 6))]
+    dy, p = np.empty((0, 2, 4, 6), np.float32), np.empty((0, 2, 4, 9), np.float32)
+    for name, arguments in {
+            "linear": (x, draw(7, 3)), "linear_backward": (np.empty((0, 4, 7), np.float32), x, draw(7, 3)),
+            "convolution": (image, draw(4, 3, 3, 3), 2, 1), "attention": (*heads, draw(2, 4, 9), 0.3),
+            "convolution_backward": (np.empty((0, 4, 5, 3), np.float32), image, draw(4, 3, 3, 3), 2, 1),
+            "attention_backward": (dy, *heads, 0.3, p), "normalize": (x, *channels, channels[0], spread, 1e-5),
+            "normalize_backward": (x, x, *channels, spread, 1e-5),
+            "batch_norm_backward": (x, x, channels[0], reference.Statistics(channels[1], spread, 0), 1e-5),
+            "hardswish": (x,), "silu": (x,), "hardswish_backward": (x, x), "silu_backward": (x, x),
+            "adamw": (x, x, x, x, 7, 1e-3)}.items():
+        ours, theirs = perform(cpu, name, arguments), perform(reference, name, arguments)
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)), name
 
 
 @pytest.mark.parametrize("name, arguments", [

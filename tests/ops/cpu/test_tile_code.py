@@ -17,8 +17,8 @@ X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w
        "vector": r"%[xyz]mm", "copy": r"vmovap[sd] %[xyz]mm\d+, %[xyz]mm"}
 ARM = {"multiply": r"fmla", "label": r"^\.\w+:", "jump": r"^b(?:\.[a-z]+)? (\.\w+)$", "stack": r"\[sp",
        "vector": r"\b[qdsv]\d+", "copy": r"mov v\d+\.16b"}
-# LLVM's name of the system and of processors with these instructions, for each of which it orders them differently, how it
-# writes, and a whole vector register.
+# LLVM's name of the system and of processors with these instructions, for each of which it orders them differently, how
+# it writes, and a whole vector register.
 TARGETS = {
     "avx512": ("x86_64-unknown-linux-gnu", ("skylake-avx512", "znver4"), X86, r"%zmm\d+"),
     "avx2": ("x86_64-unknown-linux-gnu", ("haswell",), X86, r"%ymm\d+"),
