@@ -1,6 +1,7 @@
 """The operations that training's kernels make faster, in float32, against the textbook in float64."""
 
 import inspect
+import threading
 from importlib import import_module
 
 import numpy as np
@@ -196,6 +197,25 @@ def test_the_number_of_threads_changes_nothing(name, count):
     levit_np.set_threads(count)
     for ours, same in zip(perform(cpu, name, LARGE[name]), expected, strict=True):
         assert np.array_equal(ours, same)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_eight_callers_at_once(count):
+    """A caller has scratch memory of its own, and calls of several threads do not wait for each other forever."""
+    expected, wrong = {name: perform(cpu, name, SMALL[name]) for name in FAST}, []
+    levit_np.set_threads(count)
+
+    def call():
+        for name in FAST * 20:
+            if not all(map(np.array_equal, perform(cpu, name, SMALL[name]), expected[name])):
+                wrong.append(name)
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
 
 
 @pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
