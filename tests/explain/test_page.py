@@ -382,13 +382,26 @@ def test_accessibility(chromium, page, width):
     chromium.resize(width, 900, mobile=width < 600)
     chromium.open(page.as_uri())
     chromium.js(Path(AXE).read_text(encoding="utf-8"))
-    first = dict(chromium.js("['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, `#/${d}/${i}`])).reverse()"))
+    stops = dict(chromium.js("['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, `#/${d}/${i}`])).reverse()"))
+    layers = [f"#/layer/{name}" for name in ("stem", "stages.1", "stages.0.blocks.0", "stages.1.downsample", "head")]
     found = {}
-    for theme, language in (("light", "en"), ("dark", "zh")):
-        chromium.js(f"setTheme('{theme}'), setLanguage('{language}')")
-        for place in ("#/", "#/answer", "#/layer/stages.1.downsample", *first.values()):
-            chromium.go(place)
-            for violation in chromium.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.impact, v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary]))"):
-                found.setdefault(violation[0], (place, theme, language, *violation[1:]))
+
+    def look(*where):
+        for violation in chromium.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.impact, v.nodes[0].html.slice(0, 200), "
+                                     "v.nodes[0].failureSummary]))"):
+            found.setdefault(violation[0], (*where, *violation[1:]))
+
+    for theme in ("light", "dark"):
+        for language in ("en", "zh"):
+            chromium.js(f"setTheme('{theme}'), setLanguage('{language}')")
+            for place in ("#/", "#/answer", *layers, *stops.values(), *layers):  # the last time backward
+                chromium.go(place)
+                look(place, theme, language)
+            chromium.js("tour.go(5)")
+            chromium.wait("document.querySelector('.diagram')")
+            look("tour", theme, language)
+            chromium.js("tour.leave(), commands.help()")
+            look("help", theme, language)
+            chromium.js("document.getElementById('help').close(), session.direction = 'forward'")
     chromium.resize(1280, 900)
     assert found == {}

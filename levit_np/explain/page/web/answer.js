@@ -58,7 +58,7 @@ async function answerView() {
       h(
         "p",
         { class: "computed" },
-        `(${heads[0].text(c)} + ${heads[1].text(c)}) / 2 = ${digits((heads[0].at(c) + heads[1].at(c)) / 2)}`,
+        `(${heads[0].text(c)} + ${inner(heads[1].text(c))}) / 2 = ${digits((heads[0].at(c) + heads[1].at(c)) / 2)}`,
       ),
       h("p", { class: "note" }, t("headsAgree", { a: doc.labels[best(each[0])], b: doc.labels[best(each[1])] })),
     );

@@ -187,7 +187,7 @@ function pairNumbers(a, { head, query, key }, row) {
     line(`Q·K = ${digits(a.dot(head, query, key))};  Q·K / √${a.size} = ${digits(row.products[key])}`),
     line(
       `B[${Math.abs(qc - kc)}, ${Math.abs(qr - kr)}] = ${digits(row.biases[key])};  `,
-      `A = ${digits(row.products[key])} + ${digits(row.biases[key])} = ${score}`,
+      `A = ${digits(row.products[key])} + ${inner(digits(row.biases[key]))} = ${score}`,
     ),
     line(
       `p = e^${score} / Σ_j e^A[j] = ${row.shares[key].toFixed(4)};  ${t("networkSays")} `,

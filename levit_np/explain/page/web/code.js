@@ -4,7 +4,7 @@
 const KEYWORDS = /\b(def|return|for|in|if|else|not|None|is|and|or|class|import|from|lambda)\b/;
 
 function codeBox(stop) {
-  const box = h("section", { class: "code", "aria-label": t("code") }, h("h3", {}, t("code")));
+  const box = h("section", { class: "code", "aria-label": t("code") }, h("h2", {}, t("code")));
   const { op, layer, line } = stop.code;
   if (op !== undefined) box.append(listing(doc.code[op], null, true));
   if (layer !== undefined) box.append(listing(doc.code[layer], line, op === undefined));

@@ -69,7 +69,7 @@ function cachedPictures() {
 // The window of one output cell, from its place in the input to the output: what stands side by side.
 function windowAt({ x, w, y }, { stride, padding }, [o, u, v], channel, pictures) {
   const kernel = w.shape[2];
-  const around = kernel > 4 ? 1 : 2; // pixels shown beside the window
+  const around = kernel > 4 || innerWidth < 480 ? 1 : 2; // pixels shown beside the window
   const [top, left] = [u * stride - padding, v * stride - padding];
   const inside = (r, s) => r >= 0 && s >= 0 && r < x.shape[1] && s < x.shape[2];
   const value = (c, i, j) => (inside(top + i, left + j) ? x.at(c, top + i, left + j) : 0);

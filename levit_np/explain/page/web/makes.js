@@ -6,7 +6,15 @@
 // `lines` of text; `from`: [name, index], where a cell only moves. Sums are over what is on this page; `all` is how many
 // terms there are.
 
-const digits = (v) => (v === undefined ? "—" : Number.isFinite(v) ? String(+v.toPrecision(4)) : String(v));
+// A number in so many digits: "1.277e-5" as the packed ones have it, not 0.00001277.
+function digits(v, count = 4) {
+  if (v === undefined) return "—";
+  if (!Number.isFinite(v)) return String(v);
+  return v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential(count - 1) : String(+v.toPrecision(count));
+}
+
+// Behind a sign or a factor: a negative number in parentheses.
+const inner = (text) => (text.startsWith("-") ? `(${text})` : text);
 
 // Σ over the indices that both axes have on this page.
 const both = (one, axis, two, other) => {
@@ -34,7 +42,7 @@ function cellsOf(tensor, c) {
 // Two that are added, with their numbers.
 const sumOf = (formula, one, other, index) => ({
   formula,
-  lines: [`${one.text(...index)} + ${other.text(...index)} = ${digits(one.at(...index) + other.at(...index))}`],
+  lines: [`${one.text(...index)} + ${inner(other.text(...index))} = ${digits(one.at(...index) + other.at(...index))}`],
 });
 
 const MAKES = {
@@ -86,8 +94,8 @@ const MAKES = {
     return {
       formula: `y = γ (x − μ) / √(σ² + ε) + β`,
       lines: [
-        `${digits(g)} · (${digits(x)} − ${digits(m)}) / √(${digits(v)} + ${eps}) + ${digits(b)}`,
-        `= ${digits(scale)} · ${digits(x - m)} + ${digits(b)}`,
+        `${digits(g)} · (${digits(x)} − ${inner(digits(m))}) / √(${digits(v)} + ${eps}) + ${inner(digits(b))}`,
+        `= ${digits(scale)} · ${inner(digits(x - m))} + ${inner(digits(b))}`,
         `= ${digits(scale * (x - m) + b)}`,
       ],
     };
@@ -104,7 +112,7 @@ const MAKES = {
                 variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / row.length,
                 x = a.x.at(n, c);
               return [
-                `${digits(a.gamma.at(c))} · (${digits(x)} − ${digits(mean)}) / √${digits(variance)} + ${digits(a.beta.at(c))}`,
+                `${digits(a.gamma.at(c))} · (${digits(x)} − ${inner(digits(mean))}) / √${digits(variance)} + ${inner(digits(a.beta.at(c)))}`,
                 `= ${digits((a.gamma.at(c) * (x - mean)) / Math.sqrt(variance) + a.beta.at(c))}`,
               ];
             })(),
@@ -171,7 +179,7 @@ const MAKES = {
   add_embedding: (a, name, index) => sumOf("y = x + embedding", a.x, a.embedding, index),
   add_beta: (a, name, [c, r, s]) => ({
     formula: "y = x + beta",
-    lines: [`${a.x.text(c, r, s)} + ${a.beta.text(c)} = ${digits(a.x.at(c, r, s) + a.beta.at(c))}`],
+    lines: [`${a.x.text(c, r, s)} + ${inner(a.beta.text(c))} = ${digits(a.x.at(c, r, s) + a.beta.at(c))}`],
   }),
   average_pool: (a, name, [c]) => ({
     formula: `y[${c}] = 1/${a.x.shape[0]} Σ_n x[n, ${c}]`,
@@ -183,6 +191,8 @@ const MAKES = {
   }),
   average: (a, name, [c]) => ({
     formula: "y = (head + head_dist) / 2",
-    lines: [`(${a.head.text(c)} + ${a.head_dist.text(c)}) / 2 = ${digits((a.head.at(c) + a.head_dist.at(c)) / 2)}`],
+    lines: [
+      `(${a.head.text(c)} + ${inner(a.head_dist.text(c))}) / 2 = ${digits((a.head.at(c) + a.head_dist.at(c)) / 2)}`,
+    ],
   }),
 };

@@ -134,8 +134,9 @@ async function energyCanvas(place, size, label) {
     channels.reduce((s, k) => s + Math.abs(tensor.at(...p.index([k], r, c))), 0) / channels.length;
   const values = range(rows).flatMap((r) => range(columns).map((c) => value(r, c))),
     low = Math.min(...values),
-    high = Math.max(...values);
-  return mapCanvas(rows, columns, (r, c) => (values[r * columns + c] - low) / (high - low || 1), {
+    high = Math.max(...values),
+    spread = Math.max(high - low, 0.02 * high) || 1; // what is nearly the same everywhere looks so
+  return mapCanvas(rows, columns, (r, c) => (values[r * columns + c] - low) / spread, {
     size,
     label,
     signed: false,

@@ -33,7 +33,7 @@ SPECIAL.normalize = async (stop, arrays, panels) => {
         h(
           "p",
           { class: "computed" },
-          `${digits(g)} · (${digits(x)} − ${digits(mean)}) / √(${digits(variance)} + ε) + ${digits(b)} = `,
+          `${digits(g)} · (${digits(x)} − ${inner(digits(mean))}) / √(${digits(variance)} + ε) + ${inner(digits(b))} = `,
           h("b", {}, digits(y)),
         ),
       );

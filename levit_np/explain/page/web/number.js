@@ -101,7 +101,7 @@ function sum(made, value, text) {
         h(
           "tr",
           {},
-          h("th", { scope: "row" }, t("sum")),
+          h("th", { scope: "row" }, t(rest > 0 ? "network" : "sum")),
           h("td"),
           h("td"),
           h("td", {}, h("b", {}, rest > 0 ? text : digits(total))),

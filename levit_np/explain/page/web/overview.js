@@ -74,11 +74,11 @@ async function card(part) {
 // Each activation as a box: its face the grid of pixels, with what is to be seen there; its depth the channels. Below,
 // bars of multiply-adds and parameters.  All to scale.
 async function scaleDrawing(parts) {
-  const face = 150,
+  const face = 140,
     deep = 44,
     base = 215,
     rowHeight = 58,
-    left = 84,
+    left = 78,
     isMap = (part) => part.shape.length > 1;
   const largest = (value) => Math.max(...parts.map(value)),
     pixels = largest((part) => (isMap(part) ? part.shape[1] : 1)),
@@ -98,7 +98,7 @@ async function scaleDrawing(parts) {
       depth = isMap(part) ? Math.max(1, (part.shape[0] / channels) * deep) : 3,
       dx = depth * 0.75,
       dy = depth * 0.4;
-    const width = Math.max(52, side + dx + 10),
+    const width = Math.max(47, side + dx + 8),
       y = base - 18 - side,
       points = (list) => list.map((p) => p.join()).join(" ");
     const label = t("scalePart", {

@@ -231,7 +231,7 @@ class Panel {
         size: this.size,
         signed: low < 0,
         largest: this.tensor.layout === "pairs" ? null : Math.max(Math.abs(low), Math.abs(high)),
-        label: t("mapLabel", { name: this.name, low: low.toPrecision(3), high: high.toPrecision(3) }),
+        label: t("mapLabel", { name: this.name, low: digits(low, 3), high: digits(high, 3) }),
       });
       canvas.addEventListener("click", (event) => {
         const box = canvas.getBoundingClientRect();
@@ -251,7 +251,7 @@ class Panel {
   window(chosen) {
     const { rows, columns } = this.plan,
       [row, column] = this.plan.pixel(this.index);
-    const wide = Math.min(columns, innerWidth < 640 ? 5 : 7),
+    const wide = Math.min(columns, innerWidth < 480 ? 4 : 7),
       high = Math.min(rows, 7);
     const top = Math.min(rows - high, Math.max(0, row - Math.floor(high / 2)));
     const left = Math.min(columns - wide, Math.max(0, column - Math.floor(wide / 2)));
@@ -340,8 +340,8 @@ function legend(low, high) {
   return h(
     "span",
     { class: "legend" },
-    h("span", {}, signed ? (-largest).toPrecision(2) : "0"),
+    h("span", {}, signed ? digits(-largest, 2) : "0"),
     canvas,
-    h("span", {}, largest.toPrecision(2)),
+    h("span", {}, digits(largest, 2)),
   );
 }

@@ -65,10 +65,10 @@ language.table.en = {
   energyLabel: "{name}: mean size of the channels at each pixel",
   overviewTitle: "How {model} sees this image",
   overviewIntro:
-    "A few convolutions of stride two shrink the image to a few pixels of many channels. Three stages of attention and MLP blocks let these pixels exchange what they know; between two stages, every second pixel goes. The mean of what is left is classified by two heads, whose average is the answer. Choose any part to look inside.",
+    "A few convolutions of stride two shrink the image to a few pixels of many channels. Stages of attention and MLP blocks let these pixels exchange what they know; between two stages, every second row and column goes. The mean of what is left is classified by two heads, whose average is the answer. Choose any part to look inside.",
   scaleLabel: "The network to scale",
   scaleNote:
-    "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds and parameters. The pictures show, at each pixel, how large the channels are on average: the darker, the more was found there. “256·14²” means 256 channels of 14 × 14 pixels.",
+    "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds (one multiplication and one addition: the work) and parameters (the learned numbers). The pictures show, at each pixel, how large the channels are on average: the darker, the more was found there. “256·14²” means 256 channels of 14 × 14 pixels.",
   size: "size",
   someMacs: "{n} multiply-adds",
   someParameters: "{n} parameters",
@@ -113,7 +113,7 @@ language.table.en = {
   "part.loss": "Loss",
   "about.stage": "Blocks at one resolution: every pixel keeps its place, and learns from the others.",
   "about.downsample":
-    "Attention whose queries stand on every second pixel: a quarter of the pixels is left, with more channels. No residual, for the shapes differ.",
+    "Attention whose queries stand on every second pixel of every second row: a quarter of the pixels is left, with more channels. No residual, for the shapes differ.",
   "about.block":
     "First attention, in which pixels exchange what they know; then an MLP, in which each pixel thinks by itself. Both add to what was there: x + attention(x), then x + mlp(x).",
   "about.Attention": "softmax(Q Kᵀ / √D + B) V, then Hardswish and a projection. The heads work side by side.",
@@ -254,8 +254,8 @@ language.table.en = {
   "what.add_beta_backward": "The same number was added to every pixel of a channel, so all gradients add up.",
   "what.average_backward": "What counted was the mean of two, so each head gets half of the gradient.",
   "what.sum_backward": "Two parts used the same numbers, so what each of them sends back is added.",
-  "what.cross_entropy_backward": "What the network believed, minus what was right.",
-  "what.hard_distillation_backward": "What this head believed, minus what the teacher said.",
+  "what.cross_entropy_backward": "The probability that the network gave, minus the right one.",
+  "what.hard_distillation_backward": "The probability that this head gave, minus the teacher's answer.",
   moved: "It is {from} = {value}: moved, not computed.",
   movedAway: "It is {from}, whose number is not on this page.",
   noTerms: "The numbers that it is made of are not on this page.",
@@ -270,7 +270,7 @@ language.table.en = {
   leftOutPixel: "This pixel asked no query.",
   seeAbove: "See equation 1 above for this head, query and key.",
   dscoresNote:
-    "dp is the gradient to the attention weight: how the loss would change with more attention to this key. The softmax takes away the mean over the row, for the weights must add up to one.",
+    "dp is the gradient to the attention weight: how the loss would change with more attention to this key. The softmax takes away the row's mean, weighted by p, for the weights must add up to one.",
   window: "The sliding window",
   windowNote:
     "Window {kernel} × {kernel}, a step of {stride} pixels, {padding} row(s) of zeros around the image. Choose another cell of y below, or let it slide.",
@@ -312,9 +312,9 @@ language.table.en = {
   biasNote:
     "How much each head likes a key that is |Δy| rows (down) and |Δx| columns (right) away, wherever the query is: learned numbers, independent of the image. Red: it attends more; blue: less.",
   biasOfHead: "Bias of head {n}",
-  gradientToMap: "Gradient of two classes to this query's weights",
+  gradientToMap: "Gradients of two classes' logits to this query's weights",
   gradientToMapNote: "Red: more attention there would raise the class's logit; blue: lower it.",
-  gradientOf: "Gradient of {name}",
+  gradientOf: "Gradient of the logit of {name}",
   attentionBack: "The gradient to the scores",
   attentionBackNote:
     "Left the attention weights p of a query, right the gradient that reaches its scores before the softmax. Where p is nearly zero, no gradient passes.",
@@ -331,8 +331,9 @@ language.table.en = {
   curveLabel: "The activation's curve with the chosen number",
   answerTitle: "The answer, and why",
   answerIntro:
-    "Two heads read the same mean vector. One was trained with the labels, the other with a teacher's answers; the average of their logits counts.",
-  answerIntroOne: "One head reads the mean vector.",
+    "Two heads read the same mean vector. One was trained with the labels, the other with a teacher's answers. Each gives every class a score, its logit; the average of both counts, and softmax makes probabilities of it.",
+  answerIntroOne:
+    "One head reads the mean vector and gives every class a score, its logit; softmax makes probabilities of it.",
   class: "class",
   average: "average",
   probability: "probability",
@@ -341,7 +342,7 @@ language.table.en = {
   compareWith: "with",
   whyTitle: "Why this answer",
   whyIntro:
-    "The gradient of a class's logit to the image: how the logit would change if a pixel became brighter. Compare the two classes.",
+    "The gradient of a class's logit to the image: how the logit would change if a pixel became brighter. Choose any two classes to compare.",
   towards: "towards {name}",
   difference: "{a} minus {b}",
   whyNote:
@@ -356,7 +357,7 @@ language.table.en = {
   finish: "Finish",
   leaveTour: "Leave the tour",
   "tour.0":
-    "This is the whole network, to scale. The image enters on the left with many pixels and few channels; it ends as few pixels with many channels. You can click any box; we now follow the image.",
+    "This is the whole network, to scale. The image enters on the left as many pixels with few channels (the numbers that each pixel has); it ends as few pixels with many channels. You can click any box; we now follow the image.",
   "tour.1":
     "The first convolution. A 3×3 window slides over the image two pixels at a time. Press “Slide” and watch the products and their sum. Below are all filters: edges and colours, found by training.",
   "tour.2":
