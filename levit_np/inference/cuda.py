@@ -47,7 +47,7 @@ class CudaExecutor:
         of_bytes = images.dtype == np.uint8
         if of_bytes and not self._scale_and_shift:
             raise BackendError("images: expected float32, or a normalization for bytes, found uint8")
-        xp, here = device.arrays(), isinstance(images, np.ndarray) and not isinstance(images, device.arrays().ndarray)
+        xp, here = device.arrays(), not isinstance(images, device.arrays().ndarray)
         logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
         with self._lock:
             first = 0
@@ -66,6 +66,7 @@ class CudaExecutor:
         """Half as many images at a time from now on; all memory but the weights' is given back first."""
         if size == 1:
             raise BackendError(f"backend cuda: expected memory for one image, found {error}") from None
+        device.current().finish()
         self.most = size // 2
         self._programs, self._buffers = {}, Buffers()
         device.current().free()
@@ -74,6 +75,7 @@ class CudaExecutor:
         """The graph for a batch size; where the buffers must grow, the others, which point at the old ones, go."""
         key = batch, of_bytes
         if key not in self._programs:
+            device.current().finish()  # a graph that still runs must not go
             if batch > self._buffers.batch:
                 self._programs, self._buffers = {}, Buffers(batch)
             while len(self._programs) >= KEPT:
@@ -107,28 +109,39 @@ class Buffers:
 
 
 class Program:
-    """The launches for `batch` images.  Emitting twice finds the buffers' sizes first: a launch holds addresses."""
+    """The launches for `batch` images: one that reads them where they are, and the others as one graph.
+
+    Emitting twice finds the buffers' sizes first: a launch holds addresses."""
 
     def __init__(self, lowering, buffers, batch, outputs, scale_and_shift):
         self.batch, self._buffers, self._element = batch, buffers, lowering.element
         self.logits = buffers("logits", outputs, np.float32)[: batch * outputs].reshape(batch, outputs)
-        pixels, channels = lowering.size_of_images, lowering.channels
-        kind, name = (np.uint8, "bytes") if scale_and_shift else (np.float32, "images")
-        self._images = buffers(name, channels * pixels, kind)[: batch * channels * pixels]
+        self._pixels, self._channels, self._scale_and_shift = lowering.size_of_images, lowering.channels, scale_and_shift
+        self._read = lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}")
         for _ in "12":
             self._tensors, self._names = {}, {}
-            y = self.tensor("map 0", pixels, lowering.layouts["map 0"].width)
-            first = call(lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}"),
-                         (cover(batch * pixels, THREADS),), (THREADS,),
-                         (self._images, *(scale_and_shift or ()), y, batch, channels, pixels))
-            calls = [first, *(launch for step in lowering.steps for launch in step.emit(self))]
+            self._first = self.tensor("map 0", self._pixels, lowering.layouts["map 0"].width)
+            calls = [launch for step in lowering.steps for launch in step.emit(self)]
         self.calls, self._run = calls, device.current().recorded(calls)
 
     def run(self, images):
-        """The logits (B, classes) on the GPU, which the next run overwrites."""
-        device.current().copy(self._images, images.reshape(-1))
+        """The logits (B, classes) on the GPU, which the next run overwrites.  images: of the host or of the GPU."""
+        device.current().launch(self.reading(self._on_gpu(images)))
         self._run()
         return self.logits
+
+    def reading(self, images):
+        """The launch that brings images, on the GPU, into the layout of the first convolution."""
+        return call(self._read, (cover(self.batch * self._pixels, THREADS),), (THREADS,),
+                    (images, *(self._scale_and_shift or ()), self._first, self.batch, self._channels, self._pixels))
+
+    def _on_gpu(self, images):
+        kind, name = (np.uint8, "bytes") if self._scale_and_shift else (np.float32, "images")
+        if isinstance(images, device.arrays().ndarray):
+            return device.contiguous(images, kind)
+        copy = self._buffers(name, self._channels * self._pixels, kind)[: images.size]
+        device.current().copy(copy, images.reshape(-1))
+        return copy
 
     def tensor(self, name, tokens, width):
         """(B · tokens, width), to be written."""

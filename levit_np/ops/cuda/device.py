@@ -17,6 +17,7 @@ from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES
 FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+KNOWS_BFLOAT16 = "14"  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used = None
 
 
@@ -64,18 +65,33 @@ def _flattened(name, seen):
     return re.sub(r'^#include "(\w+\.cuh)"$', lambda found: _flattened(found[1], seen), text, flags=re.M)
 
 
-class CupyDevice:
-    """The first GPU that CUDA shows.  Raises BackendError, in one line, where there is none to compute with."""
-
-    def __init__(self):
-        try:
-            import cupy
-        except ImportError:
+def _cupy():
+    try:
+        import cupy
+    except ImportError as error:
+        if error.name == "cupy":
             raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), "
                                "which is not installed") from None
-        self.arrays = cupy
+        # CuPy explains on a page what it was caused by.
+        raise BackendError("backend cuda: expected a cupy that can be imported, found "
+                           f"{_first_line(error.__cause__ or error)}") from None
+    return cupy
+
+
+def _first_line(error) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class CupyDevice:
+    """A GPU: the first, or which of several, counted round.  Raises BackendError, in one line, where there is none to
+    compute with."""
+
+    def __init__(self, number: int | None = None):
+        cupy = self.arrays = _cupy()
         try:
             count = cupy.cuda.runtime.getDeviceCount()
+            if count and number is not None:
+                cupy.cuda.Device(number % count).use()
             capability = int(cupy.cuda.Device().compute_capability) if count else 0
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(f"backend cuda: expected an NVIDIA GPU and its driver, found {error}") from None
@@ -83,6 +99,11 @@ class CupyDevice:
             raise BackendError("backend cuda: expected an NVIDIA GPU, found none")
         if capability < OLDEST:
             raise BackendError(f"backend cuda: expected compute capability {OLDEST / 10} or later, found {capability / 10}")
+        try:
+            cupy.cuda.nvrtc.getVersion()
+        except Exception as error:  # of CuPy's own and of the library that looks for it
+            raise BackendError("backend cuda: expected CUDA's compiler NVRTC (pip install 'levit_np[cuda]'), found "
+                               f"{_first_line(error)}") from None
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
         self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for
 
@@ -103,11 +124,10 @@ class CupyDevice:
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
         function(call.grid, call.block, arguments, shared_mem=call.shared)
 
-
     def recorded(self, calls: list):
         """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""
         stream = self.arrays.cuda.Stream(non_blocking=True)
-        self.arrays.cuda.Device().synchronize()
+        self.finish()
         with stream:
             for call in calls:  # compiled and loaded before anything is recorded
                 self.launch(call)
@@ -119,11 +139,15 @@ class CupyDevice:
         return graph.launch
 
     def copy(self, target, values) -> None:
-        """Writes an array of the host, or of the GPU, into one of the GPU."""
+        """Writes an array of the host, or of the GPU, into one of the GPU, of the same shape."""
         if isinstance(values, np.ndarray):
-            target.set(np.ascontiguousarray(values))
+            target.set(np.ascontiguousarray(values, target.dtype))
         else:
             target[...] = values
+
+    def finish(self) -> None:
+        """Returns when the GPU has done all that it was given."""
+        self.arrays.cuda.Device().synchronize()
 
     def free(self) -> None:
         """Gives the memory back that CuPy keeps for later."""
@@ -201,13 +225,17 @@ def padded(x, part: int, dtype=None):
 
 
 def type_of(precision: str) -> np.dtype:
-    """NumPy's type of a precision.  Raises BackendError for bfloat16 where the package that adds it is missing."""
+    """NumPy's type of a precision.  Raises BackendError for bfloat16 where the package that adds it is missing, or a
+    CuPy that takes it."""
     if precision != "bfloat16":
         return np.dtype(precision)
     try:
         import ml_dtypes
     except ImportError:
         raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed") from None
+    found = getattr(arrays(), "__version__", KNOWS_BFLOAT16)
+    if int(found.partition(".")[0]) < int(KNOWS_BFLOAT16):
+        raise BackendError(f"dtype bfloat16: expected CuPy {KNOWS_BFLOAT16} or later to train in it, found {found}")
     return np.dtype(ml_dtypes.bfloat16)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 WARP, CHUNK_BYTES, K_BYTES = 32, 16, 128  # as in machine.cuh and product.cuh
 PROCESSORS = 132  # of an H100; blocks that run at the same time are at least so many
 SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked for
+SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 163 KiB, 9.0 has 227
 
 SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
 
@@ -92,10 +93,10 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
-    heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS))
     lines = min(SCORE_COLUMNS, whole(columns, SCORE_ROWS))
-    buffers = 2 if columns > SCORE_COLUMNS else 1
-    return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * buffers * lines * token_bytes)
+    size = (2 if columns > SCORE_COLUMNS else 1) * lines * token_bytes
+    heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
+    return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 
 
 def bias_for(rows: int, columns: int, heads: int, images: int, token_bytes: int) -> tuple[Heads, int]:

@@ -1,5 +1,7 @@
 """Tests run on the emulated device, each operation in both orders of threads; with `-m gpu` on the GPU that there is."""
 
+import warnings
+
 import pytest
 
 from levit_np.errors import BackendError
@@ -23,7 +25,9 @@ def use_gpu():
     """The GPU that there is; a skip, with the reason, where there is none."""
     device.use(None)
     try:
-        device.current()
+        with warnings.catch_warnings():  # of CuPy's, when it is imported
+            warnings.simplefilter("ignore")
+            device.current()
     except BackendError as error:
         pytest.skip(str(error))
 

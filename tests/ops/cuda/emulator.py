@@ -154,6 +154,9 @@ class Emulator:
     def copy(self, target, values):
         target[...] = self.arrays.asarray(values)
 
+    def finish(self):
+        pass
+
     def free(self):
         pass
 

@@ -16,7 +16,7 @@ class Refused:
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "cupy":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name="cupy")
 
 
 class Runtime:
@@ -34,9 +34,27 @@ class Runtime:
 class Cupy:
     """As much of CuPy as is asked before anything is computed."""
 
-    def __init__(self, count, capability="90"):
-        self.cuda = type("cuda", (), {"runtime": Runtime(count), "Device": type("Device", (), {
-            "compute_capability": capability})})
+    __version__ = "14.2.0"
+
+    def __init__(self, count, capability="90", compiler=True):
+        self.chosen = []
+
+        class Device:
+            compute_capability = capability
+
+            def __init__(self, *number):
+                self.number = number
+
+            def use(device):
+                self.chosen += device.number
+
+        class Compiler:
+            def getVersion():  # noqa: N802: CuPy's name
+                if not compiler:
+                    raise OSError("no libnvrtc.so\nin any of 20 places")
+
+        memory = type("memory", (), {"OutOfMemoryError": MemoryError})
+        self.cuda = type("cuda", (), {"runtime": Runtime(count), "Device": Device, "nvrtc": Compiler, "memory": memory})
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +67,7 @@ def nothing_stands_for_the_gpu():
 
 @pytest.mark.parametrize("cupy, message", [
     (None, r"expected the package cupy \(pip install 'levit_np\[cuda\]'\), which is not installed"),
+    (Cupy(1, compiler=False), r"expected CUDA's compiler NVRTC \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
     (Cupy(0), "expected an NVIDIA GPU, found none"), (Cupy(1, "75"), "compute capability 8.0 or later, found 7.5"),
     (Cupy(Runtime.CUDARuntimeError("driver is insufficient")), "an NVIDIA GPU and its driver, found driver is insufficient")])
 def test_what_is_missing_is_said_in_one_line(cupy, message, monkeypatch, capsys):
@@ -77,3 +96,28 @@ def test_the_type_of_the_parameters():
 def test_importing_the_operations_loads_no_cupy():
     code = "import sys; from levit_np.ops import cuda; print('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+class Broken:
+    """What `import cupy` finds where a library that it needs is missing."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "cupy":
+            raise ImportError("\n=====\na page of advice") from OSError("libnuma.so.1: no such file")
+
+
+def test_a_cupy_that_cannot_be_imported_is_no_missing_one(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(levit_np.BackendError, match="expected a cupy that can be imported, found libnuma.so.1: no such file$"):
+        device.current()
+
+
+def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
+    pytest.importorskip("ml_dtypes")
+    cupy = Cupy(1)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert device.type_of("bfloat16").name == "bfloat16" and device.type_of("float16") == np.float16
+    cupy.__version__ = "13.6.0"
+    with pytest.raises(levit_np.BackendError, match="expected CuPy 14 or later to train in it, found 13.6.0"):
+        device.type_of("bfloat16")
