@@ -3,6 +3,7 @@
 import os
 import platform
 import signal
+from pathlib import Path
 
 # A suite that is started in the background has Ctrl-C ignored, and so would all that it starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -17,3 +18,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # twenty times as slow there as those with NEON.
 if platform.machine().lower() in ("arm64", "aarch64"):
     os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
+
+HERE = Path(__file__).resolve().parent
+ON_A_GPU = (HERE / "ops/cuda", HERE / "inference/test_cuda.py")  # where tests are marked gpu
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m gpu` reads no other tests: a machine with a GPU needs nothing of what those import."""
+    if not config.option.markexpr.startswith("gpu"):
+        return None
+    related = any(collection_path in (place, *place.parents) or place in collection_path.parents for place in ON_A_GPU)
+    return None if related else True
