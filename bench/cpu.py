@@ -7,7 +7,6 @@ logit is held against NumPy in float64.  README.md says how to read the result.
 import argparse
 import importlib.util
 import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -57,14 +56,14 @@ def main() -> int:
     chosen = arguments()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(max(chosen.threads))  # read once, by whoever is imported below
-    from report import Results, result_path
+    from report import Results, commit, result_path
     from rich.console import Console
     from runners import IMPLEMENTATIONS
 
     from levit_np.benchmark.machine import describe
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    machine = describe(PACKAGES) | {"commit": _commit()}
+    machine = describe(PACKAGES) | {"commit": commit()}
     peers = [key for key in chosen.peers if _there(key, console)]
     console.print(f"{machine['processor']}, {machine['usable_cores']} of {machine['cores']} cores usable, load "
                   f"{machine['load_average']}, BLAS: {machine['blas']}", soft_wrap=True)
@@ -188,14 +187,6 @@ def _there(peer, console) -> bool:
     if absent:
         console.print(f"[yellow]{peer} is left out: {', '.join(absent)} not installed; pip install '.[bench]'")
     return not absent
-
-
-def _commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True, capture_output=True)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ read the result.  --dry-run needs no GPU: it lists what would be measured, and w
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -13,8 +14,9 @@ sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
 
 EXAMPLE = """examples:
   python bench/gpu.py                                                 everything: hours, most of it PyTorch's compiling
+  python bench/gpu.py --minutes 9 --missing                           as much as fits; the same again goes on
   python bench/gpu.py --parts inference --models levit_256 --batches 1 1024 --precisions float16
-  python bench/gpu.py --parts kernels training --peers eager          minutes
+  python bench/gpu.py --parts limits kernels training --peers eager   minutes
   python bench/gpu.py --dry-run --models levit_256                    what would be measured, and is expected; no GPU
 """
 PARTS = ("limits", "inference", "kernels", "training")
@@ -47,6 +49,8 @@ def arguments(given=None):
                         help=f"of {', '.join(PEERS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, metavar="N", help="after which nothing more is begun (default: no end)")
+    parser.add_argument("--missing", action="store_true", help="leave out what stands whole in the result already")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
                         help="where the result goes (default: bench/results)")
@@ -72,36 +76,51 @@ def measurements(chosen) -> list:
     return found
 
 
+def say(text: str) -> None:
+    """At once, whoever reads it: a run that is cut off has said what it had."""
+    print(text, flush=True)
+
+
 def main(given=None) -> int:
     chosen = arguments(given)
-    from rich.console import Console
-
-    console, planned = Console(width=None if sys.stdout.isatty() else 120), measurements(chosen)
+    planned = measurements(chosen)
     if chosen.dry_run:
         from gpu_predictions import prediction_table
 
         for part, what in planned:
             beside = ", ".join(chosen.peers) if part in ("inference", "training") else "PyTorch's operations"
-            console.print(f"{part}: {', '.join(map(str, what))}" + (f"; beside {beside}" if part != "limits" else ""))
+            say(f"{part}: {', '.join(map(str, what))}" + (f"; beside {beside}" if part != "limits" else ""))
         for model in chosen.models:
-            console.print(prediction_table(model, 1024, "float16"))
+            say(prediction_table(model, 1024, "float16"))
         return 0
     from gpu_measuring import Measuring
     from levit_np.errors import BackendError
 
     try:
-        measuring = Measuring(chosen, console)
+        measuring = Measuring(chosen, say)
     except BackendError as error:
-        console.print(str(error), style="red", markup=False)
+        say(str(error))
         return 1
+    except json.JSONDecodeError as error:
+        say(f"{chosen.results}: expected earlier results as JSON, found {error}; move them away")
+        return 1
+    return run(measuring, planned, chosen)
+
+
+def run(measuring, planned, chosen) -> int:
     try:
         for number, (part, what) in enumerate(planned, 1):
-            console.print(f"{number} of {len(planned)}: {part} {', '.join(map(str, what))}")
+            if chosen.missing and measuring.has(part, what):
+                continue
+            if measuring.over():
+                say(f"{chosen.minutes:g} minutes are over before {number} of {len(planned)}; --missing goes on from there")
+                break
+            say(f"{number} of {len(planned)}: {part} {', '.join(map(str, what))}")
             measuring.take(part, what)
     except KeyboardInterrupt:
-        console.print(f"\nstopped; what was complete is in {measuring.path}")
+        say(f"\nstopped; what was measured is in {measuring.path}")
         return 130
-    console.print(f"written: {measuring.path}")
+    say(f"written: {measuring.path}")
     return 0
 
 

@@ -1,16 +1,16 @@
-"""Takes the measurements that gpu.py plans, and writes each down as soon as it is complete."""
+"""Takes the measurements that gpu.py plans.  Each row is written down as soon as it is there: a run may be cut off."""
 
+import gc
 import json
+import sys
+import time
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from gpu import LARGEST, V100
 from gpu_predictions import work
-from report import result_path
-from rich.box import SIMPLE
-from rich.progress import Progress, TimeElapsedColumn
-from rich.table import Table
+from report import commit, result_path
 from runners import random_state, reference_logits
 
 from levit_np.benchmark.machine import describe
@@ -28,40 +28,62 @@ REPEATED = 20  # launches of one kernel in a graph, so that none is measured by 
 
 
 class Measuring:
-    """Raises BackendError where there is no GPU."""
+    """say: what prints a line.  Raises BackendError where there is no GPU, JSONDecodeError where the earlier results are
+    no JSON."""
 
-    def __init__(self, chosen, console):
-        self.chosen, self.console = chosen, console
+    def __init__(self, chosen, say):
+        self.chosen, self.say = chosen, say
+        self.end = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
         self.cupy = device.current().arrays  # a BackendError comes before anything is prepared
-        properties = self.cupy.cuda.runtime.getDeviceProperties(self.cupy.cuda.Device().id)
+        cuda = self.cupy.cuda
+        properties = cuda.runtime.getDeviceProperties(cuda.Device().id)
         self.machine = describe(PACKAGES) | {
-            "device": properties["name"].decode(), "memory": int(properties["totalGlobalMem"]),
-            "driver": self.cupy.cuda.runtime.driverGetVersion(), "runtime": self.cupy.cuda.runtime.runtimeGetVersion()}
+            "commit": commit(), "device": properties["name"].decode(), "memory": int(properties["totalGlobalMem"]),
+            "driver": cuda.runtime.driverGetVersion(), "runtime": cuda.runtime.runtimeGetVersion(),
+            "compiler": list(cuda.nvrtc.getVersion())}
         chosen.results.mkdir(parents=True, exist_ok=True)
         self.path = result_path(Path(chosen.results), "gpu", self.machine["device"])
         self.content = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.limits, self._models = {}, {}
-        console.print(f"{self.machine['device']}, {self.machine['versions']}", soft_wrap=True)
+        say(f"{self.machine['device']}, {self.machine['versions']}")
 
-    def take(self, part, what):
-        table, rows = getattr(self, f"_{part}")(*what)
-        self.content[f"{part} {' '.join(map(str, what))}"] = {"machine": self.machine, "rows": rows}
+    def over(self) -> bool:
+        """Whether nothing more may be begun."""
+        return self.end is not None and time.monotonic() > self.end
+
+    def has(self, part, what) -> bool:
+        """Whether it stands in the result, with all of the peers."""
+        found = self.content.get(_key(part, what), {"whole": False, "peers": []})
+        return found["whole"] and (part in ("limits", "kernels") or set(self.chosen.peers) <= set(found["peers"]))
+
+    def take(self, part, what) -> None:
+        """rows: what was measured; missing: what could not be, and why; whole: that nothing was left out for time."""
+        entry = self.content[_key(part, what)] = {
+            "machine": self.machine, "rows": [], "missing": [], "peers": self.chosen.peers, "whole": False}
+        for row, line in getattr(self, f"_{part}")(*what):
+            if row is None:
+                entry["missing"].append(line)
+                line = f"not measured: {line}"
+            else:
+                entry["rows"].append(row)
+            self._write()
+            self.say(f"    {line}")
+        entry["whole"] = not self.over()
+        self._write()
+
+    def _write(self):
         with replacing(self.path) as file:
             file.write((json.dumps(self.content, indent=1) + "\n").encode())
-        self.console.print(table)
 
     def interleaved(self, calls: dict) -> dict:
         """{name: seconds a call, one number a round}, by the GPU's events; A B C A B C …"""
         event, times, counts = self.cupy.cuda.Event, {name: [] for name in calls}, {}
-        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=self.console, transient=True) as progress:
-            task = progress.add_task("taking turns", total=len(calls) * self.chosen.rounds)
-            for _ in range(self.chosen.rounds):
-                for name, call in calls.items():
-                    call()
-                    if name not in counts:
-                        counts[name] = max(1, int(self.chosen.seconds / self._seconds(call, 3, event)))
-                    times[name].append(self._seconds(call, counts[name], event))
-                    progress.advance(task)
+        for _ in range(self.chosen.rounds):
+            for name, call in calls.items():
+                call()
+                if name not in counts:
+                    counts[name] = max(1, int(self.chosen.seconds / self._seconds(call, 3, event)))
+                times[name].append(self._seconds(call, counts[name], event))
         return times
 
     def _seconds(self, call, count, event):
@@ -76,30 +98,36 @@ class Measuring:
         return self.cupy.cuda.get_elapsed_time(start, end) / 1e3 / count
 
     def _limits(self, precision):
-        import gpu_peers
+        self.limits[precision] = None
+        try:
+            import gpu_peers
 
-        product, count = gpu_peers.matrix_peak(precision)
-        copied, size = gpu_peers.copy()
+            product, count = gpu_peers.matrix_peak(precision)
+            copied, size = gpu_peers.copy()
+        except Exception as error:  # no PyTorch, or one for processors alone
+            yield None, f"the largest product and copy: {_reason(error)}"
+            return
         times = self.interleaved({"product": product, "copy": copied})
         self.limits[precision] = found = {"operations": count / median(times["product"]), "bytes": size / median(times["copy"])}
-        return _table(f"limits, {precision}", ("TFLOP/s", "TB/s"),
-                      [("", f"{found['operations'] / 1e12:.0f}", f"{found['bytes'] / 1e12:.2f}")]), [found]
+        yield found, f"{found['operations'] / 1e12:.0f} TFLOP/s, {found['bytes'] / 1e12:.2f} TB/s"
 
-    def _limit(self, precision):
+    def _shares(self, precision, seconds, count, size=None) -> dict:
+        """Of the largest product's operations a second, and of the largest copy's bytes; None where there was none."""
         if precision not in self.limits:
-            self._limits(precision)
-        return self.limits[precision]
+            list(self._limits(precision))
+        limit = self.limits[precision]
+        return {"share_of_products": count / seconds / limit["operations"] if limit else None,
+                "share_of_copy": size / seconds / limit["bytes"] if limit and size is not None else None}
 
     def _model(self, name):
-        """(model on the GPU, its state, images, true logits of the first)."""
+        """(model on the GPU, its state, images, true logits)."""
         if name not in self._models:
             config, state = random_state(name)
             model = build(config, "cuda", Classifier)
             model.set_state(state)
             images = np.random.default_rng(0).standard_normal((CHECKED, 3, *config.image_size)).astype(np.float32)
-            with self.console.status(f"{name}: the reference in float64"):
-                truth = reference_logits(name, state, images)
-            self._models = {name: (model, state, images, truth)}
+            self.say(f"    {name}: the reference in float64")
+            self._models = {name: (model, state, images, reference_logits(name, state, images))}
         return self._models[name]
 
     def _inference(self, name, batch, precision):
@@ -107,101 +135,111 @@ class Measuring:
         executor = CudaExecutor(model, precision.replace("tf32", "float32"), tf32=precision == "tf32", most=1 << 20)
         if batch == LARGEST:
             batch = self._largest(executor, images)
-        x = np.resize(images, (batch, *images.shape[1:]))
-        on_gpu = device.asarray(x)
-        calls, logits, missing = {"ours": lambda: executor(on_gpu)}, {}, []
-        for key in self.chosen.peers:
+        x = _repeated(images, batch)
+        count = operations(build(model.config)) * batch
+        program = executor._program(batch, False)
+        size = sum(work(call)[1] for call in (program.reading(x), *program.calls))
+
+        def row(key, seconds, logits, **more):
+            logits = logits[:CHECKED]
+            found = {"key": key, "batch": batch, "images_per_second": batch / median(seconds), "seconds": sorted(seconds),
+                     **self._shares(precision, median(seconds), count, size if key == "ours" else None),
+                     "error": float(np.abs(logits - truth[: len(logits)]).max() / np.abs(truth).max()),
+                     "same_top1": _same_top1(logits, truth[: len(logits)]), **more}
+            return found, _line(found)
+
+        def ours():
+            return executor(x)
+
+        logits = device.to_host(ours())
+        self.say(f"    the paper's V100, float16: {V100[name]:,} images/s")
+        yield row("ours", self.interleaved({"ours": ours})["ours"], logits, memory=executor.memory)
+        yield from self._beside(ours, ("eager", "compile", "folded", "folded-sdpa"),
+                                lambda peers, key: peers.evaluation(key, model.config, state, images, batch, precision),
+                                lambda key, call, times: row(
+                                    key, times[key], call().float().cpu().numpy(), ours=sorted(times["ours"]),
+                                    ratio=ratio(times[key], times["ours"])))
+
+    def _beside(self, ours, keys, prepare, row):
+        """Each peer by turns with ours, one after the other: its row, or why there is none."""
+        for key in (key for key in self.chosen.peers if key in keys):
+            if self.over():
+                return
+            self.say(f"    {key}: is prepared")
             try:
                 import gpu_peers
 
-                calls[key] = gpu_peers.evaluation(key, model.config, state, x, precision)
+                call = prepare(gpu_peers, key)
+                found = row(key, call, self.interleaved({"ours": ours, key: call}))
+                del call
             except Exception as error:  # a peer that fails must not end an hour's measuring
-                missing.append(f"{key}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        for key, call in calls.items():
-            found = call()
-            logits[key] = (device.to_host(found) if key == "ours" else found.float().cpu().numpy())[:CHECKED]
-        times, limit = self.interleaved(calls), self._limit(precision)
-        launches = executor._programs[batch, False].calls
-        size, fastest = sum(work(call)[1] for call in launches), min(
-            (key for key in times if key != "ours"), key=lambda key: median(times[key]), default=None)
-        count, rows = operations(build(model.config)) * batch, []
-        for key, seconds in times.items():
-            rows.append({
-                "key": key, "batch": batch, "images_per_second": batch / median(seconds), "seconds": sorted(seconds),
-                "share_of_products": count / median(seconds) / limit["operations"],
-                "share_of_copy": size / median(seconds) / limit["bytes"] if key == "ours" else None,
-                "error": float(np.abs(logits[key] - truth[: len(logits[key])]).max() / np.abs(truth).max()),
-                "same_top1": _same_top1(logits[key], truth[: len(logits[key])]),
-                "ratio": ratio(times[fastest], seconds) if fastest and key == "ours" else None,
-                "memory": executor.memory if key == "ours" else None})
-        title = f"{name}, batch {batch}, {precision} (the paper's V100, float16: {V100[name]:,} images/s)"
-        table = _table(title, ("images/s", "ms", "of the products' peak", "of the copy", "× the fastest", "error"), [
-            (r["key"], f"{r['images_per_second']:,.0f}", f"{1e3 * median(r['seconds']):.3f}", f"{r['share_of_products']:.0%}",
-             f"{r['share_of_copy']:.0%}" if r["share_of_copy"] else "", f"{r['ratio']:.2f}" if r["ratio"] else "",
-             f"{r['error']:.1e}") for r in rows])
-        table.caption = "\n".join(f"not measured: {reason}" for reason in missing) or None
-        return table, [*rows, {"missing": missing}]
+                found = None, f"{key}: {_reason(error)}"
+            yield found
+            gc.collect()
+            if "torch" in sys.modules:
+                sys.modules["torch"].cuda.empty_cache()
 
     def _largest(self, executor, images):
         """Twice as many images until the memory no longer suffices."""
-        batch = 2048
+        batch = 1024
         while batch < 1 << 17:
-            executor(device.asarray(np.resize(images, (2 * batch, *images.shape[1:]))))
+            try:
+                executor(_repeated(images, 2 * batch))
+            except device.current().OutOfMemory:  # for the images themselves
+                break
             if executor.most < 2 * batch:
-                return executor.most
+                break
             batch *= 2
+        executor.most = batch
         return batch
 
     def _kernels(self, name, batch, precision):
         """Each kernel of an evaluation by itself, beside what PyTorch has for it."""
-        model, *_ = self._model(name)
+        model, _, images, _ = self._model(name)
         executor = CudaExecutor(model, precision.replace("tf32", "float32"), tf32=precision == "tf32")
-        launches, rows, seen = executor._program(batch, False).calls, [], set()
-        limit = self._limit(precision)
-        for call in launches:
+        program, seen = executor._program(batch, False), set()
+        for call in (program.reading(_repeated(images, batch)), *program.calls):
             numbers = tuple(int(a) for a in call.arguments if isinstance(a, np.integer))
             if (call.kernel, numbers) in seen:
                 continue
+            if self.over():
+                return
             seen.add((call.kernel, numbers))
             run = device.current().recorded([call] * REPEATED)
-            times = self.interleaved({"ours": run} | _peers(call, numbers, precision))
+            try:
+                peers = _peers(call, numbers, precision)
+            except Exception as error:
+                peers = {}
+                yield None, f"{call.kernel.name} of PyTorch: {_reason(error)}"
+            times = self.interleaved({"ours": run} | peers)
             times["ours"] = [t / REPEATED for t in times["ours"]]
             fastest = min((key for key in times if key != "ours"), key=lambda key: median(times[key]), default=None)
             count, size = work(call)
-            rows.append({
+            found = {
                 "kernel": call.kernel.name, "numbers": numbers, "seconds": {key: median(t) for key, t in times.items()},
-                "share_of_products": count / median(times["ours"]) / limit["operations"],
-                "share_of_copy": size / median(times["ours"]) / limit["bytes"], "fastest": fastest,
-                "ratio": ratio(times[fastest], times["ours"]) if fastest else None})
-        return _table(f"{name}, batch {batch}, {precision}: kernels", (
-            "its first numbers", "µs", "of the products' peak", "of the copy", "beside", "× the fastest"), [
-                (r["kernel"], " ".join(map(str, r["numbers"][:7])), f"{1e6 * r['seconds']['ours']:.1f}",
-                 f"{r['share_of_products']:.0%}", f"{r['share_of_copy']:.0%}", r["fastest"] or "",
-                 f"{r['ratio']:.2f}" if r["ratio"] else "") for r in rows]), rows
+                **self._shares(precision, median(times["ours"]), count, size), "fastest": fastest,
+                "ratio": ratio(times[fastest], times["ours"]) if fastest else None}
+            yield found, (f"{call.kernel.name:14}{' '.join(map(str, numbers[:7])):32}{1e6 * found['seconds']['ours']:9.1f} µs"
+                          f"{_shares_of(found)}" + (f"   {found['ratio']:.2f} × {fastest}" if fastest else ""))
 
     def _training(self, name, batch, precision):
         model, state, images, _ = self._model(name)
-        x = np.resize(images, (batch, *images.shape[1:]))
-        labels, missing = np.arange(batch) % 1000, []
-        calls = {"ours": training_step(name, state, x, labels, precision)}
-        for key in [key for key in self.chosen.peers if key in ("eager", "compile")]:
-            try:
-                import gpu_peers
+        labels = np.arange(batch) % 1000
+        ours = training_step(name, state, _repeated(images, batch), labels, precision)
 
-                calls[key] = gpu_peers.training(key, model.config, state, x, labels, precision)
-            except Exception as error:
-                missing.append(f"{key}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        times = self.interleaved(calls)
-        rows = [{"key": key, "images_per_second": batch / median(seconds), "seconds": sorted(seconds),
-                 "ratio": ratio(times["compile"], seconds) if key == "ours" and "compile" in times else None}
-                for key, seconds in times.items()]
-        return _table(f"{name}, batch {batch}, {precision}: a training step", ("images/s", "ms", "× torch.compile"), [
-            (r["key"], f"{r['images_per_second']:,.0f}", f"{1e3 * median(r['seconds']):.1f}",
-             f"{r['ratio']:.2f}" if r["ratio"] else "") for r in rows]), [*rows, {"missing": missing}]
+        def row(key, seconds, **more):
+            found = {"key": key, "images_per_second": batch / median(seconds), "seconds": sorted(seconds), **more}
+            return found, _line(found)
+
+        yield row("ours", self.interleaved({"ours": ours})["ours"])
+        yield from self._beside(ours, ("eager", "compile"),
+                                lambda peers, key: peers.training(key, model.config, state, images, labels, precision),
+                                lambda key, call, times: row(key, times[key], ours=sorted(times["ours"]),
+                                                             ratio=ratio(times[key], times["ours"])))
 
 
 def training_step(name, state, images, labels, precision):
-    """Ours: forward, label-smoothed cross-entropy on both heads, backward, AdamW of all parameters."""
+    """Ours: forward, label-smoothed cross-entropy on both heads, backward, AdamW of all parameters.  images: on the GPU."""
     from levit_np.training.recipe import Recipe
     from levit_np.training.scaling import LossScale
     from levit_np.training.update import Update
@@ -212,7 +250,7 @@ def training_step(name, state, images, labels, precision):
     ops = model.ops
     update, scale = Update(model, Recipe(clip=0.0)), LossScale(precision)
     kind = ops.type_of(precision)
-    x, targets = ops.asarray(images).astype(kind), ops.targets_of(labels, config.num_classes, 0.1, np.float32)
+    x, targets = images.astype(kind), ops.targets_of(labels, config.num_classes, 0.1, np.float32)
 
     def call():
         model.zero_gradients()
@@ -247,11 +285,26 @@ def _same_top1(found, truth) -> bool:
     return bool((found.argmax(1) == truth.argmax(1))[clear].all())
 
 
-def _table(title, columns, rows):
-    table = Table(title=title, box=SIMPLE)
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _key(part, what):
+    return f"{part} {' '.join(map(str, what))}"
+
+
+def _reason(error) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _repeated(images, batch):
+    """On the GPU, (batch, …): the images over and over."""
+    return device.asarray(images)[device.asarray(np.arange(batch) % len(images))]
+
+
+def _line(row):
+    """A row as text."""
+    return (f"{row['key']:14}{row['images_per_second']:12,.0f} images/s{1e3 * median(row['seconds']):11.3f} ms"
+            + _shares_of(row) + (f"   error {row['error']:.1e}" if "error" in row else "")
+            + (f"   ours {row['ratio']:.2f} × as fast" if "ratio" in row else ""))
+
+
+def _shares_of(row):
+    shares = ((row.get("share_of_products"), "of the products' peak"), (row.get("share_of_copy"), "of the copy"))
+    return "".join(f"  {share:4.0%} {name}" for share, name in shares if share is not None)

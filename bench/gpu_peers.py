@@ -32,11 +32,17 @@ def timm_network(name, state):
 
 
 def set_tf32(precision):
+    """For all that is called from now on; measurements of one precision stand together."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def evaluation(key, config, state, images, precision):
-    """`images` are NumPy's (B, 3, H, W); the call leaves logits on the GPU."""
+def _repeated(images, batch):
+    index = torch.arange(batch, device=images.device) % len(images)
+    return images[index].to(memory_format=torch.channels_last)
+
+
+def evaluation(key, config, state, images, batch, precision):
+    """`images` are NumPy's (some, 3, H, W), of which the batch is made; the call leaves logits on the GPU."""
     set_tf32(precision)
     if key in ("eager", "compile"):
         network = timm_network(config.name, state)
@@ -44,13 +50,12 @@ def evaluation(key, config, state, images, precision):
         network = FoldedLeViT(config, state, fused=key == "folded-sdpa")
     kind = TYPES[precision]
     network = network.eval().to("cuda", kind).to(memory_format=torch.channels_last)
-    x = torch.from_numpy(images).to("cuda", kind).to(memory_format=torch.channels_last)
+    x = _repeated(torch.from_numpy(images).to("cuda", kind), batch)
     if key != "eager":
         torch._dynamo.reset()
         network = torch.compile(network, mode="max-autotune", dynamic=False)  # with CUDA graphs of its own
 
     def call():
-        set_tf32(precision)
         with torch.inference_mode():
             return network(x)
 
@@ -64,7 +69,7 @@ def training(key, config, state, images, labels, precision):
     set_tf32(precision)
     network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
     network.set_distilled_training(True)
-    x = torch.from_numpy(images).to("cuda").to(memory_format=torch.channels_last)
+    x = _repeated(torch.from_numpy(images).to("cuda"), len(labels))
     y = torch.from_numpy(labels).to("cuda")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.025, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
@@ -73,7 +78,6 @@ def training(key, config, state, images, labels, precision):
         network = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False)
 
     def call():
-        set_tf32(precision)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", TYPES[precision], enabled=precision in ("float16", "bfloat16")):
             first, second = network(x)
@@ -90,11 +94,11 @@ def training(key, config, state, images, labels, precision):
 
 def matrix_peak(precision):
     """A call of one large product, and its operations."""
+    set_tf32(precision)
     n, kind = 8192, TYPES[precision]
     a, b = (torch.randn(n, n, device="cuda").to(kind) for _ in "12")
 
     def call():
-        set_tf32(precision)
         return a @ b.T
 
     return call, 2.0 * n**3
@@ -109,11 +113,11 @@ def copy():
 
 def linear(rows, outputs, channels, precision):
     """cuBLAS: a product with a bias, nothing after it."""
+    set_tf32(precision)
     kind = TYPES[precision]
     x, w, b = (torch.randn(*shape, device="cuda").to(kind) for shape in ((rows, channels), (outputs, channels), (outputs,)))
 
     def call():
-        set_tf32(precision)
         return torch.nn.functional.linear(x, w, b)
 
     return {"cuBLAS": call}
@@ -121,13 +125,13 @@ def linear(rows, outputs, channels, precision):
 
 def convolution(images, height, width, channels, outputs, kernel, stride, padding, precision):
     """cuDNN, channels-last, with a bias."""
+    set_tf32(precision)
     kind = TYPES[precision]
     x = torch.randn(images, channels, height, width, device="cuda").to(kind).to(memory_format=torch.channels_last)
     w = torch.randn(outputs, channels, kernel, kernel, device="cuda").to(kind).to(memory_format=torch.channels_last)
     b = torch.randn(outputs, device="cuda").to(kind)
 
     def call():
-        set_tf32(precision)
         return torch.nn.functional.conv2d(x, w, b, stride, padding)
 
     return {"cuDNN": call}
@@ -137,6 +141,7 @@ def attention(images, heads, queries, keys, key, value, precision):
     """scaled_dot_product_attention with the bias as its mask, by each of PyTorch's kernels that takes one."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    set_tf32(precision)
     kind = TYPES[precision]
     q, k, v = (torch.randn(images, heads, n, size, device="cuda").to(kind)
                for n, size in ((queries, key), (keys, key), (keys, value)))
@@ -144,7 +149,6 @@ def attention(images, heads, queries, keys, key, value, precision):
     found = {}
     for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH):
         def call(backend=backend):
-            set_tf32(precision)
             with torch.inference_mode(), sdpa_kernel(backend):
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 

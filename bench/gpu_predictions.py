@@ -6,8 +6,6 @@ and a copy); mma.sync, which the kernels use, is known to reach about 0.62 of wh
 """
 
 import numpy as np
-from rich.box import SIMPLE
-from rich.table import Table
 
 from levit_np.inference import plan
 from levit_np.inference.cuda import Buffers, Program
@@ -43,7 +41,7 @@ def launches(name: str, batch: int, element: str) -> list:
     try:
         lowering = Lowering(plan.steps_of(model), model.config, element)
         program = Program(lowering, Buffers(batch), batch, model.config.num_classes, None)
-        images = np.broadcast_to(np.float32(0), (batch, model.config.in_channels, *model.config.image_size))
+        images = np.empty((batch, model.config.in_channels, *model.config.image_size), np.float32)
         return [program.reading(images), *program.calls]
     finally:
         device.use(None)
@@ -71,25 +69,24 @@ def work(call) -> tuple[float, float]:
     return 0.0, size
 
 
-def prediction_table(name: str, batch: int, element: str) -> Table:
+def prediction_table(name: str, batch: int, element: str) -> str:
     """The kernels of an evaluation, those alike together."""
     groups = {}
     for call in launches(name, batch, element):
         numbers = [int(a) for a in call.arguments if isinstance(a, np.int32)]
         key = call.kernel.name, tuple(numbers[:4] if call.kernel.name in ("attention", "linear") else numbers[:7])
         groups.setdefault(key, []).append(call)
-    table = Table(title=f"{name}, batch {batch}, {element}: predicted, not measured", box=SIMPLE)
-    for title in ("kernel", "its first numbers", "launches", "GFLOP", "MB", "bound by", "µs each at best"):
-        table.add_column(title, justify="left" if title in ("kernel", "bound by") else "right")
-    total = 0.0
+    rows, total = [("kernel", "its first numbers", "launches", "GFLOP", "MB", "bound by", "µs each at best")], 0.0
     for (kernel, numbers), calls in groups.items():
         operations, size = work(calls[0])
         times = {"tensor cores": operations / OPERATIONS, "memory": size / BYTES, "launch": LAUNCH}
         bound = max(times, key=times.get)
         total += times[bound] * len(calls)
-        table.add_row(kernel, " ".join(map(str, numbers)), str(len(calls)), f"{operations / 1e9:.1f}", f"{size / 1e6:.1f}",
-                      bound, f"{times[bound] * 1e6:.1f}")
-    table.add_section()
-    table.add_row("together", "", str(sum(map(len, groups.values()))), "", "", "", f"{total * 1e6:.0f}")
-    table.caption = f"at best {batch / total:,.0f} images/s, were every kernel at its bound"
-    return table
+        rows.append((kernel, " ".join(map(str, numbers)), str(len(calls)), f"{operations / 1e9:.1f}", f"{size / 1e6:.1f}",
+                     bound, f"{times[bound] * 1e6:.1f}"))
+    rows.append(("together", "", str(sum(map(len, groups.values()))), "", "", "", f"{total * 1e6:.0f}"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+                       for column, (cell, width) in enumerate(zip(row, widths))) for row in rows]
+    return "\n".join([f"\n{name}, batch {batch}, {element}: predicted, not measured", *lines,
+                      f"at best {batch / total:,.0f} images/s, were every kernel at its bound"])

@@ -3,10 +3,8 @@
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
-
-from rich.box import SIMPLE
-from rich.table import Table
 
 from levit_np.storage.atomic import replacing
 
@@ -19,6 +17,15 @@ COLORS = {"ours": "#c0392b", "ours-bf16": "#e67e22", "eager": "#95a5a6", "compil
 def result_path(folder: Path, what: str, processor: str) -> Path:
     name = re.sub(r"\((r|tm)\)", "", processor.lower())
     return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
+
+
+def commit() -> str | None:
+    """This checkout's, '-dirty' behind it where something was changed."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True, capture_output=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 class Results:
@@ -93,9 +100,15 @@ class Results:
         axes.grid(alpha=0.3, which="both")
 
 
-def group_table(group: dict, implementations: dict) -> Table:
-    table = Table(title=title(group["model"], f"batch {group['batch']}", group["threads"]), title_justify="left",
-                  box=SIMPLE)
+def _table(text: str):
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    return Table(title=text, title_justify="left", box=SIMPLE)
+
+
+def group_table(group: dict, implementations: dict):
+    table = _table(title(group["model"], f"batch {group['batch']}", group["threads"]))
     table.add_column("")
     for heading in ("images/s", "ms/image", "fastest to slowest", "of the limit", "error"):
         table.add_column(heading, justify="right")
@@ -108,14 +121,13 @@ def group_table(group: dict, implementations: dict) -> Table:
     return table
 
 
-def summary_table(groups: list[dict], implementations: dict) -> Table:
+def summary_table(groups: list[dict], implementations: dict):
     """Images/s of each implementation on each model, and how many times the fastest peer ours is, at one number of
     threads."""
     batches = list(dict.fromkeys(group["batch"] for group in groups))
     of = {(group["model"], group["batch"]): {row["key"]: row for row in group["rows"]} for group in groups}
     models = list(dict.fromkeys(group["model"] for group in groups))
-    table = Table(title=title(f"images/s at batch {' | '.join(map(str, batches))}", groups[0]["threads"]),
-                  title_justify="left", box=SIMPLE)
+    table = _table(title(f"images/s at batch {' | '.join(map(str, batches))}", groups[0]["threads"]))
     table.add_column("")
     for model in models:
         table.add_column(model, justify="right")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401: fixtures
 from tests.random_model import random_model
@@ -82,7 +81,7 @@ class Event:
     synchronize = record
 
 
-def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch, request):  # noqa: F811
+def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch, request, capsys):  # noqa: F811
     """Inference, kernels and training, our side of each, with the clock replaced."""
     from levit_np.ops.cuda import device
 
@@ -91,7 +90,8 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     arrays = emulators[0].arrays
     cuda = type("cuda", (), {
         "runtime": Runtime(), "Event": Event, "get_elapsed_time": staticmethod(lambda a, b: 1.0),
-        "Device": type("Device", (), {"id": 0, "synchronize": lambda self: None})})
+        "Device": type("Device", (), {"id": 0, "synchronize": lambda self: None}),
+        "nvrtc": type("nvrtc", (), {"getVersion": lambda: (13, 0)})})
     monkeypatch.setattr(arrays, "cuda", cuda, raising=False)
     measuring, gpu = bench("gpu_measuring"), bench("gpu")
     chosen = gpu.arguments(["--results", str(tmp_path), "--rounds", "1", "--seconds", "1e-4", "--peers"])
@@ -102,17 +102,50 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
         small.forward(images)[0], np.float64))
     monkeypatch.setattr(measuring, "_peers", lambda *call: {})
     monkeypatch.setattr(measuring, "REPEATED", 2)
-    monkeypatch.setattr(measuring.Measuring, "_limit", lambda self, precision: {"operations": 1e12, "bytes": 1e12})
     standard_normal = np.random.default_rng(0).standard_normal
     monkeypatch.setattr(measuring.Measuring, "_model", lambda self, name: (
         small.to("cuda"), state, (x := standard_normal((2, 1, 32, 32)).astype(np.float32)), small.forward(x)[0]))
-    taken = measuring.Measuring(chosen, Console(quiet=True))
-    for part, what in (("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_256", 2, "float16")),
-                       ("training", ("levit_256", 2, "float16"))):
-        taken.take(part, what)
+    limits = {"float16": {"operations": 1e12, "bytes": 1e12}}
+    monkeypatch.setattr(measuring.Measuring, "_limits", lambda self, precision: [self.limits.update(limits)])
+    taken, wanted = measuring.Measuring(chosen, print), [
+        ("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_256", 2, "float16")), ("training", ("levit_256", 2, "float16"))]
+    assert gpu.run(taken, wanted, chosen) == 0
     content = json.loads(taken.path.read_text())
     assert taken.path.name == "gpu-emulated.json" and len(content) == 3
     row = content["inference levit_128s 2 float16"]["rows"][0]
     assert row["images_per_second"] == 2000 and row["error"] < 5e-3 and row["same_top1"] and row["memory"]["weights"] > 0
     assert {r["kernel"] for r in content["kernels levit_256 2 float16"]["rows"]} >= {"linear", "convolution", "attention"}
     assert content["training levit_256 2 float16"]["machine"]["device"] == "Emulated"
+
+    # The same again goes on: with nothing; where time is over, with nothing more; where a row fails, with what is there.
+    again = measuring.Measuring(gpu.arguments(["--results", str(tmp_path), "--missing", "--peers"]), print)
+    capsys.readouterr()
+    assert gpu.run(again, wanted, again.chosen) == 0 and "1 of 3" not in capsys.readouterr().out
+    hurried = measuring.Measuring(gpu.arguments(["--results", str(tmp_path), "--minutes", "1e-9", "--peers"]), print)
+    assert gpu.run(hurried, wanted, hurried.chosen) == 0
+    assert "minutes are over before 1 of 3; --missing goes on from there" in capsys.readouterr().out
+
+    def cut_off(self, name, batch, precision):
+        yield {"kernel": "one"}, "one"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring.Measuring, "_kernels", cut_off)
+    assert gpu.run(taken, wanted[1:2], chosen) == 130
+    found = json.loads(taken.path.read_text())["kernels levit_256 2 float16"]
+    assert found["rows"] == [{"kernel": "one"}] and not found["whole"]
+    assert not measuring.Measuring(chosen, print).has(*wanted[1])
+
+
+def test_a_peer_that_fails_is_said_and_the_others_go_on(bench, tmp_path):
+    measuring = object.__new__(bench("gpu_measuring").Measuring)
+    measuring.chosen, measuring.end, measuring.say = bench("gpu").arguments(["--peers", "eager", "compile"]), None, print
+    measuring.interleaved = lambda calls: dict.fromkeys(calls, [1.0])
+
+    def prepare(peers, key):
+        if key == "eager":
+            raise RuntimeError("no memory\nand a page of advice")
+        return len
+
+    pytest.importorskip("torch")
+    found = list(measuring._beside(len, ("eager", "compile", "folded"), prepare, lambda key, call, times: ({"key": key}, key)))
+    assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]
