@@ -256,7 +256,8 @@ def training_step(name, state, images, labels, precision):
         model.zero_gradients()
         outputs, saved = model.forward(x, training=True)
         loss = sum(ops.cross_entropy(out, targets) for out in outputs)
-        model.backward([ops.cross_entropy_backward(out, targets) * np.float32(scale.value) for out in outputs], saved)
+        model.backward([ops.cross_entropy_backward(out, targets) * np.float32(scale.value) for out in outputs], saved,
+                       image_gradient=False)
         update(model.gradients(), 1e-4, 1 / scale.value)
         return loss
 

@@ -53,7 +53,7 @@ def ours(model, x, labels):
         outputs, saved = model.forward(x, training=True)
         loss, doutputs = objective(model.ops, recipe, outputs, targets)
         model.zero_gradients()
-        model.backward(doutputs, saved)
+        model.backward(doutputs, saved, image_gradient=False)
         update(model.gradients(), RATE)
         return float(loss)
 

@@ -101,9 +101,10 @@ class LeViT(Layer):
             return outputs, None
         return outputs, SavedLeViT(stem, tuple(stages), head, head_dist, x.shape[1])
 
-    def backward(self, doutputs, saved):
+    def backward(self, doutputs, saved, image_gradient=True):
         """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images
-        (None where the stem is frozen); the parameters' gradients accumulate."""
+        (None where the stem is frozen, or without image_gradient: training needs none); the parameters' gradients
+        accumulate."""
         douts = doutputs if self.head_dist else (doutputs,)
         dpooled = self.head.backward(douts[0], saved.head)
         if self.head_dist:
@@ -117,7 +118,7 @@ class LeViT(Layer):
             return None
         for layer in reversed(self._embeddings()):
             dx = layer.backward(dx, None)
-        return self.stem.backward(dx, saved.stem)
+        return self.stem.backward(dx, saved.stem, image_gradient)
 
     def parts(self) -> dict:
         """{"stem": layers, "stage1": …}: what can be frozen.  What is added to the tokens counts as the stem's."""

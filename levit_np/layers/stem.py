@@ -28,9 +28,10 @@ class ConvBN(Layer):
         y, bn = self.bn.forward(h, training)  # 2
         return y, SavedConvolution(x, bn) if training else None
 
-    def backward(self, dy, saved):
+    def backward(self, dy, saved, input_gradient=True):
         dh = self.bn.backward(dy, saved.bn)  # 2
-        dx, dweight = self.ops.convolution_backward(dh, saved.x, self.weight, self.stride, self.padding)  # 1
+        dx, dweight = self.ops.convolution_backward(  # 1
+            dh, saved.x, self.weight, self.stride, self.padding, input_gradient)
         self.accumulate(weight=dweight)
         return dx
 
@@ -84,10 +85,10 @@ class Stem(Layer):
         saved = SavedStem(tuple(convolutions), tuple(activations), x.shape[2:]) if training else None
         return self.ops.image_to_tokens(x), saved
 
-    def backward(self, dy, saved):
+    def backward(self, dy, saved, image_gradient=True):
         dx = self.ops.tokens_to_image(dy, *saved.grid)
         for i in reversed(range(len(self.convolutions))):
-            dx = self.convolutions[i].backward(dx, saved.convolutions[i])
+            dx = self.convolutions[i].backward(dx, saved.convolutions[i], bool(i) or image_gradient)
             if i:
                 dx = self.activation.backward(dx, saved.activation[i - 1])
         return dx

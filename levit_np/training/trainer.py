@@ -105,7 +105,8 @@ class Trainer:
                 loss, correct = loss + share * float(value), correct + _correct(outputs, targets)
                 with self.reduction if number == len(batches) else nullcontext():
                     # The ranks' gradients are summed: each is of a rank's share of the mean loss.
-                    model.backward(_scaled(doutputs, share * self.scale.value / self.ranks.size), saved)  # backward
+                    doutputs = _scaled(doutputs, share * self.scale.value / self.ranks.size)
+                    model.backward(doutputs, saved, image_gradient=False)                            # backward
                 del outputs, doutputs, saved
             gradients = model.gradients()
             if self.finite(loss, gradients, batches):                                                # check

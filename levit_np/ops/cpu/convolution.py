@@ -12,7 +12,7 @@ from .running import empty, fits, past_caches, run, scratch, whole
 from .training_step import HEAD, Kind
 from .training_step import Convolution as C
 
-PIXELS = 112  # of the output in a group of lines
+PIXELS = 224  # of the output in a group of lines
 
 
 def convolution(x, w, stride, padding):
@@ -32,21 +32,21 @@ def convolution(x, w, stride, padding):
     return y.transpose(0, 3, 1, 2)
 
 
-def convolution_backward(dy, x, w, stride, padding):
-    """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
+def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
+    """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, K, K)."""
     if not fits(dy, x, w) or not _usual(x, w, stride, padding):
-        return reference.convolution_backward(dy, x, w, stride, padding)
+        return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
     shape = _Shape(x, w, stride, padding)
     if dy.shape != (len(x), shape.outputs, *shape.out):
-        return reference.convolution_backward(dy, x, w, stride, padding)
+        return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
     dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1))
     y_columns = {C.Y: dy.ctypes.data, C.Y_ROW: shape.outputs * 4}
-    return _input(shape, y_columns, w), _weight(shape, y_columns)
+    return _input(shape, y_columns, w) if input_gradient else None, _weight(shape, y_columns)
 
 
 def _input(shape, y_columns, w):
     weight = np.ascontiguousarray(shape.rows(w))  # (O, terms)
-    dx = np.zeros_like(shape.x)
+    dx = empty(*shape.x.shape)
     _run(Kind.CONVOLUTION_INPUT, shape, weight, y_columns | {C.X: dx.ctypes.data})
     return shape.view(dx)
 
@@ -57,12 +57,12 @@ def _run(kind, shape, weight, columns):
     terms, outputs = weight.shape
     pixels, unfolded = shape.lines * shape.out[1], HEAD + shape.unfolded
     amx = -(-unfolded // 64) * 64 if tiles.suit(pixels, terms, outputs) else 0
-    own = amx + tiles.scratch_size(pixels, terms) if amx else unfolded
+    own = amx + tiles.scratch_size(pixels, terms, outputs) if amx else unfolded
     address, size = scratch(own + (tiles.packed_size if amx else packed_size)(terms, outputs))
     packed = address + own
-    run((tiles.pack if amx else pack)(weight, terms, outputs, False, packed), (kind, shape.columns | columns | {
-        C.B: tiles.parts_of(packed, terms, outputs) if amx else packed, C.AMX: amx, C.SCRATCH: address,
-        C.SCRATCH_SIZE: size}))
+    before = (tiles.pack(weight, terms, outputs, False, packed, address + amx, size) if amx
+              else pack(weight, terms, outputs, False, packed))
+    run(before, (kind, shape.columns | columns | {C.B: packed, C.AMX: amx, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
 
 
 def _weight(shape, y_columns):

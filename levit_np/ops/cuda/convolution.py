@@ -23,11 +23,11 @@ def convolution(x, w, stride, padding):
     return y[..., : len(w)].transpose(0, 3, 1, 2)
 
 
-def convolution_backward(dy, x, w, stride, padding):
-    """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
+def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
+    """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, K, K)."""
     shape = _Shape(x, w, stride, padding)
     dy = shape.images(dy.astype(x.dtype))
-    return _data(shape, dy, x, w), _weight(shape, dy, x, w)
+    return _data(shape, dy, x, w) if input_gradient else None, _weight(shape, dy, x, w)
 
 
 def _data(shape, dy, x, w):

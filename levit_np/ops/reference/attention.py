@@ -48,7 +48,7 @@ def bias_index(height, width, stride=1):
 
 def gather_bias(table, index):
     """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> bias (heads, Nq, Nk)."""
-    return table[:, index]
+    return table.take(index, axis=1)
 
 
 def gather_bias_backward(dbias, index, offsets):

@@ -29,10 +29,11 @@ def convolution(x, w, stride, padding):
     return y.transpose(0, 2, 1).reshape(len(x), len(w), height, width)
 
 
-def convolution_backward(dy, x, w, stride, padding):
+def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     """dx[b,c,·] += Σ_o w[o,c,i,j] dy[b,o,u,v], dw[o,c,i,j] = Σ_{b,u,v} dy[b,o,u,v] x[b,c,·], · = u·s+i-p, v·s+j-p.
 
-    The adjoint, kernel cell by kernel cell.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K)."""
+    The adjoint, kernel cell by kernel cell.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K).  Without
+    input_gradient dx is None: training asks for none of its images."""
     kernel, (height, width) = w.shape[2], dy.shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     dpadded, dw = np.zeros_like(padded), np.empty_like(w)
@@ -41,7 +42,8 @@ def convolution_backward(dy, x, w, stride, padding):
         for j in range(kernel):
             pixels = _windows(padded, i, j, stride, height, width).transpose(0, 2, 3, 1)
             dw[:, :, i, j] = rows.T @ pixels.reshape(-1, x.shape[1])
-            dpixels = (rows @ w[:, :, i, j]).reshape(len(x), height, width, x.shape[1])
-            _windows(dpadded, i, j, stride, height, width)[...] += dpixels.transpose(0, 3, 1, 2)
+            if input_gradient:
+                dpixels = (rows @ w[:, :, i, j]).reshape(len(x), height, width, x.shape[1])
+                _windows(dpadded, i, j, stride, height, width)[...] += dpixels.transpose(0, 3, 1, 2)
     dx = dpadded[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]]
-    return dx, dw
+    return dx if input_gradient else None, dw
