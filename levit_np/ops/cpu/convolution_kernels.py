@@ -12,6 +12,7 @@ def convolution_kernels(jit, call, share, products, on_tiles):
         products.whole, products.panels, products.prepare, products.multiply, products.add_gradient)
     begin, amx_multiply, amx_add_gradient = on_tiles.begin, on_tiles.multiply_whole, on_tiles.add_gradient
     unfold, fold = windows(jit, call, products.fill)
+    fill = products.fill
     C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HEIGHT, C_OUT_WIDTH, \
         C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_PAST = (
             int(c) for c in step.Convolution)
@@ -28,7 +29,8 @@ def convolution_kernels(jit, call, share, products, on_tiles):
     def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc, past):
         """c = a b, b being the packed weights."""
         if get(s, C_AMX):
-            amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), 0, panels(columns), c, ldc, past)
+            amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), columns, 0, panels(columns), c, ldc, past,
+                         0, 0, 0)
         else:
             multiply(a, lda, rows, terms, get(s, C_B), columns, c, ldc)
 
@@ -55,13 +57,14 @@ def convolution_kernels(jit, call, share, products, on_tiles):
 
     @jit
     def convolution_input(s, thread, threads):
-        """Into x, which starts at 0; an image is one thread's."""
+        """Into x; an image is one thread's."""
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
         begin_all(s, scratch)
         height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
         first, last = share(get(s, C_IMAGES), thread, threads)
         for n in range(first, last):
+            fill(get(s, C_X) + n * image, image // 4)
             for group in range(groups):
                 start = group * lines
                 count = min(lines, height - start)

@@ -5,9 +5,8 @@ import numpy as np
 from .. import reference
 from . import tiles
 from . import training_step as step
-from .parts import WHOLE, row_size
+from .parts import WHOLE
 from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole
-from .step import PARTS
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
@@ -50,12 +49,14 @@ def _product(x, w, transposed):
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
                p.C: y.ctypes.data, p.LDC: whole(outputs) * 4}
     if tiles.suit(rows, terms, outputs):
-        block = min(rows, max(WHOLE, tiles.ROW_BYTES // (PARTS * row_size(terms))))
-        own = tiles.scratch_size(block, terms)
-        address, size = scratch(own + tiles.packed_size(terms, outputs))
-        run(tiles.pack(w, terms, outputs, transposed, address + own), (Kind.AMX_PRODUCT, columns | {
-            p.B: tiles.parts_of(address + own, terms, outputs), p.BLOCK: block, p.PAST: past_caches(y),
-            p.SCRATCH: address, p.SCRATCH_SIZE: size}))
+        block = tiles.block_rows(rows, terms, outputs)
+        few, own = rows <= block, tiles.scratch_size(block, terms, outputs)
+        address, size = scratch(own + (0 if few else tiles.packed_size(terms, outputs)))
+        product = Kind.AMX_PRODUCT, columns | {
+            p.B: 0 if few else address + own, p.BLOCK: block, p.PAST: past_caches(y), p.SCRATCH: address,
+            p.SCRATCH_SIZE: size, p.SOURCE: w.ctypes.data, p.SOURCE_ROW: w.shape[1] * 4, p.TRANSPOSED: transposed}
+        before = () if few else (tiles.pack(w, terms, outputs, transposed, address + own, address, size),)
+        run(*before, product)
     else:
         address, _ = scratch(packed_size(terms, outputs))
         run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, columns | {

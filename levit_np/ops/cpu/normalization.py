@@ -4,9 +4,10 @@ import numpy as np
 
 from .. import reference
 from ..reference import Statistics
-from .running import empty, fits, past_caches, rows_of, run
+from .running import channels_at, empty, fits, past_caches, rows_of, run
 from .training_step import Kind, Normalization
 
+ROW = 64  # numbers of a row at least, where there are rows enough
 FIRST = 16  # rows whose mean stands near the mean of all, so that the variance's sum of squares does not cancel
 
 
@@ -34,30 +35,36 @@ def _statistics(x):
 
 def _totals(kind, x, centre, dy=None):
     """Two float64 totals a channel over all rows of x (…, channels): see step.Normalization."""
-    totals, n = np.zeros((2, x.shape[-1])), Normalization
-    run((kind, _columns(x) | {n.MEAN: centre.ctypes.data, n.TOTALS: totals.ctypes.data,
-                              n.DY: 0 if dy is None else dy.ctypes.data}))
-    return totals
+    columns, (centre,) = _columns(x, centre)
+    totals, n = np.zeros((2, columns[Normalization.CHANNELS])), Normalization
+    run((kind, columns | {n.MEAN: centre.ctypes.data, n.TOTALS: totals.ctypes.data,
+                          n.DY: 0 if dy is None else dy.ctypes.data}))
+    return totals.reshape(2, -1, x.shape[-1]).sum(1)
 
 
-def _columns(x):
-    n = Normalization
-    return {n.ROWS: x.size // x.shape[-1], n.CHANNELS: x.shape[-1], n.X: x.ctypes.data}
+def _columns(x, *arrays):
+    """A step's columns for x (…, channels), and its arrays of a number a channel.  Where channels are few, several rows
+    count as one, so that a row has whole vectors and is worth a call."""
+    n, channels = Normalization, x.shape[-1]
+    rows, beside = x.size // channels, 1
+    while channels * beside < ROW and rows % (2 * beside) == 0:
+        beside *= 2
+    arrays = [np.ascontiguousarray(np.tile(a, beside) if beside > 1 else a, np.float32) for a in arrays]
+    return {n.ROWS: rows // beside, n.CHANNELS: channels * beside, n.X: x.ctypes.data}, arrays
 
 
 def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
     """y = gamma (x - mean) / √(variance + eps) + beta: BN in evaluation, and the last step of BN in training."""
     if not _channels(x, axis, gamma, beta, mean, variance):
         return reference.normalize(x, gamma, beta, mean, variance, eps, axis)
-    return np.moveaxis(_normalized(rows_of(x, axis), gamma, beta, mean, variance, eps), -1, axis)
+    return channels_at(_normalized(rows_of(x, axis), gamma, beta, mean, variance, eps), axis)
 
 
 def _normalized(x, gamma, beta, mean, variance, eps):
     y, n = empty(*x.shape), Normalization
-    mean, scale, beta = (np.ascontiguousarray(a) for a in (mean, gamma / np.sqrt(variance + np.float32(eps)), beta))
-    run((Kind.NORMALIZE, _columns(x) | {
-        n.OUT: y.ctypes.data, n.PAST: past_caches(y, x.shape[-1]), n.MEAN: mean.ctypes.data, n.A: scale.ctypes.data,
-        n.B: beta.ctypes.data}))
+    columns, arrays = _columns(x, mean, gamma / np.sqrt(variance + np.float32(eps)), beta)
+    run((Kind.NORMALIZE, columns | {n.OUT: y.ctypes.data, n.PAST: past_caches(y, columns[n.CHANNELS])}
+         | {n.MEAN + i: a.ctypes.data for i, a in enumerate(arrays)}))
     return y
 
 
@@ -75,7 +82,7 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
     rows = rows_of(x, axis)
     statistics = _statistics(rows)
     y = _normalized(rows, gamma, beta, statistics.mean, statistics.variance, eps)
-    return np.moveaxis(y, -1, axis), statistics
+    return channels_at(y, axis), statistics
 
 
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
@@ -88,14 +95,12 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
 
 def _backward(dy, x, gamma, mean, variance, eps, axis, through):
     """through: 1 / count where mean and variance are the batch's own, 0 where they are constants."""
-    dy, x, mean, n = rows_of(dy, axis), rows_of(x, axis), np.ascontiguousarray(mean), Normalization
+    dy, x, n = rows_of(dy, axis), rows_of(x, axis), Normalization
     deviation = 1 / np.sqrt(variance.astype(np.float64) + eps)
     dbeta, products = _totals(Kind.BACKWARD_SUMS, x, mean, dy)
-    dgamma = products * deviation
-    scale, first, second = (np.ascontiguousarray(a, np.float32) for a in (
-        gamma * deviation, dbeta * through, dgamma * deviation * through))
-    dx = empty(*x.shape)
-    run((Kind.NORMALIZE_BACKWARD, _columns(x) | {
-        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.PAST: past_caches(dx, x.shape[-1]), n.MEAN: mean.ctypes.data,
-        n.A: scale.ctypes.data, n.B: first.ctypes.data, n.C: second.ctypes.data}))
-    return np.moveaxis(dx, -1, axis), dgamma.astype(np.float32), dbeta.astype(np.float32)
+    dgamma, dx = products * deviation, empty(*x.shape)
+    columns, arrays = _columns(x, mean, gamma * deviation, dbeta * through, dgamma * deviation * through)
+    run((Kind.NORMALIZE_BACKWARD, columns | {
+        n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.PAST: past_caches(dx, columns[n.CHANNELS])}
+         | {n.MEAN + i: a.ctypes.data for i, a in enumerate(arrays)}))
+    return channels_at(dx, axis), dgamma.astype(np.float32), dbeta.astype(np.float32)

@@ -134,7 +134,7 @@ def product_kernels(instructions, jit, call, share):
                 multiply_across(a_packed + p * terms * width * 4, wide * 4, min(wide, a_columns - p * width), terms,
                                 b_packed, b_columns, j, j + 1, c + p * width * c_row, c_row, more)
 
-    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, _ = (int(c) for c in step.Pack)
+    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, *_ = (int(c) for c in step.Pack)
 
     @jit
     def pack(s, thread, threads):

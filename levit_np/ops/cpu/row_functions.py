@@ -1,14 +1,15 @@
 """What is done to numbers that lie side by side, as vector code: normalization, activations, softmax, AdamW.
 
-Each is a function of addresses and a count; what whole vectors leave over goes through the same arithmetic one number
-at a time, so that where a row is cut changes nothing.
+Each is a function of addresses and a count; what whole vectors leave over goes through the same arithmetic, in a vector
+of which only so many lanes count or, without masks, one number at a time.
 """
 
 from llvmlite import ir
 
 from .tile import emit_loop
-from .vector import I32, LOG2_E, Vectors, number
+from .vector import I32, LOG2_E, MaskedVectors, Vectors, number
 
+MASKED = 8  # lanes, from which on processors load and store under a mask
 GROUP = 4  # vectors whose sums are kept in registers side by side
 
 
@@ -32,25 +33,22 @@ def _each_number(lanes, body, past=False):
 
 
 def _over(builder, lanes, count, start, body, past=False):
-    """carried = body(vectors, at, carried), whole vectors first, then number by number; `at` gives the address of the
-    present ones.  start: pairs (value, combine), the second making one number of a vector's.  -> scalar vectors."""
+    """carried = body(vectors, at, carried), whole vectors first, then the rest; `at` gives the address of the present
+    ones.  start: pairs (value, combine), the second making one number of a vector's.  -> scalar vectors."""
     wide, one = Vectors(builder, lanes, past), Vectors(builder, 1)
 
     def inside(v):
         return lambda i, carried: body(v, lambda x: v.at(x, builder.mul(i, number(4))), carried)
 
+    def rest(i, carried):
+        few = MaskedVectors(builder, lanes, builder.sub(count, i))
+        return [few.where(new, old) for new, old in zip(inside(few)(i, carried), carried)]
+
     i, carried = emit_loop(builder, number(0), count, lanes, [wide.splat(value) for value, _ in start], inside(wide))
-    carried = [_folded(wide, one, x, combine) for x, (_, combine) in zip(carried, start)]
-    return emit_loop(builder, i, count, 1, carried, inside(one))[1]
-
-
-def _folded(wide, one, x, combine):
-    """combine over the lanes of x, halves first."""
-    parts = [one.spread(wide.builder.extract_element(x, ir.Constant(I32, i))) for i in range(wide.lanes)]
-    while len(parts) > 1:
-        half = len(parts) // 2
-        parts = [combine(one, a, b) for a, b in zip(parts[:half], parts[half:])]
-    return parts[0]
+    if lanes >= MASKED:
+        _, carried = emit_loop(builder, i, builder.add(count, number(lanes - 1)), lanes, carried, rest)
+    carried = [wide.folded(x, lambda a, b: combine(one, a, b)) for x, (_, combine) in zip(carried, start)]
+    return carried if lanes >= MASKED else emit_loop(builder, i, count, 1, carried, inside(one))[1]
 
 
 def _add(v, a, b):
@@ -151,11 +149,15 @@ def _column_sums(lanes, vectors, backward):
         dy, x, row, rows, centre, sums, products, *_ = arguments
         v, double = Vectors(builder, lanes), ir.VectorType(ir.DoubleType(), lanes)
         middle = [v.load(v.at(centre, 4 * lanes * j)) for j in range(vectors)]
+        further = builder.mul(row, rows)
 
         def each(i, carried):
             offset, after = builder.mul(i, row), []
             for j in range(vectors):
                 at = v.at(offset, 4 * lanes * j)
+                if vectors > 1:
+                    for a in (x, dy)[: 1 + backward]:
+                        v.prefetch(v.at(a, v.at(at, further)))
                 d = builder.fsub(v.load(v.at(x, at)), middle[j])
                 y = v.load(v.at(dy, at)) if backward else d
                 after += [builder.fadd(carried[2 * j], y), v.fma(y, d, carried[2 * j + 1])]

@@ -24,7 +24,12 @@ def fits(*arrays) -> bool:
 
 def rows_of(x, axis=-1):
     """x as a contiguous array (…, channels), a copy where it is not one."""
-    return np.ascontiguousarray(np.moveaxis(x, axis, -1))
+    return np.ascontiguousarray(x if axis == -1 else np.moveaxis(x, axis, -1))
+
+
+def channels_at(rows, axis=-1):
+    """The inverse: what stands last is the axis again."""
+    return rows if axis == -1 else np.moveaxis(rows, -1, axis)
 
 
 def whole(columns: int) -> int:

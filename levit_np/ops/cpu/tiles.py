@@ -2,13 +2,14 @@
 
 from . import training_step as step
 from .library import library
-from .parts import WHOLE, row_size, whole_terms
-from .running import ONE, whole
+from .parts import SPAN, WHOLE, equal_part, row_size, whole_terms
+from .running import whole
 from .step import PARTS
 from .training_step import AMX_HEAD, Kind
 
 GRADIENT_TERMS = 128  # rows of dy and x at a time
-ROW_BYTES = 384 << 10  # of rows in parts go through all panels before the next rows: they stay in the L2 cache
+BLOCK_BYTES = 768 << 10  # of rows, the next ones, and sums, while they go through all panels: in the L2 cache with those
+FEW_ROWS = 256  # are one block: splitting weights for each block of them would take too large a share
 TILE_BYTES = 4096  # of the sums of a tile
 SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use them
 
@@ -20,30 +21,35 @@ def suit(rows: int, terms: int, outputs: int) -> bool:
             and rows >= WHOLE and terms >= 64)
 
 
-def scratch_size(rows: int, terms: int) -> int:
-    """Bytes a thread needs for so many rows at a time."""
-    return AMX_HEAD + -(-rows // WHOLE) * TILE_BYTES + (PARTS * rows + SPARE_ROWS) * row_size(terms)
+def block_rows(rows: int, terms: int, outputs: int) -> int:
+    """Of how many rows at a time: whole tiles, about as many in each block."""
+    span = equal_part(terms, SPAN)
+    sums = whole(outputs) if span < terms else 0
+    most = FEW_ROWS if rows <= FEW_ROWS else max(FEW_ROWS // 2, BLOCK_BYTES // (PARTS * row_size(span) + 4 * (sums + terms)))
+    return whole_terms(-(-rows // -(-rows // most)))
+
+
+def scratch_size(rows: int, terms: int, outputs: int) -> int:
+    """Bytes a thread needs for so many rows at a time: their sums, a panel and what it is split from, and the rows."""
+    span = equal_part(terms, SPAN)
+    sums = -(-rows // WHOLE) * (whole(outputs) // WHOLE) * TILE_BYTES
+    return AMX_HEAD + sums + span * WHOLE * (2 * PARTS + 4) + (PARTS * rows + SPARE_ROWS) * row_size(span)
 
 
 def gradient_size(terms: int, columns: int, channels: int) -> int:
     """Bytes a thread needs for so many terms of a gradient at a time."""
-    totals = -(-columns // WHOLE) * (whole(channels) // WHOLE) * TILE_BYTES
-    return scratch_size(whole(columns), terms) + PARTS * 2 * whole_terms(terms) * whole(channels) + totals
+    sums = -(-columns // WHOLE) * (whole(channels) // WHOLE) * TILE_BYTES
+    left = (PARTS * whole(columns) + SPARE_ROWS) * row_size(terms)
+    return AMX_HEAD + left + PARTS * 2 * whole_terms(terms) * whole(channels) + sums
 
 
 def packed_size(terms: int, outputs: int) -> int:
-    """Bytes of b (terms, outputs), packed and then in parts."""
-    return whole_terms(terms) * whole(outputs) * (4 + 2 * PARTS)
+    """Bytes of b (terms, outputs) in parts."""
+    return PARTS * 2 * whole_terms(terms) * whole(outputs)
 
 
-def parts_of(packed: int, terms: int, outputs: int) -> int:
-    """The address of the parts."""
-    return packed + whole_terms(terms) * whole(outputs) * 4
-
-
-def pack(b, terms, outputs, transposed, target):
-    """The step that packs the contiguous array b at address `target`."""
+def pack(b, terms, outputs, transposed, target, scratch, size):
+    """The step that splits the contiguous array b into address `target`; scratch, size: a thread's."""
     p = step.Pack
     return Kind.AMX_PACK, {p.SOURCE: b.ctypes.data, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
-                           p.TRANSPOSED: transposed, p.TARGET: target, p.ONE: ONE.ctypes.data,
-                           p.PARTS: parts_of(target, terms, outputs)}
+                           p.TRANSPOSED: transposed, p.TARGET: target, p.SCRATCH: scratch, p.SCRATCH_SIZE: size}

@@ -185,15 +185,19 @@ class Vectors:
         return b.bitcast(b.add(b.bitcast(p, self.integers), exponent), self.type)
 
     def sum(self, x):
-        """Over all lanes, halves first: the same order on every call.  -> a scalar."""
+        """Over all lanes.  -> a scalar."""
+        return self.builder.extract_element(self.folded(x, self.builder.fadd), ir.Constant(I32, 0))
+
+    def folded(self, x, combine):
+        """combine over all lanes, halves first: the same order on every call.  -> a vector of one lane."""
         b, width = self.builder, self.lanes
         while width > 1:
             width //= 2
             low, high = (ir.Constant(ir.VectorType(I32, width), [start + lane for lane in range(width)])
                          for start in (0, width))
             nothing = ir.Constant(x.type, ir.Undefined)
-            x = b.fadd(b.shuffle_vector(x, nothing, low), b.shuffle_vector(x, nothing, high))
-        return b.extract_element(x, ir.Constant(I32, 0))
+            x = combine(b.shuffle_vector(x, nothing, low), b.shuffle_vector(x, nothing, high))
+        return x
 
     def transposed(self, rows):
         """`lanes` vectors as the rows of a square -> its columns, halving the blocks that change places."""
@@ -214,3 +218,24 @@ class Vectors:
                     done[i], done[i + half] = (self.builder.shuffle_vector(a, b, mask) for mask in masks)
             rows, size = done, half
         return rows
+
+
+class MaskedVectors(Vectors):
+    """Vectors of which the first `count` lanes alone, fewer than all, are loaded and stored; the others are 0."""
+
+    def __init__(self, builder, lanes, count):
+        super().__init__(builder, lanes)
+        lane = ir.Constant(self.integers, list(range(lanes)))
+        self.mask = builder.icmp_signed("<", lane, self.spread(builder.trunc(count, I32)))
+
+    def load(self, address):
+        return self.call(f"llvm.masked.load.v{self.lanes}f32.p0", self.type, [
+            self.pointer(address, self.type), ir.Constant(I32, 4), self.mask, self.splat(0.0)])
+
+    def store(self, value, address):
+        self.call(f"llvm.masked.store.v{self.lanes}f32.p0", ir.VoidType(), [
+            value, self.pointer(address, self.type), ir.Constant(I32, 4), self.mask])
+
+    def where(self, value, other):
+        """value in the lanes that count."""
+        return self.builder.select(self.mask, value, other)
