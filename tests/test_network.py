@@ -212,6 +212,20 @@ def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(nam
     assert found == pytest.approx((loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["base", "vit"])
+def test_training_needs_no_gradient_of_its_images(name):
+    """Left out, it changes no other."""
+    model, x = random_model(TINY[name], 4), random_images(TINY[name], 3, 4)
+    found = []
+    for wanted in (True, False):
+        outputs, saved = model.forward(x, training=True)
+        model.zero_gradients()
+        found.append((model.backward(outputs, saved, image_gradient=wanted), model.gradients()))
+    (dx, gradients), (nothing, same) = found
+    assert dx.shape == x.shape and nothing is None
+    assert gradients.keys() == same.keys() and all(np.array_equal(gradients[n], same[n]) for n in same)
+
+
 def test_what_is_frozen_can_be_thawed_and_must_exist():
     model = random_model(TINY["base"])
     model.freeze(["stem"])

@@ -1,8 +1,8 @@
 """Training's products on AMX's tiles: product_kernels.py's, each number in three parts (see amx.py).
 
-A span of terms at a time, so that a block of rows, in parts, stays in the L2 cache.  What stands on the left is split as
-it comes, row by row or, for a gradient, column by column; what is on the right too, or, where there are many blocks of
-rows, once for all of them.
+A span of terms at a time, so that a block of rows, in parts, stays in the L2 cache.  What stands on the left is split
+as it comes, row by row or, for a gradient, column by column; what is on the right too, or, where there are many blocks
+of rows, once for all of them.
 """
 
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def amx_products(jit, lanes, call, share, products):
 
     @jit
     def bring(scratch, address, size, then, then_size, products):
-        """Two runs of memory, of which the next block is made, come to the L2 cache while so many tiles are multiplied."""
+        """Two runs of memory, of which the next block is made, come to the L2 cache with so many products of tiles."""
         put(scratch, NEXT, address)
         put(scratch, NEXT_SIZE, size)
         put(scratch, THEN, then)
@@ -150,7 +150,8 @@ def amx_products(jit, lanes, call, share, products):
         split_panel(plain, ROW, target, length // 2 * ROW, 0, 0, length // 2, 0, 0)
 
     @jit
-    def multiply_whole(scratch, a, lda, rows, terms, b, outputs, first, last, c, ldc, past, source, source_row, transposed):
+    def multiply_whole(scratch, a, lda, rows, terms, b, outputs, first, last, c, ldc, past, source, source_row,
+                       transposed):
         """c (rows, …) = a b for panels first to last of b (terms, outputs), which is in parts; or, if b is 0, for that
         which stands at `source`, split panel by panel as it is used.  a is split here, a span of terms at a time."""
         span, whole, count = equal_part(terms, SPAN), whole_terms(terms), (rows + largest - 1) // largest
@@ -168,7 +169,8 @@ def amx_products(jit, lanes, call, share, products):
                 panel = b + panel_at(outputs, start, length, j)
                 if not b:
                     panel = here
-                    split_weights(scratch, source, source_row, terms, outputs, transposed, start, length, j, here, plain)
+                    split_weights(scratch, source, source_row, terms, outputs, transposed, start, length, j, here,
+                                  plain)
                 multiply_panel(scratch, left, row, rows * row, rows, length, panel, c + j * ROW, ldc, past,
                                totals + (j - first) * panel_totals, start > 0, start + length == whole)
         finish(scratch)
@@ -189,7 +191,8 @@ def amx_products(jit, lanes, call, share, products):
                            c + j * ROW, c_row, 0, totals + (j - first) * ((a_columns + 31) // 32 * SCRATCH), more, ends)
         finish(scratch)
 
-    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, _, K_SCRATCH, K_SCRATCH_SIZE = (int(c) for c in step.Pack)
+    K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, _, K_SCRATCH, K_SCRATCH_SIZE = (
+        int(c) for c in step.Pack)
 
     @jit
     def pack(s, thread, threads):
@@ -203,8 +206,8 @@ def amx_products(jit, lanes, call, share, products):
             start = n * span
             length = min(span, whole - start)
             for j in range(first, last):
-                split_weights(scratch, get(s, K_SOURCE), get(s, K_ROW), terms, outputs, get(s, K_TRANSPOSED), start, length,
-                              j, get(s, K_TARGET) + panel_at(outputs, start, length, j), scratch + AMX_HEAD)
+                split_weights(scratch, get(s, K_SOURCE), get(s, K_ROW), terms, outputs, get(s, K_TRANSPOSED), start,
+                              length, j, get(s, K_TARGET) + panel_at(outputs, start, length, j), scratch + AMX_HEAD)
 
     P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, P_PAST, P_SCRATCH, P_SCRATCH_SIZE, P_SOURCE, \
         P_SOURCE_ROW, P_TRANSPOSED = (int(c) for c in step.Product)
@@ -244,7 +247,7 @@ def amx_products(jit, lanes, call, share, products):
                       get(s, G_B) + then * get(s, G_B_ROW), following * get(s, G_B_ROW),
                       (get(s, G_A_COLUMNS) + 31) // 32 * (last - first))
             add_gradient(scratch, get(s, G_A) + start * get(s, G_A_ROW), get(s, G_A_ROW), get(s, G_A_COLUMNS),
-                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block, first,
-                         last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
+                         get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block,
+                         first, last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
 
     return AmxProducts(begin, multiply_whole, add_gradient, pack, product, gradient)

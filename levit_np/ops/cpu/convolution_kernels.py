@@ -29,8 +29,8 @@ def convolution_kernels(jit, call, share, products, on_tiles):
     def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc, past):
         """c = a b, b being the packed weights."""
         if get(s, C_AMX):
-            amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), columns, 0, panels(columns), c, ldc, past,
-                         0, 0, 0)
+            amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), columns, 0, panels(columns), c, ldc,
+                         past, 0, 0, 0)
         else:
             multiply(a, lda, rows, terms, get(s, C_B), columns, c, ldc)
 

@@ -8,7 +8,7 @@ from .step import PARTS
 from .training_step import AMX_HEAD, Kind
 
 GRADIENT_TERMS = 128  # rows of dy and x at a time
-BLOCK_BYTES = 768 << 10  # of rows, the next ones, and sums, while they go through all panels: in the L2 cache with those
+BLOCK_BYTES = 768 << 10  # of rows, the next ones and sums, which go through all panels: in the L2 cache with those
 FEW_ROWS = 256  # are one block: splitting weights for each block of them would take too large a share
 TILE_BYTES = 4096  # of the sums of a tile
 SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use them
@@ -25,7 +25,9 @@ def block_rows(rows: int, terms: int, outputs: int) -> int:
     """Of how many rows at a time: whole tiles, about as many in each block."""
     span = equal_part(terms, SPAN)
     sums = whole(outputs) if span < terms else 0
-    most = FEW_ROWS if rows <= FEW_ROWS else max(FEW_ROWS // 2, BLOCK_BYTES // (PARTS * row_size(span) + 4 * (sums + terms)))
+    most = max(FEW_ROWS // 2, BLOCK_BYTES // (PARTS * row_size(span) + 4 * (sums + terms)))
+    if rows <= FEW_ROWS:
+        most = FEW_ROWS
     return whole_terms(-(-rows // -(-rows // most)))
 
 

@@ -1,5 +1,6 @@
 """The steps of training's kernels, as step.py has them for evaluation: a table of int64, one row a step, its first
-number saying which kernel runs; addresses absolute, strides in bytes.  The operations write them, the kernels read them.
+number saying which kernel runs; addresses absolute, strides in bytes.  The operations write them, the kernels read
+them.
 """
 
 from enum import IntEnum
@@ -11,12 +12,13 @@ AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split:
 
 class Kind(IntEnum):
     PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
-        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, AMX_GRADIENT = range(16)
+        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, \
+        AMX_GRADIENT = range(16)
 
 
 class Product(IntEnum):
-    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  From PAST on for
-    AMX: where B is 0, b stands at SOURCE as it came, its transpose if TRANSPOSED, and is split as it is used."""
+    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  From PAST on
+    for AMX: where B is 0, b stands at SOURCE as it came, its transpose if TRANSPOSED, and is split as it is used."""
 
     ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK, PAST, SCRATCH, SCRATCH_SIZE, SOURCE, SOURCE_ROW, \
         TRANSPOSED = range(1, 16)
@@ -55,8 +57,8 @@ class Normalization(IntEnum):
 
 class Convolution(IntEnum):
     """x (IMAGES, PLANES, HEIGHT, WIDTH, CHANNELS) of which a pixel's window is one row of terms; y (…, OUT_HEIGHT,
-    OUT_WIDTH, OUTPUTS), Y_ROW bytes a pixel.  B: packed weights (TERMS, OUTPUTS), or (OUTPUTS, TERMS) for dx.  AMX: where
-    in a thread's scratch AMX's begins; 0 if the products are not on its tiles."""
+    OUT_WIDTH, OUTPUTS), Y_ROW bytes a pixel.  B: packed weights (TERMS, OUTPUTS), or (OUTPUTS, TERMS) for dx.  AMX:
+    where in a thread's scratch AMX's begins; 0 if the products are not on its tiles."""
 
     X, IMAGES, PLANES, CHANNELS, HEIGHT, WIDTH, KERNEL, STRIDE, PADDING, OUT_HEIGHT, OUT_WIDTH, LINES, Y, Y_ROW, \
         OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE, AMX, PAST = range(1, 23)

@@ -79,6 +79,7 @@ def calls(sizes):
         "hardswish": (wide,), "hardswish_backward": (draw(m, c), wide), "silu": (wide,),
         "silu_backward": (draw(m, c), wide),
         "adamw": (wide, draw(m, c), draw(m, c, seed=1), draw(m, c, seed=2) ** 2, 7, 1e-3, (0.9, 0.99), 1e-8, 0.1),
+        "convolution_backward without dx": (dpixels, pixels, kernel, 2, 1, False),
         "batch_norm of images": (pixels, *channels, 1e-5, 1),
         "batch_norm_backward of images": (*bn((draw(*image, seed=1), pixels, channels[0]), 1), 1e-5, 1),
     }

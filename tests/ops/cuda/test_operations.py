@@ -95,6 +95,8 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     dx_expected, dw_expected = reference.convolution_backward(exact(dy), exact(x), exact(w), stride, padding)
     close(dx, dx_expected, bar, kind)
     close(dw, dw_expected, ROUNDING["float32"], np.float32)
+    without, again = ops.convolution_backward(dy, x, w, stride, padding, input_gradient=False)
+    assert without is None and np.array_equal(exact(again), exact(dw))
 
 
 ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
