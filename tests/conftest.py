@@ -5,6 +5,8 @@ import platform
 import signal
 from pathlib import Path
 
+import pytest
+
 # A suite that is started in the background has Ctrl-C ignored, and so would all that it starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,3 +31,11 @@ def pytest_ignore_collect(collection_path, config):
         return None
     related = any(collection_path in (place, *place.parents) or place in collection_path.parents for place in ON_A_GPU)
     return None if related else True
+
+
+@pytest.fixture
+def not_under_nohup():
+    """Whoever started the suite may have had the end of a terminal ignored, and a training started so goes on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -130,6 +130,7 @@ def test_what_the_state_leaves_out_would_be_missed():
     assert len({rest(change) for change in changes} | {expected}) == 1 + len(changes)
 
 
+@pytest.mark.usefixtures("not_under_nohup")
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_while_it_validates_ends_it_at_once_and_loses_nothing(whole, tmp_path, monkeypatch, number, status):
     from . import small_run

@@ -127,6 +127,7 @@ def when_it_stands_at(path, steps, process):
         time.sleep(0.005)
 
 
+@pytest.mark.usefixtures("not_under_nohup")
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
 def test_stopped_or_killed_it_goes_on_to_the_same_end(trained, shapes, tmp_path, number, status):
     """With worker processes, where the undisturbed run had none; to which the signals go too, as the end of a service
