@@ -1,9 +1,9 @@
 """What each of LeViT's parts is worth on small data, as the paper's Table 5: python bench/ablation.py
 
 The base and A1 to A7 with the dimensions of levit_digits, three seeds each, on scikit-learn's bundled handwritten
-digits: 1,797 scans of 8×8 pixels, enlarged to 32×32.  A seed draws a third to train on, the start of the weights and the
-order of the images; the other two thirds are only looked at when a training is over.  All trainings have the same recipe.
-As in the paper all but A4 are distilled: their teacher is a wider LeViT trained on the same third.  Writes
+digits: 1,797 scans of 8×8 pixels, enlarged to 32×32.  A seed draws a third to train on, the start of the weights and
+the order of the images; the other two thirds are only looked at when a training is over.  All trainings have the same
+recipe.  As in the paper all but A4 are distilled: their teacher is a wider LeViT trained on the same third.  Writes
 bench/results/ablation.json, after every training, and ablation.md.
 """
 
@@ -175,8 +175,8 @@ class Results:
             lines.append((name, change.words, f"{parameters / 1e3:.0f}k", f"{products / 1e6:.1f}M", str(len(found)),
                           _spread(found.values()), "" if name == "base" else _spread(away, "+"), f"{change.paper:.1f}",
                           "" if name == "base" else f"{change.paper - CHANGES['base'].paper:+.1f}"))
-        head = ("", "change", "parameters", "multiply-adds", "seeds", "digits, top-1", "against the base", "paper, top-1",
-                "against the base")
+        head = ("", "change", "parameters", "multiply-adds", "seeds", "digits, top-1", "against the base",
+                "paper, top-1", "against the base")
         rows = [head, ("---",) * len(head), *lines]
         recipe = self.content["settings"]["recipe"]
         text = (f"# Table 5 on digits\n\nWritten by `python bench/ablation.py`: {len(self.seeds)} seeds, "

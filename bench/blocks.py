@@ -24,8 +24,8 @@ ROWS = {
 }
 PAPER = {
     "levit_256": {"Q and K": 275, "V": 275, "QKᵀ": 159, "AV": 206, "projection": 310, "MLP": 1140, "whole block": 2365},
-    "deit_tiny": {"LayerNorm, both": 49, "Q and K": 299, "V": 172, "QKᵀ": 228, "AV": 161, "projection": 175, "MLP": 1390,
-                  "whole block": 2474},
+    "deit_tiny": {"LayerNorm, both": 49, "Q and K": 299, "V": 172, "QKᵀ": 228, "AV": 161, "projection": 175,
+                  "MLP": 1390, "whole block": 2474},
 }
 
 

@@ -1,9 +1,9 @@
 """What a second process is worth: mpiexec -n 2 python bench/ranks.py
 
-Training steps (forward, loss, backward, clipping, AdamW, moving average) of LeViT-256 with the paper's recipe, 16 random
-images a rank, one thread each: of rank 0 alone while the others sleep, and of all ranks with their gradients reduced,
-taking turns in the same processes.  Writes bench/results/ranks-<processor>.json: images a second of both, and the median
-over the rounds of their ratio.
+Training steps (forward, loss, backward, clipping, AdamW, moving average) of LeViT-256 with the paper's recipe, 16
+random images a rank, one thread each: of rank 0 alone while the others sleep, and of all ranks with their gradients
+reduced, taking turns in the same processes.  Writes bench/results/ranks-<processor>.json: images a second of both, and
+the median over the rounds of their ratio.
 """
 
 import argparse

@@ -79,10 +79,11 @@ class Results:
             for row in group["rows"]:
                 place = keys.index(row["key"])
                 axes.bar(at - 0.4 + (place + 0.5) * width, row["images_per_second"], width, color=COLORS[row["key"]])
-        axes.set_xticks(range(len(groups)), [f"{g['model'].removeprefix('levit_')}\nbatch {g['batch']}" for g in groups],
-                        fontsize=8)
+        axes.set_xticks(range(len(groups)),
+                        [f"{g['model'].removeprefix('levit_')}\nbatch {g['batch']}" for g in groups], fontsize=8)
         axes.set_ylabel("images / s")
-        axes.legend(handles=[axes.bar(0, 0, color=COLORS[key], label=label(key, self.implementations)) for key in keys], fontsize=8)
+        axes.legend(handles=[axes.bar(0, 0, color=COLORS[key], label=label(key, self.implementations)) for key in keys],
+                    fontsize=8)
         axes.set_title("Speed")
 
     def _accuracy(self, axes, groups):
@@ -115,7 +116,8 @@ def group_table(group: dict, implementations: dict):
     for row in group["rows"]:
         share, seconds = row["share_of_limit"], row["seconds_per_image"]
         table.add_row(label(row["key"], implementations), f"{row['images_per_second']:.1f}",
-                      f"{1000 * seconds['median']:.2f}", f"{1000 * seconds['fastest']:.2f} {1000 * seconds['slowest']:.2f}",
+                      f"{1000 * seconds['median']:.2f}",
+                      f"{1000 * seconds['fastest']:.2f} {1000 * seconds['slowest']:.2f}",
                       "?" if share is None else f"{share:.1%}", f"{row['error']:.1e}",
                       style="bold" if row["key"].startswith("ours") else None)
     return table

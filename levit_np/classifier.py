@@ -98,7 +98,7 @@ class Classifier(LeViT):
         return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
 
     def explain(self, image, target=None, teacher=None, rival=None, about: str | None = None, whole: bool = False):
-        """A page that shows the whole computation for one image: in a notebook it is shown in place, save(path) writes it.
+        """A page that shows the whole computation for one image: a notebook shows it in place, save(path) writes it.
 
         image: whatever predict takes, or one prepared image (C, H, W) of the model's dtype; about: what the page calls
         it (default: its file's name). target: the class, by name or number, whose loss is followed backward (default:

@@ -224,23 +224,23 @@ def _print_rows(rows, tolerance):
               f"{row.absolute:.3g}", f"{row.relative:.3g}") for row in rows]
     lines.insert(0, ("  ", "layer", "array", "difference", "relative"))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    write = print
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        show = Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print
-
-        def write(text):
-            show(text, style="red" if text.startswith("!") else None)
-
+    write = _red_if_marked() if sys.stdout.isatty() else print
     for mark, name, what, absolute, relative in lines:
         write(f"{mark}{name:<{widths[1]}}  {what:<{widths[2]}}  {absolute:>{widths[3]}}  {relative:>{widths[4]}}")
+
+
+def _red_if_marked():
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return lambda text: console.print(text, style="red" if text.startswith("!") else None)
 
 
 def _add_convert(verbs):
     convert = verbs.add_parser("convert", help="anybody's LeViT weights -> HDF5 of this package",
                                description="Reads the authors', timm's or transformers' weights (.pth or safetensors, "
-                               "recognised by content) and writes HDF5 with the configuration, the class names and the preprocessing inside.",
+                               "recognised by content) and writes HDF5 with the configuration, the class names and the "
+                               "preprocessing inside.",
                                epilog="example: levit-np convert LeViT-256-13b5763e.pth levit_256.h5")
     convert.add_argument("source", metavar="SOURCE", help="the weight file to read")
     convert.add_argument("target", metavar="TARGET", help="the HDF5 file to write")

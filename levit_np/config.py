@@ -60,7 +60,8 @@ class LeViTConfig:
         counts += [n for s in self.stages for n in s[:3]] + [s.shrink_heads for s in self.stages[1:]]
         # A bool is an int to isinstance.
         if wrong := [n for n in counts if type(n) is not int or not 1 <= n <= 65536]:
-            raise ConfigError(f"config {self.name!r}: expected whole numbers from 1 to 65536, found {ascii(wrong):.100}")
+            raise ConfigError(f"config {self.name!r}: expected whole numbers from 1 to 65536, found "
+                              f"{ascii(wrong):.100}")
         if sum(s.depth for s in self.stages) > 1024 or len(self.stem) > 16:
             raise ConfigError(f"config {self.name!r}: expected at most 1024 blocks and 16 convolutions")
         if self.stem[-1].channels != self.stages[0].channels:

@@ -19,7 +19,8 @@ class BackendError(LevitError):
 
 
 class CheckpointError(LevitError):
-    """A weight file that is damaged, hostile, unknown, or of another network: the only exception that reading one raises."""
+    """A weight file that is damaged, hostile, unknown, or of another network:
+    the only exception that reading one raises."""
 
 
 class ImageError(LevitError):

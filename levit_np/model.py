@@ -43,7 +43,8 @@ class LeViT(Layer):
         (height, width), first = config.resolutions[0], config.stages[0].channels
         token = config.pooling == "token"
         self.token = ClassToken(ops, first) if token else None
-        self.position = PositionEmbedding(ops, height * width + token, first) if config.position == "embedding" else None
+        embedded = config.position == "embedding"
+        self.position = PositionEmbedding(ops, height * width + token, first) if embedded else None
         self.stages = [Stage(ops, config, number) for number in range(len(config.stages))]
         self.head = Head(ops, channels, config.num_classes, config.normalization)
         self.head_dist = Head(ops, channels, config.num_classes, config.normalization) if config.distillation else None
@@ -81,8 +82,8 @@ class LeViT(Layer):
         images to train on, of which the head's BN would have one value a channel."""
         self._check(x)
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
-            raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs more "
-                             "than one value a channel; use a larger batch")
+            raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs "
+                             "more than one value a channel; use a larger batch")
         modes, x = self._modes(training), self.ops.asarray(x)
         x, stem = self.stem.forward(x, modes[0])
         for layer in self._embeddings():
@@ -192,7 +193,8 @@ class LeViT(Layer):
     def gradients(self) -> dict:
         """{name: array}, of each parameter that is trained; zeros where nothing has accumulated."""
         trained = self.trained()
-        found = {f"{name}.{key}": gradient for name, layer in self.walk() for key, gradient in layer.accumulated.items()}
+        found = {f"{name}.{key}": gradient for name, layer in self.walk()
+                 for key, gradient in layer.accumulated.items()}
         return {name: found[name] if name in found else self.ops.zeros_like(array) for name, array in trained.items()}
 
     def zero_gradients(self) -> None:
@@ -216,7 +218,8 @@ class LeViT(Layer):
     def attention_maps(self, x) -> dict:
         """{"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: each attention's probabilities, in evaluation."""
         _, saved = self.forward(x, training="frozen")
-        return {f"stages.{i}.{name}": self.ops.attention_probabilities(probabilities) for i, stage in enumerate(saved.stages)
+        return {f"stages.{i}.{name}": self.ops.attention_probabilities(probabilities)
+                for i, stage in enumerate(saved.stages)
                 for name, probabilities in _stage_maps(stage)}
 
     def to(self, backend: str) -> "LeViT":
@@ -248,7 +251,8 @@ class LeViT(Layer):
         rows = [("layer", "output", "parameters", "multiply-adds"), *rows,
                 ("total", "", f"{total[0]:,}", f"{total[1]:,}")]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        return "\n".join(f"{n:<{widths[0]}}  {s:>{widths[1]}}  {p:>{widths[2]}}  {m:>{widths[3]}}" for n, s, p, m in rows)
+        return "\n".join(f"{n:<{widths[0]}}  {s:>{widths[1]}}  {p:>{widths[2]}}  {m:>{widths[3]}}"
+                         for n, s, p, m in rows)
 
 
 def _stage_maps(stage):
@@ -261,7 +265,8 @@ def _stage_maps(stage):
 
 
 def _parameters(layer):
-    """Trained values of a layer with its BN and its attention bias, but not of projections that have rows of their own."""
+    """Trained values of a layer with its BN and its attention bias,
+    but not of projections that have rows of their own."""
     own = [layer, *(child for name, child in layer.children() if name in ("bn", "bias"))]
     return sum(int(np.prod(spec.shape)) for part in own for spec in part.specs.values() if spec.trainable)
 

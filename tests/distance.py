@@ -4,11 +4,12 @@ import numpy as np
 
 
 def worst_gradient(ours, theirs, floor=1e-5):
-    """The largest difference of any parameter's gradient, relative to that gradient's own largest value.  A shift that a
-    later BN removes has no gradient but rounding: below `floor` of the largest of all, the difference counts against
+    """The largest difference of any parameter's gradient, relative to that gradient's own largest value.  A shift that
+    a later BN removes has no gradient but rounding: below `floor` of the largest of all, the difference counts against
     that."""
     least = floor * max(np.abs(gradient).max() for gradient in theirs.values())
-    return max(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), least) for name, gradient in theirs.items())
+    return max(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), least)
+               for name, gradient in theirs.items())
 
 
 def worst(ours, theirs):

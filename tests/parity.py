@@ -11,7 +11,7 @@ from levit_np.checkpoints.formats import name_table
 from levit_np.config import FAMILY
 from levit_np.model import build
 
-from .distance import worst, worst_gradient  # noqa: F401: with the rest of what they share
+from .distance import worst, worst_gradient  # noqa: F401  (with the rest of what they share)
 
 FIVE = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 

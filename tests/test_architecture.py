@@ -62,7 +62,8 @@ def parts_imported(path):
     return {name for name in names if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
 
 
-PARTS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")} - {"cli", "commands"})
+PARTS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+               - {"cli", "commands"})
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -84,7 +85,8 @@ def test_the_arrows_are_read():
 def test_layers_know_neither_numpy_nor_backends():
     for path in modules("layers"):
         assert {name.split(".")[0] for name in imports(path)} <= {"levit_np", "typing"}, path
-        words = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+        words = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                 if isinstance(node, ast.Name)}
         assert not words & {"np", "numpy", "reference", "cpu", "cuda"}, path
 
 
@@ -130,7 +132,8 @@ def test_every_public_name_says_what_it_does(name, thing):
     if name.startswith("ops.") or not inspect.isfunction(thing):
         return
     if {"x", "images"} & set(inspect.signature(thing).parameters):
-        assert any(form in thing.__doc__ for form in ("(B, ", "(C, ", "(H, ")), f"{name}: expected the shapes of its arrays"
+        stated = any(form in thing.__doc__ for form in ("(B, ", "(C, ", "(H, "))
+        assert stated, f"{name}: expected the shapes of its arrays"
     source = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     raised = {node.exc.func.id for node in ast.walk(source) if isinstance(node, ast.Raise)
               and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)}

@@ -53,6 +53,7 @@ def test_deit_tiny_is_as_large_as_published():
 def test_a_config_survives_its_dictionary_and_refuses_nonsense():
     for config in (FAMILY | ABLATIONS).values():
         assert LeViTConfig.from_dict(config.to_dict()) == config
-    for field, value in (("pooling", "token"), ("key_size", 0), ("stages", [[1, 10**9, 1]]), ("activation", "relu"), ("x", 1)):
+    for field, value in (("pooling", "token"), ("key_size", 0), ("stages", [[1, 10**9, 1]]), ("activation", "relu"),
+                         ("x", 1)):
         with pytest.raises(ConfigError):
             LeViTConfig.from_dict(FAMILY["levit_256"].to_dict() | {field: value})

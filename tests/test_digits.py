@@ -62,7 +62,8 @@ def test_98_5_percent_of_the_held_out_fifth():
 def test_the_folder_to_train_on_holds_every_scan_once(tmp_path):
     pytest.importorskip("sklearn")
     subprocess.run([sys.executable, ROOT / "weights/digits.py", tmp_path / "digits"], check=True)
-    names = {part: sorted(path.name for path in (tmp_path / "digits" / part).rglob("*.png")) for part in ("train", "val")}
+    names = {part: sorted(path.name for path in (tmp_path / "digits" / part).rglob("*.png"))
+             for part in ("train", "val")}
     assert (len(names["train"]), len(names["val"])) == (1438, 359)
     assert sorted(names["train"] + names["val"]) == [f"{n:04}.png" for n in range(1797)]
     pixels = {Image.open(path).tobytes() for path in (tmp_path / "digits/val").rglob("*.png")}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from levit_np.config import Convolution, Stage
 from levit_np.errors import LevitError
 
-from .networks import TINY, random_images, random_model, random_state
+from .networks import TINY, random_images, random_model
 
 some = settings(max_examples=15, derandomize=True, deadline=None)
 seeds = st.integers(0, 2**32)
@@ -119,7 +119,8 @@ def test_float32_stays_float32(name, training):
     if training:
         dtypes = {array.dtype for array in _arrays((outputs, saved))}
         upstream = np.ones(np.shape(outputs), np.float32)
-        dtypes |= {a.dtype for a in (model.backward(upstream, saved), *model.gradients().values(), *model.state().values())}
+        dx = model.backward(upstream, saved)
+        dtypes |= {a.dtype for a in (dx, *model.gradients().values(), *model.state().values())}
         assert dtypes == {np.dtype(np.float32)}
     else:
         assert {a.dtype for a in (outputs, *model.features(x).values())} == {np.dtype(np.float32)}
@@ -143,7 +144,8 @@ def test_a_mirrored_image_gives_mirrored_attention(seed):
                      stem=(Convolution(4), Convolution(6)))
     model, x = random_model(config, seed % 97), random_images(config, 2, seed)
     state = model.state()
-    model.set_state({name: (array + array[..., ::-1]) / 2 if array.ndim == 4 else array for name, array in state.items()})
+    model.set_state({name: (array + array[..., ::-1]) / 2 if array.ndim == 4 else array
+                     for name, array in state.items()})
     np.testing.assert_allclose(model(x[..., ::-1]), model(x), rtol=1e-9, atol=1e-12)
     mirrored, maps = model.attention_maps(x[..., ::-1]), model.attention_maps(x)
     grids = {"stages.0.blocks.0": ((3, 5), (3, 5)), "stages.1.downsample": ((2, 3), (3, 5)),
@@ -180,9 +182,11 @@ def test_folded_bn_is_bn(name):
 
 
 @pytest.mark.parametrize("name, parts", [("base", ["stem"]), ("drop", ["stage2"]), ("base", ["stem", "stage1"]),
-                                         ("silu", ["stage1"]), ("vit", ["stem"]), ("base", ["stem", "stage1", "stage2"])])
+                                         ("silu", ["stage1"]), ("vit", ["stem"]),
+                                         ("base", ["stem", "stage1", "stage2"])])
 def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(name, parts):
-    """In a random direction of what is trained; frozen statistics stay to the bit, and no branch of theirs is dropped."""
+    """In a random direction of what is trained; frozen statistics stay to the bit,
+    and no branch of theirs is dropped."""
     config = TINY[name]
     model, x = random_model(config, 3), random_images(config, 6, 3)
     model.freeze(parts)

@@ -79,8 +79,8 @@ def test_deit_tiny_is_a_transformer():
 
 def _as_torch(p):
     """A block's tensors under torch's names.  Our rows are (heads, Q K V, 64), torch's (Q K V, heads, 64)."""
-    named = {f"self_attn.in_proj_{kind}": p[f"attention.qkv.{kind}"].unflatten(0, (3, 3, 64)).transpose(0, 1).flatten(0, 2)
-             for kind in ("weight", "bias")}
+    qkv = {kind: p[f"attention.qkv.{kind}"].unflatten(0, (3, 3, 64)) for kind in ("weight", "bias")}
+    named = {f"self_attn.in_proj_{kind}": rows.transpose(0, 1).flatten(0, 2) for kind, rows in qkv.items()}
     for own, there in (("attention.projection", "self_attn.out_proj"), ("mlp.up", "linear1"), ("mlp.down", "linear2")):
         named |= {f"{there}.{kind}": p[f"{own}.{kind}"] for kind in ("weight", "bias")}
     for own, there in (("attention.norm", "norm1"), ("mlp.norm", "norm2")):

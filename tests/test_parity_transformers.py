@@ -61,7 +61,8 @@ def test_frozen_gradient_is_the_evaluated_networks_derivative():
 
 # 80 pixels leave 5×5, 3×3 and 2×2 tokens.
 @pytest.mark.parametrize("name, size, batch", [
-    pytest.param(name, size, batch, marks=() if name in ("levit_128s", "levit_384") and size == 80 else pytest.mark.slow)
+    pytest.param(name, size, batch, marks=() if name in ("levit_128s", "levit_384") and size == 80
+                 else pytest.mark.slow)
     for name, size, batch in [*((name, 80, 8) for name in FIVE), ("levit_128s", 224, 4)]])
 def test_ten_adamw_steps(name, size, batch, monkeypatch):
     """Cross-entropy on both heads, drop path where the model has it; the losses agree within 1e-9 relative.

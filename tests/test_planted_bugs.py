@@ -22,7 +22,8 @@ from .ops.cases import op_is_right
 
 def network_is_right():
     """Small networks, in every mode, against the torch LeViT: logits, gradients, running statistics."""
-    return all(is_right(against_torch(config, training)) for training in (True, "frozen", False) for config in TINY.values())
+    return all(is_right(against_torch(config, training)) for training in (True, "frozen", False)
+               for config in TINY.values())
 
 
 def optimizer_is_right():
@@ -39,7 +40,8 @@ def optimizer_is_right():
 
 def in_op(name, target, old, new):
     """A bug that the operation's own adjoint check sees, without torch."""
-    return pytest.param(lambda: op_is_right(name, ops), [(f"ops.reference.{target}", old, new)], id=f"{target}: {new or old}")
+    return pytest.param(lambda: op_is_right(name, ops), [(f"ops.reference.{target}", old, new)],
+                        id=f"{target}: {new or old}")
 
 
 def in_network(what, *edits):
@@ -113,7 +115,8 @@ BUGS = [
                (f"{_OPS}.tokens_to_image", "height, width)\n", "width, height).swapaxes(2, 3)\n")),
     in_network("the momentum of the old and the new swapped",
                (f"{_OPS}.update_running", "(1 - momentum) * mean + momentum *", "momentum * mean + (1 - momentum) *")),
-    in_network("a biased running variance", (f"{_OPS}.update_running", "statistics.count / (statistics.count - 1)", "1")),
+    in_network("a biased running variance",
+               (f"{_OPS}.update_running", "statistics.count / (statistics.count - 1)", "1")),
     in_network("an unbiased variance of the batch", (f"{_OPS}.batch_statistics", "x.var(axes)", "x.var(axes, ddof=1)")),
     in_network("BN without eps", (f"{_OPS}.normalize", "np.sqrt(variance + eps)", "np.sqrt(variance)")),
     in_network("statistics of the batch where they are frozen",
@@ -139,7 +142,8 @@ BUGS = [
                 "self.branch.backward(dy, saved.branch)")),
     in_network("one head's gradient dropped", ("model.LeViT.backward", "dpooled + self.head_dist", "self.head_dist")),
     in_network("the two heads summed", ("model.LeViT.forward", "(outputs + second) / 2", "outputs + second")),
-    in_network("a position's gradient averaged", ("layers.position.PositionEmbedding.backward", "dy.sum(0)", "dy.mean(0)")),
+    in_network("a position's gradient averaged",
+               ("layers.position.PositionEmbedding.backward", "dy.sum(0)", "dy.mean(0)")),
     in_network("the class token read from the wrong end", (f"{_OPS}.first_token", "x[:, 0]", "x[:, -1]"),
                (f"{_OPS}.first_token_backward", "dx[:, 0]", "dx[:, -1]")),
 

@@ -101,7 +101,8 @@ def test_features(digits):
 def test_what_is_not_there_is_refused(digits):
     for wrong, message in ((dict(layer="stages.9"), "layer: expected one of stages.0.blocks.0.attention, "),
                            (dict(query=(8, 0)), r"query: expected \(row, column\) below \(8, 8\)"),
-                           (dict(query=(0, -1)), "query: expected"), (dict(head=3), "head: expected a number from 0 to 2")):
+                           (dict(query=(0, -1)), "query: expected"),
+                           (dict(head=3), "head: expected a number from 0 to 2")):
         with pytest.raises(levit_np.LevitError, match=message):
             plot.attention(digits, IMAGE, **wrong)
     with pytest.raises(levit_np.LevitError, match="layer: expected a number from 0 to 1, found 2"):

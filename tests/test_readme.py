@@ -18,7 +18,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
-    assert out.startswith("[('3', 0.90") and "(2, 16, 80)" in out and (tmp_path / "mine.h5").exists() and (tmp_path / "out.safetensors").exists()
+    assert out.startswith("[('3', 0.90") and "(2, 16, 80)" in out
+    assert (tmp_path / "mine.h5").exists() and (tmp_path / "out.safetensors").exists()
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"levit-np \w[^`\n]*", README))))

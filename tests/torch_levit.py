@@ -88,7 +88,8 @@ def mlp(x, p, config, training):
 
 
 def pair(x, p, config, grid, training, masks):
-    """Attention and MLP; a residual around each, but for the shrinking attention; LayerNorm before, where there is one."""
+    """Attention and MLP; a residual around each, but for the shrinking attention; LayerNorm before,
+    where there is one."""
     for name, function in (("attention", lambda h, p: attention(h, p, config, grid, training)),
                            ("mlp", lambda h, p: mlp(h, p, config, training))):
         part = under(p, name)

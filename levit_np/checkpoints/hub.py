@@ -49,8 +49,8 @@ def located(name: str | os.PathLike) -> Iterator[str]:
         with _writable_cache() as directory:
             yield _fetched(given, directory)
     else:
-        raise CheckpointError(f"{given}: expected a weight file, found none here, in weights or in {cache.directory()}; "
-                              f"those that are downloaded are {', '.join(PUBLISHED)}")
+        raise CheckpointError(f"{given}: expected a weight file, found none here, in weights or in "
+                              f"{cache.directory()}; those that are downloaded are {', '.join(PUBLISHED)}")
 
 
 def _places(given: str) -> list[str]:

@@ -12,12 +12,14 @@ def add(verbs):
         "evaluate", help="top-1, top-5 and loss on a set of images",
         description="Top-1, top-5 (percent) and loss (cross-entropy) of a model on images of known classes: of each "
         "head, and last of the two averaged, which is the model's answer. The classes are found in the model by name "
-        "or, where it knows none of the names, by order. An image that cannot be used is named and left out; exit status 1 then.",
+        "or, where it knows none of the names, by order. An image that cannot be used is named and left out; exit "
+        "status 1 then.",
         epilog="example: levit-np evaluate levit_256.h5 imagenet/val --batch 64 --threads 2")
     evaluate.add_argument("weights", metavar="WEIGHTS", help="a weight file")
     add_options(evaluate)
     evaluate.add_argument("--dtype", default="float32", help="what it computes in (default: %(default)s)")
-    evaluate.add_argument("--confusion", metavar="PNG", help="draw which class was taken for which, for up to 50 classes")
+    evaluate.add_argument("--confusion", metavar="PNG",
+                          help="draw which class was taken for which, for up to 50 classes")
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
     evaluate.set_defaults(run=_run)
 

@@ -15,8 +15,8 @@ def add(verbs):
     explain = verbs.add_parser(
         "explain", help="a page that shows the whole computation, number by number; pictures of it",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Writes one self-contained HTML file, which opens from disk without a network: the image on its way\n"
-        "through the network, every operation with its formula, code and numbers, forward and backward, and why\n"
+        description="Writes one self-contained HTML file, which opens from disk without a network: the image on its\n"
+        "way through the network, every operation with its formula, code and numbers, forward and backward, and why\n"
         "the answer is what it is. Or pictures: what each head of each attention looks at, the attention biases,\n"
         "the filters, the feature maps of each stage. Or serves the page, which then takes any image, or a digit\n"
         "that one draws: on 127.0.0.1, for this machine alone.",
@@ -27,8 +27,8 @@ def add(verbs):
     explain.add_argument("-o", "--output", metavar="PAGE", help="the HTML file to write")
     explain.add_argument("--png", metavar="DIR", help="the folder to write pictures into (needs matplotlib)")
     explain.add_argument("--weights", action="append", metavar="WEIGHTS",
-                         help="a weight file, or a name of the family for random weights (default: levit_digits.h5); with "
-                         "--serve, several times for several to choose from")
+                         help="a weight file, or a name of the family for random weights (default: levit_digits.h5); "
+                         "with --serve, several times for several to choose from")
     explain.add_argument("--target", metavar="CLASS", help="the loss's class, by name or number (default: the answer)")
     explain.add_argument("--teacher", metavar="CLASS", help="what a teacher says, for distillation (default: the same)")
     explain.add_argument("--rival", metavar="CLASS", help="the class to compare with (default: the likeliest other)")
@@ -60,7 +60,8 @@ def _explain(arguments) -> int:
     if arguments.output and os.path.lexists(arguments.output) and not arguments.force:
         raise LevitError(f"{shown(arguments.output)}: expected no such file yet, found one; --force replaces it")
     if arguments.png and os.path.isdir(arguments.png) and os.listdir(arguments.png) and not arguments.force:
-        raise LevitError(f"{shown(arguments.png)}: expected a new or an empty folder, found files in it; --force replaces")
+        raise LevitError(f"{shown(arguments.png)}: expected a new or an empty folder, found files in it; "
+                         "--force replaces")
     model = opened((arguments.weights or [DIGITS])[0])
     if arguments.output:
         _write_page(model, arguments)
@@ -75,7 +76,8 @@ def _write_page(model, arguments):
                              whole=arguments.whole)
         page.save(arguments.output)
     size = Path(arguments.output).stat().st_size / 1e6
-    print(f"{shown(arguments.output)}: {size:.1f} MB, {shown(Path(arguments.image).name)} through {shown(model.config.name)}")
+    print(f"{shown(arguments.output)}: {size:.1f} MB, {shown(Path(arguments.image).name)} through "
+          f"{shown(model.config.name)}")
 
 
 def _write_pictures(model, arguments):

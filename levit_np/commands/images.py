@@ -12,7 +12,8 @@ def add_options(verb):
     verb.add_argument("--batch", type=whole, default=32, metavar="N", help="images at a time (default: %(default)s)")
     verb.add_argument("--workers", type=whole, default=2, metavar="N",
                       help="processes that decode images (default: %(default)s)")
-    verb.add_argument("--threads", type=whole, default=1, metavar="N", help="threads that compute (default: %(default)s)")
+    verb.add_argument("--threads", type=whole, default=1, metavar="N",
+                      help="threads that compute (default: %(default)s)")
     verb.add_argument("--backend", default="cpu", help="(default: %(default)s)")
 
 

@@ -11,8 +11,9 @@ def add(verbs):
     step = verbs.add_parser(
         "step", help="walk through the network like a debugger: formula, numbers, source, forward and backward",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Evaluates an image with the textbook's operations, then walks through what happened, layer by layer,\n"
-        "operation by operation, line by line, forward to the answer, the loss, and backward to every gradient.\n"
+        description="Evaluates an image with the textbook's operations, then walks through what happened, layer by\n"
+        "layer, operation by operation, line by line, forward to the answer, the loss, and backward to every\n"
+        "gradient.\n"
         "On a terminal by keys (? shows them); in a pipe or a file everything is printed.",
         epilog="examples:\n  levit-np step weights/samples/digit_3.png\n"
         "  levit-np step cat.jpg --weights levit_256.h5 --target 'tiger cat'\n"
@@ -22,9 +23,10 @@ def add(verbs):
                       help="a weight file, or a name of the family for random weights (default: %(default)s)")
     step.add_argument("--target", metavar="CLASS", help="the class whose loss the backward starts from, by number or "
                       "label (default: the one that the network answers)")
-    step.add_argument("--teacher", metavar="CLASS", help="what a teacher says: the loss is then the one LeViT is trained "
-                      "with, half from each head")
-    step.add_argument("--only", metavar="NAME", help="print these steps and their parts alone; on a terminal, begin there")
+    step.add_argument("--teacher", metavar="CLASS", help="what a teacher says: the loss is then the one LeViT is "
+                      "trained with, half from each head")
+    step.add_argument("--only", metavar="NAME",
+                      help="print these steps and their parts alone; on a terminal, begin there")
     step.set_defaults(run=_run)
 
 

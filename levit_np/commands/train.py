@@ -19,21 +19,21 @@ DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0,
 def add(verbs):
     train = verbs.add_parser(
         "train", help="weights from a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends it,\n"
-        "a second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into OUTPUT:\n"
-        "last.h5 and, of the epoch that did best on the images of --validation, best.h5 (weights, for every other\n"
-        "verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
+        description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends\n"
+        "it, a second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into\n"
+        "OUTPUT: last.h5 and, of the epoch that did best on the images of --validation, best.h5 (weights, for every\n"
+        "other verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
         epilog="examples:\n"
         "  levit-np train flowers --model levit_256.h5 --recipe small --epochs 20 --output run\n"
         "  levit-np train flowers --output run --resume\n"
         "  levit-np train imagenet --model levit_256 --teacher levit_384.h5 --output run\n"
         "  mpiexec -n 2 levit-np train flowers --recipe small --output run")
-    train.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or with train/ and "
-                       "val/ of that kind in it, or a file that levit-np pack wrote")
+    train.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or with train/ "
+                       "and val/ of that kind in it, or a file that levit-np pack wrote")
     train.add_argument("--validation", metavar="DATA", help="images to look at after each epoch (default: DATA/val)")
     train.add_argument("--output", default="run", metavar="FOLDER", help="(default: %(default)s)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it is "
-                       "need not be repeated, and must not differ")
+    train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it "
+                       "is need not be repeated, and must not differ")
     train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
     train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach "
                        "wrote, or FILE.py:NAME, a Python function: images (B, C, H, W), as the student sees them -> "
@@ -54,8 +54,8 @@ def add(verbs):
     train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="checkpoints between the "
                        "ends of epochs (default: %(default)g)")
     recipe = train.add_argument_group("the recipe", "Each part of it can be changed; 0 switches most of them off.")
-    recipe.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}, or a JSON file that says what is not as "
-                        "in the paper (default: paper)")
+    recipe.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}, or a JSON file that says what is not "
+                        "as in the paper (default: paper)")
     for part in fields(Recipe):
         recipe.add_argument(f"--{part.name.replace('_', '-')}", **_option(part))
     train.set_defaults(run=_run, wrong_use=train.error)
@@ -127,7 +127,8 @@ def _settings(arguments, before: dict | None) -> dict:
     parts = {part.name: value for part in fields(Recipe) if (value := getattr(arguments, part.name)) is not None}
     try:
         if before is None:
-            return DEFAULTS | given | {"recipe": Recipe.from_dict(parts, _recipe(arguments.recipe or "paper")).to_dict()}
+            given["recipe"] = Recipe.from_dict(parts, _recipe(arguments.recipe or "paper")).to_dict()
+            return DEFAULTS | given
         settings = before["settings"]
         base = _recipe(arguments.recipe) if arguments.recipe else Recipe.from_dict(settings["recipe"])
         given["recipe"] = Recipe.from_dict(parts, base).to_dict()

@@ -11,7 +11,8 @@ class Forward(NamedTuple):
     """A layer's forward.  input is None where the parameters alone are computed with (the attention bias).
 
     number counts all calls of a pass in the order in which they began, so that a layer's is below those of its parts;
-    parent is the name of the layer that called it (None for the network itself), line the one of its source that did."""
+    parent is the name of the layer that called it (None for the network itself), line the one of its source that
+    did."""
 
     name: str
     kind: str  # the layer's class

@@ -126,7 +126,8 @@ def _formula(stop: Stop, width: int) -> list[Text]:
 
 
 def _shapes(stop: Stop, page: Page) -> list[Text]:
-    """The shapes as the docstring has them; on a screen in one line or not at all: the table has those of the moment."""
+    """The shapes as the docstring has them; on a screen in one line or not at all:
+    the table has those of the moment."""
     if stop.is_line or not stop.shapes:
         return []
     lines = textwrap.wrap(f"shapes: {stop.shapes}", page.width - 2, initial_indent="  ", subsequent_indent="    ")

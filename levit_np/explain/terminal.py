@@ -22,8 +22,8 @@ _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 def walk_through(walk: Walk, labels=(), only: str | None = None, progress=None) -> None:
     """By keys on a terminal, beginning at the stop that `only` names; elsewhere every stop, or those, is printed.
 
-    progress: a context manager of (how many, what), which gives a function to be called at each, for a file: a reader at
-    the other end of a pipe has the terminal."""
+    progress: a context manager of (how many, what), which gives a function to be called at each, for a file: a reader
+    at the other end of a pipe has the terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         into_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
         print_all(walk, labels, only, progress if into_file else None)

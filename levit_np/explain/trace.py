@@ -96,8 +96,8 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """The memory that holds the arrays, each counted once: of LeViT-256 at 224×224 with a target 230 MiB, of which 72
-        are the model's own parameters and as many their gradients."""
+        """The memory that holds the arrays, each counted once: of LeViT-256 at 224×224 with a target 230 MiB, of which
+        72 are the model's own parameters and as many their gradients."""
         owners = {}
         for array in self.arrays.values():
             while isinstance(array.base, np.ndarray):
@@ -197,8 +197,8 @@ _TYPES = {  # of the fields of each record
 def _record(kind, row):
     """One of the records, of the right types and with names that are known; ValueError otherwise."""
     if len(row) != len(_TYPES[kind]):
-        raise ValueError(f"expected {len(_TYPES[kind])} fields of each {kind.__name__}, found {len(row)}: another version "
-                         "recorded it")
+        raise ValueError(f"expected {len(_TYPES[kind])} fields of each {kind.__name__}, found {len(row)}: another "
+                         "version recorded it")
     found = kind(*(_require(value, types) for value, types in zip(row, _TYPES[kind])))
     for array in found.gradients.values() if kind is Backward else ():
         _require(array, _ARRAY)

@@ -28,7 +28,8 @@ def statistics(array: np.ndarray) -> Statistics | None:
 
 
 def histogram(array: np.ndarray, bins: int = 8) -> str:
-    """How often values from the lowest (left) to the highest (right) occur; the heights are the counts' square roots."""
+    """How often values from the lowest (left) to the highest (right) occur;
+    the heights are the counts' square roots."""
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array.ravel()
     if not finite.size or finite.min() == finite.max():
         return ""

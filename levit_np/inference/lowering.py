@@ -22,8 +22,8 @@ class Lowering:
     def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
         self.instructions, tiles = instructions, instructions.half == "tiles"
-        # Bfloat16 numbers that stand for one in products (but for the image's and the head's): the rounded one; or, where
-        # AMX makes that the faster way to multiply float32, as many as are exactly it.
+        # Bfloat16 numbers that stand for one in products (but for the image's and the head's): the rounded one; or,
+        # where AMX makes that the faster way to multiply float32, as many as are exactly it.
         self.parts = 1 if half else PARTS if tiles else 0
         self.grain = HALF_GRAIN if self.parts else GRAIN
         self.half_attention = half and tiles  # q, k and v in bfloat16 too
@@ -42,7 +42,8 @@ class Lowering:
         """Rows of the tiles of a product: of bfloat16, of two panels at a time, or of one."""
         if pairs:
             return 32 if pairs == PARTS else self.instructions.pair_rows
-        return self.instructions.double if outputs >= 2 * self.width and self.instructions.double else self.instructions.rows
+        doubled = outputs >= 2 * self.width and self.instructions.double
+        return self.instructions.double if doubled else self.instructions.rows
 
     def key_size(self, key):
         """Columns of a head in q and k: whole panels for AMX, else what fills one."""
@@ -75,7 +76,8 @@ class Convolution:
         self.pairs = self.parts if self.number else 0
         if self.number == 0:
             self.planes, self.channels = channels, 1
-            weight, rows, self.length = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2), self.kernel
+            weight, rows = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
+            self.length = self.kernel
         else:
             lowering.convolutions[-1].next = self
             weight = step.weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, K·K·C)
@@ -91,7 +93,8 @@ class Convolution:
 
     def input(self, program):
         """The bordered map it reads, and its height with the border."""
-        height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel) for n, m in zip(self.size, self.out))
+        height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel)
+                         for n, m in zip(self.size, self.out))
         return program.new_map(f"map {self.number}", height, width, self.channels, self.planes, self.pairs), height
 
     def emit(self, program):
@@ -112,7 +115,8 @@ class Convolution:
         segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
         tiles = program.pixels(program.images, *self.out, (self.stride * pixel, self.stride * line, image), target,
                                self.most)
-        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs, source.part)
+        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs,
+                          source.part)
         program.product(self.name, tiles, operand, to, self.finish)
 
     def _emit_image(self, program, source, height):
@@ -150,7 +154,8 @@ class Linear:
         # Rounded while it is multiplied: a float64 copy would be the largest array of a start.
         weight = np.multiply(step.weight, scale * base[:, None], out=np.empty(step.weight.shape, np.float32),
                              casting="same_kind")
-        self.outputs, self.weight = len(columns), lowering.pack(weight, step.bias * base, self.rows, columns, self.parts)
+        self.outputs = len(columns)
+        self.weight = lowering.pack(weight, step.bias * base, self.rows, columns, self.parts)
 
     @staticmethod
     def _columns(step, lowering):
@@ -160,7 +165,8 @@ class Linear:
         for i, (heads, size) in enumerate(step.groups):
             # The last of several groups is v; a lone one is q.
             value = i > 0 and i + 1 == len(step.groups)
-            parts.append(head_columns(heads, size, padded(size, width) if value else lowering.key_size(size), width, start))
+            parts.append(head_columns(heads, size, padded(size, width) if value else lowering.key_size(size), width,
+                                      start))
             start += heads * size
         return np.concatenate(parts)
 
@@ -220,8 +226,8 @@ class Attention:
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
             a.VALUE: self.value, a.Q: q.half if self.pairs else q.address, a.Q_PANEL: q_panel, a.K: k, a.K_PANEL: panel,
             a.V: k + panels * panel, a.V_PANEL: panel, a.SEGMENTS: program.segments(*pieces),
-            a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.HALF_PART: out.part, a.LDO: out.row, a.SCRATCH: program.scratch(size),
-            a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs})
+            a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.HALF_PART: out.part, a.LDO: out.row,
+            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs})
 
     def _scratch(self, program):
         """Bytes for a thread: a tile's sums, the softmax's sums, queries and scores on their side; for AMX the powers

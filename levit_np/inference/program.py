@@ -15,12 +15,14 @@ BLOCK_BYTES = 512 << 10  # of a product's rows go through all panels before the 
 
 
 SUMS = 4096  # bytes of a tile's sums, before they are finished
-# Terms added one after the other: rounding grows with the square root of their number.  And a panel of so many, in parts,
-# stays in the L1 cache beside the rows that it multiplies.
+# Terms added one after the other: rounding grows with the square root of their number.  And a panel of so many, in
+# parts, stays in the L1 cache beside the rows that it multiplies.
 LONGEST_SUM, FEW_TILES_SUM = 144, 64
-SPLIT_BLOCK = 1 << 20  # bytes of rows in parts that go through all panels: wherever there are tiles, the L2 cache has 2 MiB
-MOST_TILES = 16  # of them at most
-SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * SUMS + 2 * LONGEST_SUM * 32 * 2 * PARTS  # their sums; the weights at hand, and the next
+# Bytes of rows in parts that go through all panels, and tiles of them at most: wherever there are tiles, the L2 cache
+# has 2 MiB.
+SPLIT_BLOCK, MOST_TILES = 1 << 20, 16
+# Their sums; the weights at hand, and the next.
+SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * SUMS + 2 * LONGEST_SUM * 32 * 2 * PARTS
 
 
 class Tensor(NamedTuple):
@@ -191,7 +193,7 @@ class Program:
         segments, groups = operand.segments, 1
         terms = len(segments) * length
         if split or not operand.pairs and target.address:  # bfloat16 itself is much less exact than a long sum
-            # Where an image has few tiles, splitting the weights takes longest: those at hand and the next must be in L1.
+            # Where an image has few tiles, splitting the weights takes longest: those at hand and the next fit in L1.
             longest = FEW_TILES_SUM if split and tiles[1] <= 2 * self.images else LONGEST_SUM
             segments, length, groups = _groups(segments, length, longest, bool(operand.pairs))
         if split:
@@ -220,6 +222,6 @@ def _groups(segments, length, longest, pairs):
 
 
 def row_bytes(columns):
-    """An odd number of cache lines in bfloat16, of pairs of them in float32: a power of two would put the rows of a tile
-    into few sets of the L1 cache."""
+    """An odd number of cache lines in bfloat16, of pairs of them in float32: a power of two would put the rows of a
+    tile into few sets of the L1 cache."""
     return 4 * (columns + 32 if columns % 64 == 0 else columns)

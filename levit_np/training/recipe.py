@@ -73,13 +73,15 @@ class Recipe:
     beta1: float = _part(0.9, _decay(), "AdamW's share of the old first moment")
     beta2: float = _part(0.999, _decay(), "AdamW's share of the old second moment")
     adam_eps: float = _part(1e-8, _real(1e-30, 1), "AdamW's smallest deviation")
-    clip: float = _part(0.01, _real(0, 1e6), "adaptive clipping: largest gradient norm, relative to the weight's; 0: none")
+    clip: float = _part(0.01, _real(0, 1e6),
+                        "adaptive clipping: largest gradient norm, relative to the weight's; 0: none")
     average: float = _part(0.99996, _decay(), "share of the old in the moving average of the weights; 0: no average")
     drop_path: float | None = _part(None, _decay(), "share of residual branches dropped; the model's own if not said")
     freeze: tuple[str, ...] = _part((), _names(), "parts of the network that stay as they are: stem, stage1, …")
     synchronize_norms: bool = _part(False, _switch(), "BN statistics over the batches of all ranks")
 
-    distillation: str = _part("hard", _choice("hard", "soft"), "what the second head learns of a teacher, if there is one")
+    distillation: str = _part("hard", _choice("hard", "soft"),
+                              "what the second head learns of a teacher, if there is one")
     alpha: float = _part(0.5, _real(0, 1), "the second head's share of the loss")
     temperature: float = _part(1.0, _real(1e-3, 1e3), "temperature of soft distillation")
 

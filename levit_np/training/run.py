@@ -107,7 +107,8 @@ class Run:
     def _line(self) -> dict:
         """What the log says of the epoch that is over."""
         trainer = self.trainer
-        loss, correct, images = trainer.ranks.mean([float(trainer.totals[key]) for key in ("loss", "correct", "images")])
+        loss, correct, images = trainer.ranks.mean([float(trainer.totals[key])
+                                                    for key in ("loss", "correct", "images")])
         line = {"epoch": trainer.epoch + 1, "steps": trainer.update.steps,
                 "rate": learning_rate(trainer.recipe, trainer.epoch, ranks=trainer.ranks.size),  # at the epoch's start
                 "loss": loss / images, "top1": 100 * correct / images}

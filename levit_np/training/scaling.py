@@ -1,4 +1,5 @@
-"""Loss scaling: gradients of float16 activations, many of which are too small for it, are computed a power of two larger."""
+"""Loss scaling: gradients of float16 activations, many of which are too small for it,
+are computed a power of two larger."""
 
 FIRST = 2.0**15
 LONG = 2000  # steps without an overflow after which it may be larger

@@ -29,8 +29,8 @@ class _Synchronized:
         return self._ops.normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis), statistics
 
     def batch_norm_backward(self, dy, x, gamma, statistics, eps, axis=-1):
-        """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), the two means over all ranks.  -> dx and this rank's own dgamma
-        and dbeta, which the reduction of the gradients will sum.
+        """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), the two means over all ranks.  -> dx and this rank's own
+        dgamma and dbeta, which the reduction of the gradients will sum.
 
         The first term is BN's with constant statistics; the other two are a BN's forward, of x."""
         mean, variance = statistics.mean, statistics.variance

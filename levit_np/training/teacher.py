@@ -24,8 +24,8 @@ DOCUMENT = "teacher logits"  # what marks the file
 
 
 class NetworkTeacher:
-    """A network as teacher, in evaluation.  Raises LevitError where it lacks one of the student's classes, or sees other
-    channels.
+    """A network as teacher, in evaluation.  Raises LevitError where it lacks one of the student's classes, or sees
+    other channels.
 
     It sees the student's images in its own normalization and, resized (bicubic), in its own size."""
 
@@ -87,8 +87,8 @@ class FunctionTeacher:
 class WrittenTeacher:
     """Logits that `write_logits` wrote down, of the images as they are: without augmentation.
 
-    Raises LevitError for a recipe that mixes images, of which nothing is written down, and naming the first, for a class
-    or an image of the student's data that is not in the file; CheckpointError for another or a damaged file."""
+    Raises LevitError for a recipe that mixes images, of which nothing is written down, and naming the first, for a
+    class or an image of the student's data that is not in the file; CheckpointError for another or a damaged file."""
 
     def __init__(self, path: str | os.PathLike, source, recipe: Recipe):
         place = os.fspath(path)
@@ -113,7 +113,8 @@ def write_logits(path: str | os.PathLike, logits, indices, source, classes: list
     It says which images they are of (64 bits of the SHA-256 of each name) and in which order the classes are; `about`
     is the teacher's name, for people."""
     document = {"classes": list(classes), "teacher": about}
-    hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": names_of(source)[indices]}, {DOCUMENT: document})
+    hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": names_of(source)[indices]},
+               {DOCUMENT: document})
 
 
 def is_logits(path: str | os.PathLike) -> bool:

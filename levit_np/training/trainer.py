@@ -33,7 +33,8 @@ class Trainer:
     loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
     on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out.  What it gives
     depends on the epoch and the batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path
-    draws from, are all there is to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see SingleRank.
+    draws from, are all there is to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see
+    SingleRank.
     """
 
     def __init__(self, model, loader, recipe: Recipe, *, seed: int = 0, teacher: Callable | None = None, ranks=None):
@@ -136,7 +137,8 @@ class Trainer:
         found = [rank for rank in everyone if not rank[0]] or everyone
         names = [name for _, _, some in found for name in some]
         raise TrainingError(f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}: expected a finite "
-                            f"loss and gradient, found {found[0][1]}, before the update; its images: {', '.join(names)}")
+                            f"loss and gradient, found {found[0][1]}, before the update; its images: "
+                            f"{', '.join(names)}")
 
     def state(self) -> tuple[dict, dict] | None:
         """({name: array}, what JSON can hold): everything that the rest of the training depends on.  On rank 0, whose
@@ -178,7 +180,8 @@ class Trainer:
             raise TrainingError(f"expected the state of a training, found {type(error).__name__}: {error}") from None
         self.model.set_state(parts["model"])
         self.update.first, self.update.second = (
-            {name: self.model.ops.asarray(array) for name, array in parts[part].items()} for part in ("first", "second"))
+            {name: self.model.ops.asarray(array) for name, array in parts[part].items()}
+            for part in ("first", "second"))
         if self.average:
             self.average.model.set_state(parts["average"])
 

@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_small_run():
-    done = subprocess.run([sys.executable, str(ROOT / "bench/data.py"), "--images", "8", "--batch", "4", "--rounds", "1",
-                           "--workers", "0", "1", "--no-result"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, str(ROOT / "bench/data.py"), "--images", "8", "--batch", "4", "--rounds",
+                           "1", "--workers", "0", "1", "--no-result"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "8 images" in lines[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def peak_megabytes(path: str) -> tuple[float, float]:
-    """By how much load raised this process's memory at its greatest, and the greatest of its children, in 2^20 bytes."""
+    """By how much load raised this process's memory at its greatest, and the greatest of its children,
+    in 2^20 bytes."""
     import h5py
     import safetensors
 

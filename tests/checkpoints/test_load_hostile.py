@@ -31,8 +31,8 @@ from . import attacks_torch, load_child, test_safetensors_file
 
 FORMS = ("facebook", "timm", "transformers", "fused")
 NUMBERS = (0, 1, 2, 3, 7, 16, 64, 196, 65536, 65537, 1 << 31, 1 << 47)
-VALUES = (None, True, False, -1, *NUMBERS, 1 << 70, 0.5, -0.0, 1e308, "", "x", "silu", "layer", "\x1b[31m", "9" * 400, [],
-          {}, [[]], [1, 2], [[1, 1, 1, 1]] * 2000)
+VALUES = (None, True, False, -1, *NUMBERS, 1 << 70, 0.5, -0.0, 1e308, "", "x", "silu", "layer", "\x1b[31m", "9" * 400,
+          [], {}, [[]], [1, 2], [[1, 1, 1, 1]] * 2000)
 
 
 def tensors(form):

@@ -145,7 +145,8 @@ def test_a_second_head_is_added_or_left_out(tmp_path):
     assert not one.config.distillation and "head_dist.weight" not in one.state()
     assert all(np.array_equal(array, model.state()[name]) for name, array in one.state().items())
     save(one, tmp_path / "one.h5")
-    with pytest.warns(UserWarning, match="expected two heads, found one: head_dist.bn.gamma, .*head_dist.bias start anew"):
+    with pytest.warns(UserWarning,
+                      match="expected two heads, found one: head_dist.bn.gamma, .*head_dist.bias start anew"):
         two = load(tmp_path / "one.h5", distillation=True)
     assert all(np.array_equal(two.state()[name], array) for name, array in one.state().items())
     assert two(np.zeros((2, 1, 32, 32), np.float32)).shape == (2, 10)

@@ -103,7 +103,8 @@ def test_one_report_of_all_that_is_wrong(form, tmp_path):
     model = random_model("levit_128s", num_classes=5)
     export(model, tmp_path / "a", format=form)
     table = name_table(model.config, form)
-    tensors = load_file(tmp_path / "a") if form != "facebook" else torch.load(tmp_path / "a", weights_only=True)["model"]
+    tensors = (load_file(tmp_path / "a") if form != "facebook" else
+               torch.load(tmp_path / "a", weights_only=True)["model"])
     wide, gone, whole = (table[f"stages.1.blocks.2.mlp.{part}"] for part in ("up.weight", "down.bn.mean", "up.bn.beta"))
     tensors |= {"extra": tensors.pop(gone), wide: torch.ones(3, 2), whole: torch.ones(512, dtype=torch.int64)}
     save_file(tensors, tmp_path / "a")

@@ -1,4 +1,5 @@
-"""timm's LeViT beside ours, in a process of its own: timm needs torchvision when imported, for nothing that LeViT uses."""
+"""timm's LeViT beside ours, in a process of its own: timm needs torchvision when imported,
+for nothing that LeViT uses."""
 
 import importlib.machinery
 import importlib.util

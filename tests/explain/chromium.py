@@ -12,7 +12,8 @@ import time
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-         "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-features=IsolateSandboxedIframes", "--remote-debugging-pipe")
+         "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-features=IsolateSandboxedIframes",
+         "--remote-debugging-pipe")
 # The browser reads commands from descriptor 3 and answers on 4.
 START = """
 import os, sys

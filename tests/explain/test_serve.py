@@ -1,4 +1,5 @@
-"""levit-np explain --serve: a server of a process of its own, asked over sockets and by a browser, and ended by Ctrl-C."""
+"""levit-np explain --serve: a server of a process of its own, asked over sockets and by a browser,
+and ended by Ctrl-C."""
 
 import http.client
 import json
@@ -58,7 +59,8 @@ def test_an_image_becomes_a_page(port):
 
 @pytest.mark.parametrize("path, body, reason", [
     ("/compute", b"no image", "expected a JPEG, PNG or WebP"), ("/compute", b"", "50 MB"),
-    ("/compute?weights=2", b"x", "below 2"), ("/compute?weights=-1", b"x", "below 2"), ("/compute?target=none", None, "expected a name"),
+    ("/compute?weights=2", b"x", "below 2"), ("/compute?weights=-1", b"x", "below 2"),
+    ("/compute?target=none", None, "expected a name"),
 ])
 def test_what_cannot_be_computed_is_refused_with_a_reason(port, path, body, reason):
     status, _, text = ask(port, "POST", path, DIGIT.read_bytes() if body is None else body)
@@ -101,11 +103,12 @@ def test_a_port_that_is_taken(port):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"levit-np explain: port {port}: expected a free one") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"levit-np explain: port {port}: expected a free one")
+    assert done.stderr.count("\n") == 1
 
 
 def test_other_paths_and_methods(port):
-    assert ask(port, "GET", "/etc/passwd")[0] == ask(port, "GET", "/page/none")[0] == ask(port, "GET", "/page/")[0] == 404
+    assert {ask(port, "GET", path)[0] for path in ("/etc/passwd", "/page/none", "/page/")} == {404}
     assert ask(port, "DELETE", "/")[0] == 405
 
 
@@ -113,7 +116,8 @@ def test_other_paths_and_methods(port):
 def test_a_drawn_digit_is_answered(port):
     with Chromium() as browser:
         browser.open(f"http://127.0.0.1:{port}/#/live")
-        box = browser.js("(() => { document.querySelector('canvas.digit').scrollIntoView(); const b = document.querySelector('canvas.digit').getBoundingClientRect(); return [b.x, b.y]; })()")
+        box = browser.js("(() => { document.querySelector('canvas.digit').scrollIntoView(); const b = "
+                         "document.querySelector('canvas.digit').getBoundingClientRect(); return [b.x, b.y]; })()")
         browser.draw([(box[0] + 140, box[1] + y) for y in range(20, 261, 20)])  # a one
         browser.js("document.querySelector('main button.main').click()")
         browser.wait("location.pathname.startsWith('/page/') && document.documentElement.dataset.ready")

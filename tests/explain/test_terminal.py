@@ -25,7 +25,8 @@ from levit_np.explain.walk import Walk
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = str(ROOT / "weights/samples/digit_3.png")
 COMMAND = [sys.executable, "-m", "levit_np.cli", "step"]
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR", "TMUX")} | {
+ENVIRONMENT = {key: value for key, value in os.environ.items()
+               if key not in ("COLUMNS", "LINES", "NO_COLOR", "TMUX")} | {
     "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
 
 
@@ -46,8 +47,8 @@ class Tmux:
         self.run("new-session", "-d", "-x", "80", "-y", "24", command)
 
     def run(self, *arguments):
-        return subprocess.run([*self.name, *arguments], env=self.environment, check=True, capture_output=True, text=True,
-                              encoding="utf-8", timeout=60).stdout
+        return subprocess.run([*self.name, *arguments], env=self.environment, check=True, capture_output=True,
+                              text=True, encoding="utf-8", timeout=60).stdout
 
     def keys(self, *keys):
         self.run("send-keys", *keys)
@@ -85,7 +86,8 @@ def terminal():
 
     def start(*arguments, **environment):
         command = " ".join(f"'{part}'" for part in (*COMMAND, IMAGE, *arguments))
-        opened.append(Tmux(f"echo before; {command}; echo \"status $?\"; stty -a; exec sleep 1000", folder, **environment))
+        opened.append(Tmux(f"echo before; {command}; echo \"status $?\"; stty -a; exec sleep 1000", folder,
+                           **environment))
         return opened[-1]
 
     yield start
@@ -228,8 +230,8 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_a_prompt(record):
 
 
 def run(*arguments, **environment):
-    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=ENVIRONMENT | environment, capture_output=True, text=True,
-                          encoding="utf-8", timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=ENVIRONMENT | environment, capture_output=True,
+                          text=True, encoding="utf-8", timeout=120, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -245,7 +247,8 @@ def test_a_pipe_gets_every_stop(record):
 def test_a_file_gets_them_while_a_bar_moves(tmp_path, record):
     master, slave = pty.openpty()
     with open(tmp_path / "walk.txt", "wb") as file:
-        process = subprocess.Popen([*COMMAND, IMAGE, "--only", "stages.0"], cwd=ROOT, env=ENVIRONMENT | {"TERM": "xterm"},
+        process = subprocess.Popen([*COMMAND, IMAGE, "--only", "stages.0"], cwd=ROOT,
+                                   env=ENVIRONMENT | {"TERM": "xterm"},
                                    stdin=subprocess.DEVNULL, stdout=file, stderr=slave)
     count = len(list(Walk(record).below("stages.0")))
     read_until(master, f"{count}/{count}")
@@ -258,7 +261,8 @@ def test_a_file_gets_them_while_a_bar_moves(tmp_path, record):
 
 def test_only_some_stops_a_target_and_a_teacher():
     status, out, err = run(IMAGE, "--only", "loss", "--target", "7", "--teacher", "5")
-    assert (status, err) == (0, "") and "for the target 7, the teacher says 5" in out and "hard_distillation_backward" in out
+    assert (status, err) == (0, "")
+    assert "for the target 7, the teacher says 5" in out and "hard_distillation_backward" in out
     model = levit_np.load(ROOT / "weights/levit_digits.h5", backend="reference")
     assert str(trace(model, model.prepare(IMAGE)[None], 7, teacher=5).loss) in out
     status, out, _ = run(IMAGE, "--only", "head", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
@@ -267,7 +271,8 @@ def test_only_some_stops_a_target_and_a_teacher():
 
 
 @pytest.mark.parametrize("arguments, error", [
-    (("--target", "10"), "expected a name, or a number from 0 to 9"), (("--teacher", "x"), "expected a name, or a number from 0 to 9"),
+    (("--target", "10"), "expected a name, or a number from 0 to 9"),
+    (("--teacher", "x"), "expected a name, or a number from 0 to 9"),
     (("--only", "nowhere"), "--only: expected the name of a step"), (("--weights", "none.h5"), "none.h5")])
 def test_what_cannot_be_walked_through(arguments, error):
     status, out, err = run(IMAGE, *arguments)

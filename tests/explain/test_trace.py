@@ -195,7 +195,8 @@ def test_what_is_no_trace_is_refused(digits, tmp_path):
     good = documents["trace"]
     step, back, op = good["forward"][0], good["backward"][0], good["steps"][0]
     for change in ({"config": {}}, {"config": 3}, {"forward": []}, {"forward": 7}, {"forward": [step[:3]]},
-                   {"forward": [[*step[:3], {"array": "none"}, *step[4:]]]}, {"forward": [[*step[:3], None, *step[4:]]]}, {"forward": [step, [1]]},
+                   {"forward": [[*step[:3], {"array": "none"}, *step[4:]]]},
+                   {"forward": [[*step[:3], None, *step[4:]]]}, {"forward": [step, [1]]},
                    {"forward": [[*step[:1], "Nothing", *step[2:]]]}, {"forward": [[*step[:4], "first", None]]},
                    {"backward": []}, {"backward": [[*back[:4], 1, *back[5:]]]},
                    {"backward": [[*back[:4], {"values": {"w": {"array": "nowhere"}}}, *back[5:]]]},

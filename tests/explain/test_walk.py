@@ -63,8 +63,9 @@ def test_into_reaches_every_stop_and_next_the_whole_level(walk):
     while stop:
         level.append(stop.name)
         stop = walk.next(stop)
-    assert level == ["", "stem", *(f"stages.{i}" for i in range(3)), "average_pool", "head", "head_dist", "loss", "loss",
-                     "", "head", "head_dist", "average_pool_backward", *(f"stages.{i}" for i in (2, 1, 0)), "stem"]
+    assert level == ["", "stem", *(f"stages.{i}" for i in range(3)), "average_pool", "head", "head_dist", "loss",
+                     "loss", "", "head", "head_dist", "average_pool_backward", *(f"stages.{i}" for i in (2, 1, 0)),
+                     "stem"]
 
 
 def test_forward_and_backward_of_the_same(walk):
@@ -82,22 +83,26 @@ def test_forward_and_backward_of_the_same(walk):
 def test_find(walk):
     assert walk.find("head")[0].name == "head"
     assert walk.find("mlp.up.linear")[0].name == "stages.0.blocks.0.mlp.up.linear"
-    assert {stop.name[-13:] for stop in walk.find("mlp.up.linear")} == {"mlp.up.linear"} and len(walk.find("mlp.up.linear")) == 8
+    found = walk.find("mlp.up.linear")
+    assert {stop.name[-13:] for stop in found} == {"mlp.up.linear"} and len(found) == 8
     assert {stop.name for stop in walk.search("head.linear")} == {"head.linear", "head.linear_backward"}
     assert walk.find("softmax(scale")[0].kind == "attention" and walk.find("nowhere") == [] == walk.find(" ")
     assert {stop.name.partition(".")[0] for stop in walk.below("head")} == {"head"}
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("y", ("y", ())), (" y[0] ", ("y", (0,))), ("y[-1, 2:8:2, :, ...]", ("y", (-1, slice(2, 8, 2), slice(None), Ellipsis))),
-    ("stages.0.blocks.1.mlp.up.weight[ : 3 ,::2]", ("stages.0.blocks.1.mlp.up.weight", (slice(None, 3), slice(None, None, 2))))])
+    ("y", ("y", ())), (" y[0] ", ("y", (0,))),
+    ("y[-1, 2:8:2, :, ...]", ("y", (-1, slice(2, 8, 2), slice(None), Ellipsis))),
+    ("stages.0.blocks.1.mlp.up.weight[ : 3 ,::2]",
+     ("stages.0.blocks.1.mlp.up.weight", (slice(None, 3), slice(None, None, 2))))])
 def test_a_question_is_parsed(text, expected):
     assert parse(text) == expected
 
 
 @pytest.mark.parametrize("text", [
-    "", "y[", "y]", "y[0", "y[0]]", "y[0][1]", "y[a]", "y[0:1:2:3]", "y[1e3]", "y()", "__import__('os')", "y[0;1]", "y[,]",
-    "y[()]", "y[None]", "y.T.dtype()", "y y", "../y", "y[99999999999]", "y[[0]]", "y[0]+1", "y[x:=1]", "y[--1]"])
+    "", "y[", "y]", "y[0", "y[0]]", "y[0][1]", "y[a]", "y[0:1:2:3]", "y[1e3]", "y()", "__import__('os')", "y[0;1]",
+    "y[,]", "y[()]", "y[None]", "y.T.dtype()", "y y", "../y", "y[99999999999]", "y[[0]]", "y[0]+1", "y[x:=1]",
+    "y[--1]"])
 def test_what_is_no_question_is_refused(text, walk):
     with pytest.raises(LevitError, match="expected"):
         parse(text)
@@ -106,11 +111,14 @@ def test_what_is_no_question_is_refused(text, walk):
 def test_any_value_by_name_and_index(walk):
     stop = walk.find("stages.1.downsample.attention.attention")[0]
     record = stop.record
-    assert look_up("probabilities[0, 3, :5]", stop, walk)[1].tolist() == record.outputs["probabilities"][0, 3, :5].tolist()
-    assert look_up("q", stop, walk)[1] is not None and look_up("q[...]", stop, walk)[1].shape == record.inputs["q"].shape
+    probabilities = look_up("probabilities[0, 3, :5]", stop, walk)[1]
+    assert probabilities.tolist() == record.outputs["probabilities"][0, 3, :5].tolist()
+    assert look_up("q", stop, walk)[1] is not None
+    assert look_up("q[...]", stop, walk)[1].shape == record.inputs["q"].shape
     far = look_up("stages.0.blocks.0.mlp.up.weight[2, 3]", stop, walk)[1]
     assert far == walk.trace.parameters["stages.0.blocks.0.mlp.up.weight"][2, 3]
-    assert look_up("stages.2.blocks.0.mlp.doutput[0,0,0]", stop, walk)[1] == walk.trace.doutputs["stages.2.blocks.0.mlp"][0, 0, 0]
+    gradient = look_up("stages.2.blocks.0.mlp.doutput[0,0,0]", stop, walk)[1]
+    assert gradient == walk.trace.doutputs["stages.2.blocks.0.mlp"][0, 0, 0]
     for text in ("z", "q[99]", "q[0, 0, 0, 0, 0]", "q[::0]", "q[..., ...]"):
         with pytest.raises(LevitError):
             look_up(text, stop, walk)
@@ -171,7 +179,8 @@ def test_the_lines_of_attention_are_equation_1(walk):
     added, probabilities = lines["scores = scores + bias"], lines["probabilities = softmax(scores)"]
     np.testing.assert_allclose(first.values["scores"], scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(added.values["scores"], scores + torch.tensor(bias), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(probabilities.values["probabilities"], (scores + torch.tensor(bias)).softmax(-1), rtol=1e-4)
+    np.testing.assert_allclose(probabilities.values["probabilities"], (scores + torch.tensor(bias)).softmax(-1),
+                               rtol=1e-4)
     assert [call.op for call in probabilities.calls] == ["softmax"]
     assert np.array_equal(probabilities.calls[0].inputs["x"], added.values["scores"])
 
@@ -265,17 +274,20 @@ def test_every_stop_is_shown_within_its_page(any_walk):
 def test_the_numbers_shown_are_the_traces(any_walk):
     rows = re.compile(r"^[> ] (\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)")
     for stop in any_walk.stops[::11]:
-        shown = {m[1]: m.groups()[1:] for line in show(any_walk, stop, View(), Page(80)) if (m := rows.match(line.plain))}
+        shown = {m[1]: m.groups()[1:] for line in show(any_walk, stop, View(), Page(80))
+                 if (m := rows.match(line.plain))}
         for name, array in arrays_at(stop, any_walk).items():
             found = shown[name[:13]]
             assert found[0] == "×".join(map(str, array.shape))
-            for text, value in zip(found[1:], (array.min(), array.mean(dtype=np.float64), array.max(), array.std(dtype=np.float64))):
+            for text, value in zip(found[1:], (array.min(), array.mean(dtype=np.float64), array.max(),
+                                               array.std(dtype=np.float64))):
                 assert float(text) == pytest.approx(float(value), rel=6e-3, abs=1e-12), (stop.name, name)
 
 
 def test_every_step_says_why_it_is_there(any_walk):
     for stop in any_walk.stops:
-        text = reasons.of_operation(stop.kind) if stop.is_operation else reasons.of_layer(stop.name, stop.kind, stop.direction)
+        text = (reasons.of_operation(stop.kind) if stop.is_operation else
+                reasons.of_layer(stop.name, stop.kind, stop.direction))
         assert text and text[-1] == ".", (stop.name, stop.kind)
 
 
@@ -295,7 +307,8 @@ def test_a_session(walk):
     session.do("s")
     assert "stem.convolutions.0  ConvBN" in text()
     session.do("g", "stages.1.downsample.attention.attention")
-    assert "y = softmax(scale · q kᵀ + bias) v" in text() and "probabilities[0, 0]: 16×64 queries × keys, one of 4: + -" in text()
+    assert "y = softmax(scale · q kᵀ + bias) v" in text()
+    assert "probabilities[0, 0]: 16×64 queries × keys, one of 4: + -" in text()
     session.do("+")
     assert "probabilities[0, 1]: 16×64" in text()
     session.do("a")

@@ -60,7 +60,8 @@ def test_drop_path_keeps_the_expected_output():
     many, _ = layer.forward(np.repeat(x, 20_000, 0), training=True)
     plain, _ = layer.forward(x)
     dropped = (many == x).all((1, 2))
-    np.testing.assert_allclose(many[~dropped] - x, np.broadcast_to((plain - x) / (1 - RATE), many[~dropped].shape), **CLOSE)
+    np.testing.assert_allclose(many[~dropped] - x, np.broadcast_to((plain - x) / (1 - RATE), many[~dropped].shape),
+                               **CLOSE)
     deviation = (RATE / (1 - RATE) / len(many)) ** 0.5  # of the mean of the masks
     np.testing.assert_array_less(np.abs(many.mean(0) - plain[0]), 5 * deviation * np.abs(plain - x)[0])
 

@@ -46,7 +46,8 @@ def test_one_value_a_channel_cannot_be_trained_on():
     layer = filled(LinearBN(ops, 4, 7))
     layer.forward(tokens(1, 2, 4), training=True)
     before = layer.bn.mean
-    with pytest.raises(LevitError, match=r"bn: expected at least two values a channel .* got \(1, 1, 7\).*larger batch"):
+    with pytest.raises(LevitError,
+                       match=r"bn: expected at least two values a channel .* got \(1, 1, 7\).*larger batch"):
         layer.forward(tokens(1, 1, 4), training=True)
     with pytest.raises(LevitError, match="two values"):
         layer.forward(tokens(0, 5, 4), training=True)

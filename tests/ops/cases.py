@@ -164,8 +164,8 @@ def drawn(name, ops, seed, dtype=np.float64):
 
 
 def adjoint_gap(case, generator):
-    """The largest of |⟨dy, J dx⟩ - ⟨Jᵀ dy, dx⟩| / (‖dy‖ ‖J dx‖) over the inputs: dy and dx random, J dx from fourth-order
-    differences, or from the operation itself where it is linear."""
+    """The largest of |⟨dy, J dx⟩ - ⟨Jᵀ dy, dx⟩| / (‖dy‖ ‖J dx‖) over the inputs: dy and dx random, J dx from
+    fourth-order differences, or from the operation itself where it is linear."""
     y, gaps = case.forward(*case.inputs), []
     dy = generator.standard_normal(np.shape(y))
     gradients = case.backward(dy, *case.inputs)

@@ -120,7 +120,8 @@ def test_losses():
 
 def test_adamw():
     p = torch.nn.Parameter(torch.from_numpy(draw(6).copy()))
-    optimizer, mine, first, second = torch.optim.AdamW([p], lr=0.01, weight_decay=0.1), p.detach().numpy().copy(), 0.0, 0.0
+    optimizer = torch.optim.AdamW([p], lr=0.01, weight_decay=0.1)
+    mine, first, second = p.detach().numpy().copy(), 0.0, 0.0
     for step in range(1, 6):
         gradient = draw(6, seed=step)
         p.grad = torch.from_numpy(gradient.copy())

@@ -217,7 +217,8 @@ def test_100000_damaged_hdf5_raise_nothing_else(libver):
 
 
 def fuzz_children(libver: str, times: int, seed: int, directory: Path) -> dict[str, int]:
-    count, slowest = confined.run(forked_children.fuzz, libver, times, seed, 5, directory, seconds=20_000, memory=4 << 30)
+    count, slowest = confined.run(forked_children.fuzz, libver, times, seed, 5, directory, seconds=20_000,
+                                  memory=4 << 30)
     print(libver, count, slowest)
     assert "another exception" not in count and slowest < 30
     return count

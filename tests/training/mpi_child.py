@@ -64,7 +64,8 @@ def gradients(ranks, name, backend, dtype, changes):
         ranks.require_equal("gradients", [array.tobytes() for array in own.values()])
         key = "synchronized" if synchronized else "apart"
         found[key] = {
-            "logits": worst(mine[1], part(outputs[1], ranks)), "gradients": worst_gradient(own, alone.gradients(), floor),
+            "logits": worst(mine[1], part(outputs[1], ranks)),
+            "gradients": worst_gradient(own, alone.gradients(), floor),
             "statistics": max((worst(a, alone.state()[n]) for n, a in model.state().items()
                                if n.endswith((".mean", ".variance"))), default=0.0),
             "sent before the stem": sent[0]}
@@ -155,8 +156,8 @@ def further(go, count):
 
 
 def resume(ranks, cuts, steps):
-    """Whether a training that is cut after so many steps, and goes on in another trainer, ends as one that is not: in the
-    same state to the last bit, on every cut.  Drop path is on."""
+    """Whether a training that is cut after so many steps, and goes on in another trainer, ends as one that is not: in
+    the same state to the last bit, on every cut.  Drop path is on."""
     recipe = Recipe(epochs=4, batch=12 // ranks.size, rate=1e-2, warmup_epochs=1, average=0.9, clip=0.02)
 
     def fresh():
@@ -174,8 +175,8 @@ def resume(ranks, cuts, steps):
 
 
 def poison(ranks, where, what):
-    """An image of one rank, or its loss, is no number in the third step: what every rank's trainer says, and whether its state is
-    still that of two steps."""
+    """An image of one rank, or its loss, is no number in the third step: what every rank's trainer says, and whether
+    its state is still that of two steps."""
     recipe = Recipe(epochs=4, batch=12 // ranks.size, warmup_epochs=0)
     go, two = trainer(ranks, recipe), further(trainer(ranks, recipe), 2)
     pure = go.loader.loader.batch_at
@@ -213,7 +214,8 @@ def words(ranks):
     try:
         ranks.require_equal("data", f"folder {ranks.rank}")
     except LevitError as error:
-        assert str(error) == "data: expected the same on every rank, found 'folder 0' on rank 0 and 'folder 1' on rank 1"
+        assert str(error) == ("data: expected the same on every rank, found 'folder 0' on rank 0 and 'folder 1' on "
+                              "rank 1")
     else:
         raise AssertionError("different values passed")
 

@@ -1,4 +1,5 @@
-"""A run of a few seconds' thousandth, with everything that a state has: drop path, accumulation, an average, a teacher."""
+"""A run of a few seconds' thousandth, with everything that a state has: drop path, accumulation, an average,
+a teacher."""
 
 import hashlib
 import json

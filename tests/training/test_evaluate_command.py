@@ -52,7 +52,8 @@ def by_hand(weights, data):
         for path in sorted((data / str(label)).glob("*.png")):
             (first,), (second,) = model.forward(model.prepare(path)[None], training="frozen")[0]
             rows.append((label, {"head": first, "head_dist": second, "average": (first + second) / 2}))
-    return {name: [100 * np.mean([label in np.argsort(-logits[name])[:top] for label, logits in rows]) for top in (1, 5)]
+    return {name: [100 * np.mean([label in np.argsort(-logits[name])[:top] for label, logits in rows])
+                   for top in (1, 5)]
             + [-np.mean([log_softmax(logits[name])[label] for label, logits in rows])] for name in rows[0][1]}
 
 
@@ -124,7 +125,8 @@ def test_what_cannot_be_evaluated_is_one_line_and_status_1(capsys, weights, data
     for path in (tmp_path / "damaged").glob("*/*.png"):
         path.write_bytes(b"no image")
     status, out, err = run(capsys, "evaluate", weights, tmp_path / "damaged")
-    assert status == 1 and err.splitlines()[-1] == "levit-np evaluate: evaluation: expected at least one image, found none"
+    last = err.splitlines()[-1]
+    assert (status, last) == (1, "levit-np evaluate: evaluation: expected at least one image, found none")
 
 
 def test_the_confusion_picture_has_a_cell_for_each_pair(capsys, weights, data, tmp_path):
@@ -138,7 +140,8 @@ def test_the_confusion_picture_has_a_cell_for_each_pair(capsys, weights, data, t
 
 def test_too_many_classes_for_a_picture_are_refused_before_the_work(capsys, data, tmp_path):
     random_model(num_classes=51).save(tmp_path / "many.h5")
-    status, out, err = run(capsys, "evaluate", tmp_path / "many.h5", tmp_path / "not even looked for", "--confusion", "a.png")
+    status, out, err = run(
+        capsys, "evaluate", tmp_path / "many.h5", tmp_path / "not even looked for", "--confusion", "a.png")
     assert (status, out) == (1, "") and err.endswith("confusion picture: expected at most 50 classes, found 51\n")
 
 

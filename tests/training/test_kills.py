@@ -65,7 +65,8 @@ def begun(path) -> bool:
 
 
 def check(path, states, least):
-    """What lies there is a whole state of the undisturbed run, not before `least` steps; no line stands half or twice."""
+    """What lies there is a whole state of the undisturbed run, not before `least` steps;
+    no line stands half or twice."""
     if not begun(path):
         assert least < 0
         return
@@ -110,7 +111,8 @@ def test_a_thousand_kills_at_random(tmp_path, undisturbed):
 
 
 class Calls:
-    """Counts what reaches the disk: each write, fsync, rename and unlink of this process; at the `fatal` one, `then`."""
+    """Counts what reaches the disk: each write, fsync, rename and unlink of this process; at the `fatal` one,
+    `then`."""
 
     def __init__(self, fatal, then):
         self.count, self.fatal, self.then = 0, fatal, then

@@ -24,7 +24,8 @@ needs_mpi = pytest.mark.skipif(not (MPIEXEC and find_spec("mpi4py")), reason="mp
 
 
 def command(ranks, case, *arguments):
-    return [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "tests.training.mpi_child", case, *map(json.dumps, arguments)]
+    return [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "tests.training.mpi_child", case,
+            *map(json.dumps, arguments)]
 
 
 def run(ranks, case, *arguments):

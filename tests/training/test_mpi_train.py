@@ -21,7 +21,8 @@ from .test_run import end_of
 pytestmark = needs_mpi
 
 OPTIONS = ["--model", "levit_digits", "--recipe", "small", "--epochs", "3", "--rate", "0.05", "--cutmix", "0.5",
-           "--warmup-epochs", "1", "--backend", "reference", "--dtype", "float64", "--image-size", "16", "--save-every", "0"]
+           "--warmup-epochs", "1", "--backend", "reference", "--dtype", "float64", "--image-size", "16", "--save-every",
+           "0"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def start(ranks, pictures, output, *options):
     """The ranks' mpiexec, in a session of its own as a shell would start it."""
     command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "levit_np.cli", "train", pictures, "--output", output,
                *options]
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
 
 
 def run(ranks, pictures, output, *options):
@@ -67,7 +69,8 @@ def test_two_ranks_train_as_one_process_does(pictures, undisturbed, tmp_path):
             other["top1"], other["validation"]["top1"], other["steps"])
         assert one["validation"]["images"] == 9
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-9)
-        assert one["validation"]["loss"] == pytest.approx(other["validation"]["loss"], rel=1e-5)  # in float32 on the disk
+        # In float32 on the disk.
+        assert one["validation"]["loss"] == pytest.approx(other["validation"]["loss"], rel=1e-5)
     a, b = (levit_np.load(folder / "last.h5").state() for folder in (undisturbed, path))
     assert max(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max().clip(1e-3) for name in a) < 1e-5
 
@@ -145,7 +148,8 @@ def test_workers_know_nothing_of_mpi(pictures, tmp_path):
                         children.setdefault(parent, []).append((entry / "maps").read_text())
                     except OSError:
                         continue
-            workers = [maps for rank in ranks for maps in children.get(rank, ()) if "libpython" in maps or "python" in maps]
+            workers = [maps for rank in ranks for maps in children.get(rank, ()) if "libpython" in maps
+                       or "python" in maps]
             assert len(ranks) == 2 and len(workers) >= 4
             assert not any("libmpi" in maps or "mpi4py" in maps for maps in workers)
             assert all("libmpi" in Path(f"/proc/{rank}/maps").read_text() for rank in ranks)
@@ -163,7 +167,8 @@ def said_once(outcome, words):
 def test_what_no_rank_can_do_is_said_once(pictures, undisturbed, tmp_path):
     said_once(run(2, pictures, undisturbed, *OPTIONS), "expected no run yet, found one; --resume goes on with it")
     said_once(run(2, pictures, tmp_path / "none", "--resume"), "expected a run to go on with")
-    said_once(run(1, pictures, undisturbed, "--resume", "--workers", 0), "ranks: expected 2 as the run began with, found 1")
+    said_once(run(1, pictures, undisturbed, "--resume", "--workers", 0),
+              "ranks: expected 2 as the run began with, found 1")
 
 
 def test_a_full_disk_ends_all_ranks_with_the_old_checkpoint_whole(pictures, tmp_path):

@@ -75,8 +75,8 @@ def test_without_matplotlib_it_says_why_there_is_no_picture(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cut_at_random_steps_it_ends_with_the_same_bytes(whole, tmp_path, seed):
-    """Five cuts each, in the middle of epochs and at their ends: weights, statistics, moments, average, random state and
-    position, the weight files and the log."""
+    """Five cuts each, in the middle of epochs and at their ends: weights, statistics, moments, average, random state
+    and position, the weight files and the log."""
     chance, path, done = random.Random(seed), tmp_path / "run", 0
     cuts = sorted(chance.sample(range(1, STEPS), 5))
     for number, cut in enumerate(cuts):
@@ -295,7 +295,8 @@ def test_one_writer(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code, path, *sys.path], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(TrainingError, match=f"expected to be the only writer, found another, process '{other.pid}'"):
+        with pytest.raises(TrainingError,
+                           match=f"expected to be the only writer, found another, process '{other.pid}'"):
             run(path)
         other.kill()
     run(path)  # a kill leaves no lock
@@ -316,7 +317,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, bad):
 
     path = tmp_path / "run"
     with pytest.raises(TrainingError, match="epoch 2, batch 3 of 5: expected a finite loss and gradient, found loss .*"
-                                            "its images: image 12 of epoch 1, .*image 20 of epoch 1.*, image 23 of epoch 1"):
+                                            "its images: image 12 of epoch 1, .*image 20 of epoch 1.*, image 23 of "
+                                            "epoch 1"):
         run(path, loader=Spoiled(), save_seconds=0)
     arrays, document, skipped = Checkpoints(path / "checkpoints").newest()
     assert (document["epoch"], document["batch"], document["steps"], skipped) == (1, 2, 4, [])
@@ -343,7 +345,8 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
     checkpoints.save(*made.state())
     next(made.train_epoch())
     made.average.model.stem.convolutions[0].bn.variance[2] = np.inf
-    with pytest.raises(CheckpointError, match="average.stem.convolutions.0.bn.variance: expected finite values, found inf"):
+    with pytest.raises(CheckpointError,
+                       match="average.stem.convolutions.0.bn.variance: expected finite values, found inf"):
         checkpoints.save(*made.state())
     assert checkpoints.newest()[1]["steps"] == 0
 

@@ -127,7 +127,8 @@ def test_written_logits_are_found_by_name(written):
 
 def test_what_written_logits_do_not_know_is_named(written):
     path, _ = written
-    with pytest.raises(LevitError, match="teacher.h5: expected logits of all 2 images, found none of a/2.png and 0 more"):
+    with pytest.raises(LevitError,
+                       match="teacher.h5: expected logits of all 2 images, found none of a/2.png and 0 more"):
         teacher.WrittenTeacher(path, Source(["a/1.png", "a/2.png"]), PLAIN)
     with pytest.raises(LevitError, match="teacher.h5: .*found none called 'd' among its 3"):
         teacher.WrittenTeacher(path, Source(["a/1.png"], ["a", "d"]), PLAIN)

@@ -56,7 +56,8 @@ class TorchRecipe:
                 lambda p: p.norm())
             largest = rows(parameter.detach()).clamp(min=1e-3) * self.recipe.clip
             norm = rows(parameter.grad)
-            parameter.grad = torch.where(norm < largest, parameter.grad, parameter.grad * (largest / norm.clamp(min=1e-6)))
+            parameter.grad = torch.where(norm < largest, parameter.grad,
+                                         parameter.grad * (largest / norm.clamp(min=1e-6)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(epoch, number)
         self.optimizer.step()

@@ -73,8 +73,8 @@ def loader(source, **options):
 
 def test_a_worker_that_dies_is_an_error_that_names_the_file(root):
     with loader(Deadly(root), workers=2) as deadly:
-        with pytest.raises(DataError, match=r"class1/001.png: expected a process that prepares images to live, found it "
-                                            r"ended by signal 9 \(Killed\)"):
+        with pytest.raises(DataError, match=r"class1/001.png: expected a process that prepares images to live, found "
+                                            r"it ended by signal 9 \(Killed\)"):
             list(deadly.epoch(0))
         assert not multiprocessing.active_children()
         with pytest.raises(DataError, match="class1/001.png"):   # it starts new ones, which meet the same end
