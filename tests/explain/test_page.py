@@ -1,5 +1,7 @@
 """The page in a real browser: its numbers are the model's, it asks nobody, and a keyboard reaches all of it."""
 
+import base64
+import json
 import os
 import re
 from pathlib import Path
@@ -302,6 +304,43 @@ def test_the_tour(opened):
             opened.wait(f"document.documentElement.dataset.ready !== '{before}'")
     assert len(seen) == count >= 15 and not any("tour." in text for text in seen)
     assert opened.js("document.getElementById('tour').hidden") and opened.js("location.hash").startswith("#/backward/")
+
+
+STROKES = {  # x, y of a square's; (x, y, its radii, from and to which degree) of an arc
+    0: [[(0.5, 0.5, 0.25, 0.4, -90, 270)]], 1: [[(0.4, 0.25), (0.55, 0.1), (0.55, 0.9)]],
+    2: [[(0.5, 0.3, 0.25, 0.2, -170, 20), (0.27, 0.9), (0.75, 0.9)]],
+    3: [[(0.48, 0.3, 0.22, 0.2, -160, 90), (0.48, 0.7, 0.25, 0.2, -90, 150)]],
+    4: [[(0.6, 0.1), (0.25, 0.6), (0.8, 0.6)], [(0.62, 0.4), (0.62, 0.9)]],
+    5: [[(0.72, 0.1), (0.35, 0.1), (0.32, 0.45), (0.5, 0.66, 0.24, 0.23, -130, 140)]],
+    6: [[(0.65, 0.1), (0.4, 0.4), (0.5, 0.68, 0.22, 0.22, -150, 200)]], 7: [[(0.25, 0.12), (0.75, 0.12), (0.45, 0.9)]],
+    8: [[(0.5, 0.3, 0.19, 0.19, 90, -270), (0.5, 0.7, 0.22, 0.2, -90, 270)]],
+    9: [[(0.5, 0.32, 0.22, 0.2, 0, -360), (0.7, 0.35), (0.62, 0.9)]],
+}
+
+
+@browser
+@pytest.mark.parametrize("scale, shift", [(1, 0), (0.6, 0.12)])
+def test_drawn_digits_are_what_the_weights_know(opened, digits, scale, shift):
+    """Ten digits, drawn small and beside the middle too, are answered rightly."""
+    for digit, strokes in STROKES.items():
+        lines = [[((x - 0.5) * scale + 0.5 + shift, (y - 0.5) * scale + 0.5 - shift) for part in stroke for x, y in _points(*part)]
+                 for stroke in strokes]
+        picture = opened.js(f"""(() => {{
+            const {{ canvas }} = drawing(), context = canvas.getContext("2d");
+            for (const line of {json.dumps(lines)}) {{
+                context.beginPath();
+                line.forEach(([x, y]) => context.lineTo(DRAWING * x, DRAWING * y));
+                context.stroke();
+            }}
+            return scanned(canvas).toDataURL("image/png"); }})()""")
+        assert digits.predict(base64.b64decode(picture.partition(",")[2]))[0][0] == str(digit)
+
+
+def _points(x, y, *arc):
+    if not arc:
+        return [(x, y)]
+    angles = np.radians(np.linspace(*arc[2:], 21))
+    return list(zip((x + arc[0] * np.cos(angles)).tolist(), (y + arc[1] * np.sin(angles)).tolist()))
 
 
 @browser

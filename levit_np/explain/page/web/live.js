@@ -1,7 +1,8 @@
 "use strict";
 // The served page: an image or a drawn digit goes to the server on this machine, which answers with a page of its own.
 
-const DRAWING = 280; // pixels
+const DRAWING = 280; // pixels, a multiple of:
+const SCAN = 8;
 
 async function liveView() {
   const view = h("div", {}, h("h1", { tabindex: -1 }, t("liveTitle")), h("p", {}, t("liveIntro")));
@@ -67,7 +68,7 @@ async function liveView() {
         {
           type: "button",
           class: "main",
-          onclick: () => softened(canvas).toBlob((blob) => send(blob, t("drawing")), "image/png"),
+          onclick: () => scanned(canvas).toBlob((blob) => send(blob, t("drawing")), "image/png"),
         },
         t("compute"),
       ),
@@ -120,17 +121,30 @@ function drawing() {
   return { canvas, clear };
 }
 
-// As blurred as the scans of 8 × 8 pixels that the digits' weights were trained on.
-function softened(canvas) {
-  const small = h("canvas", { width: 16, height: 16 }),
-    large = h("canvas", { width: DRAWING, height: DRAWING });
-  for (const [to, from] of [
-    [small, canvas],
-    [large, small],
-  ]) {
-    const context = to.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    context.drawImage(from, 0, 0, to.width, to.height);
+// The drawing as the digits' weights know theirs: it fills the square, and is a scan of 8 × 8 pixels.
+function scanned(canvas) {
+  const pixels = (from) => from.getContext("2d").getImageData(0, 0, DRAWING, DRAWING).data;
+  const drawn = pixels(canvas);
+  const inked = range(DRAWING ** 2).filter((i) => drawn[4 * i] > 0);
+  const [low, high] = inked.length ? [inked[0], inked.at(-1)] : [0, DRAWING ** 2 - 1];
+  const [top, bottom] = [Math.floor(low / DRAWING), Math.floor(high / DRAWING) + 1];
+  const left = inked.reduce((least, i) => Math.min(least, i % DRAWING), inked.length ? DRAWING : 0);
+  const right = inked.reduce((most, i) => Math.max(most, (i % DRAWING) + 1), inked.length ? 0 : DRAWING);
+  const blank = (size) => h("canvas", { width: size, height: size });
+  const [filled, small] = [blank(DRAWING), blank(SCAN)];
+  const [wide, tall] = [right - left, bottom - top];
+  const scale = DRAWING / Math.max(wide, tall);
+  const place = [(DRAWING - wide * scale) / 2, (DRAWING - tall * scale) / 2, wide * scale, tall * scale];
+  filled.getContext("2d").drawImage(canvas, left, top, wide, tall, ...place);
+  const whole = pixels(filled);
+  const scan = new ImageData(SCAN, SCAN);
+  const block = DRAWING / SCAN;
+  for (const i of range(SCAN ** 2)) {
+    const corner = Math.floor(i / SCAN) * block * DRAWING + (i % SCAN) * block;
+    const values = range(block ** 2).map((n) => whole[4 * (corner + Math.floor(n / block) * DRAWING + (n % block))]);
+    const mean = add(values) / values.length;
+    scan.data.set([mean, mean, mean, 255], 4 * i);
   }
-  return large;
+  small.getContext("2d").putImageData(scan, 0, 0);
+  return small;
 }

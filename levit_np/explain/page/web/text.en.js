@@ -392,7 +392,8 @@ language.table.en = {
   liveIntro: "Drop an image here or choose a file, or draw a digit. This computer computes it; nothing leaves it.",
   chooseFile: "Choose an image",
   orDraw: "Or draw a digit",
-  drawNote: "Fill the square. What you draw is blurred, as the scans were that the digits' weights learned from.",
+  drawNote:
+    "What you draw is enlarged to fill the square and made as coarse as the scans of 8 × 8 pixels that the digits' weights learned from.",
   clear: "Clear",
   compute: "Compute",
   weights: "Weights",
