@@ -47,11 +47,23 @@ def test_import_is_light():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ)
 
 
-def test_98_5_percent_of_the_held_out_fifth():
+@pytest.fixture(scope="module")
+def script():
+    """weights/digits.py"""
     pytest.importorskip("sklearn")
     specification = importlib.util.spec_from_file_location("digits", ROOT / "weights/digits.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    found = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(found)
+    return found
+
+
+def test_each_scan_is_in_one_of_the_parts_that_can_be_held_out(script):
+    parts = [script.digits(part)[2:] for part in range(script.PARTS)]
+    assert all(sorted([*train, *held]) == list(range(1797)) for train, held in parts)
+    assert sorted(index for _, held in parts for index in held) == list(range(1797))
+
+
+def test_98_5_percent_of_the_held_out_fifth(script):
     images, labels, train, held = script.digits()
     assert len(held) == 359 and not set(held) & set(train)
     model = load(ROOT / "weights/levit_digits.h5")

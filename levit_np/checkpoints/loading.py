@@ -122,8 +122,13 @@ def export(model: LeViT, path, format: str) -> None:
 
 
 def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
-    """{own name: anything} -> {name in the format: the same}, for states, gradients or any part of them."""
+    """{own name: anything} -> {name in the format: the same}, for states, gradients or any part of them.
+
+    format: "timm", "transformers" or "facebook".  Raises CheckpointError for another, for a network that the format
+    has no names for, and for a name that no array of this network has."""
     table = name_table(config, format)
+    if unknown := [name for name in named if name not in table]:
+        raise CheckpointError(f"{config.name}: expected names of its arrays, found {unknown[0]!a:.100}")
     return {table[name]: value for name, value in named.items()}
 
 
