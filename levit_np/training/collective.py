@@ -18,6 +18,24 @@ def started_sum(communicator, array):
     return communicator.Iallreduce(MPI.IN_PLACE, array)
 
 
+class Started:
+    """A sum under way: request of MPI's, or None; arrived() ends it."""
+
+    def __init__(self, request, arrived=lambda: None):
+        self._request, self._arrived = request, arrived
+
+    def move(self) -> None:
+        """MPI may move its data only while it is called."""
+        if self._request:
+            self._request.Test()
+
+    def finish(self) -> None:
+        """From here on the sum may be read."""
+        if self._request:
+            finish(self._request)
+        self._arrived()
+
+
 def finish(request) -> None:
     """Returns when the request is done."""
     spins = 0

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import LevitError
-from .collective import collected, finish
+from ..ops.cuda import device
+from .collective import Started, collected, finish, started_sum
 from .reduction import Reduction
 from .synchronized import synchronize
 
@@ -35,7 +36,11 @@ class MPIRanks:
 
     def reduction(self, model) -> Reduction:
         """`with reduction: model.backward(...)`: the gradients become the sum over all ranks."""
-        return Reduction(model, self._gradients)
+        if model.ops.NAME == "cuda":
+            from .gpus import gpu_sums
+
+            return Reduction(model, gpu_sums(self._gradients))
+        return Reduction(model, lambda array: Started(started_sum(self._gradients, array)))
 
     def synchronize_norms(self, model) -> None:
         """BN normalizes with the statistics of all ranks' batches from now on."""
@@ -125,6 +130,7 @@ def mpi_ranks() -> Iterator[MPIRanks]:
         raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: "
                          "mpiexec is another MPI's; use the one beside this Python")
     ranks = MPIRanks(MPI.COMM_WORLD)
+    device.choose(ranks.rank)
     try:
         yield ranks
     except BaseException as error:

@@ -1,8 +1,8 @@
 """The ranks' gradients become their sum while the backward still goes on."""
 
-import numpy as np
+from collections.abc import Callable
 
-from .collective import finish, started_sum
+import numpy as np
 
 BUCKET = 1 << 20  # bytes that travel together: few messages, and the first leave early
 
@@ -16,14 +16,15 @@ class Reduction:
     order, so that their messages are the same.
     """
 
-    def __init__(self, model, communicator):
-        self._communicator, self._open, self._memory = communicator, False, []
+    def __init__(self, model, start: Callable):
+        """start(array): starts the sum of an array, in place; -> Started."""
+        self._start, self._zeros, self._open, self._memory = start, model.ops.zeros, False, []
         for _, layer in model.walk():
             layer.completed = self._completed
 
     def __enter__(self):
         self._open, self._waiting, self._bytes = True, [], 0
-        self._buckets, self._requests = [], []
+        self._buckets, self._sums = [], []
         return self
 
     def __exit__(self, kind, *_):
@@ -32,8 +33,8 @@ class Reduction:
             return  # the other ranks would wait forever: whoever catches this ends them all
         if self._waiting:
             self._send_bucket()
-        for request in self._requests:
-            finish(request)
+        for sum_ in self._sums:
+            sum_.finish()
         for bucket, places in self._buckets:
             start = 0
             for layer, name, shape in places:
@@ -53,14 +54,14 @@ class Reduction:
                 self._bytes += gradient.nbytes
         if self._bytes >= BUCKET:
             self._send_bucket()
-        for request in self._requests:
-            request.Test()  # MPI may move its data only while it is called
+        for sum_ in self._sums:
+            sum_.move()
 
     def _send(self, numbers):
         """Starts the sum of an array (N,), in place."""
         step = BUCKET // numbers.itemsize
         for start in range(0, len(numbers), step):
-            self._requests.append(started_sum(self._communicator, numbers[start : start + step]))
+            self._sums.append(self._start(numbers[start : start + step]))
 
     def _send_bucket(self):
         gradients = [layer.accumulated[name] for layer, name, _ in self._waiting]
@@ -76,5 +77,5 @@ class Reduction:
         if place < len(self._memory) and self._memory[place].shape == (size,) and self._memory[place].dtype == dtype:
             return self._memory[place]
         del self._memory[place:]
-        self._memory.append(np.empty(size, dtype))
+        self._memory.append(self._zeros((size,), dtype))
         return self._memory[place]

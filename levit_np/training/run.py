@@ -136,4 +136,4 @@ def share_statistics(model, ranks) -> None:
         return
     names = [name for name, spec in model.specs_by_name().items() if not spec.trainable]
     state = model.state()
-    model.set_state(state | ranks.broadcast({name: state[name] for name in names}))
+    model.set_state(state | ranks.broadcast({name: model.ops.to_host(state[name]) for name in names}))

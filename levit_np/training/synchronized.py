@@ -25,7 +25,8 @@ class _Synchronized:
 
     def batch_norm(self, x, gamma, beta, eps, axis=-1):
         """As the backend's, with the mean and variance of all ranks' values.  -> y, Statistics."""
-        statistics = merged(self._gathered(self._ops.batch_statistics(x, axis)), x.dtype)
+        found = merged(self._gathered(self._ops.batch_statistics(x, axis)), gamma.dtype)
+        statistics = Statistics(*map(self._ops.asarray, found[:2]), found.count)
         return self._ops.normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis), statistics
 
     def batch_norm_backward(self, dy, x, gamma, statistics, eps, axis=-1):
@@ -35,15 +36,16 @@ class _Synchronized:
         The first term is BN's with constant statistics; the other two are a BN's forward, of x."""
         mean, variance = statistics.mean, statistics.variance
         dx, dgamma, dbeta = self._ops.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
-        sums = summed(self._communicator, np.stack([dgamma, dbeta]).astype(np.float64))
+        sums = summed(self._communicator, np.array([self._ops.to_host(d) for d in (dgamma, dbeta)], np.float64))
         scale = gamma / np.sqrt(variance + eps) / statistics.count
-        through = ((scale * total).astype(x.dtype) for total in sums)
+        through = ((scale * self._ops.asarray(total)).astype(gamma.dtype) for total in sums)
         return dx - self._ops.normalize(x, *through, mean, variance, eps, axis), dgamma, dbeta
 
     def _gathered(self, own):
         """The statistics of each rank, in the order of the ranks: every rank computes the same bits of them."""
         channels = len(own.mean)
-        rows = collected(self._communicator, np.concatenate([own.mean, own.variance, [own.count]]))
+        mean, variance = (self._ops.to_host(array) for array in own[:2])
+        rows = collected(self._communicator, np.concatenate([mean, variance, [own.count]]))
         return [Statistics(row[:channels], row[channels:-1], int(row[-1])) for row in rows]
 
 

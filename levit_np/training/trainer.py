@@ -45,9 +45,6 @@ class Trainer:
                                 "choose a smaller batch")
         if teacher and not model.config.distillation:
             raise TrainingError("teacher: expected a network with two heads to distil into, found one head")
-        if self.ranks.size > 1 and model.ops.NAME == "cuda":
-            raise TrainingError(f"backend cuda: expected one process, found {self.ranks.size}: gradients do not travel "
-                                "between GPUs")
         precision = getattr(model, "precision", "float32")
         if precision.endswith("16") and precision not in model.ops.HALVES:  # which would be evaluation's alone
             raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend "

@@ -136,4 +136,5 @@ def test_a_classifier_computes_there():
     assert 1e-5 < error(model(x), expected) < ERROR["bfloat16"]
     model.head.bias = model.head.bias + 1  # is seen
     assert np.abs(model(x) - expected).max() > 0.3
+    pytest.importorskip("PIL")
     assert model.predict(np.zeros((32, 32), np.uint8))[0][0]

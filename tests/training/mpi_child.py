@@ -1,5 +1,6 @@
 """What test_mpi.py runs on each rank: mpiexec -n N python -m tests.training.mpi_child CASE [ARGUMENT ...]"""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -8,17 +9,24 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from levit_np.errors import LevitError, TrainingError
+from levit_np.layers.layer import Layer
+from levit_np.layers.normalization import BatchNorm
 from levit_np.model import build
+from levit_np.ops import cuda, reference
+from levit_np.ops.cuda import device
 from levit_np.training import mpi, reduction
 from levit_np.training.ranks import SingleRank
 from levit_np.training.recipe import Recipe
 from levit_np.training.trainer import Trainer
 
 from ..distance import worst, worst_gradient
+from ..ops.cuda.emulator import Emulator
 from ..random_model import random_images, random_model, random_state
 from .in_memory import SMALL, MemoryLoader
 
@@ -41,7 +49,7 @@ def gradients(ranks, name, backend, dtype, changes):
         reduced = ranks.reduction(model)
         sent = []
         stem, after = model.stem.convolutions[0], model.stem.convolutions[0].completed
-        stem.completed = lambda layer: (sent.append(len(reduced._requests)), after(layer))
+        stem.completed = lambda layer: (sent.append(len(reduced._sums)), after(layer))
         for step in range(3):  # the second accumulates over two batches, of which the last alone is reduced
             twice = step == 1
             batches = [x, 2 * x[::-1] + 1][: 1 + twice]
@@ -86,6 +94,88 @@ def gradients(ranks, name, backend, dtype, changes):
     everyone = ranks.gather(found)
     if ranks.rank == 0:
         print(json.dumps(everyone, default=float))
+
+
+class StandIn:
+    """Of CuPy's streams and NCCL: a sum is made when somebody waits for it, so that who does not wait has none."""
+
+    available, NCCL_FLOAT32, NCCL_SUM = True, 7, 0
+
+    def __init__(self, rank):
+        self.streams, self.sums = [self.Stream()], 0
+        self.get_current_stream = lambda: self.streams[0]
+        self.Device = lambda: SimpleNamespace(id=0)
+        self.runtime = SimpleNamespace(deviceGetPCIBusId=lambda number: f"0000:{rank:02}:00.0")
+        standing = self
+
+        class NcclCommunicator:
+            def __init__(self, size, name, rank):
+                from mpi4py import MPI
+
+                assert name == b"one for all"
+                self.all, self.place = MPI.COMM_WORLD.Dup(), MPI.IN_PLACE
+
+            def allReduce(self, source, target, count, kind, operation, stream):  # noqa: N802: CuPy's name
+                assert source == target and (kind, operation) == (standing.NCCL_FLOAT32, standing.NCCL_SUM)
+                assert stream.waited == standing.streams[0].recorded  # the array is there
+                numbers = np.ctypeslib.as_array((ctypes.c_float * count).from_address(source))
+                standing.sums += 1
+                stream.work.append(lambda: self.all.Allreduce(self.place, numbers))
+
+        self.NcclCommunicator = NcclCommunicator
+
+    def get_unique_id(self):
+        return b"one for all"
+
+    class Stream:
+        def __init__(self, non_blocking=False):
+            self.work, self.recorded, self.waited, self.ptr = [], 0, None, self
+
+        def record(self):
+            self.recorded += 1
+            work, self.work = self.work, []
+            return self.recorded, work
+
+        def wait_event(self, event):
+            self.waited, work = event
+            while work:
+                work.pop(0)()
+
+
+def gpus(ranks, way, folder):
+    """The reduction of gradients that lie on devices, by what stands for NCCL or through the host; and BN over them."""
+    reduction.BUCKET = 1 << 12
+    device.use(Emulator(Path(folder) / str(ranks.rank)))
+    if way == "nccl":
+        sys.modules["cupy.cuda.nccl"] = device.arrays().cuda = standing = StandIn(ranks.rank)
+    model, sizes = BatchNorm(cuda, 5), [(3,), (700, 3), (4, 5), (2000,), (7,), ()]
+    model.parts = [Layer(cuda) for _ in sizes]
+    ranks.synchronize_norms(model)
+    reduced = ranks.reduction(model)
+    for step in range(2):
+        draws = [np.random.default_rng([step, *size]).standard_normal((ranks.size, *size)).astype(np.float32) for size in sizes]
+        with reduced:
+            for part_, draw in zip(model.parts, draws):
+                part_.accumulated.clear()
+                own = cuda.asarray(draw[ranks.rank])
+                part_.accumulate(weight=own.T.copy().T if own.ndim == 2 else own)
+        for part_, draw in zip(model.parts, draws):
+            assert np.abs(cuda.to_host(part_.accumulated["weight"]) - draw.sum(0)).max() < 1e-5
+    sent = standing.sums if way == "nccl" else None
+    for name, spec in model.specs.items():
+        setattr(model, name, cuda.asarray(np.full(spec.shape, 0.5, np.float32)))
+    x, dy = (np.random.default_rng(n).standard_normal((6 * ranks.size, 5)).astype(np.float32) for n in (8, 9))
+    y, saved = model.forward(cuda.asarray(part(x, ranks)), True)
+    dx = model.backward(cuda.asarray(part(dy, ranks)), saved)
+    expected, statistics = reference.batch_norm(x, model.gamma[0], model.beta[0], model.eps)
+    worst_ = {"y": (y, expected), "mean": (model.mean, 0.9 * 0.5 + 0.1 * statistics.mean),
+              "dx": (dx, reference.batch_norm_backward(dy, x, np.float32(0.5), statistics, model.eps)[0])}
+    for what, (ours, theirs) in worst_.items():
+        theirs = theirs if what == "mean" else part(theirs, ranks)
+        assert np.abs(cuda.to_host(ours) - theirs).max() < 1e-5, what
+    everyone = ranks.gather(sent)
+    if ranks.rank == 0:
+        print(json.dumps(everyone))
 
 
 class Shared:

@@ -50,6 +50,19 @@ def test_a_step_of_several_ranks_is_one_of_a_single_process(ranks, backend, dtyp
 
 
 @needs_mpi
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
+@pytest.mark.parametrize("way", ["host", "nccl"])
+def test_gradients_on_several_devices_become_their_sum(way, tmp_path):
+    """NCCL's part is played by a stand-in; the devices are emulated."""
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    done = run(2, "gpus", way, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    sent = json.loads(done.stdout)
+    assert sent == [None, None] if way == "host" else sent[0] == sent[1] > 10
+
+
+@needs_mpi
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_fifty_steps_of_several_ranks_are_those_of_a_single_process(ranks):
     """The same global batches: BN over all ranks gives the same losses to rounding, and weights, moments and average.

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
 KNOWS_BFLOAT16 = "14"  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
-_used = None
+_used, _number = None, None
 
 
 class Kernel(NamedTuple):
@@ -160,11 +160,17 @@ def use(device) -> None:
     _used = device
 
 
+def choose(number: int) -> None:
+    """The GPU of this number, counted round, is the one from now on: a rank's of several."""
+    global _number
+    _number = number
+
+
 def current():
     """What computes.  Raises BackendError."""
     global _used
     if _used is None:
-        _used = CupyDevice()
+        _used = CupyDevice(_number)
     return _used
 
 

@@ -121,3 +121,15 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
     cupy.__version__ = "13.6.0"
     with pytest.raises(levit_np.BackendError, match="expected CuPy 14 or later to train in it, found 13.6.0"):
         device.type_of("bfloat16")
+
+
+def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
+    cupy = Cupy(4)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(device, "_number", None)
+    device.current()
+    assert cupy.chosen == []  # whatever CUDA takes
+    device.use(None)
+    device.choose(6)
+    device.current()
+    assert cupy.chosen == [2]

@@ -28,6 +28,7 @@ def gradients(model, x, targets, backend):
     return {name: exact(g) for name, g in (model.gradients() | {"images": dx}).items()}
 
 
+STATISTICS = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}  # a variance errs twice as much as its values
 ANGLES = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-2}  # 1 - the cosine between a gradient and the true one
 
 
@@ -54,8 +55,7 @@ def test_gradients(name, changes, precision):
             assert cosine > 1 - ANGLES[precision], key
     for key, value in theirs.state().items():
         if key.endswith((".mean", ".variance")):
-            assert np.abs(exact(model.state()[key]) - value).max() < {"float32": 1e-5}.get(precision, 3e-2) * max(
-                1, np.abs(value).max()), key
+            assert np.abs(exact(model.state()[key]) - value).max() < STATISTICS[precision] * max(1, np.abs(value).max()), key
     assert {a.dtype.name for a in model.state().values()} == {"float32"}
 
 
@@ -139,15 +139,6 @@ def test_the_scale_grows_again():
 def test_sixteen_bits_train_on_this_backend_alone():
     with pytest.raises(levit_np.LevitError, match="dtype bfloat16: expected float32 or float64 .* on the backend reference"):
         Trainer(small("reference", "bfloat16"), MemoryLoader(), RECIPE)
-
-
-def test_several_processes_are_refused():
-    from levit_np.training.ranks import SingleRank
-
-    ranks = SingleRank()
-    ranks.size = 2
-    with pytest.raises(levit_np.LevitError, match="backend cuda: expected one process, found 2"):
-        Trainer(small("cuda"), MemoryLoader(), RECIPE, ranks=ranks)
 
 
 def test_a_trace_is_the_hosts(tmp_path):
