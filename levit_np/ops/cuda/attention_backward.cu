@@ -87,6 +87,27 @@ attention_queries(const element* q, const element* k, const element* v, const el
 }
 LAUNCHABLE(attention_queries)
 
+// c[16 rows][16 columns from `column` on], as product_with_tokens; but the rows are read from memory again, part by part:
+// for wide heads in float, whose numbers the registers cannot hold beside dk and dv.
+template <int PARTS>
+INLINE void product_with_rows_in_memory(float (*c)[4], const element* rows, long long stride, int row, int end,
+                                        const unsigned char* tokens, int column) {
+  int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+  for (int e = 0; e < 8; e++) c[e / 4][e % 4] = 0;
+#pragma unroll 4  // at once the loads of all would wait in registers too
+  for (int part = 0; part < PARTS; part++) {
+    unsigned a[4], b[4];
+    b_along<PARTS * 2>(b, tokens, column, part);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {  // no __ldg, which would be moved out of the loop, into registers
+      int n = row + g + i % 2 * 8;
+      a[i] = n < end ? ((const unsigned*)(rows + n * stride + (part * 2 + i / 2) * CHUNK))[t] : 0;
+    }
+    tensor_product(element{}, c[0], a, b[0], b[1]);
+    tensor_product(element{}, c[1], a, b[2], b[3]);
+  }
+}
+
 // dk and dv.  The rows are keys, the columns queries: scores, bias (arranged that way) and everything else transposed.
 KERNEL __launch_bounds__(MOST_THREADS)
 attention_keys(const element* q, const element* k, const element* v, const element* dy, const element* bias,
@@ -101,9 +122,11 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{q, q_image, q_token, q_head},
                                     Heads{dy, dy_image, dy_token, dy_head}, place, queries);
   stream.copy(0);
-  unsigned key[K_PARTS][4], value[V_PARTS][4];
+  constexpr bool VALUES_FIT = V_PARTS <= 8;
+  unsigned key[K_PARTS][4], value[VALUES_FIT ? V_PARTS : 1][4];
   load_rows(key, Heads{k, k_image, k_token, k_head}.at(place.image, place.head, 0), k_token, place.row, keys);
-  load_rows(value, Heads{v, v_image, v_token, v_head}.at(place.image, place.head, 0), v_token, place.row, keys);
+  const element* values = Heads{v, v_image, v_token, v_head}.at(place.image, place.head, 0);
+  if constexpr (VALUES_FIT) load_rows(value, values, v_token, place.row, keys);
   const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16), row_tiles, column_tiles);
   const float* logarithm = logarithms + ((long long)place.image * heads + place.head) * queries;
   const float* dot = dots + ((long long)place.image * heads + place.head) * queries;
@@ -115,7 +138,8 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
       float p[2][4], ds[2][4];
       product_with_tokens(p, key, stream.first_of(tile), group * 16);
       scale_and_bias(p, score_scale, row_bias + (tile * (TILE / 8) + group * 2) * WARP);
-      product_with_tokens(ds, value, stream.second_of(tile), group * 16);
+      if constexpr (VALUES_FIT) product_with_tokens(ds, value, stream.second_of(tile), group * 16);
+      else product_with_rows_in_memory<V_PARTS>(ds, values, v_token, place.row, keys, stream.second_of(tile), group * 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         int n = at_most(tile * TILE + group * 16 + e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2, queries - 1);
