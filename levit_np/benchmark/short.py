@@ -7,12 +7,13 @@ from ..errors import BackendError
 from .peak import peak_of, peaks
 from .rounds import interleaved
 
-CANDIDATES = (("reference", "float32"), ("cpu", "float32"), ("cpu", "bfloat16"))
+CANDIDATES = (("reference", "float32"), ("cpu", "float32"), ("cpu", "bfloat16"),
+              ("cuda", "float32"), ("cuda", "float16"), ("cuda", "bfloat16"))
 ROUNDS = 7
 
 
 class Speed(NamedTuple):
-    """share: of the multiply-add limit of that precision, None where the limit is not known."""
+    """share: of the processor's multiply-add limit in that precision, None where the limit is not known, as a GPU's."""
 
     backend: str
     precision: str
@@ -23,13 +24,13 @@ class Speed(NamedTuple):
 
 def open_candidates(opened) -> tuple[dict, list[str]]:
     """({(backend, precision): model}, why each of the others is missing); opened(backend, dtype) gives a model."""
-    models, missing = {}, []
+    models, missing = {}, {}
     for backend, dtype in CANDIDATES:
         try:
             models[backend, dtype] = opened(backend, dtype)
         except BackendError as error:
-            missing.append(f"{backend} {dtype}: {error}")
-    return models, missing
+            missing.setdefault((backend, str(error)), []).append(dtype)
+    return models, [f"{backend} {', '.join(dtypes)}: {reason}" for (backend, reason), dtypes in missing.items()]
 
 
 def operations(model) -> int:
@@ -50,7 +51,7 @@ def speeds(models: dict, batches, threads: int, progress=lambda: None) -> list[S
             calls[key] = lambda model=model, images=images: model(images)
         times = interleaved(calls, ROUNDS, progress=progress)
         for (backend, precision), seconds in times.items():
-            rate, limit = batch / median(seconds), peak_of(precision, limits)
+            rate, limit = batch / median(seconds), None if backend == "cuda" else peak_of(precision, limits)
             share = rate * operations(models[backend, precision]) / limit / 1e9 if limit else None
             rows.append(Speed(backend, precision, batch, rate, share))
     return rows

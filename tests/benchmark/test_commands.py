@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from levit_np.benchmark import short
 from levit_np.benchmark.short import operations
 from levit_np.config import config_of
-from levit_np.model import build
+from levit_np.errors import BackendError
+from levit_np.model import build, create
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,12 +30,31 @@ def test_bench_times_the_weights_that_ship():
     assert [row[:2] for row in rows] == [("reference", "1"), ("cpu", "1"), ("reference", "3"), ("cpu", "3")]
     for *_, rate, milliseconds in rows:
         assert float(rate) * float(milliseconds) == pytest.approx(1000, rel=0.01)
+    # With a GPU its rows stand there; else one line says why not.
+    assert len(re.findall("^cuda +float(?:16|32) ", out, re.MULTILINE)) == 4 or len(re.findall(
+        "^not measured: cuda float32, float16, bfloat16: backend cuda: expected .*$", err, re.MULTILINE)) == 1
 
 
 def test_bench_refuses_what_it_cannot_use():
     assert run("-m", "levit_np.cli", "bench", "--threads", "0")[0] == 2
     status, out, err = run("-m", "levit_np.cli", "bench", "none.h5")
     assert (status, out, len(err.splitlines())) == (1, "", 1) and "none.h5" in err
+
+
+def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):
+    def opened(backend, dtype):
+        if dtype != "float32":
+            raise BackendError(f"no {backend}")
+        return model
+
+    model = create("levit_digits", backend="reference")
+    models, missing = short.open_candidates(opened)
+    assert missing == ["cpu bfloat16: no cpu", "cuda float16, bfloat16: no cuda"]
+    monkeypatch.setattr(short, "peaks", lambda threads: {"avx512": 100.0})
+    monkeypatch.setattr(short, "ROUNDS", 1)
+    rows = short.speeds(models, [2], 1)
+    assert [(row.backend, row.batch, row.share is None) for row in rows] == [
+        ("reference", 2, False), ("cpu", 2, False), ("cuda", 2, True)]
 
 
 def test_operations_are_the_papers():
