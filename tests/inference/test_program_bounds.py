@@ -11,6 +11,7 @@ import pytest
 
 import levit_np
 from levit_np.ops.cpu.instruction_set import chosen
+from levit_np.ops.cpu.library import library
 
 from ..forked import forked
 from .fenced import evaluated
@@ -18,6 +19,12 @@ from .fenced import evaluated
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 NAMES = "levit_digits", "levit_128s", "levit_128s_a1", "levit_128s_a3", "levit_128s_a5"  # all kinds of step
 KINDS = {"PRODUCT", "ATTENTION", "PAD", "ROWS", "SUM", "LAYER_NORM", "ADD"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    """Once, before there are children with a limit of time."""
+    library()
 
 
 def every_kind(names, half, side):

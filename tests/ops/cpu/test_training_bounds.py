@@ -10,6 +10,7 @@ import pytest
 import levit_np
 from levit_np.ops import cpu
 from levit_np.ops.cpu import running
+from levit_np.ops.cpu.library import library
 from levit_np.ops.cpu.threads import threads
 
 from ...forked import forked
@@ -24,6 +25,12 @@ TILES = {"linear": (draw(130, 300), draw(96, 300)), "linear_backward": (draw(130
          "convolution": (draw(2, 32, 23, 40), draw(48, 32, 3, 3), 2, 1),
          "convolution_backward": (draw(2, 96, 12, 20), draw(2, 32, 23, 40), draw(96, 32, 3, 3), 2, 1)}
 SIZES = {"small": SMALL, "large": LARGE, "tiles": TILES}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    """Once, before there are children with a limit of time."""
+    library("training_kernels")
 
 
 class Numpy:
