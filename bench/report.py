@@ -22,7 +22,8 @@ def result_path(folder: Path, what: str, processor: str) -> Path:
 def commit() -> str | None:
     """This checkout's, '-dirty' behind it where something was changed."""
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True, capture_output=True)
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
+                              capture_output=True)
     except OSError:
         return None
     return done.stdout.strip() or None

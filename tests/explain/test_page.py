@@ -61,7 +61,8 @@ def rounded_right(shown: str, value: float) -> bool:
 @pytest.mark.parametrize("scale", [1e-30, 3e-7, 0.02, 1, 730, 2e9, 1e30])
 def test_packed_numbers_are_rounded_right(scale, floating):
     array = (np.random.default_rng(0).standard_normal((7, 11)) ** 5 * scale).astype(np.float32)
-    found, expected = unpack(pack(array, (None, [1, 4, 10]), 4, floating=floating)), array[:, [1, 4, 10]].astype(np.float64)
+    found = unpack(pack(array, (None, [1, 4, 10]), 4, floating=floating))
+    expected = array[:, [1, 4, 10]].astype(np.float64)
     of = np.abs(expected) if floating else np.abs(expected).max()
     assert (np.abs(found - expected) <= 0.5 * 10.0 ** (np.floor(np.log10(of)) - 3) * (1 + 1e-9)).all()
 
@@ -88,7 +89,8 @@ def check_cells(chromium, model, x, count, **loss):
     for loss_name, recorded in (("ce", found), ("kd", taught)):
         steps = {step.name: step for step in recorded.steps}
         chromium.js(f"document.getElementById('loss').value = '{loss_name}', session.loss = '{loss_name}'")
-        stops = [(direction, i, stop) for direction in ("forward", "backward") for i, stop in enumerate(document[direction])
+        stops = [(direction, i, stop) for direction in ("forward", "backward")
+                 for i, stop in enumerate(document[direction])
                  if stop["name"] in steps and stop.get("only") in (None, loss_name)]
         layers = sorted({stop["layer"] for _, _, stop in stops})
         for layer in generator.permutation(layers * 3)[: count // 2]:
@@ -104,12 +106,14 @@ def check_cells(chromium, model, x, count, **loss):
             assert list(array.shape) == entry["shape"], (stop["name"], name)
             index = [int(generator.choice(kept if isinstance(kept, list) else kept or size))
                      for kept, size in zip(entry["kept"], entry["shape"])]
-            chromium.go(f"#/{direction}/{i}?name={name}&at={','.join(map(str, index))}")
-            shown = chromium.js(f"document.querySelector('[data-tensor=\"{places[name]}\"][data-index=\"{','.join(map(str, index))}\"]')"
-                                "?.textContent")
-            assert shown and rounded_right(shown, array[tuple(index)]), (stop["name"], name, index, shown, array[tuple(index)])
+            at, value = ",".join(map(str, index)), array[tuple(index)]
+            chromium.go(f"#/{direction}/{i}?name={name}&at={at}")
+            cell = f"[data-tensor=\"{places[name]}\"][data-index=\"{at}\"]"
+            shown = chromium.js(f"document.querySelector('{cell}')?.textContent")
+            assert shown and rounded_right(shown, value), (stop["name"], name, index, shown, value)
             seen.add((layer, direction))
-    assert len({layer for layer, _ in seen}) > 0.6 * min(count, len(layers)) and {d for _, d in seen} == {"forward", "backward"}
+    assert len({layer for layer, _ in seen}) > 0.6 * min(count, len(layers))
+    assert {direction for _, direction in seen} == {"forward", "backward"}
 
 
 @browser
@@ -131,7 +135,8 @@ def test_every_stop_can_be_shown(opened):
 def look_at_all(chromium):
     """One stop of each operation and direction, and each kind of view."""
     views, layers = ["#/", "#/answer"], chromium.js("""doc.layers.map((layer) => layer.name).filter((name) =>
-        /^(stages.0|stem|head|position|token|stages.0.blocks.0|stages.1.downsample(.attention)?)$/.test(name) && stopsWithin(name).length)""")
+        /^(stages.0|stem|head|position|token|stages.0.blocks.0|stages.1.downsample(.attention)?)$/.test(name)
+        && stopsWithin(name).length)""")
     for direction in ("forward", "backward"):
         firsts = chromium.js(f"Object.values(doc.{direction}.reduce((a, s, i) => (a[s.op] ??= i, a), {{}}))")
         views += [f"#/{direction}/{i}" for i in firsts] + [f"#/layer/{name}" for name in layers]
@@ -154,9 +159,11 @@ def check_makers(chromium):
         missing = chromium.js("""['forward', 'backward'].flatMap((direction) => doc[direction].flatMap((stop) =>
             Object.entries(placesOf(stop)).filter(([name, place]) => !(name in stop.out) && !makers.has(place))
             .map(([name]) => `${stop.op.replace('_backward', '')} ${name}`)))""")
-        assert set(missing) <= {"convolution x", "convolution w", "linear w", "linear b", "gather_bias table", "targets_of labels",
+        assert set(missing) <= {"convolution x", "convolution w", "linear w", "linear b", "gather_bias table",
+                                "targets_of labels",
                                 *(f"normalize {name}" for name in ("gamma", "beta", "mean", "variance")),
-                                "layer_norm gamma", "layer_norm beta", "prepend_token token", "add_embedding embedding", "add_beta beta"}
+                                "layer_norm gamma", "layer_norm beta", "prepend_token token", "add_embedding embedding",
+                                "add_beta beta"}
     chromium.js("session.loss = 'ce'")
 
 
@@ -172,10 +179,12 @@ def test_the_diagram_of_a_block(opened, direction, layer):
     ops = opened.js(f"stopsWithin('{layer}', '{direction}').map((i) => [i, doc.{direction}[i].op])")
     elsewhere = {"bias_index", "split_heads_backward"} if "down" in layer else {"bias_index"}
     assert {i for i, op in ops if op not in elsewhere | {"sum_backward"}} <= led <= {i for i, _ in ops}
-    assert opened.js("[...document.querySelectorAll('.diagram .box')].every((a) => (a.focus(), document.activeElement === a))")
+    assert opened.js("[...document.querySelectorAll('.diagram .box')].every((a) => (a.focus(), document.activeElement "
+                     "=== a))")
     sums = sum(op.startswith("add") for _, op in ops)
     assert opened.js("document.querySelectorAll('.diagram circle').length") == sums + 1  # and the bias's
-    assert opened.js("document.querySelectorAll('.diagram .grouplink').length") == (0 if layer.endswith("attention") else 2)
+    links = opened.js("document.querySelectorAll('.diagram .grouplink').length")
+    assert links == (0 if layer.endswith("attention") else 2)
     opened.js("session.direction = 'forward'")
 
 
@@ -189,7 +198,8 @@ def test_two_classes_are_compared(opened, digits):
     opened.js("(() => { const [, other] = document.querySelectorAll('.choosers select'); other.value = 4;"
               " other.dispatchEvent(new Event('change')); })()")
     opened.wait(f"{pictures} !== {first!r}")
-    assert opened.js("document.querySelectorAll('figcaption')[2].textContent").endswith(opened.js(f"doc.labels[{top[4]}]"))
+    caption = opened.js("document.querySelectorAll('figcaption')[2].textContent")
+    assert caption.endswith(opened.js(f"doc.labels[{top[4]}]"))
     model = levit_np.load("levit_digits.h5", backend="reference", dtype="float64")
     x = digits.prepare(DIGIT)[None].astype(np.float64)
     step = np.zeros_like(x)
@@ -238,7 +248,8 @@ def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
     assert "--whole" in chromium.js("document.getElementById('main').textContent")
     chromium.js("(() => { const field = document.querySelector('.panel input'); field.value = 127;"
                 " field.dispatchEvent(new Event('change')); })()")
-    assert re.match(r"channel 127 is not on this page; the nearest: y\[\d+, \d+\] = ", chromium.js("document.querySelector('.readout').textContent"))
+    assert re.match(r"channel 127 is not on this page; the nearest: y\[\d+, \d+\] = ",
+                    chromium.js("document.querySelector('.readout').textContent"))
     assert chromium.errors == []
 
 
@@ -323,7 +334,8 @@ STROKES = {  # x, y of a square's; (x, y, its radii, from and to which degree) o
 def test_drawn_digits_are_what_the_weights_know(opened, digits, scale, shift):
     """Ten digits, drawn small and beside the middle too, are answered rightly."""
     for digit, strokes in STROKES.items():
-        lines = [[((x - 0.5) * scale + 0.5 + shift, (y - 0.5) * scale + 0.5 - shift) for part in stroke for x, y in _points(*part)]
+        lines = [[((x - 0.5) * scale + 0.5 + shift, (y - 0.5) * scale + 0.5 - shift) for part in stroke
+                  for x, y in _points(*part)]
                  for stroke in strokes]
         picture = opened.js(f"""(() => {{
             const {{ canvas }} = drawing(), context = canvas.getContext("2d");
@@ -350,7 +362,8 @@ def test_in_a_notebook(chromium, digits, tmp_path):
     path.write_text(f"<!doctype html><meta charset=utf-8>{digits.explain(DIGIT)._repr_html_()}", encoding="utf-8")
     chromium.errors.clear(), chromium.requests.clear()
     chromium.call("Page.navigate", url=path.as_uri())
-    for click, title in (("document.querySelector('.card a[href*=\"layer\"]')", "Convolution 1"), ("document.querySelector('.stops a')", "convolution")):
+    for click, title in (("document.querySelector('.card a[href*=\"layer\"]')", "Convolution 1"),
+                         ("document.querySelector('.stops a')", "convolution")):
         chromium.wait(click, frame=True)
         before = chromium.js("document.documentElement.dataset.ready", frame=True)
         chromium.js(f"{click}.click()", frame=True)
@@ -360,8 +373,9 @@ def test_in_a_notebook(chromium, digits, tmp_path):
 
 
 @browser
-@pytest.mark.parametrize("name, changes", [("levit_128s_a3", {}), ("levit_128s_a5", {"distillation": False}), ("deit_tiny", {"image_size": 32}),
-                                           ("levit_digits", {"activation": "silu", "attention_activation": "identity"})])
+@pytest.mark.parametrize("name, changes", [
+    ("levit_128s_a3", {}), ("levit_128s_a5", {"distillation": False}), ("deit_tiny", {"image_size": 32}),
+    ("levit_digits", {"activation": "silu", "attention_activation": "identity"})])
 def test_other_networks(chromium, tmp_path, name, changes):
     """LayerNorm, an embedding, a class token, one head, other activations: every operation has its view."""
     model = random_model(name, backend="reference", **{"image_size": 48, "num_classes": 7} | changes)
@@ -398,9 +412,11 @@ def test_every_operation_has_its_stop_formula_and_source():
 def test_sums(digits, teacher):
     """What the layers add up and halve themselves: numbers and line."""
     found = levit_np.trace(digits, digits.prepare(DIGIT)[None], 3, teacher=teacher)
-    sums = [step for direction in ("forward", "backward") for step in with_sums(found, direction) if isinstance(step, Sum)]
+    sums = [step for direction in ("forward", "backward") for step in with_sums(found, direction)
+            if isinstance(step, Sum)]
     counts = dict.fromkeys(("add", "add_backward"), 14) | {"average": 1, "sum_backward": 3, "average_backward": 1}
-    assert {op: sum(s.op == op for s in sums) for op in {s.op for s in sums}} == counts | ({"mean_loss": 1} if teacher else {})
+    counted = {op: sum(s.op == op for s in sums) for op in {s.op for s in sums}}
+    assert counted == counts | ({"mean_loss": 1} if teacher else {})
     for told in sums:
         parts, half = list(told.inputs.values()), 0.5 if told.op in ("average", "average_backward", "mean_loss") else 1
         expected = [half * part for part in parts] if told.op == "average_backward" else [half * sum(parts)]
@@ -421,13 +437,14 @@ def test_accessibility(chromium, page, width):
     chromium.resize(width, 900, mobile=width < 600)
     chromium.open(page.as_uri())
     chromium.js(Path(AXE).read_text(encoding="utf-8"))
-    stops = dict(chromium.js("['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, `#/${d}/${i}`])).reverse()"))
+    stops = dict(chromium.js("['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, "
+                             "`#/${d}/${i}`])).reverse()"))
     layers = [f"#/layer/{name}" for name in ("stem", "stages.1", "stages.0.blocks.0", "stages.1.downsample", "head")]
     found = {}
 
     def look(*where):
-        for violation in chromium.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.impact, v.nodes[0].html.slice(0, 200), "
-                                     "v.nodes[0].failureSummary]))"):
+        for violation in chromium.js("axe.run().then((r) => r.violations.map((v) => [v.id, v.impact, "
+                                     "v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary]))"):
             found.setdefault(violation[0], (*where, *violation[1:]))
 
     for theme in ("light", "dark"):

@@ -50,8 +50,8 @@ class Pass:
             "top": self.top, "target": self.target, "teacher": self.teacher, "why": self.why,
             "losses": {name: found.loss for name, found in self.traces.items()}, "layers": self._layers(),
             "forward": stops.forward(), "backward": stops.backward(), "code": code.table(),
-            "logits": tensors.add("average", "y", first.logits), "heads": [tensors.add("linear", "y", h) for h in heads],
-            "x": x, **self._why(tensors),
+            "logits": tensors.add("average", "y", first.logits),
+            "heads": [tensors.add("linear", "y", h) for h in heads], "x": x, **self._why(tensors),
         }
         return document, tensors
 
@@ -70,7 +70,8 @@ class Pass:
                 influence = (attentions[layer].outputs["probabilities"] * gradient).sum(2)[0]
                 found["influence"].setdefault(layer, []).append(tensors.add("attention", "dtable", influence))
                 if place < 2:
-                    found["maps"].setdefault(layer, []).append(tensors.add("attention", "dprobabilities", gradient, digits))
+                    maps = found["maps"].setdefault(layer, [])
+                    maps.append(tensors.add("attention", "dprobabilities", gradient, digits))
         return found
 
     def _about_model(self) -> dict:
@@ -122,7 +123,8 @@ class _Stops:
         """With two losses, each stop has the numbers of the first, and under "kd" those that differ for the second."""
         stops, places = [], {}
         for loss, found in self.whole.traces.items():
-            stops += [self._stop(step) | {"only": loss} for step in with_sums(found, "backward") if step.layer == "loss"]
+            stops += [self._stop(step) | {"only": loss} for step in with_sums(found, "backward")
+                      if step.layer == "loss"]
         for step in with_sums(self.whole.traces["ce"], "backward"):
             if step.layer != "loss":
                 places[step.name] = len(stops)
@@ -136,7 +138,7 @@ class _Stops:
 
     def _stop(self, step: Step | Sum) -> dict:
         is_sum = isinstance(step, Sum)
-        code = self.code.of(None, step.source, step.line) if is_sum else self.code.of(step.source, step.caller, step.line)
+        code = self.code.of(*(None, step.source) if is_sum else (step.source, step.caller), step.line)
         numbers = {name: value for name, value in (*step.inputs.items(), *step.outputs.items())
                    if isinstance(value, (int, float)) or name == "sizes"}
         stop: dict[str, Any] = {"name": step.name, "layer": step.layer, "op": step.op, "formula": step.formula,
@@ -181,7 +183,8 @@ class _Stops:
 
 
 def _is_gradient(step: Step | Sum, name: str) -> bool:
-    """Of an operation that backward borrows from forward (tokens_to_image), all is gradients, whatever its names are."""
+    """Of an operation that backward borrows from forward (tokens_to_image), all is gradients,
+    whatever its names are."""
     borrowed = isinstance(step, Step) and step.direction == "backward" and not step.op.endswith("_backward")
     return borrowed or name.startswith("d")
 

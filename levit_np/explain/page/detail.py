@@ -22,7 +22,8 @@ class Detail(NamedTuple):
     least: int = 8
 
     def half(self) -> "Detail":
-        """For the second of two losses: half the channels, and no attention maps, where something is left out at all."""
+        """For the second of two losses: half the channels, and no attention maps,
+        where something is left out at all."""
         return self if self.reach == math.inf else self._replace(reach=self.reach / 2, pairs=0, least=self.least // 2)
 
     def channels(self, pixels: int) -> int:

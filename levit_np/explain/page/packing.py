@@ -43,7 +43,8 @@ def pack(array: np.ndarray, kept=None, digits: int = 4, exponent: int | None = N
         whole, exponents = _floating(values, digits)
         exponent = int(exponents[whole != 0].min(initial=0))
         # 0, then the 9·10^(digits - 1) values of the least exponent, then those of the next.
-        code = np.where(whole == 0, 0, (exponents - exponent) * 9 * 10 ** (digits - 1) + np.abs(whole) - 10 ** (digits - 1) + 1)
+        code = np.where(whole == 0, 0,
+                        (exponents - exponent) * 9 * 10 ** (digits - 1) + np.abs(whole) - 10 ** (digits - 1) + 1)
         code = 2 * code - (whole < 0)
     else:
         largest = float(np.abs(values).max(initial=0.0))

@@ -64,7 +64,8 @@ class Server:
         query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
         name, weights, target = (query.get(key, [""])[0] for key in ("name", "weights", "target"))
         if not re.fullmatch(r"\d{1,4}", weights or "0") or int(weights or 0) >= self._weights:
-            return _refusal("400 Bad Request", f"weights: expected a number below {self._weights}, found {weights!a:.20}")
+            return _refusal("400 Bad Request",
+                            f"weights: expected a number below {self._weights}, found {weights!a:.20}")
         length = environ.get("CONTENT_LENGTH") or ""
         if not length.isdecimal() or not 0 < int(length) <= MAX_BYTES:
             return _refusal("413 Content Too Large", "expected an image of at most 50 MB")

@@ -1,5 +1,5 @@
-"""What the layers themselves add up and halve between two operations, as further steps of a walk: the residual, the mean
-of the heads and of their losses, a position embedding, the gradients of what was used twice."""
+"""What the layers themselves add up and halve between two operations, as further steps of a walk: the residual, the
+mean of the heads and of their losses, a position embedding, the gradients of what was used twice."""
 
 from typing import NamedTuple
 
@@ -65,7 +65,8 @@ def _forward(found: Trace, steps: list[Step]):
     if found.teacher is not None:
         losses = [step.outputs["loss"] for step in steps if "loss" in step.outputs]
         yield _last(steps, "loss"), Sum(
-            "loss.mean", "loss", "mean_loss", "loss = (labelled + taught) / 2", dict(zip(("labelled", "taught"), losses)),
+            "loss.mean", "loss", "mean_loss", "loss = (labelled + taught) / 2",
+            dict(zip(("labelled", "taught"), losses)),
             {"loss": found.loss}, *_line("Distillation", "forward", "return"))
 
 
@@ -90,7 +91,8 @@ def _backward(found: Trace, steps: list[Step]):
             learned, layer = ADDED[record.kind], record.name.rpartition(".")[0]
             place = _last(steps, layer, "convolution_backward") - 1 if layer else _last(steps, "stages.0")
             yield place, Sum(
-                record.name, record.name, f"add_{learned}_backward", f"dx = dy, d{learned} = Σ dy", {"dy": record.doutput},
+                record.name, record.name, f"add_{learned}_backward", f"dx = dy, d{learned} = Σ dy",
+                {"dy": record.doutput},
                 {f"d{learned}": record.gradients[learned]}, *_line(record.kind, "backward", "sum"))
         if record.kind == "ShrinkingAttention":
             subsampled = steps[_last(steps, record.name, "subsample_backward")]

@@ -44,7 +44,8 @@ class Tensors:
         return self._numbers[place]
 
     def estimate(self) -> float:
-        """About how many letters `table` will give at most: 10^digits values of equal likelihood.  Found: half to all."""
+        """About how many letters `table` will give at most: 10^digits values of equal likelihood.
+        Found: half to all."""
         return sum(math.prod(size if k is None else len(k) for size, k in zip(values.shape, chosen))
                    * (3.32 * options["digits"] - 0.7) / 6 for _, _, values, chosen, options in self._entries)
 

@@ -15,8 +15,9 @@ from .detail import DETAILS
 
 WEB = Path(__file__).with_name("web")
 # In this order, in one scope.
-SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "makes", "makes_backward", "number", "code", "stop",
-           "convolution", "attention", "bias", "normalization", "answer", "overview", "diagram", "block", "tour", "live", "main")
+SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "makes", "makes_backward", "number",
+           "code", "stop", "convolution", "attention", "bias", "normalization", "answer", "overview", "diagram",
+           "block", "tour", "live", "main")
 LIMIT = 9_900_000  # bytes of a page
 
 
