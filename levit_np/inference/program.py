@@ -15,14 +15,15 @@ BLOCK_BYTES = 512 << 10  # of a product's rows go through all panels before the 
 
 
 SUMS = 4096  # bytes of a tile's sums, before they are finished
-# Terms added one after the other: rounding grows with the square root of their number.  And a panel of so many, in
-# parts, stays in the L1 cache beside the rows that it multiplies.
-LONGEST_SUM, FEW_TILES_SUM = 144, 64
+# What of a panel is added up before the sum leaves the registers: rounding grows with the square root of the number of
+# terms, 144 in a panel of 32 columns, 288 in one of 16.  So much of it stays in the L1 cache beside the rows that it
+# multiplies, in parts too.
+PANEL_BYTES, FEW_TILES_SUM = 18 << 10, 64
 # Bytes of rows in parts that go through all panels, and tiles of them at most: wherever there are tiles, the L2 cache
 # has 2 MiB.
 SPLIT_BLOCK, MOST_TILES = 1 << 20, 16
 # Their sums; the weights at hand, and the next.
-SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * SUMS + 2 * LONGEST_SUM * 32 * 2 * PARTS
+SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * SUMS + PANEL_BYTES * PARTS
 
 
 class Tensor(NamedTuple):
@@ -194,7 +195,8 @@ class Program:
         terms = len(segments) * length
         if split or not operand.pairs and target.address:  # bfloat16 itself is much less exact than a long sum
             # Where an image has few tiles, splitting the weights takes longest: those at hand and the next fit in L1.
-            longest = FEW_TILES_SUM if split and tiles[1] <= 2 * self.images else LONGEST_SUM
+            few = split and tiles[1] <= 2 * self.images
+            longest = FEW_TILES_SUM if few else PANEL_BYTES // (4 * self.width)
             segments, length, groups = _groups(segments, length, longest, bool(operand.pairs))
         if split:
             block, scratch = min(MOST_TILES, SPLIT_BLOCK // (32 * terms * 2 * PARTS)), SPLIT_SCRATCH
