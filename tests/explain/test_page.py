@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.cli import main
 from levit_np.errors import LevitError
 from levit_np.explain.page import writer
 from levit_np.explain.page.packing import pack, unpack
@@ -106,10 +107,9 @@ def check_cells(chromium, model, x, count, **loss):
             assert list(array.shape) == entry["shape"], (stop["name"], name)
             index = [int(generator.choice(kept if isinstance(kept, list) else kept or size))
                      for kept, size in zip(entry["kept"], entry["shape"])]
-            at, value = ",".join(map(str, index)), array[tuple(index)]
-            chromium.go(f"#/{direction}/{i}?name={name}&at={at}")
-            cell = f"[data-tensor=\"{places[name]}\"][data-index=\"{at}\"]"
-            shown = chromium.js(f"document.querySelector('{cell}')?.textContent")
+            chromium.go(f"#/{direction}/{i}?name={name}&at={','.join(map(str, index))}")
+            cell = f"[data-tensor='{places[name]}'][data-index='{','.join(map(str, index))}']"
+            shown, value = chromium.js(f'document.querySelector("{cell}")?.textContent'), array[tuple(index)]
             assert shown and rounded_right(shown, value), (stop["name"], name, index, shown, value)
             seen.add((layer, direction))
     assert len({layer for layer, _ in seen}) > 0.6 * min(count, len(layers))
@@ -134,9 +134,9 @@ def test_every_stop_can_be_shown(opened):
 
 def look_at_all(chromium):
     """One stop of each operation and direction, and each kind of view."""
-    views, layers = ["#/", "#/answer"], chromium.js("""doc.layers.map((layer) => layer.name).filter((name) =>
-        /^(stages.0|stem|head|position|token|stages.0.blocks.0|stages.1.downsample(.attention)?)$/.test(name)
-        && stopsWithin(name).length)""")
+    layers = ("stages.0", "stages.0.blocks.0", "stages.1.downsample", "stages.1.downsample.attention", "stem", "token", "head")
+    layers = [name for name in layers if chromium.js(f"stopsWithin('{name}').length")]
+    views = ["#/", "#/answer"]
     for direction in ("forward", "backward"):
         firsts = chromium.js(f"Object.values(doc.{direction}.reduce((a, s, i) => (a[s.op] ??= i, a), {{}}))")
         views += [f"#/{direction}/{i}" for i in firsts] + [f"#/layer/{name}" for name in layers]
@@ -159,11 +159,10 @@ def check_makers(chromium):
         missing = chromium.js("""['forward', 'backward'].flatMap((direction) => doc[direction].flatMap((stop) =>
             Object.entries(placesOf(stop)).filter(([name, place]) => !(name in stop.out) && !makers.has(place))
             .map(([name]) => `${stop.op.replace('_backward', '')} ${name}`)))""")
-        assert set(missing) <= {"convolution x", "convolution w", "linear w", "linear b", "gather_bias table",
-                                "targets_of labels",
-                                *(f"normalize {name}" for name in ("gamma", "beta", "mean", "variance")),
-                                "layer_norm gamma", "layer_norm beta", "prepend_token token", "add_embedding embedding",
-                                "add_beta beta"}
+        given = {"convolution": "x w", "linear": "w b", "normalize": "gamma beta mean variance", "layer_norm": "gamma beta",
+                 "gather_bias": "table", "targets_of": "labels", "prepend_token": "token", "add_embedding": "embedding",
+                 "add_beta": "beta"}
+        assert set(missing) <= {f"{op} {name}" for op, names in given.items() for name in names.split()}
     chromium.js("session.loss = 'ce'")
 
 
@@ -179,12 +178,12 @@ def test_the_diagram_of_a_block(opened, direction, layer):
     ops = opened.js(f"stopsWithin('{layer}', '{direction}').map((i) => [i, doc.{direction}[i].op])")
     elsewhere = {"bias_index", "split_heads_backward"} if "down" in layer else {"bias_index"}
     assert {i for i, op in ops if op not in elsewhere | {"sum_backward"}} <= led <= {i for i, _ in ops}
-    assert opened.js("[...document.querySelectorAll('.diagram .box')].every((a) => (a.focus(), document.activeElement "
-                     "=== a))")
+    boxes = "[...document.querySelectorAll('.diagram .box')]"
+    assert opened.js(f"{boxes}.every((a) => (a.focus(), document.activeElement === a))")
     sums = sum(op.startswith("add") for _, op in ops)
     assert opened.js("document.querySelectorAll('.diagram circle').length") == sums + 1  # and the bias's
-    links = opened.js("document.querySelectorAll('.diagram .grouplink').length")
-    assert links == (0 if layer.endswith("attention") else 2)
+    parts = 0 if layer.endswith("attention") else 2
+    assert opened.js("document.querySelectorAll('.diagram .grouplink').length") == parts
     opened.js("session.direction = 'forward'")
 
 
@@ -236,6 +235,15 @@ def test_a_whole_page_leaves_nothing_out(digits, monkeypatch):
         assert (len(page.html) > 1_500_000) == whole == (not left_out)
 
 
+def test_whole_on_the_command_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(writer, "LIMIT", 1_500_000)
+    assert main(["explain", str(DIGIT), "--whole", "-o", str(tmp_path / "whole.html")]) == 0
+    assert (tmp_path / "whole.html").stat().st_size > 1_500_000
+    with pytest.raises(SystemExit, match="2"):
+        main(["explain", str(DIGIT), "--whole", "--png", str(tmp_path / "pictures")])
+    assert "expected --whole with -o PAGE" in capsys.readouterr().err
+
+
 @browser
 def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
     """Which channels are there, how to get all, and, of one that was asked for, that another is shown."""
@@ -248,8 +256,8 @@ def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
     assert "--whole" in chromium.js("document.getElementById('main').textContent")
     chromium.js("(() => { const field = document.querySelector('.panel input'); field.value = 127;"
                 " field.dispatchEvent(new Event('change')); })()")
-    assert re.match(r"channel 127 is not on this page; the nearest: y\[\d+, \d+\] = ",
-                    chromium.js("document.querySelector('.readout').textContent"))
+    said = chromium.js("document.querySelector('.readout').textContent")
+    assert re.match(r"channel 127 is not on this page; the nearest: y\[\d+, \d+\] = ", said)
     assert chromium.errors == []
 
 
@@ -334,9 +342,8 @@ STROKES = {  # x, y of a square's; (x, y, its radii, from and to which degree) o
 def test_drawn_digits_are_what_the_weights_know(opened, digits, scale, shift):
     """Ten digits, drawn small and beside the middle too, are answered rightly."""
     for digit, strokes in STROKES.items():
-        lines = [[((x - 0.5) * scale + 0.5 + shift, (y - 0.5) * scale + 0.5 - shift) for part in stroke
-                  for x, y in _points(*part)]
-                 for stroke in strokes]
+        lines = [[((x - 0.5) * scale + 0.5 + shift, (y - 0.5) * scale + 0.5 - shift)
+                  for part in stroke for x, y in _points(*part)] for stroke in strokes]
         picture = opened.js(f"""(() => {{
             const {{ canvas }} = drawing(), context = canvas.getContext("2d");
             for (const line of {json.dumps(lines)}) {{
@@ -362,8 +369,8 @@ def test_in_a_notebook(chromium, digits, tmp_path):
     path.write_text(f"<!doctype html><meta charset=utf-8>{digits.explain(DIGIT)._repr_html_()}", encoding="utf-8")
     chromium.errors.clear(), chromium.requests.clear()
     chromium.call("Page.navigate", url=path.as_uri())
-    for click, title in (("document.querySelector('.card a[href*=\"layer\"]')", "Convolution 1"),
-                         ("document.querySelector('.stops a')", "convolution")):
+    for link, title in ((".card a[href*='layer']", "Convolution 1"), (".stops a", "convolution")):
+        click = f'document.querySelector("{link}")'
         chromium.wait(click, frame=True)
         before = chromium.js("document.documentElement.dataset.ready", frame=True)
         chromium.js(f"{click}.click()", frame=True)
@@ -415,8 +422,8 @@ def test_sums(digits, teacher):
     sums = [step for direction in ("forward", "backward") for step in with_sums(found, direction)
             if isinstance(step, Sum)]
     counts = dict.fromkeys(("add", "add_backward"), 14) | {"average": 1, "sum_backward": 3, "average_backward": 1}
-    counted = {op: sum(s.op == op for s in sums) for op in {s.op for s in sums}}
-    assert counted == counts | ({"mean_loss": 1} if teacher else {})
+    counts |= {"mean_loss": 1} if teacher else {}
+    assert {op: sum(s.op == op for s in sums) for op in {s.op for s in sums}} == counts
     for told in sums:
         parts, half = list(told.inputs.values()), 0.5 if told.op in ("average", "average_backward", "mean_loss") else 1
         expected = [half * part for part in parts] if told.op == "average_backward" else [half * sum(parts)]
@@ -437,8 +444,8 @@ def test_accessibility(chromium, page, width):
     chromium.resize(width, 900, mobile=width < 600)
     chromium.open(page.as_uri())
     chromium.js(Path(AXE).read_text(encoding="utf-8"))
-    stops = dict(chromium.js("['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, "
-                             "`#/${d}/${i}`])).reverse()"))
+    stops = dict(chromium.js(
+        "['forward', 'backward'].flatMap((d) => doc[d].map((s, i) => [`${s.op}`, `#/${d}/${i}`])).reverse()"))
     layers = [f"#/layer/{name}" for name in ("stem", "stages.1", "stages.0.blocks.0", "stages.1.downsample", "head")]
     found = {}
 

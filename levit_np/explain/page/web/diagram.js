@@ -1,5 +1,6 @@
 "use strict";
-// A block or a layer as a diagram, after the paper's Figure 5: from above to below its operations, each a link to its stop.
+// A block or a layer as a diagram, after the paper's Figure 5: from above to below its operations, each a link to its
+// stop.
 // Backward the arrows point up, and the boxes lead to the gradients.
 
 const DIAGRAM = { width: 396, middle: 190, wide: 190, high: 38, gap: 16, lanes: { q: 64, k: 190, v: 312 } };

@@ -327,7 +327,7 @@ addEventListener("keydown", (event) => {
   commands[command]();
 });
 
-// For a console, and for whoever checks the page: levit.read("stages.0.blocks.0.mlp.up", "y", [3, 5]) -> the digits shown.
+// For a console, and for whoever checks the page: levit.read("stages.0.blocks.0.mlp.up", "y", [3, 5]) -> the digits.
 window.levit = {
   document: doc,
   tensors,

@@ -1,10 +1,10 @@
 "use strict";
 // What each operation makes a cell of its result of, forward; makes_backward.js has the gradients.
 //
-// MAKES[op](a, name, index, stop): `a` holds the operation's arrays by name, `name[index]` is the cell. What it returns is
-// shown by `madeOf`: `formula` with this cell's indices; then either `terms` [what, factor, factor] that are summed, or
-// `lines` of text; `from`: [name, index], where a cell only moves. Sums are over what is on this page; `all` is how many
-// terms there are.
+// MAKES[op](a, name, index, stop): `a` holds the operation's arrays by name, `name[index]` is the cell. What it returns
+// is shown by `madeOf`: `formula` with this cell's indices; then either `terms` [what, factor, factor] that are summed,
+// or `lines` of text; `from`: [name, index], where a cell only moves. Sums are over what is on this page; `all` is how
+// many terms there are.
 
 // A number in so many digits: "1.277e-5" as the packed ones have it, not 0.00001277.
 function digits(v, count = 4) {

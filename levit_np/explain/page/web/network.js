@@ -1,7 +1,8 @@
 "use strict";
 // The network's parts by name: titles, what belongs to what, which stop made a number.
 
-// "stages.0.blocks.1.mlp" -> ["stages.0", "stages.0.blocks.1", "stages.0.blocks.1.mlp"]: a number belongs to the word before.
+// "stages.0.blocks.1.mlp" -> ["stages.0", "stages.0.blocks.1", "stages.0.blocks.1.mlp"]: a number belongs to the word
+// before.
 function lineage(name) {
   const words = name ? name.split(".") : [],
     found = [];

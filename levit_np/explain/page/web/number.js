@@ -14,7 +14,7 @@ function madeOf(stop, arrays, name, index) {
     h("b", { class: "value", "data-made": index.join() }, target.text(...index)),
   );
   box.append(title);
-  const whole = Object.keys(stop.in).every((given) => arrays[given]); // of the second loss, a large page leaves out some
+  const whole = Object.keys(stop.in).every((given) => arrays[given]); // a large page leaves out some of the second loss
   const made = whole ? MAKES[stop.op]?.(arrays, name, index, stop) : { lines: [], terms: [] };
   if (!made) return box;
   if (made.formula) box.append(h("p", { class: "formula" }, made.formula));
