@@ -134,7 +134,8 @@ def test_every_stop_can_be_shown(opened):
 
 def look_at_all(chromium):
     """One stop of each operation and direction, and each kind of view."""
-    layers = ("stages.0", "stages.0.blocks.0", "stages.1.downsample", "stages.1.downsample.attention", "stem", "token", "head")
+    layers = ("stages.0", "stages.0.blocks.0", "stages.1.downsample", "stages.1.downsample.attention", "stem", "token",
+              "head")
     layers = [name for name in layers if chromium.js(f"stopsWithin('{name}').length")]
     views = ["#/", "#/answer"]
     for direction in ("forward", "backward"):
@@ -159,8 +160,8 @@ def check_makers(chromium):
         missing = chromium.js("""['forward', 'backward'].flatMap((direction) => doc[direction].flatMap((stop) =>
             Object.entries(placesOf(stop)).filter(([name, place]) => !(name in stop.out) && !makers.has(place))
             .map(([name]) => `${stop.op.replace('_backward', '')} ${name}`)))""")
-        given = {"convolution": "x w", "linear": "w b", "normalize": "gamma beta mean variance", "layer_norm": "gamma beta",
-                 "gather_bias": "table", "targets_of": "labels", "prepend_token": "token", "add_embedding": "embedding",
+        given = {"convolution": "x w", "linear": "w b", "normalize": "gamma beta mean variance",
+                 "layer_norm": "gamma beta", "gather_bias": "table", "targets_of": "labels", "prepend_token": "token", "add_embedding": "embedding",
                  "add_beta": "beta"}
         assert set(missing) <= {f"{op} {name}" for op, names in given.items() for name in names.split()}
     chromium.js("session.loss = 'ce'")
