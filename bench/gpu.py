@@ -1,7 +1,7 @@
 """The speed of LeViT on a GPU, ours beside PyTorch: python bench/gpu.py --help
 
-Same weights, same images, everything in one process, taking turns, timed by the GPU's own events.  README.md says how to
-read the result.  --dry-run needs no GPU: it lists what would be measured, and what each kernel is expected to take.
+Same weights, same images, everything in one process, taking turns, timed by the GPU's own events.  README.md says how
+to read the result.  --dry-run needs no GPU: it lists what would be measured, and what each kernel is expected to take.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def arguments(given=None):
                         help=f"of {', '.join(PEERS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, metavar="N", help="after which nothing more is begun (default: no end)")
+    parser.add_argument("--minutes", type=float, metavar="N",
+                        help="after which nothing more is begun (default: no end)")
     parser.add_argument("--missing", action="store_true", help="leave out what stands whole in the result already")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
@@ -113,7 +114,8 @@ def run(measuring, planned, chosen) -> int:
             if chosen.missing and measuring.has(part, what):
                 continue
             if measuring.over():
-                say(f"{chosen.minutes:g} minutes are over before {number} of {len(planned)}; --missing goes on from there")
+                say(f"{chosen.minutes:g} minutes are over before {number} of {len(planned)}; "
+                    "--missing goes on from there")
                 break
             say(f"{number} of {len(planned)}: {part} {', '.join(map(str, what))}")
             measuring.take(part, what)

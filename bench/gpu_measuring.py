@@ -28,8 +28,8 @@ REPEATED = 20  # launches of one kernel in a graph, so that none is measured by 
 
 
 class Measuring:
-    """say: what prints a line.  Raises BackendError where there is no GPU, JSONDecodeError where the earlier results are
-    no JSON."""
+    """say: what prints a line.  Raises BackendError where there is no GPU, JSONDecodeError where the earlier results
+    are no JSON."""
 
     def __init__(self, chosen, say):
         self.chosen, self.say = chosen, say
@@ -108,7 +108,8 @@ class Measuring:
             yield None, f"the largest product and copy: {_reason(error)}"
             return
         times = self.interleaved({"product": product, "copy": copied})
-        self.limits[precision] = found = {"operations": count / median(times["product"]), "bytes": size / median(times["copy"])}
+        self.limits[precision] = found = {"operations": count / median(times["product"]),
+                                          "bytes": size / median(times["copy"])}
         yield found, f"{found['operations'] / 1e12:.0f} TFLOP/s, {found['bytes'] / 1e12:.2f} TB/s"
 
     def _shares(self, precision, seconds, count, size=None) -> dict:
@@ -142,7 +143,8 @@ class Measuring:
 
         def row(key, seconds, logits, **more):
             logits = logits[:CHECKED]
-            found = {"key": key, "batch": batch, "images_per_second": batch / median(seconds), "seconds": sorted(seconds),
+            found = {"key": key, "batch": batch, "images_per_second": batch / median(seconds),
+                     "seconds": sorted(seconds),
                      **self._shares(precision, median(seconds), count, size if key == "ours" else None),
                      "error": float(np.abs(logits - truth[: len(logits)]).max() / np.abs(truth).max()),
                      "same_top1": _same_top1(logits, truth[: len(logits)]), **more}
@@ -219,7 +221,8 @@ class Measuring:
                 "kernel": call.kernel.name, "numbers": numbers, "seconds": {key: median(t) for key, t in times.items()},
                 **self._shares(precision, median(times["ours"]), count, size), "fastest": fastest,
                 "ratio": ratio(times[fastest], times["ours"]) if fastest else None}
-            yield found, (f"{call.kernel.name:14}{' '.join(map(str, numbers[:7])):32}{1e6 * found['seconds']['ours']:9.1f} µs"
+            seconds = found["seconds"]["ours"]
+            yield found, (f"{call.kernel.name:14}{' '.join(map(str, numbers[:7])):32}{1e6 * seconds:9.1f} µs"
                           f"{_shares_of(found)}" + (f"   {found['ratio']:.2f} × {fastest}" if fastest else ""))
 
     def _training(self, name, batch, precision):
@@ -239,7 +242,8 @@ class Measuring:
 
 
 def training_step(name, state, images, labels, precision):
-    """Ours: forward, label-smoothed cross-entropy on both heads, backward, AdamW of all parameters.  images: on the GPU."""
+    """Ours: forward, label-smoothed cross-entropy on both heads, backward, AdamW of all parameters.
+    images: on the GPU."""
     from levit_np.training.recipe import Recipe
     from levit_np.training.scaling import LossScale
     from levit_np.training.update import Update

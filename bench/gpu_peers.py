@@ -1,7 +1,7 @@
 """PyTorch's forms of LeViT on a GPU: each maker returns a call() for fixed images, compiled and warm.
 
-timm's network is the one that is there to be used; `folded` is the network of peers.py, every BN in the layer before it,
-as ours has it, so that ours is not compared with arithmetic that it left out.
+timm's network is the one that is there to be used; `folded` is the network of peers.py, every BN in the layer before
+it, as ours has it, so that ours is not compared with arithmetic that it left out.
 """
 
 import tempfile
@@ -115,7 +115,8 @@ def linear(rows, outputs, channels, precision):
     """cuBLAS: a product with a bias, nothing after it."""
     set_tf32(precision)
     kind = TYPES[precision]
-    x, w, b = (torch.randn(*shape, device="cuda").to(kind) for shape in ((rows, channels), (outputs, channels), (outputs,)))
+    x, w, b = (torch.randn(*shape, device="cuda").to(kind)
+               for shape in ((rows, channels), (outputs, channels), (outputs,)))
 
     def call():
         return torch.nn.functional.linear(x, w, b)

@@ -1,8 +1,8 @@
 """What each kernel of an evaluation is expected to take on an H200: predictions, none of it measured.
 
 A kernel cannot be faster than its multiplications at the rate of the tensor cores, nor than its arrays, each read or
-written once, at that of the memory.  The rates are those that PyTorch was seen to reach on an H200 (dense 16-bit products,
-and a copy); mma.sync, which the kernels use, is known to reach about 0.62 of what Hopper's wgmma does.
+written once, at that of the memory.  The rates are those that PyTorch was seen to reach on an H200 (dense 16-bit
+products, and a copy); mma.sync, which the kernels use, is known to reach about 0.62 of what Hopper's wgmma does.
 """
 
 import numpy as np
@@ -82,8 +82,8 @@ def prediction_table(name: str, batch: int, element: str) -> str:
         times = {"tensor cores": operations / OPERATIONS, "memory": size / BYTES, "launch": LAUNCH}
         bound = max(times, key=times.get)
         total += times[bound] * len(calls)
-        rows.append((kernel, " ".join(map(str, numbers)), str(len(calls)), f"{operations / 1e9:.1f}", f"{size / 1e6:.1f}",
-                     bound, f"{times[bound] * 1e6:.1f}"))
+        rows.append((kernel, " ".join(map(str, numbers)), str(len(calls)), f"{operations / 1e9:.1f}",
+                     f"{size / 1e6:.1f}", bound, f"{times[bound] * 1e6:.1f}"))
     rows.append(("together", "", str(sum(map(len, groups.values()))), "", "", "", f"{total * 1e6:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) if column in (0, 5) else cell.rjust(width)

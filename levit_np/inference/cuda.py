@@ -22,8 +22,8 @@ class CudaExecutor:
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
-    batch it goes through in smaller parts, which gives the same logits.  Several threads may call it, one is served at a
-    time.  Raises BackendError where not even one image fits."""
+    batch it goes through in smaller parts, which gives the same logits.  Several threads may call it, one is served at
+    a time.  Raises BackendError where not even one image fits."""
 
     def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
         host = build(model.config)
@@ -116,7 +116,8 @@ class Program:
     def __init__(self, lowering, buffers, batch, outputs, scale_and_shift):
         self.batch, self._buffers, self._element = batch, buffers, lowering.element
         self.logits = buffers("logits", outputs, np.float32)[: batch * outputs].reshape(batch, outputs)
-        self._pixels, self._channels, self._scale_and_shift = lowering.size_of_images, lowering.channels, scale_and_shift
+        self._pixels, self._channels = lowering.size_of_images, lowering.channels
+        self._scale_and_shift = scale_and_shift
         self._read = lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}")
         for _ in "12":
             self._tensors, self._names = {}, {}

@@ -1,8 +1,8 @@
 """A plan's steps for the GPU: each packs its weights once, and says which kernels it launches for a batch.
 
-Rows of a tensor are padded with zeros to whole chunks of 16 bytes, and heads to the sizes that attention's kernels have;
-weights have zeros there, so that what is padding stays zero.  The steps that only move numbers launch nothing where the
-next can read them in place: a subsampling is a 1×1 convolution with a stride."""
+Rows of a tensor are padded with zeros to whole chunks of 16 bytes, and heads to the sizes that attention's kernels
+have; weights have zeros there, so that what is padding stays zero.  The steps that only move numbers launch nothing
+where the next can read them in place: a subsampling is a 1×1 convolution with a stride."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,8 @@ class Lowering:
         self.element, self.part, self.classes = element, chunk_of(element), config.num_classes
         self.defines = (("TF32", 1),) if tf32 else ()
         self.size, self.tokens, self.kept, self.maps = config.image_size, None, None, 0
-        self.channels, self.size_of_images, self.bytes = config.in_channels, config.image_size[0] * config.image_size[1], 0
+        self.channels, self.bytes = config.in_channels, 0
+        self.size_of_images = config.image_size[0] * config.image_size[1]
         self.layouts = {"map 0": self.plain(config.in_channels)}
         self.steps = [KINDS[type(step)](step, self) for step in steps]
 
@@ -90,7 +91,8 @@ class Convolution:
         self.source, self.activation, self.size = f"map {lowering.maps}", NUMBERS[step.activation], lowering.size
         inputs, outputs = lowering.layouts[self.source], lowering.plain(len(step.weight))
         lowering.maps += 1
-        self.target, self.lowering, self.channels, self.outputs = f"map {lowering.maps}", lowering, inputs.width, outputs.width
+        self.target, self.lowering = f"map {lowering.maps}", lowering
+        self.channels, self.outputs = inputs.width, outputs.width
         # The last map is the residual stream.
         lowering.layouts[self.target] = lowering.layouts["x"] = outputs
         self.weight = lowering.weight(step.weight.transpose(0, 2, 3, 1), outputs, inputs)
@@ -141,8 +143,8 @@ class Linear:
             height, width = self.kept.grid
             yield call(kernel("convolution", "convolution", *tile.defines), grid, (tile.threads,),
                        (x, self.weight, self.bias, y, program.batch, height, width, self.inputs,
-                        cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1, self.kept.stride,
-                        0, self.activation), tile.shared)
+                        cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1,
+                        self.kept.stride, 0, self.activation), tile.shared)
         else:
             yield call(kernel("linear", "linear", *tile.defines), grid, (tile.threads,),
                        (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
@@ -179,7 +181,8 @@ class Attention:
         apart, both = program.read(self.queries), program.read(self.source)
         first = self.heads * key if self.queries == self.source else 0  # where the keys begin
         y = program.tensor("context", self.count, self.heads * value)
-        shape = heads_for(self.count, self.keys, program.batch * self.heads, (key + value) * SIZES[self.lowering.element])
+        shape = heads_for(self.count, self.keys, program.batch * self.heads,
+                          (key + value) * SIZES[self.lowering.element])
         strides = [np.int64(n) for n in (
             self.count * self.widths[0], self.widths[0], key, self.keys * self.widths[1], self.widths[1], key,
             self.keys * self.widths[1], self.widths[1], value)]

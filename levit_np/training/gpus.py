@@ -1,4 +1,4 @@
-"""Sums over the ranks' GPUs: by NCCL, from one to the other, where each rank has a GPU of its own; else through the host.
+"""Sums over the ranks' GPUs: by NCCL, from one to the other, where each rank has its own; else through the host.
 
 It has been tested against a stand-in for NCCL alone, never on GPUs."""
 
@@ -36,7 +36,8 @@ class NCCLSums:
         computing = self._cuda.get_current_stream()
         self._stream.wait_event(computing.record())  # until the array is there
         address = device.current().address(array)
-        self._all.allReduce(address, address, array.size, self._nccl.NCCL_FLOAT32, self._nccl.NCCL_SUM, self._stream.ptr)
+        self._all.allReduce(address, address, array.size, self._nccl.NCCL_FLOAT32, self._nccl.NCCL_SUM,
+                            self._stream.ptr)
         arrived = self._stream.record()
         return Started(None, lambda: computing.wait_event(arrived))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401: fixtures
+from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401  (fixtures)
 from tests.random_model import random_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,8 @@ def test_a_dry_run_lists_everything(bench, capsys):
 
 
 def test_wrong_use_is_refused(bench, capsys):
-    for wrong in (["--batches", "0"], ["--batches", "many"], ["--models", "resnet"], ["--rounds", "0"], ["--parts", "all"]):
+    for wrong in (["--batches", "0"], ["--batches", "many"], ["--models", "resnet"], ["--rounds", "0"],
+                  ["--parts", "all"]):
         with pytest.raises(SystemExit) as stopped:
             bench("gpu").main(wrong)
         assert stopped.value.code == 2
@@ -108,16 +109,19 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     limits = {"float16": {"operations": 1e12, "bytes": 1e12}}
     monkeypatch.setattr(measuring.Measuring, "_limits", lambda self, precision: [self.limits.update(limits)])
     taken, wanted = measuring.Measuring(chosen, print), [
-        ("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_256", 2, "float16")), ("training", ("levit_256", 2, "float16"))]
+        ("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_256", 2, "float16")),
+        ("training", ("levit_256", 2, "float16"))]
     assert gpu.run(taken, wanted, chosen) == 0
     content = json.loads(taken.path.read_text())
     assert taken.path.name == "gpu-emulated.json" and len(content) == 3
     row = content["inference levit_128s 2 float16"]["rows"][0]
-    assert row["images_per_second"] == 2000 and row["error"] < 5e-3 and row["same_top1"] and row["memory"]["weights"] > 0
-    assert {r["kernel"] for r in content["kernels levit_256 2 float16"]["rows"]} >= {"linear", "convolution", "attention"}
+    assert row["images_per_second"] == 2000 and row["error"] < 5e-3 and row["same_top1"]
+    assert row["memory"]["weights"] > 0
+    kernels = {r["kernel"] for r in content["kernels levit_256 2 float16"]["rows"]}
+    assert kernels >= {"linear", "convolution", "attention"}
     assert content["training levit_256 2 float16"]["machine"]["device"] == "Emulated"
 
-    # The same again goes on: with nothing; where time is over, with nothing more; where a row fails, with what is there.
+    # The same again goes on: with nothing; where time is over, with nothing more; where a row fails, with the others.
     again = measuring.Measuring(gpu.arguments(["--results", str(tmp_path), "--missing", "--peers"]), print)
     capsys.readouterr()
     assert gpu.run(again, wanted, again.chosen) == 0 and "1 of 3" not in capsys.readouterr().out
@@ -138,7 +142,8 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
 
 def test_a_peer_that_fails_is_said_and_the_others_go_on(bench, tmp_path):
     measuring = object.__new__(bench("gpu_measuring").Measuring)
-    measuring.chosen, measuring.end, measuring.say = bench("gpu").arguments(["--peers", "eager", "compile"]), None, print
+    measuring.chosen = bench("gpu").arguments(["--peers", "eager", "compile"])
+    measuring.end, measuring.say = None, print
     measuring.interleaved = lambda calls: dict.fromkeys(calls, [1.0])
 
     def prepare(peers, key):
@@ -147,5 +152,6 @@ def test_a_peer_that_fails_is_said_and_the_others_go_on(bench, tmp_path):
         return len
 
     pytest.importorskip("torch")
-    found = list(measuring._beside(len, ("eager", "compile", "folded"), prepare, lambda key, call, times: ({"key": key}, key)))
+    found = list(measuring._beside(len, ("eager", "compile", "folded"), prepare,
+                                   lambda key, call, times: ({"key": key}, key)))
     assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]

@@ -8,7 +8,7 @@ from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
 
-from ..ops.cuda.conftest import compiled, emulators, one  # noqa: F401: fixtures
+from ..ops.cuda.conftest import compiled, emulators, one  # noqa: F401  (fixtures)
 from ..random_model import random_images, random_model
 from .test_plan import SMALL
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("one")
 ERROR = {"float32": 5e-6, "float16": 5e-3, "bfloat16": 4e-2}
 NETWORKS = {"levit_digits": {}, "levit_128s": {"image_size": 64, "num_classes": 10}}
 ODD = {  # channels, heads and sizes that are padded; SiLU, LayerNorm, embeddings, a class token, a patch convolution
-    "levit_128s_a1": SMALL, "levit_128s_a2": SMALL, "levit_128s_a3": SMALL, "levit_128s_a5": SMALL, "levit_128s_a6": SMALL,
-    "levit_128s_a7": SMALL, "levit_256d": SMALL, "deit_tiny": SMALL}
+    "levit_128s_a1": SMALL, "levit_128s_a2": SMALL, "levit_128s_a3": SMALL, "levit_128s_a5": SMALL,
+    "levit_128s_a6": SMALL, "levit_128s_a7": SMALL, "levit_256d": SMALL, "deit_tiny": SMALL}
 
 
 def error(logits, exact):

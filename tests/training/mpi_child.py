@@ -153,7 +153,8 @@ def gpus(ranks, way, folder):
     ranks.synchronize_norms(model)
     reduced = ranks.reduction(model)
     for step in range(2):
-        draws = [np.random.default_rng([step, *size]).standard_normal((ranks.size, *size)).astype(np.float32) for size in sizes]
+        draws = [np.random.default_rng([step, *size]).standard_normal((ranks.size, *size)).astype(np.float32)
+                 for size in sizes]
         with reduced:
             for part_, draw in zip(model.parts, draws):
                 part_.accumulated.clear()

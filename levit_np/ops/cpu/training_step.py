@@ -17,8 +17,8 @@ class Kind(IntEnum):
 
 
 class Product(IntEnum):
-    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  From PAST on
-    for AMX: where B is 0, b stands at SOURCE as it came, its transpose if TRANSPOSED, and is split as it is used."""
+    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  From PAST
+    on for AMX: where B is 0, b stands at SOURCE as it came, its transpose if TRANSPOSED, and is split as it is used."""
 
     ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK, PAST, SCRATCH, SCRATCH_SIZE, SOURCE, SOURCE_ROW, \
         TRANSPOSED = range(1, 16)

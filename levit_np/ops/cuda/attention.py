@@ -1,5 +1,5 @@
-"""Attention and what feeds it.  Scores and probabilities are never in memory: the backward computes them again, from what
-stands in `Kept` in the probabilities' place."""
+"""Attention and what feeds it.  Scores and probabilities are never in memory: the backward computes them again, from
+what stands in `Kept` in the probabilities' place."""
 
 from typing import NamedTuple
 
@@ -54,11 +54,13 @@ def attention(q, k, v, bias, scale):
 
 def attention_backward(dy, q, k, v, scale, probabilities):
     """-> dq, dk, dv, dbias (heads, Nq, Nk): the bias was added to every image, so its gradient sums over them."""
-    kept, element, (batch, heads, queries, key), (keys, value) = probabilities, element_of(q, k, v), q.shape, v.shape[2:]
+    kept, element = probabilities, element_of(q, k, v)
+    (batch, heads, queries, key), (keys, value) = q.shape, v.shape[2:]
     sizes = head_size(key), head_size(value)
     xp = arrays()
     dots = xp.empty((batch, heads, queries), "float32")
-    gradients = [xp.empty((batch, n, heads, size), q.dtype) for n, size in zip((queries, keys, keys), (sizes[0], *sizes))]
+    gradients = [xp.empty((batch, n, heads, size), q.dtype)
+                 for n, size in zip((queries, keys, keys), (sizes[0], *sizes))]
     views = [g.transpose(0, 2, 1, 3) for g in gradients]
     if not dots.size:
         return *(g[..., :n] for g, n in zip(views, (key, key, value))), xp.zeros((heads, queries, keys), "float32")
@@ -136,8 +138,8 @@ def _kernel(source, name, element, sizes):
 
 
 class _Tokens:
-    """x (B, heads, N, size) as the kernels read it: where it lies, if each token there is `size` numbers in whole chunks,
-    else a padded copy; and its strides (image, token, head) in numbers."""
+    """x (B, heads, N, size) as the kernels read it: where it lies, if each token there is `size` numbers in whole
+    chunks, else a padded copy; and its strides (image, token, head) in numbers."""
 
     def __init__(self, x, size):
         step = x.dtype.itemsize

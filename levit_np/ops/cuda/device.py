@@ -98,7 +98,8 @@ class CupyDevice:
         if not count:
             raise BackendError("backend cuda: expected an NVIDIA GPU, found none")
         if capability < OLDEST:
-            raise BackendError(f"backend cuda: expected compute capability {OLDEST / 10} or later, found {capability / 10}")
+            raise BackendError(f"backend cuda: expected compute capability {OLDEST / 10} or later, found "
+                               f"{capability / 10}")
         try:
             cupy.cuda.nvrtc.getVersion()
         except Exception as error:  # of CuPy's own and of the library that looks for it
@@ -238,7 +239,8 @@ def type_of(precision: str) -> np.dtype:
     try:
         import ml_dtypes
     except ImportError:
-        raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed") from None
+        raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed"
+                           ) from None
     found = getattr(arrays(), "__version__", KNOWS_BFLOAT16)
     if int(found.partition(".")[0]) < int(KNOWS_BFLOAT16):
         raise BackendError(f"dtype bfloat16: expected CuPy {KNOWS_BFLOAT16} or later to train in it, found {found}")

@@ -100,8 +100,8 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
 
 
 def bias_for(rows: int, columns: int, heads: int, images: int, token_bytes: int) -> tuple[Heads, int]:
-    """(grid, block and shared memory; images a block) for the bias's gradient: a sum over images, shared out so that all
-    processors have work."""
+    """(grid, block and shared memory; images a block) for the bias's gradient: a sum over images, shared out so that
+    all processors have work."""
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     across = heads * cover(columns, SCORE_COLUMNS)

@@ -43,7 +43,8 @@ def _data(dy, x, w, element, part):
     dx = xp.empty((rows, channels), x.dtype)
     tile = tile_for(rows, channels)
     if dx.size:
-        launch(Kernel("linear", "linear_data", element, tile.defines), (cover(rows, tile.rows), cover(channels, tile.columns)),
+        launch(Kernel("linear", "linear_data", element, tile.defines),
+               (cover(rows, tile.rows), cover(channels, tile.columns)),
                (tile.threads,), (dy, weight, dx, rows, outputs, channels), tile.shared)
     return dx[:, : w.shape[1]].reshape(x.shape)
 

@@ -1,5 +1,5 @@
-"""Batch normalization over all axes but the channels', and layer normalization over the channels.  Statistics, gamma and
-beta are float32 whatever x is."""
+"""Batch normalization over all axes but the channels', and layer normalization over the channels.  Statistics, gamma
+and beta are float32 whatever x is."""
 
 from ..reference import Statistics, update_running  # noqa: F401
 from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
@@ -36,7 +36,8 @@ def _normalized(x, gamma, beta, mean, variance, eps):
     y = arrays().empty(x.shape, x.dtype)
     if y.size:
         columns = columns_for(*x.shape, chunk_of(element_of(x)))
-        _launch("normalize", x, columns, (x, *_floats(gamma, beta, mean, variance), y, *x.shape, columns.length, float(eps)))
+        _launch("normalize", x, columns,
+                (x, *_floats(gamma, beta, mean, variance), y, *x.shape, columns.length, float(eps)))
     return y
 
 

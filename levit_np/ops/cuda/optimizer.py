@@ -1,5 +1,5 @@
-"""What a step does to the parameters.  One at a time as in the reference, from CuPy's own operations; all together, which
-is what a training spends its time in, in one kernel."""
+"""What a step does to the parameters.  One at a time as in the reference, from CuPy's own operations; all together,
+which is what a training spends its time in, in one kernel."""
 
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""Tests run on the emulated device, each operation in both orders of threads; with `-m gpu` on the GPU that there is."""
+"""Tests run on the emulated device, each operation in both orders of threads;
+with `-m gpu` on the GPU that there is."""
 
 import warnings
 

@@ -138,7 +138,8 @@ class Emulator:
             if not library.exists():
                 file = library.with_suffix(".cpp")
                 file.write_text(text)
-                subprocess.run(["g++", *FLAGS, *kernel.options, f"-I{HERE}", str(file), "-o", f"{library}.new"], check=True)
+                subprocess.run(["g++", *FLAGS, *kernel.options, f"-I{HERE}", str(file), "-o", f"{library}.new"],
+                               check=True)
                 Path(f"{library}.new").rename(library)
             function = getattr(ctypes.CDLL(str(library)), f"launch_{kernel.name}")
             function.restype = ctypes.c_char_p
@@ -204,7 +205,8 @@ class Guarded:
                                          "bfloat16": ("bfloat16", "uint16")}[kernel.element]
         assert isinstance(array, DeviceArray) and array.dtype.name in allowed, \
             f"{self.name}: expected {allowed} on the device, got {type(array)} of {getattr(array, 'dtype', None)}"
-        assert array.ctypes.data % 16 == 0 and array.size and (isinstance(value, View) or array.flags.c_contiguous), self.name
+        whole = isinstance(value, View) or array.flags.c_contiguous
+        assert array.ctypes.data % 16 == 0 and array.size and whole, self.name
         self.bytes = span(array)
         self.memory = np.full(len(self.bytes) + 2 * GUARD + 64, 255, np.uint8)
         self.start = GUARD + -(self.memory.ctypes.data + GUARD) % 64

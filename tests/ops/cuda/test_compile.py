@@ -38,12 +38,13 @@ def compiled(folder, name, element, defines, target):
     file.write_text(source(name), encoding="utf-8")
     options = Kernel(name, "", element, defines).options
     # 177: a header's constant that this source does not use.
-    command = ["nvcc", "-std=c++17", "-diag-suppress=177", f"-arch={target}", *options, "-Xptxas", "-v", "-cubin", str(file), "-o",
-               str(file.with_suffix(".cubin"))]
+    command = ["nvcc", "-std=c++17", "-diag-suppress=177", f"-arch={target}", *options, "-Xptxas", "-v", "-cubin",
+               str(file), "-o", str(file.with_suffix(".cubin"))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower(), done.stderr
-    found = re.findall(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+    found = re.findall(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used "
+                       r"(\d+) registers",
                        done.stderr, re.S)
     assert found, done.stderr
     return [(kernel, int(registers), int(stores) + int(loads)) for kernel, stores, loads, registers in found]
@@ -59,8 +60,8 @@ def cases():
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
              ("normalization", "float16", (("VECTOR", 4),), "sm_80"), ("bias", "float16", (), "sm_90"),
-             ("pointwise", "bfloat16", (), "sm_80"), ("reduction", "float16", (), "sm_90"), ("image", "float16", (), "sm_80"),
-             ("optimizer", "float", (), "sm_90")}
+             ("pointwise", "bfloat16", (), "sm_80"), ("reduction", "float16", (), "sm_90"),
+             ("image", "float16", (), "sm_80"), ("optimizer", "float", (), "sm_90")}
     assert often <= set(every)
     for case in every:
         label = "-".join([*case[:2], *(str(value) for _, value in case[2]), case[3]])

@@ -25,7 +25,7 @@ class Runtime:
     def __init__(self, count):
         self.count = count
 
-    def getDeviceCount(self):  # noqa: N802: CuPy's name
+    def getDeviceCount(self):  # noqa: N802  CuPy's name
         if isinstance(self.count, Exception):
             raise self.count
         return self.count
@@ -49,7 +49,7 @@ class Cupy:
                 self.chosen += device.number
 
         class Compiler:
-            def getVersion():  # noqa: N802: CuPy's name
+            def getVersion():  # noqa: N802  CuPy's name
                 if not compiler:
                     raise OSError("no libnvrtc.so\nin any of 20 places")
 
@@ -67,17 +67,19 @@ def nothing_stands_for_the_gpu():
 
 @pytest.mark.parametrize("cupy, message", [
     (None, r"expected the package cupy \(pip install 'levit_np\[cuda\]'\), which is not installed"),
-    (Cupy(1, compiler=False), r"expected CUDA's compiler NVRTC \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
+    (Cupy(1, compiler=False),
+     r"expected CUDA's compiler NVRTC \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
     (Cupy(0), "expected an NVIDIA GPU, found none"), (Cupy(1, "75"), "compute capability 8.0 or later, found 7.5"),
-    (Cupy(Runtime.CUDARuntimeError("driver is insufficient")), "an NVIDIA GPU and its driver, found driver is insufficient")])
+    (Cupy(Runtime.CUDARuntimeError("driver is insufficient")),
+     "an NVIDIA GPU and its driver, found driver is insufficient")])
 def test_what_is_missing_is_said_in_one_line(cupy, message, monkeypatch, capsys):
     if cupy is None:
         monkeypatch.delitem(sys.modules, "cupy", raising=False)
         monkeypatch.setattr(sys, "meta_path", [Refused(), *sys.meta_path])
     else:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
-    for asked in (lambda: levit_np.create("levit_digits", backend="cuda"), lambda: levit_np.load("none.h5", backend="cuda"),
-                  lambda: levit_np.create("levit_digits").to("cuda")):
+    for asked in (lambda: levit_np.create("levit_digits", backend="cuda"),
+                  lambda: levit_np.load("none.h5", backend="cuda"), lambda: levit_np.create("levit_digits").to("cuda")):
         with pytest.raises(levit_np.BackendError, match=message) as caught:
             asked()
         assert "\n" not in str(caught.value) and str(caught.value).startswith("backend cuda: ")
@@ -109,7 +111,8 @@ class Broken:
 def test_a_cupy_that_cannot_be_imported_is_no_missing_one(monkeypatch):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(levit_np.BackendError, match="expected a cupy that can be imported, found libnuma.so.1: no such file$"):
+    with pytest.raises(levit_np.BackendError,
+                       match="expected a cupy that can be imported, found libnuma.so.1: no such file$"):
         device.current()
 
 

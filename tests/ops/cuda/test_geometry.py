@@ -31,7 +31,8 @@ def test_a_large_product_gets_wide_tiles_and_a_small_one_many_blocks():
 
 
 @pytest.mark.parametrize("element", SIZES)
-@pytest.mark.parametrize("rows, columns, terms", [(512, 256, 200704), (7, 3, 5), (1000, 384, 256), (64, 288, 3136), (1, 1, 1)])
+@pytest.mark.parametrize("rows, columns, terms",
+                         [(512, 256, 200704), (7, 3, 5), (1000, 384, 256), (64, 288, 3136), (1, 1, 1)])
 def test_parts_cover_all_terms(rows, columns, terms, element):
     _, parts, length = parts_for(rows, columns, terms, element)
     assert (parts - 1) * length < terms <= parts * length
@@ -45,7 +46,8 @@ def test_attention_of_the_five_models(name, images, element):
     config = FAMILY[name]
     tokens = [h * w for h, w in config.resolutions]
     layers = [(n, n, s.heads, config.value_ratio) for n, s in zip(tokens, config.stages)]
-    layers += [(b, a, s.shrink_heads, config.shrink_value_ratio) for a, b, s in zip(tokens, tokens[1:], config.stages[1:])]
+    layers += [(b, a, s.shrink_heads, config.shrink_value_ratio)
+               for a, b, s in zip(tokens, tokens[1:], config.stages[1:])]
     for queries, keys, heads, ratio in layers:
         size = (head_size(config.key_size) + head_size(config.key_size * ratio)) * SIZES[element]
         for rows, columns in ((queries, keys), (keys, queries)):

@@ -72,12 +72,14 @@ def bias_gradient():
 
 # (what computes, the source, the same with a bug)
 BUGS = {
-    "no barrier before a tile is used": (linear, "    __syncthreads();  // every thread's copies have arrived", "    // "),
+    "no barrier before a tile is used": (linear, "    __syncthreads();  // every thread's copies have arrived",
+                                         "    // "),
     "copies not waited for": (linear, "    wait_for_copies<STAGES - 2>();", "    wait_for_copies<STAGES>();"),
     "no wait between the lanes of a warp": (linear, "    __syncwarp();\n#pragma unroll\n    for (int n = lane;",
                                             "#pragma unroll\n    for (int n = lane;"),
     "a row too many is written": (linear, "if (r < rows && c < columns) {", "if (r <= rows && c < columns) {"),
-    "a row too many is read": (linear, "return line < lines && place < length", "return line <= lines && place < length"),
+    "a row too many is read": (linear, "return line < lines && place < length",
+                               "return line <= lines && place < length"),
     "a chunk too many is read": (linear, "place < length ? memory", "place <= length ? memory"),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
     "the wrong register": (linear, "right[j / 2][j % 2 * 2], right", "right[j / 2][1 - j % 2], right"),
@@ -101,13 +103,17 @@ BUGS = {
                                          "    wait_for_copies<1>();"),
     "the sums are not scaled down": (attention, "sums[i][e] *= down[e / 2];", "sums[i][e] *= 1;"),
     "the total is not scaled down": (attention, "total[half] *= down[half];", ""),
-    "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));", "  return x;"),
-    "probabilities without their sum": (attention_backward, "(dp[e / 4][e % 4] - dot[half]);\n      }\n      add_weighted",
+    "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));",
+                                          "  return x;"),
+    "probabilities without their sum": (attention_backward,
+                                        "(dp[e / 4][e % 4] - dot[half]);\n      }\n      add_weighted",
                                         "(dp[e / 4][e % 4]);\n      }\n      add_weighted"),
-    "an image's tokens overwritten": (bias_of_many_images, "    __syncthreads();  // the next image's tokens", "    // "),
+    "an image's tokens overwritten": (bias_of_many_images, "    __syncthreads();  // the next image's tokens",
+                                      "    // "),
     "an image left out": (attention_backward, "for (int image = blockIdx.z * count; image < end; image++)",
                           "for (int image = blockIdx.z * count + 1; image < end; image++)"),
-    "rows added before they are all there": (batch_norm, "  __syncthreads();\n#pragma unroll\n  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;",
+    "rows added before they are all there": (batch_norm, "  __syncthreads();\n#pragma unroll\n"
+                                             "  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;",
                                              "#pragma unroll\n  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;"),
     "a halving without a barrier": (bias_gradient, "found[threadIdx.x + half];\n    __syncthreads();",
                                     "found[threadIdx.x + half];"),
@@ -121,7 +127,8 @@ EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "no wa
              "a halving without a barrier")
 
 
-@pytest.mark.parametrize("name", [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in BUGS])
+@pytest.mark.parametrize("name",
+                         [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in BUGS])
 def test_a_planted_bug_is_seen(name, compiled):
     """By a wrong or a NaN result, in one order of the threads at least; or by the guards."""
     compute, right, wrong = BUGS[name]
@@ -167,7 +174,8 @@ def test_arguments_are_checked(emulated):
     x, y = emulated.arrays.zeros((4, 8), np.float32), emulated.arrays.zeros((4, 8), np.float32)
     kernel, size = Kernel("pointwise", "activate"), np.int64(32)
     launch(kernel, (1,), (32,), (x, y, size, 1))
-    for wrong in ((x, y, 32, 1), (x, y, size), (np.zeros((4, 8), np.float32), y, size, 1), (x.astype(np.float16), y, size, 1),
+    for wrong in ((x, y, 32, 1), (x, y, size), (np.zeros((4, 8), np.float32), y, size, 1),
+                  (x.astype(np.float16), y, size, 1),
                   (x[:, ::2], y, size, 1), (x.reshape(-1)[1:], y, size, 1), (x, y, size, 1.0)):
         with pytest.raises(AssertionError):
             launch(kernel, (1,), (32,), wrong)
@@ -181,8 +189,8 @@ def test_writing_behind_an_array_is_seen(emulated):
 
 def test_a_barrier_that_some_threads_miss(compiled):
     device.use(Emulator(compiled, 0, lambda text: text.replace(
-        "  add_over_rows(sums, (float*)shared_memory);\n  int begin", "  if (threadIdx.x == 3) for (;;) __syncwarp();\n  "
-        "add_over_rows(sums, (float*)shared_memory);\n  int begin")))
+        "  add_over_rows(sums, (float*)shared_memory);\n  int begin",
+        "  if (threadIdx.x == 3) for (;;) __syncwarp();\n  add_over_rows(sums, (float*)shared_memory);\n  int begin")))
     try:
         with pytest.raises(RuntimeError, match="waits for (lanes|a barrier) that others never reach"):
             batch_norm()
@@ -193,7 +201,8 @@ def test_a_barrier_that_some_threads_miss(compiled):
 def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
     from levit_np.ops.cuda import geometry
 
-    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "heads_for", lambda *sizes: geometry.heads_for(*sizes)._replace(
+    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "heads_for",
+                        lambda *sizes: geometry.heads_for(*sizes)._replace(
         shared=geometry.heads_for(*sizes).shared - 16))
     with pytest.raises(RuntimeError, match="attention: written [0-9]+ bytes behind the shared memory"):
         attention()
@@ -211,8 +220,8 @@ def test_views_of_one_array_may_be_several_arguments(emulated):
 
 def test_the_hosts_arrays_do_not_mix_with_the_devices(emulated):
     x, host = emulated.arrays.zeros((3,), np.float32), np.zeros(3, np.float32)
-    for mixed in (lambda: x + host, lambda: host * x, lambda: np.concatenate([x, host]), lambda: x.__setitem__(0, host[:1]),
-                  lambda: np.add(x, 1, out=host)):
+    for mixed in (lambda: x + host, lambda: host * x, lambda: np.concatenate([x, host]),
+                  lambda: x.__setitem__(0, host[:1]), lambda: np.add(x, 1, out=host)):
         with pytest.raises(TypeError, match="an array of the host among those of the device"):
             mixed()
     assert isinstance(np.exp(x + 1)[1:].sum(), type(x))

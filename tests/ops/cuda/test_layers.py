@@ -1,4 +1,5 @@
-"""Each layer on the GPU's operations against itself on the textbook's in float64: output, gradients, running statistics."""
+"""Each layer on the GPU's operations against itself on the textbook's in float64: output, gradients,
+running statistics."""
 
 from dataclasses import replace
 
@@ -22,8 +23,8 @@ from .test_operations import draw, exact
 pytestmark = pytest.mark.usefixtures("one")
 
 # Odd sizes, Nq ≠ Nk, heads times sizes that are no channel count.
-CONFIG = LeViTConfig("tiny", (Convolution(4), Convolution(6)), (Stage(6, 1, 2), Stage(10, 1, 3, 2)), 3, image_size=(18, 11),
-                     in_channels=2, num_classes=5)
+CONFIG = LeViTConfig("tiny", (Convolution(4), Convolution(6)), (Stage(6, 1, 2), Stage(10, 1, 3, 2)), 3,
+                     image_size=(18, 11), in_channels=2, num_classes=5)
 PLAIN = replace(CONFIG, normalization="layer", position="embedding", activation="silu", attention_activation="identity")
 GRID = (5, 3)  # of CONFIG's tokens
 LAYERS = {
@@ -31,10 +32,12 @@ LAYERS = {
     "head": (lambda o: Head(o, 6, 5), (4, 6)), "head after layer norm": (lambda o: Head(o, 6, 5, "layer"), (4, 6)),
     "convolution": (lambda o: ConvBN(o, 2, 5, 3, 2, 1), (3, 2, 9, 6)),
     "convolution with bias": (lambda o: ConvBN(o, 2, 5, 3, 2, 1, "layer"), (3, 2, 9, 6)),
-    "stem": (lambda o: Stem(o, CONFIG), (3, 2, 18, 11)), "attention": (lambda o: Attention(o, 6, 2, GRID, CONFIG), (3, 15, 6)),
+    "stem": (lambda o: Stem(o, CONFIG), (3, 2, 18, 11)),
+    "attention": (lambda o: Attention(o, 6, 2, GRID, CONFIG), (3, 15, 6)),
     "attention without bias": (lambda o: Attention(o, 6, 2, GRID, PLAIN), (3, 15, 6)),
     "shrinking attention": (lambda o: ShrinkingAttention(o, 6, 10, 2, GRID, CONFIG), (3, 15, 6)),
-    "mlp": (lambda o: MLP(o, 6, CONFIG), (3, 15, 6)), "pre-normalization": (lambda o: PreNorm(o, 6, Linear(o, 6, 6)), (3, 15, 6)),
+    "mlp": (lambda o: MLP(o, 6, CONFIG), (3, 15, 6)),
+    "pre-normalization": (lambda o: PreNorm(o, 6, Linear(o, 6, 6)), (3, 15, 6)),
     "block": (lambda o: Block(o, 6, 2, GRID, CONFIG, 0.4), (3, 15, 6)),
     "block of vit": (lambda o: Block(o, 6, 2, GRID, PLAIN, 0.0), (3, 15, 6)),
     "downsample": (lambda o: Downsample(o, 6, CONFIG.stages[1], GRID, CONFIG, 0.0), (3, 15, 6)),
@@ -62,7 +65,8 @@ def test_a_layer(name, training):
     make, shape = LAYERS[name]
     ours, theirs = filled(make(ops), ops.asarray), filled(make(reference), lambda a: a.astype(np.float64))
     x = draw(*shape).astype(np.float32)
-    (y, saved), (expected, kept) = ours.forward(ops.asarray(x), training), theirs.forward(x.astype(np.float64), training)
+    y, saved = ours.forward(ops.asarray(x), training)
+    expected, kept = theirs.forward(x.astype(np.float64), training)
     close(y, expected)
     if not training:
         assert saved is None

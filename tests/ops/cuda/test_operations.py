@@ -11,7 +11,7 @@ from ..cases import CASES
 
 pytestmark = pytest.mark.usefixtures("on")
 
-# Relative to the largest value: rounding of the result and of what is rounded on the way, a unit being 2^-24, 2^-11, 2^-8.
+# Relative to the largest value: rounding of the result and of what is rounded on the way; units 2^-24, 2^-11, 2^-8.
 ROUNDING = {"float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
 
@@ -60,15 +60,16 @@ def test_every_case(name):
         expected = theirs.forward(*theirs.inputs)
         close(ops.asarray(ours.forward(*ours.inputs)), expected, ROUNDING["float32"], np.float32)
         dy = generator.standard_normal(np.shape(expected)).astype(np.float32)
-        for a, b in zip(ours.backward(ops.asarray(dy), *ours.inputs), theirs.backward(dy.astype(np.float64), *theirs.inputs),
-                        strict=True):
+        for a, b in zip(ours.backward(ops.asarray(dy), *ours.inputs),
+                        theirs.backward(dy.astype(np.float64), *theirs.inputs), strict=True):
             close(a, b, 2 * ROUNDING["float32"], np.float32)
         for x, before in zip(ours.inputs, kept):
             np.testing.assert_array_equal(ops.to_host(x), before)  # no input is written to
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("rows, channels, outputs", [(1, 1, 1), (5, 3, 7), (77, 130, 45), (200, 72, 96), (300, 64, 200)])
+@pytest.mark.parametrize("rows, channels, outputs",
+                         [(1, 1, 1), (5, 3, 7), (77, 130, 45), (200, 72, 96), (300, 64, 200)])
 def test_linear(rows, channels, outputs, dtype):
     kind, bar = type_of(dtype), ROUNDING[dtype]
     x, dy = put(draw(1, rows, channels), kind), put(draw(1, rows, outputs), kind)
@@ -83,7 +84,8 @@ def test_linear(rows, channels, outputs, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel, stride, padding, shape, outputs", [
-    (3, 2, 1, (2, 3, 9, 6), 5), (3, 2, 1, (1, 8, 16, 17), 24), (16, 16, 0, (2, 3, 33, 16), 7), (4, 3, 2, (2, 4, 7, 5), 3),
+    (3, 2, 1, (2, 3, 9, 6), 5), (3, 2, 1, (1, 8, 16, 17), 24), (16, 16, 0, (2, 3, 33, 16), 7),
+    (4, 3, 2, (2, 4, 7, 5), 3),
     (1, 2, 0, (1, 2, 5, 5), 3), (3, 1, 1, (2, 16, 6, 7), 16), (3, 2, 1, (1, 32, 28, 28), 64)])
 def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     kind, bar = type_of(dtype), ROUNDING[dtype]
@@ -101,7 +103,8 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
 
 ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
     "odd": (2, 3, 5, 7, 3, 6, True), "one": (1, 1, 1, 1, 1, 1, True), "shrinking": (1, 2, 16, 49, 16, 64, True),
-    "tiles": (2, 1, 49, 130, 16, 32, True), "no bias": (2, 2, 70, 33, 32, 64, False), "stage 1": (1, 1, 196, 196, 16, 32, True),
+    "tiles": (2, 1, 49, 130, 16, 32, True), "no bias": (2, 2, 70, 33, 32, 64, False),
+    "stage 1": (1, 1, 196, 196, 16, 32, True),
     "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True)}
 
 
@@ -122,13 +125,15 @@ def test_attention(name, dtype):
     close(y, expected, bar, kind)
     close(ops.attention_probabilities(kept), p, bar, np.float32)
     found = ops.attention_backward(dy, q, k, v, scale, kept)
-    for ours, theirs, type_ in zip(found, reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), scale, p),
+    for ours, theirs, type_ in zip(found,
+                                   reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), scale, p),
                                    (kind, kind, kind, np.float32), strict=True):
         close(ours, theirs, 2 * bar, type_)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shape, axis", [((6, 5), -1), ((3, 700, 24), -1), ((2, 16, 9, 7), 1), ((3, 5, 4, 7), 1), ((2, 64), -1)])
+@pytest.mark.parametrize("shape, axis",
+                         [((6, 5), -1), ((3, 700, 24), -1), ((2, 16, 9, 7), 1), ((3, 5, 4, 7), 1), ((2, 64), -1)])
 def test_batch_norm(shape, axis, dtype):
     kind, bar, channels = type_of(dtype), ROUNDING[dtype], shape[axis]
     x, dy = put(3 * draw(*shape) + 1, kind), put(draw(*shape, seed=1), kind)
@@ -151,7 +156,8 @@ def test_batch_norm(shape, axis, dtype):
                            (kind, np.float32, np.float32)):
         close(a, b, bar if type_ == kind else 2e-5, type_)
     running = put(draw(channels), "float32"), put(draw(channels) ** 2, "float32")
-    for a, b in zip(ops.update_running(running, statistics, 0.1), reference.update_running(tuple(map(exact, running)), theirs, 0.1)):
+    for a, b in zip(ops.update_running(running, statistics, 0.1),
+                    reference.update_running(tuple(map(exact, running)), theirs, 0.1)):
         close(a, b, ROUNDING["float32"], np.float32)
 
 
@@ -172,7 +178,8 @@ def test_the_rest_in_every_type(name, dtype):
     x, dy, gamma, beta = put(3 * draw(3, 37, 11), kind), put(draw(3, 37, 11, seed=1), kind), *(
         put(draw(11, seed=n), "float32") for n in (2, 3))
     if name == "layer_norm":
-        close(ops.layer_norm(x, gamma, beta, 1e-5), reference.layer_norm(*map(exact, (x, gamma, beta)), 1e-5), bar, kind)
+        close(ops.layer_norm(x, gamma, beta, 1e-5), reference.layer_norm(*map(exact, (x, gamma, beta)), 1e-5), bar,
+              kind)
         for a, b, type_ in zip(ops.layer_norm_backward(dy, x, gamma, 1e-5), reference.layer_norm_backward(
                 *map(exact, (dy, x, gamma)), 1e-5), (kind, np.float32, np.float32)):
             close(a, b, bar, type_)
@@ -186,7 +193,8 @@ def test_the_rest_in_every_type(name, dtype):
         back = f"{name}_backward"
         close(getattr(ops, back)(dy, x), getattr(reference, back)(exact(dy), exact(x)), bar, kind)
         images = put(draw(2, 5, 4, 3), kind)
-        close(getattr(ops, name)(images.transpose(0, 3, 1, 2)), getattr(reference, name)(exact(images).transpose(0, 3, 1, 2)), bar, kind)
+        close(getattr(ops, name)(images.transpose(0, 3, 1, 2)),
+              getattr(reference, name)(exact(images).transpose(0, 3, 1, 2)), bar, kind)
 
 
 def test_losses_of_halves_are_float32():
@@ -243,7 +251,8 @@ def test_a_nan_stays_in_its_row(dtype):
 def test_attention_of_scores_far_apart():
     q, k, v = 100 * draw(1, 1, 3, 4), draw(1, 1, 140, 4), draw(1, 1, 140, 4)
     y, _ = ops.attention(*(put(a, np.float32) for a in (q, k, v)), None, 1.0)
-    assert np.abs(exact(y) - reference.attention(*(exact(put(a, np.float32)) for a in (q, k, v)), None, 1.0)[0]).max() < 1e-3
+    expected = reference.attention(*(exact(put(a, np.float32)) for a in (q, k, v)), None, 1.0)[0]
+    assert np.abs(exact(y) - expected).max() < 1e-3
 
 
 def test_another_type_is_refused_by_name():

@@ -35,7 +35,8 @@ ANGLES = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-2}  # 1 - the cosine 
 @pytest.mark.parametrize("name, changes, precision", [
     ("levit_digits", {}, "float32"), ("levit_digits", {}, "float16"),
     pytest.param("levit_digits", {}, "bfloat16", marks=pytest.mark.slow),
-    pytest.param("levit_128s_a3", dict(image_size=48, num_classes=5, distillation=False), "float32", marks=pytest.mark.slow),
+    pytest.param("levit_128s_a3", dict(image_size=48, num_classes=5, distillation=False), "float32",
+                 marks=pytest.mark.slow),
     pytest.param("levit_128s", dict(image_size=65, num_classes=10), "float32", marks=pytest.mark.slow)])
 def test_gradients(name, changes, precision):
     """In float32 within 1e-3 of a parameter's largest value, where that is not below 1e-3 of the largest of all.  In 16
@@ -55,7 +56,8 @@ def test_gradients(name, changes, precision):
             assert cosine > 1 - ANGLES[precision], key
     for key, value in theirs.state().items():
         if key.endswith((".mean", ".variance")):
-            assert np.abs(exact(model.state()[key]) - value).max() < STATISTICS[precision] * max(1, np.abs(value).max()), key
+            error = np.abs(exact(model.state()[key]) - value).max()
+            assert error < STATISTICS[precision] * max(1, np.abs(value).max()), key
     assert {a.dtype.name for a in model.state().values()} == {"float32"}
 
 
@@ -137,7 +139,8 @@ def test_the_scale_grows_again():
 
 
 def test_sixteen_bits_train_on_this_backend_alone():
-    with pytest.raises(levit_np.LevitError, match="dtype bfloat16: expected float32 or float64 .* on the backend reference"):
+    with pytest.raises(levit_np.LevitError,
+                       match="dtype bfloat16: expected float32 or float64 .* on the backend reference"):
         Trainer(small("reference", "bfloat16"), MemoryLoader(), RECIPE)
 
 
@@ -147,6 +150,7 @@ def test_a_trace_is_the_hosts(tmp_path):
     x = random_images(model, 1)
     theirs, ours = levit_np.trace(model, x, target=3), levit_np.trace(model.to("cuda"), x, target=3, backend="cuda")
     assert worst_gradient(ours.gradients, theirs.gradients, 1e-3) < 1e-3
-    assert {type(array) for array in ours.arrays.values()} == {np.ndarray} and ours.arrays.keys() == theirs.arrays.keys()
+    assert {type(array) for array in ours.arrays.values()} == {np.ndarray}
+    assert ours.arrays.keys() == theirs.arrays.keys()
     ours.save(tmp_path / "trace.h5")
     assert np.array_equal(levit_np.Trace.read(tmp_path / "trace.h5").logits, ours.logits)
