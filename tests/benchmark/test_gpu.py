@@ -41,7 +41,7 @@ def test_without_a_gpu_one_line_says_so(bench, capsys, monkeypatch):
     from levit_np.errors import BackendError
     from levit_np.ops.cuda import device
 
-    def none():
+    def none(number):
         raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), found none")
 
     monkeypatch.setattr(device, "CupyDevice", none)
