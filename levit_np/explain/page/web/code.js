@@ -12,8 +12,10 @@ function codeBox(stop) {
 }
 
 function listing(code, marked, open) {
+  const start = marked === null ? Infinity : marked - code.first;
+  const end = endOfCall(code.lines, start);
   const lines = code.lines.map((text, i) => {
-    const here = code.first + i === marked;
+    const here = start <= i && i <= end;
     return h(
       "span",
       { class: here ? "line here" : "line", "aria-current": here ? "step" : null },
@@ -33,6 +35,17 @@ function listing(code, marked, open) {
     ),
     h("pre", { tabindex: 0, "aria-label": nameOf(code) }, h("code", {}, lines)),
   );
+}
+
+// The line on which the parentheses that a line opens are closed.
+function endOfCall(lines, start) {
+  let open = 0;
+  for (let i = start; i < lines.length; i++) {
+    const code = lines[i].split("#")[0];
+    open += code.split(/[([{]/).length - code.split(/[)\]}]/).length;
+    if (open <= 0) return i;
+  }
+  return start;
 }
 
 // Comments and keywords, no more: enough to find one's way.

@@ -81,7 +81,7 @@ Object.assign(MAKES, {
       return {
         formula: "dx = dy · γ / √(σ² + ε)",
         lines: [
-          `${a.dy.text(...index)} · ${digits(a.gamma.at(c))} / ${digits(deviation)} = ${digits((a.dy.at(...index) * a.gamma.at(c)) / deviation)}`,
+          `${a.dy.text(...index)} · ${inner(digits(a.gamma.at(c)))} / ${digits(deviation)} = ${digits((a.dy.at(...index) * a.gamma.at(c)) / deviation)}`,
         ],
       };
     const cells = cellsOf(a.x, c),
@@ -103,8 +103,8 @@ Object.assign(MAKES, {
     return {
       formula: "dx = dy · slope(x)",
       lines: [
-        `x = ${digits(x)}: slope ${x <= -3 ? "0" : x >= 3 ? "1" : `(2 · ${digits(x)} + 3) / 6 = ${digits(slope(x))}`}`,
-        `${a.dy.text(...index)} · ${digits(slope(x))} = ${digits(a.dy.at(...index) * slope(x))}`,
+        `x = ${digits(x)}: slope ${x <= -3 ? "0" : x >= 3 ? "1" : `(2 · ${inner(digits(x))} + 3) / 6 = ${digits(slope(x))}`}`,
+        `${a.dy.text(...index)} · ${inner(digits(slope(x)))} = ${digits(a.dy.at(...index) * slope(x))}`,
       ],
     };
   },

@@ -55,12 +55,17 @@ SPECIAL.normalize = async (stop, arrays, panels) => {
               .slice(0, 3)
               .map((k) => {
                 const w = weight.at(c, k, ...(weight.layout === "filters" ? [0, 0] : []));
-                return `${digits(scale)} · ${digits(w)} = ${digits(scale * w)}`;
+                return `${digits(scale)} · ${inner(digits(w))} = ${digits(scale * w)}`;
               })
               .join(",  ")}, …`,
           )
         : null,
-      h("p", { class: "computed" }, `y = scale · ${digits(x)} + shift = `, h("b", {}, digits(scale * x + shift))),
+      h(
+        "p",
+        { class: "computed" },
+        `y = scale · ${inner(digits(x))} + shift = `,
+        h("b", {}, digits(scale * x + shift)),
+      ),
     );
     body.replaceChildren(
       h("p", {}, t("bnChannel", { c, x: digits(x), g: digits(g), b: digits(b) })),
