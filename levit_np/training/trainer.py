@@ -122,7 +122,7 @@ class Trainer:
     def finite(self, loss, gradients, batches) -> bool:
         """Whether the step may be taken.  Raises TrainingError, on every rank, where the loss of one is not finite, or
         the gradients' norm is not, which a smaller loss scale may mend: then the answer is no."""
-        norm = float(sum(self.model.ops.squared_norm(gradient) for gradient in gradients.values())) ** 0.5
+        norm = float(self.model.ops.squared_norm(*gradients.values())) ** 0.5
         finite = bool(np.isfinite(loss))
         if not self.ranks.any(not (finite and np.isfinite(norm))):
             return True

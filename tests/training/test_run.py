@@ -329,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, bad):
 def test_a_gradient_that_overflows_beside_a_finite_loss_stops_it():
     made = trainer()
     before = made.model.head.weight.copy()
-    made.model.ops.squared_norm, kept = lambda x: float("inf"), made.model.ops.squared_norm
+    made.model.ops.squared_norm, kept = lambda *arrays: float("inf"), made.model.ops.squared_norm
     try:
         with pytest.raises(TrainingError, match="gradient norm inf"):
             next(made.train_epoch())

@@ -64,7 +64,7 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     views = [g.transpose(0, 2, 1, 3) for g in gradients]
     if not dots.size:
         return *(g[..., :n] for g, n in zip(views, (key, key, value))), xp.zeros((heads, queries, keys), "float32")
-    dy = dy.astype(q.dtype)
+    dy = dy.astype(q.dtype, copy=False)
     tokens = [_Tokens(x, size) for x, size in zip((q, k, v, dy), (sizes[0], *sizes, sizes[1]))]
     strides, out = [s for t in tokens for s in t.strides], [_Tokens(g, g.shape[-1]) for g in views]
     launch(_kernel("attention_backward", "attention_dots", element, sizes), (cover(dots.size, THREADS),), (THREADS,),

@@ -26,7 +26,7 @@ def convolution(x, w, stride, padding):
 def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, K, K)."""
     shape = _Shape(x, w, stride, padding)
-    dy = shape.images(dy.astype(x.dtype))
+    dy = shape.images(dy.astype(x.dtype, copy=False))
     return _data(shape, dy, x, w) if input_gradient else None, _weight(shape, dy, x, w)
 
 

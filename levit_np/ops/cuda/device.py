@@ -197,17 +197,22 @@ def _argument(value):
         return np.int32(value)
     if isinstance(value, float):
         return np.float32(value)
-    assert not hasattr(value, "flags") or isinstance(value, np.generic) or value.flags.c_contiguous
+    assert value is None or isinstance(value, (View, np.generic)) or value.flags.c_contiguous
     return value
 
 
 def element_of(*values) -> str:
     """The kernels' name for the type that all have.  Raises BackendError for a type they do not compute in."""
-    kinds = {value.dtype.name for value in values}
+    kinds = {_name(value.dtype) for value in values}
     if len(kinds) > 1 or not kinds <= set(ELEMENTS):
         raise BackendError(f"backend cuda: expected arrays of one type of {', '.join(ELEMENTS)}, "
                            f"found {', '.join(sorted(kinds))}")
     return ELEMENTS[kinds.pop()]
+
+
+@cache
+def _name(dtype) -> str:  # which NumPy puts together each time
+    return dtype.name
 
 
 def chunk_of(element: str) -> int:

@@ -1,7 +1,7 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import Kernel, arrays, chunk_of, element_of, launch, padded
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded
 from .geometry import cover, parts_for, tile_for, whole
 from .reduction import sum_columns, sum_parts
 
@@ -13,7 +13,7 @@ def linear(x, w, b=None):
     rows = padded(x, part)
     y = arrays().empty((rows.size // rows.shape[-1], whole(outputs, part)), x.dtype)
     if y.size:
-        product(rows, padded(w, part, x.dtype), None if b is None else b.astype("float32"), y, outputs, element)
+        product(rows, padded(w, part, x.dtype), None if b is None else b.astype("float32", copy=False), y, outputs, element)
     return y[:, :outputs].reshape(*x.shape[:-1], outputs)
 
 
@@ -36,8 +36,10 @@ def linear_backward(dy, x, w):
 def _data(dy, x, w, element, part):
     """dx; the terms are dy's columns, so that w gets as many rows."""
     xp = arrays()
-    weight = xp.zeros((dy.shape[-1], whole(w.shape[1], part)), x.dtype)
-    weight[: len(w), : w.shape[1]] = w
+    shape = dy.shape[-1], whole(w.shape[1], part)
+    weight = contiguous(w, x.dtype) if shape == w.shape else xp.zeros(shape, x.dtype)
+    if shape != w.shape:
+        weight[: len(w), : w.shape[1]] = w
     outputs, channels = weight.shape
     rows = dy.size // outputs
     dx = xp.empty((rows, channels), x.dtype)

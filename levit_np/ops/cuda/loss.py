@@ -49,4 +49,4 @@ def _choice(teacher):
 
 
 def _floats(*values):
-    return [a.astype("float32") for a in values]
+    return [a.astype("float32", copy=False) for a in values]

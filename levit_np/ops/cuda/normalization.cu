@@ -90,6 +90,16 @@ KERNEL join_statistics(const float* parts, float* mean, float* variance, int cou
 }
 LAUNCHABLE(join_statistics)
 
+// What evaluation will take: (1 - momentum) of what it was, and momentum of a batch's, its variance times n / (n - 1).
+KERNEL update_running(const float* mean, const float* variance, const float* batch_mean, const float* batch_variance,
+                      float* new_mean, float* new_variance, int channels, float momentum, float unbiased) {
+  int c = blockIdx.x * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  new_mean[c] = (1 - momentum) * mean[c] + momentum * batch_mean[c];
+  new_variance[c] = (1 - momentum) * variance[c] + momentum * unbiased * batch_variance[c];
+}
+LAUNCHABLE(update_running)
+
 // y = gamma (x - mean) / √(variance + eps) + beta.
 KERNEL normalize(const element* x, const float* gamma, const float* beta, const float* mean, const float* variance,
                  element* y, int rows, int channels, int length, float eps) {

@@ -1,7 +1,7 @@
 """Batch normalization over all axes but the channels', and layer normalization over the channels.  Statistics, gamma
 and beta are float32 whatever x is."""
 
-from ..reference import Statistics, update_running  # noqa: F401
+from ..reference import Statistics
 from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
 from .geometry import COLUMN_LANES, COLUMN_ROWS, columns_for, cover
 from .reduction import sum_columns, sum_parts
@@ -60,7 +60,7 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
 
 
 def _backward(dy, x, gamma, mean, variance, eps, axis, through):
-    rows, dy = _rows(x, axis), _rows(dy.astype(x.dtype), axis)
+    rows, dy = _rows(x, axis), _rows(dy.astype(x.dtype, copy=False), axis)
     count, channels = rows.shape
     dx = arrays().empty(rows.shape, x.dtype)
     if not dx.size:
@@ -74,6 +74,15 @@ def _backward(dy, x, gamma, mean, variance, eps, axis, through):
     _launch("normalize_backward", x, columns,
             (dy, rows, gamma, mean, variance, sums, dx, count, channels, columns.length, float(eps), float(through)))
     return _back(dx, x, axis), sums[0], sums[1]
+
+
+def update_running(running, statistics, momentum):
+    """running = (1 - momentum) running + momentum · the batch's, its variance unbiased.  -> mean, variance."""
+    channels, count = len(statistics.mean), statistics.count
+    found = tuple(arrays().empty((channels,), "float32") for _ in "12")
+    launch(Kernel("normalization", "update_running"), (cover(channels, THREADS),), (THREADS,),
+           (*_floats(*running, *statistics[:2]), *found, channels, float(momentum), count / (count - 1)))
+    return found
 
 
 def layer_norm(x, gamma, beta, eps):

@@ -52,6 +52,19 @@ KERNEL update_together(const long long* addresses, const int* first_unit, const 
 }
 LAUNCHABLE(update_together)
 
+// parts[unit] = Σ x² over the unit's numbers; the same table, of one array each.
+KERNEL squared_norms(const long long* addresses, const int* first_unit, const int* lengths, int count, float* parts) {
+  int unit = blockIdx.x * blockDim.y + threadIdx.y;
+  if (unit >= first_unit[count]) return;
+  int owner = owner_of(unit, first_unit, count), length = lengths[owner];
+  const float* x = (const float*)addresses[owner] + (long long)(unit - first_unit[owner]) * length;
+  float sum = 0;
+  for (int i = threadIdx.x; i < length; i += WARP) sum += x[i] * x[i];
+  sum = warp_sum(sum);
+  if (threadIdx.x == 0) parts[unit] = sum;
+}
+LAUNCHABLE(squared_norms)
+
 // averages += (1 - decay) (values - averages), of every array; the same table without moments.
 KERNEL average_together(const long long* addresses, const int* first_unit, const int* lengths, int count, float decay) {
   int unit = blockIdx.x * blockDim.y + threadIdx.y;

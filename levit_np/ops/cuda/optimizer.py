@@ -11,9 +11,15 @@ UNITS = 8  # a block, a warp each
 CLIP_EPS = 1e-3  # as clip_adaptively's
 
 
-def squared_norm(x):
-    """Σ x², a number on the device, so that nobody waits for it; infinite or NaN as soon as any of x is."""
-    return (x.astype("float32") ** 2).sum()
+def squared_norm(*arrays_):
+    """Σ x² over all arrays, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as any
+    of them is."""
+    kept = [contiguous(x) for x in arrays_]  # the launch knows their addresses alone
+    addresses, first_unit, lengths, units = _table(kept)
+    parts = arrays().empty((units,), "float32")
+    launch(Kernel("optimizer", "squared_norms"), (cover(units, UNITS),), (32, UNITS),
+           (addresses, first_unit, lengths, len(kept), parts))
+    return parts.sum()
 
 
 def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,

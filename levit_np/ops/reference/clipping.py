@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def squared_norm(x):
-    """Σ x², a float; infinite or NaN as soon as any of x is."""
-    return float(np.vdot(x, x))
+def squared_norm(*arrays):
+    """Σ x² over all arrays, a float; infinite or NaN as soon as any of them is."""
+    return sum(float(np.vdot(x, x)) for x in arrays)
 
 
 def unit_norms(x):

@@ -290,4 +290,13 @@ def test_one_parameter_at_a_time():
     for a, b in zip(ops.adamw(p, g, m, v, 2, 0.01, decay=0.1, out=(p, m, v)), expected):
         close(a, b, 1e-6, np.float32)
     close(ops.clip_adaptively(g, p, 0.01), reference.clip_adaptively(exact(g), exact(p), 0.01), 1e-5, np.float32)
-    assert float(ops.squared_norm(g)) == pytest.approx(reference.squared_norm(exact(g)), rel=1e-6)
+
+
+def test_the_norm_of_all_gradients():
+    arrays = [put(draw(*shape), np.float32) for shape in [(5, 3), (), (7,), (40, 3, 3, 2)]]
+    arrays.append(arrays[3].transpose(0, 2, 3, 1))
+    assert float(ops.squared_norm(*arrays)) == pytest.approx(reference.squared_norm(*map(exact, arrays)), rel=1e-6)
+    for bad in (np.nan, np.inf, 1e30):
+        spoilt = exact(arrays[2])
+        spoilt[3] = bad
+        assert not np.isfinite(float(ops.squared_norm(*arrays, put(spoilt, np.float32))))
