@@ -5,6 +5,8 @@ kernels compiled for the processor in their place (`use`).
 """
 
 import re
+import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES
 FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+PATIENCE = 1.0  # seconds of compiling that go without a word
 KNOWS_BFLOAT16 = "14"  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
 
@@ -107,12 +110,17 @@ class CupyDevice:
                                f"{_first_line(error)}") from None
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
         self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for
+        self._compiling = 0.0  # seconds
 
     def function(self, kernel: Kernel):
-        """Compiled, or from CuPy's cache."""
+        """Compiled, or from CuPy's cache.  That somebody waits is said once."""
         if kernel not in self._functions:
+            begun = time.monotonic()
             module = self.arrays.RawModule(code=source(kernel.source), options=("-std=c++17", *kernel.options))
             self._functions[kernel] = module.get_function(kernel.name)
+            before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
+            if before < PATIENCE <= self._compiling:
+                print("levit_np: compiling the kernels for this GPU (once: CuPy keeps them)", file=sys.stderr, flush=True)
         return self._functions[kernel]
 
     def address(self, x) -> int:

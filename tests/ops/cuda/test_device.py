@@ -126,6 +126,17 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
         device.type_of("bfloat16")
 
 
+def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
+    cupy = Cupy(1)
+    cupy.RawModule = lambda code, options: type("Module", (), {"get_function": lambda self, name: now.append(now[-1] + 0.6)})()
+    now = [0.0]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(device.time, "monotonic", lambda: now[-1])
+    for number in range(4):
+        device.current().function(device.Kernel("bias", "arrange_bias", defines=(("N", number),)))
+    assert capsys.readouterr().err == "levit_np: compiling the kernels for this GPU (once: CuPy keeps them)\n"
+
+
 def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
     cupy = Cupy(4)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
