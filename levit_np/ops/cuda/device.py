@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
 PATIENCE = 1.0  # seconds of compiling that go without a word
-KNOWS_BFLOAT16 = "14"  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
+KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
 
 
@@ -154,6 +154,12 @@ class CupyDevice:
         else:
             target[...] = values
 
+    def require_bfloat16(self) -> None:
+        """Raises BackendError where CuPy has no arrays of it."""
+        found = self.arrays.__version__
+        if int(found.partition(".")[0]) < KNOWS_BFLOAT16:
+            raise BackendError(f"dtype bfloat16: expected CuPy {KNOWS_BFLOAT16} or later to train in it, found {found}")
+
     def finish(self) -> None:
         """Returns when the GPU has done all that it was given."""
         self.arrays.cuda.Device().synchronize()
@@ -254,9 +260,7 @@ def type_of(precision: str) -> np.dtype:
     except ImportError:
         raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed"
                            ) from None
-    found = getattr(arrays(), "__version__", KNOWS_BFLOAT16)
-    if int(found.partition(".")[0]) < int(KNOWS_BFLOAT16):
-        raise BackendError(f"dtype bfloat16: expected CuPy {KNOWS_BFLOAT16} or later to train in it, found {found}")
+    current().require_bfloat16()
     return np.dtype(ml_dtypes.bfloat16)
 
 

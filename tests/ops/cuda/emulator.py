@@ -155,6 +155,9 @@ class Emulator:
     def copy(self, target, values):
         target[...] = self.arrays.asarray(values)
 
+    def require_bfloat16(self):
+        pass
+
     def finish(self):
         pass
 
@@ -187,6 +190,9 @@ class Scalar:
         assert type(value) is SCALARS[kind], f"{kernel.name}, argument {number}: expected {kind}, got {type(value)}"
         self.value = np.array(value)
         self.place = self.value.ctypes.data
+
+    def require_bfloat16(self):
+        pass
 
     def finish(self):
         pass
