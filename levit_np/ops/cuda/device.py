@@ -120,7 +120,8 @@ class CupyDevice:
             self._functions[kernel] = module.get_function(kernel.name)
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:
-                print("levit_np: compiling the kernels for this GPU (once: CuPy keeps them)", file=sys.stderr, flush=True)
+                print("levit_np: compiling the kernels for this GPU (once: CuPy keeps them)", file=sys.stderr,
+                      flush=True)
         return self._functions[kernel]
 
     def address(self, x) -> int:

@@ -13,7 +13,8 @@ def linear(x, w, b=None):
     rows = padded(x, part)
     y = arrays().empty((rows.size // rows.shape[-1], whole(outputs, part)), x.dtype)
     if y.size:
-        product(rows, padded(w, part, x.dtype), None if b is None else b.astype("float32", copy=False), y, outputs, element)
+        bias = None if b is None else b.astype("float32", copy=False)
+        product(rows, padded(w, part, x.dtype), bias, y, outputs, element)
     return y[:, :outputs].reshape(*x.shape[:-1], outputs)
 
 

@@ -12,8 +12,8 @@ CLIP_EPS = 1e-3  # as clip_adaptively's
 
 
 def squared_norm(*arrays_):
-    """Σ x² over all arrays, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as any
-    of them is."""
+    """Σ x² over all arrays, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as
+    any of them is."""
     kept = [contiguous(x) for x in arrays_]  # the launch knows their addresses alone
     addresses, first_unit, lengths, units = _table(kept)
     parts = arrays().empty((units,), "float32")

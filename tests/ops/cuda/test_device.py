@@ -127,9 +127,9 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
 
 
 def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
-    cupy = Cupy(1)
-    cupy.RawModule = lambda code, options: type("Module", (), {"get_function": lambda self, name: now.append(now[-1] + 0.6)})()
-    now = [0.0]
+    cupy, now = Cupy(1), [0.0]
+    module = type("Module", (), {"get_function": lambda self, name: now.append(now[-1] + 0.6)})
+    cupy.RawModule = lambda code, options: module()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(device.time, "monotonic", lambda: now[-1])
     for number in range(4):
