@@ -164,8 +164,8 @@ def check_makers(chromium):
             Object.entries(placesOf(stop)).filter(([name, place]) => !(name in stop.out) && !makers.has(place))
             .map(([name]) => `${stop.op.replace('_backward', '')} ${name}`)))""")
         given = {"convolution": "x w", "linear": "w b", "normalize": "gamma beta mean variance",
-                 "layer_norm": "gamma beta", "gather_bias": "table", "targets_of": "labels", "prepend_token": "token", "add_embedding": "embedding",
-                 "add_beta": "beta"}
+                 "layer_norm": "gamma beta", "gather_bias": "table", "targets_of": "labels",
+                 "prepend_token": "token", "add_embedding": "embedding", "add_beta": "beta"}
         assert set(missing) <= {f"{op} {name}" for op, names in given.items() for name in names.split()}
     chromium.js("session.loss = 'ce'")
 
