@@ -11,10 +11,10 @@ UNITS = 8  # a block, a warp each
 CLIP_EPS = 1e-3  # as clip_adaptively's
 
 
-def squared_norm(*arrays_):
-    """Σ x² over all arrays, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as
+def squared_norm(*tensors):
+    """Σ x² over all tensors, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as
     any of them is."""
-    kept = [contiguous(x) for x in arrays_]  # the launch knows their addresses alone
+    kept = [contiguous(x) for x in tensors]  # the launch knows their addresses alone
     addresses, first_unit, lengths, units = _table(kept)
     parts = arrays().empty((units,), "float32")
     launch(Kernel("optimizer", "squared_norms"), (cover(units, UNITS),), (32, UNITS),

@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def squared_norm(*arrays):
-    """Σ x² over all arrays, a float; infinite or NaN as soon as any of them is."""
-    return sum(float(np.vdot(x, x)) for x in arrays)
+def squared_norm(*tensors):
+    """Σ x² over all tensors, a float; infinite or NaN as soon as any of them is."""
+    return sum(float(np.vdot(x, x)) for x in tensors)
 
 
 def unit_norms(x):
