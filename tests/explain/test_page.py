@@ -219,7 +219,8 @@ def test_a_class_by_name_or_number(digits):
 
 
 @browser
-def test_a_large_network_fits(chromium, tmp_path):
+@pytest.mark.parametrize("cells", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_large_network_fits(chromium, tmp_path, cells):
     """LeViT-256 at 224 × 224: under 10 MB, nothing asked, and its numbers right, of which only a part is there."""
     model = random_model("levit_256", backend="reference")
     x, path = random_images(model, 1), tmp_path / "large.html"
@@ -227,7 +228,7 @@ def test_a_large_network_fits(chromium, tmp_path):
     assert 5e6 < path.stat().st_size < 10e6
     chromium.errors.clear(), chromium.requests.clear()
     chromium.open(path.as_uri())
-    check_cells(chromium, model, x, 40, target=3, teacher=5)
+    check_cells(chromium, model, x, cells, target=3, teacher=5)
     assert chromium.requests == [path.as_uri()] and chromium.errors == []
 
 

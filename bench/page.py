@@ -1,0 +1,51 @@
+"""How long LeViT-256's page takes until it can be used, and its size: python bench/page.py
+
+A page of one image with both losses, opened from disk in nine new headless Chromiums; from the start of navigation to the
+page's own word that the overview is drawn and answers, by the browser's clock.  Writes bench/results/page-<processor>.json.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from report import result_path  # noqa: E402
+
+from levit_np.benchmark.machine import describe  # noqa: E402
+from tests.explain.chromium import PROGRAM, Chromium  # noqa: E402
+from tests.random_model import random_images, random_model  # noqa: E402
+
+RUNS = 9
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="example: python bench/page.py").parse_args()
+    if PROGRAM is None:
+        sys.exit("bench/page.py: expected chromium, chromium-browser or google-chrome on the path, found none")
+    machine = describe(("numpy",))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "page.html"
+        model = random_model("levit_256", backend="reference")
+        print("writing the page …", flush=True)
+        model.explain(random_images(model, 1)[0], target=3, teacher=5).save(path)
+        size, seconds = path.stat().st_size, []
+        for run in range(RUNS):
+            with Chromium() as browser:
+                browser.open(path.as_uri())
+                seconds.append(browser.js("performance.now()") / 1000)
+            print(f"{run + 1}/{RUNS}: {seconds[-1]:.2f} s", flush=True)
+        assert browser.requests == [path.as_uri()] and browser.errors == [], (browser.requests, browser.errors)
+    result = {"machine": machine, "bytes": size, "seconds to use": {
+        "median": median(seconds), "fastest": min(seconds), "slowest": max(seconds)}}
+    print(f"{size / 1e6:.2f} MB, ready after {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+    result_path(ROOT / "bench/results", "page", machine["processor"]).write_text(
+        json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
