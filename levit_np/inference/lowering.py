@@ -219,7 +219,9 @@ class Attention:
         panel, q_panel = (t.panel // 2 if self.pairs else t.panel for t in (both, q))
         address = both.half if self.pairs else both.address
         k = address + (panels * panel if self.source == self.queries else 0)
-        size = self._scratch(program)
+        size, most, row = self._scratch(program), program.rows_a_tile, width * 4
+        key_tiles, block_tiles, last_tiles = (program.rows(*tiles, most) for tiles in (
+            (keys, row, row), (width, 4, out.row), (queries % width, 4, out.row)))
         # A row of k may be in several panels.
         pieces = tuple(i * panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {
@@ -227,7 +229,9 @@ class Attention:
             a.VALUE: self.value, a.Q: q.half if self.pairs else q.address, a.Q_PANEL: q_panel, a.K: k, a.K_PANEL: panel,
             a.V: k + panels * panel, a.V_PANEL: panel, a.SEGMENTS: program.segments(*pieces),
             a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.HALF_PART: out.part, a.LDO: out.row,
-            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs})
+            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs,
+            a.KEY_TILES: key_tiles[0], a.KEY_COUNT: key_tiles[1], a.BLOCK_TILES: block_tiles[0],
+            a.BLOCK_COUNT: block_tiles[1], a.LAST_TILES: last_tiles[0], a.LAST_COUNT: last_tiles[1]})
 
     def _scratch(self, program):
         """Bytes for a thread: a tile's sums, the softmax's sums, queries and scores on their side; for AMX the powers

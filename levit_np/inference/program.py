@@ -146,21 +146,19 @@ class Program:
 
     @cache
     def rows(self, count, row_in, row_out, most):
-        """`count` rows in as few tiles as there can be, of sizes that differ by one at most."""
-        tiles = -(-count // most)
-        start = np.arange(tiles + 1) * count // tiles
-        return self._numbers(np.stack([np.diff(start), start[:-1] * row_in, start[:-1] * row_out], 1))
+        """`count` rows in as few tiles as there can be."""
+        sizes, start = _divided(count, most)
+        return self._numbers(np.stack([sizes, start * row_in, start * row_out], 1))
 
     @cache
     def pixels(self, images, height, width, source, target, most):
         """The same for a map's output pixels: a tile keeps within a line.  source, target: bytes from a pixel, a
         line, an image to the next."""
-        tiles = -(-width // most)
-        start = np.arange(tiles + 1) * width // tiles
-        image, line, piece = (i.ravel() for i in np.indices((images, height, tiles)))
+        sizes, start = _divided(width, most)
+        image, line, piece = (i.ravel() for i in np.indices((images, height, len(sizes))))
         offsets = [start[piece] * pixel + line * a_line + image * a_image
                    for pixel, a_line, a_image in (source, target)]
-        return self._numbers(np.stack([np.diff(start)[piece], *offsets], 1))
+        return self._numbers(np.stack([sizes[piece], *offsets], 1))
 
     @cache
     def segments(self, *offsets):
@@ -210,6 +208,14 @@ class Program:
             p.HALF_PART: target.part, p.LDC: target.row, p.C_PANEL: target.panel, p.BIAS: weight.bias,
             p.FINISH: finish, p.PAIRS: operand.pairs, p.A_PART: operand.part, p.SCRATCH: self.scratch(scratch),
             p.SCRATCH_SIZE: scratch, p.BLOCK: max(1, block)})
+
+
+def _divided(count, most):
+    """(sizes, where each begins) of `count` in as few parts as there can be, which differ by one at most: the larger
+    ones first, for a change of size costs the processor a wrong guess."""
+    parts = max(1, -(-count // most))
+    sizes = count // parts + (np.arange(parts) < count % parts)
+    return sizes, np.cumsum(sizes) - sizes
 
 
 def _groups(segments, length, longest, pairs):

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import amx, rows
-from .tile import ARGUMENTS
+from .tile import ARGUMENTS, emit_switch
 from .vector import F32, I32, I64, Vectors, number
 
 
@@ -85,31 +85,22 @@ def call(typingctx, function):
     return types.void(types.int64), generate
 
 
-def tile_of(define, lanes, rows, vectors):
-    """tile(rows, vectors, *ARGUMENTS): the tile of that size that `define(module, lanes, rows, vectors)` makes, of up
-    to `rows` rows and of one of the numbers of `vectors`."""
-    most, sizes = rows, set(vectors)
+def tiles_of(define, lanes, rows, vectors):
+    """tiles(vectors, *ARGUMENTS): what `define(module, lanes, sizes, vectors)` makes for tiles of up to `rows` rows
+    and of one of the numbers of `vectors`."""
+    widths = sorted(set(vectors))
 
     @intrinsic
-    def tile(typingctx, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
-             bias, ldbias, bias_panel, finish, half, ldhalf, part):
+    def tiles(typingctx, vectors, tiles, number_, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,
+              ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
         def generate(context, builder, signature, arguments):
-            rows, vectors, *rest = arguments
-            done = builder.append_basic_block("done")
-            which = builder.add(builder.mul(rows, number(8)), vectors)
-            switch = builder.switch(which, done)
-            for v in sorted(sizes):
-                for r in range(1, most + 1):
-                    block = builder.append_basic_block(f"tile{r}x{v}")
-                    switch.add_case(number(8 * r + v), block)
-                    builder.position_at_end(block)
-                    builder.call(define(builder.module, lanes, r, v), rest)
-                    builder.branch(done)
-            builder.position_at_end(done)
+            vectors, *rest = arguments
+            emit_switch(builder, vectors, {width: partial(builder.call, define(
+                builder.module, lanes, range(1, rows + 1), width), rest) for width in widths})
             return context.get_dummy_value()
-        return _numbers(2 + len(ARGUMENTS)), generate
+        return _numbers(1 + len(ARGUMENTS)), generate
 
-    return tile
+    return tiles
 
 
 def _emits(lanes, emit, count):

@@ -3,12 +3,12 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-from .intrinsics import tile_of
+from .intrinsics import tiles_of
 from .tile import across_function, tile_function
 
 
 class Tiles(NamedTuple):
-    """tile(rows, vectors, *tile.ARGUMENTS) and its kind; see tile_function and across_function."""
+    """tile(vectors, *tile.ARGUMENTS) and its kind; see tile_function and across_function."""
 
     tile: Any
     across: Any
@@ -22,14 +22,14 @@ def register_tiles(instructions, jit):
 
     def of_its_own(multiply):
         @jit
-        def tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                 ldbias, bias_panel, finish, half, ldhalf, part):
-            multiply(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                     ldbias, bias_panel, finish, half, ldhalf, part)
+        def tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
+                 c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
+            multiply(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
+                     c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
         return tile
 
     def tile_like(define, rows=instructions.rows, sizes=(vectors, instructions.tail), **more):
-        return of_its_own(tile_of(partial(define, **more), lanes, rows, sizes))
+        return of_its_own(tiles_of(partial(define, **more), lanes, rows, sizes))
 
     tile = tile_like(tile_function, halves=halves)
     across = tile_like(across_function, sizes=(vectors,), width=instructions.width, halves=halves)

@@ -47,10 +47,12 @@ class Attention(IntEnum):
     q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE
     are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF, HALF_PART: as in
     Product.
-    PAIRS: q, k and v are bfloat16, in AMX's tiles; *_PANEL are half as large."""
+    PAIRS: q, k and v are bfloat16, in AMX's tiles; *_PANEL are half as large.  *_TILES: how register tiles divide the
+    keys, the queries of a block, and those of the last; see tile.py."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
-        SCRATCH_SIZE, FINISH, HALF, HALF_PART, PAIRS = range(1, 23)
+        SCRATCH_SIZE, FINISH, HALF, HALF_PART, PAIRS, KEY_TILES, KEY_COUNT, BLOCK_TILES, BLOCK_COUNT, LAST_TILES, \
+        LAST_COUNT = range(1, 29)
 
 
 class Pad(IntEnum):

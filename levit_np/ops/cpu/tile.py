@@ -10,25 +10,30 @@ from llvmlite import ir
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
 from .vector import I64, Vectors, number
 
-ARGUMENTS = ("a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "advance", "c", "ldc", "c_panel",
-             "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
+ARGUMENTS = ("tiles", "number", "a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "share", "advance",
+             "c", "ldc", "c_panel", "moves", "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
+TILE = 24  # bytes of a tile in the table: its rows, a's offset, c's offset
 UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 
 
-def tile_function(module, lanes, rows, vectors, panels=1, pairs=False, halves=False):
-    """The tile of rows × (panels · vectors) as an LLVM function of int64 arguments, defined in `module` once.
+def tile_function(module, lanes, sizes, vectors, panels=1, pairs=False, halves=False):
+    """Tiles of rows × (panels · vectors), one after another, as an LLVM function of int64 arguments, defined in
+    `module` once: one call for many tiles, for a call costs as much as twenty terms.
 
-    a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next (ldbias 0: one bias for all rows);
-    segments: the address of `count` byte offsets, at each of which `length` terms of a row stand; b: a packed panel,
-    (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and bias_panel are for c and bias; ahead:
-    what to bring to the L2 cache meanwhile, `advance` bytes every UNROLL terms.
+    tiles: the address of a table of `number` tiles: rows, of which there are `sizes`, a's offset, c's offset (see
+    `moves`).  a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next; ldbias 0: one bias for all rows,
+    else it goes along with c.  segments: the address of `count` byte offsets, at each of which `length` terms of a row
+    stand; b: a packed panel, (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and bias_panel are
+    for c and bias; ahead: what to bring to the L2 cache meanwhile, each tile `share` bytes of it, `advance` every UNROLL
+    terms.  moves: -1, or 0 where c is the same place for all tiles.
 
     pairs: a and b are bfloat16, a term being a pair of them.  halves: the result may go, rounded to bfloat16, to
-    `half` too, if that is not 0; in parts, if they are `part` bytes apart.
+    `half` too, if that is not 0, half of c's offsets apart; in parts, if they are `part` bytes apart.
     """
-    v, argument, name = new_function(module, f"levit_tile_{lanes}_{rows}x{vectors}x{panels}" + pairs * "_pairs", lanes)
-    if argument:
+    name = f"levit_tiles_{lanes}_{max(sizes)}x{vectors}x{panels}" + pairs * "_pairs"
+
+    def tile(v, rows, argument):
         b = v.builder
         offsets = row_offsets(v, argument["lda"], rows)
         place = lambda a, i, u: v.at(v.at(a, offsets[i]), 4 * u)
@@ -38,32 +43,65 @@ def tile_function(module, lanes, rows, vectors, panels=1, pairs=False, halves=Fa
         cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
                  RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
         _finish(v, argument, sums, (panels, vectors), cases, halves)
-    return module.globals[name]
+
+    def bias_offset(v, argument, a, c):
+        return v.builder.select(v.builder.icmp_signed("==", argument["ldbias"], number(0)), number(0), c)
+
+    return _over_tiles(module, name, lanes, sizes, bias_offset, tile)
 
 
-def across_function(module, lanes, rows, vectors, width, halves=False):
-    """The tile whose `a` stands on its side, (terms, width): a's row i is column i.  Row i of c is bias[i] times its
-    sum before the activation: attention's product with v, divided by the softmax's sums."""
-    v, argument, name = new_function(module, f"levit_across_{lanes}_{rows}x{vectors}", lanes)
-    if argument:
+def across_function(module, lanes, sizes, vectors, width, halves=False):
+    """Tiles whose `a` stands on its side, (terms, width): a's row i is column i.  Row i of c is bias[i], which goes
+    along with a, times its sum before the activation: attention's product with v, divided by the softmax's sums."""
+    def tile(v, rows, argument):
         place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)
         sums = _sum_segments(v, argument, rows, (1, vectors), place, 4 * width)
         scale = [v.spread(v.load_scalar(v.at(argument["bias"], 4 * i))) for i in range(rows)]
         scaled = [v.builder.fmul(y, scale[n // vectors]) for n, y in enumerate(sums)]
         _finish(v, argument, scaled, (1, vectors),
                 {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)}, halves)
-    return module.globals[name]
+
+    return _over_tiles(module, f"levit_across_{lanes}_{max(sizes)}x{vectors}", lanes, sizes,
+                       lambda v, argument, a, c: a, tile)
 
 
-def new_function(module, name, lanes):
-    """(Vectors at the start of a new function, its arguments by name, the name); no arguments if it is there."""
+def _over_tiles(module, name, lanes, sizes, bias_offset, emit):
+    """The function that does `emit(v, rows, arguments)` for each tile of its table."""
     if name in module.globals:
-        return None, None, name
+        return module.globals[name]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    builder = ir.IRBuilder(function.append_basic_block("start"))
-    return Vectors(builder, lanes), dict(zip(ARGUMENTS, function.args)), name
+    b = ir.IRBuilder(function.append_basic_block("start"))
+    v, argument = Vectors(b, lanes), dict(zip(ARGUMENTS, function.args))
+
+    def each(i, carried):
+        at = v.at(argument["tiles"], b.mul(i, number(TILE)))
+        rows, a, c = (v.load_scalar(v.at(at, 8 * n), I64) for n in range(3))
+        moved, half = b.and_(c, argument["moves"]), v.at(argument["half"], b.lshr(c, number(1)))
+        here = argument | {
+            "a": v.at(argument["a"], a), "c": v.at(argument["c"], moved), "ahead": carried[0],
+            "bias": v.at(argument["bias"], bias_offset(v, argument, a, moved)),
+            "half": b.select(b.icmp_signed("==", argument["half"], number(0)), number(0), half)}
+        emit_switch(b, rows, {size: lambda size=size: emit(v, size, here) for size in sizes})
+        return [v.at(carried[0], argument["share"])]
+
+    emit_loop(b, number(0), argument["number"], 1, [argument["ahead"]], each)
+    b.ret_void()
+    return function
+
+
+def emit_switch(builder, value, cases):
+    """cases[value](), or nothing."""
+    done = builder.append_basic_block("done")
+    switch = builder.switch(value, done)
+    for case, emit in cases.items():
+        block = builder.append_basic_block(f"case{case}")
+        switch.add_case(number(case), block)
+        builder.position_at_end(block)
+        emit()
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 def emit_loop(builder, start, stop, step, carried, body):
@@ -178,7 +216,6 @@ def _finish(v, argument, sums, columns, cases, halves):
         with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
             _over_rows(v, argument, rows, columns,
                        lambda at, half: v.store_halves([v.load(at)], half, argument["part"]))
-    b.ret_void()
 
 
 def _over_rows(v, argument, rows, columns, body):

@@ -13,8 +13,8 @@ def tile_attention(instructions, jit, share, tiles):
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS = (
-            int(c) for c in step.Attention)
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS, A_KEY_TILES, \
+        A_KEY_COUNT, A_BLOCK_TILES, A_BLOCK_COUNT, A_LAST_TILES, A_LAST_COUNT = (int(c) for c in step.Attention)
 
     @jit
     def column(base, panel_size, head, size):
@@ -46,7 +46,6 @@ def tile_attention(instructions, jit, share, tiles):
         scores = queries_across + key * row
         blocks = (queries + width - 1) // width
         segments, pieces, piece = get(s, A_SEGMENTS), max(1, key // width), min(key, width)
-        parts = (keys + largest - 1) // largest
         first, last = share(get(s, A_IMAGES) * heads * blocks, thread, threads)
         for unit in range(first, last):
             head, block, image = unit // blocks % heads, unit % blocks, unit // blocks // heads
@@ -57,23 +56,23 @@ def tile_attention(instructions, jit, share, tiles):
             transpose(q, get(s, A_Q_PANEL), key, wide, queries_across)
             k = column(get(s, A_K), get(s, A_K_PANEL), head, key) + image * keys * row
             bias = get(s, A_BIAS) + (head * blocks + block) * keys * row
-            for part in range(parts):
-                at, stop = keys * part // parts, keys * (part + 1) // parts
-                tile(stop - at, wide, k + at * row, row, segments, pieces, piece, queries_across, 0, bias, 0,
-                     scores + at * row, row, 0, bias + at * row, row, 0, PLAIN, 0, 0, 0)
+            tile(wide, get(s, A_KEY_TILES), get(s, A_KEY_COUNT), k, row, segments, pieces, piece, queries_across, 0,
+                 bias, 0, 0, scores, row, 0, -1, bias, row, 0, PLAIN, 0, 0, 0)
             for j in range(wide):
                 softmax_columns(scores + j * lanes * 4, row, keys, inverses + j * lanes * 4)
             offset = (image * queries + start) * ldo + head * value * 4
             v = get(s, A_V) + head * (value // width) * get(s, A_V_PANEL) + image * keys * row
-            groups = (present + largest - 1) // largest
+            block_tiles, count = get(s, A_BLOCK_TILES), get(s, A_BLOCK_COUNT)
+            if present < width:
+                block_tiles, count = get(s, A_LAST_TILES), get(s, A_LAST_COUNT)
             for j in range(value // width):
-                for group in range(groups):
-                    at, stop = present * group // groups, present * (group + 1) // groups
-                    to = offset + at * ldo + j * row
-                    half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
-                    out, out_row = (get(s, A_OUT) + to, ldo) if get(s, A_OUT) else (inverses - largest * row, row)
-                    across(stop - at, vectors, scores + at * 4, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
-                           scores, 0, out, out_row, 0, inverses + at * 4, 0, 0, finish, half, ldo // 2,
-                           get(s, A_HALF_PART))
+                to = offset + j * row
+                half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
+                out, out_row, moves = get(s, A_OUT) + to, ldo, -1
+                if get(s, A_OUT) == 0:
+                    out, out_row, moves = inverses - largest * row, row, 0
+                across(vectors, block_tiles, count, scores, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
+                       scores, 0, 0, out, out_row, 0, moves, inverses, 0, 0, finish, half, ldo // 2,
+                       get(s, A_HALF_PART))
 
     return attention

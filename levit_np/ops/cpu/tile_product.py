@@ -3,7 +3,7 @@
 from . import step
 from .intrinsics import get
 from .step import PLAIN, RESIDUAL
-from .tile import UNROLL
+from .tile import TILE, UNROLL
 
 MANY = 144  # rows a thread
 
@@ -18,18 +18,18 @@ def tile_product(instructions, jit, share, tiles):
         P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
     @jit
-    def multiply(pairs, span, rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc,
-                 c_panel, bias, ldbias, bias_panel, finish, half, ldhalf, part):
-        """One tile, by what reads bfloat16, by what spans two panels, or by the ordinary one."""
+    def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance,
+                 c, ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
+        """Tiles that read bfloat16, that span two panels, or ordinary ones."""
         if pairs:
-            pairs_tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel,
-                       bias, ldbias, bias_panel, finish, half, ldhalf, part)
+            pairs_tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,
+                       ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
         elif span == 2:
-            double(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                   ldbias, bias_panel, finish, half, ldhalf, part)
+            double(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
+                   c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
         else:
-            tile(rows, vectors, a, lda, segments, count, length, b, b_panel, ahead, advance, c, ldc, c_panel, bias,
-                 ldbias, bias_panel, finish, half, ldhalf, part)
+            tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
+                 c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
 
     @jit
     def divide(s, thread, threads):
@@ -66,32 +66,29 @@ def tile_product(instructions, jit, share, tiles):
             while j < right:
                 wide = vectors if j < full else tail_vectors
                 span = 1
-                if not pairs and j + 2 <= min(right, full) and get(tiles + 24 * start, 0) <= double_rows:
+                if not pairs and j + 2 <= min(right, full) and get(tiles + TILE * start, 0) <= double_rows:
                     span = 2
                 # A group of terms at a time: its part of the panel stays in the L1 cache while all tiles of the block
                 # use it, and rounding does not grow with the length of a row.  Meanwhile the next panel is fetched:
                 # each tile's share of it, the last panel's being what lies behind these weights, the next step's.
                 part = span * b_panel // ((stop - start) * groups)
                 ahead = b + (j + span) * b_panel
+                to, to_row, moves = c + j * c_panel, ldc, -1
+                if c == 0:  # a register tile leaves its sums somewhere before they are rounded
+                    to, to_row, moves = scratch, 2 * width * 4, 0
                 for group in range(groups):
                     # What was there is added first, an activation comes last.
                     code = finish if group == (0 if finish == RESIDUAL else groups - 1) else PLAIN
-                    for t in range(start, stop):
-                        row = tiles + 24 * t
-                        offset = get(row, 2) + j * c_panel
-                        to, to_row = c + offset, ldc
-                        if c == 0:  # a register tile leaves its sums somewhere before they are rounded
-                            to, to_row = scratch, 2 * width * 4
-                        to_half = half + offset // 2 if half and group == groups - 1 else 0
-                        from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
-                        if group:
-                            from_, from_row, from_panel = to, ldc, c_panel
-                        multiply(pairs, span, get(row, 0), wide, a + get(row, 1), lda,
-                                 segments + group * segment_count * 8, segment_count, length,
-                                 b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead,
-                                 part * UNROLL // terms, to, to_row, c_panel, from_, from_row, from_panel, code,
-                                 to_half, ldc // 2, half_part)
-                        ahead += part
+                    to_half = half + j * c_panel // 2 if half and group == groups - 1 else 0
+                    from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
+                    if group:
+                        from_, from_row, from_panel = to, ldc, c_panel
+                    multiply(pairs, span, wide, tiles + TILE * start, stop - start, a, lda,
+                             segments + group * segment_count * 8, segment_count, length,
+                             b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead, part,
+                             part * UNROLL // terms, to, to_row, c_panel, moves, from_, from_row, from_panel, code,
+                             to_half, ldc // 2, half_part)
+                    ahead += part * (stop - start)
                 j += span
             start = stop
 

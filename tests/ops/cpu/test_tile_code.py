@@ -33,7 +33,7 @@ def assembly(name, processor, define, rows, vectors, **more):
     binding.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = target
-    function = define(module, SETS[name].lanes, rows, vectors, **more)
+    function = define(module, SETS[name].lanes, [rows], vectors, **more)
     function.linkage = ""  # or it would be left out: nobody calls it
     machine = binding.Target.from_triple(target).create_target_machine(cpu=processor, opt=3, reloc="pic",
                                                                        codemodel="small")
@@ -67,7 +67,7 @@ def inner_loop(name, text):
 def training(emit):
     """The tile that training's products are made of, alone in a function."""
     def define(module, lanes, rows, vectors):
-        routines._define(module, "tile", lambda builder, arguments: emit(Vectors(builder, lanes), rows, vectors,
+        routines._define(module, "tile", lambda builder, arguments: emit(Vectors(builder, lanes), *rows, vectors,
                                                                          *arguments[:7]))
         return module.globals["tile"]
 
