@@ -11,6 +11,9 @@ from . import training_step as step
 from .intrinsics import get, get_float, set_float
 from .training_step import HEAD
 
+GROUP = 288  # terms at most whose sum is made in registers before it is added to the others'
+
+
 class Products(NamedTuple):
     """The functions that convolution and attention are made of, and the kernels of three kinds of step."""
 
@@ -100,25 +103,21 @@ def product_kernels(instructions, jit, call, share):
 
     @jit
     def multiply(a, lda, rows, terms, b, columns, c, ldc):
-        """c = a b, b packed."""
-        parts = (rows + largest - 1) // largest
+        """c = a b, b packed; a group of terms at a time, whose part of a panel stays in the L1 cache."""
+        groups = (terms + GROUP - 1) // GROUP
         for j in range(panels(columns)):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
-            for part in range(parts):
-                at, stop = rows * part // parts, rows * (part + 1) // parts
-                tile(stop - at, wide, a + at * lda, lda, terms, b + j * terms * width * 4,
-                     c + at * ldc + j * width * 4, ldc, 0)
+            for group in range(groups):
+                at, stop = terms * group // groups, terms * (group + 1) // groups
+                tile(a + at * 4, lda, rows, stop - at, b + (j * terms * width + at * wide * lanes) * 4, wide,
+                     c + j * width * 4, ldc, group)
 
     @jit
     def multiply_across(a, term, rows, terms, b, columns, first, last, c, ldc, more):
         """c = aᵀ b, or c += aᵀ b, a's terms `term` bytes apart, panels first to last of the packed b."""
-        parts = (rows + largest - 1) // largest
         for j in range(first, last):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
-            for part in range(parts):
-                at, stop = rows * part // parts, rows * (part + 1) // parts
-                across(stop - at, wide, a + at * 4, term, terms, b + j * terms * width * 4,
-                       c + at * ldc + j * width * 4, ldc, more)
+            across(a, term, rows, terms, b + j * terms * width * 4, wide, c + j * width * 4, ldc, more)
 
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, more, scratch):

@@ -4,13 +4,15 @@ Numba links into every function what it calls and optimizes the whole again.  So
 is called, and defined in the module of the outermost function.
 """
 
+from functools import partial
+
 from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
 from . import amx
 from .row_functions import row_functions
-from .tile import emit_loop, row_offsets
+from .tile import emit_loop, emit_switch, row_offsets
 from .vector import I64, Vectors, number
 
 UNROLL = 4
@@ -20,7 +22,7 @@ KIND = ir.FunctionType(ir.VoidType(), [I64] * 9)
 def routines(instructions):
     """({name: what calls it with nine int64}, what defines them all)."""
     emitters = row_functions(instructions.lanes) | {
-        "multiply": _sizes(instructions, _multiply), "across": _sizes(instructions, _across),
+        "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
         "transpose": _transpose(instructions.lanes),
         "pack": _pack(instructions.lanes, instructions.vectors)}
     if instructions.half == "tiles":
@@ -73,20 +75,29 @@ def _define(module, name, emit):
     builder.ret_void()
 
 
-def _sizes(instructions, emit):
-    """f(rows, vectors, …): the tile of that size."""
-    def every(builder, arguments):
-        rows, vectors, *rest = arguments
-        done = builder.append_basic_block("done")
-        switch = builder.switch(builder.add(builder.mul(rows, number(8)), vectors), done)
-        for v in sorted({instructions.vectors, instructions.tail}):
-            for r in range(1, instructions.rows + 1):
-                block = builder.append_basic_block(f"tile{r}x{v}")
-                switch.add_case(number(8 * r + v), block)
-                builder.position_at_end(block)
-                emit(Vectors(builder, instructions.lanes), r, v, *rest)
-                builder.branch(done)
-        builder.position_at_end(done)
+def _rows(instructions, emit):
+    """f(a, step, rows, terms, b, vectors, c, ldc, add): all rows, in as few tiles as there can be, the larger ones
+    first; emit makes one tile of them.  One call for many, for a call costs as much as twenty terms."""
+    def every(b, arguments):
+        a, step, rows, terms, weights, vectors, c, ldc, add = arguments
+        tiles = b.sdiv(b.add(rows, number(instructions.rows - 1)), number(instructions.rows))
+        least, more = b.sdiv(rows, tiles), b.srem(rows, tiles)
+
+        def of_width(width):
+            def tile(size, a, c):
+                emit(Vectors(b, instructions.lanes), size, width, a, step, terms, weights, c, ldc, add)
+
+            def each(i, carried):
+                size = b.add(least, b.zext(b.icmp_signed("<", i, more), I64))
+                emit_switch(b, size, {n: partial(tile, n, *carried) for n in range(1, instructions.rows + 1)})
+                return [b.add(carried[0], b.mul(size, number(4) if emit is _across else step)),
+                        b.add(carried[1], b.mul(size, ldc))]
+
+            emit_loop(b, number(0), tiles, 1, [a, c], each)
+
+        with b.if_then(b.icmp_signed(">", rows, number(0))):
+            emit_switch(b, vectors, {width: partial(of_width, width)
+                                     for width in sorted({instructions.vectors, instructions.tail})})
 
     return every
 

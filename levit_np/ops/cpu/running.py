@@ -2,6 +2,7 @@
 one call for a few steps."""
 
 import threading
+from array import array
 from math import prod
 
 import numpy as np
@@ -63,10 +64,12 @@ def scratch(size: int) -> tuple[int, int]:
 
 def run(*steps) -> None:
     """Each step: a kind and what stands in its columns."""
-    table = np.zeros((len(steps), step.COLUMNS), np.int64)
-    for row, (kind, columns) in zip(table, steps):
-        row[0] = kind
+    numbers = []  # of Python's: a step has few, and an array takes each of them on its own
+    for kind, columns in steps:
+        row = [kind] + [0] * (step.COLUMNS - 1)
         for column, value in columns.items():
             row[column] = value
-    kernels, address, count = library("training_kernels"), table.ctypes.data, threads()
+        numbers += row
+    table = array("q", numbers)
+    kernels, address, count = library("training_kernels"), table.buffer_info()[0], threads()
     run_with_threads(lambda thread, counter: kernels.run(address, 0, len(steps), thread, count, counter), count)

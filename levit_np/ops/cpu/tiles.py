@@ -16,9 +16,9 @@ SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use t
 
 def suit(rows: int, terms: int, outputs: int) -> bool:
     """Whether there are tiles, whole panels for them, and enough of everything that splitting what they multiply
-    pays."""
+    pays: rows that are split for a single panel do not."""
     return (library("training_kernels").instructions.half == "tiles" and whole(outputs) % WHOLE == 0
-            and rows >= WHOLE and terms >= 64)
+            and outputs > WHOLE and rows >= WHOLE and terms >= 64)
 
 
 def block_rows(rows: int, terms: int, outputs: int) -> int:

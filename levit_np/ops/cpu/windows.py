@@ -26,25 +26,52 @@ def windows(jit, call, fill):
         return x + ((p * get(s, C_HEIGHT) + line) * columns * channels + begin + left) * 4, left, right
 
     @jit
+    def without_border(s, u):
+        """The pixels of output line u whose windows touch no border: (first, last)."""
+        stride, padding, kernel = get(s, C_STRIDE), get(s, C_PADDING), get(s, C_KERNEL)
+        line = u * stride - padding
+        first = (padding + stride - 1) // stride
+        last = max(first, min(get(s, C_OUT_WIDTH), (get(s, C_WIDTH) + padding - kernel) // stride + 1))
+        if line < 0 or line + kernel > get(s, C_HEIGHT):
+            last = first
+        return first, last
+
+    @jit
     def unfold_lines(s, x, u, target, row):
         kernel, run = get(s, C_KERNEL), get(s, C_KERNEL) * get(s, C_CHANNELS)
+        first, last = without_border(s, u)
+        line = get(s, C_WIDTH) * get(s, C_CHANNELS) * 4
         for v in range(get(s, C_OUT_WIDTH)):
             for p in range(get(s, C_PLANES)):
+                to = target + v * row + p * kernel * run * 4
+                if first <= v < last:
+                    source = window(s, x, u, v, p, 0)[0]
+                    for i in range(kernel):
+                        copy(source + i * line, to + i * run * 4, 0, 0, 0, 0, 0, 0, run)
+                    continue
                 for i in range(kernel):
                     source, left, right = window(s, x, u, v, p, i)
-                    to = target + v * row + (p * kernel + i) * run * 4
-                    fill(to, left)
-                    copy(source, to + left * 4, 0, 0, 0, 0, 0, 0, right - left)
-                    fill(to + right * 4, run - right)
+                    at = to + i * run * 4
+                    fill(at, left)
+                    copy(source, at + left * 4, 0, 0, 0, 0, 0, 0, right - left)
+                    fill(at + right * 4, run - right)
 
     @jit
     def fold_lines(s, x, u, rows, row):
         kernel, run = get(s, C_KERNEL), get(s, C_KERNEL) * get(s, C_CHANNELS)
+        first, last = without_border(s, u)
+        line = get(s, C_WIDTH) * get(s, C_CHANNELS) * 4
         for v in range(get(s, C_OUT_WIDTH)):
             for p in range(get(s, C_PLANES)):
+                at = rows + v * row + p * kernel * run * 4
+                if first <= v < last:
+                    target = window(s, x, u, v, p, 0)[0]
+                    for i in range(kernel):
+                        add(at + i * run * 4, target + i * line, 0, 0, 0, 0, 0, 0, run)
+                    continue
                 for i in range(kernel):
                     target, left, right = window(s, x, u, v, p, i)
-                    add(rows + v * row + ((p * kernel + i) * run + left) * 4, target, 0, 0, 0, 0, 0, 0, right - left)
+                    add(at + (i * run + left) * 4, target, 0, 0, 0, 0, 0, 0, right - left)
 
     @jit
     def inside(s, u, p, i, j):
