@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import reference
 from .running import fits, run, scratch, whole
-from .training_step import HEAD, Kind
+from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
 
 
@@ -56,7 +56,7 @@ def _side_by_side(batch, tokens, heads, *sizes):
 def _sizes(q, k, v):
     """Bytes of scratch forward and backward."""
     queries, keys, key, value = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
-    forward = (1 + key + 16) * whole(keys) + keys * whole(value)
+    forward = (1 + key + QUERIES) * whole(keys) + keys * whole(value)
     backward = (value + queries) * whole(keys) + (keys + queries) * whole(key) + queries * whole(value)
     return HEAD + 64 + 4 * forward, HEAD + 64 + 4 * backward
 

@@ -4,12 +4,12 @@ from numba import types
 
 from . import training_step as step
 from .intrinsics import as_float, get, set_float
-from .training_step import HEAD
+from .training_step import HEAD, QUERIES
 
 
-def attention_kernels(instructions, jit, call, share, products):
+def attention_kernels(jit, call, share, products):
     """(attention, attention_backward): the kernels of two kinds of step."""
-    largest, softmax, softmax_backward = instructions.rows, call["softmax"], call["softmax_backward"]
+    softmax, softmax_backward = call["softmax"], call["softmax_backward"]
     whole, panels, prepare, fill, pack_rows, pack_columns, multiply, multiply_across = (
         products.whole, products.panels, products.prepare, products.fill, products.pack_rows, products.pack_columns,
         products.multiply, products.multiply_across)
@@ -45,8 +45,8 @@ def attention_kernels(instructions, jit, call, share, products):
             y, y_row = view(s, 3, image, head)
             pack_columns(k, k_row, key, keys, 0, panels(keys), k_packed)
             pack_rows(v, v_row, keys, value, 0, panels(value), scratch, v_packed)
-            for start in range(0, queries, largest):
-                rows = min(largest, queries - start)
+            for start in range(0, queries, QUERIES):
+                rows = min(QUERIES, queries - start)
                 target = get(s, A_PROBABILITIES) + (unit * queries + start) * keys * 4
                 multiply(q + start * q_row, q_row, rows, key, k_packed, keys, scores, row)
                 for i in range(rows):

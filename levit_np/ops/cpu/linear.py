@@ -10,7 +10,7 @@ from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
-GRADIENT_BYTES = 512 << 10  # of dy and x are packed at a time
+GRADIENT_BYTES = 1536 << 10  # of dy and x are packed at a time
 
 
 def linear(x, w, b=None):

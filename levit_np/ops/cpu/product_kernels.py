@@ -11,6 +11,7 @@ from . import training_step as step
 from .intrinsics import get, get_float, set_float
 from .training_step import HEAD
 
+GRADIENT_GROUP = 192
 GROUP = 288  # terms at most whose sum is made in registers before it is added to the others'
 
 
@@ -37,7 +38,7 @@ def product_kernels(instructions, jit, call, share):
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail
     grain = tail_vectors * lanes
-    scaled, tile, across, transpose_square, pack_panel = (
+    scaled, tile, across, transpose_square, pack_panels = (
         call[name] for name in ("scaled", "multiply", "across", "transpose", "pack"))
 
     @jit
@@ -72,13 +73,14 @@ def product_kernels(instructions, jit, call, share):
     @jit
     def pack_rows(source, row, terms, columns, first, last, scale, target):
         """Panels first to last of b (terms, columns), each number times the one at `scale`."""
-        for j in range(first, last):
-            wide = min(width, whole(columns) - j * width)
-            present = min(wide, columns - j * width)
+        full = min(last, columns // width)
+        if first < full:
+            pack_panels(source + first * width * 4, row, target + first * terms * width * 4, terms, full - first, scale,
+                        0, 0, 0)
+        for j in range(max(first, full), last):
+            wide = whole(columns) - j * width
+            present = columns - j * width
             to = target + j * terms * width * 4
-            if present == width:
-                pack_panel(source + j * width * 4, row, to, terms, scale, 0, 0, 0, 0)
-                continue
             for k in range(terms):
                 scaled(source + k * row + j * width * 4, to + k * wide * 4, scale, 0, 0, 0, 0, 0, present)
                 if present < wide:
@@ -127,11 +129,16 @@ def product_kernels(instructions, jit, call, share):
         b_packed = a_packed + terms * whole(a_columns) * 4
         pack_rows(a, a_row, terms, a_columns, 0, panels(a_columns), scratch, a_packed)
         pack_rows(b, b_row, terms, b_columns, first, last, scratch, b_packed)
+        groups = (terms + GRADIENT_GROUP - 1) // GRADIENT_GROUP
         for j in range(first, last):
+            b_wide = min(width, whole(b_columns) - j * width)
             for p in range(panels(a_columns)):
                 wide = min(width, whole(a_columns) - p * width)
-                multiply_across(a_packed + p * terms * width * 4, wide * 4, min(wide, a_columns - p * width), terms,
-                                b_packed, b_columns, j, j + 1, c + p * width * c_row, c_row, more)
+                for group in range(groups):
+                    at, stop = terms * group // groups, terms * (group + 1) // groups
+                    across(a_packed + (p * terms * width + at * wide) * 4, wide * 4, min(wide, a_columns - p * width),
+                           stop - at, b_packed + (j * terms * width + at * b_wide) * 4, b_wide // lanes,
+                           c + p * width * c_row + j * width * 4, c_row, more + group)
 
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, *_ = (int(c) for c in step.Pack)
 

@@ -16,6 +16,7 @@ from .tile import emit_loop, emit_switch, row_offsets
 from .vector import I64, Vectors, number
 
 UNROLL = 4
+PACKED = 8  # rows at a time
 KIND = ir.FunctionType(ir.VoidType(), [I64] * 9)
 
 
@@ -158,18 +159,31 @@ def _transpose(lanes):
 
 
 def _pack(lanes, vectors):
-    """f(source, row, target, terms, scale): a panel of whole vectors, times the number at `scale`."""
+    """f(source, row, target, terms, panels, scale): panels of whole vectors, times the number at `scale`.  A few rows at
+    a time go into all panels: they are read one number after the other, which the processor foresees."""
     def emit(builder, arguments):
-        source, row, target, terms, scale, *_ = arguments
+        source, row, target, terms, panels, scale, *_ = arguments
         v, size = Vectors(builder, lanes), 4 * lanes
-        factor = v.spread(v.load_scalar(scale))
+        factor, wide = v.spread(v.load_scalar(scale)), vectors * size
+        panel = builder.mul(terms, number(wide))
 
-        def each(i, carried):
-            here, there = v.at(source, builder.mul(i, row)), v.at(target, builder.mul(i, number(vectors * size)))
-            for j in range(vectors):
-                v.store(builder.fmul(v.load(v.at(here, j * size)), factor), v.at(there, j * size))
-            return []
+        def some(count):
+            def rows(i, carried):
+                here, there = v.at(source, builder.mul(i, row)), v.at(target, builder.mul(i, number(wide)))
 
-        emit_loop(builder, number(0), terms, 1, [], each)
+                def each(j, carried):
+                    here, there = carried
+                    for n in range(count):
+                        for k in range(vectors):
+                            x = v.load(v.at(v.at(here, builder.mul(row, number(n))), k * size))
+                            v.store(builder.fmul(x, factor), v.at(there, n * wide + k * size))
+                    return [v.at(here, wide), v.at(there, panel)]
+
+                emit_loop(builder, number(0), panels, 1, [here, there], each)
+                return []
+            return rows
+
+        i, _ = emit_loop(builder, number(0), terms, PACKED, [], some(PACKED))
+        emit_loop(builder, i, terms, 1, [], some(1))
 
     return emit

@@ -35,7 +35,7 @@ def training_kernels(instructions):
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products, on_tiles)
     channel_sums, normalization, normalization_backward = normalization_kernels(lanes, jit, call, share)
-    attention, attention_backward = attention_kernels(instructions, jit, call, share, products)
+    attention, attention_backward = attention_kernels(jit, call, share, products)
     hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
     hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
         call[f"{name}_past"] for name in POINTWISE)

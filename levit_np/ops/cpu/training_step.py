@@ -7,6 +7,7 @@ from enum import IntEnum
 
 COLUMNS = 24  # int64 numbers a step
 HEAD = 64  # bytes at the start of a thread's scratch, which hold a 1.0
+QUERIES = 24  # of an attention at a time: their scores stay in the L1 cache
 AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split: see amx_training.py
 
 
