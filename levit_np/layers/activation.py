@@ -1,6 +1,7 @@
 """A pointwise activation as a layer, chosen by name."""
 
 from .layer import Layer
+from .normalization import BatchNorm
 
 
 class Activation(Layer):
@@ -9,13 +10,21 @@ class Activation(Layer):
     def __init__(self, ops, kind):
         super().__init__(ops)
         self.kind = kind
-        self.function, self.derivative = getattr(ops, kind), getattr(ops, f"{kind}_backward")
+        self.function, self.derivative, self.joined = getattr(ops, kind), getattr(ops, f"{kind}_backward"), False
+
+    def join(self, before):
+        """Where the layer before this one ends in BN, and the backend has both as one operation, BN does both in
+        training: that spares two passes over memory, and nothing between them is kept."""
+        if isinstance(getattr(before, "bn", None), BatchNorm) and hasattr(self.ops, f"batch_norm_{self.kind}"):
+            before.bn.activation, self.joined = self.kind, True
 
     def forward(self, x, training=False):
+        if self.joined and training is True:
+            return x, None
         return self.function(x), x if training else None
 
     def backward(self, dy, saved):
-        return self.derivative(dy, saved)
+        return dy if saved is None else self.derivative(dy, saved)
 
     def shapes(self, shape):
         yield self, shape, 0

@@ -22,6 +22,7 @@ class MLP(Layer):
         super().__init__(ops)
         self.up = projection(ops, channels, channels * config.mlp_ratio, config.normalization)
         self.activation = Activation(ops, config.activation)
+        self.activation.join(self.up)
         self.down = projection(ops, channels * config.mlp_ratio, channels, config.normalization, gamma=0.0)
 
     def forward(self, x, training=False):

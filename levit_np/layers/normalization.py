@@ -19,7 +19,7 @@ class BatchNorm(Layer):
 
     def __init__(self, ops, channels, axis=-1, gamma=1.0):
         super().__init__(ops)
-        self.axis = axis
+        self.axis, self.activation = axis, None  # what training does here as well: see Activation.join
         self.parameter("gamma", (channels,), gamma)
         self.parameter("beta", (channels,), 0.0)
         self.parameter("mean", (channels,), 0.0, trainable=False)
@@ -32,7 +32,8 @@ class BatchNorm(Layer):
         if x.size <= x.shape[self.axis]:
             raise LevitError(f"{self.name}: expected at least two values a channel to train on, got {tuple(x.shape)}: "
                              "a batch of one cannot be normalized; use a larger batch")
-        y, statistics = self.ops.batch_norm(x, self.gamma, self.beta, self.eps, self.axis)
+        batch_norm = getattr(self.ops, f"batch_norm_{self.activation}") if self.activation else self.ops.batch_norm
+        y, statistics = batch_norm(x, self.gamma, self.beta, self.eps, self.axis)
         self.mean, self.variance = self.ops.update_running((self.mean, self.variance), statistics, self.momentum)
         return y, SavedBatchNorm(x, statistics, ())
 
@@ -40,6 +41,9 @@ class BatchNorm(Layer):
         if saved.statistics is None:
             dx, dgamma, dbeta = self.ops.normalize_backward(dy, saved.x, self.gamma, *saved.running, self.eps,
                                                             self.axis)
+        elif self.activation:
+            backward = getattr(self.ops, f"batch_norm_{self.activation}_backward")
+            dx, dgamma, dbeta = backward(dy, saved.x, self.gamma, self.beta, saved.statistics, self.eps, self.axis)
         else:
             dx, dgamma, dbeta = self.ops.batch_norm_backward(dy, saved.x, self.gamma, saved.statistics, self.eps,
                                                              self.axis)

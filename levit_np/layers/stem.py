@@ -73,6 +73,8 @@ class Stem(Layer):
             for n, c in zip(channels, config.stem)
         ]
         self.activation = Activation(ops, config.activation)
+        for convolution in self.convolutions[:-1]:
+            self.activation.join(convolution)
 
     def forward(self, x, training=False):
         convolutions, activations = [], []

@@ -33,12 +33,14 @@ def _statistics(x):
     return Statistics((near + offset).astype(np.float32), variance.astype(np.float32), count)
 
 
-def _totals(kind, x, centre, dy=None):
-    """Two float64 totals a channel over all rows of x (…, channels): see step.Normalization."""
-    columns, (centre,) = _columns(x, centre)
+def _totals(kind, x, centre, dy=None, activation=()):
+    """Two float64 totals a channel over all rows of x (…, channels): see step.Normalization.  activation: the scale and
+    shift before Hardswish."""
+    columns, (centre, *activation) = _columns(x, centre, *activation)
     totals, n = np.zeros((2, columns[Normalization.CHANNELS])), Normalization
     run((kind, columns | {n.MEAN: centre.ctypes.data, n.TOTALS: totals.ctypes.data,
-                          n.DY: 0 if dy is None else dy.ctypes.data}))
+                          n.DY: 0 if dy is None else dy.ctypes.data}
+         | {column: a.ctypes.data for column, a in zip((n.A, n.D), activation)}))
     return totals.reshape(2, -1, x.shape[-1]).sum(1)
 
 
@@ -60,10 +62,11 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
     return channels_at(_normalized(rows_of(x, axis), gamma, beta, mean, variance, eps), axis)
 
 
-def _normalized(x, gamma, beta, mean, variance, eps):
+def _normalized(x, gamma, beta, mean, variance, eps, activated=False):
     y, n = empty(*x.shape), Normalization
     columns, arrays = _columns(x, mean, gamma / np.sqrt(variance + np.float32(eps)), beta)
-    run((Kind.NORMALIZE, columns | {n.OUT: y.ctypes.data, n.PAST: past_caches(y, columns[n.CHANNELS])}
+    run((Kind.NORMALIZE, columns | {n.OUT: y.ctypes.data, n.PAST: past_caches(y, columns[n.CHANNELS]),
+                                    n.ACTIVATED: activated}
          | {n.MEAN + i: a.ctypes.data for i, a in enumerate(arrays)}))
     return y
 
@@ -79,10 +82,31 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
     """BN in training: normalize with the batch's own statistics.  -> y, Statistics."""
     if not _channels(x, axis, gamma, beta):
         return reference.batch_norm(x, gamma, beta, eps, axis)
+    return _batch_norm(x, gamma, beta, eps, axis)
+
+
+def _batch_norm(x, gamma, beta, eps, axis, activated=False):
     rows = rows_of(x, axis)
     statistics = _statistics(rows)
-    y = _normalized(rows, gamma, beta, statistics.mean, statistics.variance, eps)
+    y = _normalized(rows, gamma, beta, statistics.mean, statistics.variance, eps, activated)
     return channels_at(y, axis), statistics
+
+
+def batch_norm_hardswish(x, gamma, beta, eps, axis=-1):
+    """hardswish(batch_norm(x)): what stands between is neither written to memory nor read.  -> y, Statistics."""
+    if not _channels(x, axis, gamma, beta):
+        y, statistics = reference.batch_norm(x, gamma, beta, eps, axis)
+        return reference.hardswish(y), statistics
+    return _batch_norm(x, gamma, beta, eps, axis, True)
+
+
+def batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, eps, axis=-1):
+    """batch_norm_backward after hardswish_backward, whose x is computed again.  -> dx, dgamma, dbeta."""
+    mean, variance, count = statistics
+    if not _channels(x, axis, gamma, beta, mean, variance) or not fits(dy) or dy.shape != x.shape:
+        between = reference.normalize(x, gamma, beta, mean, variance, eps, axis)
+        return reference.batch_norm_backward(reference.hardswish_backward(dy, between), x, gamma, statistics, eps, axis)
+    return _backward(dy, x, gamma, mean, variance, eps, axis, 1 / count, beta)
 
 
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
@@ -93,13 +117,15 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
     return _backward(dy, x, gamma, statistics.mean, statistics.variance, eps, axis, 1 / statistics.count)
 
 
-def _backward(dy, x, gamma, mean, variance, eps, axis, through):
-    """through: 1 / count where mean and variance are the batch's own, 0 where they are constants."""
+def _backward(dy, x, gamma, mean, variance, eps, axis, through, beta=None):
+    """through: 1 / count where mean and variance are the batch's own, 0 where they are constants; beta where Hardswish
+    comes after it."""
     dy, x, n = rows_of(dy, axis), rows_of(x, axis), Normalization
     deviation = 1 / np.sqrt(variance.astype(np.float64) + eps)
-    dbeta, products = _totals(Kind.BACKWARD_SUMS, x, mean, dy)
+    scale, shift = gamma * deviation, () if beta is None else (beta,)
+    dbeta, products = _totals(Kind.BACKWARD_SUMS, x, mean, dy, (scale, *shift) if shift else ())
     dgamma, dx = products * deviation, empty(*x.shape)
-    columns, arrays = _columns(x, mean, gamma * deviation, dbeta * through, dgamma * deviation * through)
+    columns, arrays = _columns(x, mean, scale, dbeta * through, dgamma * deviation * through, *shift)
     run((Kind.NORMALIZE_BACKWARD, columns | {
         n.DY: dy.ctypes.data, n.OUT: dx.ctypes.data, n.PAST: past_caches(dx, columns[n.CHANNELS])}
          | {n.MEAN + i: a.ctypes.data for i, a in enumerate(arrays)}))

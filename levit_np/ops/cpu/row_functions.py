@@ -15,12 +15,31 @@ GROUP = 4  # vectors whose sums are kept in registers side by side
 
 def row_functions(lanes):
     """{name: emit(builder, nine arguments)}."""
-    found = {name: _each_number(lanes, body) for name, body in EACH.items()}
-    found |= {f"{name}_past": _each_number(lanes, EACH[name], True) for name in PAST}
+    found = {name: _of_kind(lanes, name) for name in EACH} | {f"{name}_past": _of_kind(lanes, name, True) for name in PAST}
     for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
         for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
             found[name] = _column_sums(width, vectors, backward)
     return found | {"softmax": _softmax(lanes), "softmax_backward": _softmax_backward(lanes)}
+
+
+def _of_kind(lanes, name, past=False):
+    """The function of that name; if it has a twin with an activation, that one where an argument says so."""
+    plain = _each_number(lanes, EACH[name], past)
+    if name not in ACTIVATED:
+        return plain
+    place, body = ACTIVATED[name]
+    return _if_not_zero(place, _each_number(lanes, body, past), plain)
+
+
+def _if_not_zero(place, emit, otherwise):
+    """emit where the argument at that place is not 0."""
+    def either(builder, arguments):
+        with builder.if_else(builder.icmp_signed("!=", arguments[place], number(0))) as (yes, no):
+            with yes:
+                emit(builder, arguments)
+            with no:
+                otherwise(builder, arguments)
+    return either
 
 
 def _each_number(lanes, body, past=False):
@@ -84,12 +103,28 @@ def _normalize(v, at, _):
     v.store(v.fma(v.builder.fsub(x, mean), scale, shift), at[1])
 
 
+def _normalize_hardswish(v, at, _):
+    """b = hardswish((a - mean c) · scale d + shift e)."""
+    x, mean, scale, shift = (v.load(at[i]) for i in (0, 2, 3, 4))
+    y = v.fma(v.builder.fsub(x, mean), scale, shift)
+    v.store(v.builder.fmul(v.hardswish_six(y), v.splat(1 / 6)), at[1])
+
+
 def _normalize_backward(v, at, _):
     """c = scale e · (dy a - f - (x b - mean d) · g)."""
     b = v.builder
     dy, x, mean, scale, first, second = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6))
     through = v.fma(b.fsub(x, mean), second, first)
     v.store(b.fmul(b.fsub(dy, through), scale), at[2])
+
+
+def _normalize_hardswish_backward(v, at, _):
+    """The same of hardswish'(y) dy, y = (x b - mean d) · scale e + shift h."""
+    b = v.builder
+    dz, x, mean, scale, first, second, shift = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6, 7))
+    difference = b.fsub(x, mean)
+    dy = b.fmul(dz, v.hardswish_slope(v.fma(difference, scale, shift)))
+    v.store(b.fmul(b.fsub(dy, v.fma(difference, second, first)), scale), at[2])
 
 
 def _hardswish(v, at, _):
@@ -99,11 +134,7 @@ def _hardswish(v, at, _):
 
 def _hardswish_backward(v, at, _):
     """c = a · hardswish'(b)."""
-    b, x = v.builder, v.load(at[1])
-    slope = v.fma(x, v.splat(1 / 3), v.splat(0.5))
-    slope = b.select(b.fcmp_ordered("<=", x, v.splat(-3.0)), v.splat(0.0), slope)
-    slope = b.select(b.fcmp_ordered(">=", x, v.splat(3.0)), v.splat(1.0), slope)
-    v.store(b.fmul(v.load(at[0]), slope), at[2])
+    v.store(v.builder.fmul(v.load(at[0]), v.hardswish_slope(v.load(at[1]))), at[2])
 
 
 def _silu(v, at, _):
@@ -140,15 +171,25 @@ PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "si
 EACH = {"copy": _copy, "add": _add_to, "scaled": _scaled, "normalize": _normalize,
         "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
         "silu": _silu, "silu_backward": _silu_backward, "adamw": _adamw}
+# Those that have a twin with Hardswish behind them: the place of the argument that asks for it, and the twin.
+ACTIVATED = {"normalize": (5, _normalize_hardswish), "normalize_backward": (7, _normalize_hardswish_backward)}
 
 
 def _column_sums(lanes, vectors, backward):
-    """f(dy, x, row, rows, centre, sums, products): with d = x - centre, for a few vectors of columns side by side,
-    sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  A few rows in float32, the totals in float64."""
+    """f(dy, x, row, rows, centre, sums, products, scale, shift): with d = x - centre, for a few vectors of columns side
+    by side, sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  A few rows in float32, the totals in
+    float64.  Backward, if scale is not 0, dy is times hardswish'(d · scale + shift)."""
+    if backward:
+        return _if_not_zero(7, _sums(lanes, vectors, True, True), _sums(lanes, vectors, True, False))
+    return _sums(lanes, vectors, False, False)
+
+
+def _sums(lanes, vectors, backward, activated):
     def emit(builder, arguments):
-        dy, x, row, rows, centre, sums, products, *_ = arguments
+        dy, x, row, rows, centre, sums, products, scale, shift = arguments
         v, double = Vectors(builder, lanes), ir.VectorType(ir.DoubleType(), lanes)
-        middle = [v.load(v.at(centre, 4 * lanes * j)) for j in range(vectors)]
+        columns = lambda base: [v.load(v.at(base, 4 * lanes * j)) for j in range(vectors)]
+        middle, (scales, shifts) = columns(centre), [columns(a) for a in (scale, shift)] if activated else (0, 0)
         further = builder.mul(row, rows)
 
         def each(i, carried):
@@ -160,6 +201,8 @@ def _column_sums(lanes, vectors, backward):
                         v.prefetch(v.at(a, v.at(at, further)))
                 d = builder.fsub(v.load(v.at(x, at)), middle[j])
                 y = v.load(v.at(dy, at)) if backward else d
+                if activated:
+                    y = builder.fmul(y, v.hardswish_slope(v.fma(d, scales[j], shifts[j])))
                 after += [builder.fadd(carried[2 * j], y), v.fma(y, d, carried[2 * j + 1])]
             return after
 

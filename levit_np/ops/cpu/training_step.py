@@ -51,9 +51,10 @@ class Function(IntEnum):
 
 
 class Normalization(IntEnum):
-    """ROWS × CHANNELS numbers x; arrays of a number a channel: MEAN, and what the kind calls A, B, C."""
+    """ROWS × CHANNELS numbers x; arrays of a number a channel: MEAN, and what the kind calls A to D.  With Hardswish
+    behind it, forward is ACTIVATED, and backward has a D, the shift, and for its sums an A, the scale."""
 
-    ROWS, CHANNELS, DY, X, OUT, PAST, MEAN, A, B, C, TOTALS = range(1, 12)
+    ROWS, CHANNELS, DY, X, OUT, PAST, MEAN, A, B, C, D, ACTIVATED, TOTALS = range(1, 14)
 
 
 class Convolution(IntEnum):

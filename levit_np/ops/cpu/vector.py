@@ -163,6 +163,13 @@ class Vectors:
         gate = self.larger(self.builder.fadd(x, self.splat(3.0)), self.splat(0.0))
         return self.builder.fmul(x, self.smaller(gate, self.splat(6.0)))
 
+    def hardswish_slope(self, x):
+        """0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
+        b = self.builder
+        slope = self.fma(x, self.splat(1 / 3), self.splat(0.5))
+        slope = b.select(b.fcmp_ordered("<=", x, self.splat(-3.0)), self.splat(0.0), slope)
+        return b.select(b.fcmp_ordered(">=", x, self.splat(3.0)), self.splat(1.0), slope)
+
     def silu(self, x):
         """x / (1 + exp(-x))."""
         power = self.smaller(self.builder.fmul(x, self.splat(-LOG2_E)), self.splat(126.0))

@@ -3,6 +3,7 @@
 import inspect
 import threading
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,21 @@ attention, convolution, linear = (
 def one_thread_again():
     yield
     levit_np.set_threads(1)
+
+
+def hardswish_after(x, gamma, beta, *rest):
+    y, statistics = reference.batch_norm(x, gamma, beta, *rest)
+    return reference.hardswish(y), statistics
+
+
+def backward_of_hardswish_after(dy, x, gamma, beta, statistics, *rest):
+    y = reference.normalize(x, gamma, beta, *statistics[:2], *rest)
+    return reference.batch_norm_backward(reference.hardswish_backward(dy, y), x, gamma, statistics, *rest)
+
+
+# With what only this backend has as one operation.
+TEXTBOOK = SimpleNamespace(**vars(reference) | {"batch_norm_hardswish": hardswish_after,
+                                                "batch_norm_hardswish_backward": backward_of_hardswish_after})
 
 
 def draw(*shape, seed=0):
@@ -52,6 +68,12 @@ def bn(inputs, axis=-1):
         x.astype(np.float64), axis)[:2]), x.size // x.shape[axis])
 
 
+def with_beta(inputs, beta, *rest):
+    """The inputs of batch_norm_hardswish_backward, from those of batch_norm_backward."""
+    dy, x, gamma, statistics = inputs
+    return dy, x, gamma, beta, statistics, *rest
+
+
 def calls(sizes):
     """{name of an operation: its arguments}, for everything that the kernels do; `sizes` gives larger ones."""
     if sizes == "small":
@@ -76,12 +98,17 @@ def calls(sizes):
         "normalize_backward": (draw(2, m, c, seed=1), x, gamma, mean, variance, 1e-5),
         "batch_statistics": (x,), "batch_norm": (x, gamma, beta, 1e-5),
         "batch_norm_backward": (*bn((draw(2, m, c, seed=1), x, gamma)), 1e-5),
+        "batch_norm_hardswish": (x, 3 * gamma, beta, 1e-5),
+        "batch_norm_hardswish_backward": with_beta(bn((draw(2, m, c, seed=1), x, 3 * gamma)), beta, 1e-5),
         "hardswish": (wide,), "hardswish_backward": (draw(m, c), wide), "silu": (wide,),
         "silu_backward": (draw(m, c), wide),
         "adamw": (wide, draw(m, c), draw(m, c, seed=1), draw(m, c, seed=2) ** 2, 7, 1e-3, (0.9, 0.99), 1e-8, 0.1),
         "convolution_backward without dx": (dpixels, pixels, kernel, 2, 1, False),
         "batch_norm of images": (pixels, *channels, 1e-5, 1),
         "batch_norm_backward of images": (*bn((draw(*image, seed=1), pixels, channels[0]), 1), 1e-5, 1),
+        "batch_norm_hardswish of images": (pixels, *channels, 1e-5, 1),
+        "batch_norm_hardswish_backward of images": with_beta(
+            bn((draw(*image, seed=1), pixels, channels[0]), 1), channels[1], 1e-5, 1),
     }
 
 
@@ -134,7 +161,7 @@ def test_every_case(name, backend):
 @pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("name", FAST)
 def test_against_float64(name, sizes):
-    exact = perform(reference, name, changed(sizes[name], lambda a: a.astype(np.float64)))
+    exact = perform(TEXTBOOK, name, changed(sizes[name], lambda a: a.astype(np.float64)))
     for ours, theirs in zip(perform(cpu, name, sizes[name]), exact, strict=True):
         assert gap(ours, theirs) < LONG_SUMS
 
@@ -160,7 +187,7 @@ def test_any_layout(name):
 def test_other_types_are_the_textbooks(name):
     for kind in (np.float64, ">f4", np.float16):
         arguments = changed(SMALL[name], lambda a: a.astype(kind))
-        for ours, theirs in zip(perform(cpu, name, arguments), perform(reference, name, arguments), strict=True):
+        for ours, theirs in zip(perform(cpu, name, arguments), perform(TEXTBOOK, name, arguments), strict=True):
             assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
 
 
@@ -256,9 +283,10 @@ def test_empty_arrays():
             "attention_backward": (dy, *heads, 0.3, p), "normalize": (x, *channels, channels[0], spread, 1e-5),
             "normalize_backward": (x, x, *channels, spread, 1e-5),
             "batch_norm_backward": (x, x, channels[0], reference.Statistics(channels[1], spread, 0), 1e-5),
+            "batch_norm_hardswish_backward": (x, x, *channels, reference.Statistics(channels[1], spread, 0), 1e-5),
             "hardswish": (x,), "silu": (x,), "hardswish_backward": (x, x), "silu_backward": (x, x),
             "adamw": (x, x, x, x, 7, 1e-3)}.items():
-        ours, theirs = perform(cpu, name, arguments), perform(reference, name, arguments)
+        ours, theirs = perform(cpu, name, arguments), perform(TEXTBOOK, name, arguments)
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)), name
 
 
@@ -269,7 +297,9 @@ def test_empty_arrays():
     ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 3), draw(1, 2, 5, 4), None, 1.0)),
     ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 4), draw(1, 2, 6, 4), None, 1.0)),
     ("batch_norm", (draw(4, 3), draw(2), draw(3), 1e-5)), ("hardswish_backward", (draw(4, 3), draw(4, 2))),
-    ("batch_norm_backward", (draw(4, 2), *bn((0, draw(4, 3), draw(3)))[1:], 1e-5))])
+    ("batch_norm_backward", (draw(4, 2), *bn((0, draw(4, 3), draw(3)))[1:], 1e-5)),
+    ("batch_norm_hardswish", (draw(4, 3), draw(3), draw(2), 1e-5)),
+    ("batch_norm_hardswish_backward", with_beta((draw(4, 3), *bn((0, draw(4, 3), draw(3)))[1:]), draw(2), 1e-5))])
 def test_shapes_that_do_not_fit(name, arguments):
     """The kernels would read what is not there."""
     with pytest.raises(ValueError):

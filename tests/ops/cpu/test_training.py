@@ -30,7 +30,7 @@ def gradients(model, x, targets):
 # 65 pixels: 5×5, 3×3 and 2×2 tokens, and a stem whose lines are odd.
 @pytest.mark.parametrize("name, changes", [
     ("levit_128s", dict(image_size=65, num_classes=10)), ("levit_192", dict(image_size=64, num_classes=10)),
-    ("levit_digits", {}), ("levit_digits", dict(distillation=False)),
+    ("levit_digits", {}), ("levit_digits", dict(distillation=False)), ("levit_digits", dict(activation="silu")),
     *(pytest.param(name, {}, marks=pytest.mark.slow) for name in levit_np.list_models()[:5])])
 def test_gradients(name, changes):
     """Within 1e-3 of a parameter's largest value, where that is not below 1e-3 of the largest of all: float32 cancels
@@ -48,6 +48,28 @@ def test_gradients(name, changes):
     other = random_model(name, backend="cpu", drop_path=0.0, **changes)
     again = gradients(other, x, targets)
     assert all(np.array_equal(again[key], ours[key]) for key in ours)
+
+
+def test_bn_and_hardswish_are_one_operation(monkeypatch):
+    """In training, wherever they follow each other; an evaluation's record has both."""
+    calls = []
+    for name in ("hardswish", "batch_norm", "batch_norm_hardswish", "normalize"):
+        def counted(*arguments, name=name, function=getattr(ops, name)):
+            calls.append(name)
+            return function(*arguments)
+        monkeypatch.setattr(ops, name, counted)
+    model = random_model("levit_digits", backend="cpu")
+    layers = [layer for _, layer in model.walk()]
+    attention, bn, act = (sum(type(layer).__name__ in kinds for layer in layers) for kinds in (
+        ("Attention", "ShrinkingAttention"), ("BatchNorm",), ("MLP",)))
+    act += len(model.stem.convolutions) - 1
+    x = random_images(model, 2)
+    model.forward(x, training=True)
+    assert [calls.count(name) for name in ("hardswish", "batch_norm_hardswish", "batch_norm")] == [
+        attention, act, bn - act]
+    calls.clear()
+    model.forward(x, training="frozen")
+    assert calls.count("hardswish") == attention + act and calls.count("normalize") == bn
 
 
 def test_ten_adamw_steps():
