@@ -17,6 +17,7 @@ from .synchronized import synchronize
 # What the starters of MPI programs tell each process: MPICH and Intel MPI, Open MPI, Slurm.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 PATIENCE = 5.0  # seconds in which ranks that fail together all do so
+PASSED_ON = 0.3  # seconds that mpiexec is given to show what a rank said: when a job is aborted, it drops the rest
 
 
 def started_by_mpi() -> int:
@@ -136,6 +137,7 @@ def mpi_ranks() -> Iterator[MPIRanks]:
     except BaseException as error:
         if not ranks.end_together():
             _say(error, ranks)
+            time.sleep(PASSED_ON)
             ranks.abort()
         elif ranks.rank == 0:
             raise

@@ -41,6 +41,16 @@ class _Synchronized:
         through = ((scale * self._ops.asarray(total)).astype(gamma.dtype) for total in sums)
         return dx - self._ops.normalize(x, *through, mean, variance, eps, axis), dgamma, dbeta
 
+    def batch_norm_hardswish(self, x, gamma, beta, eps, axis=-1):
+        """hardswish(batch_norm(x)): see Activation.join.  -> y, Statistics."""
+        y, statistics = self.batch_norm(x, gamma, beta, eps, axis)
+        return self._ops.hardswish(y), statistics
+
+    def batch_norm_hardswish_backward(self, dy, x, gamma, beta, statistics, eps, axis=-1):
+        """-> dx, this rank's dgamma and dbeta."""
+        y = self._ops.normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis)
+        return self.batch_norm_backward(self._ops.hardswish_backward(dy, y), x, gamma, statistics, eps, axis)
+
     def _gathered(self, own):
         """The statistics of each rank, in the order of the ranks: every rank computes the same bits of them."""
         channels = len(own.mean)
