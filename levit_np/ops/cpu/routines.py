@@ -132,6 +132,8 @@ def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, add):
             return [v.at(weights, count * panel), *sums]
         return body
 
+    for i in range(rows):  # a gradient is added to again and again, and is larger than the caches
+        v.prefetch(v.at(c, build.mul(ldc, number(i))), writing=True)
     stop = v.at(a, build.mul(terms, steps[1]))
     at, carried = emit_loop(build, a, stop, steps[UNROLL], [b, *[v.splat(0.0)] * (rows * vectors)], some(UNROLL))
     _, (_, *sums) = emit_loop(build, at, stop, steps[1], carried, some(1))

@@ -77,11 +77,11 @@ class Vectors:
     def load_scalar(self, address, kind=F32):
         return self.builder.load(self.pointer(address, kind), align=4, typ=kind)
 
-    def prefetch(self, address):
-        """Asks for a cache line to be brought to the L2 cache; any address will do."""
+    def prefetch(self, address, writing=False):
+        """Asks for a cache line to be brought to the L2 cache, or to the L1 cache to be written; any address will do."""
         place = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
-        reading, level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
-        self.call("llvm.prefetch.p0", ir.VoidType(), [place, reading, level, data])
+        purpose, level, data = (ir.Constant(I32, n) for n in (int(writing), 3 if writing else 2, 1))
+        self.call("llvm.prefetch.p0", ir.VoidType(), [place, purpose, level, data])
 
     def load_pairs(self, address):
         """2 · lanes bfloat16."""
