@@ -26,7 +26,8 @@ def _channels(x, axis, *arrays):
 def _statistics(x):
     channels = x.shape[-1]
     count, rows = x.size // channels, x.reshape(-1, channels)
-    near = rows[:FIRST].mean(0)
+    some = rows[:FIRST]
+    near = np.add.reduce(some) / np.float32(len(some))
     sums, squares = _totals(Kind.STATISTICS, x, near)
     offset = sums / count
     variance = np.maximum(squares / count - offset**2, 0)
@@ -41,7 +42,7 @@ def _totals(kind, x, centre, dy=None, activation=()):
     run((kind, columns | {n.MEAN: centre.ctypes.data, n.TOTALS: totals.ctypes.data,
                           n.DY: 0 if dy is None else dy.ctypes.data}
          | {column: a.ctypes.data for column, a in zip((n.A, n.D), activation)}))
-    return totals.reshape(2, -1, x.shape[-1]).sum(1)
+    return totals if totals.shape[1] == x.shape[-1] else totals.reshape(2, -1, x.shape[-1]).sum(1)
 
 
 def _columns(x, *arrays):
@@ -51,7 +52,9 @@ def _columns(x, *arrays):
     rows, beside = x.size // channels, 1
     while channels * beside < ROW and rows % (2 * beside) == 0:
         beside *= 2
-    arrays = [np.ascontiguousarray(np.tile(a, beside) if beside > 1 else a, np.float32) for a in arrays]
+    arrays = [np.ascontiguousarray(a, np.float32) for a in arrays]
+    if beside > 1:
+        arrays = [np.tile(a, beside) for a in arrays]
     return {n.ROWS: rows // beside, n.CHANNELS: channels * beside, n.X: x.ctypes.data}, arrays
 
 

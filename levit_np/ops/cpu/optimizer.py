@@ -1,5 +1,7 @@
 """AdamW in one pass over a parameter."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from .. import reference
@@ -19,8 +21,7 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
     arrays = [np.ascontiguousarray(a) for a in arrays]
     # The kernel reads a number before it writes its successor, so that out may be the inputs.
     new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
-    constants = np.array([1 - rate * decay, rate / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1],
-                          1 - betas[1], 1 / (1 - betas[1] ** step), eps], np.float32)
+    constants = _constants(step, rate, tuple(betas), eps, decay)
     run((Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: parameter.size,
                      **{Each.A + i: a.ctypes.data for i, a in enumerate((*arrays, *new, constants))}}))
     if out is None or new is out:
@@ -28,6 +29,12 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
     for array, values in zip(out, new, strict=True):
         array[...] = values
     return tuple(out)
+
+
+@lru_cache(4)  # the same for some hundred parameters
+def _constants(step, rate, betas, eps, decay):
+    return np.array([1 - rate * decay, rate / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
+                     1 / (1 - betas[1] ** step), eps], np.float32)
 
 
 def _takes(out, parameter):

@@ -56,10 +56,10 @@ def scratch(size: int) -> tuple[int, int]:
     """(address, bytes a thread): at least `size` bytes for each thread of a call, kept for this caller's next."""
     size = -(-size // 64) * 64
     total = size * threads() + 64
-    memory = getattr(_kept, "memory", None)
-    if memory is None or memory.size < total:
-        memory = _kept.memory = np.empty(total, np.uint8)
-    return memory.ctypes.data + -memory.ctypes.data % 64, size
+    if getattr(_kept, "size", 0) < total:
+        _kept.memory, _kept.size = np.empty(total, np.uint8), total
+        _kept.address = _kept.memory.ctypes.data + -_kept.memory.ctypes.data % 64
+    return _kept.address, size
 
 
 def run(*steps) -> None:
