@@ -12,7 +12,8 @@ from .attention import attention, attention_backward, split_heads_backward  # no
 from .convolution import convolution, convolution_backward  # noqa: F401
 from .linear import linear, linear_backward  # noqa: F401
 from .normalization import (  # noqa: F401
-    batch_norm, batch_norm_backward, batch_norm_hardswish, batch_norm_hardswish_backward, batch_statistics, normalize, normalize_backward)
+    batch_norm, batch_norm_backward, batch_norm_hardswish, batch_norm_hardswish_backward, batch_statistics, normalize,
+    normalize_backward)
 from .optimizer import adamw  # noqa: F401
 
 NAME = "cpu"

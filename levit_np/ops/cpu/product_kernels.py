@@ -11,8 +11,8 @@ from . import training_step as step
 from .intrinsics import get, get_float, set_float
 from .training_step import HEAD
 
-# Terms at most whose sum is made in registers before it is added to the others': what is read again and again, a panel's
-# part and the rows it multiplies, or parts of two panels for a gradient, then stays in the L1 cache.
+# Terms at most whose sum is made in registers before it is added to the others': what is read again and again, a
+# panel's part and the rows it multiplies, or parts of two panels for a gradient, then stays in the L1 cache.
 GROUP, GRADIENT_GROUP = 288, 192
 
 

@@ -161,8 +161,8 @@ def _transpose(lanes):
 
 
 def _pack(lanes, vectors):
-    """f(source, row, target, terms, panels, scale): panels of whole vectors, times the number at `scale`.  A few rows at
-    a time go into all panels: they are read one number after the other, which the processor foresees."""
+    """f(source, row, target, terms, panels, scale): panels of whole vectors, times the number at `scale`.  A few rows
+    at a time go into all panels: they are read one number after the other, which the processor foresees."""
     def emit(builder, arguments):
         source, row, target, terms, panels, scale, *_ = arguments
         v, size = Vectors(builder, lanes), 4 * lanes

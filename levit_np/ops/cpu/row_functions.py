@@ -15,7 +15,8 @@ GROUP = 4  # vectors whose sums are kept in registers side by side
 
 def row_functions(lanes):
     """{name: emit(builder, nine arguments)}."""
-    found = {name: _of_kind(lanes, name) for name in EACH} | {f"{name}_past": _of_kind(lanes, name, True) for name in PAST}
+    found = {name: _of_kind(lanes, name) for name in EACH}
+    found |= {f"{name}_past": _of_kind(lanes, name, True) for name in PAST}
     for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
         for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
             found[name] = _column_sums(width, vectors, backward)

@@ -22,11 +22,11 @@ def tile_function(module, lanes, sizes, vectors, panels=1, pairs=False, halves=F
     `module` once: one call for many tiles, for a call costs as much as twenty terms.
 
     tiles: the address of a table of `number` tiles: rows, of which there are `sizes`, a's offset, c's offset (see
-    `moves`).  a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next; ldbias 0: one bias for all rows,
-    else it goes along with c.  segments: the address of `count` byte offsets, at each of which `length` terms of a row
-    stand; b: a packed panel, (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and bias_panel are
-    for c and bias; ahead: what to bring to the L2 cache meanwhile, each tile `share` bytes of it, `advance` every UNROLL
-    terms.  moves: -1, or 0 where c is the same place for all tiles.
+    `moves`).  a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next; ldbias 0: one bias for all
+    rows, else it goes along with c.  segments: the address of `count` byte offsets, at each of which `length` terms of
+    a row stand; b: a packed panel, (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and
+    bias_panel are for c and bias; ahead: what to bring to the L2 cache meanwhile, each tile `share` bytes of it,
+    `advance` every UNROLL terms.  moves: -1, or 0 where c is the same place for all tiles.
 
     pairs: a and b are bfloat16, a term being a pair of them.  halves: the result may go, rounded to bfloat16, to
     `half` too, if that is not 0, half of c's offsets apart; in parts, if they are `part` bytes apart.

@@ -18,8 +18,8 @@ def tile_product(instructions, jit, share, tiles):
         P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
     @jit
-    def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance,
-                 c, ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
+    def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share,
+                 advance, c, ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
         """Tiles that read bfloat16, that span two panels, or ordinary ones."""
         if pairs:
             pairs_tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,

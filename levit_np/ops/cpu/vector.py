@@ -78,7 +78,8 @@ class Vectors:
         return self.builder.load(self.pointer(address, kind), align=4, typ=kind)
 
     def prefetch(self, address, writing=False):
-        """Asks for a cache line to be brought to the L2 cache, or to the L1 cache to be written; any address will do."""
+        """Asks for a cache line to be brought to the L2 cache, or to the L1 cache to be written to; any address will
+        do."""
         place = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
         purpose, level, data = (ir.Constant(I32, n) for n in (int(writing), 3 if writing else 2, 1))
         self.call("llvm.prefetch.p0", ir.VoidType(), [place, purpose, level, data])
