@@ -9,6 +9,7 @@ from .amx import COLUMNS, PARTS, PASSES, TERMS
 from .amx import SCRATCH as SUMS_BYTES
 from .intrinsics import amx_functions, get, put
 from .step import AMX_JOB, PLAIN, Job
+from .tile import TILE
 
 ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
 # Numba takes whole numbers, not names of an enumeration.
@@ -67,7 +68,7 @@ def amx_product(jit, lanes, divide):
         source, count, parts, panel = get(job, B), stop - start, get(s, P_PAIRS), get(s, P_B_PANEL)
         put(job, SEGMENTS, get(s, P_SEGMENTS) + group * get(s, P_COUNT) * 8)
         for n in range(count):
-            tile = get(s, P_TILES) + 24 * (start + n)
+            tile = get(s, P_TILES) + TILE * (start + n)
             put(job, A, get(s, P_A) + get(tile, 1))
             if parts == PARTS:
                 put(job, FIRST, pairs * n // count)

@@ -5,12 +5,13 @@ from numba import types
 from . import training_step as step
 from .intrinsics import get, get_float, set_float
 
+C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_WIDTH = (
+    int(step.Convolution[name]) for name in "PLANES CHANNELS HEIGHT WIDTH KERNEL STRIDE PADDING OUT_WIDTH".split())
 
-def windows(jit, call, fill):
-    """(unfold, fold).  call: the routines by name; fill(address, count) writes zeros."""
+
+def line_windows(jit, call, fill):
+    """(unfold, fold) where a pixel's channels lie side by side: a window is a run of numbers a line of the kernel."""
     copy, add = call["copy"], call["add"]
-    C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_WIDTH = (
-        int(step.Convolution[name]) for name in "PLANES CHANNELS HEIGHT WIDTH KERNEL STRIDE PADDING OUT_WIDTH".split())
 
     @jit
     def window(s, x, u, v, p, i):
@@ -73,6 +74,11 @@ def windows(jit, call, fill):
                     target, left, right = window(s, x, u, v, p, i)
                     add(at + (i * run + left) * 4, target, 0, 0, 0, 0, 0, 0, right - left)
 
+    return unfold_lines, fold_lines
+
+
+def plane_windows(jit):
+    """(unfold, fold) of one plane of single values."""
     @jit
     def inside(s, u, p, i, j):
         """The pixels of output line u under whose kernel cell (i, j) there is no border: (first, last, the number of
@@ -107,6 +113,14 @@ def windows(jit, call, fill):
             source, to = rows + 4 * (p * kernel * kernel + cell), x + 4 * start - first * step
             for v in range(first, last):
                 set_float(to + v * step, get_float(to + v * step) + get_float(source + v * row))
+
+    return unfold_plane, fold_plane
+
+
+def windows(jit, call, fill):
+    """(unfold, fold).  call: the routines by name; fill(address, count) writes zeros."""
+    unfold_lines, fold_lines = line_windows(jit, call, fill)
+    unfold_plane, fold_plane = plane_windows(jit)
 
     @jit
     def unfold(s, x, u, target, row):
