@@ -19,7 +19,7 @@ OPERATIONS, BYTES, LAUNCH = 790e12 * 0.62, 4.3e12, 2e-6  # a second; a kernel in
 class Paper:
     """A device on which nothing happens: launches are only written down."""
 
-    OutOfMemory, arrays = MemoryError, np
+    OutOfMemory, arrays, capability = MemoryError, np, 90
 
     def launch(self, call):
         pass

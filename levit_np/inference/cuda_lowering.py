@@ -12,7 +12,7 @@ from ..ops.cuda import device
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.device import Kernel, View, call, chunk_of
-from ..ops.cuda.geometry import SIZES, cover, head_size, heads_for, tile_for, whole
+from ..ops.cuda.geometry import SIZES, cover, cut_for, head_size, heads_for, tile_for, whole
 from . import plan
 
 THREADS = 128
@@ -70,6 +70,9 @@ class Lowering:
         self.bytes += padded.nbytes
         return device.asarray(padded)
 
+    def tile_for(self, rows, outputs):
+        return tile_for(rows, outputs, device.has_warpgroups(self.element))
+
     def kernel(self, source, name, *defines):
         return Kernel(source, name, self.element, (*defines, *self.defines))
 
@@ -105,7 +108,7 @@ class Convolution:
         x = program.read(self.source)
         y = program.tensor(self.target, self.out[0] * self.out[1], self.outputs)
         program.alias("x", self.target)
-        tile = tile_for(rows, self.outputs)
+        tile = self.lowering.tile_for(rows, self.outputs)
         yield call(self.lowering.kernel("convolution", "convolution", *tile.defines),
                    (cover(rows, tile.rows), cover(self.outputs, tile.columns)), (tile.threads,),
                    (x, self.weight, self.bias, y, program.batch, *self.size, self.channels, *self.out, self.outputs,
@@ -132,7 +135,7 @@ class Linear:
 
     def emit(self, program):
         rows, x = program.batch * self.tokens, program.read(self.source)
-        tile = tile_for(rows, self.outputs)
+        tile = self.lowering.tile_for(rows, self.outputs)
         grid, kernel = (cover(rows, tile.rows), cover(self.outputs, tile.columns)), self.lowering.kernel
         if self.target == "logits":
             yield call(kernel("linear", "linear_floats", *tile.defines), grid, (tile.threads,),
@@ -146,9 +149,11 @@ class Linear:
                         cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1,
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
-            yield call(kernel("linear", "linear", *tile.defines), grid, (tile.threads,),
+            cut = cut_for(rows, self.outputs, self.inputs, self.lowering.element,
+                          device.has_warpgroups(self.lowering.element))
+            yield call(kernel("linear", "linear", *cut.tile.defines), cut.grid, (cut.tile.threads,),
                        (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
-                        self.inputs, self.outputs, self.activation), tile.shared)
+                        self.inputs, self.outputs, self.activation, cut.across), cut.shared)
 
 
 class Subsample:

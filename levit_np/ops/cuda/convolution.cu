@@ -9,20 +9,45 @@ struct Shape {
   int images, height, width, channels, out_height, out_width, outputs, kernel, stride, padding;
 };
 
+// A cell of a window: where it lies in the image, from the window's first pixel on, in pixels and in chunks.
+struct Cell {
+  int y, x;
+  unsigned chunks;
+};
+
+// A window: its first pixel, which may lie on the border of zeros around the image.  The chunk of a window and a cell is
+// found without dividing: a thread has a few windows for good, and one cell a step.
+struct Corner {
+  int both;         // y and x in 16 bits each: a thread keeps several
+  unsigned chunks;  // modulo 2^32, as a cell's: their sum is what counts
+  INLINE Corner() {}
+  INLINE Corner(int y, int x, unsigned chunks) : both(y << 16 | (x & 0xffff)), chunks(chunks) {}
+  INLINE int y() const { return both >> 16; }
+  INLINE int x() const { return (short)both; }
+};
+constexpr int NOWHERE = -(1 << 15);  // the y of what is no window, or no cell: beyond every image
+
 // Row `line` is the window of an output pixel; along it, `place` = (i · kernel + j) · channels + c.
 template <bool ALONG> struct Window {
   static constexpr bool K_ALONG = ALONG;
+  using Line = Corner;
+  using Place = Cell;
   const element* memory;
   Shape s;
   int lines;
-  INLINE const element* chunk(int line, int place) const {
-    if (line >= lines || place >= s.kernel * s.kernel * s.channels) return nullptr;
-    int cell = place / s.channels, c = place % s.channels;
-    int image = line / (s.out_height * s.out_width), pixel = line % (s.out_height * s.out_width);
-    int y = pixel / s.out_width * s.stride + cell / s.kernel - s.padding;
-    int x = pixel % s.out_width * s.stride + cell % s.kernel - s.padding;
-    if (y < 0 || y >= s.height || x < 0 || x >= s.width) return nullptr;  // the border of zeros
-    return memory + (((long long)image * s.height + y) * s.width + x) * s.channels + c;
+  INLINE Line line(int n) const {
+    int image = n / (s.out_height * s.out_width), pixel = n % (s.out_height * s.out_width);
+    int y = pixel / s.out_width * s.stride - s.padding, x = pixel % s.out_width * s.stride - s.padding;
+    return {n < lines ? y : NOWHERE, x, (((unsigned)image * s.height + y) * s.width + x) * (s.channels / CHUNK)};
+  }
+  INLINE Place place(int n) const {
+    int cell = n / s.channels, y = cell / s.kernel, x = cell % s.kernel;
+    return {n < s.kernel * s.kernel * s.channels ? y : NOWHERE, x,
+            (unsigned)(y * s.width + x) * (s.channels / CHUNK) + n % s.channels / CHUNK};
+  }
+  INLINE const element* chunk(const Line& line, const Place& place) const {
+    unsigned y = line.y() + place.y, x = line.x() + place.x;  // what is negative is large
+    return y < (unsigned)s.height && x < (unsigned)s.width ? chunk_of(memory, line.chunks + place.chunks) : nullptr;
   }
 };
 
@@ -36,7 +61,8 @@ convolution(const element* x, const element* w, const float* bias, element* y, i
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
   int rows = images * out_height * out_width, terms = kernel * kernel * channels;
   product(sums, Window<true>{x, s, rows}, Matrix<true>{w, outputs, terms, terms}, row, column, 0, terms, shared_memory);
-  store(sums, shared_memory, row, column, rows, outputs, Rows{y, outputs}, bias, nullptr, activation);
+  finish(sums, column, outputs, bias, activation);
+  store(sums, row, column, rows, outputs, Rows{y, outputs}, nullptr);
 }
 LAUNCHABLE(convolution)
 
@@ -51,7 +77,7 @@ convolution_weight(const element* dy, const element* x, float* parts, int images
   int pixels = images * out_height * out_width, columns = kernel * kernel * channels;
   int begin = blockIdx.z * length, end = begin + length < pixels ? begin + length : pixels;
   product(sums, Matrix<false>{dy, end, outputs, outputs}, Window<false>{x, s, end}, row, column, begin, end, shared_memory);
-  store_floats(sums, row, column, outputs, columns, parts + (long long)blockIdx.z * outputs * columns, columns, nullptr);
+  store_floats(sums, row, column, outputs, columns, parts + (long long)blockIdx.z * outputs * columns, columns);
 }
 LAUNCHABLE(convolution_weight)
 
@@ -71,33 +97,48 @@ struct Axis {
   }
 };
 
-// Row `line` is an input pixel of the class; along it, `place` = (i · cells + j) · outputs + o.
+// Row `line` is an input pixel of the class; along it, `place` = (i · cells + j) · outputs + o, where a cell further is a pixel
+// of the output back.
 struct Under {
   static constexpr bool K_ALONG = true;
+  using Line = Corner;
+  using Place = Cell;
   const element* memory;
   Shape s;
   Axis down, across;
-  INLINE const element* chunk(int line, int place) const {
-    int pixels = down.count * across.count;
-    if (line >= s.images * pixels || place >= down.cells * across.cells * s.outputs) return nullptr;
-    int image = line / pixels, pixel = line % pixels, cell = place / s.outputs;
-    int y = down.base + pixel / across.count - cell / across.cells;
-    int x = across.base + pixel % across.count - cell % across.cells;
-    if (y < 0 || y >= s.out_height || x < 0 || x >= s.out_width) return nullptr;
-    return memory + (((long long)image * s.out_height + y) * s.out_width + x) * s.outputs + place % s.outputs;
+  INLINE Line line(int n) const {
+    int pixels = down.count * across.count, image = n / pixels, pixel = n % pixels;
+    int y = down.base + pixel / across.count, x = across.base + pixel % across.count;
+    return {n < s.images * pixels ? y : NOWHERE, x, (((unsigned)image * s.out_height + y) * s.out_width + x) * (s.outputs / CHUNK)};
+  }
+  INLINE Place place(int n) const {
+    int cell = n / s.outputs, y = -(cell / across.cells), x = -(cell % across.cells);
+    return {n < down.cells * across.cells * s.outputs ? y : NOWHERE, x,
+            (unsigned)(y * s.out_width + x) * (s.outputs / CHUNK) + n % s.outputs / CHUNK};
+  }
+  INLINE const element* chunk(const Line& line, const Place& place) const {
+    unsigned y = line.y() + place.y, x = line.x() + place.x;
+    return y < (unsigned)s.out_height && x < (unsigned)s.out_width ? chunk_of(memory, line.chunks + place.chunks)
+                                                                   : nullptr;
   }
 };
 
 // The weights of the same cells: line k of them, all channels.
 struct Cells {
   static constexpr bool K_ALONG = false;
+  using Line = unsigned;  // as a matrix's
+  using Place = unsigned;
   const element* memory;
   Shape s;
   Axis down, across;
-  INLINE const element* chunk(int line, int place) const {
-    if (line >= down.cells * across.cells * s.outputs || place >= s.channels) return nullptr;
-    int cell = line / s.outputs, i = down.cell + cell / across.cells * s.stride, j = across.cell + cell % across.cells * s.stride;
-    return memory + ((long long)(line % s.outputs * s.kernel + i) * s.kernel + j) * s.channels + place;
+  INLINE Line line(int n) const {
+    int cell = n / s.outputs, i = down.cell + cell / across.cells * s.stride, j = across.cell + cell % across.cells * s.stride;
+    return n < down.cells * across.cells * s.outputs
+               ? ((n % s.outputs * s.kernel + i) * s.kernel + j) * (s.channels / CHUNK) : NONE;
+  }
+  INLINE Place place(int n) const { return n < s.channels ? n / CHUNK : NONE; }
+  INLINE const element* chunk(Line line, Place place) const {
+    return line != NONE && place != NONE ? chunk_of(memory, line + place) : nullptr;
   }
 };
 
@@ -105,10 +146,10 @@ struct Pixels {
   element* memory;
   Shape s;
   Axis down, across;
-  INLINE element* operator()(int row) const {
+  INLINE long long operator()(int row) const {
     int pixels = down.count * across.count, image = row / pixels, pixel = row % pixels;
     int y = down.first + pixel / across.count * s.stride, x = across.first + pixel % across.count * s.stride;
-    return memory + (((long long)image * s.height + y) * s.width + x) * s.channels;
+    return (((long long)image * s.height + y) * s.width + x) * s.channels;
   }
 };
 
@@ -124,6 +165,6 @@ convolution_data(const element* dy, const element* w, element* dx, int images, i
   if (row >= rows) return;  // another class has more pixels
   product(sums, Under{dy, s, down, across}, Cells{w, s, down, across}, row, column, 0, down.cells * across.cells * outputs,
           shared_memory);
-  store(sums, shared_memory, row, column, rows, channels, Pixels{dx, s, down, across}, nullptr, nullptr, IDENTITY);
+  store(sums, row, column, rows, channels, Pixels{dx, s, down, across}, nullptr);
 }
 LAUNCHABLE(convolution_data)

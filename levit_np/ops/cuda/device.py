@@ -18,6 +18,7 @@ from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES
 
 FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
+HOPPER = 90  # which has instructions that none has before or after it
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
 PATIENCE = 1.0  # seconds of compiling that go without a word
 KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
@@ -100,6 +101,7 @@ class CupyDevice:
             raise BackendError(f"backend cuda: expected an NVIDIA GPU and its driver, found {error}") from None
         if not count:
             raise BackendError("backend cuda: expected an NVIDIA GPU, found none")
+        self.capability = capability
         if capability < OLDEST:
             raise BackendError(f"backend cuda: expected compute capability {OLDEST / 10} or later, found "
                                f"{capability / 10}")
@@ -116,7 +118,9 @@ class CupyDevice:
         """Compiled, or from CuPy's cache.  That somebody waits is said once."""
         if kernel not in self._functions:
             begun = time.monotonic()
-            module = self.arrays.RawModule(code=source(kernel.source), options=("-std=c++17", *kernel.options))
+            target = ("-arch=sm_90a",) if ("WARPGROUPS", 1) in kernel.defines else ()  # else CuPy's own
+            module = self.arrays.RawModule(code=source(kernel.source),
+                                           options=("-std=c++17", *target, *kernel.options))
             self._functions[kernel] = module.get_function(kernel.name)
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:
@@ -228,6 +232,11 @@ def element_of(*values) -> str:
 @cache
 def _name(dtype) -> str:  # which NumPy puts together each time
     return dtype.name
+
+
+def has_warpgroups(element: str) -> bool:
+    """Whether products of this type are a matter of Hopper's instructions for four warps together."""
+    return SIZES[element] == 2 and current().capability == HOPPER
 
 
 def chunk_of(element: str) -> int:

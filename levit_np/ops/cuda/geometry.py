@@ -22,6 +22,8 @@ class Tile(NamedTuple):
     across: int
     stages: int
     cost: float  # of a result, relative to WIDE: a smaller tile reads each operand more often
+    warpgroups: bool = False  # with the tensor cores' instructions that Hopper alone has, for 16-bit numbers
+    resident: bool = False  # all of the rows' terms stay in shared memory while the columns pass by
 
     @property
     def threads(self) -> int:
@@ -35,7 +37,8 @@ class Tile(NamedTuple):
     @property
     def defines(self) -> tuple:
         return (("TILE_ROWS", self.rows), ("TILE_COLUMNS", self.columns), ("WARPS_DOWN", self.down),
-                ("WARPS_ACROSS", self.across), ("STAGES", self.stages))
+                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), *[("WARPGROUPS", 1)] * self.warpgroups,
+                *[("RESIDENT", 1)] * self.resident)
 
 
 WIDE = Tile(128, 128, 2, 4, 3, 1.0)
@@ -44,15 +47,48 @@ THIN = Tile(128, 32, 4, 2, 3, 1.4)  # the stem's first convolutions have 16 and 
 SQUARE = Tile(64, 64, 2, 2, 3, 1.4)
 SMALL = Tile(32, 32, 2, 2, 4, 2.5)  # one image: its few rows are cut finely, so that every processor has some
 TILES = (WIDE, TALL, THIN, SQUARE, SMALL)
+BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, 3, cost, True)
+                                   for columns, cost in ((128, 0.7), (64, 0.8), (32, 1.3)))
 
 
-def tile_for(rows: int, columns: int, parts: int = 1) -> Tile:
+def tile_for(rows: int, columns: int, warpgroups: bool = False, parts: int = 1) -> Tile:
     """The tile with which the last block is done first, were each result as dear as its tile's cost says."""
     def time(tile):
         blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
         return cover(blocks, PROCESSORS) * tile.rows * tile.columns * tile.cost
 
-    return min(TILES, key=time)
+    return min(WARPGROUP_TILES * warpgroups + TILES, key=time)
+
+
+RESIDENT = BROAD._replace(resident=True)
+SHARED_OF_HOPPER = 227 << 10  # of a block; a processor has a KiB more a block
+
+
+class Cut(NamedTuple):
+    """How a linear map is cut into blocks; each has `across` tiles of columns."""
+
+    tile: Tile
+    grid: tuple
+    shared: int
+    across: int
+
+
+def cut_for(rows: int, columns: int, terms: int, element: str, warpgroups: bool = False) -> Cut:
+    """What is predicted to be done first."""
+    tile = tile_for(rows, columns, warpgroups)
+    cut = Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared, 1)
+    steps, across = cover(terms * SIZES[element], K_BYTES), cover(columns, RESIDENT.columns)
+    shared = (steps * RESIDENT.rows + RESIDENT.stages * RESIDENT.columns) * K_BYTES
+    if tile != BROAD or across < 2 or shared > SHARED_OF_HOPPER:
+        return cut
+    down, at_once = cover(rows, RESIDENT.rows), PROCESSORS * (SHARED_OF_HOPPER // (shared + 512))
+
+    def time(parts):  # of the last block: what comes from the L2 cache, in steps of 16 KiB, and what is written
+        each = cover(across, parts)
+        return cover(down * cover(across, each), at_once) * (steps + each * (steps + 3))
+
+    each = cover(across, min(range(1, across + 1), key=time))
+    return Cut(RESIDENT, (down, cover(across, each)), shared, each)
 
 
 def parts_for(rows: int, columns: int, terms: int, element: str) -> tuple[Tile, int, int]:

@@ -2,16 +2,24 @@
 #include "product.cuh"
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
-// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.
+// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.  A block has `tiles` tiles of columns.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
-       int channels, int x_stride, int y_stride, int activation) {
+       int channels, int x_stride, int y_stride, int activation, int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
-  product(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
-          channels, shared_memory);
-  store(sums, shared_memory, row, column, rows, outputs, Rows{y, y_stride}, bias, residual, activation);
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * tiles * TILE_COLUMNS;
+  Matrix<true> left{x, rows, channels, x_stride}, right{w, outputs, channels, channels};
+  auto end = [&](int column) {
+    finish(sums, column, outputs, bias, activation);
+    store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);
+  };
+#if RESIDENT
+  products(sums, left, right, row, column, tiles, shared_memory, end);
+#else
+  product(sums, left, right, row, column, 0, channels, shared_memory);
+  end(column);
+#endif
 }
 LAUNCHABLE(linear)
 
@@ -23,7 +31,8 @@ linear_floats(const element* x, const element* w, const float* bias, float* y, i
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
   product(sums, Matrix<true>{x, rows, channels, channels}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
           channels, shared_memory);
-  store_floats(sums, row, column, rows, outputs, y, outputs, bias);
+  finish(sums, column, outputs, bias, IDENTITY);
+  store_floats(sums, row, column, rows, outputs, y, outputs);
 }
 LAUNCHABLE(linear_floats)
 
@@ -35,7 +44,7 @@ linear_data(const element* dy, const element* w, element* dx, int rows, int outp
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
   product(sums, Matrix<true>{dy, rows, outputs, outputs}, Matrix<false>{w, outputs, channels, channels}, row, column, 0,
           outputs, shared_memory);
-  store(sums, shared_memory, row, column, rows, channels, Rows{dx, channels}, nullptr, nullptr, IDENTITY);
+  store(sums, row, column, rows, channels, Rows{dx, channels}, nullptr);
 }
 LAUNCHABLE(linear_data)
 
@@ -49,6 +58,6 @@ linear_weight(const element* dy, const element* x, float* parts, int rows, int o
   int begin = blockIdx.z * length, end = begin + length < rows ? begin + length : rows;
   product(sums, Matrix<false>{dy, end, outputs, outputs}, Matrix<false>{x, end, channels, channels}, row, column, begin,
           end, shared_memory);
-  store_floats(sums, row, column, outputs, channels, parts + (long long)blockIdx.z * outputs * channels, channels, nullptr);
+  store_floats(sums, row, column, outputs, channels, parts + (long long)blockIdx.z * outputs * channels, channels);
 }
 LAUNCHABLE(linear_weight)

@@ -1,8 +1,8 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded
-from .geometry import cover, parts_for, tile_for, whole
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, has_warpgroups, launch, padded
+from .geometry import cover, cut_for, parts_for, tile_for, whole
 from .reduction import sum_columns, sum_parts
 
 
@@ -21,9 +21,9 @@ def linear(x, w, b=None):
 def product(x, w, bias, y, outputs, element):
     """y (rows, whole chunks) = x wᵀ + bias, of arrays as the kernels take them."""
     rows, channels = len(y), w.shape[-1]
-    tile = tile_for(rows, outputs)
-    launch(Kernel("linear", "linear", element, tile.defines), (cover(rows, tile.rows), cover(outputs, tile.columns)),
-           (tile.threads,), (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0), tile.shared)
+    cut = cut_for(rows, outputs, channels, element, has_warpgroups(element))
+    launch(Kernel("linear", "linear", element, cut.tile.defines), cut.grid, (cut.tile.threads,),
+           (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0, cut.across), cut.shared)
 
 
 def linear_backward(dy, x, w):

@@ -9,7 +9,7 @@
 
 #define KERNEL extern "C" __global__ void
 #define INLINE __device__ __forceinline__
-#define SHARED_MEMORY extern __shared__ __align__(128) unsigned char shared_memory[]
+#define SHARED_MEMORY extern __shared__ __align__(1024) unsigned char shared_memory[]
 #define LAUNCHABLE(name)
 
 // Numbers of 16 bits.  They are only stored; arithmetic is in float.

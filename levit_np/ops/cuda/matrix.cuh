@@ -94,3 +94,41 @@ INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, bfloat1
 INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, float) {
   for (int i = 0; i < 4; i++) a[i] = bits_of(c[part][i % 2 * 2 + i / 2]);
 }
+
+// The other way, to memory: a lane holds two neighbours of a row in each fragment, and memory is written 16 bytes at a time.
+// So the four lanes of a row exchange what they have of GATHERED fragments, and each gets a chunk of the row: of rows
+// g or, with `half`, g + 8, the columns from gathered_column() on.
+constexpr int GATHERED = CHUNK / 2;
+INLINE int gathered_column() {
+  int t = threadIdx.x % 4;
+  return sizeof(element) == 2 ? t * 8 : t % 2 * 8 + t / 2 * 4;
+}
+// Of two words of a lane the one goes to the lane `mask` away, and what comes back takes its place.
+INLINE void exchange(unsigned& first, unsigned& second, int mask) {
+  bool upper = threadIdx.x & mask;
+  unsigned come = __shfl_xor_sync(EVERY_LANE, upper ? first : second, mask);
+  if (upper) first = come;
+  else second = come;
+}
+template <class T> INLINE Chunk gathered(const float (*c)[4], int half, T) {
+  unsigned words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) words[i] = pair_of<T>(c[i][2 * half], c[i][2 * half + 1]);
+  exchange(words[0], words[1], 1);  // two by two, then four by four: word i of lane t becomes word t of lane i
+  exchange(words[2], words[3], 1);
+  exchange(words[0], words[2], 2);
+  exchange(words[1], words[3], 2);
+  Chunk y;
+  memcpy(&y, words, CHUNK_BYTES);
+  return y;
+}
+INLINE Chunk gathered(const float (*c)[4], int half, float) {
+  unsigned words[4];  // two columns of a fragment, two of the next
+#pragma unroll
+  for (int i = 0; i < 4; i++) words[i] = bits_of(c[i / 2][2 * half + i % 2]);
+  exchange(words[0], words[2], 1);
+  exchange(words[1], words[3], 1);
+  Chunk y;
+  memcpy(&y, words, CHUNK_BYTES);
+  return y;
+}

@@ -11,7 +11,14 @@
 // Where they come from - a matrix, the window of a convolution - is all that tells the products apart.
 #pragma once
 #include "matrix.cuh"
+#include "warpgroup.cuh"
 
+#ifndef WARPGROUPS
+#define WARPGROUPS 0  // 1: for Hopper alone, with warpgroup.cuh
+#endif
+#ifndef RESIDENT
+#define RESIDENT 0  // 1, with WARPGROUPS: all that a block needs of a linear map's x stays in shared memory
+#endif
 #ifndef TILE_ROWS
 #define TILE_ROWS 64
 #define TILE_COLUMNS 64
@@ -27,24 +34,41 @@ constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / 
 constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // fragments of it
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
 static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "fragments are loaded 16 by 16");
+static_assert(!WARPGROUPS || (WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0), "64 rows, all columns");
 
 // What a lane holds of its warp's part: see matrix.cuh.
 using Sums = float[DOWN][ACROSS][4];
 
-// One operand's slice of a step in shared memory.
-template <bool K_ALONG, int TILE> struct Slice {
+// One operand's slice of a step in shared memory, and how a thread copies its part of it: the same place of some lines.
+// What does not change from step to step is found once: along k that is the lines, across it the place.
+template <class Operand, int TILE> struct Slice {
+  static constexpr bool K_ALONG = Operand::K_ALONG;
   static constexpr int LINES = K_ALONG ? TILE : K_STEP;
   static constexpr int CHUNKS = TILE * (K_BYTES / CHUNK_BYTES) / LINES;  // a line
+  static constexpr int COPIES = LINES * CHUNKS / THREADS, LINES_APART = THREADS / CHUNKS;
   static_assert(THREADS % CHUNKS == 0 && LINES * CHUNKS % THREADS == 0, "each thread copies the same place of some lines");
+  const Operand& operand;
+  typename Operand::Line lines[K_ALONG ? COPIES : 1];
+  typename Operand::Place place;
 
-  template <class Operand> static INLINE void copy(unsigned char* slice, const Operand& operand, int first, int k) {
-    int chunk = threadIdx.x % CHUNKS;
+  INLINE Slice(const Operand& operand, int first) : operand(operand) {
+    if (K_ALONG) {
 #pragma unroll
-    for (int i = 0; i < LINES * CHUNKS / THREADS; i++) {
-      int line = threadIdx.x / CHUNKS + i * (THREADS / CHUNKS);
-      const element* from = K_ALONG ? operand.chunk(first + line, k + chunk * CHUNK)
-                                    : operand.chunk(k + line, first + chunk * CHUNK);
-      copy_chunk(slice + offset<CHUNKS>(line, chunk), from ? from : operand.memory, from != nullptr);
+      for (int i = 0; i < COPIES; i++) lines[i] = operand.line(first + line(i));
+    } else {
+      place = operand.place(first + chunk() * CHUNK);
+    }
+  }
+  static INLINE int chunk() { return threadIdx.x % CHUNKS; }
+  static INLINE int line(int i) { return threadIdx.x / CHUNKS + i * LINES_APART; }
+
+  INLINE void copy(unsigned char* slice, int k) {
+    if (K_ALONG) place = operand.place(k + chunk() * CHUNK);
+#pragma unroll
+    for (int i = 0; i < COPIES; i++) {
+      if (!K_ALONG) lines[0] = operand.line(k + line(i));
+      const element* from = operand.chunk(lines[K_ALONG ? i : 0], place);
+      copy_chunk(slice + offset<CHUNKS>(line(i), chunk()), from ? from : operand.memory, from != nullptr);
     }
   }
 
@@ -58,13 +82,62 @@ template <bool K_ALONG, int TILE> struct Slice {
   }
 };
 
+// A step's product: each warp loads fragments of its rows and columns and multiplies them.
+template <class SliceA, class SliceB>
+INLINE void multiply(Sums& sums, const unsigned char* a, const unsigned char* b, int row, int column) {
+#pragma unroll
+  for (int part = 0; part < 4; part++) {
+    unsigned left[DOWN][4], right[ACROSS / 2][4];
+#pragma unroll
+    for (int i = 0; i < DOWN; i++) SliceA::fragment_a(left[i], a, row + i * 16, part);
+#pragma unroll
+    for (int j = 0; j < ACROSS / 2; j++) SliceB::fragments_b(right[j], b, column + j * 16, part);
+#pragma unroll
+    for (int i = 0; i < DOWN; i++)
+#pragma unroll
+      for (int j = 0; j < ACROSS; j++)
+        tensor_product(element{}, sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+  }
+}
+
+// The same on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply 64 rows by
+// all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when this returns.
+template <class T> INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
+  begin_products();
+#pragma unroll
+  for (int part = 0; part < 4; part++)
+    warpgroup_product(type, sums[0], a + threadIdx.x / (4 * WARP) * 64 * K_BYTES + part * 32, b + part * 32);
+  end_products();
+}
+
+// Where a chunk lies in an array is counted in chunks: 32 bits suffice for 64 GiB.
+constexpr unsigned NONE = ~0u;
+INLINE const element* chunk_of(const element* memory, unsigned chunk) { return memory + (unsigned long long)chunk * CHUNK; }
+
+// A matrix in memory, `stride` numbers (whole chunks) from a line to the next.
+template <bool ALONG> struct Matrix {
+  static constexpr bool K_ALONG = ALONG;
+  using Line = unsigned;   // where it begins, or NONE
+  using Place = unsigned;  // along it
+  const element* memory;
+  int lines, length;
+  long long stride;
+  INLINE Line line(int n) const { return n < lines ? n * stride / CHUNK : NONE; }
+  INLINE Place place(int n) const { return n < length ? n / CHUNK : NONE; }
+  INLINE const element* chunk(Line line, Place place) const {
+    return line != NONE && place != NONE ? chunk_of(memory, line + place) : nullptr;
+  }
+};
+
 // sums = Σ over k from `begin` to `end` of a[first_row…] b[first_column…].
 template <class A, class B>
 INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first_column, int begin, int end,
                     unsigned char* shared) {
-  using SliceA = Slice<A::K_ALONG, TILE_ROWS>;
-  using SliceB = Slice<B::K_ALONG, TILE_COLUMNS>;
-  int warp = threadIdx.x / WARP, row = warp / WARPS_ACROSS * WARP_ROWS, column = warp % WARPS_ACROSS * WARP_COLUMNS;
+  using SliceA = Slice<A, TILE_ROWS>;
+  using SliceB = Slice<B, TILE_COLUMNS>;
+  SliceA slice_a(a, first_row);
+  SliceB slice_b(b, first_column);
+  constexpr bool BY_WARPGROUPS = WARPGROUPS && A::K_ALONG && B::K_ALONG;
 #pragma unroll
   for (int i = 0; i < DOWN; i++)
 #pragma unroll
@@ -73,103 +146,159 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
       for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
 
   int steps = (end - begin + K_STEP - 1) / K_STEP;
+  unsigned char *stage = shared, *next = shared;  // that is multiplied, that is copied to
+  auto after = [&](unsigned char* stage) { return stage == shared + (STAGES - 1) * STAGE_BYTES ? shared : stage + STAGE_BYTES; };
   auto copy = [&](int step) {
     if (step < steps) {
-      unsigned char* stage = shared + step % STAGES * STAGE_BYTES;
-      SliceA::copy(stage, a, first_row, begin + step * K_STEP);
-      SliceB::copy(stage + A_BYTES, b, first_column, begin + step * K_STEP);
+      slice_a.copy(next, begin + step * K_STEP);
+      slice_b.copy(next + A_BYTES, begin + step * K_STEP);
     }
     end_copies();  // an empty group too: the number of groups is what is waited for
+    next = after(next);
   };
 #pragma unroll
   for (int step = 0; step < STAGES - 1; step++) copy(step);
   for (int step = 0; step < steps; step++) {
     wait_for_copies<STAGES - 2>();
+    if constexpr (BY_WARPGROUPS) {
+      show_copies();
+      wait_for_products(sums[0]);
+    }
     __syncthreads();  // every thread's copies have arrived, and every warp is done with the stage that is copied to next
     copy(step + STAGES - 1);
-    const unsigned char *slice_a = shared + step % STAGES * STAGE_BYTES, *slice_b = slice_a + A_BYTES;
+    if constexpr (BY_WARPGROUPS) {
+      multiply_by_warpgroups(element{}, sums, stage, stage + A_BYTES);
+    } else {
+      int warp = threadIdx.x / WARP;
+      multiply<SliceA, SliceB>(sums, stage, stage + A_BYTES, warp / WARPS_ACROSS * WARP_ROWS, warp % WARPS_ACROSS * WARP_COLUMNS);
+    }
+    stage = after(stage);
+  }
+  if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);
+}
+
+#if RESIDENT
+// The same for several tiles of columns in turn, all of k: what a block needs of a is copied once, and stays in shared memory
+// while b passes by.  It is the way from the L2 cache to the processors that limits products of few terms, and a tile that
+// is copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a
+// tile's sums; the next tile's copies are under way meanwhile.
+template <class Each>
+INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
+                     unsigned char* shared, Each each) {
+  using SliceB = Slice<Matrix<true>, TILE_COLUMNS>;
+  Slice<Matrix<true>, TILE_ROWS> slice_a(a, first_row);
+  int steps = (a.length + K_STEP - 1) / K_STEP;
+  unsigned char *ring = shared + steps * A_BYTES, *end = ring + STAGES * B_BYTES, *stage = ring, *next = ring;
+  int to_tile = 0, to_step = 0;  // what is copied next
+  auto copy = [&] {
+    if (to_tile < tiles) {
+      if (to_tile == 0) slice_a.copy(shared + to_step * A_BYTES, to_step * K_STEP);
+      SliceB(b, first_column + to_tile * TILE_COLUMNS).copy(next, to_step * K_STEP);
+      if (++to_step == steps) to_step = 0, to_tile++;
+    }
+    end_copies();
+    next = next + B_BYTES == end ? ring : next + B_BYTES;
+  };
 #pragma unroll
-    for (int part = 0; part < 4; part++) {
-      unsigned left[DOWN][4], right[ACROSS / 2][4];
+  for (int i = 0; i < STAGES - 1; i++) copy();
+  for (int tile = 0; tile < tiles; tile++) {
 #pragma unroll
-      for (int i = 0; i < DOWN; i++) SliceA::fragment_a(left[i], slice_a, row + i * 16, part);
+    for (int j = 0; j < ACROSS; j++)
 #pragma unroll
-      for (int j = 0; j < ACROSS / 2; j++) SliceB::fragments_b(right[j], slice_b, column + j * 16, part);
+      for (int e = 0; e < 4; e++) sums[0][j][e] = 0;
+    for (int step = 0; step < steps; step++) {
+      wait_for_copies<STAGES - 2>();
+      show_copies();
+      wait_for_products(sums[0]);
+      __syncthreads();
+      copy();
+      multiply_by_warpgroups(element{}, sums, shared + step * A_BYTES, stage);
+      stage = stage + B_BYTES == end ? ring : stage + B_BYTES;
+    }
+    wait_for_products(sums[0]);
+    each(first_column + tile * TILE_COLUMNS);
+  }
+}
+#endif
+
+// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr.
+INLINE void finish(Sums& sums, int first_column, int columns, const float* bias, int activation) {
+  int column = first_column + threadIdx.x / WARP % WARPS_ACROSS * WARP_COLUMNS + threadIdx.x % 4 * 2;
+  auto every = [&](auto change) {
+#pragma unroll
+    for (int j = 0; j < ACROSS; j++)
 #pragma unroll
       for (int i = 0; i < DOWN; i++)
 #pragma unroll
-        for (int j = 0; j < ACROSS; j++) 
-          tensor_product(element{}, sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        for (int e = 0; e < 4; e++) change(sums[i][j][e], j * 2 + e % 2);
+  };
+  if (bias) {
+    float b[ACROSS * 2];
+#pragma unroll
+    for (int j = 0; j < ACROSS * 2; j++) {
+      int c = column + j / 2 * 8 + j % 2;
+      b[j] = c < columns ? __ldg(bias + c) : 0.0f;
     }
+    every([&](float& x, int j) { x += b[j]; });
   }
-  __syncthreads();  // the shared memory is free for what follows
+  if (activation == HARDSWISH) every([](float& x, int) { x = activated(x, HARDSWISH); });
+  else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
 }
 
-// A matrix in memory, `row_length` numbers (whole chunks) from a line to the next.
-template <bool ALONG> struct Matrix {
-  static constexpr bool K_ALONG = ALONG;
-  const element* memory;
-  int lines, length;
-  long long stride;
-  INLINE const element* chunk(int line, int place) const {
-    return line < lines && place < length ? memory + line * stride + place : nullptr;
-  }
-};
-
-// y = activation(sums + bias), rounded; or residual + y.  `target(row)` is where a row of the result begins.
-//
-// A lane holds two neighbours of a row, and memory is best written 16 bytes at a time: each warp's 16 rows pass through
-// shared memory.
+// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  All of the
+// residual is asked for first: what is read after a write waits for it, as they may be one.
 template <class Target>
-INLINE void store(const Sums& sums, unsigned char* shared, int first_row, int first_column, int rows, int columns,
-                  const Target& target, const float* bias, const element* residual, int activation) {
-  constexpr int PITCH = WARP_COLUMNS * sizeof(element) + CHUNK_BYTES;  // a chunk more: rows begin in other banks
-  constexpr int CHUNKS = WARP_COLUMNS / CHUNK;
-  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-  int row = first_row + warp / WARPS_ACROSS * WARP_ROWS, column = first_column + warp % WARPS_ACROSS * WARP_COLUMNS;
-  unsigned char* buffer = shared + warp * 16 * PITCH;
+INLINE void store(const Sums& sums, int first_row, int first_column, int rows, int columns, const Target& target,
+                  const element* residual) {
+  constexpr int GROUPS = (ACROSS + GATHERED - 1) / GATHERED;
+  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  int row = first_row + warp / WARPS_ACROSS * WARP_ROWS + lane / 4, column = warp % WARPS_ACROSS * WARP_COLUMNS;
 #pragma unroll
   for (int i = 0; i < DOWN; i++) {
+    unsigned places[GROUPS][2];
+    Chunk before[GROUPS][2];
 #pragma unroll
-    for (int j = 0; j < ACROSS; j++) {
-      int c = column + j * 8 + 2 * t;
-      float b0 = bias && c < columns ? __ldg(bias + c) : 0.0f, b1 = bias && c + 1 < columns ? __ldg(bias + c + 1) : 0.0f;
+    for (int half = 0; half < 2; half++) {
+      int r = row + i * 16 + half * 8;
+      unsigned begin = target(r) / CHUNK;
+#pragma unroll
+      for (int n = 0; n < GROUPS; n++) {
+        int across = n * GATHERED * 8 + gathered_column(), c = first_column + column + across;
+        unsigned& place = places[n][half];
+        place = r < rows && across < WARP_COLUMNS && c < columns ? begin + c / CHUNK : NONE;
+        if (residual && place != NONE) before[n][half] = ((const Chunk*)residual)[place];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < GROUPS; n++) {
+      float group[GATHERED][4];  // a narrow warp's last one is not full
+#pragma unroll
+      for (int j = 0; j < GATHERED; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) group[j][e] = n * GATHERED + j < ACROSS ? sums[i][(n * GATHERED + j) % ACROSS][e] : 0;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        float y0 = activated(sums[i][j][2 * half] + b0, activation), y1 = activated(sums[i][j][2 * half + 1] + b1, activation);
-        element* place = (element*)(buffer + (g + half * 8) * PITCH) + j * 8 + 2 * t;
-        from_float(y0, place[0]);
-        from_float(y1, place[1]);
+        Chunk y = gathered(group, half, element{});
+        if (places[n][half] == NONE) continue;
+        if (residual)
+#pragma unroll
+          for (int e = 0; e < CHUNK; e++)
+            from_float(to_float(before[n][half].value[e]) + to_float(y.value[e]), y.value[e]);
+        ((Chunk*)target.memory)[places[n][half]] = y;
       }
     }
-    __syncwarp();
-#pragma unroll
-    for (int n = lane; n < 16 * CHUNKS; n += WARP) {
-      int r = row + i * 16 + n / CHUNKS, c = column + n % CHUNKS * CHUNK;
-      if (r < rows && c < columns) {
-        Chunk y = *(const Chunk*)(buffer + n / CHUNKS * PITCH + n % CHUNKS * CHUNK_BYTES);
-        element* place = target(r) + c;
-        if (residual) {
-          Chunk x = *(const Chunk*)(residual + (place - target.memory));
-#pragma unroll
-          for (int e = 0; e < CHUNK; e++) from_float(to_float(x.value[e]) + to_float(y.value[e]), y.value[e]);
-        }
-        *(Chunk*)place = y;
-      }
-    }
-    __syncwarp();
   }
 }
 
 struct Rows {
   element* memory;
   long long stride;
-  INLINE element* operator()(int row) const { return memory + row * stride; }
+  INLINE long long operator()(int row) const { return row * stride; }
 };
 
-// sums + bias as floats, with no word about alignment: `stride` numbers a row.
+// sums as floats, with no word about alignment: `stride` numbers a row.
 INLINE void store_floats(const Sums& sums, int first_row, int first_column, int rows, int columns, float* memory,
-                         long long stride, const float* bias) {
+                         long long stride) {
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   int row = first_row + warp / WARPS_ACROSS * WARP_ROWS + lane / 4;
   int column = first_column + warp % WARPS_ACROSS * WARP_COLUMNS + lane % 4 * 2;
@@ -180,6 +309,6 @@ INLINE void store_floats(const Sums& sums, int first_row, int first_column, int 
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         int r = row + i * 16 + e / 2 * 8, c = column + j * 8 + e % 2;
-        if (r < rows && c < columns) memory[r * stride + c] = sums[i][j][e] + (bias ? __ldg(bias + c) : 0.0f);
+        if (r < rows && c < columns) memory[r * stride + c] = sums[i][j][e];
       }
 }

@@ -4,6 +4,8 @@
 // - shared memory starts as NaN in every block, and guard bytes behind it are checked;
 // - copy_chunk copies at the latest moment that is allowed, or, in the other order, at once: without a wait NaN is read,
 //   without a barrier before it what others still need is overwritten;
+// - a warpgroup's products are done at once where copies are made late, and at the wait for them where copies are made at
+//   once: what is copied over an operand that is still read spoils the product;
 // - copy_chunk and __ldg read nothing but the kernel's arrays;
 // - a warp runs to the next barrier before another begins, in one order or its reverse (`order`): without a barrier it
 //   reads what is not there yet, or overwrites what is still needed;
@@ -29,12 +31,14 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
 namespace emulation {
 enum State { READY, AT_BLOCK, AT_WARP, DONE };
-enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED };
+enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
 constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
 struct Copy { void* to; const void* from; bool there; int group; };
+struct Product { void (*add)(const Product&); float* d; int fragments; const unsigned char *a, *b; };
 struct Fiber {
   jmp_buf resume; State state; Meeting meeting; dim3 thread; unsigned lane, warp;
   Copy copies[QUEUE]; int first, last, group;
+  Product products[8]; int product_count; bool open;
 };
 // What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
 struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; float product[16][8]; };
@@ -125,7 +129,7 @@ inline bool block(unsigned threads, size_t shared_bytes, int order) {
   memset(parity, 0, sizeof(int) * threads);
   for (unsigned i = 0; i < threads; i++) {
     Fiber& f = fibers[i];
-    f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = 0;
+    f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = f.product_count = 0;
     f.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
   }
   // A warp goes as far as it can before another begins, so that nothing but a barrier makes it wait for the others.
@@ -332,6 +336,47 @@ inline void copy_chunk(void* to, const void* from, bool there) {
   if (emulation::eager) return emulation::copy_now({to, from, there, 0});
   f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group};
 }
+namespace emulation {
+inline unsigned short at(const unsigned char* lines, int line, int k) {  // 128 bytes a line, chunks changing places
+  return ((const unsigned short*)(lines + line * 128))[((k / 8) ^ (line & 7)) * 8 + k % 8];
+}
+// A warpgroup's product by hand: what a lane holds of it.
+template <class T> void add_product(const Product& p) {
+  unsigned g = current->lane / 4, t = current->lane % 4;
+  size_t a = (size_t)p.a & 127, b = (size_t)p.b & 127;  // 32 bytes of k further
+  for (int i = 0; i < p.fragments; i++)
+    for (int e = 0; e < 4; e++) {
+      int row = current->warp % 4 * 16 + g + e / 2 * 8, column = i * 8 + 2 * t + e % 2;
+      float sum = 0;
+      for (int k = 0; k < 16; k++)
+        sum += half_of(T{}, at(p.a - a, row, a / 2 + k)) * half_of(T{}, at(p.b - b, column, b / 2 + k));
+      p.d[i * 4 + e] += sum;
+    }
+}
+}  // namespace emulation
+template <class T, int N> void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsigned char* b) {
+  using namespace emulation;
+  Fiber& f = *current;
+  Exchange& e = meet(WARPGROUP, std::make_pair(a, b));
+  if (shown<std::pair<const void*, const void*>>(e, 0) != std::make_pair((const void*)a, (const void*)b))
+    fail("warpgroup_product: lanes with other operands");
+  if (!f.open) fail("warpgroup_product: not between begin_products and end_products");
+  f.products[f.product_count++] = {add_product<T>, d[0], N, a, b};
+}
+inline void begin_products() { emulation::current->open = true; }
+// Done at once, or, where copies are made at once, at the latest moment.
+inline void do_products() {
+  emulation::Fiber& f = *emulation::current;
+  for (int i = 0; i < f.product_count; i++) f.products[i].add(f.products[i]);
+  f.product_count = 0;
+}
+inline void end_products() {
+  emulation::current->open = false;
+  if (!emulation::eager) do_products();
+}
+template <int N> void wait_for_products(float (&)[N][4]) { do_products(); }
+inline void show_copies() {}
+
 inline void end_copies() { emulation::current->group++; }
 template <int LEFT> void wait_for_copies() {
   emulation::Fiber& f = *emulation::current;

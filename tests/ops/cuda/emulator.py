@@ -123,8 +123,9 @@ class Emulator:
 
     OutOfMemory = MemoryError
 
-    def __init__(self, folder, order=0, edit=None):
-        self.arrays, self.folder, self.order, self.edit, self.launches = Arrays(), Path(folder), order, edit, {}
+    def __init__(self, folder, order=0, edit=None, capability=80):
+        self.capability, self.arrays, self.folder, self.order, self.edit, self.launches = (
+            capability, Arrays(), Path(folder), order, edit, {})
         self._functions = {}
 
     def function(self, kernel):

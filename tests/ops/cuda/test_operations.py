@@ -6,6 +6,8 @@ import pytest
 from levit_np.errors import BackendError
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
+from levit_np.ops.cuda import geometry
+from levit_np.ops.cuda.geometry import WARPGROUP_TILES
 
 from ..cases import CASES
 
@@ -99,6 +101,26 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     close(dw, dw_expected, ROUNDING["float32"], np.float32)
     without, again = ops.convolution_backward(dy, x, w, stride, padding, input_gradient=False)
     assert without is None and np.array_equal(exact(again), exact(dw))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("tile", WARPGROUP_TILES)
+def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
+    """Hopper's instructions, for sizes that no tile divides, of one step and of more than there are stages."""
+    if on.current().capability != on.HOPPER:
+        if hasattr(on.current().arrays, "cuda"):
+            pytest.skip(f"expected compute capability 9.0, found {on.current().capability / 10}")
+        monkeypatch.setattr(on.current(), "capability", on.HOPPER)
+    kind, bar = type_of(dtype), ROUNDING[dtype]
+    monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
+    monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
+    monkeypatch.setattr(geometry, "PROCESSORS", 1)  # for which a block has several tiles of columns
+    assert (geometry.cut_for(130, 392, 200, "float16", True).across > 1) == (tile.columns == 128)
+    for rows, channels, outputs in ((131, 72, 136), (1, 64, 8), (257, 456, 40), (130, 200, 392)):
+        x, w, b = put(draw(rows, channels), kind), put(draw(outputs, channels), "float32"), put(draw(outputs), "float32")
+        close(ops.linear(x, w, b), reference.linear(exact(x), exact(w), exact(b)), bar, kind)
+    x, w = put(draw(2, 24, 17, 15), kind), put(draw(40, 24, 3, 3), "float32")
+    close(ops.convolution(x, w, 2, 1), reference.convolution(exact(x), exact(w), 2, 1), bar, kind)
 
 
 ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias

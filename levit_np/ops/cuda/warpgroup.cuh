@@ -1,0 +1,47 @@
+// Hopper's product of matrices in shared memory: four warps, a warpgroup, add a (64 rows, 32 bytes of k) times b (8 N columns)
+// to d.  A lane holds N fragments of its warp's sixteen rows, as matrix.cuh has them.
+//
+// Both lie in lines of 128 bytes, eight lines at a multiple of 1024 bytes, the chunks of a line in the order of `offset`,
+// which is the order that these instructions know.  "wgmma" and "Matrix descriptor" in NVIDIA's PTX manual.
+#pragma once
+#include "machine.cuh"
+
+#ifndef EMULATED
+INLINE unsigned long long descriptor(const void* lines) {
+  constexpr unsigned long long EIGHT_LINES = 1024 >> 4, CHUNKS_CHANGE_PLACES = 1;
+  return ((unsigned)__cvta_generic_to_shared(lines) >> 4) | EIGHT_LINES << 32 | CHUNKS_CHANGE_PLACES << 62;
+}
+
+// The instruction names every register of d.
+#define FRAGMENT(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define FRAGMENTS_4 FRAGMENT(0), FRAGMENT(1), FRAGMENT(2), FRAGMENT(3)
+#define FRAGMENTS_8 FRAGMENTS_4, FRAGMENT(4), FRAGMENT(5), FRAGMENT(6), FRAGMENT(7)
+#define FRAGMENTS_16 FRAGMENTS_8, FRAGMENT(8), FRAGMENT(9), FRAGMENT(10), FRAGMENT(11), FRAGMENT(12), FRAGMENT(13), FRAGMENT(14), FRAGMENT(15)
+#define NAMES_4 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_8 NAMES_4 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_16 NAMES_8 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define WARPGROUP_PRODUCT(TYPE, NAME, N, COLUMNS, A, B)                                                                     \
+  INLINE void warpgroup_product(TYPE, float (&d)[N][4], const void* a, const void* b) {                                     \
+    asm volatile(                                                                                                          \
+        "{.reg .pred add; setp.eq.u32 add, 0, 0;"                                                                          \
+        "wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." NAME "." NAME " {" NAMES_##N "}, " A ", " B ", add, 1, 1, 0, 0;}" \
+        : FRAGMENTS_##N : "l"(descriptor(a)), "l"(descriptor(b)));                                                         \
+  }
+WARPGROUP_PRODUCT(float16, "f16", 4, "32", "%16", "%17")
+WARPGROUP_PRODUCT(float16, "f16", 8, "64", "%32", "%33")
+WARPGROUP_PRODUCT(float16, "f16", 16, "128", "%64", "%65")
+WARPGROUP_PRODUCT(bfloat16, "bf16", 4, "32", "%16", "%17")
+WARPGROUP_PRODUCT(bfloat16, "bf16", 8, "64", "%32", "%33")
+WARPGROUP_PRODUCT(bfloat16, "bf16", 16, "128", "%64", "%65")
+
+INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+INLINE void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Of this warpgroup, all that were begun: d is there, and a and b are no longer read.
+template <int N> INLINE void wait_for_products(float (&d)[N][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : FRAGMENT(i) :: "memory");  // d is read after this, not before
+}
+// What this thread has copied to shared memory is there for the products, too.
+INLINE void show_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#endif
