@@ -116,12 +116,13 @@ class Program:
     def __init__(self, lowering, buffers, batch, outputs, scale_and_shift):
         self.batch, self._buffers, self._element = batch, buffers, lowering.element
         self.logits = buffers("logits", outputs, np.float32)[: batch * outputs].reshape(batch, outputs)
-        self._pixels, self._channels = lowering.size_of_images, lowering.channels
-        self._scale_and_shift = scale_and_shift
-        self._read = lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}")
+        self._size, self._rows, self._scale_and_shift = lowering.size_of_images, lowering.blocks[0], scale_and_shift
+        self._read = lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}",
+                                     ("SIDE", lowering.side), ("CHANNELS", lowering.channels))
+        blocks, width = lowering.blocks[0] * lowering.blocks[1], lowering.layouts["map 0"].width
         for _ in "12":
             self._tensors, self._names = {}, {}
-            self._first = self.tensor("map 0", self._pixels, lowering.layouts["map 0"].width)
+            self._first = self.tensor("map 0", blocks, width)
             calls = [launch for step in lowering.steps for launch in step.emit(self)]
         self.calls, self._run = calls, device.current().recorded(calls)
 
@@ -133,14 +134,14 @@ class Program:
 
     def reading(self, images):
         """The launch that brings images, on the GPU, into the layout of the first convolution."""
-        return call(self._read, (cover(self.batch * self._pixels, THREADS),), (THREADS,),
-                    (images, *(self._scale_and_shift or ()), self._first, self.batch, self._channels, self._pixels))
+        return call(self._read, (self.batch * self._rows,), (THREADS,),
+                    (images, *(self._scale_and_shift or ()), self._first, *self._size))
 
     def _on_gpu(self, images):
         kind, name = (np.uint8, "bytes") if self._scale_and_shift else (np.float32, "images")
         if isinstance(images, device.arrays().ndarray):
             return device.contiguous(images, kind)
-        copy = self._buffers(name, self._channels * self._pixels, kind)[: images.size]
+        copy = self._buffers(name, images[0].size, kind)[: images.size]
         device.current().copy(copy, images.reshape(-1))
         return copy
 

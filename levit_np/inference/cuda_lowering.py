@@ -28,16 +28,18 @@ class Layout(NamedTuple):
 class Lowering:
     """The steps of a plan, packed, in `steps`.
 
-    While they are made: `layouts` of the tensors, `tokens` of the residual stream, `size` of the map, `kept`, where a
-    subsampled tensor is to be found."""
+    The images are a map of `blocks`, squares of `side` pixels.  While the steps are made: `layouts` of the tensors,
+    `tokens` of the residual stream, `size` of the map in pixels, `kept`, where a subsampled tensor is to be found."""
 
     def __init__(self, steps, config, element, tf32=False):
         self.element, self.part, self.classes = element, chunk_of(element), config.num_classes
         self.defines = (("TF32", 1),) if tf32 else ()
         self.size, self.tokens, self.kept, self.maps = config.image_size, None, None, 0
-        self.channels, self.bytes = config.in_channels, 0
-        self.size_of_images = config.image_size[0] * config.image_size[1]
-        self.layouts = {"map 0": self.plain(config.in_channels)}
+        self.channels, self.size_of_images, self.bytes = config.in_channels, config.image_size, 0
+        first = config.stem[0]
+        self.side = 2 if (first.kernel, first.stride, first.padding) == (3, 2, 1) else 1
+        self.blocks = tuple(cover(n, self.side) for n in config.image_size)
+        self.layouts = {"map 0": self.plain(self.side**2 * self.channels)}
         self.steps = [KINDS[type(step)](step, self) for step in steps]
 
     def plain(self, count):
@@ -88,19 +90,32 @@ def rounded(array, element):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
+def over_blocks(weight):
+    """Of a 3×3 convolution with stride 2 and padding 1, weight (O, 3, 3, C), the same over blocks of 2×2 pixels:
+    (O, 2, 2, 4 C), with stride 1.
+
+    Output y reads the rows 2y - 1, 2y and 2y + 1: of block y - 1 the lower, of block y both.  The upper row of block
+    y - 1 has zeros, and above block 0 is a border of one block.  Columns likewise."""
+    outputs, _, _, channels = weight.shape
+    cells = np.pad(weight, ((0, 0), (1, 0), (1, 0), (0, 0))).reshape(outputs, 2, 2, 2, 2, channels)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(outputs, 2, 2, 4 * channels)
+
+
 class Convolution:
     def __init__(self, step, lowering):
-        self.kernel, self.stride, self.padding = step.weight.shape[2], step.stride, step.padding
-        self.source, self.activation, self.size = f"map {lowering.maps}", NUMBERS[step.activation], lowering.size
+        weight, self.stride, self.padding = step.weight.transpose(0, 2, 3, 1), step.stride, step.padding
+        self.out = tuple((n + 2 * self.padding - weight.shape[1]) // self.stride + 1 for n in lowering.size)
+        self.size = lowering.size
+        if lowering.maps == 0 and lowering.side == 2:
+            weight, self.stride, self.size = over_blocks(weight), 1, lowering.blocks
+        self.kernel, self.source, self.activation = weight.shape[1], f"map {lowering.maps}", NUMBERS[step.activation]
         inputs, outputs = lowering.layouts[self.source], lowering.plain(len(step.weight))
         lowering.maps += 1
         self.target, self.lowering = f"map {lowering.maps}", lowering
         self.channels, self.outputs = inputs.width, outputs.width
         # The last map is the residual stream.
         lowering.layouts[self.target] = lowering.layouts["x"] = outputs
-        self.weight = lowering.weight(step.weight.transpose(0, 2, 3, 1), outputs, inputs)
-        self.bias = lowering.floats(step.bias, outputs)
-        self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
+        self.weight, self.bias = lowering.weight(weight, outputs, inputs), lowering.floats(step.bias, outputs)
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
 
     def emit(self, program):

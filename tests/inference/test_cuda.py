@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.config import Convolution
 from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
@@ -46,6 +47,26 @@ def test_every_kind_of_step(name):
     model = random_model(name, backend="reference", **ODD[name])
     x = random_images(model, 2)
     assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
+
+
+SQUARES = {}  # two convolutions with stride 2: the images are read in blocks of 2×2 pixels
+PATCHES = {"stem": (Convolution(64, 8, 8),)}  # pixel by pixel, as with a first convolution that keeps the size
+KEEPING = {"stem": (Convolution(16, 3, 1), Convolution(64, 4, 4))}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("size, channels, changes", [
+    ((32, 32), 3, SQUARES), ((33, 31), 3, SQUARES), ((30, 37), 1, SQUARES), ((65, 65), 5, SQUARES),
+    ((33, 31), 3, PATCHES), ((18, 17), 3, KEEPING)])
+def test_every_pixel_of_every_size(size, channels, changes, precision):
+    """Of floats and of bytes, to the edges: a shift far from zero would show in a border that is normalised too."""
+    model = random_model(image_size=size, in_channels=channels, backend="reference", **changes)
+    mean, std = np.linspace(0.7, 0.2, channels), np.linspace(0.2, 0.3, channels)
+    values = np.random.default_rng(0).integers(0, 256, (2, *size, channels), np.uint8)
+    x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2)
+    executor, expected = CudaExecutor(model, precision, normalization=(mean, std)), exact(model, x)
+    assert error(executor(x.astype(np.float32)), expected) < ERROR[precision]
+    assert error(executor(values), expected) < ERROR[precision]
 
 
 @pytest.fixture

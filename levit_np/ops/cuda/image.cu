@@ -1,30 +1,52 @@
 // Images as they come, into the layout of the convolutions: (B, H, W, C), C padded with zeros to whole chunks.
-// A thread has a pixel.
+//
+// With SIDE 2 a block of 2×2 pixels takes a pixel's place, (B, ⌈H/2⌉, ⌈W/2⌉, 4 C): three channels leave less of a chunk
+// empty.  Its pixels stand row by row; those outside the image are zeros.
+//
+// A thread has a block of pixels, and a block of threads a row of them: where a number comes from is then known to the
+// compiler but for the row's and the block's beginning.
 #include "machine.cuh"
 
-template <class Read> INLINE void write_pixel(element* y, long long pixel, int channels, Read read) {
-  int chunks = (channels + CHUNK - 1) / CHUNK;
-  for (int i = 0; i < chunks; i++) {
-    Chunk c;
-    for (int e = 0; e < CHUNK; e++) from_float(i * CHUNK + e < channels ? read(i * CHUNK + e) : 0.0f, c.value[e]);
-    ((Chunk*)y)[pixel * chunks + i] = c;
+#ifndef SIDE
+#define SIDE 2
+#define CHANNELS 3
+#endif
+
+constexpr int COUNT = SIDE * SIDE * CHANNELS, CHUNKS = (COUNT + CHUNK - 1) / CHUNK;  // of a block of pixels
+
+template <class Read> INLINE void write_row(element* y, int height, int width, Read read) {
+  int down = (height + SIDE - 1) / SIDE, across = (width + SIDE - 1) / SIDE;
+  int image = blockIdx.x / down, top = blockIdx.x % down * SIDE;
+  for (int block = threadIdx.x; block < across; block += blockDim.x) {
+    Chunk* target = (Chunk*)y + ((long long)blockIdx.x * across + block) * CHUNKS;
+    for (int i = 0; i < CHUNKS; i++) {
+      Chunk chunk;
+#pragma unroll
+      for (int e = 0; e < CHUNK; e++) {
+        int n = i * CHUNK + e, pixel = n / CHANNELS, row = top + pixel / SIDE, column = block * SIDE + pixel % SIDE;
+        bool there = n < COUNT && row < height && column < width;
+        from_float(there ? read(image, row * width + column, n % CHANNELS) : 0.0f, chunk.value[e]);
+      }
+      target[i] = chunk;
+    }
   }
 }
 
-// x (B, C, pixels) floats, already normalised.
-KERNEL image_of_floats(const float* x, element* y, int images, int channels, int pixels) {
-  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= (long long)images * pixels) return;
-  const float* first = x + i / pixels * channels * pixels + i % pixels;
-  write_pixel(y, i, channels, [&](int c) { return first[(long long)c * pixels]; });
+// x (B, C, H, W) floats, already normalised.
+KERNEL image_of_floats(const float* x, element* y, int height, int width) {
+  int pixels = height * width;
+  write_row(y, height, width, [&](long long image, int pixel, int c) {
+    return __ldg(x + image * CHANNELS * pixels + (c * pixels + pixel));
+  });
 }
 LAUNCHABLE(image_of_floats)
 
-// x (B, pixels, C) bytes; y = x scale + shift, a channel at a time: (x / 255 - mean) / std.
-KERNEL image_of_bytes(const unsigned char* x, const float* scale, const float* shift, element* y, int images, int channels,
-                      int pixels) {
-  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= (long long)images * pixels) return;
-  write_pixel(y, i, channels, [&](int c) { return x[i * channels + c] * scale[c] + shift[c]; });
+// x (B, H, W, C) bytes; y = x scale + shift, a channel at a time: (x / 255 - mean) / std.
+KERNEL image_of_bytes(const unsigned char* x, const float* scale, const float* shift, element* y, int height,
+                      int width) {
+  int pixels = height * width;
+  write_row(y, height, width, [&](long long image, int pixel, int c) {
+    return __ldg(x + image * CHANNELS * pixels + (pixel * CHANNELS + c)) * __ldg(scale + c) + __ldg(shift + c);
+  });
 }
 LAUNCHABLE(image_of_bytes)
