@@ -21,6 +21,7 @@ EXAMPLE = """examples:
 """
 PARTS = ("limits", "inference", "kernels", "training")
 PEERS = ("eager", "compile", "folded", "folded-sdpa")
+MODES = ("max-autotune", "reduce-overhead")
 LARGEST = "largest"
 V100 = {"levit_128s": 12880, "levit_128": 9266, "levit_192": 8601, "levit_256": 6582, "levit_384": 4165}  # the paper's
 
@@ -47,6 +48,9 @@ def arguments(given=None):
                         help="of float16, bfloat16, float32, tf32 (default: all but the last)")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, metavar="NAME",
                         help=f"of {', '.join(PEERS)} (default: all)")
+    parser.add_argument("--mode", default=MODES[0], choices=MODES,
+                        help="of torch.compile; the second compiles in seconds what the first tries out for minutes "
+                             "(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default: %(default)s)")
     parser.add_argument("--minutes", type=float, metavar="N",

@@ -59,7 +59,8 @@ class Measuring:
     def take(self, part, what) -> None:
         """rows: what was measured; missing: what could not be, and why; whole: that nothing was left out for time."""
         entry = self.content[_key(part, what)] = {
-            "machine": self.machine, "rows": [], "missing": [], "peers": self.chosen.peers, "whole": False}
+            "machine": self.machine, "rows": [], "missing": [], "peers": self.chosen.peers, "whole": False,
+            "mode": self.chosen.mode}
         for row, line in getattr(self, f"_{part}")(*what):
             if row is None:
                 entry["missing"].append(line)
@@ -157,7 +158,8 @@ class Measuring:
         self.say(f"    the paper's V100, float16: {V100[name]:,} images/s")
         yield row("ours", self.interleaved({"ours": ours})["ours"], logits, memory=executor.memory)
         yield from self._beside(ours, ("eager", "compile", "folded", "folded-sdpa"),
-                                lambda peers, key: peers.evaluation(key, model.config, state, images, batch, precision),
+                                lambda peers, key: peers.evaluation(key, model.config, state, images, batch, precision,
+                                                                      self.chosen.mode),
                                 lambda key, call, times: row(
                                     key, times[key], call().float().cpu().numpy(), ours=sorted(times["ours"]),
                                     ratio=ratio(times[key], times["ours"])))
@@ -236,7 +238,8 @@ class Measuring:
 
         yield row("ours", self.interleaved({"ours": ours})["ours"])
         yield from self._beside(ours, ("eager", "compile"),
-                                lambda peers, key: peers.training(key, model.config, state, images, labels, precision),
+                                lambda peers, key: peers.training(key, model.config, state, images, labels, precision,
+                                                                    self.chosen.mode),
                                 lambda key, call, times: row(key, times[key], ours=sorted(times["ours"]),
                                                              ratio=ratio(times[key], times["ours"])))
 
@@ -278,6 +281,8 @@ def _peers(call, numbers, precision):
         return gpu_peers.linear(*numbers[:3], precision)
     if call.kernel.name == "convolution":
         images, height, width, channels, _, _, outputs, kernel, stride, padding = numbers[:10]
+        if kernel == 2:  # the first, which reads blocks of 2×2 pixels: PyTorch reads the pixels
+            height, width, channels, kernel, stride = 2 * height, 2 * width, 3, 3, 2
         return gpu_peers.convolution(images, height, width, channels, outputs, kernel, stride, padding, precision)
     if call.kernel.name == "attention":
         sizes = dict(call.kernel.defines)

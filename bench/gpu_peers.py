@@ -12,6 +12,7 @@ from peers import FoldedLeViT
 
 import levit_np
 
+TRAINING_MODES = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}  # the step is no one graph
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}
 
 
@@ -41,8 +42,9 @@ def _repeated(images, batch):
     return images[index].to(memory_format=torch.channels_last)
 
 
-def evaluation(key, config, state, images, batch, precision):
-    """`images` are NumPy's (some, 3, H, W), of which the batch is made; the call leaves logits on the GPU."""
+def evaluation(key, config, state, images, batch, precision, mode):
+    """`images` are NumPy's (some, 3, H, W), of which the batch is made; the call leaves logits on the GPU.  mode: of
+    torch.compile, with CUDA graphs of its own in either."""
     set_tf32(precision)
     if key in ("eager", "compile"):
         network = timm_network(config.name, state)
@@ -51,9 +53,11 @@ def evaluation(key, config, state, images, batch, precision):
     kind = TYPES[precision]
     network = network.eval().to("cuda", kind).to(memory_format=torch.channels_last)
     x = _repeated(torch.from_numpy(images).to("cuda", kind), batch)
+    with torch.inference_mode():
+        network(x)  # timm's keeps its biases, which must not lie in a graph's memory
     if key != "eager":
         torch._dynamo.reset()
-        network = torch.compile(network, mode="max-autotune", dynamic=False)  # with CUDA graphs of its own
+        network = torch.compile(network, mode=mode, dynamic=False)
 
     def call():
         with torch.inference_mode():
@@ -64,7 +68,7 @@ def evaluation(key, config, state, images, batch, precision):
     return call
 
 
-def training(key, config, state, images, labels, precision):
+def training(key, config, state, images, labels, precision, mode):
     """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW."""
     set_tf32(precision)
     network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
@@ -75,7 +79,7 @@ def training(key, config, state, images, labels, precision):
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
     if key == "compile":
         torch._dynamo.reset()
-        network = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False)
+        network = torch.compile(network, mode=TRAINING_MODES[mode], dynamic=False)
 
     def call():
         optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,7 @@ from .test_plan import SMALL
 
 pytestmark = pytest.mark.usefixtures("one")
 # Some forty layers round to the type: of the largest logit.
-ERROR = {"float32": 5e-6, "float16": 5e-3, "bfloat16": 4e-2}
+ERROR = {"float32": 5e-5, "float16": 5e-3, "bfloat16": 4e-2}
 NETWORKS = {"levit_digits": {}, "levit_128s": {"image_size": 64, "num_classes": 10}}
 ODD = {  # channels, heads and sizes that are padded; SiLU, LayerNorm, embeddings, a class token, a patch convolution
     "levit_128s_a1": SMALL, "levit_128s_a2": SMALL, "levit_128s_a3": SMALL, "levit_128s_a5": SMALL,

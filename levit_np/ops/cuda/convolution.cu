@@ -154,7 +154,7 @@ struct Pixels {
 };
 
 // dx (B, H, W, C); blockIdx.z is the class.
-KERNEL __launch_bounds__(THREADS, BLOCKS)
+KERNEL __launch_bounds__(THREADS)
 convolution_data(const element* dy, const element* w, element* dx, int images, int height, int width, int channels,
                  int out_height, int out_width, int outputs, int kernel, int stride, int padding) {
   SHARED_MEMORY;

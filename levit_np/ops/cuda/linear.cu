@@ -1,4 +1,4 @@
-// Linear maps: y = x wᵀ + b, and its backward dx = dy w, dw = dyᵀ x.  Rows of x and of w are whole chunks.
+// Linear maps: y = x wᵀ + b, and of its backward dw = dyᵀ x; dx = dy (wᵀ)ᵀ is a linear map again.  Rows of x and of w are whole chunks.
 #include "product.cuh"
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
@@ -35,18 +35,6 @@ linear_floats(const element* x, const element* w, const float* bias, float* y, i
   store_floats(sums, row, column, rows, outputs, y, outputs);
 }
 LAUNCHABLE(linear_floats)
-
-// dx (rows, channels) = dy w.  dy (rows, outputs), w (outputs, channels).
-KERNEL __launch_bounds__(THREADS, BLOCKS)
-linear_data(const element* dy, const element* w, element* dx, int rows, int outputs, int channels) {
-  SHARED_MEMORY;
-  Sums sums;
-  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
-  product(sums, Matrix<true>{dy, rows, outputs, outputs}, Matrix<false>{w, outputs, channels, channels}, row, column, 0,
-          outputs, shared_memory);
-  store(sums, row, column, rows, channels, Rows{dx, channels}, nullptr);
-}
-LAUNCHABLE(linear_data)
 
 // Part blockIdx.z of dw (outputs, channels) = dyᵀ x: the terms (rows of dy and x) z · length to (z + 1) · length.  There
 // are many terms and few results, so many blocks share a result; `sum_parts` adds what they found, always in one order.

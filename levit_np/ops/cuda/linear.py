@@ -1,8 +1,8 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, has_warpgroups, launch, padded
-from .geometry import cover, cut_for, parts_for, tile_for, whole
+from .device import Kernel, arrays, chunk_of, element_of, has_warpgroups, launch, padded
+from .geometry import cover, cut_for, parts_for, whole
 from .reduction import sum_columns, sum_parts
 
 
@@ -35,21 +35,15 @@ def linear_backward(dy, x, w):
 
 
 def _data(dy, x, w, element, part):
-    """dx; the terms are dy's columns, so that w gets as many rows."""
+    """dx = dy (wᵀ)ᵀ, a linear map by wᵀ; its terms are dy's columns."""
     xp = arrays()
-    shape = dy.shape[-1], whole(w.shape[1], part)
-    weight = contiguous(w, x.dtype) if shape == w.shape else xp.zeros(shape, x.dtype)
-    if shape != w.shape:
-        weight[: len(w), : w.shape[1]] = w
-    outputs, channels = weight.shape
-    rows = dy.size // outputs
-    dx = xp.empty((rows, channels), x.dtype)
-    tile = tile_for(rows, channels)
+    (outputs, channels), terms = w.shape, dy.shape[-1]
+    turned = xp.zeros((channels, terms), x.dtype)
+    turned[:, :outputs] = w.T
+    dx = xp.empty((dy.size // terms, whole(channels, part)), x.dtype)
     if dx.size:
-        launch(Kernel("linear", "linear_data", element, tile.defines),
-               (cover(rows, tile.rows), cover(channels, tile.columns)),
-               (tile.threads,), (dy, weight, dx, rows, outputs, channels), tile.shared)
-    return dx[:, : w.shape[1]].reshape(x.shape)
+        product(dy, turned, None, dx, channels, element)
+    return dx[:, :channels].reshape(x.shape)
 
 
 def _weight(dy, x, element):

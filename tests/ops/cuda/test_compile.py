@@ -9,10 +9,11 @@ import pytest
 
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER, Kernel, source
-from levit_np.ops.cuda.geometry import SIZES, SMALL, SQUARE, TILES, WIDE, head_size
+from levit_np.ops.cuda.geometry import BROAD, RESIDENT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, head_size
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
+HOPPER = "sm_90a"  # with the instructions that Hopper alone has
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
@@ -25,11 +26,11 @@ def heads():
 
 def forms():
     """{source: the definitions that it is compiled with}."""
-    tiles = [tile.defines for tile in TILES]
+    tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
-    return {"linear": tiles, "convolution": tiles, "attention": attention, "attention_backward": attention,
+    return {"linear": [*tiles, RESIDENT.defines], "convolution": tiles, "attention": attention, "attention_backward": attention,
             "normalization": [(("VECTOR", 1),), (("VECTOR", 4),)], "bias": [()], "pointwise": [()], "reduction": [()],
-            "image": [()], "optimizer": [()]}
+            "image": [(("SIDE", side), ("CHANNELS", 3)) for side in (1, 2)], "optimizer": [()]}
 
 
 def compiled(folder, name, element, defines, target):
@@ -52,16 +53,18 @@ def compiled(folder, name, element, defines, target):
 
 def cases():
     every = [(name, element, defines, target) for name, all_ in forms().items() for element in SIZES for defines in all_
-             for target in TARGETS]
+             for target in ((HOPPER,) if ("WARPGROUPS", 1) in defines else TARGETS)
+             if element != "float" or target != HOPPER]
     # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
-    often = {("linear", "float16", WIDE.defines, "sm_90"), ("convolution", "float16", WIDE.defines, "sm_90"),
+    often = {("linear", "float16", RESIDENT.defines, HOPPER), ("convolution", "float16", BROAD.defines, HOPPER),
+             ("linear", "float16", WIDE.defines, "sm_90"), ("convolution", "float16", WIDE.defines, "sm_90"),
              ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
              ("normalization", "float16", (("VECTOR", 4),), "sm_80"), ("bias", "float16", (), "sm_90"),
              ("pointwise", "bfloat16", (), "sm_80"), ("reduction", "float16", (), "sm_90"),
-             ("image", "float16", (), "sm_80"), ("optimizer", "float", (), "sm_90")}
+             ("image", "float16", (("SIDE", 2), ("CHANNELS", 3)), "sm_80"), ("optimizer", "float", (), "sm_90")}
     assert often <= set(every)
     for case in every:
         label = "-".join([*case[:2], *(str(value) for _, value in case[2]), case[3]])

@@ -1,13 +1,14 @@
 """The emulated device sees what it is there to see: bugs planted into the kernels' sources, one at a time."""
 
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
-from levit_np.ops.cuda import device
+from levit_np.ops.cuda import device, geometry
 from levit_np.ops.cuda.device import Kernel, View, launch
 
 from .emulator import Emulator
@@ -17,6 +18,15 @@ from .test_operations import draw, exact, put
 def linear(dtype="float16"):
     x, w = put(draw(70, 200), dtype), put(draw(45, 200), "float32")
     return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
+
+
+def by_warpgroups():
+    """Of 16-bit numbers on Hopper, several tiles of columns a block."""
+    others = tuple(tile._replace(cost=1e9) for tile in geometry.TILES)
+    device.current().capability = device.HOPPER
+    x, w = put(draw(130, 200), "float16"), put(draw(376, 200), "float32")
+    with mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
+        return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
 
 
 def linear_backward():
@@ -75,21 +85,28 @@ BUGS = {
     "no barrier before a tile is used": (linear, "    __syncthreads();  // every thread's copies have arrived",
                                          "    // "),
     "copies not waited for": (linear, "    wait_for_copies<STAGES - 2>();", "    wait_for_copies<STAGES>();"),
-    "no wait between the lanes of a warp": (linear, "    __syncwarp();\n#pragma unroll\n    for (int n = lane;",
-                                            "#pragma unroll\n    for (int n = lane;"),
-    "a row too many is written": (linear, "if (r < rows && c < columns) {", "if (r <= rows && c < columns) {"),
-    "a row too many is read": (linear, "return line < lines && place < length",
-                               "return line <= lines && place < length"),
-    "a chunk too many is read": (linear, "place < length ? memory", "place <= length ? memory"),
+    "the wrong lane's numbers": (linear, "exchange(words[0], words[2], 2)", "exchange(words[0], words[2], 1)"),
+    "a row too many is written": (linear, "place = r < rows &&", "place = r <= rows &&"),
+    "a row too many is read": (linear, "return n < lines ? n * stride", "return n <= lines ? n * stride"),
+    "a chunk too many is read": (linear, "return n < length ? n", "return n <= length ? n"),
+    "an operand overwritten while warpgroups multiply": (
+        by_warpgroups, "      wait_for_products(sums[0]);\n      __syncthreads();\n      copy();",
+        "      __syncthreads();\n      copy();"),
+    "the sums read before they are there": (
+        by_warpgroups, "    wait_for_products(sums[0]);\n    each", "    each"),
+    "the wrong part of what is resident": (by_warpgroups, "shared + step * A_BYTES, stage);", "shared, stage);"),
+    "resident rows not copied": (by_warpgroups, "if (to_tile == 0) slice_a", "if (to_tile == 1) slice_a"),
+    "a warpgroup's rows are the other's": (by_warpgroups, "a + threadIdx.x / (4 * WARP) * 64", "a + 0 * 64"),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
     "the wrong register": (linear, "right[j / 2][j % 2 * 2], right", "right[j / 2][1 - j % 2], right"),
     "a part reads the next one's terms": (linear_backward, "begin + length < rows ? begin + length : rows",
                                           "begin + length + 1 < rows ? begin + length + 1 : rows"),
     "no transposition": (linear_backward, "load_matrices_transposed(r, lines + offset<CHUNKS>(part * 16 + lane % 16",
                          "load_matrices(r, lines + offset<CHUNKS>(part * 16 + lane % 16"),
-    "a border's pixel is read": (convolution, "if (y < 0 || y >= s.height", "if (y < -1 || y >= s.height"),
-    "the lines after the image": (convolution, "y >= s.height ||", "y > s.height ||"),
-    "the kernel's cells confused": (convolution, "+ cell / s.kernel - s.padding", "+ cell % s.kernel - s.padding"),
+    "a border's pixel is read": (convolution, "return y < (unsigned)s.height &&", "return (int)y < s.height &&"),
+    "the lines after the image": (convolution, "y < (unsigned)s.height", "y <= (unsigned)s.height"),
+    "the kernel's cells confused": (convolution, "y = cell / s.kernel, x = cell % s.kernel;",
+                                    "y = cell % s.kernel, x = cell / s.kernel;"),
     "the wrong class of pixels": (convolution_backward, "base = (first + s.padding - remainder) / s.stride;",
                                   "base = (first + s.padding) / s.stride + remainder;"),
     "a cell left out": (convolution_backward, "(s.kernel - remainder + s.stride - 1) / s.stride : 0",
@@ -121,8 +138,9 @@ BUGS = {
 
 
 # One of each kind runs every time; to compile the others takes a while.
-EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "no wait between the lanes of a warp",
+EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
+             "an operand overwritten while warpgroups multiply",
              "a mask off by one", "a tile overwritten while it is read", "the sums are not scaled down",
              "a halving without a barrier")
 
@@ -152,7 +170,7 @@ def test_a_planted_bug_is_seen(name, compiled):
     assert any(seen)
 
 
-@pytest.mark.parametrize("compute", [linear, linear_backward, convolution, convolution_backward, attention,
+@pytest.mark.parametrize("compute", [linear, by_warpgroups, linear_backward, convolution, convolution_backward, attention,
                                      attention_backward, bias_of_many_images, batch_norm, bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
@@ -199,8 +217,6 @@ def test_a_barrier_that_some_threads_miss(compiled):
 
 
 def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
-    from levit_np.ops.cuda import geometry
-
     monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "heads_for",
                         lambda *sizes: geometry.heads_for(*sizes)._replace(
         shared=geometry.heads_for(*sizes).shared - 16))

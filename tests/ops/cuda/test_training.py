@@ -28,7 +28,7 @@ def gradients(model, x, targets, backend):
     return {name: exact(g) for name, g in (model.gradients() | {"images": dx}).items()}
 
 
-STATISTICS = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}  # a variance errs twice as much as its values
+STATISTICS = {"float32": 3e-5, "float16": 1e-2, "bfloat16": 6e-2}  # a variance errs twice as much as its values
 ANGLES = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-2}  # 1 - the cosine between a gradient and the true one
 
 
