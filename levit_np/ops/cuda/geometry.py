@@ -22,8 +22,9 @@ class Tile(NamedTuple):
     across: int
     stages: int
     cost: float  # of a result, relative to WIDE: a smaller tile reads each operand more often
-    warpgroups: bool = False  # with the tensor cores' instructions that Hopper alone has, for 16-bit numbers
-    resident: bool = False  # all of the rows' terms stay in shared memory while the columns pass by
+    # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: all of the
+    # rows' terms stay in shared memory while the columns pass by.  SPLIT: each of four warps has a quarter of the terms.
+    features: tuple = ()
 
     @property
     def threads(self) -> int:
@@ -37,17 +38,16 @@ class Tile(NamedTuple):
     @property
     def defines(self) -> tuple:
         return (("TILE_ROWS", self.rows), ("TILE_COLUMNS", self.columns), ("WARPS_DOWN", self.down),
-                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), *[("WARPGROUPS", 1)] * self.warpgroups,
-                *[("RESIDENT", 1)] * self.resident)
+                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), *((name, 1) for name in self.features))
 
 
 WIDE = Tile(128, 128, 2, 4, 3, 1.0)
 TALL = Tile(128, 64, 4, 2, 3, 1.15)
 THIN = Tile(128, 32, 4, 2, 3, 1.4)  # the stem's first convolutions have 16 and 32 channels
 SQUARE = Tile(64, 64, 2, 2, 3, 1.4)
-SMALL = Tile(32, 32, 2, 2, 4, 2.5)  # one image: its few rows are cut finely, so that every processor has some
+SMALL = Tile(32, 32, 2, 2, 4, 2.5, ("SPLIT",))  # one image: its few rows are cut finely, so that every processor has some
 TILES = (WIDE, TALL, THIN, SQUARE, SMALL)
-BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, 3, cost, True)
+BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, 3, cost, ("WARPGROUPS",))
                                    for columns, cost in ((128, 0.7), (64, 0.8), (32, 1.3)))
 
 
@@ -60,7 +60,7 @@ def tile_for(rows: int, columns: int, warpgroups: bool = False, parts: int = 1) 
     return min(WARPGROUP_TILES * warpgroups + TILES, key=time)
 
 
-RESIDENT = BROAD._replace(resident=True)
+RESIDENT = BROAD._replace(features=("WARPGROUPS", "RESIDENT"))
 SHARED_OF_HOPPER = 227 << 10  # of a block; a processor has a KiB more a block
 
 

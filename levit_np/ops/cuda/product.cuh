@@ -16,6 +16,9 @@
 #ifndef WARPGROUPS
 #define WARPGROUPS 0  // 1: for Hopper alone, with warpgroup.cuh
 #endif
+#ifndef SPLIT
+#define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, for a chain of steps is what takes time
+#endif
 #ifndef RESIDENT
 #define RESIDENT 0  // 1, with WARPGROUPS: all that a block needs of a linear map's x stays in shared memory
 #endif
@@ -32,6 +35,7 @@ constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
 constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
 constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // of a warp's part of the tile
 constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // fragments of it
+static_assert(!SPLIT || WARPS_DOWN * WARPS_ACROSS == 4, "a quarter each");
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
 static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "fragments are loaded 16 by 16");
 static_assert(!WARPGROUPS || (WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0), "64 rows, all columns");
@@ -82,11 +86,12 @@ template <class Operand, int TILE> struct Slice {
   }
 };
 
-// A step's product: each warp loads fragments of its rows and columns and multiplies them.
-template <class SliceA, class SliceB>
-INLINE void multiply(Sums& sums, const unsigned char* a, const unsigned char* b, int row, int column) {
+// A step's product, of `parts` times 32 bytes of k: a warp loads fragments of its rows and columns and multiplies them.
+template <class SliceA, class SliceB, int DOWN, int ACROSS>
+INLINE void multiply(float (&sums)[DOWN][ACROSS][4], const unsigned char* a, const unsigned char* b, int row, int column,
+                     int first_part, int parts) {
 #pragma unroll
-  for (int part = 0; part < 4; part++) {
+  for (int part = first_part; part < first_part + parts; part++) {
     unsigned left[DOWN][4], right[ACROSS / 2][4];
 #pragma unroll
     for (int i = 0; i < DOWN; i++) SliceA::fragment_a(left[i], a, row + i * 16, part);
@@ -98,6 +103,32 @@ INLINE void multiply(Sums& sums, const unsigned char* a, const unsigned char* b,
       for (int j = 0; j < ACROSS; j++)
         tensor_product(element{}, sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
   }
+}
+
+// What each warp has found for the whole tile, added up, each warp its part.
+struct alignas(16) Fragment { float value[4]; };
+template <int HIGH, int WIDE> INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned char* shared) {
+  constexpr int SIZE = HIGH * WIDE * WARP;
+  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  Fragment* place = (Fragment*)shared + lane;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < HIGH; i++)
+#pragma unroll
+    for (int j = 0; j < WIDE; j++) place[warp * SIZE + (i * WIDE + j) * WARP] = Fragment{own[i][j][0], own[i][j][1], own[i][j][2], own[i][j][3]};
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < DOWN; i++)
+#pragma unroll
+    for (int j = 0; j < ACROSS; j++) {
+      int n = (warp / WARPS_ACROSS * DOWN + i) * WIDE + warp % WARPS_ACROSS * ACROSS + j;
+#pragma unroll
+      for (int part = 0; part < 4; part++) {
+        Fragment f = place[part * SIZE + n * WARP];
+#pragma unroll
+        for (int e = 0; e < 4; e++) sums[i][j][e] += f.value[e];
+      }
+    }
 }
 
 // The same on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply 64 rows by
@@ -145,7 +176,8 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
 #pragma unroll
       for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
 
-  int steps = (end - begin + K_STEP - 1) / K_STEP;
+  float own[SPLIT ? TILE_ROWS / 16 : 1][SPLIT ? TILE_COLUMNS / 8 : 2][4] = {};
+  int warp = threadIdx.x / WARP, steps = (end - begin + K_STEP - 1) / K_STEP;
   unsigned char *stage = shared, *next = shared;  // that is multiplied, that is copied to
   auto after = [&](unsigned char* stage) { return stage == shared + (STAGES - 1) * STAGE_BYTES ? shared : stage + STAGE_BYTES; };
   auto copy = [&](int step) {
@@ -168,13 +200,16 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
     copy(step + STAGES - 1);
     if constexpr (BY_WARPGROUPS) {
       multiply_by_warpgroups(element{}, sums, stage, stage + A_BYTES);
+    } else if constexpr (SPLIT) {
+      multiply<SliceA, SliceB>(own, stage, stage + A_BYTES, 0, 0, warp, 1);
     } else {
-      int warp = threadIdx.x / WARP;
-      multiply<SliceA, SliceB>(sums, stage, stage + A_BYTES, warp / WARPS_ACROSS * WARP_ROWS, warp % WARPS_ACROSS * WARP_COLUMNS);
+      multiply<SliceA, SliceB>(sums, stage, stage + A_BYTES, warp / WARPS_ACROSS * WARP_ROWS,
+                               warp % WARPS_ACROSS * WARP_COLUMNS, 0, 4);
     }
     stage = after(stage);
   }
   if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);
+  if constexpr (SPLIT) add_parts(sums, own, shared);
 }
 
 #if RESIDENT
