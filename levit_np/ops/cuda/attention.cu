@@ -13,10 +13,13 @@ template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Tur
     for (int e = 0; e < 4; e++) sums[i][e] = turned(sums[i][e], e / 2);
 }
 
-// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the others.
-// More scores than these do not fit into its registers, if a processor's 65536 are to suffice for BUDGET threads: two
-// blocks with the seven warps of 196 queries (which are given eight warps' registers), three of those with long values.
-constexpr int AT_ONCE = VALUE_SIZE > 64 ? 2 : 4;
+INLINE unsigned one(float) { return bits_of(1.0f); }
+template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
+
+// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.  With
+// more there are too few registers for BUDGET threads, among whom a processor's 65536 are to suffice: for two blocks with the
+// seven warps of 196 queries (which are given eight warps' registers), where values are long for three of four warps.
+constexpr int AT_ONCE = 2;
 constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SIZE > 64 ? 384 : 512;
 
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
@@ -31,9 +34,10 @@ attention(const element* q, const element* k, const element* v, const element* b
           int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
   SHARED_MEMORY;
   Place place(images, heads);
+  int row = place.there ? place.row : queries;  // from `queries` on there is nothing to do
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head}, Heads{v, v_image, v_token, v_head},
                                     place, keys);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16), row_tiles,
+  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
                                  column_tiles);
   int groups = stream.lines / 16;
   Quad next_bias[AT_ONCE * 2];  // of the next groups, read long before it is needed
@@ -44,16 +48,18 @@ attention(const element* q, const element* k, const element* v, const element* b
   };
   read_bias(0);
   unsigned query[K_PARTS][4];
-  load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
+  load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
 
-  float sums[VALUE_SIZE / 8][4] = {}, total[2] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
+  float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
 
+  // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are rounded.
+  const unsigned ones = one(element{});
   // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to let
   // one group's work overlap with another's.
-  auto add = [&](int tile, int group, auto count) {
+  auto add = [&](int group, auto count) {
     constexpr int COUNT = decltype(count)::value;
-    const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_of(tile), group * 16);
-    const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_of(tile), group * 16);
+    const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
+    const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
     float scores[COUNT * 2][4], found[2] = {largest[0], largest[1]}, shift[2], down[2];
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -69,40 +75,46 @@ attention(const element* q, const element* k, const element* v, const element* b
       shift[half] = -scale * found[half];
       down[half] = exp2_fast(largest[half] * scale + shift[half]);
       largest[half] = found[half];
-      total[half] *= down[half];
     }
     each(sums, [&](float x, int half) { return x * down[half]; });
+    each(total, [&](float x, int half) { return x * down[half]; });
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         float& x = scores[i * 2 + e / 4][e % 4];
         x = exp2_fast(x * scale + shift[e / 2 % 2]);
-        total[e / 2 % 2] += x;
       }
-      add_weighted_tokens<VALUE_SIZE>(sums, scores + i * 2, value_tokens, i * 16);
-      if (i == 0) read_bias(tile * (TILE / 16) + group + COUNT);
+      unsigned weights[GROUP_PARTS][4];
+#pragma unroll
+      for (int part = 0; part < GROUP_PARTS; part++) {
+        a_of_result(weights[part], scores + i * 2, part, element{});
+        tensor_product(element{}, total[0], weights[part], ones, ones);
+      }
+      add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
+      if (i == 0) read_bias(group + COUNT);
     }
   };
-  for (int tile = 0; tile < stream.tiles(); tile++) {
-    stream.begin(tile);
-    int group = 0, end = stream.groups(tile);
-    for (; group + AT_ONCE <= end; group += AT_ONCE) add(tile, group, Constant<AT_ONCE>{});
-    for (; group < end; group++) add(tile, group, Constant<1>{});
+  for (int group = 0; group < groups;) {
+    int end = group + stream.bring(group * 16);
+    if (row >= queries) group = end;
+    for (; group + AT_ONCE <= end; group += AT_ONCE) add(group, Constant<AT_ONCE>{});
+    for (; group < end; group++) add(group, Constant<1>{});
   }
 
+  float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    total[half] = row_sum(total[half]);
-    int n = place.row + threadIdx.x % WARP / 4 + half * 8;
-    if (logarithms && place.there && n < queries && threadIdx.x % 4 == 0)
-      logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(total[half]);
-    total[half] = 1 / total[half];
+    int n = row + threadIdx.x % WARP / 4 + half * 8;
+    float all = total[0][half * 2];
+    if (logarithms && n < queries && threadIdx.x % 4 == 0)
+      logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(all);
+    inverse[half] = 1 / all;
   }
-  each(sums, [&](float x, int half) { return x * total[half]; });
+  each(sums, [&](float x, int half) { return x * inverse[half]; });
   if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });  // one question for all
   else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
   store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
-                         (long long)heads * VALUE_SIZE, place.row, place.there ? queries : 0);
+                         (long long)heads * VALUE_SIZE, row, queries);
 }
 LAUNCHABLE(attention)

@@ -12,7 +12,7 @@
 #define VALUE_SIZE 32
 #endif
 
-constexpr int TILE = 64;  // tokens that arrive in shared memory together
+constexpr int TILE = 64;  // tokens that shared memory is shared out by, and attention_bias's columns
 constexpr int K_CHUNKS = KEY_SIZE / CHUNK, V_CHUNKS = VALUE_SIZE / CHUNK;
 constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // 32 bytes, which a tensor_product takes at a time
 constexpr int GROUP_PARTS = 16 / (2 * CHUNK);                  // the same of 16 columns of scores, as k of the next product
@@ -33,12 +33,13 @@ INLINE void copy_tokens(unsigned char* to, const element* tokens, int stride, in
   constexpr int ACROSS = CHUNKS < WARP ? CHUNKS : WARP;
   int lines_apart = threads / ACROSS, step = lines_apart * stride;
 #pragma unroll
-  for (int chunk = thread % ACROSS; chunk < CHUNKS; chunk += ACROSS) {
+  for (int across = 0; across < CHUNKS; across += ACROSS) {
+    int chunk = across + thread % ACROSS;
     const element* from = tokens + (long long)(first + thread / ACROSS) * stride + chunk * CHUNK;
 #pragma unroll 1
     for (int line = thread / ACROSS; line < lines; line += lines_apart, from += step) {
       bool there = first + line < end;
-      copy_chunk(to + offset<CHUNKS>(line, chunk), there ? from : tokens, there);
+      copy_chunk(to + offset<CHUNKS>(line, chunk), from, there);
     }
   }
 }
@@ -169,11 +170,11 @@ struct Place {
   }
 };
 
-// Two arrays of tokens in step, tile after tile, through shared memory, which has room for SLOTS tiles: LeViT's keys are
-// all there at once, and the first tile is used while the others are on their way; of more keys, a tile takes the place of
-// the one that was used before it.
-constexpr int SLOT_BYTES = TILE * (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
-constexpr int SLOTS = MOST_BYTES / SLOT_BYTES < 2 ? 2 : MOST_BYTES / SLOT_BYTES < 4 ? MOST_BYTES / SLOT_BYTES : 4;
+// Two arrays of tokens in step in shared memory.  It has room for HELD of each, LeViT's in all but wide heads of floats:
+// they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the place of those before.
+constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
+constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES);
+constexpr int HELD = TILE * (TILES_HELD < 2 ? 2 : TILES_HELD < 4 ? TILES_HELD : 4);
 
 template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   unsigned char *first_memory, *second_memory;
@@ -182,31 +183,23 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
 
   INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, const Place& place, int count)
       : first(first), second(second), image(place.image), head(place.head), count(count), lines((count + 15) / 16 * 16) {
-    int held = at_most(lines, SLOTS * TILE);
-    first_memory = shared + threadIdx.y * held * (FIRST_CHUNKS + SECOND_CHUNKS) * CHUNK_BYTES;
+    int held = at_most(lines, HELD);
+    first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
-#pragma unroll 1
-    for (int tile = 0; tile < SLOTS - 1; tile++) copy(tile);
   }
-  INLINE int tiles() const { return (count + TILE - 1) / TILE; }
-  INLINE int groups(int tile) const { return at_most(TILE, lines - tile * TILE) / 16; }  // of 16 tokens; <= 0: none left
-  INLINE unsigned char* first_of(int tile) const { return first_memory + tile % SLOTS * (TILE * FIRST_CHUNKS * CHUNK_BYTES); }
-  INLINE unsigned char* second_of(int tile) const { return second_memory + tile % SLOTS * (TILE * SECOND_CHUNKS * CHUNK_BYTES); }
-  INLINE void copy(int tile) const {
-    if (tile < tiles()) {
-      // What a lane tells itself the compiler does not know: it computes here what follows from these two, once a tile,
-      // where it would hold in registers, from the first tile to the last, all that is the same for every tile.
-      int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP), b = __shfl_sync(EVERY_LANE, image, 0);
-      int begin = tile * TILE, size = groups(tile) * 16;
-      copy_tokens<FIRST_CHUNKS>(first_of(tile), first.at(b, head, 0), first.token, begin, size, count, thread, blockDim.x);
-      copy_tokens<SECOND_CHUNKS>(second_of(tile), second.at(b, head, 0), second.token, begin, size, count, thread, blockDim.x);
-    }
+  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
+  INLINE int bring(int begin) const {
+    if (begin) __syncthreads();  // nobody reads any more what they take the place of
+    // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in registers,
+    // from the first tokens to the last, all that is the same for each time that tokens are brought.
+    int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP);
+    int size = at_most(lines - begin, HELD);
+    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(image, head, 0), first.token, begin, size, count, thread, blockDim.x);
+    copy_tokens<SECOND_CHUNKS>(second_memory, second.at(image, head, 0), second.token, begin, size, count, thread,
+                               blockDim.x);
     end_copies();
-  }
-  // Before a tile is used: it has arrived, for all threads; and the last one has been used by all, so that its place is free.
-  INLINE void begin(int tile) const {
-    wait_for_copies<SLOTS - 2>();
+    wait_for_copies<0>();
     __syncthreads();
-    copy(tile + SLOTS - 1);
+    return size / 16;
   }
 };

@@ -53,20 +53,19 @@ attention_queries(const element* q, const element* k, const element* v, const el
     logarithm[half] = logarithms[i];
     dot[half] = dots[i];
   }
-  for (int tile = 0; tile < stream.tiles(); tile++) {
-    stream.begin(tile);
-    int groups = stream.groups(tile);
+  for (int begin = 0; begin < stream.lines; begin += HELD) {
+    int groups = stream.bring(begin);
     for (int group = 0; group < groups; group++) {
       float scores[2][4], dp[2][4] = {};
-      start(scores, row_bias + (tile * (TILE / 8) + group * 2) * WARP);
-      add_product(scores, query, stream.first_of(tile), group * 16);
-      add_product(dp, gradient, stream.second_of(tile), group * 16);
+      start(scores, row_bias + (begin / 8 + group * 2) * WARP);
+      add_product(scores, query, stream.first_memory, group * 16);
+      add_product(dp, gradient, stream.second_memory, group * 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         int half = e / 2 % 2;
         scores[e / 4][e % 4] = exp2_fast(scores[e / 4][e % 4] * score_scale - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
       }
-      add_weighted_tokens<KEY_SIZE>(sums, scores, stream.first_of(tile), group * 16);
+      add_weighted_tokens<KEY_SIZE>(sums, scores, stream.first_memory, group * 16);
     }
   }
   if (place.there)
@@ -116,24 +115,23 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   const float* logarithm = logarithms + ((long long)place.image * heads + place.head) * queries;
   const float* dot = dots + ((long long)place.image * heads + place.head) * queries;
   float dk_sums[KEY_SIZE / 8][4] = {}, dv_sums[VALUE_SIZE / 8][4] = {};
-  for (int tile = 0; tile < stream.tiles(); tile++) {
-    stream.begin(tile);
-    int groups = stream.groups(tile);
+  for (int begin = 0; begin < stream.lines; begin += HELD) {
+    int groups = stream.bring(begin);
     for (int group = 0; group < groups; group++) {
       float p[2][4], ds[2][4] = {};
-      start(p, row_bias + (tile * (TILE / 8) + group * 2) * WARP);
-      add_product(p, key, stream.first_of(tile), group * 16);
-      if constexpr (VALUES_FIT) add_product(ds, value, stream.second_of(tile), group * 16);
-      else add_product_with_rows_in_memory<V_PARTS>(ds, values, v_token, place.row, keys, stream.second_of(tile), group * 16);
+      start(p, row_bias + (begin / 8 + group * 2) * WARP);
+      add_product(p, key, stream.first_memory, group * 16);
+      if constexpr (VALUES_FIT) add_product(ds, value, stream.second_memory, group * 16);
+      else add_product_with_rows_in_memory<V_PARTS>(ds, values, v_token, place.row, keys, stream.second_memory, group * 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
-        int n = at_most(tile * TILE + group * 16 + e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2, queries - 1);
+        int n = at_most(begin + group * 16 + e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2, queries - 1);
         float& x = p[e / 4][e % 4];
         x = exp2_fast(x * score_scale - __ldg(logarithm + n));
         ds[e / 4][e % 4] = x * (ds[e / 4][e % 4] - __ldg(dot + n));
       }
-      add_weighted_tokens<VALUE_SIZE>(dv_sums, p, stream.second_of(tile), group * 16);
-      add_weighted_tokens<KEY_SIZE>(dk_sums, ds, stream.first_of(tile), group * 16);
+      add_weighted_tokens<VALUE_SIZE>(dv_sums, p, stream.second_memory, group * 16);
+      add_weighted_tokens<KEY_SIZE>(dk_sums, ds, stream.first_memory, group * 16);
     }
   }
   if (place.there) {

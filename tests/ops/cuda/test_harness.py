@@ -102,16 +102,13 @@ BUGS = {
     "a mask off by one": (attention, "if (column >= columns) x", "if (column > columns) x"),
     "a key left out": (attention, "if (column >= columns) x", "if (column >= columns - 1) x"),
     "a token too many is copied": (attention, "bool there = first + line < end;", "bool there = first + line <= end;"),
-    "a tile overwritten while it is read": (attention_of_many_keys, "    __syncthreads();\n    copy(tile + SLOTS - 1);",
-                                            "    copy(tile + SLOTS - 1);\n    __syncthreads();"),
-    "no barrier before a tile of keys": (attention, "    wait_for_copies<SLOTS - 2>();\n    __syncthreads();",
-                                         "    wait_for_copies<SLOTS - 2>();"),
-    "a tile of keys too early": (attention, "wait_for_copies<SLOTS - 2>", "wait_for_copies<SLOTS - 1>"),
+    "keys overwritten while they are read": (attention_of_many_keys, "    if (begin) __syncthreads();", "    "),
+    "no barrier before keys are read": (attention, "    wait_for_copies<0>();\n    __syncthreads();\n    return",
+                                        "    wait_for_copies<0>();\n    return"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
-    "the next groups' bias is this one's": (attention, "read_bias(tile * (TILE / 16) + group + COUNT)",
-                                            "read_bias(tile * (TILE / 16) + group)"),
+    "the next groups' bias is this one's": (attention, "read_bias(group + COUNT)", "read_bias(group)"),
     "lanes keep their numbers": (attention, "__shfl_xor_sync(EVERY_LANE, given, 1)", "given"),
-    "the total is not scaled down": (attention, "total[half] *= down[half];", ""),
+    "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });", ""),
     "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));",
                                           "  return x;"),
     "probabilities without their sum": (attention_backward,
@@ -132,7 +129,7 @@ BUGS = {
 # One of each kind runs every time; to compile the others takes a while.
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "no wait between the lanes of a warp",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
-             "a mask off by one", "a tile overwritten while it is read", "the sums are not scaled down",
+             "a mask off by one", "keys overwritten while they are read", "the sums are not scaled down",
              "a halving without a barrier")
 
 
