@@ -191,7 +191,7 @@ class Attention:
         self.count = lowering.queries = self.keys if step.queries == step.source else lowering.kept.tokens
         bias = None if step.bias is None else device.asarray(np.ascontiguousarray(step.bias, np.float32))
         kind = np.float32 if lowering.element == "float" else np.uint16
-        self.bias = arranged(bias, self.count, self.keys, False, lowering.element, kind)
+        self.bias = arranged(bias, self.count, self.keys, False, lowering.element, kind, 1)
         lowering.bytes += self.bias[0].nbytes
         self.widths = [lowering.layouts[name].width for name in (step.queries, step.source)]
         lowering.layouts["context"] = lowering.heads([(step.heads, step.value)])

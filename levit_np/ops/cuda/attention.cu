@@ -5,80 +5,116 @@
 //   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m),   and   2^(s - m) = 2^(s - m') 2^(m' - m).
 #include "attention.cuh"
 
+// Each of the sums of a warp's rows becomes what it is turned into; half: of the rows g, or g + 8.
+template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Turned turned) {
+#pragma unroll
+  for (int i = 0; i < TILES; i++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sums[i][e] = turned(sums[i][e], e / 2);
+}
+
+INLINE unsigned one(float) { return bits_of(1.0f); }
+template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
+
+// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.  With
+// more there are too few registers for BUDGET threads, among whom a processor's 65536 are to suffice: for two blocks with the
+// seven warps of 196 queries (which are given eight warps' registers), where values are long for three of four warps.
+constexpr int AT_ONCE = 2;
+constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SIZE > 64 ? 384 : 512;
+
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+
 // y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries), or
 // nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and 8
 // wide, of the bias; bias_heads: 1 where all heads share it.
-KERNEL __launch_bounds__(MOST_THREADS)
+KERNEL __launch_bounds__(BUDGET)
 attention(const element* q, const element* k, const element* v, const element* bias, element* y, float* logarithms,
           int images, int heads, int queries, int keys, long long q_image, long long q_token, long long q_head,
           long long k_image, long long k_token, long long k_head, long long v_image, long long v_token, long long v_head,
           int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
   SHARED_MEMORY;
   Place place(images, heads);
+  int row = place.there ? place.row : queries;  // from `queries` on there is nothing to do
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head}, Heads{v, v_image, v_token, v_head},
                                     place, keys);
-  stream.copy(0);
+  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
+                                 column_tiles);
+  int groups = stream.lines / 16;
+  Quad next_bias[AT_ONCE * 2];  // of the next groups, read long before it is needed
+  auto read_bias = [&](int group) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE * 2; i++)
+      if (group + i / 2 < groups) next_bias[i] = row_bias[(group * 2 + i) * WARP];
+  };
+  read_bias(0);
   unsigned query[K_PARTS][4];
-  load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16), row_tiles, column_tiles);
+  load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
 
-  float sums[VALUE_SIZE / 8][4] = {}, total[2] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
-  for (int tile = 0; tile < stream.tiles(); tile++) {
-    stream.begin(tile);
-    float scores[TILE / 8][4];
-    int groups = stream.groups(tile);
-    float found[2] = {largest[0], largest[1]};
+  float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
+
+  // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are rounded.
+  const unsigned ones = one(element{});
+  // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to let
+  // one group's work overlap with another's.
+  auto add = [&](int group, auto count) {
+    constexpr int COUNT = decltype(count)::value;
+    const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
+    const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
+    float scores[COUNT * 2][4], found[2] = {largest[0], largest[1]}, shift[2], down[2];
 #pragma unroll
-    for (int group = 0; group < TILE / 16; group++)
-      if (group < groups) {
-        product_with_tokens(scores + group * 2, query, stream.first_of(tile), group * 16);
-        scale_and_bias(scores + group * 2, scale, row_bias + (tile * (TILE / 8) + group * 2) * WARP);
+    for (int i = 0; i < COUNT; i++) {
+      start(scores[i * 2], next_bias[i * 2]);
+      start(scores[i * 2 + 1], next_bias[i * 2 + 1]);
+      add_product(scores + i * 2, query, key_tokens, i * 16);
+    }
 #pragma unroll
-        for (int e = 0; e < 8; e++) found[e / 2 % 2] = fmaxf(found[e / 2 % 2], scores[group * 2 + e / 4][e % 4]);
-      }
-    float down[2];
+    for (int i = 0; i < COUNT * 8; i++) found[i / 2 % 2] = fmaxf(found[i / 2 % 2], scores[i / 4][i % 4]);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       found[half] = row_maximum(found[half]);
-      down[half] = exp2_fast(largest[half] - found[half]);
+      shift[half] = -scale * found[half];
+      down[half] = exp2_fast(largest[half] * scale + shift[half]);
       largest[half] = found[half];
-      total[half] *= down[half];
     }
+    each(sums, [&](float x, int half) { return x * down[half]; });
+    each(total, [&](float x, int half) { return x * down[half]; });
 #pragma unroll
-    for (int i = 0; i < VALUE_SIZE / 8; i++)
+    for (int i = 0; i < COUNT; i++) {
 #pragma unroll
-      for (int e = 0; e < 4; e++) sums[i][e] *= down[e / 2];
-#pragma unroll
-    for (int group = 0; group < TILE / 16; group++)
-      if (group < groups) {
-#pragma unroll
-        for (int e = 0; e < 8; e++) {
-          float& s = scores[group * 2 + e / 4][e % 4];
-          s = exp2_fast(s - largest[e / 2 % 2]);
-          total[e / 2 % 2] += s;
-        }
-        add_weighted_tokens<VALUE_SIZE>(sums, scores + group * 2, stream.second_of(tile), group * 16);
+      for (int e = 0; e < 8; e++) {
+        float& x = scores[i * 2 + e / 4][e % 4];
+        x = exp2_fast(x * scale + shift[e / 2 % 2]);
       }
-    stream.end();
+      unsigned weights[GROUP_PARTS][4];
+#pragma unroll
+      for (int part = 0; part < GROUP_PARTS; part++) {
+        a_of_result(weights[part], scores + i * 2, part, element{});
+        tensor_product(element{}, total[0], weights[part], ones, ones);
+      }
+      add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
+      if (i == 0) read_bias(group + COUNT);
+    }
+  };
+  for (int group = 0; group < groups;) {
+    int end = group + stream.bring(group * 16);
+    if (row >= queries) group = end;
+    for (; group + AT_ONCE <= end; group += AT_ONCE) add(group, Constant<AT_ONCE>{});
+    for (; group < end; group++) add(group, Constant<1>{});
   }
 
-  int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+  float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    total[half] = row_sum(total[half]);
-    int n = place.row + g + half * 8;
-    if (!place.there || n >= queries) continue;
-    element* to = y + (((long long)place.image * queries + n) * heads + place.head) * VALUE_SIZE + 2 * t;
-    float inverse = 1 / total[half];
-#pragma unroll
-    for (int i = 0; i < VALUE_SIZE / 8; i++) {
-      struct alignas(2 * sizeof(element)) { element value[2]; } two;
-      from_float(activated(sums[i][half * 2] * inverse, activation), two.value[0]);
-      from_float(activated(sums[i][half * 2 + 1] * inverse, activation), two.value[1]);
-      *(decltype(two)*)(to + i * 8) = two;
-    }
-    if (logarithms && t == 0)
-      logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] + log2f(total[half]);
+    int n = row + threadIdx.x % WARP / 4 + half * 8;
+    float all = total[0][half * 2];
+    if (logarithms && n < queries && threadIdx.x % 4 == 0)
+      logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(all);
+    inverse[half] = 1 / all;
   }
+  each(sums, [&](float x, int half) { return x * inverse[half]; });
+  if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });  // one question for all
+  else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
+  store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
+                         (long long)heads * VALUE_SIZE, row, queries);
 }
 LAUNCHABLE(attention)

@@ -2,7 +2,8 @@
 //
 // Scores are never in memory: a warp holds those of 16 rows (queries) and TILE columns (keys) in registers, turns them
 // into probabilities, multiplies, and forgets them.  Everything that a row of the result needs passes by in tiles.
-// Scores are to base 2: what is 2^score here is e^score, with log2(e) in `scale` and in the bias.
+// A score is q k + bias / scale, so that it is summed up from the bias on, and its weight is 2^(scale · score): with log2(e)
+// in `scale`, and the divided bias arranged in memory, that is e^(the usual score), for one multiplication and addition.
 #pragma once
 #include "matrix.cuh"
 
@@ -11,7 +12,7 @@
 #define VALUE_SIZE 32
 #endif
 
-constexpr int TILE = 64;  // columns of scores that a warp holds at a time
+constexpr int TILE = 64;  // tokens that shared memory is shared out by, and attention_bias's columns
 constexpr int K_CHUNKS = KEY_SIZE / CHUNK, V_CHUNKS = VALUE_SIZE / CHUNK;
 constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // 32 bytes, which a tensor_product takes at a time
 constexpr int GROUP_PARTS = 16 / (2 * CHUNK);                  // the same of 16 columns of scores, as k of the next product
@@ -24,14 +25,22 @@ struct Heads {
   INLINE const element* at(int b, int h, int n) const { return memory + b * image + n * token + h * head; }
 };
 
-// `lines` tokens (zeros from `end` on) from `first` on, copied to shared memory by `threads` threads.
+// `lines` tokens (zeros from `end` on) from `first` on, copied to shared memory by `threads` threads, whole warps: a thread
+// keeps to its chunks of a line, so that from line to line only one addition is left of the address.
 template <int CHUNKS>
-INLINE void copy_tokens(unsigned char* to, const element* tokens, long long stride, int first, int lines, int end,
+INLINE void copy_tokens(unsigned char* to, const element* tokens, int stride, int first, int lines, int end,
                         int thread, int threads) {
-  for (int i = thread; i < lines * CHUNKS; i += threads) {
-    int line = i / CHUNKS, chunk = i % CHUNKS;
-    bool there = first + line < end;
-    copy_chunk(to + offset<CHUNKS>(line, chunk), there ? tokens + (first + line) * stride + chunk * CHUNK : tokens, there);
+  constexpr int ACROSS = CHUNKS < WARP ? CHUNKS : WARP;
+  int lines_apart = threads / ACROSS, step = lines_apart * stride;
+#pragma unroll
+  for (int across = 0; across < CHUNKS; across += ACROSS) {
+    int chunk = across + thread % ACROSS;
+    const element* from = tokens + (long long)(first + thread / ACROSS) * stride + chunk * CHUNK;
+#pragma unroll 1
+    for (int line = thread / ACROSS; line < lines; line += lines_apart, from += step) {
+      bool there = first + line < end;
+      copy_chunk(to + offset<CHUNKS>(line, chunk), from, there);
+    }
   }
 }
 
@@ -48,50 +57,60 @@ template <int PARTS> INLINE void load_rows(unsigned (&r)[PARTS][4], const elemen
     }
 }
 
-// c[16 rows][16 columns from `column` on] = rows · columnsᵀ, summed over a token's numbers.
-template <int PARTS> INLINE void product_with_tokens(float (*c)[4], const unsigned (&rows)[PARTS][4], const unsigned char* tokens, int column) {
-#pragma unroll
-  for (int e = 0; e < 8; e++) c[e / 4][e % 4] = 0;
+// From a multiple of eight tokens on, chunks lie in the same order as from the first on (see offset): to move the pointer
+// by these, as below, costs nothing, for it becomes a part of the instruction that loads.
+template <int CHUNKS> INLINE const unsigned char* from_token(const unsigned char* tokens, int first) {
+  return tokens + first * (CHUNKS * CHUNK_BYTES);
+}
+
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.
+template <int PARTS>
+INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const unsigned char* tokens, int column) {
 #pragma unroll
   for (int part = 0; part < PARTS; part++) {
     unsigned b[4];
-    b_along<PARTS * 2>(b, tokens, column, part);
+    b_along<PARTS * 2>(b, from_token<PARTS * 2>(tokens, column), 0, part);
     tensor_product(element{}, c[0], rows[part], b[0], b[1]);
     tensor_product(element{}, c[1], rows[part], b[2], b[3]);
   }
 }
 
-// sums[16 rows][SIZE] += scores[16 rows][16 tokens from `token` on] · tokens.
-template <int SIZE> INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*scores)[4], const unsigned char* tokens, int token) {
+// sums[16 rows][SIZE] += weights[16 rows][16 tokens from `token` on] · tokens.
+template <int SIZE>
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const unsigned char* tokens, int token) {
 #pragma unroll
-  for (int part = 0; part < GROUP_PARTS; part++) {
-    unsigned a[4];
-    a_of_result(a, scores, part, element{});
+  for (int part = 0; part < GROUP_PARTS; part++)
 #pragma unroll
     for (int column = 0; column < SIZE; column += 16) {
       unsigned b[4];
-      b_across<SIZE / CHUNK, NEIGHBOURS>(b, tokens, column, token * GROUP_PARTS / 16 + part);
-      tensor_product(element{}, sums[column / 8], a, b[0], b[1]);
-      tensor_product(element{}, sums[column / 8 + 1], a, b[2], b[3]);
+      b_across<SIZE / CHUNK, NEIGHBOURS>(b, from_token<SIZE / CHUNK>(tokens, token + part * 16 / GROUP_PARTS), column, 0);
+      tensor_product(element{}, sums[column / 8], weights[part], b[0], b[1]);
+      tensor_product(element{}, sums[column / 8 + 1], weights[part], b[2], b[3]);
     }
-  }
+}
+template <int SIZE>
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4], const unsigned char* tokens, int token) {
+  unsigned a[GROUP_PARTS][4];
+#pragma unroll
+  for (int part = 0; part < GROUP_PARTS; part++) a_of_result(a[part], weights, part, element{});
+  add_weighted_tokens<SIZE>(sums, a, tokens, token);
 }
 
-// The bias of 16 rows and 16 columns lies in memory in the order of the lanes' registers, so that a warp reads it in one
+// The bias of 16 rows and 8 columns lies in memory in the order of the lanes' registers, so that a warp reads it in one
 // piece (see bias.cu).  Columns that are not there have a bias of -infinity, and so no probability.
-struct alignas(4 * sizeof(element)) Quad { element value[4]; };
+// A lane's are words until they are needed: the compiler would give each number of 16 bits a register of its own.
+struct alignas(4 * sizeof(element)) Quad { unsigned word[sizeof(element)]; };
 INLINE const Quad* bias_of(const element* bias, int head, int row, int row_tiles, int column_tiles) {
   return (const Quad*)bias + ((long long)head * row_tiles + row / 16) * column_tiles * WARP + threadIdx.x % WARP;
 }
 
-// scores[16 rows][16 columns] = scale · scores + bias.
-INLINE void scale_and_bias(float (*scores)[4], float scale, const Quad* bias) {
+// Scores of 16 rows and 8 columns, as yet nothing but the bias.
+INLINE void start(float (&scores)[4], const Quad& bias) {
+  union { unsigned word[sizeof(element)]; element value[4]; } quad;
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    Quad q = bias[i * WARP];
+  for (int i = 0; i < (int)sizeof(element); i++) quad.word[i] = bias.word[i];
 #pragma unroll
-    for (int e = 0; e < 4; e++) scores[i][e] = scores[i][e] * scale + to_float(q.value[e]);
-  }
+  for (int e = 0; e < 4; e++) scores[e] = to_float(quad.value[e]);
 }
 
 // Over the four lanes that share a row.
@@ -102,6 +121,35 @@ INLINE float row_maximum(float x) {
 INLINE float row_sum(float x) {
   x += __shfl_xor_sync(EVERY_LANE, x, 1);
   return x + __shfl_xor_sync(EVERY_LANE, x, 2);
+}
+
+// sums[16 rows][SIZE] · factor to where a row's numbers begin, to + n · stride; of the rows from `row` on, those before
+// `rows`.  Lanes 2i and 2i + 1 change numbers, so that one has four neighbours of the first eight columns
+// and the other of the next, and 32 bytes of a row, which memory takes at a time, are written by one instruction.
+template <int SIZE>
+INLINE void store_rows(const float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows, float factor = 1) {
+  constexpr int WORDS = sizeof(element) / 2;  // of two numbers
+  union Two { element value[2]; unsigned word[WORDS]; };
+  int lane = threadIdx.x % WARP, odd = lane % 2;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int n = row + lane / 4 + half * 8;
+#pragma unroll
+    for (int i = 0; i < SIZE / 8; i += 2) {
+      Two own[2];
+#pragma unroll
+      for (int e = 0; e < 4; e++) from_float(sums[i + e / 2][half * 2 + e % 2] * factor, own[e / 2].value[e % 2]);
+      struct alignas(8 * WORDS) { unsigned word[2 * WORDS]; } four;
+#pragma unroll
+      for (int w = 0; w < WORDS; w++) {
+        unsigned kept = odd ? own[1].word[w] : own[0].word[w], given = odd ? own[0].word[w] : own[1].word[w];
+        unsigned got = __shfl_xor_sync(EVERY_LANE, given, 1);
+        four.word[w] = odd ? got : kept;
+        four.word[WORDS + w] = odd ? kept : got;
+      }
+      if (n < rows) *(decltype(four)*)(to + n * stride + (i + odd) * 8 + lane % 4 / 2 * 4) = four;
+    }
+  }
 }
 
 INLINE int at_most(int x, int most) { return x < most ? x : most; }
@@ -122,36 +170,36 @@ struct Place {
   }
 };
 
-// Two arrays of tokens in step, tile after tile, through shared memory, the next tile on its way while one is used.
-template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
-  unsigned char* memory;
-  const element *first, *second;
-  long long first_stride, second_stride;
-  int count, lines;  // of tokens; of a tile
+// Two arrays of tokens in step in shared memory.  It has room for HELD of each, LeViT's in all but wide heads of floats:
+// they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the place of those before.
+constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
+constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES);
+constexpr int HELD = TILE * (TILES_HELD < 2 ? 2 : TILES_HELD < 4 ? TILES_HELD : 4);
 
-  INLINE Stream(unsigned char* shared, const Heads& a, const Heads& b, const Place& place, int count)
-      : first(a.at(place.image, place.head, 0)), second(b.at(place.image, place.head, 0)), first_stride(a.token),
-        second_stride(b.token), count(count), lines(at_most(TILE, (count + 15) / 16 * 16)) {
-    memory = shared + threadIdx.y * (count > TILE ? 2 : 1) * bytes();
+template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
+  unsigned char *first_memory, *second_memory;
+  const Heads first, second;
+  int image, head, count, lines;  // lines: as many as tokens, in whole sixteens
+
+  INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, const Place& place, int count)
+      : first(first), second(second), image(place.image), head(place.head), count(count), lines((count + 15) / 16 * 16) {
+    int held = at_most(lines, HELD);
+    first_memory = shared + threadIdx.y * held * LINE_BYTES;
+    second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
   }
-  INLINE int bytes() const { return lines * (FIRST_CHUNKS + SECOND_CHUNKS) * CHUNK_BYTES; }
-  INLINE int tiles() const { return (count + TILE - 1) / TILE; }
-  INLINE int groups(int tile) const { return (at_most(TILE, count - tile * TILE) + 15) / 16; }  // of 16 tokens
-  INLINE unsigned char* first_of(int tile) const { return memory + tile % 2 * bytes(); }
-  INLINE unsigned char* second_of(int tile) const { return first_of(tile) + lines * FIRST_CHUNKS * CHUNK_BYTES; }
-  INLINE void copy(int tile) const {
-    if (tile < tiles()) {
-      copy_tokens<FIRST_CHUNKS>(first_of(tile), first, first_stride, tile * TILE, lines, count, threadIdx.x, blockDim.x);
-      copy_tokens<SECOND_CHUNKS>(second_of(tile), second, second_stride, tile * TILE, lines, count, threadIdx.x, blockDim.x);
-    }
+  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
+  INLINE int bring(int begin) const {
+    if (begin) __syncthreads();  // nobody reads any more what they take the place of
+    // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in registers,
+    // from the first tokens to the last, all that is the same for each time that tokens are brought.
+    int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP);
+    int size = at_most(lines - begin, HELD);
+    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(image, head, 0), first.token, begin, size, count, thread, blockDim.x);
+    copy_tokens<SECOND_CHUNKS>(second_memory, second.at(image, head, 0), second.token, begin, size, count, thread,
+                               blockDim.x);
     end_copies();
-  }
-  // Before a tile is used: the next is under way, this one has arrived.
-  INLINE void begin(int tile) const {
-    copy(tile + 1);
-    wait_for_copies<1>();
+    wait_for_copies<0>();
     __syncthreads();
+    return size / 16;
   }
-  // After it: nobody reads it any more, so that it may be overwritten.
-  INLINE void end() const { __syncthreads(); }
 };

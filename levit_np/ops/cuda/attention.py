@@ -32,7 +32,7 @@ class Kept(NamedTuple):
 
 
 def attention(q, k, v, bias, scale):
-    """y = softmax(scale · q kᵀ + bias) v.
+    """y = softmax(scale · q kᵀ + bias) v, scale > 0.
 
     q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None
     -> y (B, heads, Nq, V), Kept: see attention_probabilities.
@@ -40,7 +40,7 @@ def attention(q, k, v, bias, scale):
     element, (batch, heads, queries, _), keys = element_of(q, k, v), q.shape, k.shape[2]
     sizes = head_size(q.shape[-1]), head_size(v.shape[-1])
     bias = None if bias is None else contiguous(bias, np.float32)
-    ordered = arranged(bias, queries, keys, False, element, q.dtype)
+    ordered = arranged(bias, queries, keys, False, element, q.dtype, scale)
     y = arrays().empty((batch, queries, heads, sizes[1]), q.dtype)
     logarithms = arrays().empty((batch, heads, queries), "float32")
     if y.size:
@@ -75,7 +75,7 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     by_query = heads_for(queries, keys, pairs, size)
     launch(_kernel("attention_backward", "attention_queries", element, sizes), by_query.grid, by_query.block,
            (*inputs, out[0].view, *shape, *strides, *out[0].strides, *kept.arranged[1:], *factors), by_query.shared)
-    turned = arranged(kept.bias, queries, keys, True, element, q.dtype)
+    turned = arranged(kept.bias, queries, keys, True, element, q.dtype, scale)
     by_key = heads_for(keys, queries, pairs, size)
     launch(_kernel("attention_backward", "attention_keys", element, sizes), by_key.grid, by_key.block,
            (*inputs[:4], turned[0], *inputs[5:], out[1].view, out[2].view, *shape, *strides, *out[1].strides,
@@ -121,15 +121,15 @@ def gather_bias_backward(dbias, index, offsets):
     return dtable
 
 
-def arranged(bias, queries, keys, turned, element, dtype):
-    """(the bias to base 2 in the order of the lanes, its heads, tiles down and across): rows are queries, or, turned,
-    keys."""
+def arranged(bias, queries, keys, turned, element, dtype, scale):
+    """(the bias, divided by what the scores are multiplied by, in the order of the lanes; its heads, tiles down and
+    across): rows are queries, or, turned, keys."""
     rows, columns, strides = (keys, queries, (1, keys)) if turned else (queries, keys, (keys, 1))
     heads, tiles = 1 if bias is None else len(bias), (cover(rows, 16), 2 * cover(columns, 16))
     out = arrays().empty((heads, *tiles, 128), dtype)
     if out.size:
         launch(Kernel("bias", "arrange_bias", element), (cover(out.size, THREADS),), (THREADS,),
-               (bias, out, heads, rows, columns, *strides, *tiles, LOG2_E))
+               (bias, out, heads, rows, columns, *strides, *tiles, 1 / scale))
     return out, heads, *tiles
 
 

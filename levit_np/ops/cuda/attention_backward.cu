@@ -24,21 +24,10 @@ KERNEL attention_dots(const element* dy, const element* y, float* dots, int imag
 }
 LAUNCHABLE(attention_dots)
 
-// sums · factor, of 16 tokens from `row` on, to where their numbers begin.
-template <int SIZE> INLINE void store_tokens(const float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows, float factor) {
-  int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int n = row + g + half * 8;
-    if (n >= rows) continue;
-#pragma unroll
-    for (int i = 0; i < SIZE / 8; i++) {
-      struct alignas(2 * sizeof(element)) { element value[2]; } two;
-      from_float(sums[i][half * 2] * factor, two.value[0]);
-      from_float(sums[i][half * 2 + 1] * factor, two.value[1]);
-      *(decltype(two)*)(to + n * stride + i * 8 + 2 * t) = two;
-    }
-  }
+// Scores of 16 rows and 16 columns, as yet nothing but the bias.
+INLINE void start(float (&scores)[2][4], const Quad* bias) {
+  start(scores[0], bias[0]);
+  start(scores[1], bias[WARP]);
 }
 
 // dq; all arrays of tokens as (pointer, image, token, head).
@@ -53,7 +42,6 @@ attention_queries(const element* q, const element* k, const element* v, const el
   Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head}, Heads{v, v_image, v_token, v_head},
                                     place, keys);
-  stream.copy(0);
   unsigned query[K_PARTS][4], gradient[V_PARTS][4];
   load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
   load_rows(gradient, Heads{dy, dy_image, dy_token, dy_head}.at(place.image, place.head, 0), dy_token, place.row, queries);
@@ -65,35 +53,32 @@ attention_queries(const element* q, const element* k, const element* v, const el
     logarithm[half] = logarithms[i];
     dot[half] = dots[i];
   }
-  for (int tile = 0; tile < stream.tiles(); tile++) {
-    stream.begin(tile);
-    int groups = stream.groups(tile);
+  for (int begin = 0; begin < stream.lines; begin += HELD) {
+    int groups = stream.bring(begin);
     for (int group = 0; group < groups; group++) {
-      float scores[2][4], dp[2][4];
-      product_with_tokens(scores, query, stream.first_of(tile), group * 16);
-      scale_and_bias(scores, score_scale, row_bias + (tile * (TILE / 8) + group * 2) * WARP);
-      product_with_tokens(dp, gradient, stream.second_of(tile), group * 16);
+      float scores[2][4], dp[2][4] = {};
+      start(scores, row_bias + (begin / 8 + group * 2) * WARP);
+      add_product(scores, query, stream.first_memory, group * 16);
+      add_product(dp, gradient, stream.second_memory, group * 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         int half = e / 2 % 2;
-        scores[e / 4][e % 4] = exp2_fast(scores[e / 4][e % 4] - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
+        scores[e / 4][e % 4] = exp2_fast(scores[e / 4][e % 4] * score_scale - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
       }
-      add_weighted_tokens<KEY_SIZE>(sums, scores, stream.first_of(tile), group * 16);
+      add_weighted_tokens<KEY_SIZE>(sums, scores, stream.first_memory, group * 16);
     }
-    stream.end();
   }
   if (place.there)
-    store_tokens<KEY_SIZE>(sums, dq + place.image * dq_image + place.head * dq_head, dq_token, place.row, queries, scale);
+    store_rows<KEY_SIZE>(sums, dq + place.image * dq_image + place.head * dq_head, dq_token, place.row, queries, scale);
 }
 LAUNCHABLE(attention_queries)
 
-// c[16 rows][16 columns from `column` on], as product_with_tokens; but the rows are read from memory again, part by part:
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, as add_product; but the rows are read from memory again, part by part:
 // for wide heads in float, whose numbers the registers cannot hold beside dk and dv.
 template <int PARTS>
-INLINE void product_with_rows_in_memory(float (*c)[4], const element* rows, long long stride, int row, int end,
+INLINE void add_product_with_rows_in_memory(float (*c)[4], const element* rows, long long stride, int row, int end,
                                         const unsigned char* tokens, int column) {
   int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-  for (int e = 0; e < 8; e++) c[e / 4][e % 4] = 0;
 #pragma unroll 4  // at once the loads of all would wait in registers too
   for (int part = 0; part < PARTS; part++) {
     unsigned a[4], b[4];
@@ -121,7 +106,6 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{q, q_image, q_token, q_head},
                                     Heads{dy, dy_image, dy_token, dy_head}, place, queries);
-  stream.copy(0);
   constexpr bool VALUES_FIT = V_PARTS <= 8;
   unsigned key[K_PARTS][4], value[VALUES_FIT ? V_PARTS : 1][4];
   load_rows(key, Heads{k, k_image, k_token, k_head}.at(place.image, place.head, 0), k_token, place.row, keys);
@@ -131,30 +115,28 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   const float* logarithm = logarithms + ((long long)place.image * heads + place.head) * queries;
   const float* dot = dots + ((long long)place.image * heads + place.head) * queries;
   float dk_sums[KEY_SIZE / 8][4] = {}, dv_sums[VALUE_SIZE / 8][4] = {};
-  for (int tile = 0; tile < stream.tiles(); tile++) {
-    stream.begin(tile);
-    int groups = stream.groups(tile);
+  for (int begin = 0; begin < stream.lines; begin += HELD) {
+    int groups = stream.bring(begin);
     for (int group = 0; group < groups; group++) {
-      float p[2][4], ds[2][4];
-      product_with_tokens(p, key, stream.first_of(tile), group * 16);
-      scale_and_bias(p, score_scale, row_bias + (tile * (TILE / 8) + group * 2) * WARP);
-      if constexpr (VALUES_FIT) product_with_tokens(ds, value, stream.second_of(tile), group * 16);
-      else product_with_rows_in_memory<V_PARTS>(ds, values, v_token, place.row, keys, stream.second_of(tile), group * 16);
+      float p[2][4], ds[2][4] = {};
+      start(p, row_bias + (begin / 8 + group * 2) * WARP);
+      add_product(p, key, stream.first_memory, group * 16);
+      if constexpr (VALUES_FIT) add_product(ds, value, stream.second_memory, group * 16);
+      else add_product_with_rows_in_memory<V_PARTS>(ds, values, v_token, place.row, keys, stream.second_memory, group * 16);
 #pragma unroll
       for (int e = 0; e < 8; e++) {
-        int n = at_most(tile * TILE + group * 16 + e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2, queries - 1);
+        int n = at_most(begin + group * 16 + e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2, queries - 1);
         float& x = p[e / 4][e % 4];
-        x = exp2_fast(x - __ldg(logarithm + n));
+        x = exp2_fast(x * score_scale - __ldg(logarithm + n));
         ds[e / 4][e % 4] = x * (ds[e / 4][e % 4] - __ldg(dot + n));
       }
-      add_weighted_tokens<VALUE_SIZE>(dv_sums, p, stream.second_of(tile), group * 16);
-      add_weighted_tokens<KEY_SIZE>(dk_sums, ds, stream.first_of(tile), group * 16);
+      add_weighted_tokens<VALUE_SIZE>(dv_sums, p, stream.second_memory, group * 16);
+      add_weighted_tokens<KEY_SIZE>(dk_sums, ds, stream.first_memory, group * 16);
     }
-    stream.end();
   }
   if (place.there) {
-    store_tokens<KEY_SIZE>(dk_sums, dk + place.image * dk_image + place.head * dk_head, dk_token, place.row, keys, scale);
-    store_tokens<VALUE_SIZE>(dv_sums, dv + place.image * dv_image + place.head * dv_head, dv_token, place.row, keys, 1);
+    store_rows<KEY_SIZE>(dk_sums, dk + place.image * dk_image + place.head * dk_head, dk_token, place.row, keys, scale);
+    store_rows<VALUE_SIZE>(dv_sums, dv + place.image * dv_image + place.head * dv_head, dv_token, place.row, keys, 1);
   }
 }
 LAUNCHABLE(attention_keys)
@@ -197,14 +179,14 @@ attention_bias(const element* q, const element* k, const element* v, const eleme
 #pragma unroll
     for (int group = 0; group < TILE / 16; group++)
       if (group < groups) {
-        float scores[2][4], dp[2][4];
-        product_with_tokens(scores, query, shared_memory, group * 16);
-        scale_and_bias(scores, score_scale, row_bias + group * 2 * WARP);
-        product_with_tokens(dp, gradient, values, group * 16);
+        float scores[2][4], dp[2][4] = {};
+        start(scores, row_bias + group * 2 * WARP);
+        add_product(scores, query, shared_memory, group * 16);
+        add_product(dp, gradient, values, group * 16);
 #pragma unroll
         for (int e = 0; e < 8; e++) {
           int half = e / 2 % 2;
-          sums[group * 2 + e / 4][e % 4] += exp2_fast(scores[e / 4][e % 4] - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
+          sums[group * 2 + e / 4][e % 4] += exp2_fast(scores[e / 4][e % 4] * score_scale - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
         }
       }
     __syncthreads();  // the next image's tokens take the place of these

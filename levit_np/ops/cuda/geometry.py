@@ -129,8 +129,8 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
-    lines = min(SCORE_COLUMNS, whole(columns, SCORE_ROWS))
-    size = (2 if columns > SCORE_COLUMNS else 1) * lines * token_bytes
+    slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
+    size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 

@@ -45,11 +45,16 @@ def convolution_backward():
             reference.convolution_backward(exact(dy), exact(x), exact(w), 2, 1)[0])
 
 
-def attention():
-    q, k, v = (put(draw(2, 2, n, 16), "float16") for n in (37, 131, 131))
-    bias = put(draw(2, 37, 131), "float32")
+def attention(keys=131):
+    q, k, v = (put(draw(2, 2, n, 16), "float16") for n in (37, keys, keys))
+    bias = put(draw(2, 37, keys), "float32")
     y, _ = ops.attention(q, k, v, bias, 0.25)
     return exact(y), reference.attention(exact(q), exact(k), exact(v), exact(bias), 0.25)[0]
+
+
+def attention_of_many_keys():
+    """So many that they are not in shared memory at once."""
+    return attention(330)
 
 
 def attention_backward():
@@ -114,12 +119,13 @@ BUGS = {
     "a mask off by one": (attention, "if (column >= columns) x", "if (column > columns) x"),
     "a key left out": (attention, "if (column >= columns) x", "if (column >= columns - 1) x"),
     "a token too many is copied": (attention, "bool there = first + line < end;", "bool there = first + line <= end;"),
-    "a tile overwritten while it is read": (attention, "INLINE void end() const { __syncthreads(); }",
-                                            "INLINE void end() const {}"),
-    "no barrier before a tile of keys": (attention, "    wait_for_copies<1>();\n    __syncthreads();",
-                                         "    wait_for_copies<1>();"),
-    "the sums are not scaled down": (attention, "sums[i][e] *= down[e / 2];", "sums[i][e] *= 1;"),
-    "the total is not scaled down": (attention, "total[half] *= down[half];", ""),
+    "keys overwritten while they are read": (attention_of_many_keys, "    if (begin) __syncthreads();", "    "),
+    "no barrier before keys are read": (attention, "    wait_for_copies<0>();\n    __syncthreads();\n    return",
+                                        "    wait_for_copies<0>();\n    return"),
+    "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
+    "the next groups' bias is this one's": (attention, "read_bias(group + COUNT)", "read_bias(group)"),
+    "lanes keep their numbers": (attention, "__shfl_xor_sync(EVERY_LANE, given, 1)", "given"),
+    "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });", ""),
     "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));",
                                           "  return x;"),
     "probabilities without their sum": (attention_backward,
@@ -141,7 +147,7 @@ BUGS = {
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
              "an operand overwritten while warpgroups multiply",
-             "a mask off by one", "a tile overwritten while it is read", "the sums are not scaled down",
+             "a mask off by one", "keys overwritten while they are read", "the sums are not scaled down",
              "a halving without a barrier")
 
 
@@ -171,7 +177,8 @@ def test_a_planted_bug_is_seen(name, compiled):
 
 
 @pytest.mark.parametrize("compute", [linear, by_warpgroups, linear_backward, convolution, convolution_backward, attention,
-                                     attention_backward, bias_of_many_images, batch_norm, bias_gradient])
+                                     attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
+                                     bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
         device.use(emulator)

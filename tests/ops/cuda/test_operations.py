@@ -128,7 +128,9 @@ ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
     "odd": (2, 3, 5, 7, 3, 6, True), "one": (1, 1, 1, 1, 1, 1, True), "shrinking": (1, 2, 16, 49, 16, 64, True),
     "tiles": (2, 1, 49, 130, 16, 32, True), "no bias": (2, 2, 70, 33, 32, 64, False),
     "stage 1": (1, 1, 196, 196, 16, 32, True),
-    "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True)}
+    "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True),
+    "more keys than are in shared memory": (1, 1, 20, 500, 16, 16, True),
+    "the same of wide floats": (1, 1, 17, 150, 32, 128, True)}
 
 
 # bfloat16 differs from float16 in an instruction: one form of it runs every time.
