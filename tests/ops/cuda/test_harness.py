@@ -108,7 +108,8 @@ BUGS = {
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
     "the next groups' bias is this one's": (attention, "read_bias(group + COUNT)", "read_bias(group)"),
     "lanes keep their numbers": (attention, "__shfl_xor_sync(EVERY_LANE, given, 1)", "given"),
-    "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });", ""),
+    "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });",
+                                    ""),
     "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));",
                                           "  return x;"),
     "probabilities without their sum": (attention_backward,
@@ -159,7 +160,8 @@ def test_a_planted_bug_is_seen(name, compiled):
 
 
 @pytest.mark.parametrize("compute", [linear, linear_backward, convolution, convolution_backward, attention,
-                                     attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm, bias_gradient])
+                                     attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
+                                     bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
         device.use(emulator)
