@@ -16,27 +16,27 @@ template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Tur
 INLINE unsigned one(float) { return bits_of(1.0f); }
 template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 
-// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.  With
-// more there are too few registers for BUDGET threads, among whom a processor's 65536 are to suffice: for two blocks with the
-// seven warps of 196 queries (which are given eight warps' registers), where values are long for three of four warps.
+// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.
+// With more, a processor's 65536 registers would not suffice for BUDGET threads: for two blocks with the seven warps of
+// 196 queries (which are given eight warps' registers), or, where values are long, for three of four warps.
 constexpr int AT_ONCE = 2;
 constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SIZE > 64 ? 384 : 512;
 
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
-// y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries), or
-// nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and 8
+// y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries),
+// or nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and 8
 // wide, of the bias; bias_heads: 1 where all heads share it.
 KERNEL __launch_bounds__(BUDGET)
 attention(const element* q, const element* k, const element* v, const element* bias, element* y, float* logarithms,
           int images, int heads, int queries, int keys, long long q_image, long long q_token, long long q_head,
-          long long k_image, long long k_token, long long k_head, long long v_image, long long v_token, long long v_head,
-          int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
+          long long k_image, long long k_token, long long k_head, long long v_image, long long v_token,
+          long long v_head, int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
   SHARED_MEMORY;
   Place place(images, heads);
   int row = place.there ? place.row : queries;  // from `queries` on there is nothing to do
-  Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head}, Heads{v, v_image, v_token, v_head},
-                                    place, keys);
+  Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head},
+                                    Heads{v, v_image, v_token, v_head}, place, keys);
   const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
                                  column_tiles);
   int groups = stream.lines / 16;
@@ -112,7 +112,8 @@ attention(const element* q, const element* k, const element* v, const element* b
     inverse[half] = 1 / all;
   }
   each(sums, [&](float x, int half) { return x * inverse[half]; });
-  if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });  // one question for all
+  // Asked once, not for each of the sums.
+  if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
   else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
   store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
                          (long long)heads * VALUE_SIZE, row, queries);

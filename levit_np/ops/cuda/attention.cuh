@@ -2,8 +2,8 @@
 //
 // Scores are never in memory: a warp holds those of 16 rows (queries) and TILE columns (keys) in registers, turns them
 // into probabilities, multiplies, and forgets them.  Everything that a row of the result needs passes by in tiles.
-// A score is q k + bias / scale, so that it is summed up from the bias on, and its weight is 2^(scale · score): with log2(e)
-// in `scale`, and the divided bias arranged in memory, that is e^(the usual score), for one multiplication and addition.
+// A score is q k + bias / scale, so that it is summed up from the bias on, which lies divided in memory; and its weight is
+// 2^(scale · score), which with log2(e) in `scale` is e^(the usual score), for one multiplication and addition.
 #pragma once
 #include "matrix.cuh"
 
@@ -25,8 +25,8 @@ struct Heads {
   INLINE const element* at(int b, int h, int n) const { return memory + b * image + n * token + h * head; }
 };
 
-// `lines` tokens (zeros from `end` on) from `first` on, copied to shared memory by `threads` threads, whole warps: a thread
-// keeps to its chunks of a line, so that from line to line only one addition is left of the address.
+// `lines` tokens (zeros from `end` on) from `first` on, copied to shared memory by `threads` threads, whole warps: a
+// thread keeps to its chunks of a line, so that from line to line only one addition is left of the address.
 template <int CHUNKS>
 INLINE void copy_tokens(unsigned char* to, const element* tokens, int stride, int first, int lines, int end,
                         int thread, int threads) {
@@ -57,8 +57,8 @@ template <int PARTS> INLINE void load_rows(unsigned (&r)[PARTS][4], const elemen
     }
 }
 
-// From a multiple of eight tokens on, chunks lie in the same order as from the first on (see offset): to move the pointer
-// by these, as below, costs nothing, for it becomes a part of the instruction that loads.
+// From a multiple of eight tokens on, chunks lie in the same order as from the first on (see offset): to move the
+// pointer by these, as below, costs nothing, for it becomes a part of the instruction that loads.
 template <int CHUNKS> INLINE const unsigned char* from_token(const unsigned char* tokens, int first) {
   return tokens + first * (CHUNKS * CHUNK_BYTES);
 }
@@ -77,19 +77,22 @@ INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const u
 
 // sums[16 rows][SIZE] += weights[16 rows][16 tokens from `token` on] · tokens.
 template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const unsigned char* tokens, int token) {
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const unsigned char* tokens,
+                                int token) {
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++)
 #pragma unroll
     for (int column = 0; column < SIZE; column += 16) {
       unsigned b[4];
-      b_across<SIZE / CHUNK, NEIGHBOURS>(b, from_token<SIZE / CHUNK>(tokens, token + part * 16 / GROUP_PARTS), column, 0);
+      const unsigned char* lines = from_token<SIZE / CHUNK>(tokens, token + part * 16 / GROUP_PARTS);
+      b_across<SIZE / CHUNK, NEIGHBOURS>(b, lines, column, 0);
       tensor_product(element{}, sums[column / 8], weights[part], b[0], b[1]);
       tensor_product(element{}, sums[column / 8 + 1], weights[part], b[2], b[3]);
     }
 }
 template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4], const unsigned char* tokens, int token) {
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4], const unsigned char* tokens,
+                                int token) {
   unsigned a[GROUP_PARTS][4];
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++) a_of_result(a[part], weights, part, element{});
@@ -127,7 +130,8 @@ INLINE float row_sum(float x) {
 // `rows`.  Lanes 2i and 2i + 1 change numbers, so that one has four neighbours of the first eight columns
 // and the other of the next, and 32 bytes of a row, which memory takes at a time, are written by one instruction.
 template <int SIZE>
-INLINE void store_rows(const float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows, float factor = 1) {
+INLINE void store_rows(const float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows,
+                       float factor = 1) {
   constexpr int WORDS = sizeof(element) / 2;  // of two numbers
   union Two { element value[2]; unsigned word[WORDS]; };
   int lane = threadIdx.x % WARP, odd = lane % 2;
@@ -170,8 +174,9 @@ struct Place {
   }
 };
 
-// Two arrays of tokens in step in shared memory.  It has room for HELD of each, LeViT's in all but wide heads of floats:
-// they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the place of those before.
+// Two arrays of tokens in step in shared memory, which has room for HELD of each.  LeViT's are no more, but for wide
+// heads of floats: they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the
+// place of those before.
 constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
 constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES);
 constexpr int HELD = TILE * (TILES_HELD < 2 ? 2 : TILES_HELD < 4 ? TILES_HELD : 4);
@@ -182,7 +187,8 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   int image, head, count, lines;  // lines: as many as tokens, in whole sixteens
 
   INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, const Place& place, int count)
-      : first(first), second(second), image(place.image), head(place.head), count(count), lines((count + 15) / 16 * 16) {
+      : first(first), second(second), image(place.image), head(place.head), count(count),
+        lines((count + 15) / 16 * 16) {
     int held = at_most(lines, HELD);
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
@@ -190,11 +196,12 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
   INLINE int bring(int begin) const {
     if (begin) __syncthreads();  // nobody reads any more what they take the place of
-    // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in registers,
-    // from the first tokens to the last, all that is the same for each time that tokens are brought.
+    // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in
+    // registers, from the first tokens to the last, all that is the same each time that tokens are brought.
     int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP);
     int size = at_most(lines - begin, HELD);
-    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(image, head, 0), first.token, begin, size, count, thread, blockDim.x);
+    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(image, head, 0), first.token, begin, size, count, thread,
+                              blockDim.x);
     copy_tokens<SECOND_CHUNKS>(second_memory, second.at(image, head, 0), second.token, begin, size, count, thread,
                                blockDim.x);
     end_copies();

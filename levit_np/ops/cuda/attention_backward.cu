@@ -106,7 +106,7 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{q, q_image, q_token, q_head},
                                     Heads{dy, dy_image, dy_token, dy_head}, place, queries);
-  constexpr bool VALUES_FIT = V_PARTS <= 8;
+  constexpr bool VALUES_FIT = K_PARTS + V_PARTS <= 10;  // in registers, beside dk and dv
   unsigned key[K_PARTS][4], value[VALUES_FIT ? V_PARTS : 1][4];
   load_rows(key, Heads{k, k_image, k_token, k_head}.at(place.image, place.head, 0), k_token, place.row, keys);
   const element* values = Heads{v, v_image, v_token, v_head}.at(place.image, place.head, 0);
