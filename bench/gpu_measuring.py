@@ -4,6 +4,7 @@ import gc
 import json
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -79,12 +80,13 @@ class Measuring:
     def interleaved(self, calls: dict) -> dict:
         """{name: seconds a call, one number a round}, by the GPU's events; A B C A B C …"""
         event, times, counts = self.cupy.cuda.Event, {name: [] for name in calls}, {}
-        for _ in range(self.chosen.rounds):
-            for name, call in calls.items():
-                call()
-                if name not in counts:
-                    counts[name] = max(1, int(self.chosen.seconds / self._seconds(call, 3, event)))
-                times[name].append(self._seconds(call, counts[name], event))
+        with _alone(self.chosen.alone):
+            for _ in range(self.chosen.rounds):
+                for name, call in calls.items():
+                    call()
+                    if name not in counts:
+                        counts[name] = max(1, int(self.chosen.seconds / self._seconds(call, 3, event)))
+                    times[name].append(self._seconds(call, counts[name], event))
         return times
 
     def _seconds(self, call, count, event):
@@ -271,6 +273,19 @@ def training_step(name, state, images, labels, precision):
         return loss
 
     return call
+
+
+@contextmanager
+def _alone(path):
+    """Holding the lock of this file, if there is one."""
+    if path is None:
+        yield
+        return
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
 
 
 def _peers(call, numbers, precision):

@@ -165,7 +165,7 @@ class Linear:
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
             cut = cut_for(rows, self.outputs, self.inputs, self.lowering.element,
-                          device.has_warpgroups(self.lowering.element))
+                          device.has_warpgroups(self.lowering.element), self.residual)
             yield call(kernel("linear", "linear", *cut.tile.defines), cut.grid, (cut.tile.threads,),
                        (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
                         self.inputs, self.outputs, self.activation, cut.across), cut.shared)
@@ -202,7 +202,7 @@ class Attention:
         first = self.heads * key if self.queries == self.source else 0  # where the keys begin
         y = program.tensor("context", self.count, self.heads * value)
         shape = heads_for(self.count, self.keys, program.batch * self.heads,
-                          (key + value) * SIZES[self.lowering.element])
+                          (key + value) * SIZES[self.lowering.element], self.lowering.element != "float")
         strides = [np.int64(n) for n in (
             self.count * self.widths[0], self.widths[0], key, self.keys * self.widths[1], self.widths[1], key,
             self.keys * self.widths[1], self.widths[1], value)]

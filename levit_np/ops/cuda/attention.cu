@@ -34,88 +34,93 @@ attention(const element* q, const element* k, const element* v, const element* b
           long long v_head, int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
   SHARED_MEMORY;
   Place place(images, heads);
-  int row = place.there ? place.row : queries;  // from `queries` on there is nothing to do
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head},
                                     Heads{v, v_image, v_token, v_head}, place, keys);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
-                                 column_tiles);
-  int groups = stream.lines / 16;
-  Quad next_bias[AT_ONCE * 2];  // of the next groups, read long before it is needed
-  auto read_bias = [&](int group) {
+  // A block that has more rows than its warps take at once takes them in turn, beside keys and values that are there.
+#pragma unroll 1
+  for (int first = blockIdx.y * (blockDim.x / 2); first < queries; first += gridDim.y * (blockDim.x / 2)) {
+    int row = place.there ? first + threadIdx.x / WARP * 16 : queries;  // from `queries` on there is nothing to do
+    const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
+                                   column_tiles);
+    int groups = stream.lines / 16;
+    Quad next_bias[AT_ONCE * 2];  // of the next groups, read long before it is needed
+    auto read_bias = [&](int group) {
 #pragma unroll
-    for (int i = 0; i < AT_ONCE * 2; i++)
-      if (group + i / 2 < groups) next_bias[i] = row_bias[(group * 2 + i) * WARP];
-  };
-  read_bias(0);
-  unsigned query[K_PARTS][4];
-  load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
+      for (int i = 0; i < AT_ONCE * 2; i++)
+        if (group + i / 2 < groups) next_bias[i] = row_bias[(group * 2 + i) * WARP];
+    };
+    read_bias(0);
+    unsigned query[K_PARTS][4];
+    load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
 
-  float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
+    float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
 
-  // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are rounded.
-  const unsigned ones = one(element{});
-  // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to let
-  // one group's work overlap with another's.
-  auto add = [&](int group, auto count) {
-    constexpr int COUNT = decltype(count)::value;
-    const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
-    const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
-    float scores[COUNT * 2][4], found[2] = {largest[0], largest[1]}, shift[2], down[2];
+    // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are rounded.
+    const unsigned ones = one(element{});
+    // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to let
+    // one group's work overlap with another's.
+    auto add = [&](int group, auto count) {
+      constexpr int COUNT = decltype(count)::value;
+      const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
+      const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
+      float scores[COUNT * 2][4], found[2] = {largest[0], largest[1]}, shift[2], down[2];
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-      start(scores[i * 2], next_bias[i * 2]);
-      start(scores[i * 2 + 1], next_bias[i * 2 + 1]);
-      add_product(scores + i * 2, query, key_tokens, i * 16);
+      for (int i = 0; i < COUNT; i++) {
+        start(scores[i * 2], next_bias[i * 2]);
+        start(scores[i * 2 + 1], next_bias[i * 2 + 1]);
+        add_product(scores + i * 2, query, key_tokens, i * 16);
+      }
+#pragma unroll
+      for (int i = 0; i < COUNT * 8; i++) found[i / 2 % 2] = fmaxf(found[i / 2 % 2], scores[i / 4][i % 4]);
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        found[half] = row_maximum(found[half]);
+        shift[half] = -scale * found[half];
+        down[half] = exp2_fast(largest[half] * scale + shift[half]);
+        largest[half] = found[half];
+      }
+      each(sums, [&](float x, int half) { return x * down[half]; });
+      each(total, [&](float x, int half) { return x * down[half]; });
+#pragma unroll
+      for (int i = 0; i < COUNT; i++) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+          float& x = scores[i * 2 + e / 4][e % 4];
+          x = exp2_fast(x * scale + shift[e / 2 % 2]);
+        }
+        unsigned weights[GROUP_PARTS][4];
+#pragma unroll
+        for (int part = 0; part < GROUP_PARTS; part++) {
+          a_of_result(weights[part], scores + i * 2, part, element{});
+          tensor_product(element{}, total[0], weights[part], ones, ones);
+        }
+        add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
+        if (i == 0) read_bias(group + COUNT);
+      }
+    };
+    for (int group = 0; group < groups;) {
+      int end = group + stream.bring(group * 16, first >= (int)(gridDim.y * (blockDim.x / 2)));
+      if (row >= queries) group = end;
+      for (; group + AT_ONCE <= end; group += AT_ONCE) add(group, Constant<AT_ONCE>{});
+      for (; group < end; group++) add(group, Constant<1>{});
     }
-#pragma unroll
-    for (int i = 0; i < COUNT * 8; i++) found[i / 2 % 2] = fmaxf(found[i / 2 % 2], scores[i / 4][i % 4]);
+
+    float inverse[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      found[half] = row_maximum(found[half]);
-      shift[half] = -scale * found[half];
-      down[half] = exp2_fast(largest[half] * scale + shift[half]);
-      largest[half] = found[half];
+      int n = row + threadIdx.x % WARP / 4 + half * 8;
+      float all = total[0][half * 2];
+      if (logarithms && n < queries && threadIdx.x % 4 == 0)
+        logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(all);
+      inverse[half] = 1 / all;
     }
-    each(sums, [&](float x, int half) { return x * down[half]; });
-    each(total, [&](float x, int half) { return x * down[half]; });
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-#pragma unroll
-      for (int e = 0; e < 8; e++) {
-        float& x = scores[i * 2 + e / 4][e % 4];
-        x = exp2_fast(x * scale + shift[e / 2 % 2]);
-      }
-      unsigned weights[GROUP_PARTS][4];
-#pragma unroll
-      for (int part = 0; part < GROUP_PARTS; part++) {
-        a_of_result(weights[part], scores + i * 2, part, element{});
-        tensor_product(element{}, total[0], weights[part], ones, ones);
-      }
-      add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
-      if (i == 0) read_bias(group + COUNT);
-    }
-  };
-  for (int group = 0; group < groups;) {
-    int end = group + stream.bring(group * 16);
-    if (row >= queries) group = end;
-    for (; group + AT_ONCE <= end; group += AT_ONCE) add(group, Constant<AT_ONCE>{});
-    for (; group < end; group++) add(group, Constant<1>{});
+    each(sums, [&](float x, int half) { return x * inverse[half]; });
+    // Asked once, not for each of the sums.
+    if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
+    else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
+    store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
+                           (long long)heads * VALUE_SIZE, row, queries);
+    if (sizeof(element) == 4) break;  // for floats the registers would not suffice
   }
-
-  float inverse[2];
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int n = row + threadIdx.x % WARP / 4 + half * 8;
-    float all = total[0][half * 2];
-    if (logarithms && n < queries && threadIdx.x % 4 == 0)
-      logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(all);
-    inverse[half] = 1 / all;
-  }
-  each(sums, [&](float x, int half) { return x * inverse[half]; });
-  // Asked once, not for each of the sums.
-  if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
-  else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
-  store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
-                         (long long)heads * VALUE_SIZE, row, queries);
 }
 LAUNCHABLE(attention)

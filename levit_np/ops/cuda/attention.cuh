@@ -193,9 +193,11 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
   }
-  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
-  INLINE int bring(int begin) const {
-    if (begin) __syncthreads();  // nobody reads any more what they take the place of
+  // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there still.
+  // -> the groups of 16 that these are
+  INLINE int bring(int begin, bool again = false) const {
+    if (again && lines <= HELD) return lines / 16;
+    if (begin || again) __syncthreads();  // nobody reads any more what they take the place of
     // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in
     // registers, from the first tokens to the last, all that is the same each time that tokens are brought.
     int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP);

@@ -45,7 +45,7 @@ def attention(q, k, v, bias, scale):
     logarithms = arrays().empty((batch, heads, queries), "float32")
     if y.size:
         tokens = [_Tokens(x, size) for x, size in zip((q, k, v), (sizes[0], *sizes))]
-        shape = heads_for(queries, keys, batch * heads, sum(sizes) * SIZES[element])
+        shape = heads_for(queries, keys, batch * heads, sum(sizes) * SIZES[element], element != "float")
         launch(_kernel("attention", "attention", element, sizes), shape.grid, shape.block,
                (*(t.view for t in tokens), ordered[0], y, logarithms, batch, heads, queries, keys,
                 *(s for t in tokens for s in t.strides), *ordered[1:], scale * LOG2_E, 0), shape.shared)

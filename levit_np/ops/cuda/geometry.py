@@ -8,6 +8,7 @@ from typing import NamedTuple
 WARP, CHUNK_BYTES, K_BYTES = 32, 16, 128  # as in machine.cuh and product.cuh
 PROCESSORS = 132  # of an H100; blocks that run at the same time are at least so many
 SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked for
+SHARED_FOR_TWO = 113 << 10  # of a block on Hopper, for two of which a processor has room
 SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 163 KiB, 9.0 has 227
 
 SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
@@ -25,6 +26,7 @@ class Tile(NamedTuple):
     # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: all of the
     # rows' terms stay in shared memory while the columns pass by.  SPLIT: each of four warps has a quarter of the terms.
     features: tuple = ()
+    k_bytes: int = K_BYTES  # of a step
 
     @property
     def threads(self) -> int:
@@ -33,22 +35,22 @@ class Tile(NamedTuple):
     @property
     def shared(self) -> int:
         """Bytes for the stages; what a result passes through on its way to memory is less."""
-        return self.stages * (self.rows + self.columns) * K_BYTES
+        return self.stages * (self.rows + self.columns) * self.k_bytes
 
     @property
     def defines(self) -> tuple:
         return (("TILE_ROWS", self.rows), ("TILE_COLUMNS", self.columns), ("WARPS_DOWN", self.down),
-                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), *((name, 1) for name in self.features))
+                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), ("K_BYTES", self.k_bytes), *((name, 1) for name in self.features))
 
 
 WIDE = Tile(128, 128, 2, 4, 3, 1.0)
 TALL = Tile(128, 64, 4, 2, 3, 1.15)
 THIN = Tile(128, 32, 4, 2, 3, 1.4)  # the stem's first convolutions have 16 and 32 channels
 SQUARE = Tile(64, 64, 2, 2, 3, 1.4)
-SMALL = Tile(32, 32, 2, 2, 4, 2.5, ("SPLIT",))  # one image: its few rows are cut finely, so that every processor has some
+SMALL = Tile(32, 32, 2, 2, 4, 2.5, ("SPLIT",), 256)  # one image: its few rows are cut finely, so that every processor has some
 TILES = (WIDE, TALL, THIN, SQUARE, SMALL)
-BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, 3, cost, ("WARPGROUPS",))
-                                   for columns, cost in ((128, 0.7), (64, 0.8), (32, 1.3)))
+BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, stages, cost, ("WARPGROUPS",))
+                                   for columns, stages, cost in ((128, 3, 0.7), (64, 3, 0.8), (32, 2, 1.3)))
 
 
 def tile_for(rows: int, columns: int, warpgroups: bool = False, parts: int = 1) -> Tile:
@@ -61,7 +63,6 @@ def tile_for(rows: int, columns: int, warpgroups: bool = False, parts: int = 1) 
 
 
 RESIDENT = BROAD._replace(features=("WARPGROUPS", "RESIDENT"))
-SHARED_OF_HOPPER = 227 << 10  # of a block; a processor has a KiB more a block
 
 
 class Cut(NamedTuple):
@@ -73,29 +74,21 @@ class Cut(NamedTuple):
     across: int
 
 
-def cut_for(rows: int, columns: int, terms: int, element: str, warpgroups: bool = False) -> Cut:
-    """What is predicted to be done first."""
+def cut_for(rows: int, columns: int, terms: int, element: str, warpgroups: bool = False, residual: bool = False) -> Cut:
+    """A block keeps its rows while the columns pass by where two such blocks fit on a processor and there are many."""
     tile = tile_for(rows, columns, warpgroups)
-    cut = Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared, 1)
-    steps, across = cover(terms * SIZES[element], K_BYTES), cover(columns, RESIDENT.columns)
-    shared = (steps * RESIDENT.rows + RESIDENT.stages * RESIDENT.columns) * K_BYTES
-    if tile != BROAD or across < 2 or shared > SHARED_OF_HOPPER:
-        return cut
-    down, at_once = cover(rows, RESIDENT.rows), PROCESSORS * (SHARED_OF_HOPPER // (shared + 512))
-
-    def time(parts):  # of the last block: what comes from the L2 cache, in steps of 16 KiB, and what is written
-        each = cover(across, parts)
-        return cover(down * cover(across, each), at_once) * (steps + each * (steps + 3))
-
-    each = cover(across, min(range(1, across + 1), key=time))
-    return Cut(RESIDENT, (down, cover(across, each)), shared, each)
+    down, across = cover(rows, tile.rows), cover(columns, tile.columns)
+    shared = (cover(terms * SIZES[element], K_BYTES) * tile.rows + tile.stages * tile.columns) * K_BYTES
+    if tile == BROAD and not residual and across > 1 and shared <= SHARED_FOR_TWO and down >= 4 * PROCESSORS:
+        return Cut(RESIDENT, (down, 1), shared, across)
+    return Cut(tile, (down, across), tile.shared, 1)
 
 
 def parts_for(rows: int, columns: int, terms: int, element: str) -> tuple[Tile, int, int]:
     """(tile, parts, terms a part) where few results are sums of many terms: so many blocks share a result that all
     processors have work, but no part is shorter than eight steps."""
-    step = K_BYTES // SIZES[element]
     tile = SQUARE if rows > SMALL.rows or columns > SMALL.columns else SMALL
+    step = tile.k_bytes // SIZES[element]
     blocks = cover(rows, tile.rows) * cover(columns, tile.columns)
     parts = max(1, min(cover(2 * PROCESSORS, blocks), terms // (8 * step)))
     length = cover(cover(terms, parts), step) * step
@@ -124,14 +117,18 @@ class Heads(NamedTuple):
 SCORE_ROWS, SCORE_COLUMNS, MOST_WARPS = 16, 64, 8  # as in attention.cuh
 
 
-def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
-    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by."""
+def heads_for(rows: int, columns: int, pairs: int, token_bytes: int, in_turn: bool = False) -> Heads:
+    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by.
+    in_turn: a block that has more rows than warps can take one after the other, which it does where all that passes by
+    stays with it, and there are blocks enough."""
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
     slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
     size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
+    if in_turn and columns * token_bytes <= size and pairs >= 8 * PROCESSORS:
+        blocks = 1
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 
 

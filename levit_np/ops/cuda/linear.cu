@@ -2,7 +2,8 @@
 #include "product.cuh"
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
-// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.  A block has `tiles` tiles of columns.
+// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.  A block has `tiles` tiles of
+// columns; where they pass by resident rows there are no registers left for a residual.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
        int channels, int x_stride, int y_stride, int activation, int tiles) {
@@ -12,7 +13,7 @@ linear(const element* x, const element* w, const float* bias, const element* res
   Matrix<true> left{x, rows, channels, x_stride}, right{w, outputs, channels, channels};
   auto end = [&](int column) {
     finish(sums, column, outputs, bias, activation);
-    store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);
+    store(sums, row, column, rows, outputs, Rows{y, y_stride}, RESIDENT ? nullptr : residual);
   };
 #if RESIDENT
   products(sums, left, right, row, column, tiles, shared_memory, end);
@@ -38,7 +39,7 @@ LAUNCHABLE(linear_floats)
 
 // Part blockIdx.z of dw (outputs, channels) = dyᵀ x: the terms (rows of dy and x) z · length to (z + 1) · length.  There
 // are many terms and few results, so many blocks share a result; `sum_parts` adds what they found, always in one order.
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, 1)
 linear_weight(const element* dy, const element* x, float* parts, int rows, int outputs, int channels, int length) {
   SHARED_MEMORY;
   Sums sums;

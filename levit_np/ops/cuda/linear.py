@@ -1,7 +1,7 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import Kernel, arrays, chunk_of, element_of, has_warpgroups, launch, padded
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, has_warpgroups, launch, padded
 from .geometry import cover, cut_for, parts_for, whole
 from .reduction import sum_columns, sum_parts
 
@@ -13,7 +13,7 @@ def linear(x, w, b=None):
     rows = padded(x, part)
     y = arrays().empty((rows.size // rows.shape[-1], whole(outputs, part)), x.dtype)
     if y.size:
-        bias = None if b is None else b.astype("float32", copy=False)
+        bias = None if b is None else contiguous(b, "float32")
         product(rows, padded(w, part, x.dtype), bias, y, outputs, element)
     return y[:, :outputs].reshape(*x.shape[:-1], outputs)
 

@@ -40,6 +40,18 @@ template <> INLINE unsigned pair_of<bfloat16>(float first, float second) {
   return y;
 }
 
+// Of two such registers.
+INLINE unsigned sum_of_pairs(float16, unsigned a, unsigned b) {
+  unsigned y;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  return y;
+}
+INLINE unsigned sum_of_pairs(bfloat16, unsigned a, unsigned b) {
+  unsigned y;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(0x3f803f80), "r"(b));  // a · 1 + b: Ampere has no other
+  return y;
+}
+
 INLINE float exp2_fast(float x) {  // 2^x to 2 units in the last place; -infinity gives 0
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -104,7 +116,7 @@ INLINE float infinity() { return float_of(0x7f800000); }
 enum Activation { IDENTITY, HARDSWISH, SILU };
 
 INLINE float activated(float x, int activation) {
-  if (activation == HARDSWISH) return x * fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) * (1.0f / 6.0f);
-  if (activation == SILU) return x / (1.0f + exp2_fast(-1.44269504f * x));
+  if (activation == HARDSWISH) return x * __saturatef(x * (1.0f / 6.0f) + 0.5f);  // relu6(x + 3) / 6, in one instruction
+  if (activation == SILU) return __fdividef(x, 1.0f + exp2_fast(-1.44269504f * x));
   return x;
 }

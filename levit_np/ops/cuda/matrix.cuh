@@ -132,3 +132,20 @@ INLINE Chunk gathered(const float (*c)[4], int half, float) {
   memcpy(&y, words, CHUNK_BYTES);
   return y;
 }
+
+// a + b, number by number.  The sum of two 16-bit numbers, rounded once, is what the sum of floats rounds to.
+template <class T> INLINE Chunk sum_of_chunks(const Chunk& a, const Chunk& b, T) {
+  unsigned x[4], y[4];
+  memcpy(x, &a, CHUNK_BYTES);
+  memcpy(y, &b, CHUNK_BYTES);
+#pragma unroll
+  for (int i = 0; i < 4; i++) y[i] = sum_of_pairs(T{}, x[i], y[i]);
+  Chunk sum;
+  memcpy(&sum, y, CHUNK_BYTES);
+  return sum;
+}
+INLINE Chunk sum_of_chunks(const Chunk& a, Chunk b, float) {
+#pragma unroll
+  for (int e = 0; e < CHUNK; e++) from_float(to_float(a.value[e]) + to_float(b.value[e]), b.value[e]);
+  return b;
+}

@@ -1,11 +1,11 @@
 // The product of two matrices, tile by tile: what linear maps and convolutions share, forward and backward.
 //
 // A block of threads computes TILE_ROWS × TILE_COLUMNS numbers of  c = Σ_k a[row, k] b[column, k].  It takes k in steps
-// of 128 bytes.  Each step's slices of a and b are copied to shared memory STAGES - 1 steps before they are used, so that
+// of K_BYTES.  Each step's slices of a and b are copied to shared memory STAGES - 1 steps before they are used, so that
 // the tensor cores do not wait for memory.  From there each warp loads fragments (load_matrices) of 16 rows or columns by
 // 32 bytes of k, and multiplies (matrix.cuh).
 //
-// An operand tells where its numbers are: chunk(line, place) is the address of 16 bytes, or nullptr for zeros.
+// An operand tells where its numbers are: chunk(line, place) is the place of 16 bytes, or none, for zeros.
 //   K_ALONG true:  a line is a row of a (or a column of b), and k runs along it: x and w of y = x wᵀ.
 //   K_ALONG false: a line is one k, and the rows (columns) run along it: both operands of dw = dyᵀ x.
 // Where they come from - a matrix, the window of a convolution - is all that tells the products apart.
@@ -13,6 +13,9 @@
 #include "matrix.cuh"
 #include "warpgroup.cuh"
 
+#ifndef K_BYTES
+#define K_BYTES 128
+#endif
 #ifndef WARPGROUPS
 #define WARPGROUPS 0  // 1: for Hopper alone, with warpgroup.cuh
 #endif
@@ -30,7 +33,7 @@
 #define STAGES 3
 #endif
 
-constexpr int K_BYTES = 128, K_STEP = K_BYTES / sizeof(element);
+constexpr int K_STEP = K_BYTES / sizeof(element), PARTS = K_BYTES / 32;  // which a tensor_product takes at a time
 constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
 constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
 constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // of a warp's part of the tile
@@ -38,10 +41,31 @@ constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // fragments of
 static_assert(!SPLIT || WARPS_DOWN * WARPS_ACROSS == 4, "a quarter each");
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
 static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "fragments are loaded 16 by 16");
-static_assert(!WARPGROUPS || (WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0), "64 rows, all columns");
+static_assert(!WARPGROUPS || (K_BYTES == 128 && WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0), "64 rows, all columns");
 
 // What a lane holds of its warp's part: see matrix.cuh.
 using Sums = float[DOWN][ACROSS][4];
+
+// Where a chunk lies in an array, counted in chunks, for which 32 bits suffice up to 64 GiB; and whether there is one.
+struct Where {
+  unsigned chunk;
+  bool there;
+};
+constexpr unsigned NONE = ~0u;
+
+// A matrix in memory, `stride` chunks from a line to the next.
+template <bool ALONG> struct Matrix {
+  static constexpr bool K_ALONG = ALONG;
+  using Line = unsigned;   // where it begins, or NONE
+  using Place = unsigned;  // along it
+  const element* memory;
+  unsigned lines, length, stride;
+  INLINE Matrix(const element* memory, int lines, int length, int stride)
+      : memory(memory), lines(lines), length(length), stride(stride / CHUNK) {}
+  INLINE Line line(unsigned n) const { return n < lines ? n * stride : NONE; }
+  INLINE Place place(unsigned n) const { return n < length ? n / CHUNK : NONE; }
+  INLINE Where chunk(Line line, Place place) const { return {line + place, line != NONE && place != NONE}; }
+};
 
 // One operand's slice of a step in shared memory, and how a thread copies its part of it: the same place of some lines.
 // What does not change from step to step is found once: along k that is the lines, across it the place.
@@ -71,8 +95,8 @@ template <class Operand, int TILE> struct Slice {
 #pragma unroll
     for (int i = 0; i < COPIES; i++) {
       if (!K_ALONG) lines[0] = operand.line(k + line(i));
-      const element* from = operand.chunk(lines[K_ALONG ? i : 0], place);
-      copy_chunk(slice + offset<CHUNKS>(line(i), chunk()), from ? from : operand.memory, from != nullptr);
+      Where from = operand.chunk(lines[K_ALONG ? i : 0], place);
+      copy_chunk(slice + offset<CHUNKS>(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK, from.there);
     }
   }
 
@@ -136,29 +160,10 @@ template <int HIGH, int WIDE> INLINE void add_parts(Sums& sums, const float (&ow
 template <class T> INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
   begin_products();
 #pragma unroll
-  for (int part = 0; part < 4; part++)
+  for (int part = 0; part < PARTS; part++)
     warpgroup_product(type, sums[0], a + threadIdx.x / (4 * WARP) * 64 * K_BYTES + part * 32, b + part * 32);
   end_products();
 }
-
-// Where a chunk lies in an array is counted in chunks: 32 bits suffice for 64 GiB.
-constexpr unsigned NONE = ~0u;
-INLINE const element* chunk_of(const element* memory, unsigned chunk) { return memory + (unsigned long long)chunk * CHUNK; }
-
-// A matrix in memory, `stride` numbers (whole chunks) from a line to the next.
-template <bool ALONG> struct Matrix {
-  static constexpr bool K_ALONG = ALONG;
-  using Line = unsigned;   // where it begins, or NONE
-  using Place = unsigned;  // along it
-  const element* memory;
-  int lines, length;
-  long long stride;
-  INLINE Line line(int n) const { return n < lines ? n * stride / CHUNK : NONE; }
-  INLINE Place place(int n) const { return n < length ? n / CHUNK : NONE; }
-  INLINE const element* chunk(Line line, Place place) const {
-    return line != NONE && place != NONE ? chunk_of(memory, line + place) : nullptr;
-  }
-};
 
 // sums = Σ over k from `begin` to `end` of a[first_row…] b[first_column…].
 template <class A, class B>
@@ -192,19 +197,16 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   for (int step = 0; step < STAGES - 1; step++) copy(step);
   for (int step = 0; step < steps; step++) {
     wait_for_copies<STAGES - 2>();
-    if constexpr (BY_WARPGROUPS) {
-      show_copies();
-      wait_for_products(sums[0]);
-    }
+    if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);
     __syncthreads();  // every thread's copies have arrived, and every warp is done with the stage that is copied to next
     copy(step + STAGES - 1);
     if constexpr (BY_WARPGROUPS) {
       multiply_by_warpgroups(element{}, sums, stage, stage + A_BYTES);
     } else if constexpr (SPLIT) {
-      multiply<SliceA, SliceB>(own, stage, stage + A_BYTES, 0, 0, warp, 1);
+      multiply<SliceA, SliceB>(own, stage, stage + A_BYTES, 0, 0, warp * (PARTS / 4), PARTS / 4);
     } else {
       multiply<SliceA, SliceB>(sums, stage, stage + A_BYTES, warp / WARPS_ACROSS * WARP_ROWS,
-                               warp % WARPS_ACROSS * WARP_COLUMNS, 0, 4);
+                               warp % WARPS_ACROSS * WARP_COLUMNS, 0, PARTS);
     }
     stage = after(stage);
   }
@@ -221,13 +223,13 @@ template <class Each>
 INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
                      unsigned char* shared, Each each) {
   using SliceB = Slice<Matrix<true>, TILE_COLUMNS>;
-  Slice<Matrix<true>, TILE_ROWS> slice_a(a, first_row);
   int steps = (a.length + K_STEP - 1) / K_STEP;
   unsigned char *ring = shared + steps * A_BYTES, *end = ring + STAGES * B_BYTES, *stage = ring, *next = ring;
+  Slice<Matrix<true>, TILE_ROWS> slice_a(a, first_row);
+  for (int step = 0; step < steps; step++) slice_a.copy(shared + step * A_BYTES, step * K_STEP);
   int to_tile = 0, to_step = 0;  // what is copied next
   auto copy = [&] {
     if (to_tile < tiles) {
-      if (to_tile == 0) slice_a.copy(shared + to_step * A_BYTES, to_step * K_STEP);
       SliceB(b, first_column + to_tile * TILE_COLUMNS).copy(next, to_step * K_STEP);
       if (++to_step == steps) to_step = 0, to_tile++;
     }
@@ -243,7 +245,6 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
       for (int e = 0; e < 4; e++) sums[0][j][e] = 0;
     for (int step = 0; step < steps; step++) {
       wait_for_copies<STAGES - 2>();
-      show_copies();
       wait_for_products(sums[0]);
       __syncthreads();
       copy();
@@ -268,13 +269,18 @@ INLINE void finish(Sums& sums, int first_column, int columns, const float* bias,
         for (int e = 0; e < 4; e++) change(sums[i][j][e], j * 2 + e % 2);
   };
   if (bias) {
-    float b[ACROSS * 2];
+    struct alignas(8) Pair { float value[2]; } b[ACROSS];
+    if (first_column + TILE_COLUMNS <= columns) {
 #pragma unroll
-    for (int j = 0; j < ACROSS * 2; j++) {
-      int c = column + j / 2 * 8 + j % 2;
-      b[j] = c < columns ? __ldg(bias + c) : 0.0f;
+      for (int j = 0; j < ACROSS; j++) b[j] = *(const Pair*)(bias + column + j * 8);
+    } else {
+#pragma unroll
+      for (int j = 0; j < ACROSS * 2; j++) {
+        int c = column + j / 2 * 8 + j % 2;
+        b[j / 2].value[j % 2] = c < columns ? __ldg(bias + c) : 0.0f;
+      }
     }
-    every([&](float& x, int j) { x += b[j]; });
+    every([&](float& x, int j) { x += b[j / 2].value[j % 2]; });
   }
   if (activation == HARDSWISH) every([](float& x, int) { x = activated(x, HARDSWISH); });
   else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
@@ -315,10 +321,7 @@ INLINE void store(const Sums& sums, int first_row, int first_column, int rows, i
       for (int half = 0; half < 2; half++) {
         Chunk y = gathered(group, half, element{});
         if (places[n][half] == NONE) continue;
-        if (residual)
-#pragma unroll
-          for (int e = 0; e < CHUNK; e++)
-            from_float(to_float(before[n][half].value[e]) + to_float(y.value[e]), y.value[e]);
+        if (residual) y = sum_of_chunks(before[n][half], y, element{});
         ((Chunk*)target.memory)[places[n][half]] = y;
       }
     }

@@ -2,7 +2,8 @@
 // to d.  A lane holds N fragments of its warp's sixteen rows, as matrix.cuh has them.
 //
 // Both lie in lines of 128 bytes, eight lines at a multiple of 1024 bytes, the chunks of a line in the order of `offset`,
-// which is the order that these instructions know.  "wgmma" and "Matrix descriptor" in NVIDIA's PTX manual.
+// which is the order that these instructions know.  Of copies that were waited for, behind a barrier, they need no fence,
+// which would wait for the copies that are under way.  "wgmma" and "Matrix descriptor" in NVIDIA's PTX manual.
 #pragma once
 #include "machine.cuh"
 
@@ -42,6 +43,4 @@ template <int N> INLINE void wait_for_products(float (&d)[N][4]) {
 #pragma unroll
   for (int i = 0; i < N; i++) asm volatile("" : FRAGMENT(i) :: "memory");  // d is read after this, not before
 }
-// What this thread has copied to shared memory is there for the products, too.
-INLINE void show_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 #endif

@@ -257,7 +257,13 @@ template <class T> unsigned pair_of(float first, float second) {
   from_float(second, b);
   return a.bits | (unsigned)b.bits << 16;
 }
+template <class T> unsigned sum_of_pairs(T, unsigned a, unsigned b) {
+  auto sum = [&](int shift) { return to_float(T{(unsigned short)(a >> shift)}) + to_float(T{(unsigned short)(b >> shift)}); };
+  return pair_of<T>(sum(0), sum(16));
+}
 inline float exp2_fast(float x) { return exp2f(x); }
+inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // also of NaN
+inline float __fdividef(float x, float y) { return x / y; }
 
 namespace emulation {
 struct Fragments { unsigned a[4], b[2]; };
@@ -375,7 +381,6 @@ inline void end_products() {
   if (!emulation::eager) do_products();
 }
 template <int N> void wait_for_products(float (&)[N][4]) { do_products(); }
-inline void show_copies() {}
 
 inline void end_copies() { emulation::current->group++; }
 template <int LEFT> void wait_for_copies() {

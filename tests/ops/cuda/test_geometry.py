@@ -77,7 +77,7 @@ def test_columns_cover_all_rows(rows, channels, chunk):
 def test_the_constants_are_the_sources():
     """What Python and CUDA C++ must agree on."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.cu*")))
-    for line in ("constexpr int WARP = 32, CHUNK_BYTES = 16;", "K_BYTES = 128", "constexpr int TILE = 64;",
+    for line in ("constexpr int WARP = 32, CHUNK_BYTES = 16;", "#define K_BYTES 128", "constexpr int TILE = 64;",
                  "constexpr int MOST_THREADS = 256;", "constexpr int LANES = 32, ROWS = 8;",
                  "enum Activation { IDENTITY, HARDSWISH, SILU };"):
         assert line in text

@@ -116,8 +116,8 @@ def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
     monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
     monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
     monkeypatch.setattr(geometry, "PROCESSORS", 1)  # for which a block has several tiles of columns
-    assert (geometry.cut_for(130, 392, 200, "float16", True).across > 1) == (tile.columns == 128)
-    for rows, channels, outputs in ((131, 72, 136), (1, 64, 8), (257, 456, 40), (130, 200, 392)):
+    assert (geometry.cut_for(513, 392, 200, "float16", True).across > 1) == (tile.columns == 128)
+    for rows, channels, outputs in ((131, 72, 136), (1, 64, 8), (257, 456, 40), (513, 200, 392)):
         x, w, b = put(draw(rows, channels), kind), put(draw(outputs, channels), "float32"), put(draw(outputs), "float32")
         close(ops.linear(x, w, b), reference.linear(exact(x), exact(w), exact(b)), bar, kind)
     x, w = put(draw(2, 24, 17, 15), kind), put(draw(40, 24, 3, 3), "float32")
@@ -131,6 +131,18 @@ ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
     "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True),
     "more keys than are in shared memory": (1, 1, 20, 500, 16, 16, True),
     "the same of wide floats": (1, 1, 17, 150, 32, 128, True)}
+
+
+def test_attention_of_rows_in_turn(monkeypatch):
+    """A block that takes all of a head's rows, with fewer warps than these are."""
+    monkeypatch.setattr(geometry, "PROCESSORS", 1)
+    assert geometry.heads_for(140, 35, 9, 96, in_turn=True).grid == (9, 1)
+    q, k, v = (put(draw(3, 3, n, size), "float16") for n, size in ((140, 16), (35, 16), (35, 32)))
+    b = put(draw(3, 140, 35), "float32")
+    y, kept = ops.attention(q, k, v, b, 0.25)
+    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), 0.25)
+    close(y, expected, ROUNDING["float16"], np.float16)
+    close(ops.attention_probabilities(kept), p, ROUNDING["float16"], np.float32)
 
 
 # bfloat16 differs from float16 in an instruction: one form of it runs every time.
