@@ -27,7 +27,7 @@ template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 // y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries),
 // or nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and 8
 // wide, of the bias; bias_heads: 1 where all heads share it.
-KERNEL __launch_bounds__(BUDGET)
+KERNEL __launch_bounds__(BUDGET, 1)
 attention(const element* q, const element* k, const element* v, const element* bias, element* y, float* logarithms,
           int images, int heads, int queries, int keys, long long q_image, long long q_token, long long q_head,
           long long k_image, long long k_token, long long k_head, long long v_image, long long v_token,
