@@ -127,7 +127,7 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int, in_turn: bo
     slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
     size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
-    if in_turn and columns * token_bytes <= size and pairs >= 8 * PROCESSORS:
+    if in_turn and columns * token_bytes <= size and pairs >= 4 * PROCESSORS:
         blocks = 1
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 
