@@ -1,8 +1,8 @@
-"""What each kernel of an evaluation is expected to take on an H200: predictions, none of it measured.
+"""What each kernel of an evaluation takes on an H200 at best: predictions, none of it measured.
 
 A kernel cannot be faster than its multiplications at the rate of the tensor cores, nor than its arrays, each read or
-written once, at that of the memory.  The rates are those that PyTorch was seen to reach on an H200 (dense 16-bit
-products, and a copy); mma.sync, which the kernels use, is known to reach about 0.62 of what Hopper's wgmma does.
+written once, at that of the memory.  The rates are those that PyTorch reached on an H200, in the largest dense 16-bit
+product and the largest copy.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from levit_np.inference.cuda_lowering import Lowering
 from levit_np.model import create
 from levit_np.ops.cuda import device
 
-OPERATIONS, BYTES, LAUNCH = 790e12 * 0.62, 4.3e12, 2e-6  # a second; a kernel in a graph
+OPERATIONS, BYTES, LAUNCH = 692e12, 4.24e12, 2e-6  # a second; a kernel in a graph
 
 
 class Paper:

@@ -1,12 +1,12 @@
 """How a kernel's work is cut into blocks of threads: plain numbers, decided without a GPU.
 
-The weights below are judgements about an H100, not measurements: bench/gpu.py shows whether they hold.
+The weights below are from an H200, where each tile was timed for the shapes of LeViT-128S and 256 (bench/results/notes.md).
 """
 
 from typing import NamedTuple
 
 WARP, CHUNK_BYTES, K_BYTES = 32, 16, 128  # as in machine.cuh and product.cuh
-PROCESSORS = 132  # of an H100; blocks that run at the same time are at least so many
+PROCESSORS = 132  # of an H100 or H200; blocks that run at the same time are at least so many
 SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked for
 SHARED_FOR_TWO = 113 << 10  # of a block on Hopper, for two of which a processor has room
 SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 163 KiB, 9.0 has 227
