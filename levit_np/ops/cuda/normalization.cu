@@ -74,17 +74,28 @@ KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, 
 LAUNCHABLE(batch_statistics)
 
 // Mean and variance of all rows from those of the blocks: squared distances to the mean of all are those to a block's
-// own, and those of the blocks' means.
+// own, and those of the blocks' means.  A column of threads shares a channel's blocks.
 KERNEL join_statistics(const float* parts, float* mean, float* variance, int count, int rows, int channels, int length) {
-  int c = blockIdx.x * blockDim.x + threadIdx.x;
-  if (c >= channels) return;
-  double sum = 0, squares = 0;
-  for (int p = 0; p < count; p++) sum += (double)parts[2ll * p * channels + c] * (p + 1 < count ? length : rows - p * length);
-  double all = sum / rows;
-  for (int p = 0; p < count; p++) {
-    double d = parts[2ll * p * channels + c] - all;
-    squares += parts[(2ll * p + 1) * channels + c] + d * d * (p + 1 < count ? length : rows - p * length);
-  }
+  SHARED_MEMORY;
+  double* shared = (double*)shared_memory;
+  int c = blockIdx.x * LANES + threadIdx.x;
+  auto size = [&](int part) { return part + 1 < count ? length : rows - part * length; };
+  auto over_column = [&](auto found) {  // Σ of what is found for each block, in an order that is always the same
+    double sum = 0;
+    if (c < channels)
+      for (int p = threadIdx.y; p < count; p += blockDim.y) sum += found(parts[2ll * p * channels + c], p);
+    shared[threadIdx.y * LANES + threadIdx.x] = sum;
+    __syncthreads();
+    double all = 0;
+    for (int row = 0; row < (int)blockDim.y; row++) all += shared[row * LANES + threadIdx.x];
+    __syncthreads();
+    return all;
+  };
+  double all = over_column([&](double part, int p) { return part * size(p); }) / rows;
+  double squares = over_column([&](double part, int p) {
+    return parts[(2ll * p + 1) * channels + c] + (part - all) * (part - all) * size(p);
+  });
+  if (c >= channels || threadIdx.y) return;
   mean[c] = (float)all;
   variance[c] = (float)(squares / rows);
 }

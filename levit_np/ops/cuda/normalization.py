@@ -7,6 +7,7 @@ from .geometry import COLUMN_LANES, COLUMN_ROWS, columns_for, cover
 from .reduction import sum_columns, sum_parts
 
 THREADS = 128
+JOINERS = 16  # threads that share a channel's parts
 TOKENS = 4  # a block of layer normalization, a warp each
 
 
@@ -21,8 +22,8 @@ def _statistics(x):
     parts = arrays().empty((columns.parts, 2, channels), "float32")
     mean, variance = arrays().empty((channels,), "float32"), arrays().empty((channels,), "float32")
     _launch("batch_statistics", x, columns, (x, parts, rows, channels, columns.length), True)
-    launch(Kernel("normalization", "join_statistics"), (cover(channels, THREADS),), (THREADS,),
-           (parts, mean, variance, columns.parts, rows, channels, columns.length))
+    launch(Kernel("normalization", "join_statistics"), (cover(channels, COLUMN_LANES),), (COLUMN_LANES, JOINERS),
+           (parts, mean, variance, columns.parts, rows, channels, columns.length), COLUMN_LANES * JOINERS * 8)
     return Statistics(mean, variance, rows)
 
 
