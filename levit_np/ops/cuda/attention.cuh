@@ -5,7 +5,7 @@
 // A score is q k + bias / scale, so that it is summed up from the bias on, which lies divided in memory; and its weight is
 // 2^(scale · score), which with log2(e) in `scale` is e^(the usual score), for one multiplication and addition.
 #pragma once
-#include "matrix.cuh"
+#include "result.cuh"
 
 #ifndef KEY_SIZE
 #define KEY_SIZE 16  // numbers of a query and of a key: D, a power of two from 16
@@ -127,31 +127,21 @@ INLINE float row_sum(float x) {
 }
 
 // sums[16 rows][SIZE] · factor to where a row's numbers begin, to + n · stride; of the rows from `row` on, those before
-// `rows`.  Lanes 2i and 2i + 1 change numbers, so that one has four neighbours of the first eight columns
-// and the other of the next, and 32 bytes of a row, which memory takes at a time, are written by one instruction.
+// `rows`.
 template <int SIZE>
-INLINE void store_rows(const float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows,
-                       float factor = 1) {
-  constexpr int WORDS = sizeof(element) / 2;  // of two numbers
-  union Two { element value[2]; unsigned word[WORDS]; };
-  int lane = threadIdx.x % WARP, odd = lane % 2;
+INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows, float factor = 1) {
+#pragma unroll
+  for (int i = 0; i < SIZE / 8; i++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sums[i][e] *= factor;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    int n = row + lane / 4 + half * 8;
+    int n = row + threadIdx.x % WARP / 4 + half * 8;
 #pragma unroll
-    for (int i = 0; i < SIZE / 8; i += 2) {
-      Two own[2];
-#pragma unroll
-      for (int e = 0; e < 4; e++) from_float(sums[i + e / 2][half * 2 + e % 2] * factor, own[e / 2].value[e % 2]);
-      struct alignas(8 * WORDS) { unsigned word[2 * WORDS]; } four;
-#pragma unroll
-      for (int w = 0; w < WORDS; w++) {
-        unsigned kept = odd ? own[1].word[w] : own[0].word[w], given = odd ? own[0].word[w] : own[1].word[w];
-        unsigned got = __shfl_xor_sync(EVERY_LANE, given, 1);
-        four.word[w] = odd ? got : kept;
-        four.word[WORDS + w] = odd ? kept : got;
-      }
-      if (n < rows) *(decltype(four)*)(to + n * stride + (i + odd) * 8 + lane % 4 / 2 * 4) = four;
+    for (int i = 0; i < (SIZE / 8 + GATHERED - 1) / GATHERED; i++) {
+      Chunk y = chunk_of_fragments(sums, i, half);
+      int column = i * GATHERED * 8 + gathered_column();
+      if (n < rows && column < SIZE) *(Chunk*)(to + n * stride + column) = y;
     }
   }
 }

@@ -3,7 +3,7 @@
 // Images are channels-last, (B, H, W, C), weights (O, K, K, C), and C and O are whole chunks, so that 16 bytes always
 // belong to one pixel.  A pixel of the output is a row, a channel of it a column, and k runs over the kernel's cells and
 // their channels.
-#include "product.cuh"
+#include "epilogue.cuh"
 
 struct Shape {
   int images, height, width, channels, out_height, out_width, outputs, kernel, stride, padding;

@@ -1,5 +1,5 @@
 // Linear maps: y = x wᵀ + b, and of its backward dw = dyᵀ x; dx = dy (wᵀ)ᵀ is a linear map again.  Rows of x and of w are whole chunks.
-#include "product.cuh"
+#include "epilogue.cuh"
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
 // y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.  A block has `tiles` tiles of

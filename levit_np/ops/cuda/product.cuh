@@ -2,8 +2,8 @@
 //
 // A block of threads computes TILE_ROWS × TILE_COLUMNS numbers of  c = Σ_k a[row, k] b[column, k].  It takes k in steps
 // of K_BYTES.  Each step's slices of a and b are copied to shared memory STAGES - 1 steps before they are used, so that
-// the tensor cores do not wait for memory.  From there each warp loads fragments (load_matrices) of 16 rows or columns by
-// 32 bytes of k, and multiplies (matrix.cuh).
+// the tensor cores do not wait for memory.  From there each warp loads fragments (load_matrices) of 16 rows or columns
+// by 32 bytes of k, and multiplies (matrix.cuh); or four warps let Hopper's tensor cores do both (warpgroup.cuh).
 //
 // An operand tells where its numbers are: chunk(line, place) is the place of 16 bytes, or none, for zeros.
 //   K_ALONG true:  a line is a row of a (or a column of b), and k runs along it: x and w of y = x wᵀ.
@@ -20,7 +20,7 @@
 #define WARPGROUPS 0  // 1: for Hopper alone, with warpgroup.cuh
 #endif
 #ifndef SPLIT
-#define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, for a chain of steps is what takes time
+#define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, where a chain of steps takes long
 #endif
 #ifndef RESIDENT
 #define RESIDENT 0  // 1, with WARPGROUPS: all that a block needs of a linear map's x stays in shared memory
@@ -36,15 +36,24 @@
 constexpr int K_STEP = K_BYTES / sizeof(element), PARTS = K_BYTES / 32;  // which a tensor_product takes at a time
 constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
 constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
-constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // of a warp's part of the tile
-constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // fragments of it
-static_assert(!SPLIT || WARPS_DOWN * WARPS_ACROSS == 4, "a quarter each");
+constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // a warp's of the tile
+constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;                                // fragments of it
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
 static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "fragments are loaded 16 by 16");
-static_assert(!WARPGROUPS || (K_BYTES == 128 && WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0), "64 rows, all columns");
+static_assert(!SPLIT || WARPS_DOWN * WARPS_ACROSS == 4, "a quarter each");
+static_assert(!WARPGROUPS || (K_BYTES == 128 && WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0),
+              "a warpgroup has 64 rows and all columns");
 
 // What a lane holds of its warp's part: see matrix.cuh.
 using Sums = float[DOWN][ACROSS][4];
+INLINE void clear(Sums& sums) {
+#pragma unroll
+  for (int i = 0; i < DOWN; i++)
+#pragma unroll
+    for (int j = 0; j < ACROSS; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
+}
 
 // Where a chunk lies in an array, counted in chunks, for which 32 bits suffice up to 64 GiB; and whether there is one.
 struct Where {
@@ -74,7 +83,7 @@ template <class Operand, int TILE> struct Slice {
   static constexpr int LINES = K_ALONG ? TILE : K_STEP;
   static constexpr int CHUNKS = TILE * (K_BYTES / CHUNK_BYTES) / LINES;  // a line
   static constexpr int COPIES = LINES * CHUNKS / THREADS, LINES_APART = THREADS / CHUNKS;
-  static_assert(THREADS % CHUNKS == 0 && LINES * CHUNKS % THREADS == 0, "each thread copies the same place of some lines");
+  static_assert(THREADS % CHUNKS == 0 && LINES * CHUNKS % THREADS == 0, "a thread copies the same place of some lines");
   const Operand& operand;
   typename Operand::Line lines[K_ALONG ? COPIES : 1];
   typename Operand::Place place;
@@ -96,7 +105,8 @@ template <class Operand, int TILE> struct Slice {
     for (int i = 0; i < COPIES; i++) {
       if (!K_ALONG) lines[0] = operand.line(k + line(i));
       Where from = operand.chunk(lines[K_ALONG ? i : 0], place);
-      copy_chunk(slice + offset<CHUNKS>(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK, from.there);
+      copy_chunk(slice + offset<CHUNKS>(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK,
+                 from.there);
     }
   }
 
@@ -131,7 +141,8 @@ INLINE void multiply(float (&sums)[DOWN][ACROSS][4], const unsigned char* a, con
 
 // What each warp has found for the whole tile, added up, each warp its part.
 struct alignas(16) Fragment { float value[4]; };
-template <int HIGH, int WIDE> INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned char* shared) {
+template <int HIGH, int WIDE>
+INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned char* shared) {
   constexpr int SIZE = HIGH * WIDE * WARP;
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   Fragment* place = (Fragment*)shared + lane;
@@ -139,7 +150,8 @@ template <int HIGH, int WIDE> INLINE void add_parts(Sums& sums, const float (&ow
 #pragma unroll
   for (int i = 0; i < HIGH; i++)
 #pragma unroll
-    for (int j = 0; j < WIDE; j++) place[warp * SIZE + (i * WIDE + j) * WARP] = Fragment{own[i][j][0], own[i][j][1], own[i][j][2], own[i][j][3]};
+    for (int j = 0; j < WIDE; j++)
+      place[warp * SIZE + (i * WIDE + j) * WARP] = {own[i][j][0], own[i][j][1], own[i][j][2], own[i][j][3]};
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < DOWN; i++)
@@ -155,9 +167,11 @@ template <int HIGH, int WIDE> INLINE void add_parts(Sums& sums, const float (&ow
     }
 }
 
-// The same on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply 64 rows by
-// all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when this returns.
-template <class T> INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
+// A step's product on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply 64
+// rows by all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when this
+// returns.
+template <class T>
+INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
   begin_products();
 #pragma unroll
   for (int part = 0; part < PARTS; part++)
@@ -174,17 +188,13 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   SliceA slice_a(a, first_row);
   SliceB slice_b(b, first_column);
   constexpr bool BY_WARPGROUPS = WARPGROUPS && A::K_ALONG && B::K_ALONG;
-#pragma unroll
-  for (int i = 0; i < DOWN; i++)
-#pragma unroll
-    for (int j = 0; j < ACROSS; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
-
+  clear(sums);
   float own[SPLIT ? TILE_ROWS / 16 : 1][SPLIT ? TILE_COLUMNS / 8 : 2][4] = {};
   int warp = threadIdx.x / WARP, steps = (end - begin + K_STEP - 1) / K_STEP;
-  unsigned char *stage = shared, *next = shared;  // that is multiplied, that is copied to
-  auto after = [&](unsigned char* stage) { return stage == shared + (STAGES - 1) * STAGE_BYTES ? shared : stage + STAGE_BYTES; };
+  unsigned char *stage = shared, *next = shared;  // the one that is multiplied, the one copied to
+  auto after = [&](unsigned char* stage) {
+    return stage == shared + (STAGES - 1) * STAGE_BYTES ? shared : stage + STAGE_BYTES;
+  };
   auto copy = [&](int step) {
     if (step < steps) {
       slice_a.copy(next, begin + step * K_STEP);
@@ -215,10 +225,10 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
 }
 
 #if RESIDENT
-// The same for several tiles of columns in turn, all of k: what a block needs of a is copied once, and stays in shared memory
-// while b passes by.  It is the way from the L2 cache to the processors that limits products of few terms, and a tile that
-// is copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a
-// tile's sums; the next tile's copies are under way meanwhile.
+// The same for several tiles of columns in turn, all of k: what a block needs of a is copied once, and stays in shared
+// memory while b passes by.  The way from the L2 cache to the processors limits products of few terms, and a tile that is
+// copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a tile's
+// sums; the next tile's copies are under way meanwhile.
 template <class Each>
 INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
                      unsigned char* shared, Each each) {
@@ -239,10 +249,7 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
 #pragma unroll
   for (int i = 0; i < STAGES - 1; i++) copy();
   for (int tile = 0; tile < tiles; tile++) {
-#pragma unroll
-    for (int j = 0; j < ACROSS; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) sums[0][j][e] = 0;
+    clear(sums);
     for (int step = 0; step < steps; step++) {
       wait_for_copies<STAGES - 2>();
       wait_for_products(sums[0]);
@@ -256,97 +263,3 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
   }
 }
 #endif
-
-// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr.
-INLINE void finish(Sums& sums, int first_column, int columns, const float* bias, int activation) {
-  int column = first_column + threadIdx.x / WARP % WARPS_ACROSS * WARP_COLUMNS + threadIdx.x % 4 * 2;
-  auto every = [&](auto change) {
-#pragma unroll
-    for (int j = 0; j < ACROSS; j++)
-#pragma unroll
-      for (int i = 0; i < DOWN; i++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) change(sums[i][j][e], j * 2 + e % 2);
-  };
-  if (bias) {
-    struct alignas(8) Pair { float value[2]; } b[ACROSS];
-    if (first_column + TILE_COLUMNS <= columns) {
-#pragma unroll
-      for (int j = 0; j < ACROSS; j++) b[j] = *(const Pair*)(bias + column + j * 8);
-    } else {
-#pragma unroll
-      for (int j = 0; j < ACROSS * 2; j++) {
-        int c = column + j / 2 * 8 + j % 2;
-        b[j / 2].value[j % 2] = c < columns ? __ldg(bias + c) : 0.0f;
-      }
-    }
-    every([&](float& x, int j) { x += b[j / 2].value[j % 2]; });
-  }
-  if (activation == HARDSWISH) every([](float& x, int) { x = activated(x, HARDSWISH); });
-  else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
-}
-
-// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  All of the
-// residual is asked for first: what is read after a write waits for it, as they may be one.
-template <class Target>
-INLINE void store(const Sums& sums, int first_row, int first_column, int rows, int columns, const Target& target,
-                  const element* residual) {
-  constexpr int GROUPS = (ACROSS + GATHERED - 1) / GATHERED;
-  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  int row = first_row + warp / WARPS_ACROSS * WARP_ROWS + lane / 4, column = warp % WARPS_ACROSS * WARP_COLUMNS;
-#pragma unroll
-  for (int i = 0; i < DOWN; i++) {
-    unsigned places[GROUPS][2];
-    Chunk before[GROUPS][2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int r = row + i * 16 + half * 8;
-      unsigned begin = target(r) / CHUNK;
-#pragma unroll
-      for (int n = 0; n < GROUPS; n++) {
-        int across = n * GATHERED * 8 + gathered_column(), c = first_column + column + across;
-        unsigned& place = places[n][half];
-        place = r < rows && across < WARP_COLUMNS && c < columns ? begin + c / CHUNK : NONE;
-        if (residual && place != NONE) before[n][half] = ((const Chunk*)residual)[place];
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < GROUPS; n++) {
-      float group[GATHERED][4];  // a narrow warp's last one is not full
-#pragma unroll
-      for (int j = 0; j < GATHERED; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) group[j][e] = n * GATHERED + j < ACROSS ? sums[i][(n * GATHERED + j) % ACROSS][e] : 0;
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        Chunk y = gathered(group, half, element{});
-        if (places[n][half] == NONE) continue;
-        if (residual) y = sum_of_chunks(before[n][half], y, element{});
-        ((Chunk*)target.memory)[places[n][half]] = y;
-      }
-    }
-  }
-}
-
-struct Rows {
-  element* memory;
-  long long stride;
-  INLINE long long operator()(int row) const { return row * stride; }
-};
-
-// sums as floats, with no word about alignment: `stride` numbers a row.
-INLINE void store_floats(const Sums& sums, int first_row, int first_column, int rows, int columns, float* memory,
-                         long long stride) {
-  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  int row = first_row + warp / WARPS_ACROSS * WARP_ROWS + lane / 4;
-  int column = first_column + warp % WARPS_ACROSS * WARP_COLUMNS + lane % 4 * 2;
-#pragma unroll
-  for (int i = 0; i < DOWN; i++)
-#pragma unroll
-    for (int j = 0; j < ACROSS; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int r = row + i * 16 + e / 2 * 8, c = column + j * 8 + e % 2;
-        if (r < rows && c < columns) memory[r * stride + c] = sums[i][j][e];
-      }
-}

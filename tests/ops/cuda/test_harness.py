@@ -124,7 +124,7 @@ BUGS = {
                                         "    wait_for_copies<0>();\n    return"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
     "the next groups' bias is this one's": (attention, "read_bias(group + COUNT)", "read_bias(group)"),
-    "lanes keep their numbers": (attention, "__shfl_xor_sync(EVERY_LANE, given, 1)", "given"),
+    "lanes keep their numbers": (attention, "exchange(words[1], words[3], 2);", ""),
     "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });",
                                     ""),
     "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));",
