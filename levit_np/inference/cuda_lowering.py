@@ -73,7 +73,7 @@ class Lowering:
         return device.asarray(padded)
 
     def tile_for(self, rows, outputs):
-        return tile_for(rows, outputs, device.has_warpgroups(self.element))
+        return tile_for(rows, outputs, device.tiles(self.element))
 
     def kernel(self, source, name, *defines):
         return Kernel(source, name, self.element, (*defines, *self.defines))
@@ -165,7 +165,7 @@ class Linear:
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
             cut = cut_for(rows, self.outputs, self.inputs, self.lowering.element,
-                          device.has_warpgroups(self.lowering.element), self.residual)
+                          device.tiles(self.lowering.element), self.residual)
             yield call(kernel("linear", "linear", *cut.tile.defines), cut.grid, (cut.tile.threads,),
                        (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
                         self.inputs, self.outputs, self.activation, cut.across), cut.shared)

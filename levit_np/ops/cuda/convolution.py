@@ -3,8 +3,8 @@
 Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixel's channels side by side."""
 
 from ..reference import convolution_size
-from .device import Kernel, arrays, chunk_of, element_of, has_warpgroups, launch, padded
-from .geometry import cover, parts_for, tile_for, whole
+from .device import Kernel, arrays, chunk_of, element_of, launch, padded, tiles
+from .geometry import cover, parts_for, tile_for, tiles_of, whole
 from .reduction import sum_parts
 
 
@@ -16,7 +16,7 @@ def convolution(x, w, stride, padding):
     y = arrays().empty((len(x), *shape.out, shape.outputs), x.dtype)
     if y.size:
         rows = y.size // shape.outputs
-        tile = tile_for(rows, shape.outputs, has_warpgroups(shape.element))
+        tile = tile_for(rows, shape.outputs, tiles(shape.element))
         launch(Kernel("convolution", "convolution", shape.element, tile.defines),
                (cover(rows, tile.rows), cover(shape.outputs, tile.columns)), (tile.threads,),
                (shape.images(x), shape.weight(w), None, y, *shape.numbers, 0), tile.shared)
@@ -35,7 +35,7 @@ def _data(shape, dy, x, w):
     if dx.size:
         stride = shape.stride
         rows = len(x) * cover(x.shape[2], stride) * cover(x.shape[3], stride)  # the most that a class has
-        tile = tile_for(rows, shape.channels, parts=stride**2)
+        tile = tile_for(rows, shape.channels, tiles_of(shape.element, False), stride**2)
         launch(Kernel("convolution", "convolution_data", shape.element, tile.defines),
                (cover(rows, tile.rows), cover(shape.channels, tile.columns), stride**2), (tile.threads,),
                (dy, shape.weight(w), dx, *shape.numbers), tile.shared)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import BackendError
-from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES
+from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES, tiles_of
 
 FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
@@ -234,9 +234,9 @@ def _name(dtype) -> str:  # which NumPy puts together each time
     return dtype.name
 
 
-def has_warpgroups(element: str) -> bool:
-    """Whether products of this type are a matter of Hopper's instructions for four warps together."""
-    return SIZES[element] == 2 and current().capability == HOPPER
+def tiles(element: str) -> tuple:
+    """Of products of this type, on this GPU."""
+    return tiles_of(element, current().capability == HOPPER)
 
 
 def chunk_of(element: str) -> int:

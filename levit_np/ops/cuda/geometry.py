@@ -53,13 +53,20 @@ BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, stages, cost, ("WAR
                                    for columns, stages, cost in ((128, 3, 0.7), (64, 3, 0.8), (32, 2, 1.3)))
 
 
-def tile_for(rows: int, columns: int, warpgroups: bool = False, parts: int = 1) -> Tile:
+def tiles_of(element: str, hopper: bool) -> tuple:
+    """The tiles for products of a type.  Floats, with three products each and sums apart, leave no registers for WIDE."""
+    if element == "float":
+        return TILES[1:]
+    return WARPGROUP_TILES * hopper + TILES
+
+
+def tile_for(rows: int, columns: int, tiles: tuple, parts: int = 1) -> Tile:
     """The tile with which the last block is done first, were each result as dear as its tile's cost says."""
     def time(tile):
         blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
         return cover(blocks, PROCESSORS) * tile.rows * tile.columns * tile.cost
 
-    return min(WARPGROUP_TILES * warpgroups + TILES, key=time)
+    return min(tiles, key=time)
 
 
 RESIDENT = BROAD._replace(features=("WARPGROUPS", "RESIDENT"))
@@ -74,9 +81,9 @@ class Cut(NamedTuple):
     across: int
 
 
-def cut_for(rows: int, columns: int, terms: int, element: str, warpgroups: bool = False, residual: bool = False) -> Cut:
+def cut_for(rows: int, columns: int, terms: int, element: str, tiles: tuple, residual: bool = False) -> Cut:
     """A block keeps its rows while the columns pass by where two such blocks fit on a processor and there are many."""
-    tile = tile_for(rows, columns, warpgroups)
+    tile = tile_for(rows, columns, tiles)
     down, across = cover(rows, tile.rows), cover(columns, tile.columns)
     shared = (cover(terms * SIZES[element], K_BYTES) * tile.rows + tile.stages * tile.columns) * K_BYTES
     if tile == BROAD and not residual and across > 1 and shared <= SHARED_FOR_TWO and down >= 4 * PROCESSORS:

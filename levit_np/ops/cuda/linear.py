@@ -1,7 +1,7 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, has_warpgroups, launch, padded
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded, tiles
 from .geometry import cover, cut_for, parts_for, whole
 from .reduction import sum_columns, sum_parts
 
@@ -21,7 +21,7 @@ def linear(x, w, b=None):
 def product(x, w, bias, y, outputs, element):
     """y (rows, whole chunks) = x wᵀ + bias, of arrays as the kernels take them."""
     rows, channels = len(y), w.shape[-1]
-    cut = cut_for(rows, outputs, channels, element, has_warpgroups(element))
+    cut = cut_for(rows, outputs, channels, element, tiles(element))
     launch(Kernel("linear", "linear", element, cut.tile.defines), cut.grid, (cut.tile.threads,),
            (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0, cut.across), cut.shared)
 

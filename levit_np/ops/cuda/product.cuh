@@ -120,6 +120,18 @@ template <class Operand, int TILE> struct Slice {
   }
 };
 
+template <class T> INLINE void add_product(T type, float (&sum)[4], const unsigned (&a)[4], const unsigned* b) {
+  tensor_product(type, sum, a, b[0], b[1]);
+}
+// Tensor cores cut their sums off.  What they find for a few terms is added to the others outside of them, where it is
+// rounded: the errors of many sums of floats would all point to zero, and add up.
+INLINE void add_product(float type, float (&sum)[4], const unsigned (&a)[4], const unsigned* b) {
+  float few[4] = {};
+  tensor_product(type, few, a, b[0], b[1]);
+#pragma unroll
+  for (int e = 0; e < 4; e++) sum[e] += few[e];
+}
+
 // A step's product, of `parts` times 32 bytes of k: a warp loads fragments of its rows and columns and multiplies them.
 template <class SliceA, class SliceB, int DOWN, int ACROSS>
 INLINE void multiply(float (&sums)[DOWN][ACROSS][4], const unsigned char* a, const unsigned char* b, int row, int column,
@@ -134,8 +146,7 @@ INLINE void multiply(float (&sums)[DOWN][ACROSS][4], const unsigned char* a, con
 #pragma unroll
     for (int i = 0; i < DOWN; i++)
 #pragma unroll
-      for (int j = 0; j < ACROSS; j++)
-        tensor_product(element{}, sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+      for (int j = 0; j < ACROSS; j++) add_product(element{}, sums[i][j], left[i], right[j / 2] + j % 2 * 2);
   }
 }
 

@@ -41,7 +41,7 @@ struct Fiber {
   Product products[8]; int product_count; bool open;
 };
 // What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
-struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; float product[16][8]; };
+struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; double product[16][8]; };
 inline Fiber fibers[MOST];
 inline Exchange exchange[MOST / 32][2];
 inline int parity[MOST];  // which of the two a lane uses next
@@ -266,6 +266,11 @@ inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // also
 inline float __fdividef(float x, float y) { return x / y; }
 
 namespace emulation {
+// The tensor cores cut a sum off at a float's last bit, where a processor's additions round.
+inline float cut_off(double x) {
+  float y = (float)x;
+  return fabs((double)y) > fabs(x) ? nextafterf(y, 0) : y;
+}
 struct Fragments { unsigned a[4], b[2]; };
 // The first lane to leave the meeting computes for all: lane 4 g + t holds rows g and g + 8 of a and column g of b, and
 // gets columns 2t and 2t + 1 of rows g and g + 8 of the product, as the PTX manual says.
@@ -281,14 +286,14 @@ void product(Meeting meeting, float (&d)[4], const unsigned (&a)[4], unsigned b0
       for (int column = 0; column < 8; column++) right[k][column] = read(e, column * 4, k, 0, false);
     }
     for (int row = 0; row < 16; row++) {
-      float sum[8] = {};
+      double sum[8] = {};
       for (int k = 0; k < DEPTH; k++)
-        for (int column = 0; column < 8; column++) sum[column] += left[row][k] * right[k][column];
+        for (int column = 0; column < 8; column++) sum[column] += (double)left[row][k] * right[k][column];
       memcpy(e.product[row], sum, sizeof sum);
     }
   }
   unsigned g = current->lane / 4, t = current->lane % 4;
-  for (unsigned i = 0; i < 4; i++) d[i] += e.product[g + i / 2 * 8][2 * t + i % 2];
+  for (unsigned i = 0; i < 4; i++) d[i] = cut_off(d[i] + e.product[g + i / 2 * 8][2 * t + i % 2]);
 }
 inline float half_of(float16, unsigned short bits) { return to_float(float16{bits}); }
 inline float half_of(bfloat16, unsigned short bits) { return to_float(bfloat16{bits}); }
@@ -353,10 +358,10 @@ template <class T> void add_product(const Product& p) {
   for (int i = 0; i < p.fragments; i++)
     for (int e = 0; e < 4; e++) {
       int row = current->warp % 4 * 16 + g + e / 2 * 8, column = i * 8 + 2 * t + e % 2;
-      float sum = 0;
+      double sum = p.d[i * 4 + e];
       for (int k = 0; k < 16; k++)
-        sum += half_of(T{}, at(p.a - a, row, a / 2 + k)) * half_of(T{}, at(p.b - b, column, b / 2 + k));
-      p.d[i * 4 + e] += sum;
+        sum += (double)half_of(T{}, at(p.a - a, row, a / 2 + k)) * half_of(T{}, at(p.b - b, column, b / 2 + k));
+      p.d[i * 4 + e] = cut_off(sum);
     }
 }
 }  // namespace emulation

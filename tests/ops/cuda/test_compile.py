@@ -54,7 +54,7 @@ def compiled(folder, name, element, defines, target):
 def cases():
     every = [(name, element, defines, target) for name, all_ in forms().items() for element in SIZES for defines in all_
              for target in ((HOPPER,) if ("WARPGROUPS", 1) in defines else TARGETS)
-             if element != "float" or target != HOPPER]
+             if element != "float" or (target != HOPPER and defines != WIDE.defines)]
     # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
     often = {("linear", "float16", RESIDENT.defines, HOPPER), ("convolution", "float16", BROAD.defines, HOPPER),
              ("linear", "float16", WIDE.defines, "sm_90"), ("convolution", "float16", WIDE.defines, "sm_90"),

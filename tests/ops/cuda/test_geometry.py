@@ -5,28 +5,29 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    COLUMN_ROWS, PROCESSORS, SIZES, SMALL, TILES, WIDE, bias_for, columns_for, cover, head_size, heads_for, parts_for,
-    tile_for)
+    COLUMN_ROWS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, bias_for, columns_for, cover, head_size, heads_for, parts_for,
+    tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
 def test_tiles_fit():
-    for tile in TILES:
+    for tile in (*TILES, *WARPGROUP_TILES):
         assert tile.rows % (16 * tile.down) == 0 == tile.columns % (16 * tile.across)
         assert tile.threads <= 256 and tile.shared <= SHARED_OF_A_BLOCK
-        # A warp's rows pass through the stages' memory on their way out.
-        assert tile.shared >= tile.threads // 32 * 16 * (tile.columns // tile.across * 4 + 16)
+        if "SPLIT" in tile.features:  # what four warps have found passes through the stages' memory
+            assert tile.shared >= 4 * tile.rows * tile.columns * 4
 
 
 def test_a_large_product_gets_wide_tiles_and_a_small_one_many_blocks():
-    assert tile_for(1024 * 196, 512) == WIDE
-    assert tile_for(16, 512) == SMALL
-    narrow = tile_for(1024 * 56 * 56, 32)
+    tiles = tiles_of("float16", False)
+    assert tile_for(1024 * 196, 512, tiles) == WIDE
+    assert tile_for(16, 512, tiles) == SMALL
+    narrow = tile_for(1024 * 56 * 56, 32, tiles)
     assert narrow.columns == 32  # no result is computed to be thrown away
     rows, columns = 196, 512
-    tile = tile_for(rows, columns)
+    tile = tile_for(rows, columns, tiles)
     assert cover(rows, tile.rows) * cover(columns, tile.columns) > PROCESSORS / 2
 
 

@@ -103,7 +103,7 @@ BUGS = {
     "resident rows not copied": (by_warpgroups, "for (int step = 0; step < steps; step++) slice_a", "for (int step = 1; step < steps; step++) slice_a"),
     "a warpgroup's rows are the other's": (by_warpgroups, "a + threadIdx.x / (4 * WARP) * 64", "a + 0 * 64"),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
-    "the wrong register": (linear, "right[j / 2][j % 2 * 2], right", "right[j / 2][1 - j % 2], right"),
+    "the wrong register": (linear, "right[j / 2] + j % 2 * 2", "right[j / 2] + 2 - j % 2 * 2"),
     "a part reads the next one's terms": (linear_backward, "begin + length < rows ? begin + length : rows",
                                           "begin + length + 1 < rows ? begin + length + 1 : rows"),
     "no transposition": (linear_backward, "load_matrices_transposed(r, lines + offset<CHUNKS>(part * 16 + lane % 16",
