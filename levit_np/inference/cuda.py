@@ -13,6 +13,7 @@ from . import plan
 from .cuda_lowering import THREADS, Lowering
 
 MOST = 1024  # images at a time; a larger batch goes through in parts
+MOST_BYTES = 64 << 30  # of a tensor: the kernels count 16 bytes in 32 bits
 KEPT = 8  # graphs kept, one a batch size and kind of input
 
 
@@ -22,8 +23,8 @@ class CudaExecutor:
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
-    batch it goes through in smaller parts, which gives the same logits.  Several threads may call it, one is served at
-    a time.  Raises BackendError where not even one image fits."""
+    batch it goes through in smaller parts, which gives the same logits (to rounding, where parts are so small that
+    their products are cut otherwise).  Several threads may call it, one is served at a time.  Raises BackendError where not even one image fits."""
 
     def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
         host = build(model.config)
@@ -102,6 +103,9 @@ class Buffers:
 
     def __call__(self, name, count, dtype):
         """`count` numbers an image."""
+        size = count * self.batch * np.dtype(dtype).itemsize
+        if size > MOST_BYTES:
+            raise device.current().OutOfMemory(size, MOST_BYTES)
         array = self._arrays.get(name)
         if array is None or array.size < count * self.batch:
             array = self._arrays[name] = device.zeros((count * self.batch,), dtype)

@@ -75,7 +75,8 @@ def model():
 
 
 def test_a_batch_is_its_images(model):
-    """To the last bit: neither the part of a batch, nor the tiles that its size is given, nor the batches before."""
+    """To the last bit: neither the part of a batch changes it, nor the batches before.  (Where a batch is large enough for
+    other tiles, sums are put together otherwise, and it is the same to rounding.)"""
     x, executor = random_images(model, 7), CudaExecutor(model, "float16", most=3)
     logits = executor(x)
     for size in (1, 2, 7):
@@ -130,6 +131,11 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     limit(5 * image)
     np.testing.assert_array_equal(executor(x), expected)
     assert freed == [1] and executor.most == 4
+    executor = CudaExecutor(model, "float16")
+    monkeypatch.setattr(one, "zeros", zeros)
+    monkeypatch.setattr(cuda, "MOST_BYTES", 5 * image)  # more than the kernels can count is as good as no memory
+    np.testing.assert_array_equal(executor(x), expected)
+    assert executor.most == 4
     limit(100)
     with pytest.raises(levit_np.BackendError, match="expected memory for one image, found"):
         CudaExecutor(model, "float16")(x)
