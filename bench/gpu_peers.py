@@ -12,7 +12,8 @@ from peers import FoldedLeViT
 
 import levit_np
 
-TRAINING_MODES = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}  # the step is no one graph
+# A step of training is no one graph.
+TRAINING_MODES = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}
 
 

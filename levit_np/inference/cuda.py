@@ -24,7 +24,8 @@ class CudaExecutor:
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
     batch it goes through in smaller parts, which gives the same logits (to rounding, where parts are so small that
-    their products are cut otherwise).  Several threads may call it, one is served at a time.  Raises BackendError where not even one image fits."""
+    their products are cut otherwise).  Several threads may call it, one is served at a time.  Raises BackendError
+    where not even one image fits."""
 
     def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
         host = build(model.config)

@@ -75,8 +75,8 @@ def model():
 
 
 def test_a_batch_is_its_images(model):
-    """To the last bit: neither the part of a batch changes it, nor the batches before.  (Where a batch is large enough for
-    other tiles, sums are put together otherwise, and it is the same to rounding.)"""
+    """To the last bit: neither the part of a batch changes it, nor the batches before.  (Where a batch is large enough
+    for other tiles, sums are put together otherwise, and it is the same to rounding.)"""
     x, executor = random_images(model, 7), CudaExecutor(model, "float16", most=3)
     logits = executor(x)
     for size in (1, 2, 7):

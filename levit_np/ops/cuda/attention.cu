@@ -25,8 +25,8 @@ constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SI
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
 // y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries),
-// or nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and 8
-// wide, of the bias; bias_heads: 1 where all heads share it.
+// or nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and
+// 8 wide, of the bias; bias_heads: 1 where all heads share it.
 KERNEL __launch_bounds__(BUDGET, 1)
 attention(const element* q, const element* k, const element* v, const element* bias, element* y, float* logarithms,
           int images, int heads, int queries, int keys, long long q_image, long long q_token, long long q_head,
@@ -55,10 +55,11 @@ attention(const element* q, const element* k, const element* v, const element* b
 
     float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
 
-    // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are rounded.
+    // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are
+    // rounded.
     const unsigned ones = one(element{});
-    // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to let
-    // one group's work overlap with another's.
+    // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to
+    // let one group's work overlap with another's.
     auto add = [&](int group, auto count) {
       constexpr int COUNT = decltype(count)::value;
       const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);

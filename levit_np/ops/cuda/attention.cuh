@@ -2,8 +2,8 @@
 //
 // Scores are never in memory: a warp holds those of 16 rows (queries) and TILE columns (keys) in registers, turns them
 // into probabilities, multiplies, and forgets them.  Everything that a row of the result needs passes by in tiles.
-// A score is q k + bias / scale, so that it is summed up from the bias on, which lies divided in memory; and its weight is
-// 2^(scale · score), which with log2(e) in `scale` is e^(the usual score), for one multiplication and addition.
+// A score is q k + bias / scale, so that it is summed up from the bias on, which lies divided in memory; and its weight
+// is 2^(scale · score), which with log2(e) in `scale` is e^(the usual score), for one multiplication and addition.
 #pragma once
 #include "result.cuh"
 
@@ -45,7 +45,8 @@ INLINE void copy_tokens(unsigned char* to, const element* tokens, int stride, in
 }
 
 // Sixteen tokens from `row` on as fragments of a, straight from memory; zeros from `rows` on.
-template <int PARTS> INLINE void load_rows(unsigned (&r)[PARTS][4], const element* tokens, long long stride, int row, int rows) {
+template <int PARTS>
+INLINE void load_rows(unsigned (&r)[PARTS][4], const element* tokens, long long stride, int row, int rows) {
   int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int part = 0; part < PARTS; part++)
@@ -148,8 +149,8 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 
 INLINE int at_most(int x, int most) { return x < most ? x : most; }
 
-// Which image and head a thread works for, and which rows.  A block is one head's rows, 16 a warp, in x; where a head has
-// few of them, several heads in y.
+// Which image and head a thread works for, and which rows.  A block is one head's rows, 16 a warp, in x; where a head
+// has few of them, several heads in y.
 struct Place {
   int image, head, row, thread, threads, number;
   bool there;
@@ -183,7 +184,8 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
   }
-  // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there still.
+  // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there
+  // still.
   // -> the groups of 16 that these are
   INLINE int bring(int begin, bool again = false) const {
     if (again && lines <= HELD) return lines / 16;

@@ -1,7 +1,8 @@
 // Attention's backward.  With p = softmax(s), s = scale · q kᵀ + bias, y = p v:
 //   dv = pᵀ dy,   dp = dy vᵀ,   ds = p (dp - Σ_k p dp),   dq = scale · ds k,   dk = scale · dsᵀ q,   dbias = Σ_images ds.
-// Neither s nor p was kept: p = 2^(s - L), with L the logarithm of the row's sum that the forward left, is computed again
-// from q and k by each kernel, which is cheaper than to write and read it.  The row's sum Σ_k p dp is Σ dy y ("dots").
+// Neither s nor p was kept: p = 2^(s - L), with L the logarithm of the row's sum that the forward left, is computed
+// again from q and k by each kernel, which is cheaper than to write and read it.  The row's sum Σ_k p dp is Σ dy y
+// ("dots").
 //
 // dq is a sum over keys and dk, dv are sums over queries: two kernels, each with its own tokens in registers and the
 // others passing by.  dbias is a sum over images: a third, which passes over those.
@@ -45,7 +46,8 @@ attention_queries(const element* q, const element* k, const element* v, const el
   unsigned query[K_PARTS][4], gradient[V_PARTS][4];
   load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
   load_rows(gradient, Heads{dy, dy_image, dy_token, dy_head}.at(place.image, place.head, 0), dy_token, place.row, queries);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16), row_tiles, column_tiles);
+  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
+                                 row_tiles, column_tiles);
   float logarithm[2], dot[2], sums[KEY_SIZE / 8][4] = {};
   for (int half = 0; half < 2; half++) {
     int n = at_most(place.row + threadIdx.x % WARP / 4 + half * 8, queries - 1);
@@ -73,8 +75,8 @@ attention_queries(const element* q, const element* k, const element* v, const el
 }
 LAUNCHABLE(attention_queries)
 
-// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, as add_product; but the rows are read from memory again, part by part:
-// for wide heads in float, whose numbers the registers cannot hold beside dk and dv.
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, as add_product; but the rows are read from memory again,
+// part by part: for wide heads in float, whose numbers the registers cannot hold beside dk and dv.
 template <int PARTS>
 INLINE void add_product_with_rows_in_memory(float (*c)[4], const element* rows, long long stride, int row, int end,
                                         const unsigned char* tokens, int column) {
@@ -111,7 +113,8 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   load_rows(key, Heads{k, k_image, k_token, k_head}.at(place.image, place.head, 0), k_token, place.row, keys);
   const element* values = Heads{v, v_image, v_token, v_head}.at(place.image, place.head, 0);
   if constexpr (VALUES_FIT) load_rows(value, values, v_token, place.row, keys);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16), row_tiles, column_tiles);
+  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
+                                 row_tiles, column_tiles);
   const float* logarithm = logarithms + ((long long)place.image * heads + place.head) * queries;
   const float* dot = dots + ((long long)place.image * heads + place.head) * queries;
   float dk_sums[KEY_SIZE / 8][4] = {}, dv_sums[VALUE_SIZE / 8][4] = {};
@@ -141,8 +144,8 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
 }
 LAUNCHABLE(attention_keys)
 
-// Part blockIdx.z of dbias (heads, queries, keys): the images z · count to (z + 1) · count.  A block has one tile of keys
-// (x) and some rows of queries (y) of one head; what of it belongs to an image passes through shared memory.
+// Part blockIdx.z of dbias (heads, queries, keys): the images z · count to (z + 1) · count.  A block has one tile of
+// keys (x) and some rows of queries (y) of one head; what of it belongs to an image passes through shared memory.
 KERNEL __launch_bounds__(MOST_THREADS)
 attention_bias(const element* q, const element* k, const element* v, const element* dy, const element* bias,
                const float* logarithms, const float* dots, float* parts, int images, int heads, int queries, int keys,

@@ -1,8 +1,8 @@
 // The attention bias, brought into the order in which the lanes of attention's warps hold the scores; and its gradient.
 #include "machine.cuh"
 
-// out[head][tile of 16 rows][tile of 8 columns][lane][4]: lane 4g + t has columns 2t, 2t + 1 of row g, then of row g + 8.
-// bias (heads, rows, columns) or nullptr for zeros.  What is no column is -infinity, what is no row is 0.
+// out[head][tile of 16 rows][tile of 8 columns][lane][4]: lane 4g + t has columns 2t, 2t + 1 of row g, then of row g +
+// 8. bias (heads, rows, columns) or nullptr for zeros.  What is no column is -infinity, what is no row is 0.
 KERNEL arrange_bias(const float* bias, element* out, int heads, int rows, int columns, int row_stride, int column_stride,
                     int row_tiles, int column_tiles, float scale) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -18,8 +18,8 @@ KERNEL arrange_bias(const float* bias, element* out, int heads, int rows, int co
 }
 LAUNCHABLE(arrange_bias)
 
-// dtable[head, offset] = Σ over the pairs with this offset of dbias[head, pair]: a block an offset and head, so that the
-// order of the sum is always the same.
+// dtable[head, offset] = Σ over the pairs with this offset of dbias[head, pair]: a block an offset and head, so that
+// the order of the sum is always the same.
 KERNEL gather_bias_backward(const float* dbias, const long long* index, float* dtable, int pairs, int offsets) {
   SHARED_MEMORY;
   float* found = (float*)shared_memory;

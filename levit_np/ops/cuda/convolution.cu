@@ -37,7 +37,8 @@ template <bool ALONG> struct Window {
   const element* memory;
   Shape s;
   int lines, first, image, y, x;  // of the output's first pixel that is asked for
-  INLINE Window(const element* memory, const Shape& s, int lines, int first) : memory(memory), s(s), lines(lines), first(first) {
+  INLINE Window(const element* memory, const Shape& s, int lines, int first)
+      : memory(memory), s(s), lines(lines), first(first) {
     unsigned pixel = (unsigned)first % (s.out_height * s.out_width);
     image = (unsigned)first / (s.out_height * s.out_width);
     y = pixel / s.out_width;
@@ -52,7 +53,8 @@ template <bool ALONG> struct Window {
   }
   INLINE Place place(unsigned n) const {
     int cell = quotient(n, s.channels), y = quotient(cell, s.kernel), x = cell - y * s.kernel;
-    return {y < s.kernel ? y : NOWHERE, x, (unsigned)(y * s.width + x) * (s.channels / CHUNK) + (n - cell * s.channels) / CHUNK};
+    return {y < s.kernel ? y : NOWHERE, x,
+            (unsigned)(y * s.width + x) * (s.channels / CHUNK) + (n - cell * s.channels) / CHUNK};
   }
   INLINE Where chunk(const Line& line, const Place& place) const {
     unsigned y = line.y() + place.y, x = line.x() + place.x;  // what is negative is large
@@ -63,13 +65,15 @@ template <bool ALONG> struct Window {
 // y (B, H', W', O) = activation(w ∗ x + bias).
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 convolution(const element* x, const element* w, const float* bias, element* y, int images, int height, int width,
-            int channels, int out_height, int out_width, int outputs, int kernel, int stride, int padding, int activation) {
+            int channels, int out_height, int out_width, int outputs, int kernel, int stride, int padding,
+            int activation) {
   SHARED_MEMORY;
   Sums sums;
   Shape s{images, height, width, channels, out_height, out_width, outputs, kernel, stride, padding};
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
   int rows = images * out_height * out_width, terms = kernel * kernel * channels;
-  product(sums, Window<true>{x, s, rows, row}, Matrix<true>{w, outputs, terms, terms}, row, column, 0, terms, shared_memory);
+  product(sums, Window<true>{x, s, rows, row}, Matrix<true>{w, outputs, terms, terms}, row, column, 0, terms,
+          shared_memory);
   finish(sums, column, outputs, bias, activation);
   store(sums, row, column, rows, outputs, Rows{y, outputs}, nullptr);
 }
@@ -85,7 +89,8 @@ convolution_weight(const element* dy, const element* x, float* parts, int images
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
   int pixels = images * out_height * out_width, columns = kernel * kernel * channels;
   int begin = blockIdx.z * length, end = begin + length < pixels ? begin + length : pixels;
-  product(sums, Matrix<false>{dy, end, outputs, outputs}, Window<false>{x, s, end, begin}, row, column, begin, end, shared_memory);
+  product(sums, Matrix<false>{dy, end, outputs, outputs}, Window<false>{x, s, end, begin}, row, column, begin, end,
+          shared_memory);
   store_floats(sums, row, column, outputs, columns, parts + (long long)blockIdx.z * outputs * columns, columns);
 }
 LAUNCHABLE(convolution_weight)
@@ -106,8 +111,8 @@ struct Axis {
   }
 };
 
-// Row `line` is an input pixel of the class; along it, `place` = (i · cells + j) · outputs + o, where a cell further is a pixel
-// of the output back.
+// Row `line` is an input pixel of the class; along it, `place` = (i · cells + j) · outputs + o, where a cell further is
+// a pixel of the output back.
 struct Under {
   static constexpr bool K_ALONG = true;
   using Line = Corner;
@@ -118,7 +123,8 @@ struct Under {
   INLINE Line line(int n) const {
     int pixels = down.count * across.count, image = n / pixels, pixel = n % pixels;
     int y = down.base + pixel / across.count, x = across.base + pixel % across.count;
-    return {n < s.images * pixels ? y : NOWHERE, x, (((unsigned)image * s.out_height + y) * s.out_width + x) * (s.outputs / CHUNK)};
+    return {n < s.images * pixels ? y : NOWHERE, x,
+            (((unsigned)image * s.out_height + y) * s.out_width + x) * (s.outputs / CHUNK)};
   }
   INLINE Place place(int n) const {
     int cell = n / s.outputs, y = -(cell / across.cells), x = -(cell % across.cells);
@@ -140,7 +146,8 @@ struct Cells {
   Shape s;
   Axis down, across;
   INLINE Line line(int n) const {
-    int cell = n / s.outputs, i = down.cell + cell / across.cells * s.stride, j = across.cell + cell % across.cells * s.stride;
+    int cell = n / s.outputs;
+    int i = down.cell + cell / across.cells * s.stride, j = across.cell + cell % across.cells * s.stride;
     return n < down.cells * across.cells * s.outputs
                ? ((n % s.outputs * s.kernel + i) * s.kernel + j) * (s.channels / CHUNK) : NONE;
   }
@@ -169,8 +176,8 @@ convolution_data(const element* dy, const element* w, element* dx, int images, i
   Axis down(blockIdx.z / stride, height, s), across(blockIdx.z % stride, width, s);
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS, rows = images * down.count * across.count;
   if (row >= rows) return;  // another class has more pixels
-  product(sums, Under{dy, s, down, across}, Cells{w, s, down, across}, row, column, 0, down.cells * across.cells * outputs,
-          shared_memory);
+  product(sums, Under{dy, s, down, across}, Cells{w, s, down, across}, row, column, 0,
+          down.cells * across.cells * outputs, shared_memory);
   store(sums, row, column, rows, channels, Pixels{dx, s, down, across}, nullptr);
 }
 LAUNCHABLE(convolution_data)

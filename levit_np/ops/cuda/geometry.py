@@ -1,6 +1,7 @@
 """How a kernel's work is cut into blocks of threads: plain numbers, decided without a GPU.
 
-The weights below are from an H200, where each tile was timed for the shapes of LeViT-128S and 256 (bench/results/notes.md).
+The weights below are from an H200, where each tile was timed for the shapes of LeViT-128S and 256
+(bench/results/notes.md).
 """
 
 from typing import NamedTuple
@@ -40,21 +41,23 @@ class Tile(NamedTuple):
     @property
     def defines(self) -> tuple:
         return (("TILE_ROWS", self.rows), ("TILE_COLUMNS", self.columns), ("WARPS_DOWN", self.down),
-                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), ("K_BYTES", self.k_bytes), *((name, 1) for name in self.features))
+                ("WARPS_ACROSS", self.across), ("STAGES", self.stages), ("K_BYTES", self.k_bytes),
+                *((name, 1) for name in self.features))
 
 
 WIDE = Tile(128, 128, 2, 4, 3, 1.0)
 TALL = Tile(128, 64, 4, 2, 3, 1.15)
 THIN = Tile(128, 32, 4, 2, 3, 1.4)  # the stem's first convolutions have 16 and 32 channels
 SQUARE = Tile(64, 64, 2, 2, 3, 1.4)
-SMALL = Tile(32, 32, 2, 2, 4, 2.5, ("SPLIT",), 256)  # one image: its few rows are cut finely, so that every processor has some
+# One image: its few rows are cut finely, so that every processor has some.
+SMALL = Tile(32, 32, 2, 2, 4, 2.5, ("SPLIT",), 256)
 TILES = (WIDE, TALL, THIN, SQUARE, SMALL)
 BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, stages, cost, ("WARPGROUPS",))
                                    for columns, stages, cost in ((128, 3, 0.7), (64, 3, 0.8), (32, 2, 1.3)))
 
 
 def tiles_of(element: str, hopper: bool) -> tuple:
-    """The tiles for products of a type.  Floats, with three products each and sums apart, leave no registers for WIDE."""
+    """The tiles for products of a type.  Floats, three products each and sums apart, leave no registers for WIDE."""
     if element == "float":
         return TILES[1:]
     return WARPGROUP_TILES * hopper + TILES

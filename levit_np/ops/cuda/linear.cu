@@ -1,4 +1,5 @@
-// Linear maps: y = x wᵀ + b, and of its backward dw = dyᵀ x; dx = dy (wᵀ)ᵀ is a linear map again.  Rows of x and of w are whole chunks.
+// Linear maps: y = x wᵀ + b, and of its backward dw = dyᵀ x; dx = dy (wᵀ)ᵀ is a linear map again.  Rows of x and of w
+// are whole chunks.
 #include "epilogue.cuh"
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).

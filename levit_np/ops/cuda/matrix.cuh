@@ -12,8 +12,8 @@
 #define TF32 0  // 1: a product of floats is one of numbers rounded to TF32, 10 bits of mantissa
 #endif
 
-// Floats on tensor cores that take TF32: each is a TF32 number and a small rest, and (A + a)(B + b) = AB + Ab + aB, with
-// ab below a float's rounding.
+// Floats on tensor cores that take TF32: each is a TF32 number and a small rest, and (A + a)(B + b) = AB + Ab + aB,
+// with ab below a float's rounding.
 INLINE void tensor_product(float, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #if TF32
   tensor_product_tf32(d, a, b0, b1);
@@ -42,8 +42,8 @@ template <int CHUNKS> INLINE int offset(int line, int chunk) {
 }
 
 // Fragments from such lines.  "Along" means that k runs along a line, "across" that a line is one k.
-// Of a: 16 rows from `row` on; of b: 16 columns, that is two fragments, r[0], r[1] and r[2], r[3].  `part` counts k by 32
-// bytes along a line, by as many lines across.
+// Of a: 16 rows from `row` on; of b: 16 columns, that is two fragments, r[0], r[1] and r[2], r[3].  `part` counts k by
+// 32 bytes along a line, by as many lines across.
 template <int CHUNKS> INLINE void a_along(unsigned (&r)[4], const unsigned char* lines, int row, int part) {
   int lane = threadIdx.x % WARP;
   load_matrices(r, lines + offset<CHUNKS>(row + lane % 16, part * 2 + lane / 16));

@@ -20,8 +20,9 @@ INLINE int owner_of(int unit, const int* first_unit, int count) {
   return low;
 }
 
-// addresses [4][count]: of parameters, gradients, first and second moments; first_unit [count + 1]; lengths of units and
-// decays [count].  corrections: 1 / (1 - βᵗ).  clip 0: none.  scale: what the gradients are multiplied by before anything else.
+// addresses [4][count]: of parameters, gradients, first and second moments; first_unit [count + 1]; lengths of units
+// and decays [count].  corrections: 1 / (1 - βᵗ).  clip 0: none.  scale: what the gradients are multiplied by before
+// anything else.
 KERNEL update_together(const long long* addresses, const int* first_unit, const int* lengths, const float* decays, int count,
                        float rate, float beta1, float beta2, float eps, float correction1, float correction2, float clip,
                        float clip_eps, float scale) {

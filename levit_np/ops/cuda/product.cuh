@@ -178,9 +178,9 @@ INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned ch
     }
 }
 
-// A step's product on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply 64
-// rows by all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when this
-// returns.
+// A step's product on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply
+// 64 rows by all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when
+// this returns.
 template <class T>
 INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
   begin_products();
@@ -237,9 +237,9 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
 
 #if RESIDENT
 // The same for several tiles of columns in turn, all of k: what a block needs of a is copied once, and stays in shared
-// memory while b passes by.  The way from the L2 cache to the processors limits products of few terms, and a tile that is
-// copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a tile's
-// sums; the next tile's copies are under way meanwhile.
+// memory while b passes by.  The way from the L2 cache to the processors limits products of few terms, and a tile that
+// is copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a
+// tile's sums; the next tile's copies are under way meanwhile.
 template <class Each>
 INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
                      unsigned char* shared, Each each) {

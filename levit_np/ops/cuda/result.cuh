@@ -1,6 +1,6 @@
-// Results on their way to memory.  A lane holds two neighbours of a row in each fragment, and memory is best written 16 bytes
-// at a time: the four lanes of a row exchange what they have of GATHERED fragments, and each gets a chunk of the row, of
-// row g or, with `half`, g + 8: the columns from gathered_column() on.
+// Results on their way to memory.  A lane holds two neighbours of a row in each fragment, and memory is best written 16
+// bytes at a time: the four lanes of a row exchange what they have of GATHERED fragments, and each gets a chunk of the
+// row, of row g or, with `half`, g + 8: the columns from gathered_column() on.
 #pragma once
 #include "matrix.cuh"
 

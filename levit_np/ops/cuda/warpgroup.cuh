@@ -1,9 +1,10 @@
-// Hopper's product of matrices in shared memory: four warps, a warpgroup, add a (64 rows, 32 bytes of k) times b (8 N columns)
-// to d.  A lane holds N fragments of its warp's sixteen rows, as matrix.cuh has them.
+// Hopper's product of matrices in shared memory: four warps, a warpgroup, add a (64 rows, 32 bytes of k) times b (8 N
+// columns) to d.  A lane holds N fragments of its warp's sixteen rows, as matrix.cuh has them.
 //
-// Both lie in lines of 128 bytes, eight lines at a multiple of 1024 bytes, the chunks of a line in the order of `offset`,
-// which is the order that these instructions know.  Of copies that were waited for, behind a barrier, they need no fence,
-// which would wait for the copies that are under way.  "wgmma" and "Matrix descriptor" in NVIDIA's PTX manual.
+// Both lie in lines of 128 bytes, eight lines at a multiple of 1024 bytes, the chunks of a line in the order of
+// `offset`, which is the order that these instructions know.  Of copies that were waited for, behind a barrier, they
+// need no fence, which would wait for the copies that are under way.  "wgmma" and "Matrix descriptor" in NVIDIA's PTX
+// manual.
 #pragma once
 #include "machine.cuh"
 
@@ -17,16 +18,20 @@ INLINE unsigned long long descriptor(const void* lines) {
 #define FRAGMENT(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define FRAGMENTS_4 FRAGMENT(0), FRAGMENT(1), FRAGMENT(2), FRAGMENT(3)
 #define FRAGMENTS_8 FRAGMENTS_4, FRAGMENT(4), FRAGMENT(5), FRAGMENT(6), FRAGMENT(7)
-#define FRAGMENTS_16 FRAGMENTS_8, FRAGMENT(8), FRAGMENT(9), FRAGMENT(10), FRAGMENT(11), FRAGMENT(12), FRAGMENT(13), FRAGMENT(14), FRAGMENT(15)
+#define FRAGMENTS_16                                                                                           \
+  FRAGMENTS_8, FRAGMENT(8), FRAGMENT(9), FRAGMENT(10), FRAGMENT(11), FRAGMENT(12), FRAGMENT(13), FRAGMENT(14), \
+      FRAGMENT(15)
 #define NAMES_4 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define NAMES_8 NAMES_4 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NAMES_16 NAMES_8 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define WARPGROUP_PRODUCT(TYPE, NAME, N, COLUMNS, A, B)                                                                     \
-  INLINE void warpgroup_product(TYPE, float (&d)[N][4], const void* a, const void* b) {                                     \
-    asm volatile(                                                                                                          \
-        "{.reg .pred add; setp.eq.u32 add, 0, 0;"                                                                          \
-        "wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." NAME "." NAME " {" NAMES_##N "}, " A ", " B ", add, 1, 1, 0, 0;}" \
-        : FRAGMENTS_##N : "l"(descriptor(a)), "l"(descriptor(b)));                                                         \
+#define NAMES_12 NAMES_8 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_16 NAMES_12 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define WARPGROUP_PRODUCT(TYPE, NAME, N, COLUMNS, A, B)                                                \
+  INLINE void warpgroup_product(TYPE, float (&d)[N][4], const void* a, const void* b) {                \
+    asm volatile(                                                                                      \
+        "{.reg .pred add; setp.eq.u32 add, 0, 0;"                                                      \
+        "wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." NAME "." NAME                           \
+        " {" NAMES_##N "}, " A ", " B ", add, 1, 1, 0, 0;}"                                            \
+        : FRAGMENTS_##N : "l"(descriptor(a)), "l"(descriptor(b)));                                     \
   }
 WARPGROUP_PRODUCT(float16, "f16", 4, "32", "%16", "%17")
 WARPGROUP_PRODUCT(float16, "f16", 8, "64", "%32", "%33")

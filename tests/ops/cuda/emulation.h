@@ -1,4 +1,5 @@
-// Runs a kernel's source on the processor: each thread of a block is a fiber, one runs at a time, and a barrier hands over.
+// Runs a kernel's source on the processor: each thread of a block is a fiber, one runs at a time, and a barrier hands
+// over.
 //
 // It is stricter than a GPU, so that what would go wrong there now and then goes wrong here always:
 // - shared memory starts as NaN in every block, and guard bytes behind it are checked;

@@ -28,7 +28,8 @@ def forms():
     """{source: the definitions that it is compiled with}."""
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
-    return {"linear": [*tiles, RESIDENT.defines], "convolution": tiles, "attention": attention, "attention_backward": attention,
+    return {"linear": [*tiles, RESIDENT.defines], "convolution": tiles,
+            "attention": attention, "attention_backward": attention,
             "normalization": [(("VECTOR", 1),), (("VECTOR", 4),)], "bias": [()], "pointwise": [()], "reduction": [()],
             "image": [(("SIDE", side), ("CHANNELS", 3)) for side in (1, 2)], "optimizer": [()]}
 

@@ -100,7 +100,8 @@ BUGS = {
     "the sums read before they are there": (
         by_warpgroups, "    wait_for_products(sums[0]);\n    each", "    each"),
     "the wrong part of what is resident": (by_warpgroups, "shared + step * A_BYTES, stage);", "shared, stage);"),
-    "resident rows not copied": (by_warpgroups, "for (int step = 0; step < steps; step++) slice_a", "for (int step = 1; step < steps; step++) slice_a"),
+    "resident rows not copied": (by_warpgroups, "for (int step = 0; step < steps; step++) slice_a",
+                                 "for (int step = 1; step < steps; step++) slice_a"),
     "a warpgroup's rows are the other's": (by_warpgroups, "a + threadIdx.x / (4 * WARP) * 64", "a + 0 * 64"),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
     "the wrong register": (linear, "right[j / 2] + j % 2 * 2", "right[j / 2] + 2 - j % 2 * 2"),
@@ -119,7 +120,8 @@ BUGS = {
     "a mask off by one": (attention, "if (column >= columns) x", "if (column > columns) x"),
     "a key left out": (attention, "if (column >= columns) x", "if (column >= columns - 1) x"),
     "a token too many is copied": (attention, "bool there = first + line < end;", "bool there = first + line <= end;"),
-    "keys overwritten while they are read": (attention_of_many_keys, "    if (begin || again) __syncthreads();", "    "),
+    "keys overwritten while they are read": (attention_of_many_keys, "    if (begin || again) __syncthreads();",
+                                             "    "),
     "no barrier before keys are read": (attention, "    wait_for_copies<0>();\n    __syncthreads();\n    return",
                                         "    wait_for_copies<0>();\n    return"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
@@ -177,8 +179,8 @@ def test_a_planted_bug_is_seen(name, compiled):
     assert any(seen)
 
 
-@pytest.mark.parametrize("compute", [linear, by_warpgroups, linear_backward, convolution, convolution_backward, attention,
-                                     attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
+@pytest.mark.parametrize("compute", [linear, by_warpgroups, linear_backward, convolution, convolution_backward,
+                                     attention, attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
                                      bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:

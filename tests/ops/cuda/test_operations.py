@@ -116,9 +116,10 @@ def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
     monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
     monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
     monkeypatch.setattr(geometry, "PROCESSORS", 1)  # for which a block has several tiles of columns
-    assert (geometry.cut_for(513, 392, 200, "float16", geometry.tiles_of("float16", True)).across > 1) == (tile.columns == 128)
+    cut = geometry.cut_for(513, 392, 200, "float16", geometry.tiles_of("float16", True))
+    assert (cut.across > 1) == (tile.columns == 128)
     for rows, channels, outputs in ((131, 72, 136), (1, 64, 8), (257, 456, 40), (513, 200, 392)):
-        x, w, b = put(draw(rows, channels), kind), put(draw(outputs, channels), "float32"), put(draw(outputs), "float32")
+        x, (w, b) = put(draw(rows, channels), kind), (put(draw(outputs, *n), "float32") for n in ((channels,), ()))
         close(ops.linear(x, w, b), reference.linear(exact(x), exact(w), exact(b)), bar, kind)
     x, w = put(draw(2, 24, 17, 15), kind), put(draw(40, 24, 3, 3), "float32")
     close(ops.convolution(x, w, 2, 1), reference.convolution(exact(x), exact(w), 2, 1), bar, kind)
