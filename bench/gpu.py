@@ -17,6 +17,7 @@ EXAMPLE = """examples:
   python bench/gpu.py --minutes 9 --missing                           as much as fits; the same again goes on
   python bench/gpu.py --parts inference --models levit_256 --batches 1 1024 --precisions float16
   python bench/gpu.py --parts limits kernels training --peers eager   minutes
+  python bench/gpu.py --models levit_384 --mode reduce-overhead --alone /tmp/turn &   one of several at the same time
   python bench/gpu.py --dry-run --models levit_256                    what would be measured, and is expected; no GPU
 """
 PARTS = ("limits", "inference", "kernels", "training")

@@ -53,9 +53,10 @@ class Measuring:
         return self.end is not None and time.monotonic() > self.end
 
     def has(self, part, what) -> bool:
-        """Whether it stands in the result, with all of the peers."""
-        found = self.content.get(_key(part, what), {"whole": False, "peers": []})
-        return found["whole"] and (part in ("limits", "kernels") or set(self.chosen.peers) <= set(found["peers"]))
+        """Whether it stands in the result, with all of the peers, compiled in the same way."""
+        found = self.content.get(_key(part, what), {"whole": False})
+        return found["whole"] and (part in ("limits", "kernels") or (
+            set(self.chosen.peers) <= set(found["peers"]) and self.chosen.mode == found["mode"]))
 
     def take(self, part, what) -> None:
         """rows: what was measured; missing: what could not be, and why; whole: that nothing was left out for time."""

@@ -138,6 +138,9 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     found = json.loads(taken.path.read_text())["kernels levit_256 2 float16"]
     assert found["rows"] == [{"kernel": "one"}] and not found["whole"]
     assert not measuring.Measuring(chosen, print).has(*wanted[1])
+    assert measuring.Measuring(chosen, print).has(*wanted[0])
+    chosen.mode = "reduce-overhead"
+    assert not measuring.Measuring(chosen, print).has(*wanted[0])  # its peers were compiled otherwise
 
 
 def test_a_peer_that_fails_is_said_and_the_others_go_on(bench, tmp_path):
