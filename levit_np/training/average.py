@@ -12,11 +12,6 @@ class Average:
 
     def update(self, model) -> None:
         """Takes a step's result in."""
-        state = model.state()
-        if model.ops.NAME == "cuda":  # one launch for all
-            own = self.model.state()
-            model.ops.average_together([own[name] for name in own], [state[name] for name in own], self.decay)
-            return self.model.written()
-        for name, average in self.model.state().items():
-            model.ops.moving_average(average, state[name], self.decay, out=average)
+        own, state = self.model.state(), model.state()
+        model.ops.average_together(own.values(), [state[name] for name in own], self.decay)
         self.model.written()

@@ -9,6 +9,7 @@ from PIL import Image
 
 import levit_np
 from levit_np.cli import main
+from levit_np.ops.cpu.library import library
 from levit_np.ops.reference import log_softmax
 from levit_np.training.data import open_source
 from levit_np.training.recipe import Recipe
@@ -35,6 +36,7 @@ def weights(tmp_path_factory):
         head.weight = head.weight + 0.5 * generator.standard_normal(head.weight.shape).astype(np.float32)
     path = tmp_path_factory.mktemp("weights") / "model.h5"
     model.save(path)
+    library()  # compiled, which says so, before a command's words are looked at
     return path
 
 

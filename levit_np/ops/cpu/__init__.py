@@ -14,6 +14,6 @@ from .linear import linear, linear_backward  # noqa: F401
 from .normalization import (  # noqa: F401
     batch_norm, batch_norm_backward, batch_norm_hardswish, batch_norm_hardswish_backward, batch_statistics, normalize,
     normalize_backward)
-from .optimizer import adamw  # noqa: F401
+from .optimizer import adamw, update_together  # noqa: F401
 
 NAME = "cpu"

@@ -1,4 +1,4 @@
-"""AdamW in one pass over a parameter."""
+"""AdamW in one pass over a parameter, or over all of them in one call."""
 
 from functools import lru_cache
 
@@ -18,17 +18,38 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
     arrays = parameter, gradient, first, second
     if not fits(*arrays) or any(a.shape != parameter.shape for a in arrays):
         return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
-    arrays = [np.ascontiguousarray(a) for a in arrays]
-    # The kernel reads a number before it writes its successor, so that out may be the inputs.
+    arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # which would make an array of a number
     new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
-    constants = _constants(step, rate, tuple(betas), eps, decay)
-    run((Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: parameter.size,
-                     **{Each.A + i: a.ctypes.data for i, a in enumerate((*arrays, *new, constants))}}))
+    run(_step(arrays, new, _constants(step, rate, tuple(betas), eps, decay)))
     if out is None or new is out:
         return tuple(new)
     for array, values in zip(out, new, strict=True):
         array[...] = values
     return tuple(out)
+
+
+def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
+                    scale=1.0):
+    """clip_adaptively, unless clip is None or 0, and adamw, of lists of arrays: parameters and moments in place.
+
+    scale: what the gradients are multiplied by first; they may be overwritten."""
+    steps, kept = [], []  # what the steps point at
+    for parameter, gradient, m, v, decay in zip(parameters, gradients, first, second, decays, strict=True):
+        gradient, new = reference.scaled_and_clipped(gradient, parameter, clip, scale), (parameter, m, v)
+        if fits(gradient) and gradient.shape == parameter.shape and _takes(new, parameter):
+            gradient, constants = np.ascontiguousarray(gradient), _constants(step, rate, tuple(betas), eps, decay)
+            kept.append((gradient, constants))
+            steps.append(_step((parameter, gradient, m, v), new, constants))
+        else:
+            reference.adamw(parameter, gradient, m, v, step, rate, betas, eps, decay, out=new)
+    if steps:
+        run(*steps)
+
+
+def _step(arrays, new, constants):
+    """One update.  The kernel reads a number before it writes its successor, so that `new` may be the inputs."""
+    return Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: arrays[0].size,
+                       **{Each.A + i: a.ctypes.data for i, a in enumerate((*arrays, *new, constants))}}
 
 
 @lru_cache(4)  # the same for some hundred parameters

@@ -3,7 +3,7 @@ which is what a training spends its time in, in one kernel."""
 
 import numpy as np
 
-from ..reference import adamw, clip_adaptively, moving_average, unit_norms  # noqa: F401
+from ..reference import adamw, clip_adaptively, moving_average, scaled_and_clipped, unit_norms  # noqa: F401
 from .device import Kernel, arrays, contiguous, current, launch
 from .geometry import cover
 
@@ -24,7 +24,7 @@ def squared_norm(*tensors):
 
 def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
                     scale=1.0):
-    """clip_adaptively, where clip is not None, and adamw, of lists of float32 arrays: parameters and moments in place.
+    """clip_adaptively, unless clip is None or 0, and adamw, of lists of float32 arrays: parameters and moments in place.
 
     scale: what the gradients are multiplied by first."""
     groups = [list(parameters), [contiguous(g) for g in gradients], list(first), list(second)]

@@ -1,9 +1,12 @@
-"""What a step does to one parameter: AdamW (Loshchilov & Hutter, arXiv 1711.05101) and the moving average.
+"""What a step does to a parameter, and to all of them: AdamW (Loshchilov & Hutter, arXiv 1711.05101) and the moving
+average.
 
 `out` takes the results, as in NumPy, and may be the inputs themselves.
 """
 
 import numpy as np
+
+from .clipping import clip_adaptively
 
 
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
@@ -28,3 +31,26 @@ def moving_average(average, value, decay, out=None):
     """average + (1 - decay) (value - average), a new array or `out`:
     in this form what stands still stays to the bit."""
     return np.add(average, (1 - decay) * (value - average), out=out)
+
+
+def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
+                    scale=1.0):
+    """clip_adaptively, unless clip is None or 0, and adamw, of lists of arrays: parameters and moments in place.
+
+    scale: what the gradients are multiplied by first; they may be overwritten."""
+    for parameter, gradient, m, v, decay in zip(parameters, gradients, first, second, decays, strict=True):
+        adamw(parameter, scaled_and_clipped(gradient, parameter, clip, scale), m, v, step, rate, betas, eps, decay,
+              out=(parameter, m, v))
+
+
+def scaled_and_clipped(gradient, parameter, clip, scale):
+    """A gradient as adamw takes it; it may be overwritten."""
+    if scale != 1:
+        np.multiply(gradient, gradient.dtype.type(scale), out=gradient)
+    return clip_adaptively(gradient, parameter, clip, out=gradient) if clip else gradient
+
+
+def average_together(averages, values, decay):
+    """moving_average of lists of arrays, in place."""
+    for average, value in zip(averages, values, strict=True):
+        moving_average(average, value, decay, out=average)

@@ -218,6 +218,29 @@ def test_adamw_writes_where_it_is_told(count):
         cpu.adamw(parameter, gradient, first, second, *rest, out=[fixed, first.copy(), second.copy()])
 
 
+@pytest.mark.parametrize("clip, scale", [(None, 1.0), (0.02, 0.5)])
+@pytest.mark.parametrize("backend", [reference, cpu])
+def test_all_parameters_together(backend, clip, scale):
+    """As one after the other, to the last bit, in place; what the kernel cannot take among the others."""
+    levit_np.set_threads(2)
+    shapes = [(7,), (5, 3), (4, 3, 2, 2), (300, 40), (6, 4), ()]
+    kinds = [np.float32] * 4 + [np.float64, np.float32]
+    parameters, gradients = ([np.array(draw(*s, seed=n), k) for s, k in zip(shapes, kinds)] for n in (1, 2))
+    gradients[1] = np.asfortranarray(gradients[1])
+    moments = [[np.array(np.abs(draw(*s, seed=n)), k) for s, k in zip(shapes, kinds)] for n in (3, 4)]
+    decays = [0.1, 0.0, 0.1, 0.0, 0.1, 0.0]
+    expected = []
+    for p, g, m, v, decay in zip(parameters, gradients, *moments, decays, strict=True):
+        g = backend.clip_adaptively(np.asarray(g * g.dtype.type(scale)), p, clip) if clip else g
+        expected.append(backend.adamw(p.copy(), g, m.copy(), v.copy(), 3, 1e-2, (0.9, 0.99), 1e-8, decay))
+    backend.update_together(parameters, gradients, *moments, decays, 3, 1e-2, (0.9, 0.99), 1e-8, clip, scale)
+    for found, wanted in zip(zip(parameters, *moments), expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+    averages = [np.ones_like(p) for p in parameters]
+    backend.average_together(averages, parameters, 0.9)
+    assert all(np.array_equal(a, backend.moving_average(np.ones_like(p), p, 0.9)) for a, p in zip(averages, parameters))
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", FAST)
 def test_the_number_of_threads_changes_nothing(name, count):
