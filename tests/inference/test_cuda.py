@@ -85,6 +85,17 @@ def test_a_batch_is_its_images(model):
     np.testing.assert_array_equal(CudaExecutor(model, "float16")(x), logits)
 
 
+def test_every_copy_of_an_image_has_the_same_logits(one):  # noqa: F811
+    """To the last bit, time after time: what a race spoils it spoils now here, now there."""
+    on_gpu = hasattr(one.current().arrays, "cuda")
+    model = random_model("levit_256" if on_gpu else "levit_digits", backend="reference")
+    copies, executor = 256 if on_gpu else 3, CudaExecutor(model, "float16")
+    x = np.tile(random_images(model, 2), (copies, 1, 1, 1)).astype(np.float32)
+    expected = np.tile(executor(x)[:2], (copies, 1))
+    for _ in range(20 if on_gpu else 1):
+        np.testing.assert_array_equal(executor(x), expected)
+
+
 def test_the_two_heads_apart(model):
     x = random_images(model, 2)
     apart = CudaExecutor(model, "float32", apart=True)(x)
