@@ -150,8 +150,8 @@ class Linear:
 
     def emit(self, program):
         rows, x = program.batch * self.tokens, program.read(self.source)
-        tile = self.lowering.tile_for(rows, self.outputs)
-        grid, kernel = (cover(rows, tile.rows), cover(self.outputs, tile.columns)), self.lowering.kernel
+        tile, kernel = self.lowering.tile_for(rows, self.outputs), self.lowering.kernel
+        grid = cover(rows, tile.rows), cover(self.outputs, tile.columns)
         if self.target == "logits":
             yield call(kernel("linear", "linear_floats", *tile.defines), grid, (tile.threads,),
                        (x, self.weight, self.bias, program.logits, rows, self.classes, self.inputs), tile.shared)
@@ -164,8 +164,7 @@ class Linear:
                         cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1,
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
-            cut = cut_for(rows, self.outputs, self.inputs, self.lowering.element,
-                          device.tiles(self.lowering.element), self.residual)
+            cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element, self.residual)
             yield call(kernel("linear", "linear", *cut.tile.defines), cut.grid, (cut.tile.threads,),
                        (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
                         self.inputs, self.outputs, self.activation, cut.across), cut.shared)

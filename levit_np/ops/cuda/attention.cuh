@@ -122,10 +122,6 @@ INLINE float row_maximum(float x) {
   x = fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 1));
   return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));
 }
-INLINE float row_sum(float x) {
-  x += __shfl_xor_sync(EVERY_LANE, x, 1);
-  return x + __shfl_xor_sync(EVERY_LANE, x, 2);
-}
 
 // sums[16 rows][SIZE] · factor to where a row's numbers begin, to + n · stride; of the rows from `row` on, those before
 // `rows`.

@@ -84,9 +84,8 @@ class Cut(NamedTuple):
     across: int
 
 
-def cut_for(rows: int, columns: int, terms: int, element: str, tiles: tuple, residual: bool = False) -> Cut:
-    """A block keeps its rows while the columns pass by where two such blocks fit on a processor and there are many."""
-    tile = tile_for(rows, columns, tiles)
+def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, residual: bool = False) -> Cut:
+    """tile: tile_for's.  A block keeps its rows while the columns pass by where two such blocks fit on a processor and there are many."""
     down, across = cover(rows, tile.rows), cover(columns, tile.columns)
     shared = (cover(terms * SIZES[element], K_BYTES) * tile.rows + tile.stages * tile.columns) * K_BYTES
     if tile == BROAD and not residual and across > 1 and shared <= SHARED_FOR_TWO and down >= 4 * PROCESSORS:

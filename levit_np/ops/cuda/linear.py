@@ -2,7 +2,7 @@
 gradients are float32 again."""
 
 from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded, tiles
-from .geometry import cover, cut_for, parts_for, whole
+from .geometry import cover, cut_for, parts_for, tile_for, whole
 from .reduction import sum_columns, sum_parts
 
 
@@ -21,7 +21,7 @@ def linear(x, w, b=None):
 def product(x, w, bias, y, outputs, element):
     """y (rows, whole chunks) = x wᵀ + bias, of arrays as the kernels take them."""
     rows, channels = len(y), w.shape[-1]
-    cut = cut_for(rows, outputs, channels, element, tiles(element))
+    cut = cut_for(tile_for(rows, outputs, tiles(element)), rows, outputs, channels, element)
     launch(Kernel("linear", "linear", element, cut.tile.defines), cut.grid, (cut.tile.threads,),
            (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0, cut.across), cut.shared)
 

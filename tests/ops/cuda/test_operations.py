@@ -116,8 +116,8 @@ def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
     monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
     monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
     monkeypatch.setattr(geometry, "PROCESSORS", 1)  # for which a block has several tiles of columns
-    cut = geometry.cut_for(513, 392, 200, "float16", geometry.tiles_of("float16", True))
-    assert (cut.across > 1) == (tile.columns == 128)
+    assert geometry.tile_for(513, 392, geometry.tiles_of("float16", True)) == tile
+    assert (geometry.cut_for(tile, 513, 392, 200, "float16").across > 1) == (tile.columns == 128)
     for rows, channels, outputs in ((131, 72, 136), (1, 64, 8), (257, 456, 40), (513, 200, 392)):
         x, (w, b) = put(draw(rows, channels), kind), (put(draw(outputs, *n), "float32") for n in ((channels,), ()))
         close(ops.linear(x, w, b), reference.linear(exact(x), exact(w), exact(b)), bar, kind)
