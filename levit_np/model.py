@@ -53,14 +53,15 @@ class LeViT(Layer):
         self._name_layers()
 
     def _name_layers(self):
-        for name, layer in self.walk():
+        self._named = tuple(self.walk())  # once: a step of training goes through it several times
+        for name, layer in self._named:
             layer.name = name or self.config.name
         for residual in self._residuals():
             # A callable, so that restoring `model.random` reaches every residual.
             residual.generator = lambda: self.random
 
-    def _residuals(self):
-        return [branch for stage in self.stages for block in (stage.downsample, *stage.blocks) if block
+    def _residuals(self, stages=None):
+        return [branch for stage in stages or self.stages for block in (stage.downsample, *stage.blocks) if block
                 for branch in (block.attention, block.mlp) if isinstance(branch, Residual)]
 
     def __call__(self, x):
@@ -138,6 +139,11 @@ class LeViT(Layer):
         for residual in self._residuals():
             residual.rate = rate
 
+    def dropping(self) -> list:
+        """The residual branches that draw a mask in training, in the order in which they do."""
+        trained = [stage for stage, mode in zip(self.stages, self._modes(True)[1:]) if mode is True]
+        return [residual for residual in self._residuals(trained) if residual.rate] if trained else []
+
     def _modes(self, training):
         """How the stem and each stage are run: a frozen part behind one that trains must let gradients through; a
         frozen part with nothing before it that trains saves nothing."""
@@ -153,7 +159,7 @@ class LeViT(Layer):
     def trained(self) -> dict:
         """{name: array} of what training changes by its gradient: every parameter outside the frozen parts."""
         still = {id(layer) for part in self.frozen for top in self.parts()[part] for _, layer in top.walk()}
-        return {f"{name}.{key}": getattr(layer, key) for name, layer in self.walk() if id(layer) not in still
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named if id(layer) not in still
                 for key, spec in layer.specs.items() if spec.trainable}
 
     def _embeddings(self):
@@ -174,15 +180,15 @@ class LeViT(Layer):
 
     def specs_by_name(self) -> dict:
         """{name: Parameter} of every array: its shape, its initial value, whether it is trained."""
-        return {f"{name}.{key}": spec for name, layer in self.walk() for key, spec in layer.specs.items()}
+        return {f"{name}.{key}": spec for name, layer in self._named for key, spec in layer.specs.items()}
 
     def state(self) -> dict:
         """{name: array}: parameters and BN statistics, by attribute path."""
-        return {f"{name}.{key}": getattr(layer, key) for name, layer in self.walk() for key in layer.specs}
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named for key in layer.specs}
 
     def set_state(self, state: dict) -> None:
         """Takes every array of `state`, which must name all of them in their shapes; raises LevitError otherwise."""
-        for name, layer in self.walk():
+        for name, layer in self._named:
             for key, spec in layer.specs.items():
                 array = state.get(f"{name}.{key}")
                 if array is None or array.shape != spec.shape:
@@ -193,13 +199,13 @@ class LeViT(Layer):
     def gradients(self) -> dict:
         """{name: array}, of each parameter that is trained; zeros where nothing has accumulated."""
         trained = self.trained()
-        found = {f"{name}.{key}": gradient for name, layer in self.walk()
+        found = {f"{name}.{key}": gradient for name, layer in self._named
                  for key, gradient in layer.accumulated.items()}
         return {name: found[name] if name in found else self.ops.zeros_like(array) for name, array in trained.items()}
 
     def zero_gradients(self) -> None:
         """Forgets what has accumulated, before the next backward."""
-        for _, layer in self.walk():
+        for _, layer in self._named:
             layer.accumulated.clear()
 
     def features(self, x) -> dict:

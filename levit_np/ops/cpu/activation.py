@@ -34,10 +34,10 @@ def _alike(dy, x):
 def each(function, x, *before):
     """function(*before, x), laid out in memory as x is."""
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))  # the same order of axes, without gaps
-    y = empty(*(x.shape[axis] for axis in order)).transpose(np.argsort(order))
-    addresses = [_laid_out_as(y, array) for array in (*before, x)]
+    y = empty(*(x.shape[axis] for axis in order)).transpose([order.index(axis) for axis in range(x.ndim)])
+    arrays = [_laid_out_as(y, array) for array in (*before, x)]
     run((Kind.EACH, {Each.FUNCTION: function, Each.COUNT: x.size, Each.PAST: past_caches(y),
-                     **{Each.A + i: a.ctypes.data for i, a in enumerate((*addresses, y))}}))
+                     **dict(enumerate((*arrays, y), Each.A))}))
     return y
 
 

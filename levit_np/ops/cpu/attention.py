@@ -1,9 +1,11 @@
 """Attention and what feeds it, one head of one image at a time; scores and their gradients stay in the cache."""
 
+from itertools import accumulate
+
 import numpy as np
 
 from .. import reference
-from .running import fits, run, scratch, whole
+from .running import address, bits, fits, run, scratch, whole
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
 
@@ -49,8 +51,7 @@ def _agree(q, k, v):
 def _side_by_side(batch, tokens, heads, *sizes):
     """Arrays (B, heads, N, size), sizes padded for the kernels, that lie as split_heads takes them out of one."""
     wide = [whole(size) for size in sizes]
-    together = np.empty((batch, tokens, heads, sum(wide)), np.float32).transpose(0, 2, 1, 3)
-    return np.split(together, np.cumsum(wide)[:-1], -1)
+    return reference.split_heads(np.empty((batch, tokens, heads * sum(wide)), np.float32), heads, wide)
 
 
 def _sizes(q, k, v):
@@ -63,14 +64,13 @@ def _sizes(q, k, v):
 
 def _run(kind, arrays, bias, probabilities, scale, size):
     arrays = [a if a.strides[-1] == 4 else np.ascontiguousarray(a) for a in arrays]
-    views = np.array([(a.ctypes.data, *a.strides[:3]) for a in arrays], np.int64)
+    views = np.array([(address(a), *a.strides[:3]) for a in arrays], np.int64)
     batch, heads, queries, key = arrays[0].shape
-    address, size = scratch(size)
+    memory, size = scratch(size)
     run((kind, {
         A.IMAGES: batch, A.HEADS: heads, A.QUERIES: queries, A.KEYS: arrays[1].shape[2], A.KEY: key,
-        A.VALUE: arrays[2].shape[3], A.VIEWS: views.ctypes.data, A.BIAS: 0 if bias is None else bias.ctypes.data,
-        A.PROBABILITIES: probabilities.ctypes.data, A.SCALE: np.float64(scale).view(np.int64), A.SCRATCH: address,
-        A.SCRATCH_SIZE: size}))
+        A.VALUE: arrays[2].shape[3], A.VIEWS: views, A.BIAS: 0 if bias is None else bias,
+        A.PROBABILITIES: probabilities, A.SCALE: bits(scale), A.SCRATCH: memory, A.SCRATCH_SIZE: size}))
 
 
 def split_heads_backward(parts):
@@ -80,11 +80,11 @@ def split_heads_backward(parts):
     first = parts[0]
     batch, heads, tokens, _ = first.shape
     size = sum(p.shape[-1] for p in parts)
-    ends = np.cumsum([p.shape[-1] for p in parts]) * 4
+    starts = accumulate((4 * p.shape[-1] for p in parts[:-1]), initial=0)
     base = first.base
     together = (
         isinstance(base, np.ndarray) and all(p.base is base and p.dtype == np.float32 for p in parts)
-        and base.shape == (batch, tokens, heads, size) and base.flags.c_contiguous
+        and base.shape == (batch, tokens, heads * size) and base.flags.c_contiguous
         and all(p.strides == (tokens * heads * size * 4, size * 4, heads * size * 4, 4) for p in parts)
-        and [p.ctypes.data for p in parts] == [base.ctypes.data, *(base.ctypes.data + ends[:-1])])
-    return base.reshape(batch, tokens, heads * size) if together else reference.split_heads_backward(parts)
+        and [address(p) for p in parts] == [address(base) + start for start in starts])
+    return base if together else reference.split_heads_backward(parts)

@@ -26,7 +26,7 @@ def convolution(x, w, stride, padding):
     y = empty(len(x), *shape.out, whole(outputs))
     weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
     _run(Kind.CONVOLUTION, shape, weight, {
-        C.Y: y.ctypes.data, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y)})
+        C.Y: y, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y)})
     if whole(outputs) != outputs:
         y = np.ascontiguousarray(y[..., :outputs])
     return y.transpose(0, 3, 1, 2)
@@ -40,14 +40,14 @@ def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     if dy.shape != (len(x), shape.outputs, *shape.out):
         return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
     dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1))
-    y_columns = {C.Y: dy.ctypes.data, C.Y_ROW: shape.outputs * 4}
+    y_columns = {C.Y: dy, C.Y_ROW: shape.outputs * 4}
     return _input(shape, y_columns, w) if input_gradient else None, _weight(shape, y_columns)
 
 
 def _input(shape, y_columns, w):
     weight = np.ascontiguousarray(shape.rows(w))  # (O, terms)
     dx = empty(*shape.x.shape)
-    _run(Kind.CONVOLUTION_INPUT, shape, weight, y_columns | {C.X: dx.ctypes.data})
+    _run(Kind.CONVOLUTION_INPUT, shape, weight, y_columns | {C.X: dx})
     return shape.view(dx)
 
 
@@ -73,7 +73,7 @@ def _weight(shape, y_columns):
     address, size = scratch(shape.unfolded + HEAD + (tiles.gradient_size(pixels, shape.outputs, shape.terms) if amx
                                                      else packed))
     run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {
-        C.C: dw.ctypes.data, C.C_ROW: whole(shape.terms) * 4, C.AMX: amx, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
+        C.C: dw, C.C_ROW: whole(shape.terms) * 4, C.AMX: amx, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
     return shape.weight(dw[:, : shape.terms])
 
 
@@ -99,7 +99,7 @@ class _Shape:
         self.unfolded = self.lines * self.out[1] * whole(self.terms) * 4
         planes, beside = (1, channels) if self.channels_last else (channels, 1)
         self.columns = {
-            C.X: self.x.ctypes.data, C.IMAGES: len(x), C.PLANES: planes, C.CHANNELS: beside, C.HEIGHT: height,
+            C.X: self.x, C.IMAGES: len(x), C.PLANES: planes, C.CHANNELS: beside, C.HEIGHT: height,
             C.WIDTH: width, C.KERNEL: self.kernel, C.STRIDE: stride, C.PADDING: padding, C.OUT_HEIGHT: self.out[0],
             C.OUT_WIDTH: self.out[1], C.LINES: self.lines, C.OUTPUTS: self.outputs}
 

@@ -161,13 +161,14 @@ class Library:
         self._memory, address = machine_code.loaded(*_code(part, instructions))
         kind = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 7)
         self._run, self._nothing = kind(address), ctypes.create_string_buffer(64)
+        self._result = ctypes.addressof(self._nothing)
         self._give_way = ctypes.cast(_give_way(), ctypes.c_void_p).value
 
     def run(self, program: int, first: int, last: int, thread: int, threads: int, counter: int) -> None:
         """Steps first to last of the program at that address, as one of `threads` threads that all make this call;
         counter: the address of an int64 that starts at 0."""
-        nothing = ctypes.addressof(self._nothing)
-        status = self._run(nothing, nothing + 8, program, first, last, thread, threads, counter, self._give_way)
+        status = self._run(self._result, self._result + 8, program, first, last, thread, threads, counter,
+                           self._give_way)
         assert status == 0, "no kernel raises"
 
 

@@ -37,8 +37,8 @@ def packed_size(terms: int, outputs: int) -> int:
 def pack(b, terms, outputs, transposed, target):
     """The step that packs the contiguous array b at address `target`."""
     p = step.Pack
-    return Kind.PACK, {p.SOURCE: b.ctypes.data, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
-                       p.TRANSPOSED: transposed, p.TARGET: target, p.ONE: ONE.ctypes.data}
+    return Kind.PACK, {p.SOURCE: b, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
+                       p.TRANSPOSED: transposed, p.TARGET: target, p.ONE: ONE}
 
 
 def _product(x, w, transposed):
@@ -46,15 +46,15 @@ def _product(x, w, transposed):
     terms, outputs = w.shape[::-1] if transposed else w.shape
     rows, p = x.size // terms, step.Product
     y = empty(*x.shape[:-1], whole(outputs))
-    columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x.ctypes.data, p.LDA: terms * 4,
-               p.C: y.ctypes.data, p.LDC: whole(outputs) * 4}
+    columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x, p.LDA: terms * 4, p.C: y,
+               p.LDC: whole(outputs) * 4}
     if tiles.suit(rows, terms, outputs):
         block = tiles.block_rows(rows, terms, outputs)
         few, own = rows <= block, tiles.scratch_size(block, terms, outputs)
         address, size = scratch(own + (0 if few else tiles.packed_size(terms, outputs)))
         product = Kind.AMX_PRODUCT, columns | {
             p.B: 0 if few else address + own, p.BLOCK: block, p.PAST: past_caches(y), p.SCRATCH: address,
-            p.SCRATCH_SIZE: size, p.SOURCE: w.ctypes.data, p.SOURCE_ROW: w.shape[1] * 4, p.TRANSPOSED: transposed}
+            p.SCRATCH_SIZE: size, p.SOURCE: w, p.SOURCE_ROW: w.shape[1] * 4, p.TRANSPOSED: transposed}
         before = () if few else (tiles.pack(w, terms, outputs, transposed, address + own, address, size),)
         run(*before, product)
     else:
@@ -68,8 +68,8 @@ def _gradient(dy, x):
     """dyᵀ x of two matrices."""
     terms, outputs, channels = len(dy), dy.shape[1], x.shape[1]
     dw, g = np.empty((outputs, whole(channels)), np.float32), step.Gradient
-    columns = {g.TERMS: terms, g.A: dy.ctypes.data, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x.ctypes.data,
-               g.B_ROW: channels * 4, g.B_COLUMNS: channels, g.C: dw.ctypes.data, g.C_ROW: whole(channels) * 4}
+    columns = {g.TERMS: terms, g.A: dy, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x, g.B_ROW: channels * 4,
+               g.B_COLUMNS: channels, g.C: dw, g.C_ROW: whole(channels) * 4}
     if tiles.suit(outputs, terms, channels) and channels % WHOLE == 0:
         kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
         address, size = scratch(tiles.gradient_size(block, outputs, channels))

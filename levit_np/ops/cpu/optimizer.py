@@ -1,7 +1,5 @@
 """AdamW in one pass over a parameter, or over all of them in one call."""
 
-from functools import lru_cache
-
 import numpy as np
 
 from .. import reference
@@ -20,7 +18,7 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
         return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
     arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # which would make an array of a number
     new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
-    run(_step(arrays, new, _constants(step, rate, tuple(betas), eps, decay)))
+    run(_step(*arrays, new, _constants(step, rate, betas, eps, decay)))
     if out is None or new is out:
         return tuple(new)
     for array, values in zip(out, new, strict=True):
@@ -33,26 +31,23 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
     """clip_adaptively, unless clip is None or 0, and adamw, of lists of arrays: parameters and moments in place.
 
     scale: what the gradients are multiplied by first; they may be overwritten."""
-    steps, kept = [], []  # what the steps point at
+    steps, constants = [], {decay: _constants(step, rate, betas, eps, decay) for decay in set(decays)}
     for parameter, gradient, m, v, decay in zip(parameters, gradients, first, second, decays, strict=True):
         gradient, new = reference.scaled_and_clipped(gradient, parameter, clip, scale), (parameter, m, v)
         if fits(gradient) and gradient.shape == parameter.shape and _takes(new, parameter):
-            gradient, constants = np.ascontiguousarray(gradient), _constants(step, rate, tuple(betas), eps, decay)
-            kept.append((gradient, constants))
-            steps.append(_step((parameter, gradient, m, v), new, constants))
+            steps.append(_step(parameter, np.ascontiguousarray(gradient), m, v, new, constants[decay]))
         else:
             reference.adamw(parameter, gradient, m, v, step, rate, betas, eps, decay, out=new)
     if steps:
         run(*steps)
 
 
-def _step(arrays, new, constants):
+def _step(parameter, gradient, first, second, new, constants):
     """One update.  The kernel reads a number before it writes its successor, so that `new` may be the inputs."""
-    return Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: arrays[0].size,
-                       **{Each.A + i: a.ctypes.data for i, a in enumerate((*arrays, *new, constants))}}
+    arrays = parameter, gradient, first, second, *new, constants
+    return Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: parameter.size, **dict(enumerate(arrays, Each.A))}
 
 
-@lru_cache(4)  # the same for some hundred parameters
 def _constants(step, rate, betas, eps, decay):
     return np.array([1 - rate * decay, rate / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
                      1 / (1 - betas[1] ** step), eps], np.float32)

@@ -53,5 +53,5 @@ def packed_size(terms: int, outputs: int) -> int:
 def pack(b, terms, outputs, transposed, target, scratch, size):
     """The step that splits the contiguous array b into address `target`; scratch, size: a thread's."""
     p = step.Pack
-    return Kind.AMX_PACK, {p.SOURCE: b.ctypes.data, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
+    return Kind.AMX_PACK, {p.SOURCE: b, p.ROW: b.shape[-1] * 4, p.TERMS: terms, p.OUTPUTS: outputs,
                            p.TRANSPOSED: transposed, p.TARGET: target, p.SCRATCH: scratch, p.SCRATCH_SIZE: size}

@@ -13,6 +13,7 @@ from .convolution_kernels import convolution_kernels
 from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
 from .normalization_kernels import normalization_kernels
+from .normalization_scalars import normalization_scalars
 from .product_kernels import product_kernels
 from .routines import routines
 
@@ -35,6 +36,7 @@ def training_kernels(instructions):
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products, on_tiles)
     channel_sums, normalization, normalization_backward = normalization_kernels(lanes, jit, call, share)
+    moments, scales, through = normalization_scalars(jit, share)
     attention, attention_backward = attention_kernels(jit, call, share, products)
     hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
     hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
@@ -70,9 +72,9 @@ def training_kernels(instructions):
         elif function == SILU_BACKWARD:
             silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
 
-    PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
-        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, AMX_GRADIENT = (
-            int(kind) for kind in step.Kind)
+    PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
+        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, \
+        AMX_GRADIENT = (int(kind) for kind in step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -95,12 +97,18 @@ def training_kernels(instructions):
                 amx_gradient(s, thread, threads)
             elif kind == EACH:
                 each(s, thread, threads)
-            elif kind == STATISTICS:
+            elif kind == SUMS:
                 channel_sums(s, thread, threads, False)
-            elif kind == BACKWARD_SUMS:
-                channel_sums(s, thread, threads, True)
+            elif kind == MOMENTS:
+                moments(s, thread, threads)
+            elif kind == SCALES:
+                scales(s, thread, threads)
             elif kind == NORMALIZE:
                 normalization(s, thread, threads)
+            elif kind == BACKWARD_SUMS:
+                channel_sums(s, thread, threads, True)
+            elif kind == THROUGH:
+                through(s, thread, threads)
             elif kind == NORMALIZE_BACKWARD:
                 normalization_backward(s, thread, threads)
             elif kind == CONVOLUTION:

@@ -12,9 +12,9 @@ AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split:
 
 
 class Kind(IntEnum):
-    PACK, PRODUCT, GRADIENT, EACH, STATISTICS, NORMALIZE, BACKWARD_SUMS, NORMALIZE_BACKWARD, CONVOLUTION, \
-        CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, \
-        AMX_GRADIENT = range(16)
+    PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
+        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, \
+        AMX_GRADIENT = range(19)
 
 
 class Product(IntEnum):
@@ -51,10 +51,14 @@ class Function(IntEnum):
 
 
 class Normalization(IntEnum):
-    """ROWS × CHANNELS numbers x; arrays of a number a channel: MEAN, and what the kind calls A to D.  With Hardswish
-    behind it, forward is ACTIVATED, and backward has a D, the shift, and for its sums an A, the scale."""
+    """All steps of a BN: two passes over ROWS × WIDTH numbers x, and before and between them what those need, which
+    stands in SCRATCH (normalization_scalars.py).  A row is BESIDE times the channels.
 
-    ROWS, CHANNELS, DY, X, OUT, PAST, MEAN, A, B, C, D, ACTIVATED, TOTALS = range(1, 14)
+    MEAN to DBETA: a number a channel.  ACTIVATED: Hardswish comes behind.  EPS, SHARE: a float64's bits, the second
+    what of dbeta and dgamma flows through mean and variance: 1 / count, or 0 where these are constants."""
+
+    ROWS, WIDTH, BESIDE, X, DY, OUT, PAST, ACTIVATED, MEAN, VARIANCE, GAMMA, BETA, DGAMMA, DBETA, EPS, SHARE, \
+        SCRATCH = range(1, 18)
 
 
 class Convolution(IntEnum):

@@ -1,0 +1,101 @@
+"""What BN works out for each channel, before and between its passes over the rows: steps of few numbers.
+
+It stands in a step's scratch, for each column of a row: two float64 totals, then as float32 the centre that is taken
+off x, the scale and the shift, and what flows back through mean and variance."""
+
+from math import sqrt
+
+from numba import types
+
+from . import training_step as step
+from .intrinsics import as_float, get, get_float, set_float
+
+BYTES = 2 * 8 + 5 * 4  # of scratch a column
+
+
+def places(jit):
+    """(totals, array): where the two totals of a step's columns stand, and the n-th array: centre, scale, shift, first,
+    second."""
+    N_WIDTH, N_SCRATCH = int(step.Normalization.WIDTH), int(step.Normalization.SCRATCH)
+
+    @jit
+    def totals(s):
+        return get(s, N_SCRATCH), get(s, N_SCRATCH) + 8 * get(s, N_WIDTH)
+
+    @jit
+    def array(s, n):
+        return get(s, N_SCRATCH) + (16 + 4 * n) * get(s, N_WIDTH)
+
+    return totals, array
+
+
+def normalization_scalars(jit, share):
+    """(moments, scales, through): kernels of a step."""
+    N_ROWS, N_WIDTH, N_BESIDE = (int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "BESIDE"))
+    N_MEAN, N_VARIANCE, N_GAMMA, N_BETA, N_DGAMMA, N_DBETA, N_EPS, N_SHARE = (
+        int(step.Normalization[name])
+        for name in ("MEAN", "VARIANCE", "GAMMA", "BETA", "DGAMMA", "DBETA", "EPS", "SHARE"))
+    totals, array = places(jit)
+
+    @jit
+    def number(address, n):
+        return as_float(get(address, n))
+
+    @jit
+    def moments(s, thread, threads):
+        """mean = centre + Σ d / n, variance = Σ d² / n - (Σ d / n)², d = x - centre; of columns of the same channel the
+        mean of both, and what lies between their means."""
+        channels, beside, rows = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), get(s, N_ROWS)
+        (sums, squares), centre = totals(s), array(s, 0)
+        first, last = share(channels, thread, threads)
+        for c in range(first, last):
+            mean = 0.0
+            for j in range(beside):
+                at = c + j * channels
+                mean += (get_float(centre + 4 * at) + number(sums, at) / rows) / beside
+            variance = 0.0
+            for j in range(beside):
+                at = c + j * channels
+                offset = number(sums, at) / rows
+                between = get_float(centre + 4 * at) + offset - mean
+                variance += (max(number(squares, at) / rows - offset * offset, 0.0) + between * between) / beside
+            set_float(get(s, N_MEAN) + 4 * c, types.float32(mean))
+            set_float(get(s, N_VARIANCE) + 4 * c, types.float32(variance))
+
+    @jit
+    def scales(s, thread, threads):
+        """centre = mean, scale = gamma / √(variance + eps), shift = beta."""
+        channels, beside, eps = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), as_float(get(s, N_EPS))
+        centre, scale, shift = array(s, 0), array(s, 1), array(s, 2)
+        first, last = share(channels, thread, threads)
+        for c in range(first, last):
+            mean = get_float(get(s, N_MEAN) + 4 * c)
+            factor = get_float(get(s, N_GAMMA) + 4 * c) / sqrt(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
+            for j in range(beside):
+                at = c + j * channels
+                set_float(centre + 4 * at, mean)
+                set_float(scale + 4 * at, types.float32(factor))
+                if get(s, N_BETA):
+                    set_float(shift + 4 * at, get_float(get(s, N_BETA) + 4 * c))
+
+    @jit
+    def through(s, thread, threads):
+        """dbeta = Σ dy, dgamma = Σ dy d / σ; first = dbeta / n, second = dgamma / σ / n."""
+        channels, beside, eps = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), as_float(get(s, N_EPS))
+        part, (sums, products), one, two = as_float(get(s, N_SHARE)), totals(s), array(s, 3), array(s, 4)
+        first, last = share(channels, thread, threads)
+        for c in range(first, last):
+            dbeta = product = 0.0
+            for j in range(beside):
+                at = c + j * channels
+                dbeta += number(sums, at)
+                product += number(products, at)
+            deviation = 1 / sqrt(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
+            set_float(get(s, N_DGAMMA) + 4 * c, types.float32(product * deviation))
+            set_float(get(s, N_DBETA) + 4 * c, types.float32(dbeta))
+            for j in range(beside):
+                at = c + j * channels
+                set_float(one + 4 * at, types.float32(dbeta * part))
+                set_float(two + 4 * at, types.float32(product * deviation * deviation * part))
+
+    return moments, scales, through
