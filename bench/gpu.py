@@ -21,7 +21,8 @@ EXAMPLE = """examples:
   python bench/gpu.py --dry-run --models levit_256                    what would be measured, and is expected; no GPU
 """
 PARTS = ("limits", "inference", "kernels", "training")
-PEERS = ("eager", "compile", "folded", "folded-sdpa")
+PEERS_OF = {"inference": ("eager", "compile", "folded", "folded-sdpa"), "training": ("eager", "compile", "graphs")}
+PEERS = tuple(dict.fromkeys(PEERS_OF["inference"] + PEERS_OF["training"]))
 MODES = ("max-autotune", "reduce-overhead")
 LARGEST = "largest"
 V100 = {"levit_128s": 12880, "levit_128": 9266, "levit_192": 8601, "levit_256": 6582, "levit_384": 4165}  # the paper's

@@ -7,9 +7,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
-from gpu import LARGEST, V100
+from gpu import LARGEST, PEERS_OF, V100
 from gpu_predictions import work
 from report import commit, result_path
 from runners import random_state, reference_logits
@@ -56,7 +57,7 @@ class Measuring:
         """Whether it stands in the result, with all of the peers, compiled in the same way."""
         found = self.content.get(_key(part, what), {"whole": False})
         return found["whole"] and (part in ("limits", "kernels") or (
-            set(self.chosen.peers) <= set(found["peers"]) and self.chosen.mode == found["mode"]))
+            set(self.chosen.peers) & set(PEERS_OF[part]) <= set(found["peers"]) and self.chosen.mode == found["mode"]))
 
     def take(self, part, what) -> None:
         """rows: what was measured; missing: what could not be, and why; whole: that nothing was left out for time."""
@@ -160,7 +161,7 @@ class Measuring:
         logits = device.to_host(ours())
         self.say(f"    the paper's V100, float16: {V100[name]:,} images/s")
         yield row("ours", self.interleaved({"ours": ours})["ours"], logits, memory=executor.memory)
-        yield from self._beside(ours, ("eager", "compile", "folded", "folded-sdpa"),
+        yield from self._beside(ours, PEERS_OF["inference"],
                                 lambda peers, key: peers.evaluation(key, model.config, state, images, batch, precision,
                                                                       self.chosen.mode),
                                 lambda key, call, times: row(
@@ -240,7 +241,7 @@ class Measuring:
             return found, _line(found)
 
         yield row("ours", self.interleaved({"ours": ours})["ours"])
-        yield from self._beside(ours, ("eager", "compile"),
+        yield from self._beside(ours, PEERS_OF["training"],
                                 lambda peers, key: peers.training(key, model.config, state, images, labels, precision,
                                                                     self.chosen.mode),
                                 lambda key, call, times: row(key, times[key], ours=sorted(times["ours"]),
@@ -251,26 +252,21 @@ def training_step(name, state, images, labels, precision):
     """Ours: forward, label-smoothed cross-entropy on both heads, backward, AdamW of all parameters.
     images: on the GPU."""
     from levit_np.training.recipe import Recipe
-    from levit_np.training.scaling import LossScale
-    from levit_np.training.update import Update
+    from levit_np.training.trainer import Trainer
 
     config, _ = random_state(name)
     model = build(config, "cuda", Classifier)
     model.set_state(state)
-    ops = model.ops
-    update, scale = Update(model, Recipe(clip=0.0)), LossScale(precision)
-    kind = ops.type_of(precision)
-    x, targets = images.astype(kind), ops.targets_of(labels, config.num_classes, 0.1, np.float32)
+    model.precision = precision
+    trainer = Trainer(model, SimpleNamespace(steps=1), Recipe(clip=0.0, average=0.0, drop_path=0.0))
+    x, targets = images.astype(trainer.type), model.ops.targets_of(labels, config.num_classes, 0.1, np.float32)
 
     def call():
         model.zero_gradients()
-        outputs, saved = model.forward(x, training=True)
-        loss = sum(ops.cross_entropy(out, targets) for out in outputs)
-        model.backward([ops.cross_entropy_backward(out, targets) * np.float32(scale.value) for out in outputs], saved,
-                       image_gradient=False)
+        loss, _ = trainer.one_pass(x, targets, share=trainer.scale.value)
         gradients = model.gradients()
-        float(ops.squared_norm(*gradients.values()))  # as the trainer looks whether the step may be taken
-        update(gradients, 1e-4, 1 / scale.value)
+        float(model.ops.squared_norm(*gradients.values()))  # as the trainer looks whether the step may be taken
+        trainer.update(gradients, 1e-4, 1 / trainer.scale.value)
         return loss
 
     return call

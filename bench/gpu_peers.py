@@ -12,8 +12,7 @@ from peers import FoldedLeViT
 
 import levit_np
 
-# A step of training is no one graph.
-TRAINING_MODES = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}
+WITHOUT_GRAPHS = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}
 
 
@@ -70,7 +69,8 @@ def evaluation(key, config, state, images, batch, precision, mode):
 
 
 def training(key, config, state, images, labels, precision, mode):
-    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW."""
+    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW.  key: eager, compile, or graphs, the
+    same with PyTorch's CUDA graphs of forward and backward."""
     set_tf32(precision)
     network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
     network.set_distilled_training(True)
@@ -78,9 +78,9 @@ def training(key, config, state, images, labels, precision, mode):
     y = torch.from_numpy(labels).to("cuda")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.025, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
-    if key == "compile":
+    if key != "eager":
         torch._dynamo.reset()
-        network = torch.compile(network, mode=TRAINING_MODES[mode], dynamic=False)
+        network = torch.compile(network, mode=mode if key == "graphs" else WITHOUT_GRAPHS[mode], dynamic=False)
 
     def call():
         optimizer.zero_grad(set_to_none=True)

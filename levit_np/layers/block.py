@@ -84,6 +84,7 @@ class Residual(Layer):
     def __init__(self, ops, branch, rate):
         super().__init__(ops)
         self.branch, self.rate, self.generator = branch, rate, None
+        self.mask = None  # the next one, where it is not drawn here (training.recorded)
 
     def walk(self, name=""):
         yield from self.branch.walk(name)
@@ -92,9 +93,12 @@ class Residual(Layer):
         h, branch = self.branch.forward(x, training)
         mask = None
         if training is True and self.rate:
-            mask = self.ops.drop_path_mask(self.generator(), len(x), self.rate, x.dtype)
+            mask = self.draw(len(x), x.dtype) if self.mask is None else self.mask
             h = h * mask
         return x + h, SavedResidual(branch, mask) if training else None
+
+    def draw(self, batch, dtype):
+        return self.ops.drop_path_mask(self.generator(), batch, self.rate, dtype)
 
     def backward(self, dy, saved):
         dh = dy if saved.mask is None else dy * saved.mask

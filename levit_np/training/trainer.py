@@ -12,6 +12,7 @@ from .average import Average
 from .objective import objective
 from .ranks import SingleRank
 from .recipe import Recipe
+from .recorded import RecordedPass
 from .scaling import LossScale
 from .schedule import learning_rate
 from .update import Update
@@ -61,6 +62,8 @@ class Trainer:
         self.update = Update(model, recipe)
         self.average = Average(model, recipe.average) if recipe.average else None
         self.reduction = self.ranks.reduction(model)
+        repeats = self.ranks.size == 1 and recipe.accumulation == 1  # nothing but the arrays' contents changes
+        self.one_pass = RecordedPass(model, self.passed) if repeats and hasattr(model.ops, "captured") else self.passed
         self.epoch, self.batch = 0, 0  # what comes next
         self.totals = {"loss": 0.0, "correct": 0, "images": 0}  # of this epoch, on this rank
 
@@ -98,26 +101,34 @@ class Trainer:
                 share = len(batch.images) / images
                 x, targets = (model.ops.asarray(array.astype(model.dtype, copy=False))
                               for array in (batch.images, batch.targets))
-                outputs, saved = model.forward(x.astype(self.type, copy=False), training=True)       # forward
-                value, doutputs = self.loss(outputs, targets, batch)                                 # loss
-                loss, correct = loss + share * float(value), correct + _correct(outputs, targets)
+                logits = (self.logits(batch),) if self.teacher else ()
                 with self.reduction if number == len(batches) else nullcontext():
                     # The ranks' gradients are summed: each is of a rank's share of the mean loss.
-                    doutputs = _scaled(doutputs, share * self.scale.value / self.ranks.size)
-                    model.backward(doutputs, saved, image_gradient=False)                            # backward
-                del outputs, doutputs, saved
+                    value, right = self.one_pass(x.astype(self.type, copy=False), targets, *logits,
+                                                 share=share * self.scale.value / self.ranks.size)
+                loss, correct = loss + share * float(value), correct + int(right)
             gradients = model.gradients()
-            if self.finite(loss, gradients, batches):                                                # check
-                self.update(gradients, rate, 1 / self.scale.value)                                   # clip, update
+            if self.finite(loss, gradients, batches):                        # check
+                self.update(gradients, rate, 1 / self.scale.value)           # clip, update
                 self.scale.fitted()
                 if self.average:
-                    self.average.update(model)                                                       # average
+                    self.average.update(model)                               # average
         return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
 
-    def loss(self, outputs, targets, batch):
-        """-> the loss of a batch, and its gradient to each head's logits."""
-        logits = self.teacher and self.model.ops.asarray(np.asarray(self.teacher(batch), self.model.dtype))
+    def passed(self, x, targets, logits=None, *, share):
+        """-> the loss of some images, and how many of them are right; `share` times its gradient accumulates."""
+        outputs, saved = self.model.forward(x, training=True)                                   # forward
+        loss, doutputs = self.loss(outputs, targets, logits)                                    # loss
+        self.model.backward(_scaled(doutputs, share), saved, image_gradient=False)              # backward
+        return loss, _correct(outputs, targets)
+
+    def loss(self, outputs, targets, logits):
+        """-> the loss, and its gradient to each head's logits; logits: the teacher's, or None."""
         return objective(self.model.ops, self.recipe, outputs, targets, logits)
+
+    def logits(self, batch):
+        """The teacher's (B, classes)."""
+        return self.model.ops.asarray(np.asarray(self.teacher(batch), self.model.dtype))
 
     def finite(self, loss, gradients, batches) -> bool:
         """Whether the step may be taken.  Raises TrainingError, on every rank, where the loss of one is not finite, or
@@ -183,10 +194,10 @@ class Trainer:
             self.average.model.set_state(parts["average"])
 
 
-def _correct(outputs, targets) -> int:
+def _correct(outputs, targets):
     """How many of the images the heads together, or the only head, give the class of the largest target."""
     logits = sum(outputs) if isinstance(outputs, tuple) else outputs
-    return int((logits.argmax(-1) == targets.argmax(-1)).sum())
+    return (logits.argmax(-1) == targets.argmax(-1)).sum()
 
 
 def _scaled(doutputs, share):

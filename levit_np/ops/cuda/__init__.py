@@ -10,7 +10,7 @@ The type of the activations decides the precision: parameters, statistics and gr
 from .activation import *  # noqa: F401,F403
 from .attention import *  # noqa: F401,F403
 from .convolution import *  # noqa: F401,F403
-from .device import asarray, to_host, type_of, zeros, zeros_like  # noqa: F401
+from .device import asarray, captured, to_host, type_of, zeros, zeros_like  # noqa: F401
 from .linear import *  # noqa: F401,F403
 from .loss import *  # noqa: F401,F403
 from .normalization import *  # noqa: F401,F403

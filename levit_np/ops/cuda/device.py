@@ -152,6 +152,27 @@ class CupyDevice:
             graph = stream.end_capture()
         return graph.launch
 
+    def captured(self, function):
+        """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays: a
+        CUDA graph.  function() itself is called once, now, and nothing that it launches is run yet; it must wait for
+        nothing, read nothing of the host's, and have been called before, so that nothing is compiled."""
+        pool, stream = self.arrays.cuda.MemoryPool(), self.arrays.cuda.Stream(non_blocking=True)
+        self.finish()
+        self.free()  # what the calls before have needed, the graph will need beside them
+        # Of a pool that nothing else uses: what is freed in between, the graph uses again, and nobody may meanwhile.
+        with stream, self.arrays.cuda.using_allocator(pool.malloc):
+            stream.begin_capture()
+            try:
+                result = function()
+            finally:
+                graph = stream.end_capture()
+
+        def replay(pool=pool):
+            graph.launch()
+            return result
+
+        return replay
+
     def copy(self, target, values) -> None:
         """Writes an array of the host, or of the GPU, into one of the GPU, of the same shape."""
         if isinstance(values, np.ndarray):
@@ -172,6 +193,11 @@ class CupyDevice:
     def free(self) -> None:
         """Gives the memory back that CuPy keeps for later."""
         self.arrays.get_default_memory_pool().free_all_blocks()
+
+
+def captured(function):
+    """See CupyDevice.captured."""
+    return current().captured(function)
 
 
 def use(device) -> None:

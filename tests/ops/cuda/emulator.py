@@ -38,6 +38,23 @@ class DeviceArray(np.ndarray):
         same_device((value,))
         super().__setitem__(key, value)
 
+    def item(self, *place):
+        """A number for the host, which has to wait for it; so have float, int and bool."""
+        not_recording("a number for the host")
+        return self.view(np.ndarray).item(*place)
+
+    __float__ = __int__ = __bool__ = None  # see below
+
+
+for name, kind in (("__float__", float), ("__int__", int), ("__bool__", bool)):
+    setattr(DeviceArray, name, lambda self, kind=kind: kind(self.item()))
+
+
+def not_recording(what):
+    """A CUDA graph has no place for what goes to or comes from the host."""
+    if Arrays.recording:
+        raise RuntimeError(f"{what} in what is recorded")
+
 
 def same_device(values):
     for value in values:
@@ -67,6 +84,7 @@ class Arrays:
     """The part of CuPy that the backend uses.  What is empty is NaN."""
 
     float32, float16, ndarray = np.float32, np.float16, DeviceArray
+    recording = False
 
     @staticmethod
     def empty(shape, dtype):
@@ -84,10 +102,13 @@ class Arrays:
 
     @staticmethod
     def asarray(x, dtype=None):
+        if not isinstance(x, DeviceArray):
+            not_recording("an array of the host")
         return on_device(np.array(x, dtype))
 
     @staticmethod
     def asnumpy(x):
+        not_recording("an array for the host")
         return np.array(x)
 
     @staticmethod
@@ -119,14 +140,14 @@ def parameters(kernel_source, name):
 
 
 class Emulator:
-    """order: 0 or 1, which threads run first.  `launches` counts them, by kernel."""
+    """order: 0 or 1, which threads run first.  `launches` counts them, by kernel; `captures` what was recorded."""
 
     OutOfMemory = MemoryError
 
     def __init__(self, folder, order=0, edit=None, capability=80):
         self.capability, self.arrays, self.folder, self.order, self.edit, self.launches = (
             capability, Arrays(), Path(folder), order, edit, {})
-        self._functions = {}
+        self._functions, self.captures = {}, 0
 
     def function(self, kernel):
         """The compiled launcher of a kernel; `edit` may change the source before, to plant a bug."""
@@ -152,6 +173,23 @@ class Emulator:
 
     def recorded(self, calls):
         return lambda: [self.launch(call) for call in calls] and None
+
+    def captured(self, function):
+        """Computed anew each time, in the memory of the first."""
+        first, self.captures = [], self.captures + 1
+
+        def replay():
+            Arrays.recording = True
+            try:
+                found = [on_device(np.array(plain(value))) for value in function()]
+            finally:
+                Arrays.recording = False
+            first.extend(found[len(first) :])
+            for own, value in zip(first, found, strict=True):
+                own[...] = value
+            return tuple(first)
+
+        return replay
 
     def copy(self, target, values):
         target[...] = self.arrays.asarray(values)

@@ -1,11 +1,14 @@
 """Training on the GPU's backend, emulated: a network's gradients against the float64 textbook, steps, loss scaling."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import levit_np
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
+from levit_np.ops.cuda import device
 from levit_np.training.recipe import Recipe
 from levit_np.training.scaling import LONG, LossScale
 from levit_np.training.trainer import Trainer
@@ -115,6 +118,81 @@ def test_a_training_goes_on_where_it_was():
     for key, value in whole.model.state().items():
         np.testing.assert_array_equal(exact(second.model.state()[key]), exact(value), err_msg=key)
     assert (second.scale.value, second.scale.quiet) == (whole.scale.value, whole.scale.quiet)
+
+
+def two_epochs(trainer):
+    """-> what tells one training from another, to the last bit."""
+    found = []
+    while trainer.epoch < 2:
+        found += [(step.loss, step.correct) for step in trainer.train_epoch()]
+        trainer.next_epoch()
+    arrays, _ = trainer.state()
+    return found, arrays, trainer.model.random.bit_generator.state
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """[what was recorded], and under `refuse` the error of a GPU that records nothing."""
+    recorded, found = device.current().captured, type("Captures", (list,), {"refuse": None})()
+
+    def captured(function):
+        if found.refuse:
+            raise found.refuse
+        found.append(function)
+        return recorded(function)
+
+    monkeypatch.setattr(device.current(), "captured", captured)
+    return found
+
+
+def trainer_of(precision, recipe=RECIPE, **more):
+    return Trainer(small("cuda", precision), MemoryLoader(steps=4), recipe, **more)
+
+
+@pytest.mark.parametrize("precision, drop, teacher", [("float32", 0.0, True), ("float16", 0.3, False)])
+def test_a_recorded_step_is_the_same(precision, drop, teacher, captures):
+    """To the last bit; with drop path too, whose masks are not the same in each step.  Recorded once, in the second."""
+    recipe = replace(RECIPE, drop_path=drop, distillation="soft")
+    more = {"teacher": lambda batch: 3 * batch.targets} if teacher else {}
+    plain, recorded = trainer_of(precision, recipe, **more), trainer_of(precision, recipe, **more)
+    plain.one_pass = plain.passed
+    expected, found = two_epochs(plain), two_epochs(recorded)
+    assert len(captures) == 1
+    np.testing.assert_equal(found, expected)
+
+
+def test_a_step_is_recorded_anew_where_it_has_become_another(captures):
+    """For another batch, another loss scale, and weights or statistics that stand elsewhere."""
+    plain, recorded = trainer_of("float16"), trainer_of("float16")
+    plain.one_pass = plain.passed
+    images = [6, 6, 6, 4, 4, 4, 4, 4, 4, 4, 4]  # a batch
+    for number, size in enumerate(images):
+        batch = plain.loader.batch_at(0, number)
+        batch = batch._replace(images=batch.images[:size], targets=batch.targets[:size])
+        for trainer in (plain, recorded):
+            if number == 5:
+                trainer.scale.value /= 2
+            if number == 8:
+                trainer.model.set_state({name: array.copy() for name, array in trainer.model.state().items()})
+            if number == 10:
+                bn = trainer.model.stem.convolutions[0].bn
+                bn.variance = 2 * bn.variance
+        assert plain.step([batch]) == recorded.step([batch])
+        assert len(captures) == [0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5][number]
+    np.testing.assert_equal(recorded.state(), plain.state())
+
+
+def test_a_gpu_that_records_nothing_trains_the_same(captures, capsys):
+    plain, refused = trainer_of("float32"), trainer_of("float32")
+    plain.one_pass, captures.refuse = plain.passed, MemoryError("no room")
+    np.testing.assert_equal(two_epochs(refused), two_epochs(plain))
+    assert capsys.readouterr().err == ("levit_np: training launches its kernels one by one (MemoryError: no room)\n")
+
+
+def test_several_batches_a_step_are_not_recorded(captures):
+    """Their gradients add up, which a recorded step's do not."""
+    two_epochs(trainer_of("float32", replace(RECIPE, accumulation=2)))
+    assert not captures
 
 
 def test_an_overflow_leaves_the_step_out_and_halves_the_scale():
