@@ -1,10 +1,9 @@
 """Attention and what feeds it, one head of one image at a time; scores and their gradients stay in the cache."""
 
-from itertools import accumulate
-
 import numpy as np
 
 from .. import reference
+from ..side_by_side import whole_of
 from .running import address, bits, fits, run, scratch, whole
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
@@ -77,14 +76,5 @@ def split_heads_backward(parts):
     """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back.
 
     Parts that lie side by side already, as attention_backward leaves them, are a view."""
-    first = parts[0]
-    batch, heads, tokens, _ = first.shape
-    size = sum(p.shape[-1] for p in parts)
-    starts = accumulate((4 * p.shape[-1] for p in parts[:-1]), initial=0)
-    base = first.base
-    together = (
-        isinstance(base, np.ndarray) and all(p.base is base and p.dtype == np.float32 for p in parts)
-        and base.shape == (batch, tokens, heads * size) and base.flags.c_contiguous
-        and all(p.strides == (tokens * heads * size * 4, size * 4, heads * size * 4, 4) for p in parts)
-        and [address(p) for p in parts] == [address(base) + start for start in starts])
-    return base if together else reference.split_heads_backward(parts)
+    found = whole_of(parts, address) if fits(*parts) else None
+    return reference.split_heads_backward(parts) if found is None else found

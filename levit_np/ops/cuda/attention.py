@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import reference
-from ..reference import merge_heads, merge_heads_backward, split_heads, split_heads_backward  # noqa: F401
+from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
+from ..side_by_side import whole_of
 from .device import Kernel, View, arrays, contiguous, current, element_of, launch
 from .geometry import SIZES, bias_for, cover, head_size, heads_for
 from .reduction import sum_parts
@@ -59,9 +60,10 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     sizes = head_size(key), head_size(value)
     xp = arrays()
     dots = xp.empty((batch, heads, queries), "float32")
-    gradients = [xp.empty((batch, n, heads, size), q.dtype)
-                 for n, size in zip((queries, keys, keys), (sizes[0], *sizes))]
-    views = [g.transpose(0, 2, 1, 3) for g in gradients]
+    # Side by side, as split_heads found q, k and v: see split_heads_backward.
+    together = [(queries, (sizes[0],)), (keys, sizes)] if queries != keys else [(keys, (sizes[0], *sizes))]
+    views = [view for n, wide in together
+             for view in split_heads(xp.empty((batch, n, heads * sum(wide)), q.dtype), heads, wide)]
     if not dots.size:
         return *(g[..., :n] for g, n in zip(views, (key, key, value))), xp.zeros((heads, queries, keys), "float32")
     dy = dy.astype(q.dtype, copy=False)
@@ -85,6 +87,14 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     launch(_kernel("attention_backward", "attention_bias", element, sizes), by_image.grid, by_image.block,
            (*inputs, parts, *shape, *strides, *kept.arranged[1:], factors[1], count), by_image.shared)
     return *(g[..., :n] for g, n in zip(views, (key, key, value))), sum_parts(parts)
+
+
+def split_heads_backward(parts):
+    """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back.
+
+    Parts that lie side by side already, as attention_backward leaves them, are a view."""
+    found = whole_of(parts, current().address)
+    return reference.split_heads_backward(parts) if found is None else found
 
 
 def attention_probabilities(probabilities):

@@ -120,3 +120,9 @@ INLINE float activated(float x, int activation) {
   if (activation == SILU) return __fdividef(x, 1.0f + exp2_fast(-1.44269504f * x));
   return x;
 }
+
+INLINE float derivative(float x, int activation) {
+  if (activation == HARDSWISH) return x <= -3 ? 0.0f : x >= 3 ? 1.0f : (2 * x + 3) * (1.0f / 6.0f);
+  float s = 1 / (1 + exp2_fast(-1.44269504f * x));
+  return s * (1 + x * (1 - s));
+}

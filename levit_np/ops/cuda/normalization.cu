@@ -6,6 +6,9 @@
 #ifndef VECTOR
 #define VECTOR 1  // channels of a thread: 16 bytes of them, or one
 #endif
+#ifndef ACTIVATION
+#define ACTIVATION IDENTITY  // behind the normalization
+#endif
 constexpr int LANES = 32, ROWS = 8;
 struct alignas(VECTOR * sizeof(element)) Vector { element value[VECTOR]; };
 
@@ -42,6 +45,7 @@ KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, 
   SHARED_MEMORY;
   Share share(rows, channels, length);
   float sums[VECTOR] = {}, mean[VECTOR];
+#pragma unroll 4
   for (int row = share.first; row < share.end; row += ROWS) {
     Vector v = *(const Vector*)(x + (long long)row * channels + share.channel);
 #pragma unroll
@@ -54,6 +58,7 @@ KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, 
     mean[e] = sums[e] / count;
     sums[e] = 0;
   }
+#pragma unroll 4
   for (int row = share.first; row < share.end; row += ROWS) {
     Vector v = *(const Vector*)(x + (long long)row * channels + share.channel);
 #pragma unroll
@@ -111,9 +116,10 @@ KERNEL update_running(const float* mean, const float* variance, const float* bat
 }
 LAUNCHABLE(update_running)
 
-// y = gamma (x - mean) / √(variance + eps) + beta.
-KERNEL normalize(const element* x, const float* gamma, const float* beta, const float* mean, const float* variance,
-                 element* y, int rows, int channels, int length, float eps) {
+// y = activation(gamma (x - mean) / √(variance + eps) + beta).  Several rows' loads are under way at once, for which the
+// compiler must know that no store is one of theirs.
+KERNEL normalize(const element* __restrict__ x, const float* gamma, const float* beta, const float* mean,
+                 const float* variance, element* __restrict__ y, int rows, int channels, int length, float eps) {
   Share share(rows, channels, length);
   if (!share.there) return;
   float scale[VECTOR], centre[VECTOR], shift[VECTOR];
@@ -124,34 +130,54 @@ KERNEL normalize(const element* x, const float* gamma, const float* beta, const 
     centre[e] = mean[c];
     shift[e] = beta[c];
   }
+#pragma unroll 4
   for (int row = share.first; row < share.end; row += ROWS) {
     long long place = (long long)row * channels + share.channel;
     Vector v = *(const Vector*)(x + place);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) from_float((to_float(v.value[e]) - centre[e]) * scale[e] + shift[e], v.value[e]);
+    for (int e = 0; e < VECTOR; e++)
+      from_float(activated((to_float(v.value[e]) - centre[e]) * scale[e] + shift[e], ACTIVATION), v.value[e]);
     *(Vector*)(y + place) = v;
   }
 }
 LAUNCHABLE(normalize)
 
+// A channel's way from x through BN, and the gradient's back through the activation behind it: d = x - mean,
+// dy = dz activation'(d scale + shift), of which scale = gamma/σ and shift = beta matter where there is an activation.
+struct Channel {
+  float centre, deviation, scale, shift;
+  Channel() = default;
+  INLINE Channel(const float* gamma, const float* beta, const float* mean, const float* variance, float eps, int c) {
+    centre = mean[c];
+    deviation = rsqrtf(variance[c] + eps);
+    scale = gamma[c] * deviation;
+    shift = ACTIVATION ? beta[c] : 0;
+  }
+  INLINE float dy(float dz, float d) const {
+    return ACTIVATION ? dz * derivative(d * scale + shift, ACTIVATION) : dz;
+  }
+};
+
 // parts[block][0 and 1][channel]: Σ dy x̂, which is dgamma, and Σ dy, dbeta.
-KERNEL normalize_backward_sums(const element* dy, const element* x, const float* mean, const float* variance, float* parts,
-                               int rows, int channels, int length, float eps) {
+KERNEL __launch_bounds__(LANES * ROWS, 2)
+normalize_backward_sums(const element* dz, const element* x, const float* gamma, const float* beta, const float* mean,
+                        const float* variance, float* parts, int rows, int channels, int length, float eps) {
   SHARED_MEMORY;
   Share share(rows, channels, length);
-  float products[VECTOR] = {}, sums[VECTOR] = {}, centre[VECTOR], deviation[VECTOR];
+  float products[VECTOR] = {}, sums[VECTOR] = {};
+  Channel c[VECTOR];
 #pragma unroll
-  for (int e = 0; e < VECTOR; e++) {
-    centre[e] = share.there ? mean[share.channel + e] : 0;
-    deviation[e] = share.there ? 1 / sqrtf(variance[share.channel + e] + eps) : 0;
-  }
+  for (int e = 0; e < VECTOR; e++)
+    c[e] = Channel(gamma, beta, mean, variance, eps, share.there ? share.channel + e : 0);
+#pragma unroll 2
   for (int row = share.first; row < share.end; row += ROWS) {
     long long place = (long long)row * channels + share.channel;
-    Vector d = *(const Vector*)(dy + place), v = *(const Vector*)(x + place);
+    Vector z = *(const Vector*)(dz + place), v = *(const Vector*)(x + place);
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) {
-      products[e] += to_float(d.value[e]) * (to_float(v.value[e]) - centre[e]);
-      sums[e] += to_float(d.value[e]);
+      float d = to_float(v.value[e]) - c[e].centre, dy = c[e].dy(to_float(z.value[e]), d);
+      products[e] += dy * d;
+      sums[e] += dy;
     }
   }
   add_over_rows(products, (float*)shared_memory);
@@ -160,7 +186,7 @@ KERNEL normalize_backward_sums(const element* dy, const element* x, const float*
   float* out = parts + 2ll * blockIdx.y * channels + share.channel;
 #pragma unroll
   for (int e = 0; e < VECTOR; e++) {
-    out[e] = products[e] * deviation[e];
+    out[e] = products[e] * c[e].deviation;
     out[channels + e] = sums[e];
   }
 }
@@ -168,28 +194,29 @@ LAUNCHABLE(normalize_backward_sums)
 
 // dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0 where
 // mean and variance are constants.
-KERNEL normalize_backward(const element* dy, const element* x, const float* gamma, const float* mean,
-                          const float* variance, const float* sums, element* dx, int rows, int channels, int length,
-                          float eps, float through) {
+KERNEL normalize_backward(const element* __restrict__ dz, const element* __restrict__ x, const float* gamma,
+                          const float* beta, const float* mean, const float* variance, const float* sums,
+                          element* __restrict__ dx, int rows, int channels, int length, float eps, float through) {
   Share share(rows, channels, length);
   if (!share.there) return;
-  float scale[VECTOR], centre[VECTOR], shift[VECTOR], slope[VECTOR];
+  Channel c[VECTOR];
+  float offset[VECTOR], slope[VECTOR];
 #pragma unroll
   for (int e = 0; e < VECTOR; e++) {
-    int c = share.channel + e;
-    float deviation = 1 / sqrtf(variance[c] + eps);
-    scale[e] = gamma[c] * deviation;
-    centre[e] = mean[c];
-    slope[e] = sums[c] * deviation * through;
-    shift[e] = sums[channels + c] * through;
+    c[e] = Channel(gamma, beta, mean, variance, eps, share.channel + e);
+    slope[e] = sums[share.channel + e] * c[e].deviation * through;
+    offset[e] = sums[channels + share.channel + e] * through;
   }
+#pragma unroll 2
   for (int row = share.first; row < share.end; row += ROWS) {
     long long place = (long long)row * channels + share.channel;
-    Vector d = *(const Vector*)(dy + place), v = *(const Vector*)(x + place);
+    Vector z = *(const Vector*)(dz + place), v = *(const Vector*)(x + place);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++)
-      from_float((to_float(d.value[e]) - shift[e] - (to_float(v.value[e]) - centre[e]) * slope[e]) * scale[e], d.value[e]);
-    *(Vector*)(dx + place) = d;
+    for (int e = 0; e < VECTOR; e++) {
+      float d = to_float(v.value[e]) - c[e].centre, dy = c[e].dy(to_float(z.value[e]), d);
+      from_float((dy - offset[e] - d * slope[e]) * c[e].scale, z.value[e]);
+    }
+    *(Vector*)(dx + place) = z;
   }
 }
 LAUNCHABLE(normalize_backward)

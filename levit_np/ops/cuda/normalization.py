@@ -2,6 +2,7 @@
 and beta are float32 whatever x is."""
 
 from ..reference import Statistics
+from .activation import HARDSWISH, IDENTITY
 from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
 from .geometry import COLUMN_LANES, COLUMN_ROWS, columns_for, cover
 from .reduction import sum_columns, sum_parts
@@ -33,12 +34,13 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
     return _back(_normalized(rows, gamma, beta, mean, variance, eps), x, axis)
 
 
-def _normalized(x, gamma, beta, mean, variance, eps):
+def _normalized(x, gamma, beta, mean, variance, eps, activation=IDENTITY):
     y = arrays().empty(x.shape, x.dtype)
     if y.size:
         columns = columns_for(*x.shape, chunk_of(element_of(x)))
         _launch("normalize", x, columns,
-                (x, *_floats(gamma, beta, mean, variance), y, *x.shape, columns.length, float(eps)))
+                (x, *_floats(gamma, beta, mean, variance), y, *x.shape, columns.length, float(eps)),
+                activation=activation)
     return y
 
 
@@ -49,9 +51,18 @@ def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
 
 def batch_norm(x, gamma, beta, eps, axis=-1):
     """BN in training: normalize with the batch's own statistics.  -> y, Statistics."""
+    return _batch_norm(x, gamma, beta, eps, axis, IDENTITY)
+
+
+def batch_norm_hardswish(x, gamma, beta, eps, axis=-1):
+    """hardswish(batch_norm(x)): what stands between is neither written to memory nor read.  -> y, Statistics."""
+    return _batch_norm(x, gamma, beta, eps, axis, HARDSWISH)
+
+
+def _batch_norm(x, gamma, beta, eps, axis, activation):
     rows = _rows(x, axis)
     statistics = _statistics(rows)
-    return _back(_normalized(rows, gamma, beta, *statistics[:2], eps), x, axis), statistics
+    return _back(_normalized(rows, gamma, beta, *statistics[:2], eps, activation), x, axis), statistics
 
 
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
@@ -60,7 +71,14 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
     return _backward(dy, x, gamma, *statistics[:2], eps, axis, 1.0 / statistics.count)
 
 
-def _backward(dy, x, gamma, mean, variance, eps, axis, through):
+def batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, eps, axis=-1):
+    """batch_norm_backward after hardswish_backward, whose x is computed again.  -> dx, dgamma, dbeta."""
+    return _backward(dy, x, gamma, *statistics[:2], eps, axis, 1.0 / statistics.count, beta)
+
+
+def _backward(dy, x, gamma, mean, variance, eps, axis, through, beta=None):
+    """through: 1 / count where mean and variance are the batch's own, 0 where they are constants; beta where Hardswish
+    comes after it."""
     rows, dy = _rows(x, axis), _rows(dy.astype(x.dtype, copy=False), axis)
     count, channels = rows.shape
     dx = arrays().empty(rows.shape, x.dtype)
@@ -68,12 +86,13 @@ def _backward(dy, x, gamma, mean, variance, eps, axis, through):
         return _back(dx, x, axis), arrays().zeros((channels,), "float32"), arrays().zeros((channels,), "float32")
     columns = columns_for(count, channels, chunk_of(element_of(x)))
     parts = arrays().empty((columns.parts, 2, channels), "float32")
+    activation = IDENTITY if beta is None else HARDSWISH
     gamma, mean, variance = _floats(gamma, mean, variance)
-    _launch("normalize_backward_sums", x, columns,
-            (dy, rows, mean, variance, parts, count, channels, columns.length, float(eps)), True)
+    inputs = dy, rows, gamma, beta if beta is None else contiguous(beta, "float32"), mean, variance
+    sizes = count, channels, columns.length, float(eps)
+    _launch("normalize_backward_sums", x, columns, (*inputs, parts, *sizes), True, activation)
     sums = sum_parts(parts)
-    _launch("normalize_backward", x, columns,
-            (dy, rows, gamma, mean, variance, sums, dx, count, channels, columns.length, float(eps), float(through)))
+    _launch("normalize_backward", x, columns, (*inputs, sums, dx, *sizes, float(through)), activation=activation)
     return _back(dx, x, axis), sums[0], sums[1]
 
 
@@ -123,6 +142,7 @@ def _floats(*values):
     return [contiguous(a, "float32") for a in values]
 
 
-def _launch(name, x, columns, arguments, shared=False):
-    launch(Kernel("normalization", name, element_of(x), (("VECTOR", columns.vector),)), columns.grid,
-           (COLUMN_LANES, COLUMN_ROWS), arguments, COLUMN_LANES * COLUMN_ROWS * columns.vector * 4 if shared else 0)
+def _launch(name, x, columns, arguments, shared=False, activation=IDENTITY):
+    defines = (("VECTOR", columns.vector), *((("ACTIVATION", activation),) if activation else ()))
+    launch(Kernel("normalization", name, element_of(x), defines), columns.grid, (COLUMN_LANES, COLUMN_ROWS), arguments,
+           COLUMN_LANES * COLUMN_ROWS * columns.vector * 4 if shared else 0)

@@ -1,12 +1,6 @@
 // One number at a time.  A thread takes 16 bytes, or one number; `count` is the numbers there are.
 #include "machine.cuh"
 
-INLINE float derivative(float x, int activation) {
-  if (activation == HARDSWISH) return x <= -3 ? 0.0f : x >= 3 ? 1.0f : (2 * x + 3) * (1.0f / 6.0f);
-  float s = 1 / (1 + exp2_fast(-1.44269504f * x));
-  return s * (1 + x * (1 - s));
-}
-
 // y = activation(x).
 KERNEL activate(const element* x, element* y, long long count, int activation) {
   long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;

@@ -265,6 +265,7 @@ template <class T> unsigned sum_of_pairs(T, unsigned a, unsigned b) {
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // also of NaN
 inline float __fdividef(float x, float y) { return x / y; }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
 namespace emulation {
 // The tensor cores cut a sum off at a float's last bit, where a processor's additions round.

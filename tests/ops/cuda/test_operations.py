@@ -6,7 +6,7 @@ import pytest
 from levit_np.errors import BackendError
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
-from levit_np.ops.cuda import geometry
+from levit_np.ops.cuda import device, geometry
 from levit_np.ops.cuda.geometry import WARPGROUP_TILES
 
 from ..cases import CASES
@@ -169,6 +169,19 @@ def test_attention(name, dtype):
         close(ours, theirs, 2 * bar, type_)
 
 
+def test_gradients_of_heads_lie_where_they_are_put_together():
+    """Of the same tokens, and of a shrinking attention's keys and values; others, or of padded sizes, are copied."""
+    for queries, keys, key, value in ((20, 20, 16, 32), (9, 20, 16, 64), (20, 20, 8, 24)):
+        q, k, v = (put(draw(2, 3, n, size), "float16") for n, size in ((queries, key), (keys, key), (keys, value)))
+        y, kept = ops.attention(q, k, v, None, 0.25)
+        dq, dk, dv, _ = ops.attention_backward(y, q, k, v, 0.25, kept)
+        for parts in ([dq, dk, dv], [dv, dk, dq]) if queries == keys else ([dq], [dk, dv]):
+            found = ops.split_heads_backward(parts)
+            np.testing.assert_array_equal(exact(found), reference.split_heads_backward([exact(p) for p in parts]))
+            same = device.current().address(found) == device.current().address(parts[0])
+            assert same == (key == 16 and parts[0] is not dv)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape, axis",
                          [((6, 5), -1), ((3, 700, 24), -1), ((2, 16, 9, 7), 1), ((3, 5, 4, 7), 1), ((2, 64), -1)])
@@ -185,6 +198,12 @@ def test_batch_norm(shape, axis, dtype):
     for a, b, type_ in zip(ops.batch_norm_backward(dy, x, gamma, statistics, 1e-3, axis),
                            reference.batch_norm_backward(exact(dy), exact(x), exact(gamma), theirs, 1e-3, axis),
                            (kind, np.float32, np.float32)):
+        close(a, b, 2 * bar if type_ == kind else 2e-5, type_)
+    y, statistics = ops.batch_norm_hardswish(x, gamma, beta, 1e-3, axis)
+    close(y, reference.hardswish(expected), bar, kind)
+    exactly = reference.hardswish_backward(exact(dy), expected), exact(x), exact(gamma), theirs, 1e-3, axis
+    for a, b, type_ in zip(ops.batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, 1e-3, axis),
+                           reference.batch_norm_backward(*exactly), (kind, np.float32, np.float32)):
         close(a, b, 2 * bar if type_ == kind else 2e-5, type_)
     mean, variance = put(draw(channels, seed=2), "float32"), put(draw(channels, seed=3) ** 2 + 0.1, "float32")
     close(ops.normalize(x, gamma, beta, mean, variance, 1e-3, axis),
