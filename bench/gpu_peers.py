@@ -69,8 +69,8 @@ def evaluation(key, config, state, images, batch, precision, mode):
 
 
 def training(key, config, state, images, labels, precision, mode):
-    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW.  key: eager, compile, or graphs, the
-    same with PyTorch's CUDA graphs of forward and backward."""
+    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW.  key: eager, compile, or graphs,
+    the same with PyTorch's CUDA graphs of forward and backward."""
     set_tf32(precision)
     network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
     network.set_distilled_training(True)

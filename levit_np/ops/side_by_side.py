@@ -1,5 +1,5 @@
-"""Heads' queries, keys and values that lie in one array, as reference.split_heads takes them out of it: their gradients,
-written so, need no copy to become the gradient of that array."""
+"""Heads' queries, keys and values that lie in one array, as reference.split_heads takes them out of it: their
+gradients, written so, need no copy to become the gradient of that array."""
 
 from itertools import accumulate
 

@@ -1,5 +1,5 @@
-"""A pass, forward, loss and backward, recorded once and then replayed whole: on a GPU it is some thousand small kernels,
-which the processor is slower to launch than the GPU to run."""
+"""A pass, forward, loss and backward, recorded once and then replayed whole: on a GPU it is some thousand small
+kernels, which the processor is slower to launch than the GPU to run."""
 
 import sys
 

@@ -153,9 +153,9 @@ class CupyDevice:
         return graph.launch
 
     def captured(self, function):
-        """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays: a
-        CUDA graph.  function() itself is called once, now, and nothing that it launches is run yet; it must wait for
-        nothing, read nothing of the host's, and have been called before, so that nothing is compiled."""
+        """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:
+        a CUDA graph.  function() itself is called once, now, and nothing that it launches is run yet; it must wait
+        for nothing, read nothing of the host's, and have been called before, so that nothing is compiled."""
         pool, stream = self.arrays.cuda.MemoryPool(), self.arrays.cuda.Stream(non_blocking=True)
         self.finish()
         self.free()  # what the calls before have needed, the graph will need beside them

@@ -30,7 +30,8 @@ def forms():
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
     return {"linear": [*tiles, RESIDENT.defines], "convolution": tiles,
             "attention": attention, "attention_backward": attention,
-            "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))], "bias": [()], "pointwise": [()], "reduction": [()],
+            "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))],
+            "bias": [()], "pointwise": [()], "reduction": [()],
             "image": [(("SIDE", side), ("CHANNELS", 3)) for side in (1, 2)], "optimizer": [()]}
 
 
@@ -63,7 +64,8 @@ def cases():
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
-             ("normalization", "float16", (("VECTOR", 8), ("ACTIVATION", 1)), "sm_80"), ("bias", "float16", (), "sm_90"),
+             ("normalization", "float16", (("VECTOR", 8), ("ACTIVATION", 1)), "sm_80"),
+             ("bias", "float16", (), "sm_90"),
              ("pointwise", "bfloat16", (), "sm_80"), ("reduction", "float16", (), "sm_90"),
              ("image", "float16", (("SIDE", 2), ("CHANNELS", 3)), "sm_80"), ("optimizer", "float", (), "sm_90")}
     assert often <= set(every)
