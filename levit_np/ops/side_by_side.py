@@ -9,10 +9,12 @@ def whole_of(parts, address):
     they are not.  address: of an array's first number."""
     base, (batch, heads, tokens, _), number = parts[0].base, parts[0].shape, parts[0].dtype.itemsize
     size = sum(p.shape[-1] for p in parts)
-    starts = accumulate((number * p.shape[-1] for p in parts[:-1]), initial=0)
+    begin, starts = address(parts[0]), accumulate((number * p.shape[-1] for p in parts[:-1]), initial=0)
     strides = tuple(number * n for n in (tokens * heads * size, size, heads * size, 1))
-    side_by_side = (
-        isinstance(base, type(parts[0])) and base.shape == (batch, tokens, heads * size) and base.flags.c_contiguous
-        and all(p.base is base and p.dtype == base.dtype and p.strides == strides for p in parts)
-        and [address(p) for p in parts] == [address(base) + start for start in starts])
-    return base if side_by_side else None
+    # Numbers so interleaved are of one array; `base` is the one that all of its views have.
+    if (not isinstance(base, type(parts[0])) or base.dtype != parts[0].dtype or not base.flags.c_contiguous
+            or any(p.base is not base or p.strides != strides for p in parts)
+            or [address(p) - begin for p in parts] != list(starts)):
+        return None
+    first = (begin - address(base)) // number
+    return base.reshape(-1)[first : first + batch * tokens * heads * size].reshape(batch, tokens, heads * size)

@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import reference
 from ..side_by_side import whole_of
-from .running import address, bits, fits, run, scratch, whole
+from .running import address, bits, empty, fits, run, scratch, whole
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
 
@@ -19,7 +19,7 @@ def attention(q, k, v, bias, scale):
         return reference.attention(q, k, v, bias, scale)
     batch, heads, queries, _ = q.shape
     bias = bias if bias is None else np.ascontiguousarray(bias)
-    probabilities = np.empty((batch, heads, queries, k.shape[2]), np.float32)
+    probabilities = empty(batch, heads, queries, k.shape[2])
     y, = _side_by_side(batch, queries, heads, v.shape[-1])
     _run(Kind.ATTENTION, (q, k, v, y), bias, probabilities, scale, _sizes(q, k, v)[0])
     return y[..., : v.shape[-1]], probabilities
@@ -50,7 +50,7 @@ def _agree(q, k, v):
 def _side_by_side(batch, tokens, heads, *sizes):
     """Arrays (B, heads, N, size), sizes padded for the kernels, that lie as split_heads takes them out of one."""
     wide = [whole(size) for size in sizes]
-    return reference.split_heads(np.empty((batch, tokens, heads * sum(wide)), np.float32), heads, wide)
+    return reference.split_heads(empty(batch, tokens, heads * sum(wide)), heads, wide)
 
 
 def _sizes(q, k, v):

@@ -8,7 +8,7 @@ from .. import reference
 from ..reference import convolution_size
 from . import tiles
 from .linear import pack, packed_size
-from .running import empty, fits, past_caches, run, scratch, whole
+from .running import empty, fits, past_caches, run, scratch, whole, without_padding
 from .training_step import HEAD, Kind
 from .training_step import Convolution as C
 
@@ -27,9 +27,7 @@ def convolution(x, w, stride, padding):
     weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
     _run(Kind.CONVOLUTION, shape, weight, {
         C.Y: y, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y)})
-    if whole(outputs) != outputs:
-        y = np.ascontiguousarray(y[..., :outputs])
-    return y.transpose(0, 3, 1, 2)
+    return without_padding(y, outputs).transpose(0, 3, 1, 2)
 
 
 def convolution_backward(dy, x, w, stride, padding, input_gradient=True):

@@ -6,7 +6,7 @@ from .. import reference
 from . import tiles
 from . import training_step as step
 from .parts import WHOLE
-from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole
+from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole, without_padding
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
@@ -61,7 +61,7 @@ def _product(x, w, transposed):
         address, _ = scratch(packed_size(terms, outputs))
         run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, columns | {
             p.B: address, p.BLOCK: max(14, BLOCK_BYTES // (terms * 4))}))
-    return y if y.shape[-1] == outputs else np.ascontiguousarray(y[..., :outputs])
+    return without_padding(y, outputs)
 
 
 def _gradient(dy, x):

@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from . import training_step as step
+from .blocks import block
 from .library import library
 from .threads import run_with_threads, threads
 
@@ -55,9 +56,18 @@ def whole(columns: int) -> int:
 def empty(*shape) -> np.ndarray:
     """float32, whatever was there, from the start of a cache line on."""
     count = prod(shape)
-    memory = np.empty(count + LINE // 4, np.float32)
+    memory = block(count + LINE // 4)
     start = -address(memory) % LINE // 4
     return memory[start : start + count].reshape(shape)
+
+
+def without_padding(y, columns: int) -> np.ndarray:
+    """The first columns of y (…, whole(columns)), side by side."""
+    if y.shape[-1] == columns:
+        return y
+    out = empty(*y.shape[:-1], columns)
+    out[...] = y[..., :columns]
+    return out
 
 
 def past_caches(y, channels=16) -> bool:
