@@ -7,30 +7,15 @@ of rows, once for all of them.
 
 from typing import Any, NamedTuple
 
-from numba import types
-
 from . import parts
 from . import training_step as step
-from .amx import COLUMNS, PARTS, PASSES, SCRATCH, TERMS
-from .amx_split import ROW, SQUARE, amx_split
-from .intrinsics import get, put, set_float
-from .step import AMX_JOB, PAST, PLAIN, Job
+from .amx import COLUMNS, PARTS, SCRATCH
+from .amx_panels import FILLED, ONE, amx_panels
+from .amx_split import ROW, amx_split
+from .intrinsics import get
 from .parts import GROUP, SPAN
+from .product_kernels import division
 from .training_step import AMX_HEAD
-
-A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
-DONE, C, LDC, BIAS, LDBIAS, FINISH = (int(n) for n in list(Job)[Job.DONE : Job.HALF])
-ROWS, ROWS_A_STEP = int(Job.ROWS), int(Job.ROWS_A_STEP)
-PRODUCTS, TURNS = sum(map(len, PASSES[PARTS])), len(PASSES[PARTS])
-# A thread's scratch: the job, a bias of zeros, a table of one segment, a 1.0, what to bring
-# to the L2 cache, a tile's sums, a square to be filled up.
-ZEROS = AMX_JOB
-SEGMENT = ZEROS + ROW
-ONE = SEGMENT + 32
-NEXT, NEXT_SIZE, THEN, THEN_SIZE, EACH = (SEGMENT // 8 + 8 + n for n in range(5))  # see bring
-TILE = SEGMENT + 128
-FILLED = TILE + SCRATCH
-assert FILLED + SQUARE <= AMX_HEAD
 
 
 class AmxProducts(NamedTuple):
@@ -49,24 +34,18 @@ def no_products(jit):
     return AmxProducts(*[jit(lambda *arguments: 0)] * len(AmxProducts._fields))
 
 
-def amx_products(jit, lanes, call, share, products):
-    """call: the routines by name; products: what product_kernels made."""
-    largest = parts.WHOLE
-    fill, divide, pack_rows, pack_columns = products.fill, products.divide, products.pack_rows, products.pack_columns
-    multiply, finish_last, split_panel = (call[name] for name in ("amx_multiply", "amx_finish_last", "split_panel"))
-    split_rows, split_columns, split_panel_of = amx_split(jit, lanes, call, fill)
-    whole_terms, row_size, equal_part = jit(parts.whole_terms), jit(parts.row_size), jit(parts.equal_part)
+def amx_products(jit, lanes, call, share, packing):
+    """call: the routines by name."""
+    tiles = amx_panels(jit, call, packing.fill)
+    places = panel_places(jit)
+    functions = product_functions(jit, lanes, call, packing, tiles, places)
+    _, multiply_whole, add_gradient = functions
+    return AmxProducts(tiles.begin, multiply_whole, add_gradient,
+                       *product_kernels(jit, share, tiles, places, functions))
 
-    @jit
-    def begin(scratch):
-        """A thread's scratch before its first product."""
-        fill(scratch, AMX_HEAD // 4)
-        put(scratch, SEGMENTS, scratch + SEGMENT)
-        put(scratch, COUNT, 1)
-        put(scratch, SUMS, scratch + TILE)
-        put(scratch, DONE, scratch + TILE)
-        set_float(scratch + ONE, types.float32(1))
 
+def panel_places(jit):
+    """(panels, panel_at) of a b in parts."""
     @jit
     def panels(columns):
         return (columns + COLUMNS - 1) // COLUMNS
@@ -76,63 +55,16 @@ def amx_products(jit, lanes, call, share, products):
         """Where panel j of a span of terms lies in a b in parts: the spans before it are `start` terms."""
         return PARTS * ROW // 2 * (panels(outputs) * start + j * length)
 
-    @jit
-    def bring(scratch, address, size, then, then_size, products):
-        """Two runs of memory, of which the next block is made, come to the L2 cache with so many products of tiles."""
-        put(scratch, NEXT, address)
-        put(scratch, NEXT_SIZE, size)
-        put(scratch, THEN, then)
-        put(scratch, THEN_SIZE, then_size)
-        put(scratch, EACH, (size + then_size + products - 1) // products)
+    return panels, panel_at
 
-    @jit
-    def fetch_next(scratch, turns):
-        """What of it comes with the next tile."""
-        address, size = get(scratch, NEXT), min(get(scratch, EACH), get(scratch, NEXT_SIZE))
-        put(scratch, AHEAD, address)
-        put(scratch, ADVANCE, (size + turns - 1) // turns)
-        put(scratch, NEXT, address + size)
-        put(scratch, NEXT_SIZE, get(scratch, NEXT_SIZE) - size)
-        if not get(scratch, NEXT_SIZE):
-            put(scratch, NEXT, get(scratch, THEN))
-            put(scratch, NEXT_SIZE, get(scratch, THEN_SIZE))
-            put(scratch, THEN_SIZE, 0)
 
-    @jit
-    def multiply_panel(scratch, a, row, part, rows, terms, b, c, ldc, past, totals, more, ends):
-        """c (rows, COLUMNS) = a b for whole rows of terms of a and one panel b, both in parts.
-
-        A group of terms at a time its sums go to `totals`, tile by tile; `more`: they are added to what is there;
-        `ends`: in the end they become c, written past the caches if `past`.  The last tile waits until another is
-        multiplied, or for finish_last."""
-        count, group = (rows + largest - 1) // largest, equal_part(terms, GROUP)
-        put(scratch, LDA, row)
-        put(scratch, A_PART, part)
-        put(scratch, B_PART, terms // 2 * ROW)
-        for n in range((terms + group - 1) // group):
-            start = n * group
-            pairs = min(group, terms - start) // 2
-            turns, steps = pairs // TERMS * TURNS, pairs // TERMS * PRODUCTS
-            first, last = not more and not n, ends and start + group >= terms
-            put(scratch, LENGTH, pairs)
-            put(scratch, B, b + start // 2 * ROW)
-            for t in range(count):
-                at, stop, total = rows * t // count, rows * (t + 1) // count, totals + t * SCRATCH
-                fetch_next(scratch, turns)
-                put(scratch, A, a + at * row + start * 2)
-                put(scratch, ROWS_A_STEP, (get(scratch, ROWS) + steps - 1) // steps)  # of the tile before
-                multiply(stop - at, PARTS, scratch, 0, 0, 0, 0, 0, 0)
-                put(scratch, C, c + at * ldc if last else total)
-                put(scratch, LDC, ldc if last else ROW)
-                put(scratch, FINISH, PAST if past and last else PLAIN)
-                put(scratch, BIAS, scratch + ZEROS if first else total)
-                put(scratch, LDBIAS, 0 if first else ROW)
-                put(scratch, ROWS, stop - at)
-
-    @jit
-    def finish(scratch):
-        finish_last(scratch, 0, 0, 0, 0, 0, 0, 0, 0)
-        put(scratch, ROWS, 0)
+def product_functions(jit, lanes, call, packing, tiles, places):
+    """(split_weights, multiply_whole, add_gradient).  tiles: what amx_panels made."""
+    _, panel_at = places
+    largest, fill, pack_rows, pack_columns = parts.WHOLE, packing.fill, packing.pack_rows, packing.pack_columns
+    multiply_panel, finish, split_panel = tiles.multiply_panel, tiles.finish, call["split_panel"]
+    split_rows, split_columns, split_panel_of = amx_split(jit, lanes, call, fill)
+    whole_terms, row_size, equal_part = jit(parts.whole_terms), jit(parts.row_size), jit(parts.equal_part)
 
     @jit
     def split_weights(scratch, source, row, terms, outputs, transposed, start, length, j, target, plain):
@@ -191,6 +123,14 @@ def amx_products(jit, lanes, call, share, products):
                            c + j * ROW, c_row, 0, totals + (j - first) * ((a_columns + 31) // 32 * SCRATCH), more, ends)
         finish(scratch)
 
+    return split_weights, multiply_whole, add_gradient
+
+
+def product_kernels(jit, share, tiles, places, functions):
+    """(pack, product, gradient): the kernels of three kinds of step."""
+    (panels, panel_at), (split_weights, multiply_whole, add_gradient) = places, functions
+    largest, begin, bring, divide = parts.WHOLE, tiles.begin, tiles.bring, division(jit, share)
+    whole_terms, equal_part = jit(parts.whole_terms), jit(parts.equal_part)
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, _, K_SCRATCH, K_SCRATCH_SIZE = (
         int(c) for c in step.Pack)
 
@@ -250,4 +190,4 @@ def amx_products(jit, lanes, call, share, products):
                          get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block,
                          first, last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)
 
-    return AmxProducts(begin, multiply_whole, add_gradient, pack, product, gradient)
+    return pack, product, gradient

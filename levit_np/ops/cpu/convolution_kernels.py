@@ -6,13 +6,12 @@ from .training_step import HEAD
 from .windows import windows
 
 
-def convolution_kernels(jit, call, share, products, on_tiles):
+def convolution_kernels(jit, call, share, packing, products, on_tiles):
     """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
-    whole, panels, prepare, multiply, add_gradient = (
-        products.whole, products.panels, products.prepare, products.multiply, products.add_gradient)
+    whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
+    multiply, add_gradient = products.multiply, products.add_gradient
     begin, amx_multiply, amx_add_gradient = on_tiles.begin, on_tiles.multiply_whole, on_tiles.add_gradient
-    unfold, fold = windows(jit, call, products.fill)
-    fill = products.fill
+    unfold, fold = windows(jit, call, fill)
     C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HEIGHT, C_OUT_WIDTH, \
         C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_PAST = (
             int(c) for c in step.Convolution)

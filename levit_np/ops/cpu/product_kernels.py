@@ -1,14 +1,9 @@
-"""Products of matrices that change at every step of training: what is on the right is packed as it comes.
-
-A packed b (terms, columns) is panels of `width` columns, the last perhaps narrower, each (terms, its columns); columns
-are padded with zeros to whole grains."""
+"""Training's products of matrices: the functions that other kernels are made of, and the kernels of a step."""
 
 from typing import Any, NamedTuple
 
-from numba import types
-
 from . import training_step as step
-from .intrinsics import get, get_float, set_float
+from .intrinsics import get
 from .training_step import HEAD
 
 # Terms at most whose sum is made in registers before it is added to the others': what is read again and again, a
@@ -17,92 +12,19 @@ GROUP, GRADIENT_GROUP = 288, 192
 
 
 class Products(NamedTuple):
-    """The functions that convolution and attention are made of, and the kernels of three kinds of step."""
+    """Functions of a packed b, or that pack it."""
 
-    whole: Any
-    panels: Any
-    prepare: Any
-    fill: Any
-    divide: Any
-    pack_rows: Any
-    pack_columns: Any
     multiply: Any
     multiply_across: Any
     add_gradient: Any
-    pack: Any
-    product: Any
-    gradient: Any
 
 
-def product_kernels(instructions, jit, call, share):
+def product_functions(instructions, jit, call, packing):
     """call: the routines by name."""
-    width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
+    width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
-    grain = tail_vectors * lanes
-    scaled, tile, across, transpose_square, pack_panels = (
-        call[name] for name in ("scaled", "multiply", "across", "transpose", "pack"))
-
-    @jit
-    def whole(columns):
-        """Columns padded to whole grains."""
-        return (columns + grain - 1) // grain * grain
-
-    @jit
-    def panels(columns):
-        return (columns + width - 1) // width
-
-    @jit
-    def prepare(scratch):
-        set_float(scratch, types.float32(1))
-
-    @jit
-    def fill(target, count):
-        for i in range(count):
-            set_float(target + 4 * i, types.float32(0))
-
-    @jit
-    def divide(rows, panels, few, thread, threads):
-        """(first row, last, first panel, last): a thread has rows of its own; or, where there are fewer than `few` for
-        each, panels."""
-        first, last, left, right = 0, rows, 0, panels
-        if rows >= few * threads:
-            first, last = share(rows, thread, threads)
-        else:
-            left, right = share(panels, thread, threads)
-        return first, last, left, right
-
-    @jit
-    def pack_rows(source, row, terms, columns, first, last, scale, target):
-        """Panels first to last of b (terms, columns), each number times the one at `scale`."""
-        full = min(last, columns // width)
-        if first < full:
-            pack_panels(source + first * width * 4, row, target + first * terms * width * 4, terms, full - first, scale,
-                        0, 0, 0)
-        for j in range(max(first, full), last):
-            wide = whole(columns) - j * width
-            present = columns - j * width
-            to = target + j * terms * width * 4
-            for k in range(terms):
-                scaled(source + k * row + j * width * 4, to + k * wide * 4, scale, 0, 0, 0, 0, 0, present)
-                if present < wide:
-                    fill(to + (k * wide + present) * 4, wide - present)
-
-    @jit
-    def pack_columns(source, row, terms, columns, first, last, target):
-        """The same of b's transpose (columns, terms)."""
-        for j in range(first, last):
-            wide = min(width, whole(columns) - j * width)
-            to = target + j * terms * width * 4
-            for o in range(0, wide, lanes):
-                here = source + (j * width + o) * row
-                present = max(0, min(lanes, columns - j * width - o))
-                squares = terms // lanes * lanes if present == lanes else 0
-                for k in range(0, squares, lanes):
-                    transpose_square(here + k * 4, row, to + (k * wide + o) * 4, wide * 4, 0, 0, 0, 0, 0)
-                for k in range(squares, terms):
-                    for i in range(present):
-                        set_float(to + (k * wide + o + i) * 4, get_float(here + i * row + k * 4))
-                    fill(to + (k * wide + o + present) * 4, lanes - present)
+    whole, panels, pack_rows = packing.whole, packing.panels, packing.pack_rows
+    tile, across = call["multiply"], call["across"]
 
     @jit
     def multiply(a, lda, rows, terms, b, columns, c, ldc):
@@ -141,6 +63,31 @@ def product_kernels(instructions, jit, call, share):
                            stop - at, b_packed + (j * terms * width + at * b_wide) * 4, b_wide // lanes,
                            c + p * width * c_row + j * width * 4, c_row, more + group)
 
+    return Products(multiply, multiply_across, add_gradient)
+
+
+def division(jit, share):
+    """divide: how a product is shared between threads."""
+    @jit
+    def divide(rows, panels, few, thread, threads):
+        """(first row, last, first panel, last): a thread has rows of its own; or, where there are fewer than `few` for
+        each, panels."""
+        first, last, left, right = 0, rows, 0, panels
+        if rows >= few * threads:
+            first, last = share(rows, thread, threads)
+        else:
+            left, right = share(panels, thread, threads)
+        return first, last, left, right
+
+    return divide
+
+
+def product_kernels(instructions, jit, share, packing, products):
+    """(pack, product, gradient): the kernels of three kinds of step."""
+    width, largest, divide = instructions.width, instructions.rows, division(jit, share)
+    panels, prepare, pack_rows, pack_columns = (
+        packing.panels, packing.prepare, packing.pack_rows, packing.pack_columns)
+    multiply, add_gradient = products.multiply, products.add_gradient
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, *_ = (int(c) for c in step.Pack)
 
     @jit
@@ -182,5 +129,4 @@ def product_kernels(instructions, jit, call, share):
                          min(block, terms - start), first, last, get(s, G_C), get(s, G_C_ROW),
                          start, scratch)
 
-    return Products(whole, panels, prepare, fill, divide, pack_rows, pack_columns, multiply, multiply_across,
-                    add_gradient, pack, product, gradient)
+    return pack, product, gradient

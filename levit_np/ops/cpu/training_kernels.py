@@ -14,7 +14,8 @@ from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
 from .normalization_kernels import normalization_kernels
 from .normalization_scalars import normalization_scalars
-from .product_kernels import product_kernels
+from .panel_packing import panel_packing
+from .product_kernels import product_functions, product_kernels
 from .routines import routines
 
 STEP = step.COLUMNS * 8
@@ -28,16 +29,18 @@ def training_kernels(instructions):
     lanes = instructions.lanes
     call, define = routines(instructions)
     share, wait = barrier(jit)
-    products = product_kernels(instructions, jit, call, share)
-    pack, product, gradient = products.pack, products.product, products.gradient
+    packing = panel_packing(instructions, jit, call)
+    products = product_functions(instructions, jit, call, packing)
+    pack, product, gradient = product_kernels(instructions, jit, share, packing, products)
     tiles = instructions.half == "tiles"
-    on_tiles = amx_products(jit, lanes, call, share, products) if tiles else no_products(jit)
+    on_tiles = amx_products(jit, lanes, call, share, packing) if tiles else no_products(jit)
     configure, release = amx_operations(lanes)[:2] if tiles else (jit(lambda: None),) * 2
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
-    convolution, convolution_input, convolution_weight = convolution_kernels(jit, call, share, products, on_tiles)
+    convolution, convolution_input, convolution_weight = convolution_kernels(
+        jit, call, share, packing, products, on_tiles)
     channel_sums, normalization, normalization_backward = normalization_kernels(lanes, jit, call, share)
     moments, scales, through = normalization_scalars(jit, share)
-    attention, attention_backward = attention_kernels(jit, call, share, products)
+    attention, attention_backward = attention_kernels(jit, call, share, packing, products)
     hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
     hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
         call[f"{name}_past"] for name in POINTWISE)
