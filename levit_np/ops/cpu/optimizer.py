@@ -3,8 +3,10 @@
 import numpy as np
 
 from .. import reference
-from .running import fits, run
-from .training_step import Each, Function, Kind
+from .running import bits, fits, run, scratch
+from .training_step import Kind
+from .training_step import Update as U
+from .update_kernel import BYTES
 
 
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
@@ -18,7 +20,7 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
         return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
     arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # which would make an array of a number
     new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
-    run(_step(*arrays, new, _constants(step, rate, betas, eps, decay)))
+    run(_step(*arrays, new, _constants(step, rate, betas, eps, decay), scratch(BYTES)))
     if out is None or new is out:
         return tuple(new)
     for array, values in zip(out, new, strict=True):
@@ -32,20 +34,26 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
 
     scale: what the gradients are multiplied by first; they may be overwritten."""
     steps, constants = [], {decay: _constants(step, rate, betas, eps, decay) for decay in set(decays)}
+    memory = scratch(BYTES)
     for parameter, gradient, m, v, decay in zip(parameters, gradients, first, second, decays, strict=True):
-        gradient, new = reference.scaled_and_clipped(gradient, parameter, clip, scale), (parameter, m, v)
+        new = parameter, m, v
         if fits(gradient) and gradient.shape == parameter.shape and _takes(new, parameter):
-            steps.append(_step(parameter, np.ascontiguousarray(gradient), m, v, new, constants[decay]))
+            steps.append(_step(parameter, np.ascontiguousarray(gradient), m, v, new, constants[decay], memory,
+                               clip or 0.0, scale))
         else:
+            gradient = reference.scaled_and_clipped(gradient, parameter, clip, scale)
             reference.adamw(parameter, gradient, m, v, step, rate, betas, eps, decay, out=new)
     if steps:
         run(*steps)
 
 
-def _step(parameter, gradient, first, second, new, constants):
+def _step(parameter, gradient, first, second, new, constants, memory, clip=0.0, scale=1.0):
     """One update.  The kernel reads a number before it writes its successor, so that `new` may be the inputs."""
-    arrays = parameter, gradient, first, second, *new, constants
-    return Kind.EACH, {Each.FUNCTION: Function.ADAMW, Each.COUNT: parameter.size, **dict(enumerate(arrays, Each.A))}
+    units = len(parameter) if parameter.ndim > 1 else 1
+    return Kind.UPDATE, {
+        U.UNITS: units, U.LENGTH: parameter.size // units, U.CLIP: bits(clip), U.SCALE: bits(scale),
+        U.SCRATCH: memory[0], U.SCRATCH_SIZE: memory[1],
+        **dict(enumerate((parameter, gradient, first, second, *new, constants), U.A))}
 
 
 def _constants(step, rate, betas, eps, decay):

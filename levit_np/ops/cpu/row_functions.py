@@ -20,7 +20,7 @@ def row_functions(lanes):
     for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
         for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
             found[name] = _column_sums(width, vectors, backward)
-    return found | {"softmax": _softmax(lanes), "softmax_backward": _softmax_backward(lanes)}
+    return found | {"squares": _squares(lanes), "softmax": _softmax(lanes), "softmax_backward": _softmax_backward(lanes)}
 
 
 def _of_kind(lanes, name, past=False):
@@ -153,11 +153,12 @@ def _silu_backward(v, at, _):
 
 
 def _adamw(v, at, raw):
-    """Parameter a, gradient b, moments c, d -> e, f, g.  h: 8 constants, see optimizer.py."""
+    """Parameter a, gradient b, moments c, d -> e, f, g.  h: 8 constants, see optimizer.py, and the gradient's factor."""
     b = v.builder
-    keep, rate, beta, beta_rest, gamma, gamma_rest, correction, eps = (
-        v.spread(v.load_scalar(v.at(raw[7], 4 * i))) for i in range(8))
+    keep, rate, beta, beta_rest, gamma, gamma_rest, correction, eps, factor = (
+        v.spread(v.load_scalar(v.at(raw[7], 4 * i))) for i in range(9))
     parameter, gradient, first, second = (v.load(at[i]) for i in range(4))
+    gradient = b.fmul(gradient, factor)
     first = b.fadd(b.fmul(beta, first), b.fmul(beta_rest, gradient))
     second = b.fadd(b.fmul(gamma, second), b.fmul(gamma_rest, b.fmul(gradient, gradient)))
     deviation = b.fadd(v.root(b.fmul(second, correction)), eps)
@@ -213,6 +214,20 @@ def _sums(lanes, vectors, backward, activated):
             place = builder.inttoptr(address, double.as_pointer())
             old = builder.load(place, align=8, typ=double)
             builder.store(builder.fadd(old, builder.fpext(total, double)), place).align = 8
+    return emit
+
+
+def _squares(lanes):
+    """f(x, target, count): target = Σ x²."""
+    def emit(builder, arguments):
+        x, target, count, *_ = arguments
+
+        def each(v, at, carried):
+            y = v.load(at(x))
+            return [v.fma(y, y, carried[0])]
+
+        one = Vectors(builder, 1)
+        one.store(_over(builder, lanes, count, [(0.0, _add)], each)[0], target)
     return emit
 
 

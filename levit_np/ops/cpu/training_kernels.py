@@ -17,6 +17,7 @@ from .normalization_scalars import normalization_scalars
 from .panel_packing import panel_packing
 from .product_kernels import product_functions, product_kernels
 from .routines import routines
+from .update_kernel import update_kernel
 
 STEP = step.COLUMNS * 8
 LINE = 16  # numbers a cache line
@@ -44,9 +45,9 @@ def training_kernels(instructions):
     hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
     hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
         call[f"{name}_past"] for name in POINTWISE)
-    adamw = call["adamw"]
+    update = update_kernel(jit, call, share)
     E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
-    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = (int(x) for x in step.Function)
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD = (int(x) for x in step.Function)
 
     @jit
     def each(s, thread, threads):
@@ -55,10 +56,7 @@ def training_kernels(instructions):
         first, last = first * LINE, min(last * LINE, get(s, E_COUNT))
         count, function, offset, past = last - first, get(s, E_FUNCTION), 4 * first, get(s, E_PAST)
         a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
-        if function == ADAMW:
-            adamw(a, b, c, get(s, E_A + 3) + offset, get(s, E_A + 4) + offset, get(s, E_A + 5) + offset,
-                  get(s, E_A + 6) + offset, get(s, E_A + 7), count)
-        elif function == HARDSWISH and past:
+        if function == HARDSWISH and past:
             hardswish_past(a, b, 0, 0, 0, 0, 0, 0, count)
         elif function == HARDSWISH:
             hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
@@ -76,8 +74,8 @@ def training_kernels(instructions):
             silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
 
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
-        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, \
-        AMX_GRADIENT = (int(kind) for kind in step.Kind)
+        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
+        AMX_PRODUCT, AMX_GRADIENT = (int(kind) for kind in step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -124,6 +122,8 @@ def training_kernels(instructions):
                 attention(s, thread, threads)
             elif kind == ATTENTION_BACKWARD:
                 attention_backward(s, thread, threads)
+            elif kind == UPDATE:
+                update(s, thread, threads)
             if threads > 1:
                 wait(counter, (n - first + 1) * threads, give_way)
         release()

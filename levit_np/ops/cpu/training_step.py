@@ -13,8 +13,8 @@ AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split:
 
 class Kind(IntEnum):
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
-        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, AMX_PACK, AMX_PRODUCT, \
-        AMX_GRADIENT = range(19)
+        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
+        AMX_PRODUCT, AMX_GRADIENT = range(20)
 
 
 class Product(IntEnum):
@@ -47,7 +47,7 @@ class Each(IntEnum):
 class Function(IntEnum):
     """Of single numbers; row_functions.py says which address is what."""
 
-    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, ADAMW = range(5)
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD = range(4)
 
 
 class Normalization(IntEnum):
@@ -75,3 +75,11 @@ class Attention(IntEnum):
     SCALE: a float64's bits.  BIAS, backward DBIAS, (heads, Nq, Nk); PROBABILITIES (images, heads, Nq, Nk)."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, VIEWS, BIAS, PROBABILITIES, SCALE, SCRATCH, SCRATCH_SIZE = range(1, 13)
+
+
+class Update(IntEnum):
+    """AdamW of UNITS × LENGTH numbers, the gradient times SCALE and clipped by its units with CLIP, unless that is 0,
+    both a float64's bits.  From A on: parameter, gradient, two moments, where the three that follow go, and optimizer.py's
+    constants."""
+
+    UNITS, LENGTH, CLIP, SCALE, SCRATCH, SCRATCH_SIZE, A = range(1, 8)

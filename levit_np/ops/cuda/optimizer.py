@@ -4,11 +4,11 @@ which is what a training spends its time in, in one kernel."""
 import numpy as np
 
 from ..reference import adamw, clip_adaptively, moving_average, scaled_and_clipped, unit_norms  # noqa: F401
+from ..reference.clipping import EPS
 from .device import Kernel, arrays, contiguous, current, launch
 from .geometry import cover
 
 UNITS = 8  # a block, a warp each
-CLIP_EPS = 1e-3  # as clip_adaptively's
 
 
 def squared_norm(*tensors):
@@ -32,7 +32,7 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
     launch(Kernel("optimizer", "update_together"), (cover(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, xp.asarray(np.array(decays, np.float32)), len(groups[0]), float(rate),
             float(betas[0]), float(betas[1]), float(eps), 1 / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step),
-            float(clip or 0), CLIP_EPS, float(scale)))
+            float(clip or 0), EPS, float(scale)))
 
 
 def average_together(averages, values, decay):

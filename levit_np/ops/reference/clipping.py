@@ -2,6 +2,9 @@
 
 import numpy as np
 
+EPS = 1e-3  # a unit's norm at least, so that what is still zero moves
+LEAST = 1e-6  # of a gradient's norm that is divided by
+
 
 def squared_norm(*tensors):
     """Σ x² over all tensors, a float; infinite or NaN as soon as any of them is."""
@@ -14,11 +17,9 @@ def unit_norms(x):
     return np.sqrt((x * x).sum(axes, keepdims=x.ndim > 1))
 
 
-def clip_adaptively(gradient, parameter, factor=0.01, eps=1e-3, out=None):
-    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g; norms a unit.  A new array, or `out`.
-
-    ε lets what is still zero move."""
+def clip_adaptively(gradient, parameter, factor=0.01, eps=EPS, out=None):
+    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g; norms a unit.  A new array, or `out`."""
     largest = factor * np.maximum(unit_norms(parameter), eps)
     norms = unit_norms(gradient)
-    scale = np.where(norms < largest, 1, largest / np.maximum(norms, 1e-6))
+    scale = np.where(norms < largest, 1, largest / np.maximum(norms, LEAST))
     return np.multiply(gradient, scale.astype(gradient.dtype, copy=False), out=out)

@@ -1,0 +1,47 @@
+"""AdamW with adaptive clipping, of one parameter: what optimizer.update_together asks for, a unit after the other."""
+
+from math import sqrt
+
+from numba import types
+
+from ..reference.clipping import EPS, LEAST
+from . import training_step as step
+from .intrinsics import as_float, get, get_float, set_float
+
+CONSTANTS, FACTOR, SQUARES = 8, 32, 40  # of optimizer.py's; and where in a thread's scratch the factor and the sums stand
+BYTES = 64  # of scratch a thread
+
+
+def update_kernel(jit, call, share):
+    """The kernel of a step.  call: the routines by name."""
+    adamw, squares = call["adamw"], call["squares"]
+    U_UNITS, U_LENGTH, U_CLIP, U_SCALE, U_SCRATCH, U_SCRATCH_SIZE, U_A = (int(c) for c in step.Update)
+
+    @jit
+    def norm(x, count, scratch):
+        squares(x, scratch + SQUARES, count, 0, 0, 0, 0, 0, 0)
+        return sqrt(get_float(scratch + SQUARES))
+
+    @jit
+    def factor(s, parameter, gradient, scratch):
+        """What a unit's gradient is multiplied by: see reference.clip_adaptively."""
+        clip, scale, length = as_float(get(s, U_CLIP)), as_float(get(s, U_SCALE)), get(s, U_LENGTH)
+        if clip == 0:
+            return scale
+        largest, found = clip * max(norm(parameter, length, scratch), EPS), scale * norm(gradient, length, scratch)
+        return scale if found < largest else scale * largest / max(found, LEAST)
+
+    @jit
+    def update(s, thread, threads):
+        length, constants = get(s, U_LENGTH), get(s, U_A + 7)
+        scratch = get(s, U_SCRATCH) + thread * get(s, U_SCRATCH_SIZE)
+        for i in range(CONSTANTS):
+            set_float(scratch + 4 * i, get_float(constants + 4 * i))
+        first, last = share(get(s, U_UNITS), thread, threads)
+        for unit in range(first, last):
+            at = 4 * unit * length
+            p, g, m, v = get(s, U_A) + at, get(s, U_A + 1) + at, get(s, U_A + 2) + at, get(s, U_A + 3) + at
+            set_float(scratch + FACTOR, types.float32(factor(s, p, g, scratch)))
+            adamw(p, g, m, v, get(s, U_A + 4) + at, get(s, U_A + 5) + at, get(s, U_A + 6) + at, scratch, length)
+
+    return update
