@@ -1,7 +1,7 @@
 """One panel of a training's product on AMX's tiles, a tile after the other: each number is in three parts (see amx.py).
 
-What a thread has of scratch begins with the job that the tile is handed (step.Job), whose last tile waits to be finished
-while the next one is multiplied; behind it stands what these functions keep between two tiles."""
+What a thread has of scratch begins with the job that the tile is handed (step.Job), whose last tile waits to be
+finished while the next one is multiplied; behind it stands what these functions keep between two tiles."""
 
 from typing import Any, NamedTuple
 

@@ -4,9 +4,8 @@ import numpy as np
 
 from .. import reference
 from ..reference import Statistics
-from .normalization_scalars import BYTES
 from .running import bits, channels_at, empty, fits, past_caches, rows_of, run, scratch
-from .training_step import Kind
+from .training_step import COLUMN_BYTES, Kind
 from .training_step import Normalization as N
 
 ROW = 64  # numbers of a row at least, where there are rows enough
@@ -114,7 +113,7 @@ def _passes(x) -> dict:
     while channels * beside < ROW and rows % (2 * beside) == 0:
         beside *= 2
     return {N.X: x, N.ROWS: rows // beside, N.WIDTH: channels * beside, N.BESIDE: beside,
-            N.SCRATCH: scratch(BYTES * channels * beside)[0]}
+            N.SCRATCH: scratch(COLUMN_BYTES * channels * beside)[0]}
 
 
 def _columns(x, eps, arrays):

@@ -10,8 +10,6 @@ from numba import types
 from . import training_step as step
 from .intrinsics import as_float, get, get_float, set_float
 
-BYTES = 2 * 8 + 5 * 4  # of scratch a column
-
 
 def places(jit):
     """(totals, array): where the two totals of a step's columns stand, and the n-th array: centre, scale, shift, first,

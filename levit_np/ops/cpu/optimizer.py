@@ -4,9 +4,8 @@ import numpy as np
 
 from .. import reference
 from .running import bits, fits, run, scratch
-from .training_step import Kind
+from .training_step import UPDATE_BYTES, Kind
 from .training_step import Update as U
-from .update_kernel import BYTES
 
 
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
@@ -20,7 +19,7 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
         return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
     arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # which would make an array of a number
     new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
-    run(_step(*arrays, new, _constants(step, rate, betas, eps, decay), scratch(BYTES)))
+    run(_step(*arrays, new, _constants(step, rate, betas, eps, decay), scratch(UPDATE_BYTES)))
     if out is None or new is out:
         return tuple(new)
     for array, values in zip(out, new, strict=True):
@@ -34,7 +33,7 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
 
     scale: what the gradients are multiplied by first; they may be overwritten."""
     steps, constants = [], {decay: _constants(step, rate, betas, eps, decay) for decay in set(decays)}
-    memory = scratch(BYTES)
+    memory = scratch(UPDATE_BYTES)
     for parameter, gradient, m, v, decay in zip(parameters, gradients, first, second, decays, strict=True):
         new = parameter, m, v
         if fits(gradient) and gradient.shape == parameter.shape and _takes(new, parameter):

@@ -20,7 +20,8 @@ def row_functions(lanes):
     for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
         for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
             found[name] = _column_sums(width, vectors, backward)
-    return found | {"squares": _squares(lanes), "softmax": _softmax(lanes), "softmax_backward": _softmax_backward(lanes)}
+    return found | {"squares": _squares(lanes), "softmax": _softmax(lanes),
+                    "softmax_backward": _softmax_backward(lanes)}
 
 
 def _of_kind(lanes, name, past=False):
@@ -153,7 +154,7 @@ def _silu_backward(v, at, _):
 
 
 def _adamw(v, at, raw):
-    """Parameter a, gradient b, moments c, d -> e, f, g.  h: 8 constants, see optimizer.py, and the gradient's factor."""
+    """Parameter a, gradient b, moments c, d -> e, f, g.  h: optimizer.py's 8 constants, and the gradient's factor."""
     b = v.builder
     keep, rate, beta, beta_rest, gamma, gamma_rest, correction, eps, factor = (
         v.spread(v.load_scalar(v.at(raw[7], 4 * i))) for i in range(9))

@@ -7,6 +7,8 @@ from enum import IntEnum
 
 COLUMNS = 24  # int64 numbers a step
 HEAD = 64  # bytes at the start of a thread's scratch, which hold a 1.0
+COLUMN_BYTES = 2 * 8 + 5 * 4  # of scratch a column of a BN: see normalization_scalars.py
+UPDATE_BYTES = 64  # of a thread's scratch: see update_kernel.py
 QUERIES = 24  # of an attention at a time: their scores stay in the L1 cache
 AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split: see amx_training.py
 
@@ -79,7 +81,7 @@ class Attention(IntEnum):
 
 class Update(IntEnum):
     """AdamW of UNITS × LENGTH numbers, the gradient times SCALE and clipped by its units with CLIP, unless that is 0,
-    both a float64's bits.  From A on: parameter, gradient, two moments, where the three that follow go, and optimizer.py's
-    constants."""
+    both a float64's bits.  From A on: parameter, gradient, two moments, where the three that follow go, and
+    optimizer.py's constants."""
 
     UNITS, LENGTH, CLIP, SCALE, SCRATCH, SCRATCH_SIZE, A = range(1, 8)

@@ -8,8 +8,8 @@ from ..reference.clipping import EPS, LEAST
 from . import training_step as step
 from .intrinsics import as_float, get, get_float, set_float
 
-CONSTANTS, FACTOR, SQUARES = 8, 32, 40  # of optimizer.py's; and where in a thread's scratch the factor and the sums stand
-BYTES = 64  # of scratch a thread
+CONSTANTS = 8  # of optimizer.py's, which a thread's scratch begins with; the factor stands behind them
+FACTOR, SQUARES = 32, 40  # where that is, and a sum of squares
 
 
 def update_kernel(jit, call, share):

@@ -1,6 +1,7 @@
 // Batch normalization and its backward, a thread keeping to its channels; layer normalization, a warp a token.
 //
-// x is (rows, channels).  A block of 32 × 8 threads has 32 · VECTOR channels and `length` rows, every eighth a thread's.
+// x is (rows, channels).  A block of 32 × 8 threads has 32 · VECTOR channels and `length` rows, every eighth a
+// thread's.
 #include "machine.cuh"
 
 #ifndef VECTOR
@@ -116,8 +117,8 @@ KERNEL update_running(const float* mean, const float* variance, const float* bat
 }
 LAUNCHABLE(update_running)
 
-// y = activation(gamma (x - mean) / √(variance + eps) + beta).  Several rows' loads are under way at once, for which the
-// compiler must know that no store is one of theirs.
+// y = activation(gamma (x - mean) / √(variance + eps) + beta).  Several rows' loads are under way at once, for which
+// the compiler must know that no store is one of theirs.
 KERNEL normalize(const element* __restrict__ x, const float* gamma, const float* beta, const float* mean,
                  const float* variance, element* __restrict__ y, int rows, int channels, int length, float eps) {
   Share share(rows, channels, length);
@@ -192,8 +193,8 @@ normalize_backward_sums(const element* dz, const element* x, const float* gamma,
 }
 LAUNCHABLE(normalize_backward_sums)
 
-// dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0 where
-// mean and variance are constants.
+// dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0
+// where mean and variance are constants.
 KERNEL normalize_backward(const element* __restrict__ dz, const element* __restrict__ x, const float* gamma,
                           const float* beta, const float* mean, const float* variance, const float* sums,
                           element* __restrict__ dx, int rows, int channels, int length, float eps, float through) {
