@@ -56,12 +56,12 @@ class LeViT(Layer):
         self._named = tuple(self.walk())  # once: a step of training goes through it several times
         for name, layer in self._named:
             layer.name = name or self.config.name
-        for residual in self._residuals():
+        for residual in self._residuals(self.stages):
             # A callable, so that restoring `model.random` reaches every residual.
             residual.generator = lambda: self.random
 
-    def _residuals(self, stages=None):
-        return [branch for stage in stages or self.stages for block in (stage.downsample, *stage.blocks) if block
+    def _residuals(self, stages):
+        return [branch for stage in stages for block in (stage.downsample, *stage.blocks) if block
                 for branch in (block.attention, block.mlp) if isinstance(branch, Residual)]
 
     def __call__(self, x):
@@ -136,13 +136,13 @@ class LeViT(Layer):
     def set_drop_path(self, rate: float) -> None:
         """Training drops this share of the residual branches from here on.  Raises ConfigError outside [0, 1)."""
         self.config = replace(self.config, drop_path=rate)
-        for residual in self._residuals():
+        for residual in self._residuals(self.stages):
             residual.rate = rate
 
     def dropping(self) -> list:
         """The residual branches that draw a mask in training, in the order in which they do."""
         trained = [stage for stage, mode in zip(self.stages, self._modes(True)[1:]) if mode is True]
-        return [residual for residual in self._residuals(trained) if residual.rate] if trained else []
+        return [residual for residual in self._residuals(trained) if residual.rate]
 
     def _modes(self, training):
         """How the stem and each stage are run: a frozen part behind one that trains must let gradients through; a
