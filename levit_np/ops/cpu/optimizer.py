@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import reference
+from ..reference.clipping import EPS, LEAST
 from .running import bits, fits, run, scratch
 from .training_step import UPDATE_BYTES, Kind
 from .training_step import Update as U
@@ -57,7 +58,7 @@ def _step(parameter, gradient, first, second, new, constants, memory, clip=0.0, 
 
 def _constants(step, rate, betas, eps, decay):
     return np.array([1 - rate * decay, rate / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1],
-                     1 / (1 - betas[1] ** step), eps], np.float32)
+                     1 / (1 - betas[1] ** step), eps, EPS, LEAST], np.float32)
 
 
 def _takes(out, parameter):

@@ -4,11 +4,11 @@ from math import sqrt
 
 from numba import types
 
-from ..reference.clipping import EPS, LEAST
 from . import training_step as step
 from .intrinsics import as_float, get, get_float, set_float
 
-CONSTANTS = 8  # of optimizer.py's, which a thread's scratch begins with; the factor stands behind them
+CONSTANTS = 8  # of optimizer.py's ten, which a thread's scratch begins with; the factor stands behind them
+EPS, LEAST = 32, 36  # where the last two are
 FACTOR, SQUARES = 32, 40  # where that is, and a sum of squares
 
 
@@ -26,10 +26,12 @@ def update_kernel(jit, call, share):
     def factor(s, parameter, gradient, scratch):
         """What a unit's gradient is multiplied by: see reference.clip_adaptively."""
         clip, scale, length = as_float(get(s, U_CLIP)), as_float(get(s, U_SCALE)), get(s, U_LENGTH)
+        constants = get(s, U_A + 7)
         if clip == 0:
             return scale
-        largest, found = clip * max(norm(parameter, length, scratch), EPS), scale * norm(gradient, length, scratch)
-        return scale if found < largest else scale * largest / max(found, LEAST)
+        largest = clip * max(norm(parameter, length, scratch), get_float(constants + EPS))
+        found = scale * norm(gradient, length, scratch)
+        return scale if found < largest else scale * largest / max(found, get_float(constants + LEAST))
 
     @jit
     def update(s, thread, threads):
