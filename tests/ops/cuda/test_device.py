@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -147,3 +149,58 @@ def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
     device.choose(6)
     device.current()
     assert cupy.chosen == [2]
+
+
+class Stream:
+    """CuPy's, as far as recording goes; what happens is written down."""
+
+    def __init__(self, log, non_blocking):
+        self.log = log
+        assert non_blocking  # one that may be recorded
+
+    def __enter__(self):
+        self.log.append("stream")
+
+    def __exit__(self, *_):
+        self.log.append("no stream")
+
+    def begin_capture(self):
+        self.log.append("begin")
+
+    def end_capture(self):
+        self.log.append("end")
+        return type("Graph", (), {"launch": lambda graph: self.log.append("launch")})()
+
+
+@contextmanager
+def using(log, allocator):
+    log.append(allocator())
+    yield
+    log.append("no pool")
+
+
+@pytest.mark.parametrize("error", [None, MemoryError("no room")])
+def test_what_is_recorded_has_memory_of_its_own(monkeypatch, error):
+    """And the recording ends, whatever happens in it."""
+    cupy, log = Cupy(1), []
+    cupy.cuda.Stream, cupy.cuda.using_allocator = partial(Stream, log), partial(using, log)
+    cupy.cuda.MemoryPool = type("MemoryPool", (), {"malloc": lambda pool: "pool"})
+    cupy.cuda.Device.synchronize = lambda one: log.append("finished")
+    cupy.get_default_memory_pool = lambda: type("", (), {"free_all_blocks": lambda pool: log.append("freed")})()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+    def function():
+        log.append("function")
+        if error:
+            raise error
+        return ["found"]
+
+    if error:
+        with pytest.raises(MemoryError):
+            device.captured(function)
+        assert log[-3:] == ["function", "end", "no stream"]
+        return
+    replay = device.captured(function)
+    recording = ["finished", "freed", "stream", "pool", "begin", "function", "end", "no pool", "no stream"]
+    assert log == recording
+    assert replay() is replay() == ["found"] and log == [*recording, "launch", "launch"]
