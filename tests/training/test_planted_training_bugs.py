@@ -43,8 +43,8 @@ def test_without_a_bug_all_is_right(recipe, distil):
     (BASE, False, "update.is_decayed", 'name.endswith(".weight")', 'not name.endswith(("gamma", "beta", ".bias"))'),
     (BASE, False, "update.Update.__call__", "recipe.clip, scale", "0.0, scale"),
     (BASE, False, "average.Average.update", "in own], self.decay", "in own], 1 - self.decay"),
-    (HARD, True, "trainer.Trainer.step", "_scaled(doutputs, share * self.scale.value / self.ranks.size)",
-     "doutputs"),
+    (HARD, True, "trainer.Trainer.passed", "_scaled(doutputs, share)", "doutputs"),
+    (HARD, True, "trainer.Trainer.step", "share=share * self", "share=self"),
     (HARD, True, "trainer.Trainer.step", "loss + share * float(value)", "float(value)"),
     (HARD, True, "trainer.Trainer.step", "self.batch / self.loader.steps", "0"),
 ])

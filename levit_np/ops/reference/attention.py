@@ -1,7 +1,5 @@
 """Attention with a translation-invariant bias (the paper's equation 1), as one operation, and what feeds it."""
 
-from itertools import accumulate
-
 import numpy as np
 
 from .activation import softmax, softmax_backward
@@ -66,7 +64,7 @@ def split_heads(x, heads, sizes):
 
     x (B, N, heads·Σsizes) -> one (B, heads, N, size) for each size; it starts where those before it end."""
     parts = x.reshape(*x.shape[:2], heads, sum(sizes)).transpose(0, 2, 1, 3)
-    return [parts[..., end - size : end] for size, end in zip(sizes, accumulate(sizes))]
+    return [parts[..., end - size : end] for size, end in zip(sizes, np.cumsum(sizes))]
 
 
 def split_heads_backward(parts):
