@@ -11,19 +11,16 @@ SUMMED = 32  # rows summed in float32, before their sum is added in float64
 FIRST = 16  # rows whose mean stands near the mean of all, so that the variance's sum of squares does not cancel
 
 
-def normalization_kernels(lanes, jit, call, share):
-    """(channel_sums, normalization, normalization_backward): kernels of a step, the first (…, backward).  call: the
-    routines by name."""
+def column_sums(lanes, jit, call, share):
+    """channel_sums: the kernel of two kinds of step, (…, backward).  call: the routines by name."""
     group = GROUP * lanes
     copy, add = call["copy"], call["add"]
-    normalize_row, normalize_row_past, normalize_row_backward, normalize_row_backward_past = (
-        call[name] for name in ("normalize", "normalize_past", "normalize_backward", "normalize_backward_past"))
     sums_group, sums, sums_one, backward_sums_group, backward_sums, backward_sums_one = (
         call[name] for name in ("sums_group", "sums", "sums_one", "backward_sums_group", "backward_sums",
                                 "backward_sums_one"))
     totals, array = places(jit)
-    N_ROWS, N_WIDTH, N_X, N_DY, N_OUT, N_PAST, N_ACTIVATED = (
-        int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "OUT", "PAST", "ACTIVATED"))
+    N_ROWS, N_WIDTH, N_X, N_DY, N_ACTIVATED = (
+        int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "ACTIVATED"))
 
     @jit
     def find_centre(x, row, rows, centre, columns):
@@ -75,6 +72,17 @@ def normalization_kernels(lanes, jit, call, share):
                     sums_one(0, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c, 0, 0)
                 c += 1
 
+    return channel_sums
+
+
+def normalization_kernels(jit, call, share):
+    """(normalization, normalization_backward): kernels of a step.  call: the routines by name."""
+    normalize_row, normalize_row_past, normalize_row_backward, normalize_row_backward_past = (
+        call[name] for name in ("normalize", "normalize_past", "normalize_backward", "normalize_backward_past"))
+    _, array = places(jit)
+    N_ROWS, N_WIDTH, N_X, N_DY, N_OUT, N_PAST, N_ACTIVATED = (
+        int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "OUT", "PAST", "ACTIVATED"))
+
     @jit
     def normalization(s, thread, threads):
         first, last = share(get(s, N_ROWS), thread, threads)
@@ -101,4 +109,4 @@ def normalization_kernels(lanes, jit, call, share):
             else:
                 normalize_row_backward(dy + at, x + at, out + at, centre, scale, one, two, shift, width)
 
-    return channel_sums, normalization, normalization_backward
+    return normalization, normalization_backward

@@ -1,4 +1,4 @@
-"""Training's kernels: pointwise functions, and `run`, which goes through a few steps of any kind.
+"""Training's kernels, and `run`, which goes through a few steps of any kind.
 
 Like those of kernels.py they are functions of a step, a thread and the number of threads, compiled apart from them: who
 never trains does not wait for them."""
@@ -12,16 +12,15 @@ from .barrier import barrier
 from .convolution_kernels import convolution_kernels
 from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
-from .normalization_kernels import normalization_kernels
+from .normalization_kernels import column_sums, normalization_kernels
 from .normalization_scalars import normalization_scalars
 from .panel_packing import panel_packing
+from .pointwise_kernel import pointwise_kernel
 from .product_kernels import product_functions, product_kernels
 from .routines import routines
 from .update_kernel import update_kernel
 
 STEP = step.COLUMNS * 8
-LINE = 16  # numbers a cache line
-POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward"
 
 
 def training_kernels(instructions):
@@ -39,40 +38,12 @@ def training_kernels(instructions):
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(
         jit, call, share, packing, products, on_tiles)
-    channel_sums, normalization, normalization_backward = normalization_kernels(lanes, jit, call, share)
+    channel_sums = column_sums(lanes, jit, call, share)
+    normalization, normalization_backward = normalization_kernels(jit, call, share)
     moments, scales, through = normalization_scalars(jit, share)
     attention, attention_backward = attention_kernels(jit, call, share, packing, products)
-    hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
-    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
-        call[f"{name}_past"] for name in POINTWISE)
+    each = pointwise_kernel(jit, call, share)
     update = update_kernel(jit, call, share)
-    E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
-    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD = (int(x) for x in step.Function)
-
-    @jit
-    def each(s, thread, threads):
-        # Whole cache lines a thread, so that each part begins where vectors may be written past the caches.
-        first, last = share((get(s, E_COUNT) + LINE - 1) // LINE, thread, threads)
-        first, last = first * LINE, min(last * LINE, get(s, E_COUNT))
-        count, function, offset, past = last - first, get(s, E_FUNCTION), 4 * first, get(s, E_PAST)
-        a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
-        if function == HARDSWISH and past:
-            hardswish_past(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == HARDSWISH:
-            hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == HARDSWISH_BACKWARD and past:
-            hardswish_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == HARDSWISH_BACKWARD:
-            hardswish_backward(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == SILU and past:
-            silu_past(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == SILU:
-            silu(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == SILU_BACKWARD and past:
-            silu_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == SILU_BACKWARD:
-            silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
-
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
         CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
         AMX_PRODUCT, AMX_GRADIENT = (int(kind) for kind in step.Kind)

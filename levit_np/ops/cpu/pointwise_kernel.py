@@ -1,0 +1,42 @@
+"""An activation, or its gradient, of numbers that lie side by side."""
+
+from . import training_step as step
+from .intrinsics import get
+
+LINE = 16  # numbers a cache line
+POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward"
+
+
+def pointwise_kernel(jit, call, share):
+    """The kernel of a step.  call: the routines by name."""
+    hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
+    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
+        call[f"{name}_past"] for name in POINTWISE)
+    E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD = (int(x) for x in step.Function)
+
+    @jit
+    def each(s, thread, threads):
+        # Whole cache lines a thread, so that each part begins where vectors may be written past the caches.
+        first, last = share((get(s, E_COUNT) + LINE - 1) // LINE, thread, threads)
+        first, last = first * LINE, min(last * LINE, get(s, E_COUNT))
+        count, function, offset, past = last - first, get(s, E_FUNCTION), 4 * first, get(s, E_PAST)
+        a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
+        if function == HARDSWISH and past:
+            hardswish_past(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH:
+            hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH_BACKWARD and past:
+            hardswish_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == HARDSWISH_BACKWARD:
+            hardswish_backward(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == SILU and past:
+            silu_past(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == SILU:
+            silu(a, b, 0, 0, 0, 0, 0, 0, count)
+        elif function == SILU_BACKWARD and past:
+            silu_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == SILU_BACKWARD:
+            silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
+
+    return each
