@@ -140,17 +140,12 @@ class CupyDevice:
 
     def recorded(self, calls: list):
         """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""
-        stream = self.arrays.cuda.Stream(non_blocking=True)
-        self.finish()
-        with stream:
-            for call in calls:  # compiled and loaded before anything is recorded
-                self.launch(call)
-            stream.synchronize()
-            stream.begin_capture()
+        def launch_all():
             for call in calls:
                 self.launch(call)
-            graph = stream.end_capture()
-        return graph.launch
+
+        launch_all()  # compiled and loaded before anything is recorded
+        return self.captured(launch_all)
 
     def captured(self, function):
         """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:

@@ -204,3 +204,7 @@ def test_what_is_recorded_has_memory_of_its_own(monkeypatch, error):
     recording = ["finished", "freed", "stream", "pool", "begin", "function", "end", "no pool", "no stream"]
     assert log == recording
     assert replay() is replay() == ["found"] and log == [*recording, "launch", "launch"]
+    log.clear()
+    monkeypatch.setattr(device.CupyDevice, "launch", lambda gpu, call: log.append(call))
+    device.current().recorded(["a", "b"])()
+    assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
