@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from ..ops.cpu import minimal_filtering
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
-from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU
+from ..ops.cpu.minimal_filtering import FEW_SQUARES, WINDOW_BYTES
+from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, TILE
 from . import plan
 from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
-from .program import SUMS, Product, Tensor
+from .program import PANEL_BYTES, SUMS, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
@@ -69,25 +71,30 @@ class Convolution:
         outputs, channels, self.kernel, _ = step.weight.shape
         self.name, self.stride, self.padding = step.name, step.stride, step.padding
         self.size, scale = lowering.size, lowering.scale.get("map", 1)
+        self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
         self.finish = lowering.finish("map", step.activation)
         self.planes, self.channels, self.next = 1, channels, None
         self.number = len(lowering.convolutions)
         self.parts = lowering.parts
         self.pairs = self.parts if self.number else 0
+        self.filtering = self.number and not self.pairs and minimal_filtering.suits(
+            channels, self.kernel, self.stride, self.out)
         if self.number == 0:
             self.planes, self.channels = channels, 1
             weight, rows = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
             self.length = self.kernel
         else:
             lowering.convolutions[-1].next = self
-            weight = step.weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, K·K·C)
-            cell = plain_columns(channels, lowering.grain)
-            self.channels, self.length = len(cell), self.kernel * len(cell)
-            rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(self.kernel**2)])
+            cells = minimal_filtering.TERMS if self.filtering else self.kernel**2
+            weight = (minimal_filtering.kernel_terms(step.weight) if self.filtering
+                      else step.weight.transpose(0, 2, 3, 1)).reshape(outputs, -1)  # (O, cells·C)
+            cell = plain_columns(channels, lowering.lanes if self.filtering else lowering.grain)
+            self.channels, self.length = padded(channels, lowering.grain), self.kernel * len(cell)
+            self.terms = len(cell)
+            rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(cells)])
         lowering.convolutions.append(self)
         columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
         self.outputs, self.most = len(columns), lowering.most(self.pairs, len(columns))
-        self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
         self.weight = lowering.pack(weight * scale, step.bias, rows, columns, self.pairs)
 
@@ -110,6 +117,9 @@ class Convolution:
         else:
             to = program.new_x(self.out[0] * self.out[1], self.outputs, self.parts)
             target = (to.row, to.row * self.out[1], to.row * to.tokens)
+        if self.filtering:
+            self._emit_filtering(program, source, to.address, target)
+            return
         closer = 2 if self.pairs else 1  # bfloat16 lie closer together
         pixel, line, image = (n // closer for n in (source.pixel, source.line, source.image))
         segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
@@ -118,6 +128,20 @@ class Convolution:
         operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs,
                           source.part)
         program.product(self.name, tiles, operand, to, self.finish)
+
+    def _emit_filtering(self, program, source, address, target):
+        f, weight, panel = table.Filtering, self.weight, program.width * 4  # bytes of a row of it
+        window = minimal_filtering.TERMS * self.terms * 4
+        rows = max(FEW_SQUARES, WINDOW_BYTES // window)
+        size = panel + rows * (len(minimal_filtering.PARTS) * panel + window + TILE)
+        program.add(self.name, table.Kind.FILTERING, {
+            f.IMAGES: program.images, f.LINES: self.out[0] // 2, f.COLUMNS: self.out[1] // 2, f.CHANNELS: self.terms,
+            f.SOURCE: source.address, f.SOURCE_PIXEL: source.pixel, f.SOURCE_LINE: source.line,
+            f.SOURCE_IMAGE: source.image, f.B: weight.address, f.B_PANEL: weight.panel, f.PANELS: weight.full,
+            f.TAIL: weight.tail, f.TARGET: address, f.TARGET_PIXEL: target[0], f.TARGET_LINE: target[1],
+            f.TARGET_IMAGE: target[2], f.BIAS: weight.bias, f.FINISH: self.finish, f.ROWS: rows,
+            f.SIZES: program.segments(*minimal_filtering.SIZES), f.LONGEST: PANEL_BYTES // panel,
+            f.SCRATCH: program.scratch(size), f.SCRATCH_SIZE: size})
 
     def _emit_image(self, program, source, height):
         i = table.Pad
@@ -137,25 +161,27 @@ class Linear:
         self.half_panels = lowering.half_attention
         if step.source in ("kept", "context"):
             self.tokens = lowering.kept
-        # The head stays exact: it reads a single token an image.
-        self.parts = lowering.parts if step.target != "logits" else 0
+        # What reads a single token an image stays exact, and what it is made of.
+        pooled = step.target in ("pooled", "logits")
+        self.parts, self.exact = 0 if pooled else lowering.parts, step.target == "last hidden" or not lowering.parts
         self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
         self.most = lowering.most(self.parts, len(columns))
         lowering.columns[step.target] = columns
         base = np.ones(len(step.weight))
         if step.groups and step.target != "kv":  # the queries come first
             base[: step.groups[0][0] * step.groups[0][1]] = LOG2_E
-        if step.target == "logits":
+        if pooled:
             self.tokens = 1
-            if step.source == "pooled":
-                scale /= lowering.pooled
+        if step.target == "logits" and step.source == "pooled":
+            scale /= lowering.pooled
+        shift = step.bias * base * (lowering.pooled if step.target == "pooled" else 1)
         if step.target == "x":
             lowering.tokens = self.tokens
         # Rounded while it is multiplied: a float64 copy would be the largest array of a start.
         weight = np.multiply(step.weight, scale * base[:, None], out=np.empty(step.weight.shape, np.float32),
                              casting="same_kind")
         self.outputs = len(columns)
-        self.weight = lowering.pack(weight, step.bias * base, self.rows, columns, self.parts)
+        self.weight = lowering.pack(weight, shift, self.rows, columns, self.parts)
 
     @staticmethod
     def _columns(step, lowering):
@@ -173,7 +199,7 @@ class Linear:
     def emit(self, program):
         source = program.tensors[self.source]
         if self.residual:
-            target = program.x
+            target = program.tensors[self.target]
         elif self.target == "x":
             target = program.new_x(self.tokens, self.outputs, self.parts)
         elif self.target == "logits":
@@ -181,7 +207,7 @@ class Linear:
         elif self.panels:
             target = program.new_panels(self.target, self.tokens, self.outputs, self.half_panels)
         else:
-            target = program.new(self.target, self.tokens, self.outputs, not self.parts, self.parts)
+            target = program.new(self.target, self.tokens, self.outputs, self.exact, 0 if self.exact else self.parts)
         program.tensors[self.target] = target
         address, row = (source.half, source.row // 2) if self.parts else (source.address, source.row)
         tiles = program.rows(program.images * self.tokens, row, target.row, self.most)
@@ -295,14 +321,14 @@ class Pool:
     """The kernel only sums the tokens; the mean's 1/N stands in the weights of the head.  The first is a sum of one."""
 
     def __init__(self, step, lowering):
-        self.name, self.tokens = step.name, lowering.tokens
+        self.name, self.source, self.target, self.tokens = step.name, step.source, step.target, lowering.tokens
         self.summed = lowering.pooled = 1 if step.first else lowering.tokens
-        self.columns, self.lanes = lowering.columns["x"], lowering.lanes
-        lowering.columns["pooled"] = self.columns
+        self.columns, self.lanes = lowering.columns[step.source], lowering.lanes
+        lowering.columns[step.target], lowering.scale[step.target] = self.columns, lowering.scale.get(step.source, 1)
 
     def emit(self, program):
-        s, source = table.Sum, program.x
-        target = program.tensors["pooled"] = program.new("pooled", 1, len(self.columns))
+        s, source = table.Sum, program.tensors[self.source]
+        target = program.tensors[self.target] = program.new(self.target, 1, len(self.columns))
         program.add(self.name, table.Kind.SUM, {
             s.IMAGES: program.images, s.TOKENS: self.summed, s.SOURCE: source.address, s.SOURCE_ROW: source.row,
             s.SOURCE_IMAGE: self.tokens * source.row, s.TARGET: target.address, s.TARGET_ROW: target.row,

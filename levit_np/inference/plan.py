@@ -101,10 +101,12 @@ class Token(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """pooled = the mean token of x, or the first."""
+    """target = the mean token of source, or the first."""
 
     name: str
     first: bool
+    source: str = "x"
+    target: str = "pooled"
 
 
 def steps_of(model: LeViT, apart: bool = False) -> Iterator:
@@ -119,6 +121,23 @@ def steps_of(model: LeViT, apart: bool = False) -> Iterator:
         yield from _lower(stage, "x")
     yield Pool("pool", model.config.pooling == "token")
     yield from _head(model, fold.stack_heads if apart else fold.merge_heads)
+
+
+def pooled_early(steps) -> Iterator:
+    """The same steps, but for the linear map before the pool: that comes behind it, and sees one token for all of them.
+    mean(x + W h + b) = mean(x) + W mean(h) + b, and the first token is treated so too."""
+    before = []  # the last two, held back
+    for step in steps:
+        if isinstance(step, Pool) and len(before) == 2 and before[1].residual and before[0].target == before[1].source:
+            up, down = before
+            before = [up._replace(target="last hidden"), step,
+                      step._replace(source="last hidden", target="pooled hidden"),
+                      down._replace(source="pooled hidden", target="pooled")]
+        else:
+            before.append(step)
+        while len(before) > 2:
+            yield before.pop(0)
+    yield from before
 
 
 def _lower(layer, source):

@@ -11,7 +11,9 @@ from ..ops.cpu.step import AMX_JOB, PARTS
 from ..ops.cpu.threads import MOST
 from .packing import HALF_GRAIN
 
-BLOCK_BYTES = 512 << 10  # of a product's rows go through all panels before the next rows: they stay in the L2 cache
+# Bytes of a product's rows, for each column of a panel, that go through all panels before the next rows: they stay in
+# the L2 cache, which is larger where vectors are wider.
+BLOCK_BYTES_A_COLUMN = 16 << 10
 
 
 SUMS = 4096  # bytes of a tile's sums, before they are finished
@@ -199,7 +201,8 @@ class Program:
         if split:
             block, scratch = min(MOST_TILES, SPLIT_BLOCK // (32 * terms * 2 * PARTS)), SPLIT_SCRATCH
         else:
-            block, scratch = BLOCK_BYTES // (self.rows_a_tile * terms * (2 if operand.pairs else 4)), AMX_JOB + SUMS
+            most = BLOCK_BYTES_A_COLUMN * self.width
+            block, scratch = most // (self.rows_a_tile * terms * (2 if operand.pairs else 4)), AMX_JOB + SUMS
         self.add(name, table.Kind.PRODUCT, {
             p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: operand.address, p.LDA: operand.row,
             p.SEGMENTS: self.segments(*segments), p.GROUPS: groups, p.COUNT: len(segments) // groups,

@@ -15,8 +15,8 @@ from levit_np.ops.cpu.step import Kind
 PAGE = mmap.PAGESIZE
 _protect = ctypes.CDLL(None, use_errno=True).mprotect
 _protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-CHANGES = {"levit_digits": {}, "levit_384_s8": {"image_size": 32}}
 SMALL = {"image_size": (33, 47), "num_classes": 37}
+CHANGES = {"levit_digits": {}, "levit_384_s8": {"image_size": 32}, "levit_192": SMALL | {"image_size": (48, 32)}}
 
 
 def protect(address, size, access):

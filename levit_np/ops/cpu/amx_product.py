@@ -8,8 +8,7 @@ from . import step
 from .amx import COLUMNS, PARTS, PASSES, TERMS
 from .amx import SCRATCH as SUMS_BYTES
 from .intrinsics import amx_functions, get, put
-from .step import AMX_JOB, PLAIN, Job
-from .tile import TILE
+from .step import AMX_JOB, PLAIN, TILE, Job
 
 ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
 # Numba takes whole numbers, not names of an enumeration.

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import reference
 from ..reference import convolution_size
-from . import tiles
+from . import filtering, tiles
 from .linear import pack, packed_size
 from .running import empty, fits, past_caches, run, scratch, whole, without_padding
 from .training_step import HEAD, Kind
@@ -21,6 +21,9 @@ def convolution(x, w, stride, padding):
     x (B, C, H, W), w (O, C, K, K) -> y (B, O, H', W')."""
     if not fits(x, w) or not _usual(x, w, stride, padding):
         return reference.convolution(x, w, stride, padding)
+    out = _out(x, w, stride, padding)
+    if filtering.suits(x, w, stride, padding, out):
+        return filtering.forward(x, w, out)
     shape = _Shape(x, w, stride, padding)
     outputs = shape.outputs
     y = empty(len(x), *shape.out, whole(outputs))
@@ -34,9 +37,12 @@ def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, K, K)."""
     if not fits(dy, x, w) or not _usual(x, w, stride, padding):
         return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
-    shape = _Shape(x, w, stride, padding)
-    if dy.shape != (len(x), shape.outputs, *shape.out):
+    out = _out(x, w, stride, padding)
+    if dy.shape != (len(x), len(w), *out):
         return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
+    if filtering.suits(x, w, stride, padding, out):
+        return filtering.backward(dy, x, w, out, input_gradient)
+    shape = _Shape(x, w, stride, padding)
     dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1))
     y_columns = {C.Y: dy, C.Y_ROW: shape.outputs * 4}
     return _input(shape, y_columns, w) if input_gradient else None, _weight(shape, y_columns)
@@ -82,6 +88,11 @@ def _usual(x, w, stride, padding):
     return all(convolution_size(n, w.shape[2], stride, padding) > 0 for n in x.shape[2:])
 
 
+def _out(x, w, stride, padding):
+    """(H', W')."""
+    return tuple(convolution_size(n, w.shape[2], stride, padding) for n in x.shape[2:])
+
+
 class _Shape:
     """How x lies in memory, (B, H, W, C) or, an image as it comes, (B, C, H, W) with a plane a channel; and so in
     which order the terms of a window stand."""
@@ -91,7 +102,7 @@ class _Shape:
         height, width = x.shape[2:]
         self.channels_last = x.transpose(0, 2, 3, 1).flags.c_contiguous or channels >= 16
         self.x = np.ascontiguousarray(x.transpose(0, 2, 3, 1) if self.channels_last else x)
-        self.out = tuple(convolution_size(n, self.kernel, stride, padding) for n in (height, width))
+        self.out = _out(x, w, stride, padding)
         self.channels, self.terms = channels, channels * self.kernel**2
         self.lines = max(1, min(self.out[0], PIXELS // self.out[1]))
         self.unfolded = self.lines * self.out[1] * whole(self.terms) * 4

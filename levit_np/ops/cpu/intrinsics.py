@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from . import amx, rows
+from . import amx, filtering_rows, rows
 from .tile import ARGUMENTS, emit_switch
 from .vector import F32, I32, I64, Vectors, number
 
@@ -188,10 +188,18 @@ class RowOperations:
             return _emits(lanes, rows.transpose_round, 4)
 
         @intrinsic
+        def filter_window(typingctx, source, pixel, line, target, vectors):
+            return _emits(lanes, filtering_rows.window, 5)
+
+        @intrinsic
+        def filter_sums(typingctx, parts, part, target, pixel, line, finish, vectors):
+            return _emits(lanes, filtering_rows.sums, 7)
+
+        @intrinsic
         def layer_norm(typingctx, source, target, vectors, channels, padding, gamma, beta, eps):
             (_, generate), i, f = _emits(lanes, rows.layer_norm, 0), types.int64, types.float64
             return types.void(i, i, i, f, f, i, i, f), generate
 
-        self.layer_norm = layer_norm
+        self.layer_norm, self.filter_window, self.filter_sums = layer_norm, filter_window, filter_sums
         self.copy, self.add, self.round, self.softmax_columns = copy, add, round_, softmax_columns
         self.transpose, self.transpose_round = transpose, transpose_round

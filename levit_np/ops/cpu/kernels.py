@@ -15,13 +15,14 @@ from .intrinsics import amx_operations, get
 from .register_tiles import register_tiles
 from .row_kernels import row_kernels
 from .tile_attention import tile_attention
+from .tile_filtering import tile_filtering
 from .tile_product import tile_product
 
 # No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
 # compiled code needs no symbol of Numba or Python.
 OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 STEP = step.COLUMNS * 8
-PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = (int(kind) for kind in step.Kind)
+PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND, FILTERING = (int(kind) for kind in step.Kind)
 PRODUCT_PAIRS, ATTENTION_PAIRS = int(step.Product.PAIRS), int(step.Attention.PAIRS)
 
 
@@ -32,6 +33,7 @@ def kernels(instructions):
     tiles = register_tiles(instructions, jit)
     product, divide = tile_product(instructions, jit, share, tiles)
     attention = tile_attention(instructions, jit, share, tiles)
+    filtering = tile_filtering(instructions, jit, share, tiles)
     pairs_product = amx_product(jit, instructions.lanes, divide) if amx else product
     pairs_attention = amx_attention(jit, instructions.lanes, share) if amx else attention
     configure, release = amx_operations(instructions.lanes)[:2] if amx else (jit(lambda: None),) * 2
@@ -53,6 +55,8 @@ def kernels(instructions):
                     pairs_attention(s, thread, threads)
                 else:
                     attention(s, thread, threads)
+            elif kind == FILTERING:
+                filtering(s, thread, threads)
             elif kind == PAD:
                 pad(s, thread, threads)
             elif kind == ROWS:

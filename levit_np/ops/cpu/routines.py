@@ -10,7 +10,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-from . import amx
+from . import amx, filtering_rows
 from .row_functions import row_functions
 from .tile import emit_loop, emit_switch, row_offsets
 from .vector import I64, Vectors, number
@@ -25,7 +25,7 @@ def routines(instructions):
     emitters = row_functions(instructions.lanes) | {
         "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
         "transpose": _transpose(instructions.lanes),
-        "pack": _pack(instructions.lanes, instructions.vectors)}
+        "pack": _pack(instructions.lanes, instructions.vectors)} | _filtering(instructions.lanes)
     if instructions.half == "tiles":
         emitters |= _amx(instructions.lanes)
 
@@ -43,17 +43,27 @@ def routines(instructions):
     return {name: _caller(f"levit_{name}") for name in emitters}, define
 
 
+def _filtering(lanes):
+    """What filtering_kernels.py is made of."""
+    return {"window": _emits(lanes, filtering_rows.window, 5),
+            "window_backward": _emits(lanes, filtering_rows.window_backward, 5),
+            "square_sums": _emits(lanes, filtering_rows.sums, 7),
+            "square_sums_backward": _emits(lanes, filtering_rows.sums_backward, 6)}
+
+
+def _emits(lanes, emit, count):
+    """emit(v, the first `count` arguments)."""
+    return lambda builder, arguments: emit(Vectors(builder, lanes), *arguments[:count])
+
+
 def _amx(lanes):
     """What amx_training.py is made of."""
-    def emits(emit, count):
-        return lambda builder, arguments: emit(Vectors(builder, lanes), *arguments[:count])
-
     def split_panel(v, *arguments):
         v.builder.call(amx.split_function(v.builder.module, lanes), arguments)
 
-    return {"amx_multiply": emits(amx.multiply, 3), "amx_finish_last": emits(amx.finish_last, 1),
-            "split_row": emits(amx.split_row, 4), "split_square": emits(amx.split_square, 5),
-            "split_panel": emits(split_panel, 7)}
+    return {"amx_multiply": _emits(lanes, amx.multiply, 3), "amx_finish_last": _emits(lanes, amx.finish_last, 1),
+            "split_row": _emits(lanes, amx.split_row, 4), "split_square": _emits(lanes, amx.split_square, 5),
+            "split_panel": _emits(lanes, split_panel, 7)}
 
 
 def _caller(name):

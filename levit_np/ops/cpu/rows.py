@@ -4,7 +4,7 @@ from .tile import emit_loop
 from .vector import F32, number
 
 
-def _each_vector(v, count, body):
+def each_vector(v, count, body):
     """body(byte offset) for each of `count` vectors."""
     def inside(i, carried):
         body(v.builder.mul(i, number(4 * v.lanes)))
@@ -14,7 +14,7 @@ def _each_vector(v, count, body):
 
 
 def copy(v, source, target, vectors):
-    _each_vector(v, vectors, lambda at: v.store(v.load(v.at(source, at)), v.at(target, at)))
+    each_vector(v, vectors, lambda at: v.store(v.load(v.at(source, at)), v.at(target, at)))
 
 
 def add(v, source, target, vectors):
@@ -23,12 +23,12 @@ def add(v, source, target, vectors):
         to = v.at(target, at)
         v.store(v.builder.fadd(v.load(to), v.load(v.at(source, at))), to)
 
-    _each_vector(v, vectors, one)
+    each_vector(v, vectors, one)
 
 
 def round_(v, source, target, vectors, part):
     """float32 -> bfloat16, or parts of them."""
-    _each_vector(v, vectors, lambda at: v.store_halves([v.load(v.at(source, at))],
+    each_vector(v, vectors, lambda at: v.store_halves([v.load(v.at(source, at))],
                                                        v.at(target, v.builder.lshr(at, number(1))), part))
 
 
@@ -58,7 +58,7 @@ def layer_norm(v, source, target, vectors, channels, padding, gamma, beta, eps):
         x = b.fdiv(b.fsub(v.load(v.at(source, at)), centre), deviation)
         v.store(v.fma(x, v.load(v.at(gamma, at)), v.load(v.at(beta, at))), v.at(target, at))
 
-    _each_vector(v, vectors, normalize)
+    each_vector(v, vectors, normalize)
 
 
 def softmax_columns(v, scores, row, keys, inverse):

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 COLUMNS = 32  # int64 numbers a step
 AMX_JOB = 256  # bytes of a Job
+TILE = 24  # bytes of a tile in a table of tiles: its rows, a's offset, c's offset
 PARTS = 3  # bfloat16 numbers, of 8 bits each, that add up to a float32, of 24
 
 # What becomes of a finished sum.
@@ -15,7 +16,7 @@ PLAIN, HARDSWISH_SIX, SILU, RESIDUAL, PAST = range(5)  # HARDSWISH_SIX: 6 hardsw
 
 
 class Kind(IntEnum):
-    PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND = range(8)
+    PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND, FILTERING = range(9)
 
 
 class Product(IntEnum):
@@ -53,6 +54,17 @@ class Attention(IntEnum):
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
         SCRATCH_SIZE, FINISH, HALF, HALF_PART, PAIRS, KEY_TILES, KEY_COUNT, BLOCK_TILES, BLOCK_COUNT, LAST_TILES, \
         LAST_COUNT = range(1, 29)
+
+
+class Filtering(IntEnum):
+    """A convolution by minimal filtering (minimal_filtering.py): LINES × COLUMNS squares of four outputs an image,
+    whose windows are 5 × 5 pixels of `channels` numbers; SOURCE_PIXEL … TARGET_IMAGE: bytes to the next pixel, line and
+    image.  B: packed panels of 25 · channels terms, summed LONGEST at a time; SIZES: the address of how many numbers a
+    channel each part has.  ROWS: squares at a time."""
+
+    IMAGES, LINES, COLUMNS, CHANNELS, SOURCE, SOURCE_PIXEL, SOURCE_LINE, SOURCE_IMAGE, B, B_PANEL, PANELS, TAIL, \
+        TARGET, TARGET_PIXEL, TARGET_LINE, TARGET_IMAGE, BIAS, FINISH, ROWS, SIZES, LONGEST, SCRATCH, \
+        SCRATCH_SIZE = range(1, 24)
 
 
 class Pad(IntEnum):

@@ -7,12 +7,11 @@ attention.
 
 from llvmlite import ir
 
-from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU
+from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU, TILE
 from .vector import I64, Vectors, number
 
 ARGUMENTS = ("tiles", "number", "a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "share", "advance",
              "c", "ldc", "c_panel", "moves", "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
-TILE = 24  # bytes of a tile in the table: its rows, a's offset, c's offset
 UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 

@@ -2,8 +2,8 @@
 
 from . import step
 from .intrinsics import get
-from .step import PLAIN, RESIDUAL
-from .tile import TILE, UNROLL
+from .step import PLAIN, RESIDUAL, TILE
+from .tile import UNROLL
 
 MANY = 144  # rows a thread
 

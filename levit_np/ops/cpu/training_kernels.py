@@ -10,6 +10,7 @@ from .amx_training import amx_products, no_products
 from .attention_kernels import attention_kernels
 from .barrier import barrier
 from .convolution_kernels import convolution_kernels
+from .filtering_kernels import filtering_kernels
 from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
 from .normalization_kernels import column_sums, normalization_kernels
@@ -38,6 +39,8 @@ def training_kernels(instructions):
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(
         jit, call, share, packing, products, on_tiles)
+    filtering, filtering_input, filtering_weight = filtering_kernels(
+        jit, lanes, instructions.width, call, share, packing, products)
     channel_sums = column_sums(lanes, jit, call, share)
     normalization, normalization_backward = normalization_kernels(jit, call, share)
     moments, scales, through = normalization_scalars(jit, share)
@@ -46,7 +49,7 @@ def training_kernels(instructions):
     update = update_kernel(jit, call, share)
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
         CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
-        AMX_PRODUCT, AMX_GRADIENT = (int(kind) for kind in step.Kind)
+        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT = (int(kind) for kind in step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -89,6 +92,12 @@ def training_kernels(instructions):
                 convolution_input(s, thread, threads)
             elif kind == CONVOLUTION_WEIGHT:
                 convolution_weight(s, thread, threads)
+            elif kind == FILTERING:
+                filtering(s, thread, threads)
+            elif kind == FILTERING_INPUT:
+                filtering_input(s, thread, threads)
+            elif kind == FILTERING_WEIGHT:
+                filtering_weight(s, thread, threads)
             elif kind == ATTENTION:
                 attention(s, thread, threads)
             elif kind == ATTENTION_BACKWARD:

@@ -16,7 +16,7 @@ AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split:
 class Kind(IntEnum):
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
         CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
-        AMX_PRODUCT, AMX_GRADIENT = range(20)
+        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT = range(23)
 
 
 class Product(IntEnum):
@@ -70,6 +70,16 @@ class Convolution(IntEnum):
 
     X, IMAGES, PLANES, CHANNELS, HEIGHT, WIDTH, KERNEL, STRIDE, PADDING, OUT_HEIGHT, OUT_WIDTH, LINES, Y, Y_ROW, \
         OUTPUTS, B, C, C_ROW, SCRATCH, SCRATCH_SIZE, AMX, PAST = range(1, 23)
+
+
+class Filtering(IntEnum):
+    """A convolution by minimal filtering: x (IMAGES, HEIGHT, WIDTH, CHANNELS), y of DOWN × ACROSS squares of four
+    outputs.  B: the packed weights of its nine parts, one after the other; C: their gradient, (OUTPUTS, 25 · CHANNELS).
+    SIZES: the address of how many numbers a channel each part has.  LINES of squares, for the gradient up to ROWS
+    squares, at a time."""
+
+    X, IMAGES, CHANNELS, HEIGHT, WIDTH, DOWN, ACROSS, LINES, Y, OUTPUTS, B, C, SIZES, ROWS, SCRATCH, \
+        SCRATCH_SIZE = range(1, 17)
 
 
 class Attention(IntEnum):

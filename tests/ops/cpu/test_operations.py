@@ -19,8 +19,8 @@ from ..cases import CASES, drawn
 ROUNDING, LONG_SUMS = 5e-6, 1e-5
 
 # The package's names are the functions.
-attention, convolution, linear = (
-    import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "linear"))
+attention, convolution, filtering, linear = (
+    import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "filtering", "linear"))
 
 
 @pytest.fixture(autouse=True)
@@ -79,12 +79,16 @@ def calls(sizes):
     """{name of an operation: its arguments}, for everything that the kernels do; `sizes` gives larger ones."""
     if sizes == "small":
         m, c, o, image, attention = 5, 3, 7, (2, 3, 9, 6), (2, 3, 4, 9, 5, 6)
+        squares, outputs = draw(2, 32, 3, 8), 16
     else:  # several blocks of rows, whole and partial panels; a wide convolution; keys beyond a panel
         m, c, o, image, attention = 1203, 48, 77, (2, 32, 23, 40), (2, 3, 17, 49, 16, 32)
+        squares, outputs = draw(7, 48, 28, 15), 80  # several groups of lines an image, of images a gradient
     batch, heads, queries, keys, key, value = attention
     x, dy, w, gamma, beta = draw(2, m, c), draw(2, m, o), draw(o, c), draw(c), draw(c, seed=1)
     pixels, kernel = draw(*image), draw(24, image[1], 3, 3)
     dpixels = draw(*reference.convolution(pixels, kernel, 2, 1).shape)
+    filters = draw(outputs, squares.shape[1], 3, 3)  # of what minimal filtering is for: see filtering.suits
+    dsquares = draw(*reference.convolution(squares, filters, 2, 1).shape)
     q, k, v = draw(batch, heads, queries, key), draw(batch, heads, keys, key), draw(batch, heads, keys, value)
     bias, probabilities = draw(heads, queries, keys), reference.softmax(draw(batch, heads, queries, keys))
     channels = draw(image[1]), draw(image[1], seed=1)
@@ -105,6 +109,9 @@ def calls(sizes):
         "silu_backward": (draw(m, c), wide),
         "adamw": (wide, draw(m, c), draw(m, c, seed=1), draw(m, c, seed=2) ** 2, 7, 1e-3, (0.9, 0.99), 1e-8, 0.1),
         "convolution_backward without dx": (dpixels, pixels, kernel, 2, 1, False),
+        "convolution in squares": (squares, filters, 2, 1),
+        "convolution_backward in squares": (dsquares, squares, filters, 2, 1),
+        "convolution_backward in squares without dx": (dsquares, squares, filters, 2, 1, False),
         "batch_norm of images": (pixels, *channels, 1e-5, 1),
         "batch_norm_backward of images": (*bn((draw(*image, seed=1), pixels, channels[0]), 1), 1e-5, 1),
         "batch_norm_hardswish of images": (pixels, *channels, 1e-5, 1),
@@ -285,15 +292,16 @@ def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
         asked.append(size * count)
         return memory.ctypes.data + 4096 - memory.ctypes.data % 64, size
 
-    for module in (attention, convolution, linear):
+    for module in (attention, convolution, filtering, linear):
         monkeypatch.setattr(module, "scratch", scratch)
     levit_np.set_threads(count)
-    for name in ("linear", "linear_backward", "convolution", "convolution_backward", "attention", "attention_backward"):
+    for name in ("linear", "linear_backward", "convolution", "convolution_backward", "convolution in squares",
+                 "convolution_backward in squares", "attention", "attention_backward"):
         perform(cpu, name, sizes[name])
         first = 4096 - memory.ctypes.data % 64
         assert (memory[:first] == 171).all() and (memory[first + asked[-1] :] == 171).all(), name
         assert (memory[first : first + asked[-1]] != 171).any()
-    assert len(asked) == 8  # two products each in linear_backward and convolution_backward
+    assert len(asked) == 11  # two products each in linear_backward and convolution_backward
 
 
 def test_empty_arrays():

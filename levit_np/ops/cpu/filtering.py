@@ -1,0 +1,97 @@
+"""Convolutions of 3 × 3 with a stride of 2 and a border of 1, in 25 products for 36: see minimal_filtering.py."""
+
+import numpy as np
+
+from . import minimal_filtering, tiles
+from .library import library
+from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES
+from .running import ONE, empty, run, scratch, whole
+from .training_step import HEAD, Kind, Pack
+from .training_step import Filtering as F
+
+GRADIENT_ROWS = 196  # squares at a time in the gradient of the weight
+NUMBERS = np.array(SIZES, np.int64)
+
+
+def suits(x, w, stride, padding, out) -> bool:
+    """Whether a convolution to (H', W') pixels is made so: its outputs come in pairs, its channels fill vectors, and
+    products have no faster form, on AMX's tiles."""
+    outputs, channels, kernel, _ = w.shape
+    return (padding == 1 and minimal_filtering.suits(channels, kernel, stride, out)
+            and not channels % max(8, library("training_kernels").instructions.lanes) and not outputs % 16
+            and not tiles.suit(out[0] * out[1], TERMS * channels, outputs))
+
+
+def forward(x, w, out):
+    """x (B, C, H, W) -> y (B, O, H', W'), both with a pixel's channels side by side."""
+    shape = _Shape(x, w, out)
+    y = empty(len(x), *out, shape.outputs)
+    lines = shape.lines()
+    squares = lines * shape.across
+    parts = squares * len(PARTS) * library("training_kernels").instructions.width * 4
+    terms = np.ascontiguousarray(minimal_filtering.kernel_terms(w)).reshape(shape.outputs, -1)  # (O, 25 C)
+    shape.run(Kind.FILTERING, lines, squares * shape.window + parts, {F.Y: y}, terms, True)
+    return y.transpose(0, 3, 1, 2)
+
+
+def backward(dy, x, w, out, input_gradient):
+    """dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, 3, 3)."""
+    shape = _Shape(x, w, out)
+    columns = {F.Y: np.ascontiguousarray(dy.transpose(0, 2, 3, 1))}
+    return shape.input(columns, w) if input_gradient else None, shape.weight(columns)
+
+
+class _Shape:
+    def __init__(self, x, w, out):
+        self.outputs, self.channels = w.shape[:2]
+        self.down, self.across = out[0] // 2, out[1] // 2
+        self.x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        self.terms = TERMS * self.channels
+        self.window = whole(self.terms) * 4  # bytes
+        self.line = (4 * self.across + 1) * self.channels * 4  # bytes of a bordered line
+        self.columns = {
+            F.X: self.x, F.IMAGES: len(x), F.CHANNELS: self.channels, F.HEIGHT: x.shape[2], F.WIDTH: x.shape[3],
+            F.DOWN: self.down, F.ACROSS: self.across, F.OUTPUTS: self.outputs, F.SIZES: NUMBERS}
+
+    def lines(self, squares=0):
+        """How many lines of squares at a time: about as many in each group."""
+        squares = squares or max(FEW_SQUARES, WINDOW_BYTES // self.window)
+        groups = -(-self.down // max(1, squares // self.across))
+        return -(-self.down // groups)
+
+    def run(self, kind, lines, own, columns, terms, transposed):
+        """The kernel, which needs `own` bytes a thread beside its bordered lines, after the packing of each part's
+        weights, (terms, O) if transposed, else (O, terms)."""
+        own += (4 * lines + 1) * self.line
+        address, size = scratch(own + whole(self.terms) * self.outputs * 4)
+        steps, number = [], 0
+        for count in SIZES:
+            count *= self.channels
+            rows, columns_ = (count, self.outputs) if transposed else (self.outputs, count)
+            steps.append((Kind.PACK, {
+                Pack.SOURCE: terms.ctypes.data + number * 4, Pack.ROW: self.terms * 4, Pack.TERMS: rows,
+                Pack.OUTPUTS: columns_, Pack.TRANSPOSED: transposed, Pack.ONE: ONE,
+                Pack.TARGET: address + own + number * self.outputs * 4}))
+            number += count
+        run(*steps, (kind, self.columns | columns | {
+            F.LINES: lines, F.B: address + own, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
+
+    def input(self, columns, w):
+        dx = empty(*self.x.shape)
+        lines = self.lines()
+        squares = lines * self.across
+        terms = np.ascontiguousarray(minimal_filtering.kernel_terms(w)).reshape(self.outputs, -1)
+        self.run(Kind.FILTERING_INPUT, lines, squares * (self.window + len(PARTS) * self.outputs * 4),
+                 columns | {F.X: dx}, terms, False)
+        return dx.transpose(0, 3, 1, 2)
+
+    def weight(self, columns):
+        dw = np.empty((self.outputs, whole(self.terms)), np.float32)
+        lines = self.lines(GRADIENT_ROWS)
+        rows = max(GRADIENT_ROWS, lines * self.across)
+        packed = rows * (self.outputs + whole(4 * self.channels)) * 4
+        address, size = scratch(HEAD + packed + (4 * lines + 1) * self.line
+                                + rows * (self.terms + len(PARTS) * self.outputs) * 4)
+        run((Kind.FILTERING_WEIGHT, self.columns | columns | {
+            F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
+        return minimal_filtering.kernel_terms_backward(dw[:, : self.terms].reshape(self.outputs, TERMS, self.channels))

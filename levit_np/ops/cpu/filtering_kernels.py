@@ -1,0 +1,150 @@
+"""Training's convolutions by minimal filtering (minimal_filtering.py): some lines of squares of four outputs at a time.
+
+Pixels are copied first to where a border of zeros is around them; a square's window is then 25 numbers a channel."""
+
+from . import training_step as step
+from .intrinsics import get
+from .minimal_filtering import PARTS, TERMS
+from .step import PLAIN
+from .training_step import HEAD
+
+NUMBER = len(PARTS)
+
+
+def filtering_kernels(jit, lanes, width, call, share, packing, products):
+    """(filtering, filtering_input, filtering_weight): the kernels of three kinds of step."""
+    whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
+    multiply, add_gradient = products.multiply, products.add_gradient
+    copy, window, window_backward, sums, sums_backward = (call[name] for name in (
+        "copy", "window", "window_backward", "square_sums", "square_sums_backward"))
+    F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, \
+        F_ROWS, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
+
+    @jit
+    def sizes(s):
+        """(bytes of an image of x, of a bordered line; of an image of y; lines of squares in a group; groups an
+        image)."""
+        channels, lines = get(s, F_CHANNELS), get(s, F_LINES)
+        image = get(s, F_HEIGHT) * get(s, F_WIDTH) * channels * 4
+        y_image = 4 * get(s, F_DOWN) * get(s, F_ACROSS) * get(s, F_OUTPUTS) * 4
+        return image, (4 * get(s, F_ACROSS) + 1) * channels * 4, y_image, lines, (get(s, F_DOWN) + lines - 1) // lines
+
+    @jit
+    def square(s, i, pixel, line):
+        """Bytes to a square's first pixel."""
+        return i % get(s, F_ACROSS) * pixel + i // get(s, F_ACROSS) * line
+
+    @jit
+    def windows(s, x, start, count, lines, row, target):
+        """`count` lines of squares from `start` on, by way of their bordered `lines`, as rows of terms."""
+        channels, columns = get(s, F_CHANNELS), get(s, F_WIDTH)
+        for i in range(4 * count + 1):
+            at, line = lines + i * row, 4 * start - 1 + i
+            present = columns if 0 <= line < get(s, F_HEIGHT) else 0
+            fill(at, channels)
+            copy(x + line * columns * channels * 4, at + channels * 4, 0, 0, 0, 0, 0, 0, present * channels)
+            fill(at + (1 + present) * channels * 4, (4 * get(s, F_ACROSS) - present) * channels)
+        for i in range(count * get(s, F_ACROSS)):
+            window(lines + square(s, i, 16 * channels, 4 * row), 4 * channels, row, target + i * TERMS * channels * 4,
+                   channels // lanes, 0, 0, 0, 0)
+
+    @jit
+    def all_parts(s, y, count, parts, part):
+        """The gradients of the nine parts of `count` lines of squares, the first of which is at y."""
+        outputs = get(s, F_OUTPUTS)
+        line = 2 * get(s, F_ACROSS) * outputs * 4
+        for i in range(count * get(s, F_ACROSS)):
+            sums_backward(y + square(s, i, 8 * outputs, 2 * line), 4 * outputs, line, parts + i * outputs * 4, part,
+                          outputs // lanes, 0, 0, 0)
+
+    @jit
+    def filtering(s, thread, threads):
+        image, row, y_image, lines, groups = sizes(s)
+        channels, outputs, across = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS)
+        most, y_line = lines * across, 2 * across * outputs * 4
+        bordered = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
+        rows = bordered + (4 * lines + 1) * row
+        parts, part = rows + most * TERMS * channels * 4, most * width * 4
+        first, last = share(get(s, F_IMAGES) * groups, thread, threads)
+        for unit in range(first, last):
+            n, start = unit // groups, unit % groups * lines
+            count = min(lines, get(s, F_DOWN) - start)
+            windows(s, get(s, F_X) + n * image, start, count, bordered, row, rows)
+            y = get(s, F_Y) + n * y_image + 2 * start * y_line
+            for j in range(panels(outputs)):
+                columns, number = min(width, outputs - j * width), 0
+                for i in range(NUMBER):
+                    terms = get(get(s, F_SIZES), i) * channels
+                    weights = get(s, F_B) + (number * outputs + j * terms * width) * 4
+                    multiply(rows + number * 4, TERMS * channels * 4, count * across, terms, weights, columns,
+                             parts + i * part, width * 4)
+                    number += terms
+                for i in range(count * across):
+                    sums(parts + i * width * 4, part, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4,
+                         4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
+
+    @jit
+    def filtering_input(s, thread, threads):
+        """Into x; an image is one thread's."""
+        image, row, y_image, lines, groups = sizes(s)
+        channels, outputs, across, columns = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS), get(s, F_WIDTH)
+        most, terms_row = lines * across, whole(TERMS * channels) * 4
+        bordered = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
+        rows = bordered + (4 * lines + 1) * row
+        parts, part = rows + most * terms_row, most * outputs * 4
+        first, last = share(get(s, F_IMAGES), thread, threads)
+        for n in range(first, last):
+            x = get(s, F_X) + n * image
+            fill(bordered, row // 4)
+            for group in range(groups):
+                start = group * lines
+                count = min(lines, get(s, F_DOWN) - start)
+                all_parts(s, get(s, F_Y) + n * y_image + start * 4 * across * outputs * 4, count, parts, part)
+                number = 0
+                for i in range(NUMBER):
+                    terms = get(get(s, F_SIZES), i) * channels
+                    multiply(parts + i * part, outputs * 4, count * across, outputs,
+                             get(s, F_B) + number * outputs * 4, terms, rows + number * 4, terms_row)
+                    number += terms
+                for i in range(1, 4 * count + 1):
+                    fill(bordered + i * row, channels)
+                for i in range(count * across):
+                    window_backward(rows + i * terms_row, 4 * channels, row,
+                                    bordered + square(s, i, 16 * channels, 4 * row), channels // lanes, 0, 0, 0, 0)
+                # The last line is the next squares' too.
+                for i in range(4 * count + (group + 1 == groups)):
+                    line = 4 * start - 1 + i
+                    if 0 <= line < get(s, F_HEIGHT):
+                        copy(bordered + i * row + channels * 4, x + line * columns * channels * 4, 0, 0, 0, 0, 0, 0,
+                             columns * channels)
+                copy(bordered + 4 * count * row, bordered, 0, 0, 0, 0, 0, 0, row // 4)
+
+    @jit
+    def filtering_weight(s, thread, threads):
+        """Of as many squares at a time as there is room for, so that the gradient is read and written seldom."""
+        image, row, y_image, lines, groups = sizes(s)
+        channels, outputs, across, most = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS), get(s, F_ROWS)
+        scratch = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
+        prepare(scratch)
+        bordered = scratch + HEAD + most * (whole(outputs) + whole(4 * channels)) * 4
+        rows = bordered + (4 * lines + 1) * row
+        parts, part, terms_row = rows + most * TERMS * channels * 4, most * outputs * 4, TERMS * channels * 4
+        units, there, more = get(s, F_IMAGES) * groups, 0, 0
+        for unit in range(units):
+            n, start = unit // groups, unit % groups * lines
+            count = min(lines, get(s, F_DOWN) - start)
+            windows(s, get(s, F_X) + n * image, start, count, bordered, row, rows + there * terms_row)
+            y = get(s, F_Y) + n * y_image + start * 4 * across * outputs * 4
+            all_parts(s, y, count, parts + there * outputs * 4, part)
+            there += count * across
+            if there + lines * across > most or unit + 1 == units:
+                number = 0
+                for i in range(NUMBER):
+                    terms = get(get(s, F_SIZES), i) * channels
+                    first, last = share(panels(terms), thread, threads)
+                    add_gradient(parts + i * part, outputs * 4, outputs, rows + number * 4, terms_row, terms, there,
+                                 first, last, get(s, F_C) + number * 4, whole(TERMS * channels) * 4, more, scratch)
+                    number += terms
+                there, more = 0, 1
+
+    return filtering, filtering_input, filtering_weight

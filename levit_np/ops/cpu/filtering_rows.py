@@ -1,0 +1,90 @@
+"""What minimal filtering (minimal_filtering.py) does to pixels before and after its products, and the adjoints: one
+square of four outputs at a time, a vector of channels after the other; each emits into v's builder."""
+
+from .minimal_filtering import ORDER, PARTS, SHARED
+from .rows import each_vector
+from .step import HARDSWISH_SIX, PLAIN, SILU
+from .tile import emit_switch
+from .vector import number
+
+
+def window(v, source, pixel, line, target, vectors):
+    """5 × 5 pixels become 25 numbers a channel, in ORDER, `vectors` vectors apart."""
+    b, apart = v.builder, v.builder.mul(vectors, number(4 * v.lanes))
+
+    def one(at):
+        load = lambda y, x: v.load(_pixel(v, v.at(source, at), line, pixel, y, x))
+        for p in range(5):
+            numbers = [_made(b, p, lambda y, x=x: load(y, x)) for x in range(5)]
+            for q in range(5):
+                to = v.at(v.at(target, at), b.mul(apart, number(ORDER.index((p, q)))))
+                v.store(_made(b, q, numbers.__getitem__), to)
+
+    each_vector(v, vectors, one)
+
+
+def _made(b, p, x):
+    """The p-th of the five numbers that x(0) to x(4) become."""
+    first, less = ((0, 2), (1, None), (2, None), (4, 2), (3, None))[p]
+    return x(first) if less is None else b.fsub(x(first), x(less))
+
+
+def window_backward(v, source, pixel, line, target, vectors):
+    """The adjoint.  Squares come from left to right and line by line, and share a line and a column of pixels with
+    those before: to these is added, what else is there is overwritten."""
+    b, apart = v.builder, v.builder.mul(vectors, number(4 * v.lanes))
+
+    def one(at):
+        load = lambda p, q: v.load(v.at(v.at(source, at), b.mul(apart, number(ORDER.index((p, q))))))
+        for y in range(5):
+            numbers = [_through(b, y, lambda p, q=q: load(p, q)) for q in range(5)]
+            for x in range(5):
+                to, dx = _pixel(v, v.at(target, at), line, pixel, y, x), _through(b, x, numbers.__getitem__)
+                v.store(dx if y and x else b.fadd(v.load(to), dx), to)
+
+    each_vector(v, vectors, one)
+
+
+def _through(b, y, d):
+    """What of the five numbers d(0) to d(4) goes through to the y-th that they were made of."""
+    if y == 2:
+        return b.fsub(d(2), b.fadd(d(0), d(3)))
+    return d({0: 0, 1: 1, 3: 4, 4: 3}[y])
+
+
+def sums(v, parts, part, target, pixel, line, finish, vectors):
+    """The nine parts, `part` bytes apart, become four outputs."""
+    b = v.builder
+
+    def all_of(change):
+        def one(at):
+            load = lambda *sides: v.load(v.at(v.at(parts, at), b.mul(part, number(PARTS.index(sides)))))
+            shared = [b.fadd(load(SHARED, x), load(SHARED, SHARED)) for x in range(2)]
+            for y in range(2):
+                own = load(y, SHARED)
+                for x in range(2):
+                    total = b.fadd(b.fadd(load(y, x), own), shared[x])
+                    v.store(change(total), _pixel(v, v.at(target, at), line, pixel, y, x))
+        return lambda: each_vector(v, vectors, one)
+
+    emit_switch(b, finish, {PLAIN: all_of(lambda x: x), HARDSWISH_SIX: all_of(v.hardswish_six), SILU: all_of(v.silu)})
+
+
+def sums_backward(v, source, pixel, line, parts, part, vectors):
+    """The adjoint: a part gets the sum of the outputs it is in."""
+    b = v.builder
+
+    def one(at):
+        dy = {(y, x): v.load(_pixel(v, v.at(source, at), line, pixel, y, x)) for y in range(2) for x in range(2)}
+        for i in range(2):
+            dy[i, SHARED] = b.fadd(dy[i, 0], dy[i, 1])
+            dy[SHARED, i] = b.fadd(dy[0, i], dy[1, i])
+        dy[SHARED, SHARED] = b.fadd(dy[0, SHARED], dy[1, SHARED])
+        for n, sides in enumerate(PARTS):
+            v.store(dy[sides], v.at(v.at(parts, at), b.mul(part, number(n))))
+
+    each_vector(v, vectors, one)
+
+
+def _pixel(v, address, line, pixel, y, x):
+    return v.at(v.at(address, v.builder.mul(line, number(y))), v.builder.mul(pixel, number(x)))
