@@ -25,7 +25,8 @@ class CpuExecutor:
     def __init__(self, model, half=False, apart=False):
         self.kernels = library()
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
-        self._lowering = Lowering(plan.steps_of(model, apart), model.config, self.kernels.instructions, half)
+        steps = plan.pooled_early(plan.steps_of(model, apart))
+        self._lowering = Lowering(steps, model.config, self.kernels.instructions, half)
         self._idle: OrderedDict[int, list[Program]] = OrderedDict()
 
     def __call__(self, images):

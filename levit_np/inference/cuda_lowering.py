@@ -260,13 +260,14 @@ class Token:
 class Pool:
     def __init__(self, step, lowering):
         self.lowering, self.all, self.tokens = lowering, lowering.tokens, 1 if step.first else lowering.tokens
-        lowering.layouts["pooled"] = lowering.layouts["x"]
-        self.width = lowering.layouts["x"].width
+        self.source, self.target = step.source, step.target
+        layout = lowering.layouts[step.target] = lowering.layouts[step.source]
+        self.width = layout.width
 
     def emit(self, program):
-        y = program.tensor("pooled", 1, self.width)
+        y = program.tensor(self.target, 1, self.width)
         yield call(self.lowering.kernel("reduction", "average_tokens"), (cover(y.size, THREADS),), (THREADS,),
-                   (program.read("x"), y, program.batch, self.tokens, self.all, self.width))
+                   (program.read(self.source), y, program.batch, self.tokens, self.all, self.width))
 
 
 KINDS = {plan.Convolution: Convolution, plan.Linear: Linear, plan.Subsample: Subsample, plan.Attention: Attention,

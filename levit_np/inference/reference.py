@@ -68,7 +68,7 @@ def _token(step, tensors):
 
 
 def _pool(step, tensors):
-    tensors["pooled"] = (ops.first_token if step.first else ops.average_pool)(tensors["x"])
+    tensors[step.target] = (ops.first_token if step.first else ops.average_pool)(tensors[step.source])
 
 
 RUN = {plan.Convolution: _convolution, plan.Linear: _linear, plan.Subsample: _subsample, plan.Attention: _attention,

@@ -10,7 +10,7 @@ import pytest
 import levit_np
 from levit_np import layers
 from levit_np.inference import fold, plan
-from levit_np.inference.reference import ReferenceExecutor
+from levit_np.inference.reference import RUN, ReferenceExecutor
 from levit_np.layers.activation import Activation
 from levit_np.layers.attention import AttentionBias
 from levit_np.layers.layer import Layer
@@ -41,6 +41,24 @@ def test_a_plan_with_the_heads_apart(name):
     expected = np.concatenate(expected if model.config.distillation else (expected,), axis=1)
     logits = ReferenceExecutor(model, np.float64, apart=True)(x)
     assert logits.shape == expected.shape and np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_pool_may_come_before_the_last_linear_map(name):
+    """Which then sees one token for all; the other steps stay as they are."""
+    model = random_model(name, dtype="float64", **NETWORKS[name])
+    x = random_images(model, 3)
+    executor = ReferenceExecutor(model, np.float64)
+    expected, late = executor(x), executor.steps
+    early = executor.steps = list(plan.pooled_early(late))
+    assert np.abs(executor(x) - expected).max() < 1e-12 * np.abs(expected).max()
+    pool = next(i for i, step in enumerate(late) if isinstance(step, plan.Pool))
+    names = [step.name for step in late]
+    assert [step.name for step in early] == [*names[: pool - 1], "pool", "pool", names[pool - 1], *names[pool + 1 :]]
+    tensors = {"image": x}
+    for step in early[:-1]:
+        RUN[type(step)](step, tensors)
+    assert tensors["pooled hidden"].shape == (3, late[pool - 1].weight.shape[1])
 
 
 def test_every_layer_has_a_form_for_inference():
