@@ -77,8 +77,9 @@ class Convolution:
         self.number = len(lowering.convolutions)
         self.parts = lowering.parts
         self.pairs = self.parts if self.number else 0
-        self.filtering = self.number and not self.pairs and minimal_filtering.suits(
-            channels, self.kernel, self.stride, self.out)
+        # Sums of fewer channels are too short to pay for what stands around them.
+        self.filtering = (self.number > 0 and channels > 16 and not self.pairs
+                          and minimal_filtering.suits(self.kernel, self.stride, self.out))
         if self.number == 0:
             self.planes, self.channels = channels, 1
             weight, rows = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)

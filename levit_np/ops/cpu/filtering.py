@@ -17,7 +17,7 @@ def suits(x, w, stride, padding, out) -> bool:
     """Whether a convolution to (H', W') pixels is made so: its outputs come in pairs, its channels fill vectors, and
     products have no faster form, on AMX's tiles."""
     outputs, channels, kernel, _ = w.shape
-    return (padding == 1 and minimal_filtering.suits(channels, kernel, stride, out)
+    return (padding == 1 and minimal_filtering.suits(kernel, stride, out)
             and not channels % max(8, library("training_kernels").instructions.lanes) and not outputs % 16
             and not tiles.suit(out[0] * out[1], TERMS * channels, outputs))
 

@@ -25,7 +25,7 @@ class Packing(NamedTuple):
 def panel_packing(instructions, jit, call):
     """call: the routines by name."""
     width, lanes, grain = instructions.width, instructions.lanes, instructions.tail * instructions.lanes
-    scaled, transpose_square, pack_panels = (call[name] for name in ("scaled", "transpose", "pack"))
+    transpose_square, pack_panels = call["transpose"], call["pack"]
 
     @jit
     def whole(columns):
@@ -56,10 +56,11 @@ def panel_packing(instructions, jit, call):
             wide = whole(columns) - j * width
             present = columns - j * width
             to = target + j * terms * width * 4
+            factor = get_float(scale)
             for k in range(terms):
-                scaled(source + k * row + j * width * 4, to + k * wide * 4, scale, 0, 0, 0, 0, 0, present)
-                if present < wide:
-                    fill(to + (k * wide + present) * 4, wide - present)
+                for i in range(present):
+                    set_float(to + (k * wide + i) * 4, get_float(source + k * row + (j * width + i) * 4) * factor)
+                fill(to + (k * wide + present) * 4, wide - present)
 
     @jit
     def pack_columns(source, row, terms, columns, first, last, target):

@@ -94,11 +94,6 @@ def _add_to(v, at, _):
     v.store(v.builder.fadd(v.load(at[1]), v.load(at[0])), at[1])
 
 
-def _scaled(v, at, raw):
-    """b = c a, with one c."""
-    v.store(v.builder.fmul(v.load(at[0]), v.spread(v.load_scalar(raw[2]))), at[1])
-
-
 def _normalize(v, at, _):
     """b = (a - mean c) · scale d + shift e."""
     x, mean, scale, shift = (v.load(at[i]) for i in (0, 2, 3, 4))
@@ -171,7 +166,7 @@ def _adamw(v, at, raw):
 # Those whose results may be too large for the caches: where they are written past them, the caches need not read what
 # is there first.
 PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward"
-EACH = {"copy": _copy, "add": _add_to, "scaled": _scaled, "normalize": _normalize,
+EACH = {"copy": _copy, "add": _add_to, "normalize": _normalize,
         "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
         "silu": _silu, "silu_backward": _silu_backward, "adamw": _adamw}
 # Those that have a twin with Hardswish behind them: the place of the argument that asks for it, and the twin.
