@@ -242,6 +242,7 @@ def test_threads_are_checked(monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
     assert threads.threads() == 3
     for wrong in ("0", "many", "-1", "²"):
+        threads._count = None
         monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)
         with pytest.raises(levit_np.BackendError, match="NUMBA_NUM_THREADS"):
             threads.threads()

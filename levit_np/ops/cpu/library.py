@@ -195,7 +195,10 @@ if hasattr(os, "register_at_fork"):
 
 def library(part: str = "kernels") -> Library:
     """The kernels for this processor's best instructions, or for those that LEVIT_NP_INSTRUCTIONS says."""
-    with _lock:
-        if part not in _libraries:
-            _libraries[part] = Library(part, chosen())
+    try:
         return _libraries[part]
+    except KeyError:
+        with _lock:
+            if part not in _libraries:
+                _libraries[part] = Library(part, chosen())
+            return _libraries[part]

@@ -34,26 +34,28 @@ def set_threads(count: int) -> None:
 
 
 def threads() -> int:
-    """What set_threads said last, else NUMBA_NUM_THREADS, else 1."""
+    """What set_threads said last, else what NUMBA_NUM_THREADS said when it was first asked, else 1."""
+    global _count
     if _count is None:
         text = os.environ.get("NUMBA_NUM_THREADS") or "1"
         if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
             raise BackendError(f"NUMBA_NUM_THREADS: expected a whole number from 1 to {MOST}, found {text!r}")
-        return int(text)
+        _count = int(text)
     return _count
 
 
 def run_with_threads(function, count: int) -> None:
     """function(thread, counter) in `count` threads at once, this one being the first; counter is the address of a
-    shared int64 that starts at 0.  The function's threads may wait for each other."""
+    shared int64 that starts at 0, or 0 for one thread.  The function's threads may wait for each other."""
+    if count == 1:
+        function(0, 0)
+        return
     counter = ctypes.c_int64(0)
-    address = ctypes.addressof(counter)
-    if count > 1:
-        # In one piece: two calls that reached two workers in different orders would wait for each other forever.
-        with _submission:
-            for thread, queue in enumerate(_workers(count - 1), 1):
-                queue.put((function, thread, counter))
-    function(0, address)
+    # In one piece: two calls that reached two workers in different orders would wait for each other forever.
+    with _submission:
+        for thread, queue in enumerate(_workers(count - 1), 1):
+            queue.put((function, thread, counter))
+    function(0, ctypes.addressof(counter))
 
 
 def _workers(count):
