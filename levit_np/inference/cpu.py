@@ -25,7 +25,7 @@ class CpuExecutor:
     def __init__(self, model, half=False, apart=False):
         self.kernels = library()
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
-        steps = plan.pooled_early(plan.steps_of(model, apart))
+        steps = plan.steps_of(model, apart, pooled_early=True)
         self._lowering = Lowering(steps, model.config, self.kernels.instructions, half)
         self._idle: OrderedDict[int, list[Program]] = OrderedDict()
 

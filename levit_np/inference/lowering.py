@@ -12,6 +12,7 @@ from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, pl
 from .program import PANEL_BYTES, SUMS, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
+SCRATCH_BYTES = 512 << 10  # of a convolution by minimal filtering at least: all of them use the same
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
 
 
@@ -80,15 +81,16 @@ class Convolution:
         # Sums of fewer channels are too short to pay for what stands around them.
         self.filtering = (self.number > 0 and channels > 16 and not self.pairs
                           and minimal_filtering.suits(self.kernel, self.stride, self.out))
+        weight = step.weight * scale
         if self.number == 0:
             self.planes, self.channels = channels, 1
-            weight, rows = step.weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
+            weight, rows = weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
             self.length = self.kernel
         else:
             lowering.convolutions[-1].next = self
             cells = minimal_filtering.TERMS if self.filtering else self.kernel**2
-            weight = (minimal_filtering.kernel_terms(step.weight) if self.filtering
-                      else step.weight.transpose(0, 2, 3, 1)).reshape(outputs, -1)  # (O, cells·C)
+            weight = (minimal_filtering.kernel_terms(weight) if self.filtering
+                      else weight.transpose(0, 2, 3, 1)).reshape(outputs, -1)  # (O, cells·C)
             cell = plain_columns(channels, lowering.lanes if self.filtering else lowering.grain)
             self.channels, self.length = padded(channels, lowering.grain), self.kernel * len(cell)
             self.terms = len(cell)
@@ -97,7 +99,7 @@ class Convolution:
         columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
         self.outputs, self.most = len(columns), lowering.most(self.pairs, len(columns))
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
-        self.weight = lowering.pack(weight * scale, step.bias, rows, columns, self.pairs)
+        self.weight = lowering.pack(weight, step.bias, rows, columns, self.pairs)
 
     def input(self, program):
         """The bordered map it reads, and its height with the border."""
@@ -134,7 +136,7 @@ class Convolution:
         f, weight, panel = table.Filtering, self.weight, program.width * 4  # bytes of a row of it
         window = minimal_filtering.TERMS * self.terms * 4
         rows = max(FEW_SQUARES, WINDOW_BYTES // window)
-        size = panel + rows * (len(minimal_filtering.PARTS) * panel + window + TILE)
+        size = max(SCRATCH_BYTES, panel + rows * (len(minimal_filtering.PARTS) * panel + window + TILE))
         program.add(self.name, table.Kind.FILTERING, {
             f.IMAGES: program.images, f.LINES: self.out[0] // 2, f.COLUMNS: self.out[1] // 2, f.CHANNELS: self.terms,
             f.SOURCE: source.address, f.SOURCE_PIXEL: source.pixel, f.SOURCE_LINE: source.line,

@@ -109,35 +109,36 @@ class Pool(NamedTuple):
     target: str = "pooled"
 
 
-def steps_of(model: LeViT, apart: bool = False) -> Iterator:
+def steps_of(model: LeViT, apart: bool = False, pooled_early: bool = False) -> Iterator:
     """The steps of a model in order of computation, each made when it is asked for.
 
-    "logits" is the two heads' average or, apart, the one's logits and then the other's, (B, 2·classes).  Raises
-    LevitError for a layer that has no lowering."""
+    "logits" is the two heads' average or, apart, the one's logits and then the other's, (B, 2·classes).  pooled_early:
+    the last linear map of the last MLP stands behind the pool, and sees one token for all of them.  Raises LevitError
+    for a layer that has no lowering."""
     yield from _lower(model.stem, "x")
     for layer in filter(None, (model.token, model.position)):
         yield from _lower(layer, "x")
-    for stage in model.stages:
-        yield from _lower(stage, "x")
-    yield Pool("pool", model.config.pooling == "token")
+    *branches, last = (branch for stage in model.stages for layer in filter(None, (stage.downsample, *stage.blocks))
+                       for branch in (layer.attention, layer.mlp))
+    for branch in branches:
+        yield from _lower(branch, "x")
+    pool = Pool("pool", model.config.pooling == "token")
+    if pooled_early:
+        yield from _pooled_early(last, pool)
+    else:
+        yield from _lower(last, "x")
+        yield pool
     yield from _head(model, fold.stack_heads if apart else fold.merge_heads)
 
 
-def pooled_early(steps) -> Iterator:
-    """The same steps, but for the linear map before the pool: that comes behind it, and sees one token for all of them.
-    mean(x + W h + b) = mean(x) + W mean(h) + b, and the first token is treated so too."""
-    before = []  # the last two, held back
-    for step in steps:
-        if isinstance(step, Pool) and len(before) == 2 and before[1].residual and before[0].target == before[1].source:
-            up, down = before
-            before = [up._replace(target="last hidden"), step,
-                      step._replace(source="last hidden", target="pooled hidden"),
-                      down._replace(source="pooled hidden", target="pooled")]
-        else:
-            before.append(step)
-        while len(before) > 2:
-            yield before.pop(0)
-    yield from before
+def _pooled_early(mlp, pool):
+    """mean(x + W h + b) = mean(x) + W mean(h) + b; and so for the first token."""
+    *steps, up, down = _lower(mlp, "x")
+    yield from steps
+    yield up._replace(target="last hidden")
+    yield pool
+    yield pool._replace(source="last hidden", target="pooled hidden")
+    yield down._replace(source="pooled hidden", target="pooled")
 
 
 def _lower(layer, source):
@@ -170,12 +171,6 @@ def _position(layer, _):
 
 def _token(layer, _):
     yield Token(layer.name, _exact(layer.token))
-
-
-def _stage(stage, source):
-    for layer in filter(None, (stage.downsample, *stage.blocks)):
-        yield from _lower(layer.attention, source)
-        yield from _lower(layer.mlp, source)
 
 
 def _pre_norm(layer, source):
@@ -251,8 +246,8 @@ def _exact(array):
 
 
 LOWERINGS = {
-    Stem: _stem, PositionLayer: _position, ClassToken: _token, Stage: _stage, PreNorm: _pre_norm, Residual: _residual,
+    Stem: _stem, PositionLayer: _position, ClassToken: _token, PreNorm: _pre_norm, Residual: _residual,
     MLP: _mlp, AttentionLayer: _attention, ShrinkingAttention: _shrinking,
 }
-# Layers that the one around them lowers.
-INSIDE = (Block, Downsample, ConvBN, ChannelBias, LinearBN, LinearLayer)
+# Layers that are lowered with the one around them, or in parts.
+INSIDE = (Stage, Block, Downsample, ConvBN, ChannelBias, LinearBN, LinearLayer)

@@ -50,7 +50,7 @@ def test_the_pool_may_come_before_the_last_linear_map(name):
     x = random_images(model, 3)
     executor = ReferenceExecutor(model, np.float64)
     expected, late = executor(x), executor.steps
-    early = executor.steps = list(plan.pooled_early(late))
+    early = executor.steps = list(plan.steps_of(model, pooled_early=True))
     assert np.abs(executor(x) - expected).max() < 1e-12 * np.abs(expected).max()
     pool = next(i for i, step in enumerate(late) if isinstance(step, plan.Pool))
     names = [step.name for step in late]

@@ -15,9 +15,12 @@ class Arena:
 
     def numbers(self, count: int, dtype=np.float32) -> np.ndarray:
         size = -(-count * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
-        if size > self._free.size:
+        free = self._free
+        if size > free.size:
             block = np.zeros(max(size, BLOCK) + ALIGNMENT + SLACK, np.uint8)
             self._blocks.append(block)
-            self._free = block[-block.ctypes.data % ALIGNMENT : block.size - SLACK]
-        piece, self._free = self._free[:size], self._free[size:]
+            free = block[-block.ctypes.data % ALIGNMENT : block.size - SLACK]
+        piece, rest = free[:size], free[size:]
+        if free is self._free or rest.size > self._free.size:  # of two blocks, what is left of one is given up
+            self._free = rest
         return piece[: count * np.dtype(dtype).itemsize].view(dtype)

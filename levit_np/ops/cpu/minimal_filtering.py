@@ -37,9 +37,10 @@ def suits(kernel: int, stride: int, out) -> bool:
 
 
 def kernel_terms(weight):
-    """weight (O, C, 3, 3) -> (O, 25, C), in ORDER: what multiplies the numbers that a window becomes."""
+    """weight (O, C, 3, 3) -> (O, 25, C) float32, in ORDER: what multiplies the numbers that a window becomes."""
     outputs, channels = weight.shape[:2]
-    return _both_axes(weight.dtype) @ weight.reshape(outputs, channels, 9).swapaxes(1, 2)
+    return np.matmul(_both_axes(weight.dtype), weight.reshape(outputs, channels, 9).swapaxes(1, 2),
+                     out=np.empty((outputs, TERMS, channels), np.float32), casting="same_kind")
 
 
 def kernel_terms_backward(gradient):
