@@ -24,14 +24,7 @@ def suits(x, w, stride, padding, out) -> bool:
 
 def forward(x, w, out):
     """x (B, C, H, W) -> y (B, O, H', W'), both with a pixel's channels side by side."""
-    shape = _Shape(x, w, out)
-    y = empty(len(x), *out, shape.outputs)
-    lines = shape.lines()
-    squares = lines * shape.across
-    parts = squares * len(PARTS) * library("training_kernels").instructions.width * 4
-    terms = np.ascontiguousarray(minimal_filtering.kernel_terms(w)).reshape(shape.outputs, -1)  # (O, 25 C)
-    shape.run(Kind.FILTERING, lines, squares * shape.window + parts, {F.Y: y}, terms, True)
-    return y.transpose(0, 3, 1, 2)
+    return _Shape(x, w, out).output(w)
 
 
 def backward(dy, x, w, out, input_gradient):
@@ -59,12 +52,13 @@ class _Shape:
         groups = -(-self.down // max(1, squares // self.across))
         return -(-self.down // groups)
 
-    def run(self, kind, lines, own, columns, terms, transposed):
-        """The kernel, which needs `own` bytes a thread beside its bordered lines, after the packing of each part's
-        weights, (terms, O) if transposed, else (O, terms)."""
-        own += (4 * lines + 1) * self.line
+    def run(self, kind, square, columns, w, transposed):
+        """The kernel, which needs `square` bytes for each square at hand, after the packing of each part's weights,
+        (terms, O) if transposed, else (O, terms)."""
+        lines, number, steps = self.lines(), 0, []
+        terms = np.ascontiguousarray(minimal_filtering.kernel_terms(w)).reshape(self.outputs, -1)  # (O, 25 C)
+        own = (4 * lines + 1) * self.line + lines * self.across * square
         address, size = scratch(own + whole(self.terms) * self.outputs * 4)
-        steps, number = [], 0
         for count in SIZES:
             count *= self.channels
             rows, columns_ = (count, self.outputs) if transposed else (self.outputs, count)
@@ -76,13 +70,16 @@ class _Shape:
         run(*steps, (kind, self.columns | columns | {
             F.LINES: lines, F.B: address + own, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
 
+    def output(self, w):
+        y = empty(len(self.x), 2 * self.down, 2 * self.across, self.outputs)
+        parts = len(PARTS) * library("training_kernels").instructions.width * 4  # of a panel
+        self.run(Kind.FILTERING, self.window + parts, {F.Y: y}, w, True)
+        return y.transpose(0, 3, 1, 2)
+
     def input(self, columns, w):
         dx = empty(*self.x.shape)
-        lines = self.lines()
-        squares = lines * self.across
-        terms = np.ascontiguousarray(minimal_filtering.kernel_terms(w)).reshape(self.outputs, -1)
-        self.run(Kind.FILTERING_INPUT, lines, squares * (self.window + len(PARTS) * self.outputs * 4),
-                 columns | {F.X: dx}, terms, False)
+        parts = len(PARTS) * self.outputs * 4
+        self.run(Kind.FILTERING_INPUT, self.window + parts, columns | {F.X: dx}, w, False)
         return dx.transpose(0, 3, 1, 2)
 
     def weight(self, columns):

@@ -1,8 +1,8 @@
-"""Training's convolutions by minimal filtering (minimal_filtering.py): some lines of squares of four outputs at a time.
-
-Pixels are copied first to where a border of zeros is around them; a square's window is then 25 numbers a channel."""
+"""Training's convolutions by minimal filtering (minimal_filtering.py): some lines of squares of four outputs at a
+time."""
 
 from . import training_step as step
+from .filtering_squares import filtering_squares
 from .intrinsics import get
 from .minimal_filtering import PARTS, TERMS
 from .step import PLAIN
@@ -15,47 +15,10 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
     """(filtering, filtering_input, filtering_weight): the kernels of three kinds of step."""
     whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
     multiply, add_gradient = products.multiply, products.add_gradient
-    copy, window, window_backward, sums, sums_backward = (call[name] for name in (
-        "copy", "window", "window_backward", "square_sums", "square_sums_backward"))
+    copy, window_backward, sums = call["copy"], call["window_backward"], call["square_sums"]
+    sizes, square, windows, all_parts = filtering_squares(jit, lanes, call, fill)
     F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, \
         F_ROWS, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
-
-    @jit
-    def sizes(s):
-        """(bytes of an image of x, of a bordered line; of an image of y; lines of squares in a group; groups an
-        image)."""
-        channels, lines = get(s, F_CHANNELS), get(s, F_LINES)
-        image = get(s, F_HEIGHT) * get(s, F_WIDTH) * channels * 4
-        y_image = 4 * get(s, F_DOWN) * get(s, F_ACROSS) * get(s, F_OUTPUTS) * 4
-        return image, (4 * get(s, F_ACROSS) + 1) * channels * 4, y_image, lines, (get(s, F_DOWN) + lines - 1) // lines
-
-    @jit
-    def square(s, i, pixel, line):
-        """Bytes to a square's first pixel."""
-        return i % get(s, F_ACROSS) * pixel + i // get(s, F_ACROSS) * line
-
-    @jit
-    def windows(s, x, start, count, lines, row, target):
-        """`count` lines of squares from `start` on, by way of their bordered `lines`, as rows of terms."""
-        channels, columns = get(s, F_CHANNELS), get(s, F_WIDTH)
-        for i in range(4 * count + 1):
-            at, line = lines + i * row, 4 * start - 1 + i
-            present = columns if 0 <= line < get(s, F_HEIGHT) else 0
-            fill(at, channels)
-            copy(x + line * columns * channels * 4, at + channels * 4, 0, 0, 0, 0, 0, 0, present * channels)
-            fill(at + (1 + present) * channels * 4, (4 * get(s, F_ACROSS) - present) * channels)
-        for i in range(count * get(s, F_ACROSS)):
-            window(lines + square(s, i, 16 * channels, 4 * row), 4 * channels, row, target + i * TERMS * channels * 4,
-                   channels // lanes, 0, 0, 0, 0)
-
-    @jit
-    def all_parts(s, y, count, parts, part):
-        """The gradients of the nine parts of `count` lines of squares, the first of which is at y."""
-        outputs = get(s, F_OUTPUTS)
-        line = 2 * get(s, F_ACROSS) * outputs * 4
-        for i in range(count * get(s, F_ACROSS)):
-            sums_backward(y + square(s, i, 8 * outputs, 2 * line), 4 * outputs, line, parts + i * outputs * 4, part,
-                          outputs // lanes, 0, 0, 0)
 
     @jit
     def filtering(s, thread, threads):
