@@ -2,8 +2,8 @@
 
 Forward, the loss on both heads, backward, AdamW over every parameter: batch 16, one thread, float32, the same starting
 weights and images on transformers' network, without drop path, taking turns in one process; and where ours spends its
-time, by operation.  --memory adds the peak memory of a process that does nothing but a few steps, ours and theirs.
-Writes bench/results/training-<processor>.json, a model at a time.
+time, by operation, when it is not recorded.  --memory adds the peak memory of a process that does nothing but a few
+steps, ours and theirs.  Writes bench/results/training-<processor>.json, a model at a time.
 """
 
 import argparse
@@ -34,9 +34,8 @@ from levit_np.benchmark.rounds import interleaved, ratio  # noqa: E402
 from levit_np.config import config_of  # noqa: E402
 from levit_np.model import LeViT  # noqa: E402
 from levit_np.ops import cpu  # noqa: E402
-from levit_np.training.objective import objective  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
-from levit_np.training.update import Update  # noqa: E402
+from levit_np.training.trainer import Trainer  # noqa: E402
 
 MODELS = levit_np.list_models()[:5]
 BATCH, RATE, SMOOTHING, DECAY = 16, 1e-4, 0.1, 0.025
@@ -44,17 +43,17 @@ PEERS = "PyTorch eager", "torch.compile"
 STEPS = 4  # of a process whose memory is measured
 
 
-def ours(model, x, labels):
-    """What Trainer.step does between its checks, by the same functions: the recipe without clipping or averaging."""
+def ours(model, x, labels, recorded=True):
+    """What Trainer.step does between its checks: the recipe without clipping or averaging."""
     recipe = Recipe(clip=0, average=0, decay=DECAY, smoothing=SMOOTHING)
-    update, targets = Update(model, recipe), model.ops.targets_of(labels, 1000, SMOOTHING, np.float32)
+    trainer = Trainer(model, SimpleNamespace(steps=1), recipe)
+    one_pass = trainer.one_pass if recorded else trainer.passed
+    targets = model.ops.targets_of(labels, 1000, SMOOTHING, np.float32)
 
     def call():
-        outputs, saved = model.forward(x, training=True)
-        loss, doutputs = objective(model.ops, recipe, outputs, targets)
         model.zero_gradients()
-        model.backward(doutputs, saved, image_gradient=False)
-        update(model.gradients(), RATE)
+        loss, _ = one_pass(x, targets, share=1.0)
+        trainer.update(model.gradients(), RATE)
         return float(loss)
 
     return call
@@ -104,6 +103,7 @@ def measured(name, rounds):
     calls = {peer: pytorch(model, x, labels, peer == PEERS[1]) for peer in PEERS}
     calls["levit_np"] = ours(model, x, labels)
     losses = {name: call() for name, call in calls.items()}  # and torch.compile compiles
+    calls["levit_np"]()  # records
     times = interleaved(calls, rounds)
     fastest = min(PEERS, key=lambda peer: median(times[peer]))
     return {"first loss": losses, "seconds": {name: median(t) for name, t in times.items()},
@@ -112,7 +112,8 @@ def measured(name, rounds):
 
 
 def by_operation(name):
-    """{operation: milliseconds of a step that all its calls take}, the median of a few steps; the longest first."""
+    """{operation: milliseconds of a step that all its calls take}, the median of a few steps, which are not recorded;
+    the longest first."""
     _, x, labels = prepared(name)
     spent = Counter()
 
@@ -127,7 +128,7 @@ def by_operation(name):
     ops = SimpleNamespace(**{key: timed(value) if isfunction(value) else value for key, value in vars(cpu).items()})
     model = LeViT(config_of(name, drop_path=0.0), ops)
     model.set_state(levit_np.create(name, drop_path=0.0).state())
-    call, steps = ours(model, x, labels), []
+    call, steps = ours(model, x, labels, recorded=False), []
     for _ in range(STEPS):
         spent.clear()
         start = perf_counter()

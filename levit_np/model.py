@@ -110,7 +110,7 @@ class LeViT(Layer):
         douts = doutputs if self.head_dist else (doutputs,)
         dpooled = self.head.backward(douts[0], saved.head)
         if self.head_dist:
-            dpooled = dpooled + self.head_dist.backward(douts[1], saved.head_dist)
+            dpooled = self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))
         dx = self.pool_backward(dpooled, saved.tokens)
         for stage, s in zip(reversed(self.stages), reversed(saved.stages)):
             if s is None:  # this and all before it are frozen

@@ -53,6 +53,8 @@ def in_optimizer(old, new):
 
 
 _OPS, _ATTENTION, _BLOCK = "ops.reference", "layers.attention", "layers.block"
+_NO_SHORTCUT = (f"{_BLOCK}.Residual.backward", "self.ops.add(dy, self.branch.backward(dh, saved.branch))",
+                "self.branch.backward(dh, saved.branch)"),
 BUGS = [
     # The backward alone: a sign, a scale, a dropped term, a wrong axis.
     in_op("hardswish", "hardswish_backward", "2 * x + 3", "2 * x - 3"),
@@ -124,15 +126,17 @@ BUGS = [
     in_network("LayerNorm without gamma", (f"{_OPS}.layer_norm", "gamma * centred", "centred")),
     in_network("Hardswish clipped at 5", (f"{_OPS}.hardswish", "np.clip(x + 3, 0, 6)", "np.clip(x + 3, 0, 5)")),
     in_network("sigmoid for SiLU", (f"{_OPS}.silu", "x * _sigmoid(x)", "_sigmoid(x)")),
-    in_network("a residual without its shortcut", (f"{_BLOCK}.Residual.forward", "return x + h", "return h"),
-               (f"{_BLOCK}.Residual.backward", "dy + self.branch", "self.branch")),
-    in_network("a shortcut without gradient", (f"{_BLOCK}.Residual.backward", "dy + self.branch", "self.branch")),
+    in_network("a residual without its shortcut", (f"{_BLOCK}.Residual.forward", "self.ops.add(x, h)", "h"),
+               *_NO_SHORTCUT),
+    in_network("a shortcut without gradient", *_NO_SHORTCUT),
     in_network("drop path that does not scale what is kept", (f"{_OPS}.drop_path_mask", " / dtype.type(1 - rate)", "")),
     in_network("drop path that drops what it should keep", (f"{_OPS}.drop_path_mask", ">= rate", "< rate")),
-    in_network("a dropped branch with gradient", (f"{_BLOCK}.Residual.backward", "dy * saved.mask", "dy")),
+    in_network("a dropped branch with gradient",
+               (f"{_BLOCK}.Residual.backward", "self.ops.multiply(dy, saved.mask)", "dy")),
     in_network("drop path also when frozen", (f"{_BLOCK}.Residual.forward", "training is True and", "training and")),
     in_network("a shrinking attention whose queries get no gradient",
-               (f"{_ATTENTION}.ShrinkingAttention.backward", "dx + self.kv", "self.kv")),
+               (f"{_ATTENTION}.ShrinkingAttention.backward", "self.ops.add(dx, self.kv.backward(dh, saved.kv))",
+                "self.kv.backward(dh, saved.kv)")),
     in_network("no activation in the MLP", (f"{_BLOCK}.MLP.forward", "h, activation =", "_, activation =")),
     in_network("blocks undone in the order of the forward",
                (f"{_BLOCK}.Stage.backward", "zip(reversed(self.blocks), reversed(saved.blocks))",
@@ -140,10 +144,12 @@ BUGS = [
     in_network("LayerNorm without gradient",
                (f"{_BLOCK}.PreNorm.backward", "self.norm.backward(self.branch.backward(dy, saved.branch), saved.norm)",
                 "self.branch.backward(dy, saved.branch)")),
-    in_network("one head's gradient dropped", ("model.LeViT.backward", "dpooled + self.head_dist", "self.head_dist")),
+    in_network("one head's gradient dropped", 
+               ("model.LeViT.backward", "self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))",
+                "self.head_dist.backward(douts[1], saved.head_dist)")),
     in_network("the two heads summed", ("model.LeViT.forward", "(outputs + second) / 2", "outputs + second")),
     in_network("a position's gradient averaged",
-               ("layers.position.PositionEmbedding.backward", "dy.sum(0)", "dy.mean(0)")),
+               ("layers.position.PositionEmbedding.backward", "self.ops.sum(dy, 0)", "dy.mean(0)")),
     in_network("the class token read from the wrong end", (f"{_OPS}.first_token", "x[:, 0]", "x[:, -1]"),
                (f"{_OPS}.first_token_backward", "dx[:, 0]", "dx[:, -1]")),
 

@@ -131,7 +131,7 @@ class ShrinkingAttention(Layer):
         dkept = self.q.backward(dhq, saved.q_projection)  # 4
         dx = self.ops.subsample_backward(dkept, *self.grid, self.stride)  # 3
         dh = self.ops.split_heads_backward((dk, dv))  # 2
-        return dx + self.kv.backward(dh, saved.kv)  # 1
+        return self.ops.add(dx, self.kv.backward(dh, saved.kv))  # 1
 
     def shapes(self, shape):
         kept = (shape[0], -(-self.grid[0] // self.stride) * -(-self.grid[1] // self.stride), shape[2])

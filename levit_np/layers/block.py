@@ -94,15 +94,15 @@ class Residual(Layer):
         mask = None
         if training is True and self.rate:
             mask = self.draw(len(x), x.dtype) if self.mask is None else self.mask
-            h = h * mask
-        return x + h, SavedResidual(branch, mask) if training else None
+            h = self.ops.multiply(h, mask)
+        return self.ops.add(x, h), SavedResidual(branch, mask) if training else None
 
     def draw(self, batch, dtype):
         return self.ops.drop_path_mask(self.generator(), batch, self.rate, dtype)
 
     def backward(self, dy, saved):
-        dh = dy if saved.mask is None else dy * saved.mask
-        return dy + self.branch.backward(dh, saved.branch)
+        dh = dy if saved.mask is None else self.ops.multiply(dy, saved.mask)
+        return self.ops.add(dy, self.branch.backward(dh, saved.branch))
 
     def shapes(self, shape):
         yield from self.branch.shapes(shape)

@@ -11,10 +11,10 @@ class PositionEmbedding(Layer):
         self.parameter("embedding", (tokens, channels), ("normal", 0.02))
 
     def forward(self, x, training=False):
-        return x + self.embedding, None
+        return self.ops.add(x, self.embedding), None
 
     def backward(self, dy, saved):
-        self.accumulate(embedding=dy.sum(0))
+        self.accumulate(embedding=self.ops.sum(dy, 0))
         return dy
 
     def shapes(self, shape):

@@ -49,10 +49,10 @@ class ChannelBias(Layer):
         self.parameter("beta", (channels,), 0.0)
 
     def forward(self, x, training=False):
-        return x + self.beta.reshape(-1, 1, 1), None
+        return self.ops.add(x, self.beta.reshape(-1, 1, 1)), None
 
     def backward(self, dy, saved):
-        self.accumulate(beta=dy.sum((0, 2, 3)))
+        self.accumulate(beta=self.ops.sum(dy, (0, 2, 3)))
         return dy
 
 

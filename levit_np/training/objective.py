@@ -23,7 +23,7 @@ def objective(ops, recipe: Recipe, outputs, targets, teacher=None) -> tuple:
     else:
         name, arguments = "soft_distillation", (teacher, recipe.temperature)
     first, second = outputs
-    loss = ((1 - recipe.alpha) * ops.cross_entropy(first, targets)
-            + recipe.alpha * getattr(ops, name)(second, *arguments))
-    return loss, ((1 - recipe.alpha) * ops.cross_entropy_backward(first, targets),
-                  recipe.alpha * getattr(ops, f"{name}_backward")(second, *arguments))
+    shares = 1 - recipe.alpha, recipe.alpha
+    losses = ops.cross_entropy(first, targets), getattr(ops, name)(second, *arguments)
+    gradients = ops.cross_entropy_backward(first, targets), getattr(ops, f"{name}_backward")(second, *arguments)
+    return ops.add(*map(ops.multiply, shares, losses)), tuple(map(ops.multiply, shares, gradients))

@@ -1,7 +1,9 @@
 """A pass, forward, loss and backward, recorded once and then replayed whole: on a GPU it is some thousand small
-kernels, which the processor is slower to launch than the GPU to run."""
+kernels, which the processor is slower to launch than the GPU to run, and on a CPU Python stands between some hundred
+large ones."""
 
 import sys
+from contextlib import contextmanager
 
 
 class RecordedPass:
@@ -9,7 +11,7 @@ class RecordedPass:
 
     It is recorded for arrays of certain shapes and types and a certain share, and for the arrays that the model then
     has; where any of them changes, anew.  Values and gradients stand in the same memory each time.  compute must do the
-    same whatever the arrays hold, and wait for nothing.  Drop path's masks are drawn before each replay.
+    same whatever the arrays hold, by operations alone, and wait for nothing.  Drop path's masks are drawn before.
     """
 
     def __init__(self, model, compute):
@@ -28,10 +30,10 @@ class RecordedPass:
                                        for (layer, name), array in zip(self._state, self._held)):
             if not self._record(arrays, share):
                 return self._compute(*arrays, share=share)
+        else:
+            self._draw()
         for own, array in zip(self._inputs, arrays):
             own[...] = array
-        for residual, mask in self._masks:
-            mask[...] = residual.draw(len(mask), mask.dtype)
         found = self._replay()
         for (layer, name), gradient in zip(reversed(self._places), reversed(found)):
             layer.accumulated[name] = gradient
@@ -40,34 +42,61 @@ class RecordedPass:
 
     def _record(self, arrays, share) -> bool:
         """Whether that could be done."""
+        ops, random = self._model.ops, self._model.random.bit_generator.state
+        self._replay = None  # and what it kept
         self._inputs = [array.copy() for array in arrays]
         self._held = [getattr(layer, name) for layer, name in self._state]
         batch, dtype = len(arrays[0]), arrays[0].dtype
-        self._masks = [(residual, self._model.ops.zeros((batch, 1, 1), dtype)) for residual in self._model.dropping()]
+        self._masks = [(residual, ops.zeros((batch, 1, 1), dtype)) for residual in self._model.dropping()]
+        self._draw()
 
         def once():
-            for residual, mask in self._masks:
-                residual.mask = mask
-            values = self._compute(*self._inputs, share=share)
-            for residual, _ in self._masks:
-                residual.mask = None
+            with self._recordable():
+                values = self._compute(*self._inputs, share=share)
             for (layer, name), array in zip(self._state, self._held):
                 new = getattr(layer, name)
                 if new is not array:  # BN's running statistics: the next replay reads them where this one did
-                    array[...] = new
+                    ops.copyto(array, new)
                     setattr(layer, name, array)
             self._places = [(layer, name) for _, layer in self._model.walk() for name in layer.accumulated]
             return *values, *(layer.accumulated[name] for layer, name in self._places)
 
         try:
-            self._replay = self._model.ops.captured(once)
+            self._replay = ops.captured(once, (*self._inputs, *self._held, *(mask for _, mask in self._masks)))
         except (RuntimeError, MemoryError) as error:
+            if any(layer.completed for _, layer in self._model.walk()):
+                raise  # the other ranks have been told of gradients, and wait for the rest
+            self._model.random.bit_generator.state = random
             for (layer, name), array in zip(self._state, self._held):
                 setattr(layer, name, array)
-            for residual, _ in self._masks:
-                residual.mask = None
             self._model.zero_gradients()
-            self._refused, self._replay, self._inputs, self._masks = True, None, None, None
+            self._refused, self._inputs, self._masks = True, None, None
             print(f"levit_np: training launches its kernels one by one ({type(error).__name__}: {error})",
                   file=sys.stderr, flush=True)
         return not self._refused
+
+    def _draw(self):
+        for residual, mask in self._masks:
+            mask[...] = residual.draw(len(mask), mask.dtype)
+
+    @contextmanager
+    def _recordable(self):
+        """With drop path's masks drawn, and what a layer with all its gradients calls a part of the recording."""
+        telling = [(layer, layer.completed) for _, layer in self._model.walk() if layer.completed]
+        tell = self._model.ops.repeated(_tell) if telling else None
+        try:
+            for residual, mask in self._masks:
+                residual.mask = mask
+            for layer, completed in telling:
+                layer.completed = lambda layer, told=completed: tell(told, layer, dict(layer.accumulated))
+            yield
+        finally:
+            for residual, _ in self._masks:
+                residual.mask = None
+            for layer, completed in telling:
+                layer.completed = completed
+
+
+def _tell(completed, layer, gradients):
+    layer.accumulated.update(gradients)
+    completed(layer)

@@ -62,10 +62,16 @@ class Trainer:
         self.update = Update(model, recipe)
         self.average = Average(model, recipe.average) if recipe.average else None
         self.reduction = self.ranks.reduction(model)
-        repeats = self.ranks.size == 1 and recipe.accumulation == 1  # nothing but the arrays' contents changes
-        self.one_pass = RecordedPass(model, self.passed) if repeats and hasattr(model.ops, "captured") else self.passed
+        self.one_pass = RecordedPass(model, self.passed) if self._repeats() else self.passed
         self.epoch, self.batch = 0, 0  # what comes next
         self.totals = {"loss": 0.0, "correct": 0, "images": 0}  # of this epoch, on this rank
+
+    def _repeats(self) -> bool:
+        """Whether each pass does the same in the same memory, so that it can be recorded: where gradients do not add
+        up and no other rank has a say in it.  On a CPU ranks' gradients may be summed meanwhile."""
+        alone = self.ranks.size == 1 or self.model.ops.NAME == "cpu" and not self.recipe.synchronize_norms
+        return (hasattr(self.model.ops, "captured") and self.model.dtype == np.float32 and alone
+                and self.recipe.accumulation == 1)
 
     @property
     def evaluated(self):
@@ -119,12 +125,24 @@ class Trainer:
         """-> the loss of some images, and how many of them are right; `share` times its gradient accumulates."""
         outputs, saved = self.model.forward(x, training=True)                                   # forward
         loss, doutputs = self.loss(outputs, targets, logits)                                    # loss
-        self.model.backward(_scaled(doutputs, share), saved, image_gradient=False)              # backward
-        return loss, _correct(outputs, targets)
+        self.model.backward(self.scaled(doutputs, share), saved, image_gradient=False)          # backward
+        return loss, self.correct(outputs, targets)
 
     def loss(self, outputs, targets, logits):
         """-> the loss, and its gradient to each head's logits; logits: the teacher's, or None."""
         return objective(self.model.ops, self.recipe, outputs, targets, logits)
+
+    def scaled(self, doutputs, share):
+        """share times the gradient to each head's logits."""
+        if share == 1:
+            return doutputs
+        multiply = self.model.ops.multiply
+        return tuple(multiply(share, d) for d in doutputs) if isinstance(doutputs, tuple) else multiply(share, doutputs)
+
+    def correct(self, outputs, targets):
+        """How many of the images the heads together, or the only head, give the class of the largest target."""
+        ops = self.model.ops
+        return ops.correct(ops.add(*outputs) if isinstance(outputs, tuple) else outputs, targets)
 
     def logits(self, batch):
         """The teacher's (B, classes)."""
@@ -192,18 +210,6 @@ class Trainer:
             for part in ("first", "second"))
         if self.average:
             self.average.model.set_state(parts["average"])
-
-
-def _correct(outputs, targets):
-    """How many of the images the heads together, or the only head, give the class of the largest target."""
-    logits = sum(outputs) if isinstance(outputs, tuple) else outputs
-    return (logits.argmax(-1) == targets.argmax(-1)).sum()
-
-
-def _scaled(doutputs, share):
-    if share == 1:
-        return doutputs
-    return tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
 
 
 def _require_same(expected: dict, found: dict) -> None:

@@ -79,7 +79,7 @@ def _backward(found: Trace, steps: list[Step]):
         yield _last(steps, "head_dist"), Sum(
             "heads", "", "sum_backward", "dx = dhead + dhead_dist",
             {f"d{name}": records[name].dinput for name in ("head", "head_dist")}, {"dx": pooled.inputs["dy"]},
-            *_line("LeViT", "backward", "dpooled + "))
+            *_line("LeViT", "backward", "add(dpooled"))
     for record in found.backward:
         if record.kind == "Residual":
             branch = next(r for r in found.backward if r.parent == record.name)

@@ -1,10 +1,8 @@
 """Attention and what feeds it, one head of one image at a time; scores and their gradients stay in the cache."""
 
-import numpy as np
-
 from .. import reference
 from ..side_by_side import whole_of
-from .running import address, bits, empty, fits, run, scratch, whole
+from .running import address, addresses, bits, contiguous, empty, fits, run, scratch, whole
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
 
@@ -18,7 +16,7 @@ def attention(q, k, v, bias, scale):
     if not _agree(q, k, v) or bias is not None and not (fits(bias) and bias.shape == (*q.shape[1:3], k.shape[2])):
         return reference.attention(q, k, v, bias, scale)
     batch, heads, queries, _ = q.shape
-    bias = bias if bias is None else np.ascontiguousarray(bias)
+    bias = bias if bias is None else contiguous(bias)
     probabilities = empty(batch, heads, queries, k.shape[2])
     y, = _side_by_side(batch, queries, heads, v.shape[-1])
     _run(Kind.ATTENTION, (q, k, v, y), bias, probabilities, scale, _sizes(q, k, v)[0])
@@ -36,7 +34,7 @@ def attention_backward(dy, q, k, v, scale, probabilities):
         dq, dk, dv = _side_by_side(batch, keys, heads, key, key, value)
     else:
         (dq,), (dk, dv) = _side_by_side(batch, queries, heads, key), _side_by_side(batch, keys, heads, key, value)
-    dbias, probabilities = np.zeros((heads, queries, keys), np.float32), np.ascontiguousarray(probabilities)
+    dbias, probabilities = empty(heads, queries, keys), contiguous(probabilities)
     _run(Kind.ATTENTION_BACKWARD, (q, k, v, dy, dq, dk, dv), dbias, probabilities, scale, _sizes(q, k, v)[1])
     return dq[..., :key], dk[..., :key], dv[..., :value], dbias
 
@@ -62,8 +60,8 @@ def _sizes(q, k, v):
 
 
 def _run(kind, arrays, bias, probabilities, scale, size):
-    arrays = [a if a.strides[-1] == 4 else np.ascontiguousarray(a) for a in arrays]
-    views = np.array([(address(a), *a.strides[:3]) for a in arrays], np.int64)
+    arrays = [a if a.strides[-1] == 4 else contiguous(a) for a in arrays]
+    views = addresses(arrays, [a.strides[:3] for a in arrays])
     batch, heads, queries, key = arrays[0].shape
     memory, size = scratch(size)
     run((kind, {

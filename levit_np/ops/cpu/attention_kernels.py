@@ -73,6 +73,7 @@ def attention_kernels(jit, call, share, packing, products):
         first, last = share(heads, thread, threads)
         for head in range(first, last):
             dbias = get(s, A_BIAS) + head * queries * keys * 4
+            fill(dbias, queries * keys)
             for image in range(get(s, A_IMAGES)):
                 q, q_row = view(s, 0, image, head)
                 k, k_row = view(s, 1, image, head)

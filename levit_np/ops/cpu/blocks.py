@@ -11,35 +11,49 @@ LARGE = 512 << 10  # numbers, 2 MiB
 LONG = 1000  # large blocks asked for, the number of several steps: what has lain idle for so long goes back
 
 
-class _Kept(threading.local):
-    """A thread's: {count: blocks of so many numbers}, each [array, the request that it answered last]."""
+class Blocks:
+    """Blocks of numbers, each given again once no array lies in it any more."""
 
     def __init__(self):
-        self.blocks, self.requests = {}, 0
+        self._kept, self._requests = {}, 0  # {count: blocks of so many}, each [array, the request it answered last]
+        self._least, self._first = LARGE, None
 
+    def block(self, count: int) -> np.ndarray:
+        """`count` numbers, whatever they are; few ones are the system's to keep."""
+        if count < self._least:
+            return np.empty(count, np.float32)
+        self._requests += 1
+        if self._first is None and self._requests % LONG == 0:
+            self._return_idle(self._requests - LONG)
+        same = self._kept.setdefault(count, [])
+        found = next((kept for kept in same if _references(kept) == IDLE), None)
+        if found is None:
+            found = [np.empty(count, np.float32), 0]
+            same.append(found)
+        found[1] = self._requests
+        return found[0]
 
-_kept = _Kept()
+    def take_over(self, others: "Blocks") -> None:
+        """Has from now on what others had."""
+        self._kept, others._kept = others._kept, {}
+        self._requests = max(self._requests, others._requests)
 
+    def begin(self) -> None:
+        """From here on all that is asked for is kept, however little: for a recording, whose arrays must stay where
+        they are."""
+        self._least, self._first = 0, self._requests
 
-def block(count: int) -> np.ndarray:
-    """`count` numbers, whatever they are.  A large block is kept, and given again once no array lies in it any more."""
-    if count < LARGE:
-        return np.empty(count, np.float32)
-    _kept.requests += 1
-    if _kept.requests % LONG == 0:
-        _return_idle(_kept.requests - LONG)
-    same = _kept.blocks.setdefault(count, [])
-    found = next((kept for kept in same if _references(kept) == IDLE), None)
-    if found is None:
-        found = [np.empty(count, np.float32), 0]
-        same.append(found)
-    found[1] = _kept.requests
-    return found[0]
+    def end(self) -> None:
+        """Gives up what was not asked for since."""
+        self._return_idle(self._first)
 
+    def hold(self, owner) -> bool:
+        """Whether it is one of these."""
+        return any(kept[0] is owner for kept in self._kept.get(owner.size, ()))
 
-def _return_idle(since: int) -> None:
-    for same in _kept.blocks.values():
-        same[:] = [kept for kept in same if kept[1] > since or _references(kept) > IDLE]
+    def _return_idle(self, since: int) -> None:
+        for same in self._kept.values():
+            same[:] = [kept for kept in same if kept[1] > since or _references(kept) > IDLE]
 
 
 def _references(kept: list) -> int:
@@ -48,3 +62,23 @@ def _references(kept: list) -> int:
 
 
 IDLE = _references([np.empty(0), 0])  # the list's own, and whatever it takes to look
+_here = threading.local()
+
+
+def block(count: int) -> np.ndarray:
+    """Of this thread's."""
+    return _blocks().block(count)
+
+
+def use(blocks: Blocks) -> Blocks:
+    """This thread's are these from now on.  -> those before."""
+    before, _here.blocks = _blocks(), blocks
+    return before
+
+
+def _blocks() -> Blocks:
+    try:
+        return _here.blocks
+    except AttributeError:
+        _here.blocks = Blocks()
+        return _here.blocks

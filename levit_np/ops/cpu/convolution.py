@@ -8,7 +8,8 @@ from .. import reference
 from ..reference import convolution_size
 from . import filtering, tiles
 from .linear import pack, packed_size
-from .running import empty, fits, past_caches, run, scratch, whole, without_padding
+from .recording import computed
+from .running import contiguous, empty, fits, past_caches, run, scratch, whole, without_padding
 from .training_step import HEAD, Kind
 from .training_step import Convolution as C
 
@@ -27,7 +28,7 @@ def convolution(x, w, stride, padding):
     shape = _Shape(x, w, stride, padding)
     outputs = shape.outputs
     y = empty(len(x), *shape.out, whole(outputs))
-    weight = np.ascontiguousarray(shape.rows(w).T)  # (terms, O)
+    weight = contiguous(computed(shape.rows, w).T)  # (terms, O)
     _run(Kind.CONVOLUTION, shape, weight, {
         C.Y: y, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y)})
     return without_padding(y, outputs).transpose(0, 3, 1, 2)
@@ -43,13 +44,13 @@ def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     if filtering.suits(x, w, stride, padding, out):
         return filtering.backward(dy, x, w, out, input_gradient)
     shape = _Shape(x, w, stride, padding)
-    dy = np.ascontiguousarray(dy.transpose(0, 2, 3, 1))
+    dy = contiguous(dy.transpose(0, 2, 3, 1))
     y_columns = {C.Y: dy, C.Y_ROW: shape.outputs * 4}
     return _input(shape, y_columns, w) if input_gradient else None, _weight(shape, y_columns)
 
 
 def _input(shape, y_columns, w):
-    weight = np.ascontiguousarray(shape.rows(w))  # (O, terms)
+    weight = contiguous(computed(shape.rows, w))  # (O, terms)
     dx = empty(*shape.x.shape)
     _run(Kind.CONVOLUTION_INPUT, shape, weight, y_columns | {C.X: dx})
     return shape.view(dx)
@@ -70,7 +71,7 @@ def _run(kind, shape, weight, columns):
 
 
 def _weight(shape, y_columns):
-    dw = np.empty((shape.outputs, whole(shape.terms)), np.float32)
+    dw = empty(shape.outputs, whole(shape.terms))
     pixels = shape.lines * shape.out[1]
     packed = packed_size(pixels, shape.outputs) + packed_size(pixels, shape.terms)
     amx = HEAD if tiles.suit(shape.outputs, pixels, shape.terms) and shape.terms >= 64 else 0
@@ -78,7 +79,7 @@ def _weight(shape, y_columns):
                                                      else packed))
     run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {
         C.C: dw, C.C_ROW: whole(shape.terms) * 4, C.AMX: amx, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
-    return shape.weight(dw[:, : shape.terms])
+    return computed(shape.weight, dw[:, : shape.terms])
 
 
 def _usual(x, w, stride, padding):
@@ -101,7 +102,7 @@ class _Shape:
         self.outputs, channels, self.kernel, _ = w.shape
         height, width = x.shape[2:]
         self.channels_last = x.transpose(0, 2, 3, 1).flags.c_contiguous or channels >= 16
-        self.x = np.ascontiguousarray(x.transpose(0, 2, 3, 1) if self.channels_last else x)
+        self.x = contiguous(x.transpose(0, 2, 3, 1) if self.channels_last else x)
         self.out = _out(x, w, stride, padding)
         self.channels, self.terms = channels, channels * self.kernel**2
         self.lines = max(1, min(self.out[0], PIXELS // self.out[1]))

@@ -5,7 +5,8 @@ import numpy as np
 from . import minimal_filtering, tiles
 from .library import library
 from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES
-from .running import ONE, empty, run, scratch, whole
+from .recording import computed
+from .running import ONE, contiguous, empty, run, scratch, whole
 from .training_step import HEAD, Kind, Pack
 from .training_step import Filtering as F
 
@@ -30,7 +31,7 @@ def forward(x, w, out):
 def backward(dy, x, w, out, input_gradient):
     """dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, 3, 3)."""
     shape = _Shape(x, w, out)
-    columns = {F.Y: np.ascontiguousarray(dy.transpose(0, 2, 3, 1))}
+    columns = {F.Y: contiguous(dy.transpose(0, 2, 3, 1))}
     return shape.input(columns, w) if input_gradient else None, shape.weight(columns)
 
 
@@ -38,7 +39,7 @@ class _Shape:
     def __init__(self, x, w, out):
         self.outputs, self.channels = w.shape[:2]
         self.down, self.across = out[0] // 2, out[1] // 2
-        self.x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        self.x = contiguous(x.transpose(0, 2, 3, 1))
         self.terms = TERMS * self.channels
         self.window = whole(self.terms) * 4  # bytes
         self.line = (4 * self.across + 1) * self.channels * 4  # bytes of a bordered line
@@ -56,7 +57,7 @@ class _Shape:
         """The kernel, which needs `square` bytes for each square at hand, after the packing of each part's weights,
         (terms, O) if transposed, else (O, terms)."""
         lines, number, steps = self.lines(), 0, []
-        terms = np.ascontiguousarray(minimal_filtering.kernel_terms(w)).reshape(self.outputs, -1)  # (O, 25 C)
+        terms = computed(minimal_filtering.kernel_terms, w).reshape(self.outputs, -1)  # (O, 25 C)
         own = (4 * lines + 1) * self.line + lines * self.across * square
         address, size = scratch(own + whole(self.terms) * self.outputs * 4)
         for count in SIZES:
@@ -83,7 +84,7 @@ class _Shape:
         return dx.transpose(0, 3, 1, 2)
 
     def weight(self, columns):
-        dw = np.empty((self.outputs, whole(self.terms)), np.float32)
+        dw = empty(self.outputs, whole(self.terms))
         lines = self.lines(GRADIENT_ROWS)
         rows = max(GRADIENT_ROWS, lines * self.across)
         packed = rows * (self.outputs + whole(4 * self.channels)) * 4
@@ -91,4 +92,9 @@ class _Shape:
                                 + rows * (self.terms + len(PARTS) * self.outputs) * 4)
         run((Kind.FILTERING_WEIGHT, self.columns | columns | {
             F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
-        return minimal_filtering.kernel_terms_backward(dw[:, : self.terms].reshape(self.outputs, TERMS, self.channels))
+        return computed(self.weight_of, dw)
+
+    def weight_of(self, dw):
+        """The gradient of w from that of its packed terms."""
+        return minimal_filtering.kernel_terms_backward(
+            dw[:, : self.terms].reshape(self.outputs, TERMS, self.channels))

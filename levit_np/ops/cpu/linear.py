@@ -6,7 +6,9 @@ from .. import reference
 from . import tiles
 from . import training_step as step
 from .parts import WHOLE
-from .running import ONE, empty, fits, past_caches, rows_of, run, scratch, whole, without_padding
+from .recording import computed
+from .running import (
+    ONE, contiguous, empty, fits, past_caches, rows_of, run, scratch, unshared, whole, without_padding)
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
@@ -17,15 +19,15 @@ def linear(x, w, b=None):
     """y = x wᵀ + b.  x (..., C), w (O, C), b (O,) -> y (..., O)."""
     if not fits(x, w) or w.ndim != 2 or x.shape[-1:] != w.shape[1:]:
         return reference.linear(x, w, b)
-    y = _product(rows_of(x), np.ascontiguousarray(w), True)
-    return y if b is None else y + b
+    y = _product(rows_of(x), contiguous(w), True)
+    return y if b is None else computed(np.add, y, b)
 
 
 def linear_backward(dy, x, w):
     """dx = dy w, dw = dyᵀ x.  dy (..., O), x (..., C), w (O, C) -> dx (..., C), dw (O, C)."""
     if not fits(dy, x, w) or w.ndim != 2 or (dy.shape[-1], x.shape[-1]) != w.shape or dy.shape[:-1] != x.shape[:-1]:
         return reference.linear_backward(dy, x, w)
-    dy, x, w = rows_of(dy), rows_of(x), np.ascontiguousarray(w)
+    dy, x, w = rows_of(dy), rows_of(x), contiguous(w)
     return _product(dy, w, False), _gradient(dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
 
 
@@ -67,7 +69,7 @@ def _product(x, w, transposed):
 def _gradient(dy, x):
     """dyᵀ x of two matrices."""
     terms, outputs, channels = len(dy), dy.shape[1], x.shape[1]
-    dw, g = np.empty((outputs, whole(channels)), np.float32), step.Gradient
+    dw, g = unshared(outputs, whole(channels)), step.Gradient
     columns = {g.TERMS: terms, g.A: dy, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x, g.B_ROW: channels * 4,
                g.B_COLUMNS: channels, g.C: dw, g.C_ROW: whole(channels) * 4}
     if tiles.suit(outputs, terms, channels) and channels % WHOLE == 0:
@@ -78,4 +80,4 @@ def _gradient(dy, x):
         block = -(-terms // (-(-terms // block))) if terms > 3 * block else terms
         address, size = scratch(HEAD + packed_size(block, outputs) + packed_size(block, channels))
     run((kind, columns | {g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
-    return dw if dw.shape[1] == channels else np.ascontiguousarray(dw[:, :channels])
+    return contiguous(dw[:, :channels])

@@ -1,11 +1,10 @@
 """Batch normalization in two passes over the data each way, sums and what they give, all in one call of the kernels."""
 
-import numpy as np
-
 from .. import reference
 from ..reference import Statistics
-from .running import bits, channels_at, empty, fits, past_caches, rows_of, run, scratch
-from .training_step import COLUMN_BYTES, Kind
+from .arithmetic import constants_of, each
+from .running import bits, channels_at, contiguous, empty, fits, past_caches, rows_of, run, scratch
+from .training_step import COLUMN_BYTES, Function, Kind
 from .training_step import Normalization as N
 
 ROW = 64  # numbers of a row at least, where there are rows enough
@@ -81,10 +80,20 @@ def batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, eps, axis=-1):
     return _backward(dy, x, gamma, mean, variance, eps, axis, 1 / count, beta)
 
 
+def update_running(running, statistics, momentum):
+    """running = (1 - momentum) running + momentum · the batch's: mean and variance, its variance unbiased."""
+    mean, variance, count = statistics
+    if not fits(*running, mean, variance) or any(a.shape != mean.shape for a in (*running, variance)):
+        return reference.update_running(running, statistics, momentum)
+    factors = 1.0, count / (count - 1)
+    return tuple(each(Function.BLEND, old, new, constants=constants_of(1 - momentum, momentum, factor))
+                 for old, new, factor in zip(running, (mean, variance), factors))
+
+
 def _backward(dy, x, gamma, mean, variance, eps, axis, share, beta=None):
     """share: 1 / count where mean and variance are the batch's own, 0 where they are constants; beta where Hardswish
     comes after it."""
-    rows, (dgamma, dbeta) = rows_of(x, axis), np.empty((2, len(gamma)), np.float32)
+    rows, (dgamma, dbeta) = rows_of(x, axis), empty(2, len(gamma))
     arrays = {N.MEAN: mean, N.VARIANCE: variance, N.GAMMA: gamma}
     dx, columns = _columns(rows, eps, arrays if beta is None else arrays | {N.BETA: beta})
     columns |= {N.DY: rows_of(dy, axis), N.DGAMMA: dgamma, N.DBETA: dbeta, N.SHARE: bits(share),
@@ -101,7 +110,7 @@ def _channels(x, axis, *arrays):
 
 def _statistics(x):
     """-> the statistics of x (…, channels), for MOMENTS to fill, and the columns that tell it where they are."""
-    mean, variance = np.empty((2, x.shape[-1]), np.float32)
+    mean, variance = empty(2, x.shape[-1])
     return Statistics(mean, variance, x.size // x.shape[-1]), {N.MEAN: mean, N.VARIANCE: variance}
 
 
@@ -119,5 +128,5 @@ def _passes(x) -> dict:
 def _columns(x, eps, arrays):
     """-> an array for the result, and the columns of the steps to it; arrays: {column: a number a channel}."""
     y, columns = empty(*x.shape), _passes(x)
-    columns |= {column: np.ascontiguousarray(a) for column, a in arrays.items()}
+    columns |= {column: contiguous(a) for column, a in arrays.items()}
     return y, columns | {N.EPS: bits(eps), N.OUT: y, N.PAST: past_caches(y, columns[N.WIDTH])}

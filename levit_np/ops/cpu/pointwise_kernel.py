@@ -1,19 +1,19 @@
-"""An activation, or its gradient, of numbers that lie side by side."""
+"""What is done to each of many numbers that lie side by side: an activation, its gradient, a sum, a factor."""
 
 from . import training_step as step
 from .intrinsics import get
 
 LINE = 16  # numbers a cache line
-POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward"
+POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward", "blend", "scale"
 
 
 def pointwise_kernel(jit, call, share):
     """The kernel of a step.  call: the routines by name."""
-    hardswish, hardswish_backward, silu, silu_backward = (call[name] for name in POINTWISE)
-    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past = (
+    hardswish, hardswish_backward, silu, silu_backward, blend, scale = (call[name] for name in POINTWISE)
+    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past, blend_past, scale_past = (
         call[f"{name}_past"] for name in POINTWISE)
     E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
-    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD = (int(x) for x in step.Function)
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, BLEND, SCALE = (int(x) for x in step.Function)
 
     @jit
     def each(s, thread, threads):
@@ -38,5 +38,13 @@ def pointwise_kernel(jit, call, share):
             silu_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
         elif function == SILU_BACKWARD:
             silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
+        elif function == BLEND and past:
+            blend_past(a, b, c, get(s, E_A + 3), 0, 0, 0, 0, count)
+        elif function == BLEND:
+            blend(a, b, c, get(s, E_A + 3), 0, 0, 0, 0, count)
+        elif function == SCALE and past:
+            scale_past(a, b, get(s, E_A + 2), 0, 0, 0, 0, 0, count)
+        elif function == SCALE:
+            scale(a, b, get(s, E_A + 2), 0, 0, 0, 0, 0, count)
 
     return each

@@ -148,6 +148,17 @@ def _silu_backward(v, at, _):
     v.store(b.fmul(v.load(at[0]), slope), at[2])
 
 
+def _blend(v, at, raw):
+    """c = p a + q (r b); p, q and r stand at d."""
+    b, (p, q, r) = v.builder, (v.spread(v.load_scalar(v.at(raw[3], 4 * i))) for i in range(3))
+    v.store(b.fadd(b.fmul(p, v.load(at[0])), b.fmul(q, b.fmul(r, v.load(at[1])))), at[2])
+
+
+def _scale(v, at, raw):
+    """b = p a; p stands at c."""
+    v.store(v.builder.fmul(v.spread(v.load_scalar(raw[2])), v.load(at[0])), at[1])
+
+
 def _adamw(v, at, raw):
     """Parameter a, gradient b, moments c, d -> e, f, g.  h: optimizer.py's 8 constants, and the gradient's factor."""
     b = v.builder
@@ -165,10 +176,10 @@ def _adamw(v, at, raw):
 
 # Those whose results may be too large for the caches: where they are written past them, the caches need not read what
 # is there first.
-PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward"
+PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward", "blend", "scale"
 EACH = {"copy": _copy, "add": _add_to, "normalize": _normalize,
         "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
-        "silu": _silu, "silu_backward": _silu_backward, "adamw": _adamw}
+        "silu": _silu, "silu_backward": _silu_backward, "blend": _blend, "scale": _scale, "adamw": _adamw}
 # Those that have a twin with Hardswish behind them: the place of the argument that asks for it, and the twin.
 ACTIVATED = {"normalize": (5, _normalize_hardswish), "normalize_backward": (7, _normalize_hardswish_backward)}
 

@@ -12,9 +12,11 @@ import numpy as np
 from . import training_step as step
 from .blocks import block
 from .library import library
+from .recording import computed, recording
 from .threads import run_with_threads, threads
 
 ONE = np.ones(1, np.float32)
+ONE.flags.writeable = False
 FLOAT32 = np.dtype(np.float32)
 LINE = 64  # bytes of a cache line
 LARGE = 2 << 20  # bytes of a result: an L2 cache
@@ -38,9 +40,21 @@ def _behind_head(a: np.ndarray) -> int:
 address = _behind_head if _behind_head(ONE) == ONE.ctypes.data else lambda a: a.ctypes.data
 
 
+def addresses(arrays, beside) -> np.ndarray:
+    """A table of the arrays' addresses, each with the numbers beside it."""
+    if now := recording():
+        now.require_known(arrays)
+    return np.array([(address(a), *more) for a, more in zip(arrays, beside)], np.int64)
+
+
+def contiguous(x):
+    """x, a copy where its numbers do not lie side by side."""
+    return x if x.flags.c_contiguous else computed(np.ascontiguousarray, x)
+
+
 def rows_of(x, axis=-1):
-    """x as a contiguous array (…, channels), a copy where it is not one."""
-    return np.ascontiguousarray(x if axis == -1 else np.moveaxis(x, axis, -1))
+    """x as a contiguous array (…, channels)."""
+    return contiguous(x if axis == -1 else np.moveaxis(x, axis, -1))
 
 
 def channels_at(rows, axis=-1):
@@ -56,18 +70,26 @@ def whole(columns: int) -> int:
 def empty(*shape) -> np.ndarray:
     """float32, whatever was there, from the start of a cache line on."""
     count = prod(shape)
-    memory = block(count + LINE // 4)
+    memory = _made(block(count + LINE // 4))
     start = -address(memory) % LINE // 4
     return memory[start : start + count].reshape(shape)
 
 
+def unshared(*shape) -> np.ndarray:
+    """float32, whatever was there, in memory that is no other array's: a gradient, which may be sent as it is."""
+    return _made(np.empty(shape, np.float32))
+
+
+def _made(result):
+    now = recording()
+    if now:
+        now.learn(result)
+    return result
+
+
 def without_padding(y, columns: int) -> np.ndarray:
     """The first columns of y (…, whole(columns)), side by side."""
-    if y.shape[-1] == columns:
-        return y
-    out = empty(*y.shape[:-1], columns)
-    out[...] = y[..., :columns]
-    return out
+    return contiguous(y[..., :columns])
 
 
 def past_caches(y, channels=16) -> bool:
@@ -83,6 +105,7 @@ def scratch(size: int) -> tuple[int, int]:
     if getattr(_kept, "size", 0) < total:
         _kept.memory, _kept.size = np.empty(total, np.uint8), total
         _kept.address = address(_kept.memory) + -address(_kept.memory) % 64
+    _made(_kept.memory)
     return _kept.address, size
 
 
@@ -96,6 +119,8 @@ def run(*steps) -> None:
                 row[column] = address(value) if isinstance(value, np.ndarray) else value
         row[0] = kind
         numbers += row
+    if now := recording():
+        now.steps(numbers, [a for _, columns in steps for a in columns.values() if isinstance(a, np.ndarray)])
     table = array("q", numbers)
     kernels, program, count = library("training_kernels"), table.buffer_info()[0], threads()
     run_with_threads(lambda thread, counter: kernels.run(program, 0, len(steps), thread, count, counter), count)

@@ -41,7 +41,8 @@ class Gradient(IntEnum):
 
 
 class Each(IntEnum):
-    """A Function of `count` numbers, at addresses from A on.  PAST: see running.past_caches."""
+    """A Function of `count` numbers, at addresses from A on, the last its constants'.  PAST: see
+    running.past_caches."""
 
     FUNCTION, COUNT, PAST, A = range(1, 5)
 
@@ -49,7 +50,7 @@ class Each(IntEnum):
 class Function(IntEnum):
     """Of single numbers; row_functions.py says which address is what."""
 
-    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD = range(4)
+    HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, BLEND, SCALE = range(6)
 
 
 class Normalization(IntEnum):

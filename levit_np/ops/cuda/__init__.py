@@ -8,6 +8,7 @@ The type of the activations decides the precision: parameters, statistics and gr
 """
 
 from .activation import *  # noqa: F401,F403
+from .arithmetic import *  # noqa: F401,F403
 from .attention import *  # noqa: F401,F403
 from .convolution import *  # noqa: F401,F403
 from .device import asarray, captured, to_host, type_of, zeros, zeros_like  # noqa: F401

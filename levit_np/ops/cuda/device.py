@@ -147,10 +147,11 @@ class CupyDevice:
         launch_all()  # compiled and loaded before anything is recorded
         return self.captured(launch_all)
 
-    def captured(self, function):
+    def captured(self, function, arrays=()):
         """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:
         a CUDA graph.  function() itself is called once, now, and nothing that it launches is run yet; it must wait
-        for nothing, read nothing of the host's, and have been called before, so that nothing is compiled."""
+        for nothing, read nothing of the host's, and have been called before, so that nothing is compiled.  arrays: all
+        that it reads and does not make."""
         pool, stream = self.arrays.cuda.MemoryPool(), self.arrays.cuda.Stream(non_blocking=True)
         self.finish()
         self.free()  # what the calls before have needed, the graph will need beside them
@@ -162,7 +163,7 @@ class CupyDevice:
             finally:
                 graph = stream.end_capture()
 
-        def replay(pool=pool):
+        def replay(needed=(pool, arrays)):
             graph.launch()
             return result
 
@@ -190,9 +191,9 @@ class CupyDevice:
         self.arrays.get_default_memory_pool().free_all_blocks()
 
 
-def captured(function):
+def captured(function, arrays=()):
     """See CupyDevice.captured."""
-    return current().captured(function)
+    return current().captured(function, arrays)
 
 
 def use(device) -> None:

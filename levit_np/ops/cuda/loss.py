@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import reference
-from ..reference import log_softmax  # noqa: F401
+from ..reference import correct, log_softmax  # noqa: F401
 from .device import arrays
 
 

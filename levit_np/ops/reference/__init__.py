@@ -1,6 +1,6 @@
 """The textbook: every operation of the network in plain NumPy, each forward with its backward beside it."""
 
-from numpy import asarray, zeros, zeros_like  # noqa: F401
+from numpy import add, asarray, copyto, multiply, sum, zeros, zeros_like  # noqa: F401
 from numpy import asarray as to_host  # noqa: F401
 
 from .activation import *  # noqa: F401,F403

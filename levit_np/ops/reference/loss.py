@@ -19,6 +19,11 @@ def targets_of(labels, classes, smoothing=0.0, dtype=np.float64):
     return even + (1 - smoothing) * np.eye(classes, dtype=dtype)[labels]
 
 
+def correct(logits, targets):
+    """count = Σ_b [argmax logits = argmax targets]: images whose likeliest class is their targets' largest."""
+    return (logits.argmax(-1) == targets.argmax(-1)).sum()
+
+
 def cross_entropy(logits, targets):
     """loss = -mean_b Σ_c targets log softmax(logits).  targets (B, classes), each row summing to 1."""
     return -(targets * log_softmax(logits)).sum() / len(logits)

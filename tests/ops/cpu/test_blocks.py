@@ -11,7 +11,7 @@ from levit_np.ops.cpu.blocks import LARGE, block
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(blocks, "_kept", blocks._Kept())
+    monkeypatch.setattr(blocks, "_here", threading.local())
 
 
 def place(array):
@@ -19,7 +19,7 @@ def place(array):
 
 
 def sizes():
-    return {size: len(some) for size, some in blocks._kept.blocks.items() if some}
+    return {size: len(some) for size, some in blocks._blocks()._kept.items() if some}
 
 
 def test_memory_is_used_again_once_no_array_lies_in_it():
@@ -52,7 +52,7 @@ def test_small_blocks_and_those_of_other_threads_are_not_kept():
     thread = threading.Thread(target=block, args=(LARGE,))
     thread.start()
     thread.join()
-    assert not blocks._kept.blocks
+    assert not sizes()
 
 
 def test_a_step_finds_the_memory_of_the_one_before():
@@ -69,6 +69,6 @@ def test_a_step_finds_the_memory_of_the_one_before():
     expected = [np.copy(a) for a in step()]
     before = sizes()
     assert before
-    for kept in (kept for some in blocks._kept.blocks.values() for kept in some):
+    for kept in (kept for some in blocks._blocks()._kept.values() for kept in some):
         kept[0][...] = np.nan
     assert all(np.array_equal(a, b) for a, b in zip(step(), expected)) and sizes() == before

@@ -108,6 +108,9 @@ def calls(sizes):
         "hardswish": (wide,), "hardswish_backward": (draw(m, c), wide), "silu": (wide,),
         "silu_backward": (draw(m, c), wide),
         "adamw": (wide, draw(m, c), draw(m, c, seed=1), draw(m, c, seed=2) ** 2, 7, 1e-3, (0.9, 0.99), 1e-8, 0.1),
+        "add": (x, draw(2, m, c, seed=1)), "add of images": (pixels, draw(*image, seed=1)),
+        "multiply": (x, draw(2, 1, 1)), "multiply of images": (pixels, draw(image[0], 1, 1, 1)),
+        "update_running": ((mean, variance), reference.Statistics(gamma, beta**2, m), 0.1),
         "convolution_backward without dx": (dpixels, pixels, kernel, 2, 1, False),
         "convolution in squares": (squares, filters, 2, 1),
         "convolution_backward in squares": (dsquares, squares, filters, 2, 1),
@@ -128,7 +131,7 @@ def changed(arguments, change):
     """The arguments with `change` made to every array, those within named tuples too."""
     return tuple(change(a) if isinstance(a, np.ndarray) else
                  a._replace(mean=change(a.mean), variance=change(a.variance)) if isinstance(a, reference.Statistics)
-                 else a for a in arguments)
+                 else changed(a, change) if isinstance(a, tuple) else a for a in arguments)
 
 
 SMALL, LARGE = calls("small"), calls("large")
@@ -142,6 +145,16 @@ def test_every_backend_has_the_same_functions(name):
         if inspect.isfunction(function) and not key.startswith("_"):
             assert inspect.signature(getattr(backend, key)) == inspect.signature(function), key
             assert getattr(backend, key).__doc__, key
+    assert all(hasattr(backend, key) for key in ("add", "multiply", "sum", "copyto", "zeros", "zeros_like"))
+
+
+def test_copyto_and_sum():
+    """In any layout, and where the kernels take only one of them."""
+    for target, source in ((np.zeros((5, 7), np.float32), draw(5, 7)), (np.zeros((7, 5), np.float32).T, draw(5, 7)),
+                           (np.zeros((5, 7)), draw(5, 7)), (np.zeros((5, 7), np.float32), draw(7))):
+        assert cpu.copyto(target, source) is None
+        np.testing.assert_array_equal(target, np.broadcast_to(source, (5, 7)))
+    np.testing.assert_array_equal(cpu.sum(draw(3, 4, 5), (0, 2)), draw(3, 4, 5).sum((0, 2)))
 
 
 def test_the_kernels_are_used():

@@ -174,7 +174,7 @@ class Emulator:
     def recorded(self, calls):
         return lambda: [self.launch(call) for call in calls] and None
 
-    def captured(self, function):
+    def captured(self, function, arrays=()):
         """Computed anew each time, in the memory of the first."""
         first, self.captures = [], self.captures + 1
 

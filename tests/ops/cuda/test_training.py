@@ -135,11 +135,11 @@ def captures(monkeypatch):
     """[what was recorded], and under `refuse` the error of a GPU that records nothing."""
     recorded, found = device.current().captured, type("Captures", (list,), {"refuse": None})()
 
-    def captured(function):
+    def captured(function, arrays=()):
         if found.refuse:
             raise found.refuse
         found.append(function)
-        return recorded(function)
+        return recorded(function, arrays)
 
     monkeypatch.setattr(device.current(), "captured", captured)
     return found

@@ -1,0 +1,181 @@
+"""What the operations of a step of training did, written down to be done again without Python's part in it: behind a
+pass over memory everything that Python touches has left the caches, and then each of some hundred calls takes as long
+as a few ten thousand multiply-adds.
+
+A recording is the steps of all kernels, in programs, and between these the calls of what has no kernel.  Its arrays
+stay where they are, so that what was computed by neither would for ever be what it once was.  Therefore whatever a step
+or a call is given must be known: an array that the function was said to read, one that an operation made, or a
+constant, which cannot be written to.
+"""
+
+import threading
+from array import array
+from functools import wraps
+
+import numpy as np
+
+from . import blocks
+from . import training_step as step
+from .library import library
+from .threads import run_with_threads, threads
+
+_here = threading.local()
+
+
+def recording():
+    """This thread's at present, or None."""
+    return getattr(_here, "recording", None)
+
+
+def captured(function, arrays=()):
+    """A function that does again what the operations of function() do, in the same memory, and gives the same arrays.
+
+    function() is called once, now; the first replay gives what it found, and only the next ones compute.  arrays: all
+    that it reads and does not make.  Raises RuntimeError where it computes by anything but this backend's
+    operations."""
+    written = _Recording()
+    with written:
+        written.learn(*arrays)
+        result = function()
+        written.require_known(result)
+    first = [result]
+
+    def replay():
+        if first:
+            return first.pop()
+        written.replay()
+        return result
+
+    return replay
+
+
+def repeated(operation):
+    """The operation; where it runs no kernels, a recording will call it again."""
+    @wraps(operation)
+    def call(*arguments, **named):
+        now = recording()
+        return operation(*arguments, **named) if now is None or now.inside else now.call(operation, arguments, named)
+
+    return call
+
+
+def computed(function, *arguments):
+    """function(*arguments), of NumPy, within an operation that runs kernels."""
+    now = recording()
+    return function(*arguments) if now is None else now.call(function, arguments, {})
+
+
+class _Recording:
+    """While this is entered, what this thread's operations do is done and written down."""
+
+    def __init__(self):
+        self._parts, self._numbers = [], array("q")  # programs and calls; the steps of the next program
+        self._known, self._kept, self._blocks = set(), [], blocks.Blocks()
+        self._threads, self.inside = threads(), False
+
+    def __enter__(self):
+        self._others = blocks.use(self._blocks)
+        self._blocks.take_over(self._others)
+        self._blocks.begin()
+        _here.recording = self
+
+    def __exit__(self, kind, *_):
+        _here.recording = None
+        blocks.use(self._others)
+        self._end_program()
+        self._blocks.end()
+        if kind:
+            self._others.take_over(self._blocks)
+
+    def learn(self, *arrays) -> None:
+        """Arrays of the function's, and those that an operation makes: they are kept."""
+        for known in arrays:
+            owner = _owner(known)
+            if id(owner) in self._known:
+                continue
+            self._known.add(id(owner))
+            if not self._blocks.hold(owner):  # which would take another reference for use
+                self._kept.append(owner)
+
+    def require_known(self, value) -> None:
+        for found in _arrays(value):
+            constant = found.dtype.kind != "f" or isinstance(found, np.ndarray) and not found.flags.writeable
+            if not constant and id(_owner(found)) not in self._known:
+                raise RuntimeError(f"expected arrays of the backend's operations, found one of shape {found.shape} "
+                                   "that something else made")
+
+    def steps(self, numbers: list, arrays: list) -> None:
+        """Rows of a program, and the arrays of which they have the addresses."""
+        self.require_known(tuple(arrays))
+        self._kept += [given for given in arrays if given.dtype.kind != "f"]  # tables
+        self._numbers.extend(numbers)
+
+    def call(self, function, arguments, named):
+        """function(*arguments, **named), which is written down as such unless it runs kernels."""
+        given = *arguments, *named.values()
+        self.require_known(given)
+        outer, self.inside, before = self.inside, True, self._length()
+        try:
+            result = function(*arguments, **named)
+        finally:
+            self.inside = outer
+        if self._length() != before:
+            return result
+        result = _as_arrays(result)
+        # A view of what was given needs nothing done again.
+        made = [None if any(np.may_share_memory(found, other) for other in _arrays(given)) else found
+                for found in _arrays(result)]
+        if result is None or any(found is not None for found in made):
+            self.learn(*(found for found in made if found is not None))
+            self._end_program()
+            self._parts.append(lambda: _renew(made, function(*arguments, **named)))
+        return result
+
+    def replay(self) -> None:
+        """All of it, once."""
+        count, run = min(self._threads, threads()), library("training_kernels").run  # scratch is there for so many
+        for part in self._parts:
+            if callable(part):
+                part()
+                continue
+            program, last = part.buffer_info()[0], len(part) // step.COLUMNS
+            run_with_threads(lambda thread, counter: run(program, 0, last, thread, count, counter), count)
+
+    def _length(self):
+        return len(self._parts), len(self._numbers)
+
+    def _end_program(self):
+        if self._numbers:
+            self._parts.append(self._numbers)
+            self._numbers = array("q")
+
+
+def _owner(found):
+    """The array whose memory it is."""
+    while isinstance(getattr(found, "base", None), np.ndarray):
+        found = found.base
+    return found
+
+
+def _arrays(value):
+    """All arrays and NumPy's numbers in it, tuples and lists taken apart."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _arrays(part)
+
+
+def _as_arrays(value):
+    """NumPy's numbers in it as arrays, which can be written to."""
+    if isinstance(value, np.generic):
+        return np.array(value)
+    if type(value) in (tuple, list):
+        return type(value)(map(_as_arrays, value))
+    return value
+
+
+def _renew(arrays, values) -> None:
+    for own, value in zip(arrays, _arrays(values)):
+        if own is not None:
+            own[...] = value

@@ -1,0 +1,160 @@
+"""A recorded pass on the cpu backend is the pass itself, to the last bit; what cannot be recorded is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import levit_np
+from levit_np.ops import cpu
+from levit_np.ops.cpu import recording
+from levit_np.training.recipe import Recipe
+from levit_np.training.recorded import RecordedPass
+from levit_np.training.trainer import Trainer
+
+from ..random_model import random_model
+from .in_memory import MemoryLoader
+
+RECIPE = Recipe(batch=4, epochs=2, warmup_epochs=1, drop_path=0.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again():
+    yield
+    levit_np.set_threads(1)
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """All that are begun."""
+    found = []
+
+    class Recording(recording._Recording):
+        def __init__(self):
+            super().__init__()
+            found.append(self)
+
+    monkeypatch.setattr(recording, "_Recording", Recording)
+    return found
+
+
+def pair(name, recipe, **changes):
+    """(a trainer that records nothing, one that does)."""
+    found = []
+    for _ in "12":
+        model = random_model(name, backend="cpu", **changes)
+        teacher = (lambda batch: 3 * batch.targets) if model.config.distillation else None
+        found.append(Trainer(model, MemoryLoader(model.config, steps=8, batch=4), recipe, teacher=teacher))
+    found[0].one_pass = found[0].passed
+    return found
+
+
+def step(trainer, number, images=4):
+    batch = trainer.loader.batch_at(0, number)
+    return trainer.step([batch._replace(images=batch.images[:images], targets=batch.targets[:images])])
+
+
+def require_equal(plain, recorded):
+    np.testing.assert_equal(recorded.state(), plain.state())
+
+
+@pytest.mark.parametrize("name, recipe, changes", [
+    ("levit_128s", {}, {}), ("levit_128s", {"drop_path": 0.3, "distillation": "soft"}, {}),
+    ("levit_192", {"clip": 0.0}, {"distillation": False}), ("levit_256", {"freeze": ("stem", "stage1")}, {}),
+    ("levit_digits", {"drop_path": 0.2}, {"image_size": 28}), ("levit_128s_a3", {}, {}), ("levit_128s_a5", {}, {}),
+    ("levit_128s_a4", {}, {"activation": "silu"})])
+def test_a_recorded_step_is_the_same(name, recipe, changes, recordings, capsys):
+    """Whatever its memory was left with, on other threads too."""
+    changes = {"image_size": 64, "num_classes": 5} | changes
+    plain, recorded = pair(name, replace(RECIPE, **recipe), **changes)
+    for number in range(5):
+        levit_np.set_threads(1 + number % 3)
+        assert step(recorded, number) == step(plain, number)
+        if number > 1:
+            spoil(recorded, *recordings)
+    require_equal(plain, recorded)
+    assert len(recordings) == 1 and "one by one" not in capsys.readouterr().err
+
+
+def spoil(trainer, written):
+    """NaN into all that the recording keeps but what it was given."""
+    given = [recording._owner(array) for array in trainer.one_pass._held]
+    given += trainer.one_pass._inputs + [mask for _, mask in trainer.one_pass._masks]
+    blocks = [block for same in written._blocks._kept.values() for block, _ in same]
+    assert blocks
+    for kept in written._kept + blocks:
+        if kept.dtype.kind == "f" and not any(kept is array for array in given):
+            kept[...] = np.nan
+
+
+def test_it_is_recorded_anew_where_it_has_become_another(recordings):
+    """For another batch, and weights or statistics that stand elsewhere."""
+    plain, recorded = pair("levit_digits", RECIPE)
+    for number, images in enumerate([4, 4, 4, 3, 3, 3, 3, 3]):
+        for trainer in (plain, recorded):
+            if number == 5:
+                trainer.model.set_state({name: array.copy() for name, array in trainer.model.state().items()})
+            if number == 7:
+                bn = trainer.model.stem.convolutions[0].bn
+                bn.variance = 2 * bn.variance
+        assert step(recorded, number, images) == step(plain, number, images)
+        assert len(recordings) == [0, 1, 1, 1, 2, 3, 3, 4][number]
+    require_equal(plain, recorded)
+
+
+def test_what_a_pass_gave_is_not_changed_between_passes():
+    """An evaluation, or another model's training, between two steps takes none of the recording's memory."""
+    plain, recorded = pair("levit_digits", RECIPE)
+    others = pair("levit_digits", RECIPE)
+    for number in range(5):
+        assert step(recorded, number) == step(plain, number)
+        for other in others:
+            step(other, number)
+            other.model(other.loader.batch_at(0, number).images)
+    require_equal(plain, recorded)
+
+
+@pytest.mark.parametrize("what", ["sum", "number"])
+def test_what_no_operation_computes_is_not_recorded(what, recordings, capsys, monkeypatch):
+    """Its old result would be used for ever: the pass goes on as it came, and says so."""
+    plain, refused = pair("levit_digits", replace(RECIPE, drop_path=0.2))
+    stage = refused.model.stages[0]
+    forward = stage.forward
+
+    def outside(x, training=False):
+        x = x + 0 if what == "sum" else cpu.multiply(x, np.float32(1) * x.dtype.type(1))
+        return forward(x, training)
+
+    stage.forward = outside
+    for number in range(4):
+        assert step(refused, number) == step(plain, number)
+    require_equal(plain, refused)
+    assert len(recordings) == 1
+    assert capsys.readouterr().err == (
+        "levit_np: training launches its kernels one by one (RuntimeError: expected arrays of the backend's "
+        f"operations, found one of shape {'(4, 64, 64)' if what == 'sum' else '()'} that something else made)\n")
+
+
+@pytest.mark.parametrize("dtype, recipe", [("float64", {}), ("float32", {"accumulation": 2})])
+def test_no_recording_where_it_would_not_do(dtype, recipe):
+    """float64 has no kernels, and its arrays would all be kept; gradients of several batches add up."""
+    model = levit_np.create("levit_digits", backend="cpu", dtype=dtype)
+    trainer = Trainer(model, MemoryLoader(model.config, batch=4), replace(RECIPE, **recipe))
+    assert not isinstance(trainer.one_pass, RecordedPass)
+
+
+def test_a_recording_keeps_the_memory_of_a_step_and_no_more(recordings):
+    """What is free again in a pass is used again in it; what the steps before had is taken over."""
+    plain, recorded = pair("levit_128s", RECIPE, image_size=224, num_classes=10)
+    step(plain, 0), step(recorded, 0)
+    blocks = cpu.recording.blocks._blocks()
+    before = large(blocks)
+    step(recorded, 1)
+    assert not any(blocks._kept.values())
+    assert 0 < before <= large(recordings[0]._blocks) < 1.2 * before
+
+
+def large(blocks):
+    """Bytes."""
+    sizes = [block.nbytes for same in blocks._kept.values() for block, _ in same]
+    return sum(size for size in sizes if size >= 4 * cpu.recording.blocks.LARGE)
