@@ -10,7 +10,7 @@ from .training_step import HEAD, QUERIES
 def attention_kernels(jit, call, share, packing, products):
     """(attention, attention_backward): the kernels of two kinds of step."""
     softmax, softmax_backward = call["softmax"], call["softmax_backward"]
-    whole, panels, prepare, fill, pack_rows, pack_columns = packing
+    whole, panels, prepare, fill, pack_rows, pack_columns, *_ = packing
     multiply, multiply_across = products.multiply, products.multiply_across
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
         A_SCRATCH_SIZE = (int(c) for c in step.Attention)

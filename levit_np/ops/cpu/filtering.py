@@ -4,10 +4,11 @@ import numpy as np
 
 from . import minimal_filtering, tiles
 from .library import library
+from .linear import gradient_size
 from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES
 from .recording import computed
 from .running import ONE, contiguous, empty, run, scratch, whole
-from .training_step import HEAD, Kind, Pack
+from .training_step import Kind, Pack
 from .training_step import Filtering as F
 
 GRADIENT_ROWS = 196  # squares at a time in the gradient of the weight
@@ -87,8 +88,7 @@ class _Shape:
         dw = empty(self.outputs, whole(self.terms))
         lines = self.lines(GRADIENT_ROWS)
         rows = max(GRADIENT_ROWS, lines * self.across)
-        packed = rows * (self.outputs + whole(4 * self.channels)) * 4
-        address, size = scratch(HEAD + packed + (4 * lines + 1) * self.line
+        address, size = scratch(gradient_size(rows, self.outputs, 4 * self.channels) + (4 * lines + 1) * self.line
                                 + rows * (self.terms + len(PARTS) * self.outputs) * 4)
         run((Kind.FILTERING_WEIGHT, self.columns | columns | {
             F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))

@@ -6,7 +6,6 @@ from .filtering_squares import filtering_squares
 from .intrinsics import get
 from .minimal_filtering import PARTS, TERMS
 from .step import PLAIN
-from .training_step import HEAD
 
 NUMBER = len(PARTS)
 
@@ -89,7 +88,8 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
         channels, outputs, across, most = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS), get(s, F_ROWS)
         scratch = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
         prepare(scratch)
-        bordered = scratch + HEAD + most * (whole(outputs) + whole(4 * channels)) * 4
+        own = (4 * lines + 1) * row + most * (TERMS * channels + NUMBER * outputs) * 4  # behind add_gradient's
+        bordered = scratch + get(s, F_SCRATCH_SIZE) - own
         rows = bordered + (4 * lines + 1) * row
         parts, part, terms_row = rows + most * TERMS * channels * 4, most * outputs * 4, TERMS * channels * 4
         units, there, more = get(s, F_IMAGES) * groups, 0, 0

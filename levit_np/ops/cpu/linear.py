@@ -5,6 +5,7 @@ import numpy as np
 from .. import reference
 from . import tiles
 from . import training_step as step
+from .library import library
 from .parts import WHOLE
 from .recording import computed
 from .running import (
@@ -12,7 +13,7 @@ from .running import (
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
-GRADIENT_BYTES = 1536 << 10  # of dy and x are packed at a time
+GRADIENT_TERMS = 288  # rows of dy and x at most that are packed and multiplied at a time: see product_kernels.GROUP
 
 
 def linear(x, w, b=None):
@@ -34,6 +35,13 @@ def linear_backward(dy, x, w):
 def packed_size(terms: int, outputs: int) -> int:
     """Bytes of a packed b (terms, outputs)."""
     return terms * whole(outputs) * 4
+
+
+def gradient_size(terms: int, outputs: int, channels: int) -> int:
+    """Bytes of scratch for that of `terms` rows: see add_gradient."""
+    instructions = library("training_kernels").instructions
+    strips = -(-outputs // instructions.rows)
+    return HEAD + strips * (terms * instructions.rows + instructions.lanes) * 4 + packed_size(terms, channels)
 
 
 def pack(b, terms, outputs, transposed, target):
@@ -76,8 +84,7 @@ def _gradient(dy, x):
         kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
         address, size = scratch(tiles.gradient_size(block, outputs, channels))
     else:
-        kind, block = Kind.GRADIENT, max(64, GRADIENT_BYTES // (4 * (outputs + channels)))
-        block = -(-terms // (-(-terms // block))) if terms > 3 * block else terms
-        address, size = scratch(HEAD + packed_size(block, outputs) + packed_size(block, channels))
+        kind, block = Kind.GRADIENT, -(-terms // -(-terms // GRADIENT_TERMS))
+        address, size = scratch(gradient_size(block, outputs, channels))
     run((kind, columns | {g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
     return contiguous(dw[:, :channels])

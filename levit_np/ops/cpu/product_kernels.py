@@ -7,8 +7,8 @@ from .intrinsics import get
 from .training_step import HEAD
 
 # Terms at most whose sum is made in registers before it is added to the others': what is read again and again, a
-# panel's part and the rows it multiplies, or parts of two panels for a gradient, then stays in the L1 cache.
-GROUP, GRADIENT_GROUP = 288, 192
+# panel's part and the rows or the strip it multiplies, then stays in the L1 cache.
+GROUP = 288
 
 
 class Products(NamedTuple):
@@ -24,7 +24,8 @@ def product_functions(instructions, jit, call, packing):
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     whole, panels, pack_rows = packing.whole, packing.panels, packing.pack_rows
-    tile, across = call["multiply"], call["across"]
+    largest, strip, pack_strips = instructions.rows, packing.strip, packing.pack_strips
+    tile, across, from_strips = call["multiply"], call["across"], call["from_strips"]
 
     @jit
     def multiply(a, lda, rows, terms, b, columns, c, ldc):
@@ -46,22 +47,16 @@ def product_functions(instructions, jit, call, packing):
 
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, more, scratch):
-        """c = aᵀ b, or c += aᵀ b, for panels first to last of b; both are packed,
-        so that they stream from the cache."""
+        """c = aᵀ b, or c += aᵀ b, for panels first to last of b; both are packed, so that they stream from the
+        cache.  About GROUP terms at a time."""
         a_packed = scratch + HEAD
-        b_packed = a_packed + terms * whole(a_columns) * 4
-        pack_rows(a, a_row, terms, a_columns, 0, panels(a_columns), scratch, a_packed)
+        b_packed = a_packed + (a_columns + largest - 1) // largest * strip(terms)
+        pack_strips(a, a_row, terms, a_columns, a_packed)
         pack_rows(b, b_row, terms, b_columns, first, last, scratch, b_packed)
-        groups = (terms + GRADIENT_GROUP - 1) // GRADIENT_GROUP
         for j in range(first, last):
-            b_wide = min(width, whole(b_columns) - j * width)
-            for p in range(panels(a_columns)):
-                wide = min(width, whole(a_columns) - p * width)
-                for group in range(groups):
-                    at, stop = terms * group // groups, terms * (group + 1) // groups
-                    across(a_packed + (p * terms * width + at * wide) * 4, wide * 4, min(wide, a_columns - p * width),
-                           stop - at, b_packed + (j * terms * width + at * b_wide) * 4, b_wide // lanes,
-                           c + p * width * c_row + j * width * 4, c_row, more + group)
+            wide = min(width, whole(b_columns) - j * width)
+            from_strips(a_packed, strip(terms), a_columns, terms, b_packed + j * terms * width * 4, wide // lanes,
+                        c + j * width * 4, c_row, more)
 
     return Products(multiply, multiply_across, add_gradient)
 

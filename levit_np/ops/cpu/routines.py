@@ -25,7 +25,8 @@ def routines(instructions):
     emitters = row_functions(instructions.lanes) | {
         "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
         "transpose": _transpose(instructions.lanes),
-        "pack": _pack(instructions.lanes, instructions.vectors)} | _filtering(instructions.lanes)
+        "pack": _pack(instructions.lanes, instructions.vectors), "from_strips": _from_strips(instructions),
+        "strips": _strips(instructions.lanes, instructions.rows)} | _filtering(instructions.lanes)
     if instructions.half == "tiles":
         emitters |= _amx(instructions.lanes)
 
@@ -113,6 +114,35 @@ def _rows(instructions, emit):
     return every
 
 
+def _from_strips(instructions):
+    """f(a, strip, rows, terms, b, vectors, c, ldc, add): c = aᵀ b, or c += aᵀ b, a in strips, `strip` bytes from one to
+    the next, each (terms, as many columns as a tile has rows)."""
+    largest = instructions.rows
+
+    def every(b, arguments):
+        a, strip, rows, terms, weights, vectors, c, ldc, add = arguments
+        steps = [number(4 * largest * u) for u in range(UNROLL + 1)]
+
+        def of_width(width):
+            def tile(size, a, c):
+                _tile(Vectors(b, instructions.lanes), size, width, a, steps, [number(4 * i) for i in range(size)],
+                      terms, weights, c, ldc, add)
+
+            def each(i, carried):
+                tile(largest, *carried)
+                return [b.add(carried[0], strip), b.add(carried[1], b.mul(ldc, number(largest)))]
+
+            _, carried = emit_loop(b, number(0), b.sdiv(rows, number(largest)), 1, [a, c], each)
+            rest = b.srem(rows, number(largest))
+            with b.if_then(b.icmp_signed(">", rest, number(0))):
+                emit_switch(b, rest, {n: partial(tile, n, *carried) for n in range(1, largest)})
+
+        emit_switch(b, vectors, {width: partial(of_width, width)
+                                 for width in sorted({instructions.vectors, instructions.tail})})
+
+    return every
+
+
 def _multiply(v, rows, vectors, a, lda, terms, b, c, ldc, add):
     """c = a b, or c += a b: a tile whose sums stay in registers.  a: lda bytes a row; b: a panel (terms,
     vectors · lanes)."""
@@ -166,6 +196,37 @@ def _transpose(lanes):
         rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
         for i, x in enumerate(v.transposed(rows)):
             v.store(x, v.at(target, builder.mul(column, number(i))))
+
+    return emit
+
+
+def _strips(lanes, columns):
+    """f(source, row, target, terms, strips, strip): strips of so many columns each, `strip` bytes apart.  Whole vectors
+    are read and written: what is too much in them, the next row overwrites, and behind a strip there is room."""
+    vectors = -(-columns // lanes)
+
+    def emit(builder, arguments):
+        source, row, target, terms, strips, strip, *_ = arguments
+        v = Vectors(builder, lanes)
+
+        def some(count):
+            def rows(i, carried):
+                here, there = v.at(source, builder.mul(i, row)), v.at(target, builder.mul(i, number(4 * columns)))
+
+                def each(j, carried):
+                    here, there = carried
+                    for n in range(count):
+                        for k in range(vectors):
+                            x = v.load(v.at(v.at(here, builder.mul(row, number(n))), 4 * k * lanes))
+                            v.store(x, v.at(there, 4 * (n * columns + k * lanes)))
+                    return [v.at(here, 4 * columns), v.at(there, strip)]
+
+                emit_loop(builder, number(0), strips, 1, [here, there], each)
+                return []
+            return rows
+
+        i, _ = emit_loop(builder, number(0), terms, PACKED, [], some(PACKED))
+        emit_loop(builder, i, terms, 1, [], some(1))
 
     return emit
 
