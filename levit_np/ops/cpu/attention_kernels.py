@@ -87,10 +87,10 @@ def attention_kernels(jit, call, share, packing, products):
                 pack_rows(k, k_row, keys, key, 0, panels(key), scale, k_packed)
                 pack_rows(q, q_row, queries, key, 0, panels(key), scale, q_packed)
                 pack_rows(dy, dy_row, queries, value, 0, panels(value), scratch, dy_packed)
-                multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, 0)
                 multiply(dy, dy_row, queries, value, v_packed, keys, dscores, row)
                 for i in range(queries):
                     softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys, 0, 0, 0, 0, 0)
+                multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, 0)
                 multiply(dscores, row, queries, keys, k_packed, key, dq, dq_row)
                 multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, 0)
 
