@@ -318,6 +318,27 @@ def fails(ranks, which):
     ranks.any(False)
 
 
+def recorded(ranks):
+    """Whether steps that are recorded are those that are not, and how many sums a replay begins before its end."""
+    reduction.BUCKET = 1 << 12
+    found = []
+    for plain in (True, False):
+        model = random_model("levit_digits", backend="cpu")
+        trainer = Trainer(model, MemoryLoader(model.config, seed=ranks.rank), Recipe(batch=6 * ranks.size), ranks=ranks)
+        if plain:
+            trainer.one_pass = trainer.passed
+        stem, after, sent = model.stem.convolutions[0], model.stem.convolutions[0].completed, []
+        stem.completed = lambda layer, after=after, sent=sent: (sent.append(len(trainer.reduction._sums)), after(layer))
+        losses = [step.loss for step in trainer.train_epoch()]
+        found.append((losses, sent, {name: array.tobytes() for name, array in model.state().items()}))
+        if not plain:
+            assert trainer.one_pass._replay and not trainer.one_pass._refused
+    (expected, before, arrays), (losses, sent, others) = found
+    assert losses == expected and sent == before and min(sent) > 10 and len(sent) == 5, (losses, expected, sent, before)
+    assert arrays == others
+    print("the same")
+
+
 def bug(ranks):
     """An exception of no kind that is foreseen, on one rank."""
     if ranks.rank == 1:

@@ -50,6 +50,13 @@ def test_a_step_of_several_ranks_is_one_of_a_single_process(ranks, backend, dtyp
 
 
 @needs_mpi
+def test_a_recorded_step_of_several_ranks_is_the_same():
+    """To the last bit, and the first gradients leave while the last are still to come."""
+    done = run(2, "recorded")
+    assert done.returncode == 0 and done.stdout == "the same\n" * 2, done.stderr
+
+
+@needs_mpi
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 @pytest.mark.parametrize("way", ["host", "nccl"])
 def test_gradients_on_several_devices_become_their_sum(way, tmp_path):

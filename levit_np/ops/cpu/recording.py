@@ -5,7 +5,7 @@ as a few ten thousand multiply-adds.
 A recording is the steps of all kernels, in programs, and between these the calls of what has no kernel.  Its arrays
 stay where they are, so that what was computed by neither would for ever be what it once was.  Therefore whatever a step
 or a call is given must be known: an array that the function was said to read, one that an operation made, or a
-constant, which cannot be written to.
+constant: whole numbers, which are tables here, or what cannot be written to.
 """
 
 import threading
