@@ -8,7 +8,7 @@ from .training_step import HEAD
 
 # Terms at most whose sum is made in registers before it is added to the others': what is read again and again, a
 # panel's part and the rows or the strip it multiplies, then stays in the L1 cache.
-GROUP = 288
+GROUP = 512
 
 
 class Products(NamedTuple):
