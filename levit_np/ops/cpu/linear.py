@@ -13,7 +13,9 @@ from .running import (
 from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
-GRADIENT_TERMS = 288  # rows of dy and x at most that are packed and multiplied at a time: see product_kernels.GROUP
+# Rows of dy and x at most that are packed and multiplied at a time: of a panel and a strip so much fits into the L1
+# cache.
+GRADIENT_TERMS = 288
 
 
 def linear(x, w, b=None):

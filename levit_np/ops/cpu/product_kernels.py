@@ -6,8 +6,8 @@ from . import training_step as step
 from .intrinsics import get
 from .training_step import HEAD
 
-# Terms at most whose sum is made in registers before it is added to the others': what is read again and again, a
-# panel's part and the rows or the strip it multiplies, then stays in the L1 cache.
+# Terms at most whose sum is made in registers before it is added to the others': such a part of a panel is read again
+# and again from the L1 cache.
 GROUP = 512
 
 
@@ -48,7 +48,7 @@ def product_functions(instructions, jit, call, packing):
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, more, scratch):
         """c = aᵀ b, or c += aᵀ b, for panels first to last of b; both are packed, so that they stream from the
-        cache.  About GROUP terms at a time."""
+        cache: a few hundred terms at a time."""
         a_packed = scratch + HEAD
         b_packed = a_packed + (a_columns + largest - 1) // largest * strip(terms)
         pack_strips(a, a_row, terms, a_columns, a_packed)

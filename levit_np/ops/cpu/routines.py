@@ -25,7 +25,7 @@ def routines(instructions):
     emitters = row_functions(instructions.lanes) | {
         "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
         "transpose": _transpose(instructions.lanes),
-        "pack": _pack(instructions.lanes, instructions.vectors), "from_strips": _from_strips(instructions),
+        "pack": _pack(instructions.lanes, instructions.width), "from_strips": _from_strips(instructions),
         "strips": _strips(instructions.lanes, instructions.rows)} | _filtering(instructions.lanes)
     if instructions.half == "tiles":
         emitters |= _amx(instructions.lanes)
@@ -200,63 +200,44 @@ def _transpose(lanes):
     return emit
 
 
-def _strips(lanes, columns):
-    """f(source, row, target, terms, strips, strip): strips of so many columns each, `strip` bytes apart.  Whole vectors
-    are read and written: what is too much in them, the next row overwrites, and behind a strip there is room."""
-    vectors = -(-columns // lanes)
-
-    def emit(builder, arguments):
-        source, row, target, terms, strips, strip, *_ = arguments
-        v = Vectors(builder, lanes)
-
-        def some(count):
-            def rows(i, carried):
-                here, there = v.at(source, builder.mul(i, row)), v.at(target, builder.mul(i, number(4 * columns)))
-
-                def each(j, carried):
-                    here, there = carried
-                    for n in range(count):
-                        for k in range(vectors):
-                            x = v.load(v.at(v.at(here, builder.mul(row, number(n))), 4 * k * lanes))
-                            v.store(x, v.at(there, 4 * (n * columns + k * lanes)))
-                    return [v.at(here, 4 * columns), v.at(there, strip)]
-
-                emit_loop(builder, number(0), strips, 1, [here, there], each)
-                return []
-            return rows
-
-        i, _ = emit_loop(builder, number(0), terms, PACKED, [], some(PACKED))
-        emit_loop(builder, i, terms, 1, [], some(1))
-
-    return emit
-
-
-def _pack(lanes, vectors):
-    """f(source, row, target, terms, panels, scale): panels of whole vectors, times the number at `scale`.  A few rows
+def _pack(lanes, columns):
+    """f(source, row, target, terms, panels, scale): panels of so many columns, times the number at `scale`.  A few rows
     at a time go into all panels: they are read one number after the other, which the processor foresees."""
     def emit(builder, arguments):
         source, row, target, terms, panels, scale, *_ = arguments
-        v, size = Vectors(builder, lanes), 4 * lanes
-        factor, wide = v.spread(v.load_scalar(scale)), vectors * size
-        panel = builder.mul(terms, number(wide))
-
-        def some(count):
-            def rows(i, carried):
-                here, there = v.at(source, builder.mul(i, row)), v.at(target, builder.mul(i, number(wide)))
-
-                def each(j, carried):
-                    here, there = carried
-                    for n in range(count):
-                        for k in range(vectors):
-                            x = v.load(v.at(v.at(here, builder.mul(row, number(n))), k * size))
-                            v.store(builder.fmul(x, factor), v.at(there, n * wide + k * size))
-                    return [v.at(here, wide), v.at(there, panel)]
-
-                emit_loop(builder, number(0), panels, 1, [here, there], each)
-                return []
-            return rows
-
-        i, _ = emit_loop(builder, number(0), terms, PACKED, [], some(PACKED))
-        emit_loop(builder, i, terms, 1, [], some(1))
+        v = Vectors(builder, lanes)
+        factor, panel = v.spread(v.load_scalar(scale)), builder.mul(terms, number(4 * columns))
+        _into_panels(v, columns, source, row, target, terms, panels, panel, lambda x: builder.fmul(x, factor))
 
     return emit
+
+
+def _strips(lanes, columns):
+    """f(source, row, target, terms, strips, strip): the same, narrower than whole vectors and `strip` bytes apart: what
+    a vector has too much, the next row overwrites, and behind a strip there is room."""
+    def emit(builder, arguments):
+        _into_panels(Vectors(builder, lanes), columns, *arguments[:6], lambda x: x)
+
+    return emit
+
+
+def _into_panels(v, columns, source, row, target, terms, panels, panel, change):
+    wide, size = 4 * columns, 4 * v.lanes
+
+    def some(count):
+        def rows(i, carried):
+            def each(j, carried):
+                here, there = carried
+                for n in range(count):
+                    for k in range(-(-columns // v.lanes)):
+                        x = v.load(v.at(v.at(here, v.builder.mul(row, number(n))), k * size))
+                        v.store(change(x), v.at(there, n * wide + k * size))
+                return [v.at(here, wide), v.at(there, panel)]
+
+            start = [v.at(source, v.builder.mul(i, row)), v.at(target, v.builder.mul(i, number(wide)))]
+            emit_loop(v.builder, number(0), panels, 1, start, each)
+            return []
+        return rows
+
+    i, _ = emit_loop(v.builder, number(0), terms, PACKED, [], some(PACKED))
+    emit_loop(v.builder, i, terms, 1, [], some(1))
