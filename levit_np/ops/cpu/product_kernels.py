@@ -53,10 +53,13 @@ def product_functions(instructions, jit, call, packing):
         b_packed = a_packed + (a_columns + largest - 1) // largest * strip(terms)
         pack_strips(a, a_row, terms, a_columns, a_packed)
         pack_rows(b, b_row, terms, b_columns, first, last, scratch, b_packed)
+        strips, rest = a_columns // largest, a_columns % largest
         for j in range(first, last):
-            wide = min(width, whole(b_columns) - j * width)
-            from_strips(a_packed, strip(terms), a_columns, terms, b_packed + j * terms * width * 4, wide // lanes,
-                        c + j * width * 4, c_row, more)
+            wide = min(width, whole(b_columns) - j * width) // lanes
+            panel, to = b_packed + j * terms * width * 4, c + j * width * 4
+            from_strips(a_packed, strip(terms), strips, terms, panel, wide, to, c_row, more)
+            across(a_packed + strips * strip(terms), largest * 4, rest, terms, panel, wide,
+                   to + strips * largest * c_row, c_row, more)
 
     return Products(multiply, multiply_across, add_gradient)
 

@@ -115,27 +115,21 @@ def _rows(instructions, emit):
 
 
 def _from_strips(instructions):
-    """f(a, strip, rows, terms, b, vectors, c, ldc, add): c = aᵀ b, or c += aᵀ b, a in strips, `strip` bytes from one to
-    the next, each (terms, as many columns as a tile has rows)."""
-    largest = instructions.rows
+    """f(a, strip, strips, terms, b, vectors, c, ldc, add): c = aᵀ b, or c += aᵀ b, a in strips, `strip` bytes from one
+    to the next, each (terms, as many columns as the largest tile has rows)."""
+    rows = instructions.rows
 
     def every(b, arguments):
-        a, strip, rows, terms, weights, vectors, c, ldc, add = arguments
-        steps = [number(4 * largest * u) for u in range(UNROLL + 1)]
+        a, strip, strips, terms, weights, vectors, c, ldc, add = arguments
+        steps, offsets = ([number(4 * n * i) for i in range(count)] for n, count in ((rows, UNROLL + 1), (1, rows)))
 
         def of_width(width):
-            def tile(size, a, c):
-                _tile(Vectors(b, instructions.lanes), size, width, a, steps, [number(4 * i) for i in range(size)],
-                      terms, weights, c, ldc, add)
-
             def each(i, carried):
-                tile(largest, *carried)
-                return [b.add(carried[0], strip), b.add(carried[1], b.mul(ldc, number(largest)))]
+                a, c = carried
+                _tile(Vectors(b, instructions.lanes), rows, width, a, steps, offsets, terms, weights, c, ldc, add)
+                return [b.add(a, strip), b.add(c, b.mul(ldc, number(rows)))]
 
-            _, carried = emit_loop(b, number(0), b.sdiv(rows, number(largest)), 1, [a, c], each)
-            rest = b.srem(rows, number(largest))
-            with b.if_then(b.icmp_signed(">", rest, number(0))):
-                emit_switch(b, rest, {n: partial(tile, n, *carried) for n in range(1, largest)})
+            emit_loop(b, number(0), strips, 1, [a, c], each)
 
         emit_switch(b, vectors, {width: partial(of_width, width)
                                  for width in sorted({instructions.vectors, instructions.tail})})
