@@ -58,8 +58,9 @@ def product_functions(instructions, jit, call, packing):
             wide = min(width, whole(b_columns) - j * width) // lanes
             panel, to = b_packed + j * terms * width * 4, c + j * width * 4
             from_strips(a_packed, strip(terms), strips, terms, panel, wide, to, c_row, more)
-            across(a_packed + strips * strip(terms), largest * 4, rest, terms, panel, wide,
-                   to + strips * largest * c_row, c_row, more)
+            if rest:
+                across(a_packed + strips * strip(terms), largest * 4, rest, terms, panel, wide,
+                       to + strips * largest * c_row, c_row, more)
 
     return Products(multiply, multiply_across, add_gradient)
 
