@@ -80,6 +80,7 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
         height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
         unfolded = scratch + get(s, C_SCRATCH_SIZE) - lines * columns * row
         first, last = share(panels(terms), thread, threads)
+        fill(unfolded, lines * columns * row // 4)  # also what stands behind the terms, so that panels are whole
         for n in range(get(s, C_IMAGES)):
             for group in range(groups):
                 start = group * lines
@@ -92,7 +93,7 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
                                      count * columns, lines * columns, first, last, get(s, C_C), get(s, C_C_ROW),
                                      n + start > 0, n + 1 == get(s, C_IMAGES) and group + 1 == groups)
                 else:
-                    add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, terms, count * columns, first,
-                                 last, get(s, C_C), get(s, C_C_ROW), n + start, scratch)
+                    add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
+                                 first, last, get(s, C_C), get(s, C_C_ROW), n + start, scratch)
 
     return convolution, convolution_input, convolution_weight

@@ -24,7 +24,7 @@ def routines(instructions):
     """({name: what calls it with nine int64}, what defines them all)."""
     emitters = row_functions(instructions.lanes) | {
         "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
-        "transpose": _transpose(instructions.lanes),
+        "transpose": _transpose(instructions.lanes), "fours": _fours,
         "pack": _pack(instructions.lanes, instructions.width), "from_strips": _from_strips(instructions),
         "strips": _strips(instructions.lanes, instructions.rows)} | _filtering(instructions.lanes)
     if instructions.half == "tiles":
@@ -192,6 +192,19 @@ def _transpose(lanes):
             v.store(x, v.at(target, builder.mul(column, number(i))))
 
     return emit
+
+
+def _fours(builder, arguments):
+    """f(source, step, target, row, count): four numbers, `count` times, so many bytes from one to the next in each."""
+    source, step, target, row, count, *_ = arguments
+    v = Vectors(builder, 4)
+
+    def each(i, carried):
+        here, there = carried
+        v.store(v.load(here), there)
+        return [v.at(here, step), v.at(there, row)]
+
+    emit_loop(builder, number(0), count, 1, [source, target], each)
 
 
 def _pack(lanes, columns):

@@ -77,8 +77,10 @@ def line_windows(jit, call, fill):
     return unfold_lines, fold_lines
 
 
-def plane_windows(jit):
+def plane_windows(jit, call):
     """(unfold, fold) of one plane of single values."""
+    fours = call["fours"]
+
     @jit
     def inside(s, u, p, i, j):
         """The pixels of output line u under whose kernel cell (i, j) there is no border: (first, last, the number of
@@ -93,17 +95,28 @@ def plane_windows(jit):
 
     @jit
     def unfold_plane(s, x, u, p, target, row):
-        """A plane of single values: cell by cell, for their runs are too short to be copied as such."""
+        """A plane of single values, a line of the kernel after the other.  Runs of three numbers are copied by fours:
+        the next line, or the room behind the terms, has the fourth.  The rest cell by cell."""
         kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
-        for cell in range(kernel * kernel):
-            first, last, start = inside(s, u, p, cell // kernel, cell % kernel)
-            to, source = target + 4 * (p * kernel * kernel + cell), x + 4 * start - first * step
-            for v in range(first):
-                set_float(to + v * row, types.float32(0))
-            for v in range(first, last):
-                set_float(to + v * row, get_float(source + v * step))
-            for v in range(last, get(s, C_OUT_WIDTH)):
-                set_float(to + v * row, types.float32(0))
+        for i in range(kernel):
+            to = target + 4 * (p * kernel + i) * kernel
+            begin, end, start = inside(s, u, p, i, 0)
+            if kernel == 3:
+                end = max(begin, inside(s, u, p, i, 2)[1] - 1)  # behind the last there may be nothing to read
+                fours(x + 4 * start, step, to + begin * row, row, end - begin, 0, 0, 0, 0)
+            else:
+                end = begin
+            for j in range(kernel):
+                first, last, start = inside(s, u, p, i, j)
+                cell, source = to + 4 * j, x + 4 * start - first * step
+                for v in range(first):
+                    set_float(cell + v * row, types.float32(0))
+                for v in range(first, min(begin, last)):
+                    set_float(cell + v * row, get_float(source + v * step))
+                for v in range(max(first, end), last):
+                    set_float(cell + v * row, get_float(source + v * step))
+                for v in range(last, get(s, C_OUT_WIDTH)):
+                    set_float(cell + v * row, types.float32(0))
 
     @jit
     def fold_plane(s, x, u, p, rows, row):
@@ -120,7 +133,7 @@ def plane_windows(jit):
 def windows(jit, call, fill):
     """(unfold, fold).  call: the routines by name; fill(address, count) writes zeros."""
     unfold_lines, fold_lines = line_windows(jit, call, fill)
-    unfold_plane, fold_plane = plane_windows(jit)
+    unfold_plane, fold_plane = plane_windows(jit, call)
 
     @jit
     def unfold(s, x, u, target, row):
