@@ -5,21 +5,24 @@ from numba import types
 from . import training_step as step
 from .intrinsics import as_float, get, set_float
 from .training_step import HEAD, QUERIES
+A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
+    A_SCRATCH_SIZE = (int(c) for c in step.Attention)
 
 
 def attention_kernels(jit, call, share, packing, products):
     """(attention, attention_backward): the kernels of two kinds of step."""
-    softmax, softmax_backward = call["softmax"], call["softmax_backward"]
-    whole, panels, prepare, fill, pack_rows, pack_columns, *_ = packing
-    multiply, multiply_across = products.multiply, products.multiply_across
-    A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
-        A_SCRATCH_SIZE = (int(c) for c in step.Attention)
-
     @jit
     def view(s, which, image, head):
         """(the address of one head of one image, bytes a row)."""
         at = get(s, A_VIEWS) + 32 * which
         return get(at, 0) + image * get(at, 1) + head * get(at, 2), get(at, 3)
+
+    return (_forward(jit, call["softmax"], share, packing, products.multiply, view),
+            _backward(jit, call["softmax_backward"], share, packing, products, view))
+
+
+def _forward(jit, softmax, share, packing, multiply, view):
+    whole, panels, prepare, fill, pack_rows, pack_columns = packing
 
     @jit
     def attention(s, thread, threads):
@@ -54,6 +57,13 @@ def attention_kernels(jit, call, share, packing, products):
                         bias = get(s, A_BIAS) + (head * queries + start + i) * keys * 4
                     softmax(scores + i * row, bias, scale, target + i * keys * 4, keys, 0, 0, 0, 0)
                 multiply(target, keys * 4, rows, keys, v_packed, value, y + start * y_row, y_row)
+
+    return attention
+
+
+def _backward(jit, softmax_backward, share, packing, products, view):
+    whole, panels, prepare, fill, pack_rows, pack_columns = packing
+    multiply, multiply_across = products.multiply, products.multiply_across
 
     @jit
     def attention_backward(s, thread, threads):
@@ -94,4 +104,4 @@ def attention_kernels(jit, call, share, packing, products):
                 multiply(dscores, row, queries, keys, k_packed, key, dq, dq_row)
                 multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, 0)
 
-    return attention, attention_backward
+    return attention_backward

@@ -5,16 +5,15 @@ from .intrinsics import get
 from .training_step import HEAD
 from .windows import windows
 
+C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HEIGHT, C_OUT_WIDTH, C_LINES, C_Y, \
+    C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_PAST = (int(c) for c in step.Convolution)
+
 
 def convolution_kernels(jit, call, share, packing, products, on_tiles):
     """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
     whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
-    multiply, add_gradient = products.multiply, products.add_gradient
-    begin, amx_multiply, amx_add_gradient = on_tiles.begin, on_tiles.multiply_whole, on_tiles.add_gradient
+    multiply, begin, amx_multiply = products.multiply, on_tiles.begin, on_tiles.multiply_whole
     unfold, fold = windows(jit, call, fill)
-    C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HEIGHT, C_OUT_WIDTH, \
-        C_LINES, C_Y, C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_PAST = (
-            int(c) for c in step.Convolution)
 
     @jit
     def sizes(s):
@@ -72,6 +71,13 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
                 for u in range(count):
                     fold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
 
+    weight = _weight(jit, share, packing, products.add_gradient, on_tiles.add_gradient, unfold, sizes, begin_all)
+    return convolution, convolution_input, weight
+
+
+def _weight(jit, share, packing, add_gradient, amx_add_gradient, unfold, sizes, begin_all):
+    whole, panels, fill = packing.whole, packing.panels, packing.fill
+
     @jit
     def convolution_weight(s, thread, threads):
         image, y_line, terms, lines, groups = sizes(s)
@@ -96,4 +102,4 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
                     add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
                                  first, last, get(s, C_C), get(s, C_C_ROW), n + start, scratch)
 
-    return convolution, convolution_input, convolution_weight
+    return convolution_weight

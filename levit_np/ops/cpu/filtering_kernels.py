@@ -8,16 +8,21 @@ from .minimal_filtering import PARTS, TERMS
 from .step import PLAIN
 
 NUMBER = len(PARTS)
+F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, F_ROWS, \
+    F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
 
 
 def filtering_kernels(jit, lanes, width, call, share, packing, products):
     """(filtering, filtering_input, filtering_weight): the kernels of three kinds of step."""
-    whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
-    multiply, add_gradient = products.multiply, products.add_gradient
-    copy, window_backward, sums = call["copy"], call["window_backward"], call["square_sums"]
-    sizes, square, windows, all_parts = filtering_squares(jit, lanes, call, fill)
-    F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, \
-        F_ROWS, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
+    squares = filtering_squares(jit, lanes, call, packing.fill)
+    return (_output(jit, lanes, width, call, share, packing, products, squares),
+            _input(jit, lanes, call, share, packing, products, squares),
+            _weight(jit, share, packing, products, squares))
+
+
+def _output(jit, lanes, width, call, share, packing, products, squares):
+    panels, multiply, sums, (sizes, square, windows, _) = (
+        packing.panels, products.multiply, call["square_sums"], squares)
 
     @jit
     def filtering(s, thread, threads):
@@ -44,6 +49,13 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
                 for i in range(count * across):
                     sums(parts + i * width * 4, part, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4,
                          4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
+
+    return filtering
+
+
+def _input(jit, lanes, call, share, packing, products, squares):
+    whole, fill, multiply, (sizes, square, _, all_parts) = packing.whole, packing.fill, products.multiply, squares
+    copy, window_backward = call["copy"], call["window_backward"]
 
     @jit
     def filtering_input(s, thread, threads):
@@ -81,6 +93,13 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
                              columns * channels)
                 copy(bordered + 4 * count * row, bordered, 0, 0, 0, 0, 0, 0, row // 4)
 
+    return filtering_input
+
+
+def _weight(jit, share, packing, products, squares):
+    whole, panels, prepare = packing.whole, packing.panels, packing.prepare
+    add_gradient, (sizes, _, windows, all_parts) = products.add_gradient, squares
+
     @jit
     def filtering_weight(s, thread, threads):
         """Of as many squares at a time as there is room for, so that the gradient is read and written seldom."""
@@ -110,4 +129,4 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
                     number += terms
                 there, more = 0, 1
 
-    return filtering, filtering_input, filtering_weight
+    return filtering_weight

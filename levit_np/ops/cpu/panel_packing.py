@@ -20,8 +20,6 @@ class Packing(NamedTuple):
     fill: Any
     pack_rows: Any
     pack_columns: Any
-    strip: Any
-    pack_strips: Any
 
 
 def panel_packing(instructions, jit, call):
@@ -81,25 +79,4 @@ def panel_packing(instructions, jit, call):
                         set_float(to + (k * wide + o + i) * 4, get_float(here + i * row + k * 4))
                     fill(to + (k * wide + o + present) * 4, lanes - present)
 
-    columns_of_strip, read = instructions.rows, -(-instructions.rows // lanes) * lanes
-    copy_strips = call["strips"]
-
-    @jit
-    def strip(terms):
-        """Bytes of a strip, and of the room behind it."""
-        return (terms * columns_of_strip + lanes) * 4
-
-    @jit
-    def pack_strips(source, row, terms, columns, target):
-        """a (terms, columns) in strips, each (terms, as many columns as a tile has rows): what stands on the left of a
-        gradient, on its side."""
-        whole_ones = (columns - read) // columns_of_strip + 1 if columns >= read else 0
-        copy_strips(source, row, target, terms, whole_ones, strip(terms), 0, 0, 0)
-        for j in range(whole_ones, (columns + columns_of_strip - 1) // columns_of_strip):
-            to, present = target + j * strip(terms), min(columns_of_strip, columns - j * columns_of_strip)
-            for k in range(terms):
-                for i in range(present):
-                    set_float(to + (k * columns_of_strip + i) * 4,
-                              get_float(source + k * row + (j * columns_of_strip + i) * 4))
-
-    return Packing(whole, panels, prepare, fill, pack_rows, pack_columns, strip, pack_strips)
+    return Packing(whole, panels, prepare, fill, pack_rows, pack_columns)

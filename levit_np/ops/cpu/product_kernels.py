@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from . import training_step as step
 from .intrinsics import get
+from .strip_packing import strip_packing
 from .training_step import HEAD
 
 # Terms at most whose sum is made in registers before it is added to the others': such a part of a panel is read again
@@ -24,7 +25,7 @@ def product_functions(instructions, jit, call, packing):
     width, lanes = instructions.width, instructions.lanes
     vectors, tail_vectors = instructions.vectors, instructions.tail
     whole, panels, pack_rows = packing.whole, packing.panels, packing.pack_rows
-    largest, strip, pack_strips = instructions.rows, packing.strip, packing.pack_strips
+    largest, (strip, pack_strips) = instructions.rows, strip_packing(instructions, jit, call)
     tile, across, from_strips = call["multiply"], call["across"], call["from_strips"]
 
     @jit
