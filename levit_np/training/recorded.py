@@ -48,6 +48,8 @@ class RecordedPass:
         self._held = [getattr(layer, name) for layer, name in self._state]
         batch, dtype = len(arrays[0]), arrays[0].dtype
         self._masks = [(residual, ops.zeros((batch, 1, 1), dtype)) for residual in self._model.dropping()]
+        before = [array if layer.specs[name].trainable else array.copy()
+                  for (layer, name), array in zip(self._state, self._held)]
         self._draw()
 
         def once():
@@ -67,7 +69,7 @@ class RecordedPass:
             if any(layer.completed for _, layer in self._model.walk()):
                 raise  # the other ranks have been told of gradients, and wait for the rest
             self._model.random.bit_generator.state = random
-            for (layer, name), array in zip(self._state, self._held):
+            for (layer, name), array in zip(self._state, before):
                 setattr(layer, name, array)
             self._model.zero_gradients()
             self._refused, self._inputs, self._masks = True, None, None

@@ -68,10 +68,10 @@ class Trainer:
 
     def _repeats(self) -> bool:
         """Whether each pass does the same in the same memory, so that it can be recorded: where gradients do not add
-        up and no other rank has a say in it.  On a CPU ranks' gradients may be summed meanwhile."""
-        alone = self.ranks.size == 1 or self.model.ops.NAME == "cpu" and not self.recipe.synchronize_norms
-        return (hasattr(self.model.ops, "captured") and self.model.dtype == np.float32 and alone
-                and self.recipe.accumulation == 1)
+        up, and no other rank has a say in it but by sums that the recording can call too."""
+        ops, recipe = self.model.ops, self.recipe
+        alone = self.ranks.size == 1 or hasattr(ops, "repeated") and not recipe.synchronize_norms
+        return hasattr(ops, "captured") and self.model.dtype == np.float32 and recipe.accumulation == 1 and alone
 
     @property
     def evaluated(self):

@@ -135,6 +135,17 @@ def test_what_no_operation_computes_is_not_recorded(what, recordings, capsys, mo
         f"operations, found one of shape {'(4, 64, 64)' if what == 'sum' else '()'} that something else made)\n")
 
 
+def test_a_loss_that_no_operation_computes_is_seen_in_time(recordings, capsys):
+    """When all else is recorded, and BN's running statistics are written: they are as before."""
+    plain, refused = pair("levit_digits", RECIPE)
+    loss = refused.loss
+    refused.loss = lambda *arguments: (np.float32(float(loss(*arguments)[0])), loss(*arguments)[1])
+    for number in range(4):
+        assert step(refused, number) == step(plain, number)
+    require_equal(plain, refused)
+    assert len(recordings) == 1 and "found one of shape ()" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dtype, recipe", [("float64", {}), ("float32", {"accumulation": 2})])
 def test_no_recording_where_it_would_not_do(dtype, recipe):
     """float64 has no kernels, and its arrays would all be kept; gradients of several batches add up."""

@@ -24,7 +24,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_threads(count: int) -> None:
-    """How many threads each call of a model on the cpu backend uses from now on, the caller's included.
+    """How many threads each call of a model on the cpu backend uses from now on, the caller's included; a recorded step
+    of training, at most as many as when it was recorded.
 
     The result does not depend on it.  Raises BackendError for anything but a whole number from 1 to 64."""
     global _count

@@ -100,12 +100,10 @@ def plane_windows(jit, call):
         kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
         for i in range(kernel):
             to = target + 4 * (p * kernel + i) * kernel
-            begin, end, start = inside(s, u, p, i, 0)
-            if kernel == 3:
-                end = max(begin, inside(s, u, p, i, 2)[1] - 1)  # behind the last there may be nothing to read
-                fours(x + 4 * start, step, to + begin * row, row, end - begin, 0, 0, 0, 0)
-            else:
-                end = begin
+            begin, _, start = inside(s, u, p, i, 0)
+            # Behind the last there may be nothing to read.
+            end = max(begin, inside(s, u, p, i, 2)[1] - 1) if kernel == 3 else begin
+            fours(x + 4 * start, step, to + begin * row, row, end - begin, 0, 0, 0, 0)
             for j in range(kernel):
                 first, last, start = inside(s, u, p, i, j)
                 cell, source = to + 4 * j, x + 4 * start - first * step
