@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over its debugging pipe: no driver, no other package."""
+"""A real headless Chromium, driven over its debugging pipe: no driver."""
 
 import base64
 import json
@@ -9,7 +9,10 @@ import sys
 import tempfile
 import time
 
+import pytest
+
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+browser = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (apt-get install chromium)")
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
          "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-features=IsolateSandboxedIframes",
