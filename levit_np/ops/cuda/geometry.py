@@ -159,10 +159,11 @@ def head_size(size: int) -> int:
 
 
 class Columns(NamedTuple):
-    """How kernels that keep to a channel go over (rows, channels): a thread has `vector` channels and every eighth row
-    of its block's `length`."""
+    """How kernels that keep to a channel go over (rows, channels): a thread has `vector` channels and every so many-th
+    row of its block's `length`."""
 
     grid: tuple
+    block: tuple  # lanes, which have different channels, and rows at a time
     vector: int
     length: int
 
@@ -171,13 +172,17 @@ class Columns(NamedTuple):
         return self.grid[1]
 
 
-COLUMN_LANES, COLUMN_ROWS = 32, 8
+COLUMN_THREADS = 256
 
 
-def columns_for(rows: int, channels: int, chunk: int, least: int = 32) -> Columns:
-    """least: rows that a block has at least, where there are so many."""
+def columns_for(rows: int, channels: int, chunk: int, least: int = 8) -> Columns:
+    """least: rows that a thread has at least, where there are so many."""
     vector = chunk if channels % chunk == 0 else 1
-    across = cover(channels, COLUMN_LANES * vector)
-    parts = max(1, min(cover(4 * PROCESSORS, across), rows // least))
-    length = whole(cover(rows, parts), COLUMN_ROWS)
-    return Columns((across, cover(rows, length)), vector, length)
+    across = channels // vector
+    # As many lanes as leave the fewest without a channel; but for a few channels no fewer than 64 bytes side by side.
+    lanes = min((n for n in (32, 16, 8, 4, 2, 1) if n >= min(across, 4)), key=lambda n: whole(across, n))
+    down = COLUMN_THREADS // lanes
+    blocks = cover(across, lanes)
+    parts = max(1, min(cover(4 * PROCESSORS, blocks), rows // (least * down)))
+    length = whole(cover(rows, parts), down)
+    return Columns((blocks, cover(rows, length)), (lanes, down), vector, length)

@@ -5,7 +5,7 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    COLUMN_ROWS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, bias_for, columns_for, cover, head_size,
+    COLUMN_THREADS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, bias_for, columns_for, cover, head_size,
     heads_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
@@ -66,19 +66,28 @@ def test_head_sizes():
     assert [head_size(n) for n in (1, 16, 17, 19, 32, 38, 64, 256)] == [16, 16, 32, 32, 32, 64, 64, 256]
 
 
-@pytest.mark.parametrize("rows, channels", [(1, 1), (7, 5), (200704, 512), (3211264, 32), (16, 768), (1024, 1000)])
+@pytest.mark.parametrize("rows, channels", [(1, 1), (7, 5), (200704, 512), (3211264, 32), (16, 768), (1024, 1000),
+                                            (401408, 384), (50, 24)])
 @pytest.mark.parametrize("chunk", [4, 8])
 def test_columns_cover_all_rows(rows, channels, chunk):
     shape = columns_for(rows, channels, chunk)
-    assert channels % shape.vector == 0 and shape.grid[0] * 32 * shape.vector >= channels
-    assert (shape.parts - 1) * shape.length < rows <= shape.parts * shape.length and shape.length % COLUMN_ROWS == 0
-    assert shape.parts < 65536
+    lanes, down = shape.block
+    assert channels % shape.vector == 0 and shape.grid[0] * lanes * shape.vector >= channels
+    assert (shape.parts - 1) * shape.length < rows <= shape.parts * shape.length and shape.length % down == 0
+    assert lanes * down == COLUMN_THREADS and 32 % lanes == 0 and shape.parts < 65536
+
+
+@pytest.mark.parametrize("channels, lanes", [(32, 4), (64, 8), (128, 16), (256, 32), (384, 16), (1920, 16)])
+def test_no_thread_is_without_a_channel(channels, lanes):
+    """LeViT-256's, in float16: with 32 lanes, seven of eight threads had nothing to do for the first BN."""
+    shape = columns_for(200704, channels, 8)
+    assert shape.block[0] == lanes and shape.grid[0] * lanes * 8 == channels
 
 
 def test_the_constants_are_the_sources():
     """What Python and CUDA C++ must agree on."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.cu*")))
     for line in ("constexpr int WARP = 32, CHUNK_BYTES = 16;", "#define K_BYTES 128", "constexpr int TILE = 64;",
-                 "constexpr int MOST_THREADS = 256;", "constexpr int LANES = 32, ROWS = 8;",
+                 "constexpr int MOST_THREADS = 256;", "constexpr int THREADS = 256, WARPS",
                  "enum Activation { IDENTITY, HARDSWISH, SILU };"):
         assert line in text
