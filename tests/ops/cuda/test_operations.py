@@ -6,7 +6,7 @@ import pytest
 from levit_np.errors import BackendError
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
-from levit_np.ops.cuda import device, geometry
+from levit_np.ops.cuda import device, geometry, optimizer
 from levit_np.ops.cuda.geometry import WARPGROUP_TILES
 
 from ..cases import CASES
@@ -218,6 +218,15 @@ def test_batch_norm(shape, axis, dtype):
         close(a, b, ROUNDING["float32"], np.float32)
 
 
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_sums(dtype):
+    """In the kernel's layout, and in others."""
+    kind = type_of(dtype)
+    a, b = put(draw(3, 7, 37), kind), put(draw(3, 7, 37, seed=1), kind)
+    for x, y in (a, b), (a[0], b[0]), (a[:, :0], b[:, :0]), (a.transpose(2, 0, 1), b.transpose(2, 0, 1)), (a, b[0]):
+        close(ops.add(x, y), exact(x) + exact(y), ROUNDING[dtype], kind)
+
+
 @pytest.mark.parametrize("shift, scale", [(0, 1), (1000, 1), (-3, 1e-3)])
 def test_statistics_are_as_good_as_two_passes(shift, scale):
     """float32 holds a mean far from 0 to 6e-8 of it; the variance must not lose what that leaves."""
@@ -339,6 +348,17 @@ def test_all_parameters_in_one_launch():
     ops.average_together(averages, parameters, 0.9)
     for ours, average, value in zip(averages, before, parameters):
         close(ours, reference.moving_average(average, exact(value), 0.9), 1e-6, np.float32)
+
+
+def test_a_step_after_a_step_has_the_same_table():
+    """As long as it has the same arrays and decays, not others in their place."""
+    first, second = (put(draw(5, 3, seed=n), np.float32) for n in "12")
+    table = optimizer._table("a kernel", [first], [second], decays=[0.1])
+    assert optimizer._table("a kernel", [first], [second], decays=[0.1]) is table
+    for groups, decays in (([first], [first]), [0.1]), (([first], [second]), [0.2]), (([second], [first]), [0.1]):
+        other = optimizer._table("a kernel", *groups, decays=decays)
+        assert other is not table
+        assert [int(a) for a in exact(other[0]).ravel()] == [device.current().address(g[0]) for g in groups]
 
 
 def test_one_parameter_at_a_time():
