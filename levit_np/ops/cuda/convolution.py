@@ -3,9 +3,11 @@
 Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixel's channels side by side."""
 
 from ..reference import convolution_size
-from .device import Kernel, arrays, chunk_of, element_of, launch, padded, tiles
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded, tiles
 from .geometry import cover, parts_for, tile_for, tiles_of, whole
 from .reduction import sum_parts
+
+PIXELS = 128  # a block of threads, when an image's planes are laid side by side
 
 
 def convolution(x, w, stride, padding):
@@ -66,7 +68,14 @@ class _Shape:
         self.numbers = (len(x), *x.shape[2:], self.channels, *self.out, self.outputs, self.kernel, stride, padding)
 
     def images(self, x):
-        return padded(x.transpose(0, 2, 3, 1), self.part)
+        """(B, H, W, C)."""
+        channels, (height, width) = x.shape[1], x.shape[2:]
+        if not (channels < self.part and x.size and x.flags.c_contiguous):
+            return padded(x.transpose(0, 2, 3, 1), self.part)
+        y = arrays().empty((len(x), height, width, self.part), x.dtype)  # of an image's few planes
+        launch(Kernel("image", "image_of_elements", self.element, (("SIDE", 1), ("CHANNELS", channels))),
+               (len(x) * height,), (PIXELS,), (contiguous(x), y, height, width))
+        return y
 
     def weight(self, w):
         """(O, K, K, C), zeros in the channels and outputs that are padding."""

@@ -4,6 +4,7 @@ from .device import Kernel, arrays, contiguous, element_of, launch
 from .geometry import PROCESSORS, cover
 
 THREADS = 128
+LANES, MOST_ROWS = 32, 16  # of a block of sum_parts: numbers, and threads that share one's parts
 
 
 def sum_parts(parts):
@@ -11,7 +12,9 @@ def sum_parts(parts):
     if len(parts) == 1:
         return parts[0]
     y = arrays().empty(parts.shape[1:], "float32")
-    launch(Kernel("reduction", "sum_parts"), (cover(y.size, THREADS),), (THREADS,), (parts, y, len(parts), y.size))
+    rows = min(MOST_ROWS, cover(len(parts), 4))
+    launch(Kernel("reduction", "sum_parts"), (cover(y.size, LANES),), (LANES, rows), (parts, y, len(parts), y.size),
+           LANES * rows * 4)
     return y
 
 
