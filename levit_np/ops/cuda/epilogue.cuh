@@ -32,21 +32,21 @@ INLINE void finish(Sums& sums, int first_column, int columns, const float* bias,
   else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
 }
 
-// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  All of the
-// residual is asked for first: what is read after a write waits for it, as they may be one.
+// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  Of the residual
+// as much is asked for first as registers are left for: what is read after a write waits for it, as they may be one.
 template <class Target>
 INLINE void store(const Sums& sums, int first_row, int first_column, int rows, int columns, const Target& target,
                   const element* residual) {
-  constexpr int GROUPS = (ACROSS + GATHERED - 1) / GATHERED;
+  constexpr int GROUPS = (ACROSS + GATHERED - 1) / GATHERED, HALVES = RESIDENT ? 1 : 2;
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   int row = first_row + warp / WARPS_ACROSS * WARP_ROWS + lane / 4, column = warp % WARPS_ACROSS * WARP_COLUMNS;
 #pragma unroll
-  for (int i = 0; i < DOWN; i++) {
-    unsigned places[GROUPS][2];
-    Chunk before[GROUPS][2];
+  for (int i = 0; i < DOWN * 2; i += HALVES) {  // of a fragment's rows, those from g and from g + 8 on
+    unsigned places[GROUPS][HALVES];
+    Chunk before[GROUPS][HALVES];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int r = row + i * 16 + half * 8;
+    for (int half = 0; half < HALVES; half++) {
+      int r = row + (i + half) * 8;
       unsigned begin = target(r) / CHUNK;
 #pragma unroll
       for (int n = 0; n < GROUPS; n++) {
@@ -59,8 +59,8 @@ INLINE void store(const Sums& sums, int first_row, int first_column, int rows, i
 #pragma unroll
     for (int n = 0; n < GROUPS; n++)
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        Chunk y = chunk_of_fragments(sums[i], n, half);
+      for (int half = 0; half < HALVES; half++) {
+        Chunk y = chunk_of_fragments(sums[i / 2], n, (i + half) % 2);
         if (places[n][half] == NONE) continue;
         if (residual) y = sum_of_chunks(before[n][half], y, element{});
         ((Chunk*)target.memory)[places[n][half]] = y;

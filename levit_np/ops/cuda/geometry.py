@@ -9,7 +9,7 @@ from typing import NamedTuple
 WARP, CHUNK_BYTES, K_BYTES = 32, 16, 128  # as in machine.cuh and product.cuh
 PROCESSORS = 132  # of an H100 or H200; blocks that run at the same time are at least so many
 SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked for
-SHARED_FOR_TWO = 113 << 10  # of a block on Hopper, for two of which a processor has room
+SHARED_OF_HOPPER = 227 << 10
 SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 163 KiB, 9.0 has 227
 
 SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
@@ -24,14 +24,14 @@ class Tile(NamedTuple):
     across: int
     stages: int
     cost: float  # of a result, relative to WIDE: a smaller tile reads each operand more often
-    # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: all of the
-    # rows' terms stay in shared memory while the columns pass by.  SPLIT: each of four warps has a quarter of the terms.
+    # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: resident.cu,
+    # with one warp more.  SPLIT: each of four warps has a quarter of the terms.
     features: tuple = ()
     k_bytes: int = K_BYTES  # of a step
 
     @property
     def threads(self) -> int:
-        return self.down * self.across * WARP
+        return (self.down * self.across + ("RESIDENT" in self.features)) * WARP
 
     @property
     def shared(self) -> int:
@@ -72,25 +72,53 @@ def tile_for(rows: int, columns: int, tiles: tuple, parts: int = 1) -> Tile:
     return min(tiles, key=time)
 
 
-RESIDENT = BROAD._replace(features=("WARPGROUPS", "RESIDENT"))
-
-
 class Cut(NamedTuple):
-    """How a linear map is cut into blocks; each has `across` tiles of columns."""
+    """How a linear map is cut into blocks."""
 
     tile: Tile
     grid: tuple
     shared: int
-    across: int
+    across: int = 1  # tiles of columns a block
+
+    @property
+    def kernel(self) -> str:
+        """And its source."""
+        return ("resident", "linear_resident") if "RESIDENT" in self.tile.features else ("linear", "linear")
+
+    @property
+    def tiles(self) -> tuple:
+        """The kernel's last argument, where it has one."""
+        return (self.across,) if "RESIDENT" in self.tile.features else ()
 
 
-def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, residual: bool = False) -> Cut:
-    """tile: tile_for's.  A block keeps its rows while the columns pass by where two such blocks fit on a processor and there are many."""
-    down, across = cover(rows, tile.rows), cover(columns, tile.columns)
-    shared = (cover(terms * SIZES[element], K_BYTES) * tile.rows + tile.stages * tile.columns) * K_BYTES
-    if tile == BROAD and not residual and across > 1 and shared <= SHARED_FOR_TWO and down >= 4 * PROCESSORS:
-        return Cut(RESIDENT, (down, 1), shared, across)
-    return Cut(tile, (down, across), tile.shared, 1)
+def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str) -> Cut:
+    """tile: tile_for's.  Many rows of few terms stay where they are while the columns pass by."""
+    if tile == BROAD and rows >= 2 * PROCESSORS * RESIDENT_ROWS:
+        found = resident_for(rows, columns, terms * SIZES[element])
+        if found:
+            return found
+    return Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared)
+
+
+RESIDENT_ROWS, MOST_STAGES = 192, 8
+BARRIERS = 8 * (2 * MOST_STAGES + RESIDENT_ROWS // 64)  # bytes
+
+
+def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_ROWS, least_stages=2) -> Cut | None:
+    """resident.cu's cut, if its shared memory suffices; the columns are shared out so that the last block is done
+    first."""
+    memory = cover(term_bytes, K_BYTES) * K_BYTES * block_rows
+    stages = min(MOST_STAGES, (SHARED_OF_HOPPER - BARRIERS - memory) // (BROAD.columns * K_BYTES))
+    if stages < least_stages:
+        return None
+    tile = Tile(block_rows, BROAD.columns, block_rows // 16, 1, stages, BROAD.cost, ("WARPGROUPS", "RESIDENT"))
+    down, across = cover(rows, block_rows), cover(columns, tile.columns)
+
+    def time(parts):  # the rows' own way is worth some half a tile
+        return cover(down * parts, PROCESSORS) * (cover(across, parts) + 0.5)
+
+    each = cover(across, min(range(1, across + 1), key=time))
+    return Cut(tile, (down, cover(across, each)), memory + stages * tile.columns * K_BYTES + BARRIERS, each)
 
 
 def parts_for(rows: int, columns: int, terms: int, element: str) -> tuple[Tile, int, int]:

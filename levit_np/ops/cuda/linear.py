@@ -22,8 +22,8 @@ def product(x, w, bias, y, outputs, element):
     """y (rows, whole chunks) = x wᵀ + bias, of arrays as the kernels take them."""
     rows, channels = len(y), w.shape[-1]
     cut = cut_for(tile_for(rows, outputs, tiles(element)), rows, outputs, channels, element)
-    launch(Kernel("linear", "linear", element, cut.tile.defines), cut.grid, (cut.tile.threads,),
-           (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0, cut.across), cut.shared)
+    launch(Kernel(*cut.kernel, element, cut.tile.defines), cut.grid, (cut.tile.threads,),
+           (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0, *cut.tiles), cut.shared)
 
 
 def linear_backward(dy, x, w):

@@ -97,6 +97,28 @@ INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); 
 template <int LEFT> INLINE void wait_for_copies() {  // of this thread, all groups but the last LEFT
   asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
 }
+
+// A barrier in shared memory: it lets those that wait pass when so many arrivals have come, and then counts anew.  Rounds
+// are told apart as even and odd.
+struct Barrier { unsigned long long word; };
+INLINE void expect(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)), "r"(arrivals) : "memory");
+}
+INLINE void arrive(Barrier* barrier) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)) : "memory");
+}
+INLINE void arrive_after_copies(Barrier* barrier) {  // when all of this thread's copies so far are there
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)) : "memory");
+}
+INLINE void wait_at(Barrier* barrier, int round) {  // until round 0, 1, 0, … is over
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{.reg .pred over; again: mbarrier.try_wait.parity.shared.b64 over, [%0], %1; @!over bra again;}"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)), "r"(round) : "memory");
+#endif
+}
 #endif
 
 constexpr unsigned EVERY_LANE = 0xffffffff;

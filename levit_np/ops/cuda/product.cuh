@@ -23,7 +23,7 @@
 #define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, where a chain of steps takes long
 #endif
 #ifndef RESIDENT
-#define RESIDENT 0  // 1, with WARPGROUPS: all that a block needs of a linear map's x stays in shared memory
+#define RESIDENT 0  // 1, with WARPGROUPS: for resident.cu
 #endif
 #ifndef TILE_ROWS
 #define TILE_ROWS 64
@@ -35,7 +35,7 @@
 
 constexpr int K_STEP = K_BYTES / sizeof(element), PARTS = K_BYTES / 32;  // which a tensor_product takes at a time
 constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
-constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
+constexpr int BLOCKS = sizeof(element) == 2 && !RESIDENT ? 2 : 1;  // on a processor: one computes, another stores
 constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // a warp's of the tile
 constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;                                // fragments of it
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
@@ -234,43 +234,3 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);
   if constexpr (SPLIT) add_parts(sums, own, shared);
 }
-
-#if RESIDENT
-// The same for several tiles of columns in turn, all of k: what a block needs of a is copied once, and stays in shared
-// memory while b passes by.  The way from the L2 cache to the processors limits products of few terms, and a tile that
-// is copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a
-// tile's sums; the next tile's copies are under way meanwhile.
-template <class Each>
-INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
-                     unsigned char* shared, Each each) {
-  using SliceB = Slice<Matrix<true>, TILE_COLUMNS>;
-  int steps = (a.length + K_STEP - 1) / K_STEP;
-  unsigned char *ring = shared + steps * A_BYTES, *end = ring + STAGES * B_BYTES, *stage = ring, *next = ring;
-  Slice<Matrix<true>, TILE_ROWS> slice_a(a, first_row);
-  for (int step = 0; step < steps; step++) slice_a.copy(shared + step * A_BYTES, step * K_STEP);
-  int to_tile = 0, to_step = 0;  // what is copied next
-  auto copy = [&] {
-    if (to_tile < tiles) {
-      SliceB(b, first_column + to_tile * TILE_COLUMNS).copy(next, to_step * K_STEP);
-      if (++to_step == steps) to_step = 0, to_tile++;
-    }
-    end_copies();
-    next = next + B_BYTES == end ? ring : next + B_BYTES;
-  };
-#pragma unroll
-  for (int i = 0; i < STAGES - 1; i++) copy();
-  for (int tile = 0; tile < tiles; tile++) {
-    clear(sums);
-    for (int step = 0; step < steps; step++) {
-      wait_for_copies<STAGES - 2>();
-      wait_for_products(sums[0]);
-      __syncthreads();
-      copy();
-      multiply_by_warpgroups(element{}, sums, shared + step * A_BYTES, stage);
-      stage = stage + B_BYTES == end ? ring : stage + B_BYTES;
-    }
-    wait_for_products(sums[0]);
-    each(first_column + tile * TILE_COLUMNS);
-  }
-}
-#endif

@@ -42,9 +42,9 @@ WARPGROUP_PRODUCT(bfloat16, "bf16", 16, "128", "%64", "%65")
 
 INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Of this warpgroup, all that were begun: d is there, and a and b are no longer read.
-template <int N> INLINE void wait_for_products(float (&d)[N][4]) {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+// Of this warpgroup, all that were begun but the last LEFT: a and b are no longer read, and d, with LEFT 0, is there.
+template <int LEFT = 0, int N> INLINE void wait_for_products(float (&d)[N][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
 #pragma unroll
   for (int i = 0; i < N; i++) asm volatile("" : FRAGMENT(i) :: "memory");  // d is read after this, not before
 }
