@@ -20,13 +20,23 @@ def linear(dtype="float16"):
     return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
 
 
-def by_warpgroups():
-    """Of 16-bit numbers on Hopper, several tiles of columns a block."""
+def by_warpgroups(rows=300, channels=200):
+    """Of 16-bit numbers on Hopper."""
     others = tuple(tile._replace(cost=1e9) for tile in geometry.TILES)
     device.current().capability = device.HOPPER
-    x, w = put(draw(513, 200), "float16"), put(draw(376, 200), "float32")
+    x, w = put(draw(rows, channels), "float16"), put(draw(376, channels), "float32")
     with mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
         return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
+
+
+def resident():
+    """So many rows that they stay in shared memory, for several tiles of columns and more steps than stages."""
+    return by_warpgroups(513)
+
+
+def resident_of_many_terms():
+    """So many that two stages are left for eight steps a tile."""
+    return by_warpgroups(513, 500)
 
 
 def linear_backward():
@@ -95,13 +105,19 @@ BUGS = {
     "a row too many is read": (linear, "return n < lines ? n * stride", "return n <= lines ? n * stride"),
     "a chunk too many is read": (linear, "return n < length ? n", "return n <= length ? n"),
     "an operand overwritten while warpgroups multiply": (
-        by_warpgroups, "      wait_for_products(sums[0]);\n      __syncthreads();\n      copy();",
-        "      __syncthreads();\n      copy();"),
+        by_warpgroups, "    if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);\n    __syncthreads();",
+        "    __syncthreads();"),
     "the sums read before they are there": (
-        by_warpgroups, "    wait_for_products(sums[0]);\n    each", "    each"),
-    "the wrong part of what is resident": (by_warpgroups, "shared + step * A_BYTES, stage);", "shared, stage);"),
-    "resident rows not copied": (by_warpgroups, "for (int step = 0; step < steps; step++) slice_a",
-                                 "for (int step = 1; step < steps; step++) slice_a"),
+        by_warpgroups, "  if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);\n  if", "  if"),
+    "a slice overwritten while it is read": (resident, "if (i >= STAGES) wait_at", "if (i >= 2 * STAGES) wait_at"),
+    "a slice read before it has arrived": (resident, "      wait_at(arrived + turn.stage, turn.round);\n", ""),
+    "a slice given back while it is read": (resident_of_many_terms, "        wait_for_products<1>(sums[0]);\n", ""),
+    "resident sums read before they are there": (resident, "    wait_for_products<0>(sums[0]);\n", ""),
+    "the wrong part of what is resident": (resident, "shared + step * A_BYTES, ring", "shared, ring"),
+    "resident rows not copied": (resident, "for (int step = 0; step < steps; step++)\n    copy_lines",
+                                 "for (int step = 1; step < steps; step++)\n    copy_lines"),
+    "resident rows not waited for": (resident, "  wait_at(rows + group, 0);\n", ""),
+    "a tile of columns left out": (resident, "left < tiles ? left : tiles", "left - 1"),
     "a warpgroup's rows are the other's": (by_warpgroups, "a + threadIdx.x / (4 * WARP) * 64", "a + 0 * 64"),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
     "the wrong register": (linear, "right[j / 2] + j % 2 * 2", "right[j / 2] + 2 - j % 2 * 2"),
@@ -149,7 +165,7 @@ BUGS = {
 # One of each kind runs every time; to compile the others takes a while.
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
-             "an operand overwritten while warpgroups multiply",
+             "an operand overwritten while warpgroups multiply", "a slice overwritten while it is read",
              "a mask off by one", "keys overwritten while they are read", "the sums are not scaled down",
              "a halving without a barrier")
 
@@ -179,9 +195,9 @@ def test_a_planted_bug_is_seen(name, compiled):
     assert any(seen)
 
 
-@pytest.mark.parametrize("compute", [linear, by_warpgroups, linear_backward, convolution, convolution_backward,
-                                     attention, attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
-                                     bias_gradient])
+@pytest.mark.parametrize("compute", [linear, by_warpgroups, resident, resident_of_many_terms,
+                                     linear_backward, convolution, convolution_backward, attention, attention_of_many_keys, attention_backward,
+                                     bias_of_many_images, batch_norm, bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
         device.use(emulator)
