@@ -11,6 +11,7 @@ import numpy as np
 from ..ops.cuda import device
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
+from ..ops.cuda.convolution import over_blocks
 from ..ops.cuda.device import Kernel, View, call, chunk_of
 from ..ops.cuda.geometry import SIZES, cover, cut_for, head_size, heads_for, tile_for, whole
 from . import plan
@@ -88,17 +89,6 @@ def rounded(array, element):
         return array.astype(np.float16).view(np.uint16)
     bits = array.view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def over_blocks(weight):
-    """Of a 3×3 convolution with stride 2 and padding 1, weight (O, 3, 3, C), the same over blocks of 2×2 pixels:
-    (O, 2, 2, 4 C), with stride 1.
-
-    Output y reads the rows 2y - 1, 2y and 2y + 1: of block y - 1 the lower, of block y both.  The upper row of block
-    y - 1 has zeros, and above block 0 is a border of one block.  Columns likewise."""
-    outputs, _, _, channels = weight.shape
-    cells = np.pad(weight, ((0, 0), (1, 0), (1, 0), (0, 0))).reshape(outputs, 2, 2, 2, 2, channels)
-    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(outputs, 2, 2, 4 * channels)
 
 
 class Convolution:

