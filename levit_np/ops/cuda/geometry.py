@@ -101,7 +101,7 @@ def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str) -> Cu
 
 
 RESIDENT_ROWS, MOST_STAGES = 192, 8
-BARRIERS = 8 * (2 * MOST_STAGES + RESIDENT_ROWS // 64)  # bytes
+BARRIERS = 8 * (2 * MOST_STAGES + 16)  # bytes
 
 
 def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_ROWS, least_stages=2) -> Cut | None:

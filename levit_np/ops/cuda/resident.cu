@@ -7,8 +7,6 @@
 // a tile's results to memory, others multiply.
 #include "epilogue.cuh"
 
-constexpr int GROUP_THREADS = 4 * WARP, GROUP_ROWS = 64, GROUPS_DOWN = TILE_ROWS / GROUP_ROWS;
-
 // `lines` lines of 128 bytes, from term k on, copied by some threads.
 template <int LINES_APART>
 INLINE void copy_lines(unsigned char* slice, const Matrix<true>& matrix, int first, int lines, int k, int thread) {
@@ -34,7 +32,7 @@ struct Turn {
 template <class Each>
 INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
                      unsigned char* shared, Each each) {
-  int steps = (a.length + K_STEP - 1) / K_STEP, warp = threadIdx.x / WARP, group = warp / 4;
+  int steps = (a.length + K_STEP - 1) / K_STEP, warp = threadIdx.x / WARP;
   unsigned char* ring = shared + steps * A_BYTES;
   Barrier *arrived = (Barrier*)(ring + STAGES * B_BYTES), *read = arrived + STAGES, *rows = read + STAGES;
   if (threadIdx.x == 0) {
@@ -42,7 +40,7 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
       expect(arrived + i, WARP);
       expect(read + i, WARPS_DOWN);
     }
-    for (int i = 0; i < GROUPS_DOWN; i++) expect(rows + i, GROUP_THREADS);
+    for (int i = 0; i < steps; i++) expect(rows + i, THREADS);
   }
   __syncthreads();
   Turn turn;
@@ -57,25 +55,27 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
     wait_for_copies<0>();
     return;
   }
-  for (int step = 0; step < steps; step++)
-    copy_lines<GROUP_THREADS / 8>(shared + step * A_BYTES + group * GROUP_ROWS * K_BYTES, a,
-                                  first_row + group * GROUP_ROWS, GROUP_ROWS, step * K_STEP, threadIdx.x % GROUP_THREADS);
-  arrive_after_copies(rows + group);
-  wait_at(rows + group, 0);
+  for (int step = 0; step < steps; step++) {
+    copy_lines<THREADS / 8>(shared + step * A_BYTES, a, first_row, TILE_ROWS, step * K_STEP, threadIdx.x);
+    arrive_after_copies(rows + step);
+  }
+#pragma unroll 1
   for (int tile = 0; tile < tiles; tile++) {
     clear(sums);
-    int before = 0;  // the stage of the last step, which is still read
+    Barrier* before = read;  // of the last step's stage, which is still being read
+#pragma unroll 1
     for (int step = 0; step < steps; step++, turn.next()) {
+      wait_at(rows + step, 0);
       wait_at(arrived + turn.stage, turn.round);
       multiply_by_warpgroups(element{}, sums, shared + step * A_BYTES, ring + turn.stage * B_BYTES);
       if (step) {
         wait_for_products<1>(sums[0]);
-        if (threadIdx.x % WARP == 0) arrive(read + before);
+        if (threadIdx.x % WARP == 0) arrive(before);
       }
-      before = turn.stage;
+      before = read + turn.stage;
     }
     wait_for_products<0>(sums[0]);
-    if (threadIdx.x % WARP == 0) arrive(read + before);
+    if (threadIdx.x % WARP == 0) arrive(before);
     each(first_column + tile * TILE_COLUMNS);
   }
 }
