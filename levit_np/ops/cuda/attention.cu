@@ -1,8 +1,13 @@
 // Attention in one kernel: y = activation(softmax(scale · q kᵀ + bias) v), a head at a time.
 //
-// The softmax of a row needs its largest score, which is known only when the last tile has passed.  So each tile is
-// weighted by the largest so far, and when a larger one comes, what was summed up is scaled down: with m the largest,
-//   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m),   and   2^(s - m) = 2^(s - m') 2^(m' - m).
+// The softmax of a row is the same for any m that is taken off its scores,
+//   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m).
+// m need only be so near to the largest score that no weight overflows, and those that count do not vanish.  The
+// largest is known when the last tile has passed; so m is the largest of the first tile, and it stays until a score is
+// more than SLACK above it.  Then m becomes the largest so far, and what was summed up with m' is scaled down:
+//   2^(s - m) = 2^(s - m') 2^(m' - m).
+// All weights are at most 2^SLACK, and the largest score's is at least 1.  Few tiles but the first come to that; in the
+// others a lane looks at its own scores only, and nothing of the sums waits for them.
 #include "attention.cuh"
 
 // Each of the sums of a warp's rows becomes what it is turned into; half: of the rows g, or g + 8.
@@ -21,6 +26,8 @@ template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 // 196 queries (which are given eight warps' registers), or, where values are long, for three of four warps.
 constexpr int AT_ONCE = 2;
 constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SIZE > 64 ? 384 : 512;
+
+constexpr float SLACK = 8;
 
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
@@ -53,7 +60,8 @@ attention(const element* q, const element* k, const element* v, const element* b
     unsigned query[K_PARTS][4];
     load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
 
-    float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
+    // Of rows g and g + 8; shift: -m.
+    float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, shift[2] = {infinity(), infinity()};
 
     // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are
     // rounded.
@@ -64,7 +72,7 @@ attention(const element* q, const element* k, const element* v, const element* b
       constexpr int COUNT = decltype(count)::value;
       const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
       const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
-      float scores[COUNT * 2][4], found[2] = {largest[0], largest[1]}, shift[2], down[2];
+      float scores[COUNT * 2][4], largest[2] = {-infinity(), -infinity()};
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
         start(scores[i * 2], next_bias[i * 2]);
@@ -72,16 +80,19 @@ attention(const element* q, const element* k, const element* v, const element* b
         add_product(scores + i * 2, query, key_tokens, i * 16);
       }
 #pragma unroll
-      for (int i = 0; i < COUNT * 8; i++) found[i / 2 % 2] = fmaxf(found[i / 2 % 2], scores[i / 4][i % 4]);
+      for (int i = 0; i < COUNT * 8; i++) largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], scores[i / 4][i % 4]);
+      bool above = largest[0] * scale + shift[0] > SLACK || largest[1] * scale + shift[1] > SLACK;
+      if (__any_sync(EVERY_LANE, above)) {
+        float down[2];
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        found[half] = row_maximum(found[half]);
-        shift[half] = -scale * found[half];
-        down[half] = exp2_fast(largest[half] * scale + shift[half]);
-        largest[half] = found[half];
+        for (int half = 0; half < 2; half++) {
+          float before = shift[half];
+          shift[half] = fminf(before, -scale * row_maximum(largest[half]));
+          down[half] = exp2_fast(shift[half] - before);
+        }
+        each(sums, [&](float x, int half) { return x * down[half]; });
+        each(total, [&](float x, int half) { return x * down[half]; });
       }
-      each(sums, [&](float x, int half) { return x * down[half]; });
-      each(total, [&](float x, int half) { return x * down[half]; });
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
 #pragma unroll
@@ -112,7 +123,7 @@ attention(const element* q, const element* k, const element* v, const element* b
       int n = row + threadIdx.x % WARP / 4 + half * 8;
       float all = total[0][half * 2];
       if (logarithms && n < queries && threadIdx.x % 4 == 0)
-        logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(all);
+        logarithms[((long long)place.image * heads + place.head) * queries + n] = log2f(all) - shift[half];
       inverse[half] = 1 / all;
     }
     each(sums, [&](float x, int half) { return x * inverse[half]; });

@@ -32,7 +32,7 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
 namespace emulation {
 enum State { READY, AT_BLOCK, AT_WARP, DONE };
-enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
+enum Meeting { NONE, SYNC, SHUFFLE, VOTE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
 constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
 struct Copy { void* to; const void* from; bool there; int group; };
 struct Product { void (*add)(const Product&); float* d; int fragments; const unsigned char *a, *b; };
@@ -233,6 +233,12 @@ template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
 }
 template <class V> V __shfl_sync(unsigned, V v, int source) {
   return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), source % 32);
+}
+inline bool __any_sync(unsigned, bool mine) {
+  const emulation::Exchange& e = emulation::meet(emulation::VOTE, mine);
+  bool any = false;
+  for (int lane = 0; lane < 32; lane++) any = any || emulation::shown<bool>(e, lane);
+  return any;
 }
 template <class V> V __ldg(const V* p) {
   emulation::require_inside(p, sizeof(V));
