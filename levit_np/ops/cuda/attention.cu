@@ -29,8 +29,6 @@ constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SI
 
 constexpr float SLACK = 8;
 
-template <int VALUE> struct Constant { static constexpr int value = VALUE; };
-
 // y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries),
 // or nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and
 // 8 wide, of the bias; bias_heads: 1 where all heads share it.
@@ -42,21 +40,14 @@ attention(const element* q, const element* k, const element* v, const element* b
   SHARED_MEMORY;
   Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head},
-                                    Heads{v, v_image, v_token, v_head}, place, keys);
+                                    Heads{v, v_image, v_token, v_head}, images, heads, keys);
   // A block that has more rows than its warps take at once takes them in turn, beside keys and values that are there.
 #pragma unroll 1
   for (int first = blockIdx.y * (blockDim.x / 2); first < queries; first += gridDim.y * (blockDim.x / 2)) {
     int row = place.there ? first + threadIdx.x / WARP * 16 : queries;  // from `queries` on there is nothing to do
-    const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
-                                   column_tiles);
     int groups = stream.lines / 16;
-    Quad next_bias[AT_ONCE * 2];  // of the next groups, read long before it is needed
-    auto read_bias = [&](int group) {
-#pragma unroll
-      for (int i = 0; i < AT_ONCE * 2; i++)
-        if (group + i / 2 < groups) next_bias[i] = row_bias[(group * 2 + i) * WARP];
-    };
-    read_bias(0);
+    NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
+                                   column_tiles), groups);
     unsigned query[K_PARTS][4];
     load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
 
@@ -66,21 +57,19 @@ attention(const element* q, const element* k, const element* v, const element* b
     // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are
     // rounded.
     const unsigned ones = one(element{});
-    // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to
-    // let one group's work overlap with another's.
     auto add = [&](int group, auto count) {
       constexpr int COUNT = decltype(count)::value;
-      const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
-      const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
+      const unsigned char* key_tokens = stream.first_of(group);
+      const unsigned char* value_tokens = stream.second_of(group);
       float scores[COUNT * 2][4], largest[2] = {-infinity(), -infinity()};
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
-        start(scores[i * 2], next_bias[i * 2]);
-        start(scores[i * 2 + 1], next_bias[i * 2 + 1]);
+        next.start(scores + i * 2, i);
         add_product(scores + i * 2, query, key_tokens, i * 16);
       }
 #pragma unroll
-      for (int i = 0; i < COUNT * 8; i++) largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], scores[i / 4][i % 4]);
+      for (int i = 0; i < COUNT * 4; i++)
+        largest[i % 2] = fmaxf(largest[i % 2], fmaxf(scores[i / 2][i % 2 * 2], scores[i / 2][i % 2 * 2 + 1]));
       bool above = largest[0] * scale + shift[0] > SLACK || largest[1] * scale + shift[1] > SLACK;
       if (__any_sync(EVERY_LANE, above)) {
         float down[2];
@@ -107,14 +96,12 @@ attention(const element* q, const element* k, const element* v, const element* b
           tensor_product(element{}, total[0], weights[part], ones, ones);
         }
         add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
-        if (i == 0) read_bias(group + COUNT);
+        if (i == 0) next.read(group + COUNT);
       }
     };
-    for (int group = 0; group < groups;) {
-      int end = group + stream.bring(group * 16, first >= (int)(gridDim.y * (blockDim.x / 2)));
-      if (row >= queries) group = end;
-      for (; group + AT_ONCE <= end; group += AT_ONCE) add(group, Constant<AT_ONCE>{});
-      for (; group < end; group++) add(group, Constant<1>{});
+    for (int group = 0, end; group < groups; group = end) {
+      end = group + stream.bring(group * 16, first >= (int)(gridDim.y * (blockDim.x / 2)));
+      if (row < queries) by_groups<AT_ONCE>(group, end, add);
     }
 
     float inverse[2];

@@ -12,11 +12,10 @@
 #define VALUE_SIZE 32
 #endif
 
-constexpr int TILE = 64;  // tokens that shared memory is shared out by, and attention_bias's columns
+constexpr int TILE = 64;  // tokens that shared memory is shared out by
 constexpr int K_CHUNKS = KEY_SIZE / CHUNK, V_CHUNKS = VALUE_SIZE / CHUNK;
 constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // 32 bytes, which a tensor_product takes at a time
 constexpr int GROUP_PARTS = 16 / (2 * CHUNK);                  // the same of 16 columns of scores, as k of the next product
-constexpr int MOST_THREADS = 256;
 
 // The tokens of all heads in memory: head h's numbers of token n of image b begin at b · image + n · token + h · head.
 struct Heads {
@@ -64,15 +63,18 @@ template <int CHUNKS> INLINE const unsigned char* from_token(const unsigned char
   return tokens + first * (CHUNKS * CHUNK_BYTES);
 }
 
-// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  Of wide heads of floats the
+// registers do not hold, from group to group, what tensor_product makes of the rows.
 template <int PARTS>
 INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const unsigned char* tokens, int column) {
 #pragma unroll
   for (int part = 0; part < PARTS; part++) {
-    unsigned b[4];
+    unsigned a[4], b[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = sizeof(element) == 4 && PARTS > 8 ? unknown(rows[part][i]) : rows[part][i];
     b_along<PARTS * 2>(b, from_token<PARTS * 2>(tokens, column), 0, part);
-    tensor_product(element{}, c[0], rows[part], b[0], b[1]);
-    tensor_product(element{}, c[1], rows[part], b[2], b[3]);
+    tensor_product(element{}, c[0], a, b[0], b[1]);
+    tensor_product(element{}, c[1], a, b[2], b[3]);
   }
 }
 
@@ -108,6 +110,19 @@ INLINE const Quad* bias_of(const element* bias, int head, int row, int row_tiles
   return (const Quad*)bias + ((long long)head * row_tiles + row / 16) * column_tiles * WARP + threadIdx.x % WARP;
 }
 
+INLINE Quad quad_of(const float (&x)[4], float) {
+  Quad quad;
+#pragma unroll
+  for (int i = 0; i < 4; i++) quad.word[i] = bits_of(x[i]);
+  return quad;
+}
+template <class T> INLINE Quad quad_of(const float (&x)[4], T) {
+  Quad quad;
+#pragma unroll
+  for (int i = 0; i < 2; i++) quad.word[i] = pair_of<T>(x[i * 2], x[i * 2 + 1]);
+  return quad;
+}
+
 // Scores of 16 rows and 8 columns, as yet nothing but the bias.
 INLINE void start(float (&scores)[4], const Quad& bias) {
   union { unsigned word[sizeof(element)]; element value[4]; } quad;
@@ -117,10 +132,32 @@ INLINE void start(float (&scores)[4], const Quad& bias) {
   for (int e = 0; e < 4; e++) scores[e] = to_float(quad.value[e]);
 }
 
+// The bias of a warp's next groups, AT_ONCE of them, read long before it is needed.
+template <int AT_ONCE> struct NextBias {
+  const Quad* row;
+  int groups;  // that the row has
+  Quad quads[AT_ONCE * 2];
+  INLINE NextBias(const Quad* row, int groups) : row(row), groups(groups) { read(0); }
+  INLINE void read(int group) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE * 2; i++)
+      if (group + i / 2 < groups) quads[i] = row[(group * 2 + i) * WARP];
+  }
+  // Scores of 16 rows and the i-th group's columns, as yet nothing but the bias.
+  INLINE void start(float (*scores)[4], int i) const {
+    ::start(scores[0], quads[i * 2]);
+    ::start(scores[1], quads[i * 2 + 1]);
+  }
+};
+
 // Over the four lanes that share a row.
 INLINE float row_maximum(float x) {
   x = fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 1));
   return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));
+}
+INLINE float row_sum(float x) {
+  x += __shfl_xor_sync(EVERY_LANE, x, 1);
+  return x + __shfl_xor_sync(EVERY_LANE, x, 2);
 }
 
 // sums[16 rows][SIZE] · factor to where a row's numbers begin, to + n · stride; of the rows from `row` on, those before
@@ -146,20 +183,30 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 INLINE int at_most(int x, int most) { return x < most ? x : most; }
 
 // Which image and head a thread works for, and which rows.  A block is one head's rows, 16 a warp, in x; where a head
-// has few of them, several heads in y.
+// has few of them, several heads in y.  It is found anew each time that it is asked for: from the first tokens to the
+// last result it would take registers.
 struct Place {
-  int image, head, row, thread, threads, number;
+  int image, head, row;
   bool there;
   INLINE Place(int images, int heads) {
-    number = blockIdx.x * blockDim.y + threadIdx.y;
+    int number = unknown(blockIdx.x) * blockDim.y + threadIdx.y;
     there = number < images * heads;
     head = at_most(number, images * heads - 1) / images;  // neighbours in time share a head, and its bias
     image = at_most(number, images * heads - 1) % images;
-    thread = threadIdx.x;
-    threads = blockDim.x;
     row = (blockIdx.y * blockDim.x + threadIdx.x) / WARP * 16;
   }
 };
+
+// work(group, count) for the groups from `group` to `end`, AT_ONCE at once while there are so many: a number that the
+// compiler knows, so that nothing is asked on the way and it is free to let one group's work overlap with another's.
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Work work) {
+#pragma unroll 1
+  for (; group + AT_ONCE <= end; group += AT_ONCE) work(group, Constant<AT_ONCE>{});
+  if (AT_ONCE > 1)
+#pragma unroll 1
+    for (; group < end; group++) work(group, Constant<1>{});
+}
 
 // Two arrays of tokens in step in shared memory, which has room for HELD of each.  LeViT's are no more, but for wide
 // heads of floats: they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the
@@ -171,14 +218,20 @@ constexpr int HELD = TILE * (TILES_HELD < 2 ? 2 : TILES_HELD < 4 ? TILES_HELD : 
 template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   unsigned char *first_memory, *second_memory;
   const Heads first, second;
-  int image, head, count, lines;  // lines: as many as tokens, in whole sixteens
+  int images, heads, count, lines;  // lines: as many as tokens, in whole sixteens
 
-  INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, const Place& place, int count)
-      : first(first), second(second), image(place.image), head(place.head), count(count),
-        lines((count + 15) / 16 * 16) {
+  INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, int images, int heads, int count)
+      : first(first), second(second), images(images), heads(heads), count(count), lines((count + 15) / 16 * 16) {
     int held = at_most(lines, HELD);
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
+  }
+  // Where the group's tokens lie, once they are there.
+  INLINE const unsigned char* first_of(unsigned group) const {
+    return from_token<FIRST_CHUNKS>(first_memory, group % (HELD / 16) * 16);
+  }
+  INLINE const unsigned char* second_of(unsigned group) const {
+    return from_token<SECOND_CHUNKS>(second_memory, group % (HELD / 16) * 16);
   }
   // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there
   // still.
@@ -186,14 +239,12 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   INLINE int bring(int begin, bool again = false) const {
     if (again && lines <= HELD) return lines / 16;
     if (begin || again) __syncthreads();  // nobody reads any more what they take the place of
-    // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in
-    // registers, from the first tokens to the last, all that is the same each time that tokens are brought.
-    int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP);
-    int size = at_most(lines - begin, HELD);
-    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(image, head, 0), first.token, begin, size, count, thread,
-                              blockDim.x);
-    copy_tokens<SECOND_CHUNKS>(second_memory, second.at(image, head, 0), second.token, begin, size, count, thread,
-                               blockDim.x);
+    Place place(images, heads);
+    int thread = unknown(threadIdx.x), size = at_most(lines - begin, HELD);
+    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(place.image, place.head, 0), first.token, begin, size, count,
+                              thread, blockDim.x);
+    copy_tokens<SECOND_CHUNKS>(second_memory, second.at(place.image, place.head, 0), second.token, begin, size, count,
+                               thread, blockDim.x);
     end_copies();
     wait_for_copies<0>();
     __syncthreads();

@@ -231,9 +231,6 @@ inline void __syncwarp() { emulation::meet(emulation::SYNC, 0); }
 template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
   return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), emulation::current->lane ^ mask);
 }
-template <class V> V __shfl_sync(unsigned, V v, int source) {
-  return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), source % 32);
-}
 inline bool __any_sync(unsigned, bool mine) {
   const emulation::Exchange& e = emulation::meet(emulation::VOTE, mine);
   bool any = false;
@@ -247,6 +244,7 @@ template <class V> V __ldg(const V* p) {
 
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
+inline unsigned unknown(unsigned x) { return x; }
 inline unsigned bits_of(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float float_of(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline float to_float(float x) { return x; }
