@@ -59,8 +59,8 @@ attention(const element* q, const element* k, const element* v, const element* b
     const unsigned ones = one(element{});
     auto add = [&](int group, auto count) {
       constexpr int COUNT = decltype(count)::value;
-      const unsigned char* key_tokens = stream.first_of(group);
-      const unsigned char* value_tokens = stream.second_of(group);
+      auto key_tokens = stream.first_of(group);
+      auto value_tokens = stream.second_of(group);
       float scores[COUNT * 2][4], largest[2] = {-infinity(), -infinity()};
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
@@ -96,7 +96,7 @@ attention(const element* q, const element* k, const element* v, const element* b
           tensor_product(element{}, total[0], weights[part], ones, ones);
         }
         add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
-        if (i == 0) next.read(group + COUNT);
+        if (i == 0) next.pass(COUNT);
       }
     };
     for (int group = 0, end; group < groups; group = end) {

@@ -57,22 +57,37 @@ INLINE void load_rows(unsigned (&r)[PARTS][4], const element* tokens, long long 
     }
 }
 
-// From a multiple of eight tokens on, chunks lie in the same order as from the first on (see offset): to move the
-// pointer by these, as below, costs nothing, for it becomes a part of the instruction that loads.
-template <int CHUNKS> INLINE const unsigned char* from_token(const unsigned char* tokens, int first) {
-  return tokens + first * (CHUNKS * CHUNK_BYTES);
-}
+// Some of the tokens in shared memory: from a multiple of sixteen on, which lie in the same order as the first (see
+// offset).  What chunk a lane is at comes last, as offset(line, chunk ^ d) = offset(line, chunk) ^ 16 d: so the rest of
+// the address is the same for all chunks, and a constant number of tokens further on is a part of the instruction.
+template <int CHUNKS> struct Tokens {
+  static constexpr int BYTES = CHUNKS * CHUNK_BYTES;
+  const unsigned char* memory;
+  int begin;  // bytes from there
+
+  // Fragments as b_along's: of 16 columns, the tokens from `column` on.
+  INLINE void along(unsigned (&r)[4], int column, int part) const {
+    int lane = threadIdx.x % WARP, own = offset<CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    load_matrices(r, memory + ((begin + own) ^ part * 2 * CHUNK_BYTES) + column * BYTES);
+  }
+  // As b_across's: of 16 columns from `column` on, k the tokens from `token` on.
+  INLINE void across(unsigned (&r)[4], int token, int column) const {
+    if (sizeof(element) == 4) return b_across<CHUNKS, NEIGHBOURS>(r, memory + begin + token * BYTES, column, 0);
+    int lane = threadIdx.x % WARP, own = offset<CHUNKS>(lane % 16, lane / 16);
+    load_matrices_transposed(r, memory + ((begin + own) ^ column / CHUNK * CHUNK_BYTES) + token * BYTES);
+  }
+};
 
 // c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  Of wide heads of floats the
 // registers do not hold, from group to group, what tensor_product makes of the rows.
 template <int PARTS>
-INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const unsigned char* tokens, int column) {
+INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const Tokens<PARTS * 2>& tokens, int column) {
 #pragma unroll
   for (int part = 0; part < PARTS; part++) {
     unsigned a[4], b[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) a[i] = sizeof(element) == 4 && PARTS > 8 ? unknown(rows[part][i]) : rows[part][i];
-    b_along<PARTS * 2>(b, from_token<PARTS * 2>(tokens, column), 0, part);
+    tokens.along(b, column, part);
     tensor_product(element{}, c[0], a, b[0], b[1]);
     tensor_product(element{}, c[1], a, b[2], b[3]);
   }
@@ -80,22 +95,21 @@ INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const u
 
 // sums[16 rows][SIZE] += weights[16 rows][16 tokens from `token` on] · tokens.
 template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const unsigned char* tokens,
-                                int token) {
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4],
+                                const Tokens<SIZE / CHUNK>& tokens, int token) {
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++)
 #pragma unroll
     for (int column = 0; column < SIZE; column += 16) {
       unsigned b[4];
-      const unsigned char* lines = from_token<SIZE / CHUNK>(tokens, token + part * 16 / GROUP_PARTS);
-      b_across<SIZE / CHUNK, NEIGHBOURS>(b, lines, column, 0);
+      tokens.across(b, token + part * 16 / GROUP_PARTS, column);
       tensor_product(element{}, sums[column / 8], weights[part], b[0], b[1]);
       tensor_product(element{}, sums[column / 8 + 1], weights[part], b[2], b[3]);
     }
 }
 template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4], const unsigned char* tokens,
-                                int token) {
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4],
+                                const Tokens<SIZE / CHUNK>& tokens, int token) {
   unsigned a[GROUP_PARTS][4];
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++) a_of_result(a[part], weights, part, element{});
@@ -134,14 +148,16 @@ INLINE void start(float (&scores)[4], const Quad& bias) {
 
 // The bias of a warp's next groups, AT_ONCE of them, read long before it is needed.
 template <int AT_ONCE> struct NextBias {
-  const Quad* row;
-  int groups;  // that the row has
+  const Quad* place;
+  int left;  // groups, from these on
   Quad quads[AT_ONCE * 2];
-  INLINE NextBias(const Quad* row, int groups) : row(row), groups(groups) { read(0); }
-  INLINE void read(int group) {
+  INLINE NextBias(const Quad* row, int groups) : place(row), left(groups) { pass(0); }
+  INLINE void pass(int count) {
+    place += count * 2 * WARP;
+    left -= count;
 #pragma unroll
     for (int i = 0; i < AT_ONCE * 2; i++)
-      if (group + i / 2 < groups) quads[i] = row[(group * 2 + i) * WARP];
+      if (i / 2 < left) quads[i] = place[i * WARP];
   }
   // Scores of 16 rows and the i-th group's columns, as yet nothing but the bias.
   INLINE void start(float (*scores)[4], int i) const {
@@ -226,12 +242,12 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
   }
-  // Where the group's tokens lie, once they are there.
-  INLINE const unsigned char* first_of(unsigned group) const {
-    return from_token<FIRST_CHUNKS>(first_memory, group % (HELD / 16) * 16);
+  // The group's tokens, once they are there.
+  INLINE Tokens<FIRST_CHUNKS> first_of(unsigned group) const {
+    return {first_memory, (int)(group % (HELD / 16)) * 16 * Tokens<FIRST_CHUNKS>::BYTES};
   }
-  INLINE const unsigned char* second_of(unsigned group) const {
-    return from_token<SECOND_CHUNKS>(second_memory, group % (HELD / 16) * 16);
+  INLINE Tokens<SECOND_CHUNKS> second_of(unsigned group) const {
+    return {second_memory, (int)(group % (HELD / 16)) * 16 * Tokens<SECOND_CHUNKS>::BYTES};
   }
   // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there
   // still.

@@ -77,11 +77,11 @@ attention_queries(const element* q, const element* k, const element* v, const el
     logarithm[half] = logarithms[pair * queries + at_most(n, queries - 1)];
     if (there && lane % 4 == 0) ((Row*)rows)[pair * row_tiles * 16 + n] = Row{logarithm[half], dot[half]};
   }
-  Quad* row_ds = (Quad*)ds + (pair * row_tiles + tile_row / 16) * column_tiles * WARP + lane;
+  Quad* next_ds = (Quad*)ds + (pair * row_tiles + tile_row / 16) * column_tiles * WARP + lane;
   auto add = [&](int group, auto count) {
     constexpr int COUNT = decltype(count)::value;
-    const unsigned char* key_tokens = stream.first_of(group);
-    const unsigned char* value_tokens = stream.second_of(group);
+    auto key_tokens = stream.first_of(group);
+    auto value_tokens = stream.second_of(group);
     float scores[COUNT * 2][4], found[COUNT * 2][4];  // found: dp - dot, which is summed up from there, then ds
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -98,10 +98,11 @@ attention_queries(const element* q, const element* k, const element* v, const el
         found[i * 2 + e / 4][e % 4] *= exp2_fast(scores[i * 2 + e / 4][e % 4] * score_scale - logarithm[e / 2 % 2]);
 #pragma unroll
       for (int tile = 0; tile < 2; tile++)
-        row_ds[((group + i) * 2 + tile) * WARP] = quad_of(found[i * 2 + tile], element{});
+        next_ds[(i * 2 + tile) * WARP] = quad_of(found[i * 2 + tile], element{});
       add_weighted_tokens<KEY_SIZE>(sums, found + i * 2, key_tokens, i * 16);
-      if (i == 0) next.read(group + COUNT);
+      if (i == 0) next.pass(COUNT);
     }
+    next_ds += COUNT * 2 * WARP;
   };
   for (int group = 0, end; group < stream.lines / 16; group = end) {
     end = group + stream.bring(group * 16);
@@ -136,8 +137,8 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
   float sums[KEY_SIZE / 8][4] = {};
   auto add = [&](int group, auto count) {
     constexpr int COUNT = decltype(count)::value;
-    const unsigned char* query_tokens = stream.first_of(group);
-    const unsigned char* gradient_tokens = stream.second_of(group);
+    auto query_tokens = stream.first_of(group);
+    auto gradient_tokens = stream.second_of(group);
     float scores[COUNT * 2][4], ds[COUNT * 2][4] = {};  // ds: at first dp
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -149,7 +150,7 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
     for (int i = 0; i < COUNT; i++) {
 #pragma unroll
       for (int tile = i * 2; tile < i * 2 + 2; tile++) {
-        Rows of = columns[(group * 2 + tile) * 4];
+        Rows of = columns[tile * 4];
 #pragma unroll
         for (int e = 0; e < 4; e++) {
           float p = exp2_fast(scores[tile][e] * score_scale - of.row[e % 2].logarithm);
@@ -157,8 +158,9 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
         }
       }
       add_weighted_tokens<KEY_SIZE>(sums, ds + i * 2, query_tokens, i * 16);
-      if (i == 0) next.read(group + COUNT);
+      if (i == 0) next.pass(COUNT);
     }
+    columns += COUNT * 8;
   };
   for (int group = 0, end; group < stream.lines / 16; group = end) {
     end = group + stream.bring(group * 16);
@@ -190,8 +192,8 @@ attention_values(const element* q, const element* k, const element* dy, const el
   float sums[VALUE_SIZE / 8][4] = {};
   auto add = [&](int group, auto count) {
     constexpr int COUNT = decltype(count)::value;
-    const unsigned char* query_tokens = stream.first_of(group);
-    const unsigned char* gradient_tokens = stream.second_of(group);
+    auto query_tokens = stream.first_of(group);
+    auto gradient_tokens = stream.second_of(group);
     float p[COUNT * 2][4];
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -202,13 +204,14 @@ attention_values(const element* q, const element* k, const element* dy, const el
     for (int i = 0; i < COUNT; i++) {
 #pragma unroll
       for (int tile = i * 2; tile < i * 2 + 2; tile++) {
-        Rows of = columns[(group * 2 + tile) * 4];
+        Rows of = columns[tile * 4];
 #pragma unroll
         for (int e = 0; e < 4; e++) p[tile][e] = exp2_fast(p[tile][e] * score_scale - of.row[e % 2].logarithm);
       }
       add_weighted_tokens<VALUE_SIZE>(sums, p + i * 2, gradient_tokens, i * 16);
-      if (i == 0) next.read(group + COUNT);
+      if (i == 0) next.pass(COUNT);
     }
+    columns += COUNT * 8;
   };
   for (int group = 0, end; group < stream.lines / 16; group = end) {
     end = group + stream.bring(group * 16);

@@ -126,7 +126,7 @@ BUGS = {
     "no barrier before keys are read": (attention, "    wait_for_copies<0>();\n    __syncthreads();\n    return",
                                         "    wait_for_copies<0>();\n    return"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
-    "the next groups' bias is this one's": (attention, "next.read(group + COUNT)", "next.read(group)"),
+    "the next groups' bias is this one's": (attention, "next.pass(COUNT)", "next.pass(0)"),
     "lanes keep their numbers": (attention, "exchange(words[1], words[3], 2);", ""),
     "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });",
                                     ""),
@@ -137,8 +137,7 @@ BUGS = {
     "the neighbour's logarithm": (attention_backward, "score_scale - of.row[e % 2].logarithm",
                                   "score_scale - of.row[1 - e % 2].logarithm"),
     "a sum of two lanes only": (attention_backward, "  return x + __shfl_xor_sync(EVERY_LANE, x, 2);", "  return x;"),
-    "scores of the next tile": (bias_of_many_images, "[((group + i) * 2 + tile) * WARP]",
-                                "[((group + i) * 2 + 1 - tile) * WARP]"),
+    "scores of the next tile": (bias_of_many_images, "[(i * 2 + tile) * WARP]", "[(i * 2 + 1 - tile) * WARP]"),
     "an image left out": (bias_of_many_images, "for (int image = blockIdx.y * count; image < end; image++)",
                           "for (int image = blockIdx.y * count + 1; image < end; image++)"),
     "rows added before they are all there": (batch_norm, "  __syncthreads();\n#pragma unroll\n"
