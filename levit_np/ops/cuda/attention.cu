@@ -38,12 +38,12 @@ attention(const element* q, const element* k, const element* v, const element* b
           long long k_image, long long k_token, long long k_head, long long v_image, long long v_token,
           long long v_head, int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
   SHARED_MEMORY;
-  Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head},
                                     Heads{v, v_image, v_token, v_head}, images, heads, keys);
   // A block that has more rows than its warps take at once takes them in turn, beside keys and values that are there.
 #pragma unroll 1
   for (int first = blockIdx.y * (blockDim.x / 2); first < queries; first += gridDim.y * (blockDim.x / 2)) {
+    Place place(images, heads);
     int row = place.there ? first + threadIdx.x / WARP * 16 : queries;  // from `queries` on there is nothing to do
     int groups = stream.lines / 16;
     NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
@@ -104,20 +104,21 @@ attention(const element* q, const element* k, const element* v, const element* b
       if (row < queries) by_groups<AT_ONCE>(group, end, add);
     }
 
+    Place to(images, heads);
     float inverse[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       int n = row + threadIdx.x % WARP / 4 + half * 8;
       float all = total[0][half * 2];
       if (logarithms && n < queries && threadIdx.x % 4 == 0)
-        logarithms[((long long)place.image * heads + place.head) * queries + n] = log2f(all) - shift[half];
+        logarithms[((long long)to.image * heads + to.head) * queries + n] = log2f(all) - shift[half];
       inverse[half] = 1 / all;
     }
     each(sums, [&](float x, int half) { return x * inverse[half]; });
     // Asked once, not for each of the sums.
     if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
     else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
-    store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
+    store_rows<VALUE_SIZE>(sums, y + ((long long)to.image * queries * heads + to.head) * VALUE_SIZE,
                            (long long)heads * VALUE_SIZE, row, queries);
     if (sizeof(element) == 4) break;  // for floats the registers would not suffice
   }

@@ -78,15 +78,16 @@ template <int CHUNKS> struct Tokens {
   }
 };
 
-// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  Of wide heads of floats the
-// registers do not hold, from group to group, what tensor_product makes of the rows.
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  What tensor_product makes
+// of rows of floats, the registers do not hold from group to group where heads are wide.
+constexpr bool WIDE_FLOATS = sizeof(element) == 4 && K_PARTS + V_PARTS > 16;
 template <int PARTS>
 INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const Tokens<PARTS * 2>& tokens, int column) {
 #pragma unroll
   for (int part = 0; part < PARTS; part++) {
     unsigned a[4], b[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) a[i] = sizeof(element) == 4 && PARTS > 8 ? unknown(rows[part][i]) : rows[part][i];
+    for (int i = 0; i < 4; i++) a[i] = WIDE_FLOATS ? unknown(rows[part][i]) : rows[part][i];
     tokens.along(b, column, part);
     tensor_product(element{}, c[0], a, b[0], b[1]);
     tensor_product(element{}, c[1], a, b[2], b[3]);
@@ -241,6 +242,7 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
     int held = at_most(lines, HELD);
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
+    ask(0);  // they come while the warps read their own tokens
   }
   // The group's tokens, once they are there.
   INLINE Tokens<FIRST_CHUNKS> first_of(unsigned group) const {
@@ -254,7 +256,17 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   // -> the groups of 16 that these are
   INLINE int bring(int begin, bool again = false) const {
     if (again && lines <= HELD) return lines / 16;
-    if (begin || again) __syncthreads();  // nobody reads any more what they take the place of
+    if (begin || again) {
+      __syncthreads();  // nobody reads any more what they take the place of
+      ask(begin);
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+    return at_most(lines - begin, HELD) / 16;
+  }
+
+ private:
+  INLINE void ask(int begin) const {
     Place place(images, heads);
     int thread = unknown(threadIdx.x), size = at_most(lines - begin, HELD);
     copy_tokens<FIRST_CHUNKS>(first_memory, first.at(place.image, place.head, 0), first.token, begin, size, count,
@@ -262,8 +274,5 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
     copy_tokens<SECOND_CHUNKS>(second_memory, second.at(place.image, place.head, 0), second.token, begin, size, count,
                                thread, blockDim.x);
     end_copies();
-    wait_for_copies<0>();
-    __syncthreads();
-    return size / 16;
   }
 };

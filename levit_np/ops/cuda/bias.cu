@@ -31,8 +31,8 @@ LAUNCHABLE(arrange_bias)
 
 // Part blockIdx.y of dbias (heads, rows, columns), the sum of ds over the images y · count to (y + 1) · count; ds
 // (images, size) in the order above.  A thread a chunk of each image.
-KERNEL sum_over_images(const element* ds, float* parts, int images, int count, int size, int heads, int rows, int columns,
-                       int row_tiles, int column_tiles) {
+KERNEL sum_over_images(const element* ds, float* parts, int images, int count, int size, int heads, int rows,
+                       int columns, int row_tiles, int column_tiles) {
   int first = (blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;
   if (first >= size) return;
   int end = (blockIdx.y + 1) * count < images ? (blockIdx.y + 1) * count : images;
@@ -52,8 +52,8 @@ KERNEL sum_over_images(const element* ds, float* parts, int images, int count, i
 }
 LAUNCHABLE(sum_over_images)
 
-// dtable[head, offset] = Σ over the pairs with this offset of dbias[head, pair]: a block OFFSETS of them and a head, so
-// that the order of the sum is always the same.
+// dtable[head, offset] = Σ over the pairs with this offset of dbias[head, pair], in an order that is always the same: a
+// block OFFSETS of a head's, for each of which alone it would have to read all of the index.
 constexpr int OFFSETS = 8;
 KERNEL gather_bias_backward(const float* dbias, const long long* index, float* dtable, int pairs, int offsets) {
   SHARED_MEMORY;
