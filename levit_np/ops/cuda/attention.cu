@@ -1,8 +1,13 @@
 // Attention in one kernel: y = activation(softmax(scale · q kᵀ + bias) v), a head at a time.
 //
-// The softmax of a row needs its largest score, which is known only when the last tile has passed.  So each tile is
-// weighted by the largest so far, and when a larger one comes, what was summed up is scaled down: with m the largest,
-//   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m),   and   2^(s - m) = 2^(s - m') 2^(m' - m).
+// The softmax of a row is the same for any m that is taken off its scores,
+//   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m).
+// m need only be so near to the largest score that no weight overflows, and those that count do not vanish.  The
+// largest is known when the last tile has passed; so m is the largest of the first tile, and it stays until a score is
+// more than SLACK above it.  Then m becomes the largest so far, and what was summed up with m' is scaled down:
+//   2^(s - m) = 2^(s - m') 2^(m' - m).
+// All weights are at most 2^SLACK, and the largest score's is at least 1.  Few tiles but the first come to that; in the
+// others a lane looks at its own scores only, and nothing of the sums waits for them.
 #include "attention.cuh"
 
 // Each of the sums of a warp's rows becomes what it is turned into; half: of the rows g, or g + 8.
@@ -22,7 +27,7 @@ template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 constexpr int AT_ONCE = 2;
 constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SIZE > 64 ? 384 : 512;
 
-template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+constexpr float SLACK = 8;
 
 // y: token n of image b, head h, at ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries),
 // or nullptr: m + log2 Σ, with which the backward computes the probabilities again.  row_tiles and column_tiles: 16 and
@@ -33,55 +38,50 @@ attention(const element* q, const element* k, const element* v, const element* b
           long long k_image, long long k_token, long long k_head, long long v_image, long long v_token,
           long long v_head, int bias_heads, int row_tiles, int column_tiles, float scale, int activation) {
   SHARED_MEMORY;
-  Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head},
-                                    Heads{v, v_image, v_token, v_head}, place, keys);
+                                    Heads{v, v_image, v_token, v_head}, images, heads, keys);
   // A block that has more rows than its warps take at once takes them in turn, beside keys and values that are there.
 #pragma unroll 1
   for (int first = blockIdx.y * (blockDim.x / 2); first < queries; first += gridDim.y * (blockDim.x / 2)) {
+    Place place(images, heads);
     int row = place.there ? first + threadIdx.x / WARP * 16 : queries;  // from `queries` on there is nothing to do
-    const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
-                                   column_tiles);
     int groups = stream.lines / 16;
-    Quad next_bias[AT_ONCE * 2];  // of the next groups, read long before it is needed
-    auto read_bias = [&](int group) {
-#pragma unroll
-      for (int i = 0; i < AT_ONCE * 2; i++)
-        if (group + i / 2 < groups) next_bias[i] = row_bias[(group * 2 + i) * WARP];
-    };
-    read_bias(0);
+    NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles,
+                                   column_tiles), groups);
     unsigned query[K_PARTS][4];
     load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, row, queries);
 
-    float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, largest[2] = {-infinity(), -infinity()};  // of rows g and g + 8
+    // Of rows g and g + 8; shift: -m.
+    float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, shift[2] = {infinity(), infinity()};
 
     // A row's total is one more column of the product, of a v that is 1 everywhere: Σ of the weights as they are
     // rounded.
     const unsigned ones = one(element{});
-    // `count` groups at once: a number that the compiler knows, so that nothing is asked on the way and it is free to
-    // let one group's work overlap with another's.
     auto add = [&](int group, auto count) {
       constexpr int COUNT = decltype(count)::value;
-      const unsigned char* key_tokens = from_token<K_CHUNKS>(stream.first_memory, group % (HELD / 16) * 16);
-      const unsigned char* value_tokens = from_token<V_CHUNKS>(stream.second_memory, group % (HELD / 16) * 16);
-      float scores[COUNT * 2][4], found[2] = {largest[0], largest[1]}, shift[2], down[2];
+      auto key_tokens = stream.first_of(group);
+      auto value_tokens = stream.second_of(group);
+      float scores[COUNT * 2][4], largest[2] = {-infinity(), -infinity()};
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
-        start(scores[i * 2], next_bias[i * 2]);
-        start(scores[i * 2 + 1], next_bias[i * 2 + 1]);
+        next.start(scores + i * 2, i);
         add_product(scores + i * 2, query, key_tokens, i * 16);
       }
 #pragma unroll
-      for (int i = 0; i < COUNT * 8; i++) found[i / 2 % 2] = fmaxf(found[i / 2 % 2], scores[i / 4][i % 4]);
+      for (int i = 0; i < COUNT * 4; i++)
+        largest[i % 2] = fmaxf(largest[i % 2], fmaxf(scores[i / 2][i % 2 * 2], scores[i / 2][i % 2 * 2 + 1]));
+      bool above = largest[0] * scale + shift[0] > SLACK || largest[1] * scale + shift[1] > SLACK;
+      if (__any_sync(EVERY_LANE, above)) {
+        float down[2];
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        found[half] = row_maximum(found[half]);
-        shift[half] = -scale * found[half];
-        down[half] = exp2_fast(largest[half] * scale + shift[half]);
-        largest[half] = found[half];
+        for (int half = 0; half < 2; half++) {
+          float before = shift[half];
+          shift[half] = fminf(before, -scale * row_maximum(largest[half]));
+          down[half] = exp2_fast(shift[half] - before);
+        }
+        each(sums, [&](float x, int half) { return x * down[half]; });
+        each(total, [&](float x, int half) { return x * down[half]; });
       }
-      each(sums, [&](float x, int half) { return x * down[half]; });
-      each(total, [&](float x, int half) { return x * down[half]; });
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
 #pragma unroll
@@ -96,30 +96,29 @@ attention(const element* q, const element* k, const element* v, const element* b
           tensor_product(element{}, total[0], weights[part], ones, ones);
         }
         add_weighted_tokens<VALUE_SIZE>(sums, weights, value_tokens, i * 16);
-        if (i == 0) read_bias(group + COUNT);
+        if (i == 0) next.pass(COUNT);
       }
     };
-    for (int group = 0; group < groups;) {
-      int end = group + stream.bring(group * 16, first >= (int)(gridDim.y * (blockDim.x / 2)));
-      if (row >= queries) group = end;
-      for (; group + AT_ONCE <= end; group += AT_ONCE) add(group, Constant<AT_ONCE>{});
-      for (; group < end; group++) add(group, Constant<1>{});
+    for (int group = 0, end; group < groups; group = end) {
+      end = group + stream.bring(group * 16, first >= (int)(gridDim.y * (blockDim.x / 2)));
+      if (row < queries) by_groups<AT_ONCE>(group, end, add);
     }
 
+    Place to(images, heads);
     float inverse[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       int n = row + threadIdx.x % WARP / 4 + half * 8;
       float all = total[0][half * 2];
       if (logarithms && n < queries && threadIdx.x % 4 == 0)
-        logarithms[((long long)place.image * heads + place.head) * queries + n] = largest[half] * scale + log2f(all);
+        logarithms[((long long)to.image * heads + to.head) * queries + n] = log2f(all) - shift[half];
       inverse[half] = 1 / all;
     }
     each(sums, [&](float x, int half) { return x * inverse[half]; });
     // Asked once, not for each of the sums.
     if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
     else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
-    store_rows<VALUE_SIZE>(sums, y + ((long long)place.image * queries * heads + place.head) * VALUE_SIZE,
+    store_rows<VALUE_SIZE>(sums, y + ((long long)to.image * queries * heads + to.head) * VALUE_SIZE,
                            (long long)heads * VALUE_SIZE, row, queries);
     if (sizeof(element) == 4) break;  // for floats the registers would not suffice
   }

@@ -169,16 +169,12 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int, in_turn: bo
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 
 
-def bias_for(rows: int, columns: int, heads: int, images: int, token_bytes: int) -> tuple[Heads, int]:
-    """(grid, block and shared memory; images a block) for the bias's gradient: a sum over images, shared out so that
-    all processors have work."""
-    tiles = cover(rows, SCORE_ROWS)
-    blocks = cover(tiles, MOST_WARPS)
-    across = heads * cover(columns, SCORE_COLUMNS)
-    parts = min(images, cover(2 * PROCESSORS, across * blocks))
+def images_for(chunks: int, images: int) -> tuple[int, int]:
+    """(parts, images a part) of a sum over images, each with so many chunks, a thread a chunk: so many parts that all
+    processors have work, but none is shorter than eight images."""
+    parts = max(1, min(images // 8, cover(PROCESSORS * 1024, chunks)))
     count = cover(images, parts)
-    lines = min(SCORE_COLUMNS, whole(columns, SCORE_ROWS))
-    return Heads((across, blocks, cover(images, count)), (cover(tiles, blocks) * WARP,), lines * token_bytes), count
+    return cover(images, count), count
 
 
 def head_size(size: int) -> int:

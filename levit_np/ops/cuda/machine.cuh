@@ -57,6 +57,11 @@ INLINE float exp2_fast(float x) {  // 2^x to 2 units in the last place; -infinit
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// x, of which the compiler knows nothing: what follows from it is computed where it is needed, not kept in registers.
+INLINE unsigned unknown(unsigned x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 INLINE unsigned bits_of(float x) { return __float_as_uint(x); }
 INLINE float float_of(unsigned x) { return __uint_as_float(x); }
 

@@ -33,7 +33,7 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
 namespace emulation {
 enum State { READY, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
-enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
+enum Meeting { NONE, SYNC, SHUFFLE, VOTE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
 constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
 struct Barrier { unsigned short expected, missing, rounds, unused; };
 struct Copy { void* to; const void* from; bool there; int group; Barrier* barrier; };  // or an arrival after the copies
@@ -237,8 +237,11 @@ inline void __syncwarp() { emulation::meet(emulation::SYNC, 0); }
 template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
   return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), emulation::current->lane ^ mask);
 }
-template <class V> V __shfl_sync(unsigned, V v, int source) {
-  return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), source % 32);
+inline bool __any_sync(unsigned, bool mine) {
+  const emulation::Exchange& e = emulation::meet(emulation::VOTE, mine);
+  bool any = false;
+  for (int lane = 0; lane < 32; lane++) any = any || emulation::shown<bool>(e, lane);
+  return any;
 }
 template <class V> V __ldg(const V* p) {
   emulation::require_inside(p, sizeof(V));
@@ -247,6 +250,7 @@ template <class V> V __ldg(const V* p) {
 
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
+inline unsigned unknown(unsigned x) { return x; }
 inline unsigned bits_of(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float float_of(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline float to_float(float x) { return x; }

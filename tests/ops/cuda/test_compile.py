@@ -67,6 +67,7 @@ def cases():
              ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
+             ("attention_backward", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
              ("normalization", "float16", (("VECTOR", 8), ("ACTIVATION", 1)), "sm_80"),
              ("bias", "float16", (), "sm_90"),

@@ -5,8 +5,8 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    COLUMN_THREADS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, bias_for, columns_for, cover, head_size,
-    heads_for, parts_for, tile_for, tiles_of)
+    COLUMN_THREADS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, columns_for, cover, head_size, heads_for,
+    images_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
@@ -57,9 +57,8 @@ def test_attention_of_the_five_models(name, images, element):
             assert shape.grid[1] * warps * 16 >= rows and shape.grid[0] * together >= images * heads
             assert warps * together <= 8 and shape.shared <= SHARED_OF_A_BLOCK
             assert (shape.grid[1] - 1) * warps * 16 < rows  # no block without rows
-        shape, count = bias_for(queries, keys, heads, images, size)
-        assert shape.grid[2] * count >= images > (shape.grid[2] - 1) * count and shape.shared <= SHARED_OF_A_BLOCK
-        assert shape.grid[1] * shape.block[0] // 2 >= queries and shape.grid[0] >= heads * keys / 64
+        parts, count = images_for(heads * cover(queries, 16) * cover(keys, 16) * 256 * SIZES[element] // 16, images)
+        assert parts * count >= images > (parts - 1) * count and count >= min(8, images)
 
 
 def test_head_sizes():
@@ -88,6 +87,6 @@ def test_the_constants_are_the_sources():
     """What Python and CUDA C++ must agree on."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.cu*")))
     for line in ("constexpr int WARP = 32, CHUNK_BYTES = 16;", "#define K_BYTES 128", "constexpr int TILE = 64;",
-                 "constexpr int MOST_THREADS = 256;", "constexpr int THREADS = 256, WARPS",
+                 "constexpr int OFFSETS = 8;", "constexpr int THREADS = 256, WARPS",
                  "enum Activation { IDENTITY, HARDSWISH, SILU };"):
         assert line in text

@@ -147,6 +147,19 @@ def test_attention_of_rows_in_turn(monkeypatch):
     close(ops.attention_probabilities(kept), p, ROUNDING["float16"], np.float32)
 
 
+@pytest.mark.parametrize("rise", [2, 4, -4])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_attention_of_scores_that_rise(rise, dtype):
+    """From key to key, so that what was summed up is scaled down each time, or now and then, or never."""
+    kind = type_of(dtype)
+    q, k, v = (put(draw(2, 1, n, size), kind) for n, size in ((20, 16), (131, 16), (131, 32)))
+    b = put(np.broadcast_to(np.arange(131) // 16 * rise, (1, 20, 131)), "float32")
+    y, kept = ops.attention(q, k, v, b, 0.25)
+    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), 0.25)
+    close(y, expected, ROUNDING[dtype], kind)
+    close(ops.attention_probabilities(kept), p, ROUNDING[dtype], np.float32)
+
+
 # bfloat16 differs from float16 in an instruction: one form of it runs every time.
 @pytest.mark.parametrize("name, dtype", [
     pytest.param(name, dtype, marks=pytest.mark.slow if dtype == "bfloat16" and name != "odd" else ())
