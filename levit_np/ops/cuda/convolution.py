@@ -3,7 +3,7 @@
 Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixel's channels side by side."""
 
 from ..reference import convolution_size
-from .device import Kernel, arrays, chunk_of, element_of, launch, padded, tiles
+from .device import Kernel, arrays, chunk_of, element_of, launch, on_hopper, padded, tiles
 from .geometry import cover, parts_for, tile_for, tiles_of, whole
 from .reduction import sum_parts
 
@@ -46,7 +46,7 @@ def _weight(shape, dy, x, w):
     columns, pixels = shape.kernel**2 * shape.channels, dy.size // shape.outputs
     if not pixels:
         return arrays().zeros(w.shape, "float32")
-    tile, parts, length = parts_for(shape.outputs, columns, pixels, shape.element)
+    tile, parts, length = parts_for(shape.outputs, columns, pixels, shape.element, on_hopper())
     sums = arrays().empty((parts, shape.outputs, columns), "float32")
     launch(Kernel("convolution", "convolution_weight", shape.element, tile.defines),
            (cover(shape.outputs, tile.rows), cover(columns, tile.columns), parts), (tile.threads,),

@@ -1,6 +1,18 @@
-// Linear maps: y = x wᵀ + b, and of its backward dw = dyᵀ x; dx = dy (wᵀ)ᵀ is a linear map again.  Rows of x and of w
-// are whole chunks.
+// Linear maps: y = x wᵀ + b, and of its backward dx = dy w and dw = dyᵀ x.  Rows of x and of w are whole chunks.
 #include "epilogue.cuh"
+
+// A block's `tiles` tiles of columns, one after the other: end(row, column) is what is done with the sums of each.
+template <class Right, class End>
+INLINE void each_tile(Sums& sums, const Matrix<true>& left, const Right& right, int tiles, unsigned char* shared,
+                      End end) {
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * tiles * TILE_COLUMNS;
+#if RESIDENT
+  products(sums, left, right, row, column, tiles, shared, [&](int column) { end(row, column); });
+#else
+  product(sums, left, right, row, column, 0, left.length, shared);
+  end(row, column);
+#endif
+}
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
 // y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.  A block has `tiles` tiles of
@@ -10,20 +22,27 @@ linear(const element* x, const element* w, const float* bias, const element* res
        int channels, int x_stride, int y_stride, int activation, int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * tiles * TILE_COLUMNS;
-  Matrix<true> left{x, rows, channels, x_stride}, right{w, outputs, channels, channels};
-  auto end = [&](int column) {
+  each_tile(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, tiles,
+            shared_memory, [&](int row, int column) {
     finish(sums, column, outputs, bias, activation);
     store(sums, row, column, rows, outputs, Rows{y, y_stride}, RESIDENT ? nullptr : residual);
-  };
-#if RESIDENT
-  products(sums, left, right, row, column, tiles, shared_memory, end);
-#else
-  product(sums, left, right, row, column, 0, channels, shared_memory);
-  end(column);
-#endif
+  });
 }
 LAUNCHABLE(linear)
+
+// dx (rows, channels) = dy w, whose terms, the outputs, run along dy's rows and across w's.  dy's rows are dy_stride
+// apart.
+KERNEL __launch_bounds__(THREADS, BLOCKS)
+linear_data(const element* dy, const element* w, element* dx, int rows, int outputs, int channels, int dy_stride,
+            int tiles) {
+  SHARED_MEMORY;
+  Sums sums;
+  each_tile(sums, Matrix<true>{dy, rows, outputs, dy_stride}, Matrix<false>{w, outputs, channels, channels}, tiles,
+            shared_memory, [&](int row, int column) {
+    store(sums, row, column, rows, channels, Rows{dx, channels}, nullptr);
+  });
+}
+LAUNCHABLE(linear_data)
 
 // The same, unrounded, for logits: y (rows, outputs) floats, any number of outputs.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
