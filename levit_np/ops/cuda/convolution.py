@@ -4,7 +4,7 @@ Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixe
 
 from ..reference import convolution_size
 from .device import Kernel, arrays, chunk_of, element_of, launch, on_hopper, padded, tiles
-from .geometry import cover, parts_for, tile_for, tiles_of, whole
+from .geometry import cover, parts_for, tile_for, whole
 from .reduction import sum_parts
 
 
@@ -35,7 +35,7 @@ def _data(shape, dy, x, w):
     if dx.size:
         stride = shape.stride
         rows = len(x) * cover(x.shape[2], stride) * cover(x.shape[3], stride)  # the most that a class has
-        tile = tile_for(rows, shape.channels, tiles_of(shape.element, False), stride**2)
+        tile = tile_for(rows, shape.channels, tiles(shape.element, across=True), stride**2)
         launch(Kernel("convolution", "convolution_data", shape.element, tile.defines),
                (cover(rows, tile.rows), cover(shape.channels, tile.columns), stride**2), (tile.threads,),
                (dy, shape.weight(w), dx, *shape.numbers), tile.shared)

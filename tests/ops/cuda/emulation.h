@@ -33,14 +33,14 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 namespace emulation {
 enum State { READY, AT_BLOCK, AT_WARP, DONE };
 enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
-constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
+constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512, PRODUCTS = 32;
 struct Copy { void* to; const void* from; bool there; int group; };
 struct Lines { const unsigned char* first; bool along; int blocks; };  // an operand of a warpgroup's product
 struct Product { void (*add)(const Product&); float* d; int fragments; Lines a, b; };
 struct Fiber {
   jmp_buf resume; State state; Meeting meeting; dim3 thread; unsigned lane, warp;
   Copy copies[QUEUE]; int first, last, group;
-  Product products[8]; int product_count; bool open;
+  Product products[PRODUCTS]; int product_count; bool open;
 };
 // What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
 struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; double product[16][8]; };
@@ -380,6 +380,7 @@ void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsign
   if (shown<std::pair<const void*, const void*>>(e, 0) != std::make_pair((const void*)a, (const void*)b))
     fail("warpgroup_product: lanes with other operands");
   if (!f.open) fail("warpgroup_product: not between begin_products and end_products");
+  if (f.product_count == PRODUCTS) fail("warpgroup_product: more products under way than the emulation holds");
   f.products[f.product_count++] = {add_product<T>, d[0], N, {a, A_ALONG, blocks}, {b, B_ALONG, blocks}};
 }
 inline void begin_products() { emulation::current->open = true; }

@@ -9,7 +9,8 @@ import pytest
 
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER, Kernel, source
-from levit_np.ops.cuda.geometry import BROAD, RESIDENT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, head_size
+from levit_np.ops.cuda.geometry import (
+    BROAD, FLAT, RESIDENT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, head_size)
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
@@ -28,7 +29,7 @@ def forms():
     """{source: the definitions that it is compiled with}."""
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
-    return {"linear": [*tiles, RESIDENT.defines], "convolution": tiles,
+    return {"linear": [*tiles, FLAT.defines, RESIDENT.defines], "convolution": [*tiles, FLAT.defines],
             "attention": attention, "attention_backward": attention,
             "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))],
             "bias": [()], "pointwise": [()], "reduction": [()],
