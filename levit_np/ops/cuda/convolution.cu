@@ -180,8 +180,9 @@ struct Class {
   }
 };
 
-// dx (B, H, W, C); blockIdx.z is the class.
-KERNEL __launch_bounds__(THREADS, WARPGROUPS ? BLOCKS : 1)
+// dx (B, H, W, C); blockIdx.z is the class.  A class's terms are few, so that a block mostly waits for its first copies
+// or stores: the more blocks a processor has, the better.
+KERNEL __launch_bounds__(THREADS, sizeof(element) == 2 && TILE_COLUMNS <= 64 ? 3 : BLOCKS)
 convolution_data(const element* dy, const element* w, element* dx, int images, int height, int width, int channels,
                  int out_height, int out_width, int outputs, int kernel, int stride, int padding) {
   SHARED_MEMORY;

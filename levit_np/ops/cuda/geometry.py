@@ -117,8 +117,8 @@ def parts_for(rows: int, columns: int, terms: int, element: str, hopper: bool) -
 
 
 def _shared_out(tile, rows, columns, terms, element):
-    """(parts, terms a part).  Of a large tile no more blocks than run at the same time: the last few would take as long
-    as all the others."""
+    """(parts, terms a part).  Of large tiles no more blocks than run at the same time, two a processor: the last few
+    would take as long as all the others, and each part is another array of sums in memory."""
     step = tile.k_bytes // SIZES[element]
     blocks = cover(rows, tile.rows) * cover(columns, tile.columns)
     most = 2 * PROCESSORS // blocks if "WARPGROUPS" in tile.features else cover(2 * PROCESSORS, blocks)
