@@ -5,8 +5,8 @@ Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixe
 import numpy as np
 
 from ..reference import convolution_size
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded, tiles
-from .geometry import cover, parts_for, tile_for, tiles_of, whole
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, on_hopper, padded, tiles
+from .geometry import cover, parts_for, tile_for, whole
 from .reduction import sum_parts
 
 PIXELS = 128  # a block of threads, when an image's planes are laid side by side
@@ -39,7 +39,7 @@ def _data(shape, dy, x, w):
     if dx.size:
         stride = shape.stride
         rows = len(x) * cover(x.shape[2], stride) * cover(x.shape[3], stride)  # the most that a class has
-        tile = tile_for(rows, shape.channels, tiles_of(shape.element, False), stride**2)
+        tile = tile_for(rows, shape.channels, tiles(shape.element, across=True), stride**2)
         launch(Kernel("convolution", "convolution_data", shape.element, tile.defines),
                (cover(rows, tile.rows), cover(shape.channels, tile.columns), stride**2), (tile.threads,),
                (dy, shape.weight(w), dx, *shape.numbers), tile.shared)
@@ -50,7 +50,7 @@ def _weight(shape, dy, x, w):
     columns, pixels = shape.kernel**2 * shape.channels, dy.size // shape.outputs
     if not pixels:
         return arrays().zeros(w.shape, "float32")
-    tile, parts, length = parts_for(shape.outputs, columns, pixels, shape.element)
+    tile, parts, length = parts_for(shape.outputs, columns, pixels, shape.element, on_hopper())
     sums = arrays().empty((parts, shape.outputs, columns), "float32")
     launch(Kernel("convolution", "convolution_weight", shape.element, tile.defines),
            (cover(shape.outputs, tile.rows), cover(columns, tile.columns), parts), (tile.threads,),

@@ -272,9 +272,14 @@ def _name(dtype) -> str:  # which NumPy puts together each time
     return dtype.name
 
 
-def tiles(element: str) -> tuple:
+def on_hopper() -> bool:
+    """Whether this GPU has the instructions that Hopper alone has."""
+    return current().capability == HOPPER
+
+
+def tiles(element: str, across: bool = False) -> tuple:
     """Of products of this type, on this GPU."""
-    return tiles_of(element, current().capability == HOPPER)
+    return tiles_of(element, on_hopper(), across)
 
 
 def chunk_of(element: str) -> int:

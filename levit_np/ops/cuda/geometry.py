@@ -56,11 +56,16 @@ BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, stages, cost, ("WAR
                                    for columns, stages, cost in ((128, 3, 0.7), (64, 3, 0.8), (32, 2, 1.3)))
 
 
-def tiles_of(element: str, hopper: bool) -> tuple:
-    """The tiles for products of a type.  Floats, three products each and sums apart, leave no registers for WIDE."""
+# For sums of many terms: the outputs of a convolution can be few.
+FLAT = Tile(64, 128, 4, 1, 3, 0.8, ("WARPGROUPS",))
+
+
+def tiles_of(element: str, hopper: bool, across: bool = False) -> tuple:
+    """The tiles for products of a type.  Floats, three products each and sums apart, leave no registers for WIDE.
+    across: of products whose terms run across the second operand, of which Hopper's instructions take 64 columns."""
     if element == "float":
         return TILES[1:]
-    return WARPGROUP_TILES * hopper + TILES
+    return tuple(tile for tile in WARPGROUP_TILES if not across or tile.columns % 64 == 0) * hopper + TILES
 
 
 def tile_for(rows: int, columns: int, tiles: tuple, parts: int = 1) -> Tile:
@@ -80,10 +85,9 @@ class Cut(NamedTuple):
     shared: int
     across: int = 1  # tiles of columns a block
 
-    @property
-    def kernel(self) -> str:
-        """And its source."""
-        return ("resident", "linear_resident") if "RESIDENT" in self.tile.features else ("linear", "linear")
+    def kernel(self, name: str) -> tuple:
+        """The source and the name of linear.cu's kernel of that name, or of resident.cu's."""
+        return ("resident", f"{name}_resident") if "RESIDENT" in self.tile.features else ("linear", name)
 
     @property
     def tiles(self) -> tuple:
@@ -121,15 +125,33 @@ def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_R
     return Cut(tile, (down, cover(across, each)), memory + stages * tile.columns * K_BYTES + BARRIERS, each)
 
 
-def parts_for(rows: int, columns: int, terms: int, element: str) -> tuple[Tile, int, int]:
-    """(tile, parts, terms a part) where few results are sums of many terms: so many blocks share a result that all
-    processors have work, but no part is shorter than eight steps."""
-    tile = SQUARE if rows > SMALL.rows or columns > SMALL.columns else SMALL
+def parts_for(rows: int, columns: int, terms: int, element: str, hopper: bool) -> tuple[Tile, int, int]:
+    """(tile, parts, terms a part) where few results are sums of many terms, which run across both operands: so many
+    blocks share a result that all processors have work, but no part is shorter than eight steps."""
+    if rows <= SMALL.rows and columns <= SMALL.columns:
+        tiles = (SMALL,)
+    else:
+        by_warpgroups = hopper and SIZES[element] == 2
+        tiles = tuple(tile for tile in (*WARPGROUP_TILES, FLAT) if tile.columns % 64 == 0) * by_warpgroups + (SQUARE,)
+    cuts = [(tile, *_shared_out(tile, rows, columns, terms, element)) for tile in tiles]
+
+    def time(cut):
+        tile, parts, length = cut
+        blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
+        return cover(blocks, PROCESSORS) * tile.rows * tile.columns * length * tile.cost
+
+    return min(cuts, key=time)
+
+
+def _shared_out(tile, rows, columns, terms, element):
+    """(parts, terms a part).  Of large tiles no more blocks than run at the same time, two a processor: the last few
+    would take as long as all the others, and each part is another array of sums in memory."""
     step = tile.k_bytes // SIZES[element]
     blocks = cover(rows, tile.rows) * cover(columns, tile.columns)
-    parts = max(1, min(cover(2 * PROCESSORS, blocks), terms // (8 * step)))
+    most = 2 * PROCESSORS // blocks if "WARPGROUPS" in tile.features else cover(2 * PROCESSORS, blocks)
+    parts = max(1, min(most, terms // (8 * step)))
     length = cover(cover(terms, parts), step) * step
-    return tile, cover(terms, length), length
+    return cover(terms, length), length
 
 
 def cover(size: int, part: int) -> int:

@@ -7,16 +7,17 @@
 // a tile's results to memory, others multiply.
 #include "epilogue.cuh"
 
-// `lines` lines of 128 bytes, from term k on, copied by some threads.
-template <int LINES_APART>
-INLINE void copy_lines(unsigned char* slice, const Matrix<true>& matrix, int first, int lines, int k, int thread) {
-  constexpr int CHUNKS = K_BYTES / CHUNK_BYTES;
-  int chunk = thread % CHUNKS;
-  unsigned place = matrix.place(k + chunk * CHUNK);
+// An operand's slice of a step, `first` its first row (or column), copied by some of the threads.
+template <int TILE, int COPYING, class Operand>
+INLINE void copy_slice(unsigned char* slice, const Operand& operand, int first, int k, int thread) {
+  using Lines = Slice<Operand, TILE>;
+  constexpr bool ALONG = Operand::K_ALONG;
+  int chunk = thread % Lines::CHUNKS;
+  typename Operand::Place place = operand.place((ALONG ? k : first) + chunk * CHUNK);
 #pragma unroll 4
-  for (int i = thread / CHUNKS; i < lines; i += LINES_APART) {
-    Where from = matrix.chunk(matrix.line(first + i), place);
-    copy_chunk(slice + offset<CHUNKS>(i, chunk), matrix.memory + (unsigned long long)from.chunk * CHUNK, from.there);
+  for (int line = thread / Lines::CHUNKS; line < Lines::LINES; line += COPYING / Lines::CHUNKS) {
+    Where from = operand.chunk(operand.line((ALONG ? first : k) + line), place);
+    copy_chunk(slice + Lines::offset_of(line, chunk), operand.memory + (unsigned long long)from.chunk * CHUNK, from.there);
   }
 }
 
@@ -28,10 +29,12 @@ struct Turn {
   }
 };
 
-// For `tiles` tiles of columns in turn, each(column) with sums = Σ_k a[first_row…] b[column…].
-template <class Each>
-INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
-                     unsigned char* shared, Each each) {
+// For at most `tiles` tiles of columns in turn, of `columns` in all, each(column) with sums = Σ_k a[first_row…] b[column…].
+template <class B, class Each>
+INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int first_row, int first_column, int columns,
+                     int tiles, unsigned char* shared, Each each) {
+  int left = (columns - first_column + TILE_COLUMNS - 1) / TILE_COLUMNS;
+  tiles = left < tiles ? left : tiles;
   int steps = (a.length + K_STEP - 1) / K_STEP, warp = threadIdx.x / WARP;
   unsigned char* ring = shared + steps * A_BYTES;
   Barrier *arrived = (Barrier*)(ring + STAGES * B_BYTES), *read = arrived + STAGES, *rows = read + STAGES;
@@ -47,8 +50,8 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
   if (warp == WARPS_DOWN) {  // the carrier
     for (int i = 0; i < tiles * steps; i++, turn.next()) {
       if (i >= STAGES) wait_at(read + turn.stage, turn.round ^ 1);
-      copy_lines<WARP / 8>(ring + turn.stage * B_BYTES, b, first_column + i / steps * TILE_COLUMNS, TILE_COLUMNS,
-                           i % steps * K_STEP, threadIdx.x % WARP);
+      copy_slice<TILE_COLUMNS, WARP>(ring + turn.stage * B_BYTES, b, first_column + i / steps * TILE_COLUMNS,
+                                     i % steps * K_STEP, threadIdx.x % WARP);
       arrive_after_copies(arrived + turn.stage);
     }
     end_copies();
@@ -56,7 +59,7 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
     return;
   }
   for (int step = 0; step < steps; step++) {
-    copy_lines<THREADS / 8>(shared + step * A_BYTES, a, first_row, TILE_ROWS, step * K_STEP, threadIdx.x);
+    copy_slice<TILE_ROWS, THREADS>(shared + step * A_BYTES, a, first_row, step * K_STEP, threadIdx.x);
     arrive_after_copies(rows + step);
   }
 #pragma unroll 1
@@ -67,7 +70,7 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, i
     for (int step = 0; step < steps; step++, turn.next()) {
       wait_at(rows + step, 0);
       wait_at(arrived + turn.stage, turn.round);
-      multiply_by_warpgroups(element{}, sums, shared + step * A_BYTES, ring + turn.stage * B_BYTES);
+      multiply_by_warpgroups<true, B::K_ALONG>(element{}, sums, shared + step * A_BYTES, ring + turn.stage * B_BYTES);
       if (step) {
         wait_for_products<1>(sums[0]);
         if (threadIdx.x % WARP == 0) arrive(before);
@@ -86,12 +89,25 @@ linear_resident(const element* x, const element* w, const float* bias, const ele
                 int outputs, int channels, int x_stride, int y_stride, int activation, int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  int row = blockIdx.x * TILE_ROWS, first_column = blockIdx.y * tiles * TILE_COLUMNS;
-  int left = (outputs - first_column + TILE_COLUMNS - 1) / TILE_COLUMNS;  // for the last block there may be fewer
+  int row = blockIdx.x * TILE_ROWS;
   products(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, row,
-           first_column, left < tiles ? left : tiles, shared_memory, [&](int column) {
+           blockIdx.y * tiles * TILE_COLUMNS, outputs, tiles, shared_memory, [&](int column) {
     finish(sums, column, outputs, bias, activation);
     store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);
   });
 }
 LAUNCHABLE(linear_resident)
+
+// dx = dy w, as `linear_data`.
+KERNEL __launch_bounds__(THREADS + WARP, 1)
+linear_data_resident(const element* dy, const element* w, element* dx, int rows, int outputs, int channels, int dy_stride,
+                     int tiles) {
+  SHARED_MEMORY;
+  Sums sums;
+  int row = blockIdx.x * TILE_ROWS;
+  products(sums, Matrix<true>{dy, rows, outputs, dy_stride}, Matrix<false>{w, outputs, channels, channels}, row,
+           blockIdx.y * tiles * TILE_COLUMNS, channels, tiles, shared_memory, [&](int column) {
+    store(sums, row, column, rows, channels, Rows{dx, channels}, nullptr);
+  });
+}
+LAUNCHABLE(linear_data_resident)

@@ -34,15 +34,16 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 namespace emulation {
 enum State { READY, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
 enum Meeting { NONE, SYNC, SHUFFLE, VOTE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
-constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
+constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512, PRODUCTS = 32;
 struct Barrier { unsigned short expected, missing, rounds, unused; };
 struct Copy { void* to; const void* from; bool there; int group; Barrier* barrier; };  // or an arrival after the copies
-struct Product { void (*add)(const Product&); float* d; int fragments; const unsigned char *a, *b; int group; };
+struct Lines { const unsigned char* first; bool along; int blocks; };  // an operand of a warpgroup's product
+struct Product { void (*add)(const Product&); float* d; int fragments; Lines a, b; int group; };
 struct Fiber {
   jmp_buf resume; State state; Meeting meeting; dim3 thread; unsigned lane, warp;
   Copy copies[QUEUE]; int first, last, group;
   Barrier* barrier; int round;  // what it waits for
-  Product products[16]; int product_count, product_group; bool open;
+  Product products[PRODUCTS]; int product_count, product_group; bool open;
 };
 // What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
 struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; double product[16][8]; };
@@ -365,31 +366,37 @@ inline void copy_chunk(void* to, const void* from, bool there) {
   f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group, nullptr};
 }
 namespace emulation {
-inline unsigned short at(const unsigned char* lines, int line, int k) {  // 128 bytes a line, chunks changing places
-  return ((const unsigned short*)(lines + line * 128))[((k / 8) ^ (line & 7)) * 8 + k % 8];
+// A number of an operand: a line is a row, or 64 rows of one k, and eight lines have 1024 bytes.  The chunks of a line
+// change places by what the address says of the line, so that eight lines must begin at a multiple of 1024.
+inline unsigned short at(const Lines& lines, int row, int k) {
+  size_t place = lines.first - shared;
+  place += lines.along ? row / 8 * 1024 + row % 8 * 128 + k * 2
+                       : row / 64 * lines.blocks + k / 8 * 1024 + k % 8 * 128 + row % 64 * 2;
+  return *(const unsigned short*)(shared + (place ^ (place / 128 % 8 * 16)));
 }
 // A warpgroup's product by hand: what a lane holds of it.
 template <class T> void add_product(const Product& p) {
   unsigned g = current->lane / 4, t = current->lane % 4;
-  size_t a = (size_t)p.a & 127, b = (size_t)p.b & 127;  // 32 bytes of k further
   for (int i = 0; i < p.fragments; i++)
     for (int e = 0; e < 4; e++) {
       int row = current->warp % 4 * 16 + g + e / 2 * 8, column = i * 8 + 2 * t + e % 2;
       double sum = p.d[i * 4 + e];
       for (int k = 0; k < 16; k++)
-        sum += (double)half_of(T{}, at(p.a - a, row, a / 2 + k)) * half_of(T{}, at(p.b - b, column, b / 2 + k));
+        sum += (double)half_of(T{}, at(p.a, row, k)) * half_of(T{}, at(p.b, column, k));
       p.d[i * 4 + e] = cut_off(sum);
     }
 }
 }  // namespace emulation
-template <class T, int N> void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsigned char* b) {
+template <bool A_ALONG, bool B_ALONG, class T, int N>
+void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsigned char* b, int blocks) {
   using namespace emulation;
   Fiber& f = *current;
   Exchange& e = meet(WARPGROUP, std::make_pair(a, b));
   if (shown<std::pair<const void*, const void*>>(e, 0) != std::make_pair((const void*)a, (const void*)b))
     fail("warpgroup_product: lanes with other operands");
   if (!f.open) fail("warpgroup_product: not between begin_products and end_products");
-  f.products[f.product_count++] = {add_product<T>, d[0], N, a, b, f.product_group};
+  if (f.product_count == PRODUCTS) fail("warpgroup_product: more products under way than the emulation holds");
+  f.products[f.product_count++] = {add_product<T>, d[0], N, {a, A_ALONG, blocks}, {b, B_ALONG, blocks}, f.product_group};
 }
 inline void begin_products() { emulation::current->open = true; }
 // Done at once, or, where copies are made at once, at the latest moment.

@@ -10,7 +10,7 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER, Kernel, source
 from levit_np.ops.cuda.geometry import (
-    BROAD, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, head_size, resident_for)
+    BROAD, FLAT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, head_size, resident_for)
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
@@ -30,7 +30,7 @@ def forms():
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
     resident = [resident_for(200704, 512, bytes_).tile.defines for bytes_ in (256, 512, 768, 1024)]
-    return {"linear": tiles, "resident": resident, "convolution": tiles,
+    return {"linear": [*tiles, FLAT.defines], "resident": resident, "convolution": [*tiles, FLAT.defines],
             "attention": attention, "attention_backward": attention,
             "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))],
             "bias": [()], "pointwise": [()], "reduction": [()],

@@ -5,15 +5,15 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    COLUMN_THREADS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, columns_for, cover, head_size, heads_for,
-    images_for, parts_for, tile_for, tiles_of)
+    COLUMN_THREADS, FLAT, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, columns_for, cover, head_size,
+    heads_for, images_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
 def test_tiles_fit():
-    for tile in (*TILES, *WARPGROUP_TILES):
+    for tile in (*TILES, *WARPGROUP_TILES, FLAT):
         assert tile.rows % (16 * tile.down) == 0 == tile.columns % (16 * tile.across)
         assert tile.threads <= 256 and tile.shared <= SHARED_OF_A_BLOCK
         if "SPLIT" in tile.features:  # what four warps have found passes through the stages' memory
@@ -31,11 +31,12 @@ def test_a_large_product_gets_wide_tiles_and_a_small_one_many_blocks():
     assert cover(rows, tile.rows) * cover(columns, tile.columns) > PROCESSORS / 2
 
 
+@pytest.mark.parametrize("hopper", [False, True])
 @pytest.mark.parametrize("element", SIZES)
 @pytest.mark.parametrize("rows, columns, terms",
                          [(512, 256, 200704), (7, 3, 5), (1000, 384, 256), (64, 288, 3136), (1, 1, 1)])
-def test_parts_cover_all_terms(rows, columns, terms, element):
-    _, parts, length = parts_for(rows, columns, terms, element)
+def test_parts_cover_all_terms(rows, columns, terms, element, hopper):
+    _, parts, length = parts_for(rows, columns, terms, element, hopper)
     assert (parts - 1) * length < terms <= parts * length
     assert length % (128 // SIZES[element]) == 0  # a step of one part never reads another's terms
 

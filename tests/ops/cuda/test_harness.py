@@ -20,12 +20,15 @@ def linear(dtype="float16"):
     return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
 
 
+def on_hopper():
+    return mock.patch.object(device.current(), "capability", device.HOPPER)
+
+
 def by_warpgroups(rows=300, channels=200):
     """Of 16-bit numbers on Hopper."""
     others = tuple(tile._replace(cost=1e9) for tile in geometry.TILES)
-    device.current().capability = device.HOPPER
     x, w = put(draw(rows, channels), "float16"), put(draw(376, channels), "float32")
-    with mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
+    with on_hopper(), mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
         return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
 
 
@@ -37,6 +40,14 @@ def resident():
 def resident_of_many_terms():
     """So many that two stages are left for eight steps a tile."""
     return by_warpgroups(513, 500)
+
+
+def gradient_by_warpgroups():
+    """Of which both operands' terms run across."""
+    dy, x, w = put(draw(300, 72), "float16"), put(draw(300, 136), "float16"), put(draw(72, 136), "float32")
+    with on_hopper(), mock.patch.multiple(geometry, SQUARE=geometry.SQUARE._replace(cost=1e9)):
+        found = exact(ops.linear_backward(dy, x, w)[1])
+    return found, reference.linear_backward(exact(dy), exact(x), exact(w))[1]
 
 
 def linear_backward():
@@ -115,10 +126,11 @@ BUGS = {
     "a slice given back while it is read": (resident_of_many_terms, "        wait_for_products<1>(sums[0]);\n", ""),
     "resident sums read before they are there": (resident, "    wait_for_products<0>(sums[0]);\n", ""),
     "the wrong part of what is resident": (resident, "shared + step * A_BYTES, ring", "shared, ring"),
-    "resident rows not copied": (resident, "copy_lines<THREADS / 8>(shared + step", "copy_lines<THREADS / 8>(shared + 0 * step"),
+    "resident rows not copied": (resident, "copy_slice<TILE_ROWS, THREADS>(shared + step",
+                                 "copy_slice<TILE_ROWS, THREADS>(shared + 0 * step"),
     "resident rows not waited for": (resident, "      wait_at(rows + step, 0);\n", ""),
     "a tile of columns left out": (resident, "left < tiles ? left : tiles", "left - 1"),
-    "a warpgroup's rows are the other's": (by_warpgroups, "a + threadIdx.x / (4 * WARP) * 64", "a + 0 * 64"),
+    "a warpgroup's rows are the other's": (by_warpgroups, "a += threadIdx.x / (4 * WARP) * BLOCK_OF_64;", ""),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
     "the wrong register": (linear, "right[j / 2] + j % 2 * 2", "right[j / 2] + 2 - j % 2 * 2"),
     "a part reads the next one's terms": (linear_backward, "begin + length < rows ? begin + length : rows",
@@ -129,10 +141,15 @@ BUGS = {
     "the lines after the image": (convolution, "y < (unsigned)s.height", "y <= (unsigned)s.height"),
     "the kernel's cells confused": (convolution, "y = quotient(cell, s.kernel), x = cell - y * s.kernel;",
                                     "x = quotient(cell, s.kernel), y = cell - x * s.kernel;"),
-    "the wrong class of pixels": (convolution_backward, "base = (first + s.padding - remainder) / s.stride;",
-                                  "base = (first + s.padding) / s.stride + remainder;"),
-    "a cell left out": (convolution_backward, "(s.kernel - remainder + s.stride - 1) / s.stride : 0",
-                        "(s.kernel - remainder) / s.stride : 0"),
+    "the wrong class of pixels": (convolution_backward, "base = quotient(first + s.padding - remainder, s.stride);",
+                                  "base = quotient(first + s.padding, s.stride) + remainder;"),
+    "a cell left out": (convolution_backward, "quotient(s.kernel - remainder + s.stride - 1, s.stride) : 0",
+                        "quotient(s.kernel - remainder, s.stride) : 0"),
+    "the next 64 rows are these": (gradient_by_warpgroups, "return chunk / 8 * BLOCK_OF_64 + ", "return "),
+    "the next terms are these": (gradient_by_warpgroups, "b + part * (B_ALONG ? 32 : LINES_OF_16)",
+                                 "b + 0 * (B_ALONG ? 32 : LINES_OF_16)"),
+    "chunks where they were": (gradient_by_warpgroups, "offset<8>(line, chunk % 8);",
+                               "(line * 8 + chunk % 8) * CHUNK_BYTES;"),
     "a mask off by one": (attention, "if (s.column >= columns) x", "if (s.column > columns) x"),
     "a key left out": (attention, "if (s.column >= columns) x", "if (s.column >= columns - 1) x"),
     "a token too many is copied": (attention, "bool there = first + line < end;", "bool there = first + line <= end;"),
@@ -166,6 +183,7 @@ BUGS = {
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
              "an operand overwritten while warpgroups multiply", "a slice overwritten while it is read",
+             "the next 64 rows are these",
              "a mask off by one", "keys overwritten while they are read", "the sums are not scaled down",
              "warps added before they are all there")
 
@@ -195,9 +213,10 @@ def test_a_planted_bug_is_seen(name, compiled):
     assert any(seen)
 
 
-@pytest.mark.parametrize("compute", [linear, by_warpgroups, resident, resident_of_many_terms,
-                                     linear_backward, convolution, convolution_backward, attention, attention_of_many_keys, attention_backward,
-                                     bias_of_many_images, batch_norm, bias_gradient])
+@pytest.mark.parametrize("compute", [linear, by_warpgroups, resident, resident_of_many_terms, gradient_by_warpgroups,
+                                     linear_backward, convolution, convolution_backward, attention,
+                                     attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
+                                     bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
         device.use(emulator)

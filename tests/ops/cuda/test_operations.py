@@ -105,14 +105,19 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     close(again, dw_expected, ROUNDING["float32"], np.float32)  # of blocks of pixels, perhaps
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("tile", WARPGROUP_TILES)
-def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
-    """Hopper's instructions, for sizes that no tile divides, of one step and of more than there are stages."""
+def require_hopper(on, monkeypatch):
+    """What is emulated is as good as one."""
     if on.current().capability != on.HOPPER:
         if hasattr(on.current().arrays, "cuda"):
             pytest.skip(f"expected compute capability 9.0, found {on.current().capability / 10}")
         monkeypatch.setattr(on.current(), "capability", on.HOPPER)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("tile", WARPGROUP_TILES)
+def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
+    """Hopper's instructions, for sizes that no tile divides, of one step and of more than there are stages."""
+    require_hopper(on, monkeypatch)
     kind, bar = type_of(dtype), ROUNDING[dtype]
     monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
     monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
@@ -124,6 +129,34 @@ def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
         close(ops.linear(x, w, b), reference.linear(exact(x), exact(w), exact(b)), bar, kind)
     x, w = put(draw(2, 24, 17, 15), kind), put(draw(40, 24, 3, 3), "float32")
     close(ops.convolution(x, w, 2, 1), reference.convolution(exact(x), exact(w), 2, 1), bar, kind)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("tile", [*(tile for tile in WARPGROUP_TILES if tile.columns % 64 == 0), geometry.FLAT])
+def test_gradients_by_warpgroups(tile, dtype, on, monkeypatch):
+    """The same of the products whose terms run across an operand's lines: of one part and of several."""
+    require_hopper(on, monkeypatch)
+    kind, bar = type_of(dtype), ROUNDING[dtype]
+    monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
+    monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
+    monkeypatch.setattr(geometry, "FLAT", tile)
+    monkeypatch.setattr(geometry, "SQUARE", geometry.SQUARE._replace(cost=1e9))
+    for processors, rows, channels, outputs in ((1, 513, 392, 200), (8, 1100, 72, 45), (8, 1030, 130, 64)):
+        monkeypatch.setattr(geometry, "PROCESSORS", processors)
+        assert geometry.parts_for(outputs, channels, rows, "float16", True)[0] == tile
+        x, dy = put(draw(1, rows, channels), kind), put(draw(1, rows, outputs), kind)
+        w = put(draw(outputs, channels), "float32")
+        dx, dw = ops.linear_backward(dy, x, w)
+        expected = reference.linear_backward(exact(dy), exact(x), exact(w))
+        close(dx, expected[0], bar, kind)
+        close(dw, expected[1], ROUNDING["float32"], np.float32)
+    for kernel, stride, padding, shape, outputs in ((3, 2, 1, (2, 24, 33, 35), 40), (4, 3, 2, (1, 64, 9, 8), 72)):
+        x, w = put(draw(*shape), kind), put(draw(outputs, shape[1], kernel, kernel), "float32")
+        dy = put(draw(*reference.convolution(exact(x), exact(w), stride, padding).shape), kind)
+        dx, dw = ops.convolution_backward(dy, x, w, stride, padding)
+        expected = reference.convolution_backward(exact(dy), exact(x), exact(w), stride, padding)
+        close(dx, expected[0], bar, kind)
+        close(dw, expected[1], ROUNDING["float32"], np.float32)
 
 
 ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
