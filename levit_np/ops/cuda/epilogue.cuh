@@ -3,33 +3,37 @@
 #include "product.cuh"
 #include "result.cuh"
 
-// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr.
+// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr, as much at once as registers are left
+// for.
 INLINE void finish(Sums& sums, int first_column, int columns, const float* bias, int activation) {
+  constexpr int AT_ONCE = RESIDENT ? ACROSS / 4 : ACROSS;
   int column = first_column + threadIdx.x / WARP % WARPS_ACROSS * WARP_COLUMNS + threadIdx.x % 4 * 2;
-  auto every = [&](auto change) {
+  auto every = [&](int first, int end, auto change) {
 #pragma unroll
-    for (int j = 0; j < ACROSS; j++)
+    for (int j = first; j < end; j++)
 #pragma unroll
       for (int i = 0; i < DOWN; i++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) change(sums[i][j][e], j * 2 + e % 2);
+        for (int e = 0; e < 4; e++) change(sums[i][j][e], (j - first) * 2 + e % 2);
   };
-  if (bias) {
-    struct alignas(8) Pair { float value[2]; } b[ACROSS];
-    if (first_column + TILE_COLUMNS <= columns) {
+  if (bias)
 #pragma unroll
-      for (int j = 0; j < ACROSS; j++) b[j] = *(const Pair*)(bias + column + j * 8);
-    } else {
+    for (int first = 0; first < ACROSS; first += AT_ONCE) {
+      struct alignas(8) Pair { float value[2]; } b[AT_ONCE];
+      if (first_column + TILE_COLUMNS <= columns) {
 #pragma unroll
-      for (int j = 0; j < ACROSS * 2; j++) {
-        int c = column + j / 2 * 8 + j % 2;
-        b[j / 2].value[j % 2] = c < columns ? __ldg(bias + c) : 0.0f;
+        for (int j = 0; j < AT_ONCE; j++) b[j] = *(const Pair*)(bias + column + (first + j) * 8);
+      } else {
+#pragma unroll
+        for (int j = 0; j < AT_ONCE * 2; j++) {
+          int c = column + (first + j / 2) * 8 + j % 2;
+          b[j / 2].value[j % 2] = c < columns ? __ldg(bias + c) : 0.0f;
+        }
       }
+      every(first, first + AT_ONCE, [&](float& x, int j) { x += b[j / 2].value[j % 2]; });
     }
-    every([&](float& x, int j) { x += b[j / 2].value[j % 2]; });
-  }
-  if (activation == HARDSWISH) every([](float& x, int) { x = activated(x, HARDSWISH); });
-  else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
+  if (activation == HARDSWISH) every(0, ACROSS, [](float& x, int) { x = activated(x, HARDSWISH); });
+  else if (activation == SILU) every(0, ACROSS, [](float& x, int) { x = activated(x, SILU); });
 }
 
 // y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  Of the residual

@@ -25,13 +25,13 @@ class Tile(NamedTuple):
     stages: int
     cost: float  # of a result, relative to WIDE: a smaller tile reads each operand more often
     # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: resident.cu,
-    # with one warp more.  SPLIT: each of four warps has a quarter of the terms.
+    # with a warpgroup more.  SPLIT: each of four warps has a quarter of the terms.
     features: tuple = ()
     k_bytes: int = K_BYTES  # of a step
 
     @property
     def threads(self) -> int:
-        return (self.down * self.across + ("RESIDENT" in self.features)) * WARP
+        return (self.down * self.across + 4 * ("RESIDENT" in self.features)) * WARP
 
     @property
     def shared(self) -> int:
@@ -118,11 +118,12 @@ def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_R
     tile = Tile(block_rows, BROAD.columns, block_rows // 16, 1, stages, BROAD.cost, ("WARPGROUPS", "RESIDENT"))
     down, across = cover(rows, block_rows), cover(columns, tile.columns)
 
-    def time(parts):  # the rows' own way is worth some half a tile
-        return cover(down * parts, PROCESSORS) * (cover(across, parts) + 0.5)
+    def time(parts):  # the first rows of a block are waited for, which is worth some half a tile
+        return cover(down, max(1, PROCESSORS // parts)) * cover(across, parts) + 0.5
 
-    each = cover(across, min(range(1, across + 1), key=time))
-    return Cut(tile, (down, cover(across, each)), memory + stages * tile.columns * K_BYTES + BARRIERS, each)
+    parts = min(range(1, min(across, PROCESSORS) + 1), key=time)
+    grid = min(down, max(1, PROCESSORS // parts)), parts
+    return Cut(tile, grid, memory + stages * tile.columns * K_BYTES + BARRIERS, cover(across, parts))
 
 
 def parts_for(rows: int, columns: int, terms: int, element: str, hopper: bool) -> tuple[Tile, int, int]:

@@ -2,10 +2,13 @@
 // lines, pass by.  What the way from the L2 cache to the processors carries limits products of few terms, and of that a
 // block's rows are so only a small part: the more rows it has, the fewer times w passes.
 //
-// A warpgroup has 64 rows.  One warp more, the carrier, copies w's slices into a ring, ahead of all others.  Nobody waits
-// for everybody: a slice's barriers say when it has arrived and when all have read it, so that while some warpgroups bring
-// a tile's results to memory, others multiply.
+// A warpgroup has 64 rows.  One warpgroup more, the carriers, copies w's slices into a ring, ahead of all others, and, as
+// soon as the last tile of columns has read a step of the rows, that step of the block's next rows.  Nobody waits for
+// everybody: barriers say when a slice has arrived and when all have read it, so that while some warpgroups bring a
+// tile's results to memory, others multiply.
 #include "epilogue.cuh"
+
+constexpr int CARRIERS = 4 * WARP;
 
 // An operand's slice of a step, `first` its first row (or column), copied by some of the threads.
 template <int TILE, int COPYING, class Operand>
@@ -21,7 +24,7 @@ INLINE void copy_slice(unsigned char* slice, const Operand& operand, int first, 
   }
 }
 
-// The stage of a ring that comes next, and how often the ring has been passed, of which barriers know odd and even.
+// The stage of a ring that comes next, and whether the ring has been passed an even or an odd number of times.
 struct Turn {
   int stage = 0, round = 0;
   INLINE void next() {
@@ -29,69 +32,77 @@ struct Turn {
   }
 };
 
-// For at most `tiles` tiles of columns in turn, of `columns` in all, each(column) with sums = Σ_k a[first_row…] b[column…].
+// each(row, column) with sums = Σ_k a[row…] b[column…], for `tiles` tiles of columns of every so many-th TILE_ROWS rows.
 template <class B, class Each>
-INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int first_row, int first_column, int columns,
-                     int tiles, unsigned char* shared, Each each) {
-  int left = (columns - first_column + TILE_COLUMNS - 1) / TILE_COLUMNS;
-  tiles = left < tiles ? left : tiles;
+INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns, int tiles, unsigned char* shared,
+                     Each each) {
   int steps = (a.length + K_STEP - 1) / K_STEP, warp = threadIdx.x / WARP;
   unsigned char* ring = shared + steps * A_BYTES;
-  Barrier *arrived = (Barrier*)(ring + STAGES * B_BYTES), *read = arrived + STAGES, *rows = read + STAGES;
+  Barrier *arrived = (Barrier*)(ring + STAGES * B_BYTES), *read = arrived + STAGES, *rows_read = read + STAGES;
   if (threadIdx.x == 0) {
     for (int i = 0; i < STAGES; i++) {
-      expect(arrived + i, WARP);
+      expect(arrived + i, CARRIERS);
       expect(read + i, WARPS_DOWN);
     }
-    for (int i = 0; i < steps; i++) expect(rows + i, THREADS);
+    for (int i = 0; i < steps; i++) expect(rows_read + i, WARPS_DOWN);
   }
   __syncthreads();
+  int first = blockIdx.x * TILE_ROWS, further = gridDim.x * TILE_ROWS, begin = blockIdx.y * tiles * TILE_COLUMNS;
+  int end = begin + tiles * TILE_COLUMNS < columns ? begin + tiles * TILE_COLUMNS : columns;
   Turn turn;
-  if (warp == WARPS_DOWN) {  // the carrier
-    for (int i = 0; i < tiles * steps; i++, turn.next()) {
-      if (i >= STAGES) wait_at(read + turn.stage, turn.round ^ 1);
-      copy_slice<TILE_COLUMNS, WARP>(ring + turn.stage * B_BYTES, b, first_column + i / steps * TILE_COLUMNS,
-                                     i % steps * K_STEP, threadIdx.x % WARP);
-      arrive_after_copies(arrived + turn.stage);
-    }
+  if (warp >= WARPS_DOWN) {
+    int carrier = threadIdx.x % CARRIERS, even = 0;  // the block's first rows, its third, …
+    bool filled = false;                             // the ring, once
+    for (int row = first; row < (int)a.lines; row += further, even ^= 1)
+      for (int column = begin; column < end; column += TILE_COLUMNS)
+        for (int step = 0; step < steps; step++) {
+          if (column == begin) {
+            if (row > first) wait_at(rows_read + step, even ^ 1);
+            copy_slice<TILE_ROWS, CARRIERS>(shared + step * A_BYTES, a, row, step * K_STEP, carrier);
+          }
+          if (filled) wait_at(read + turn.stage, turn.round ^ 1);
+          copy_slice<TILE_COLUMNS, CARRIERS>(ring + turn.stage * B_BYTES, b, column, step * K_STEP, carrier);
+          arrive_after_copies(arrived + turn.stage);  // the rows' copies among them
+          turn.next();
+          filled = filled || turn.stage == 0;
+        }
     end_copies();
     wait_for_copies<0>();
     return;
   }
-  for (int step = 0; step < steps; step++) {
-    copy_slice<TILE_ROWS, THREADS>(shared + step * A_BYTES, a, first_row, step * K_STEP, threadIdx.x);
-    arrive_after_copies(rows + step);
-  }
+  bool speaks = threadIdx.x % WARP == 0;  // for its warp
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
-    clear(sums);
-    Barrier* before = read;  // of the last step's stage, which is still being read
+  for (int row = first; row < (int)a.lines; row += further)
 #pragma unroll 1
-    for (int step = 0; step < steps; step++, turn.next()) {
-      wait_at(rows + step, 0);
-      wait_at(arrived + turn.stage, turn.round);
-      multiply_by_warpgroups<true, B::K_ALONG>(element{}, sums, shared + step * A_BYTES, ring + turn.stage * B_BYTES);
-      if (step) {
-        wait_for_products<1>(sums[0]);
-        if (threadIdx.x % WARP == 0) arrive(before);
+    for (int column = begin; column < end; column += TILE_COLUMNS) {
+      clear(sums);
+      Barrier* before = read;  // of the last step's stage, which is still being read
+#pragma unroll 1
+      for (int step = 0; step < steps; step++, turn.next()) {
+        wait_at(arrived + turn.stage, turn.round);
+        multiply_by_warpgroups<true, B::K_ALONG>(element{}, sums, shared + step * A_BYTES, ring + turn.stage * B_BYTES);
+        if (step) {
+          wait_for_products<1>(sums[0]);
+          if (speaks) arrive(before);
+          if (speaks && column + TILE_COLUMNS >= end) arrive(rows_read + step - 1);
+        }
+        before = read + turn.stage;
       }
-      before = read + turn.stage;
+      wait_for_products<0>(sums[0]);
+      if (speaks) arrive(before);
+      if (speaks && column + TILE_COLUMNS >= end) arrive(rows_read + steps - 1);
+      each(row, column);
     }
-    wait_for_products<0>(sums[0]);
-    if (threadIdx.x % WARP == 0) arrive(before);
-    each(first_column + tile * TILE_COLUMNS);
-  }
 }
 
-// y = activation(x wᵀ + bias) [+ residual], as `linear`; a block has `tiles` tiles of columns.
-KERNEL __launch_bounds__(THREADS + WARP, 1)
+// y = activation(x wᵀ + bias) [+ residual], as `linear`; tiles: see products.
+KERNEL __launch_bounds__(THREADS + CARRIERS, 1)
 linear_resident(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows,
                 int outputs, int channels, int x_stride, int y_stride, int activation, int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  int row = blockIdx.x * TILE_ROWS;
-  products(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, row,
-           blockIdx.y * tiles * TILE_COLUMNS, outputs, tiles, shared_memory, [&](int column) {
+  products(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels},
+           outputs, tiles, shared_memory, [&](int row, int column) {
     finish(sums, column, outputs, bias, activation);
     store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);
   });
@@ -99,14 +110,13 @@ linear_resident(const element* x, const element* w, const float* bias, const ele
 LAUNCHABLE(linear_resident)
 
 // dx = dy w, as `linear_data`.
-KERNEL __launch_bounds__(THREADS + WARP, 1)
+KERNEL __launch_bounds__(THREADS + CARRIERS, 1)
 linear_data_resident(const element* dy, const element* w, element* dx, int rows, int outputs, int channels, int dy_stride,
                      int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  int row = blockIdx.x * TILE_ROWS;
-  products(sums, Matrix<true>{dy, rows, outputs, dy_stride}, Matrix<false>{w, outputs, channels, channels}, row,
-           blockIdx.y * tiles * TILE_COLUMNS, channels, tiles, shared_memory, [&](int column) {
+  products(sums, Matrix<true>{dy, rows, outputs, dy_stride}, Matrix<false>{w, outputs, channels, channels},
+           channels, tiles, shared_memory, [&](int row, int column) {
     store(sums, row, column, rows, channels, Rows{dx, channels}, nullptr);
   });
 }

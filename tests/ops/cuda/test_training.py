@@ -31,7 +31,7 @@ def gradients(model, x, targets, backend):
     return {name: exact(g) for name, g in (model.gradients() | {"images": dx}).items()}
 
 
-STATISTICS = {"float32": 3e-5, "float16": 1e-2, "bfloat16": 6e-2}  # a variance errs twice as much as its values
+STATISTICS = {"float32": 3e-5, "float16": 1.5e-2, "bfloat16": 8 * 1.5e-2}  # a variance errs twice as much as its values
 # 1 - the cosine between a gradient and the true one, which grows with the square of what numbers are rounded to.  For
 # other weights and images the worst parameter's is 6e-4 to 1.3e-3 in float16, and 64 times that in bfloat16.
 ANGLES = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 64 * 2e-3}
