@@ -29,8 +29,8 @@ struct Corner {
 INLINE int quotient(int n, int d) { return (int)((n + 0.5f) * __fdividef(1.0f, (float)d)); }
 constexpr int NOWHERE = -(1 << 15);  // the y of what is no window, or no cell: beyond every image
 
-// The pixels of images of height · width, counted through, and where the n-th of them lies.  Only the first that a block
-// asks for is divided for; from there on the numbers are small.
+// The pixels of images of height · width, counted through, and where the n-th of them lies.  Only a block's first is
+// divided for; from there on the numbers are small.
 struct Pixel {
   int image, y, x;
 };

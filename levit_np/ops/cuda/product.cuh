@@ -101,7 +101,7 @@ template <class Operand, int TILE> struct Slice {
   }
   static INLINE int chunk() { return threadIdx.x % CHUNKS; }
   static INLINE int line(int i) { return threadIdx.x / CHUNKS + i * LINES_APART; }
-  static INLINE int offset_of(int line, int chunk) {
+  static INLINE int offset_of(int line, int chunk) {  // by 64 rows, or one whole line after the other
     if (!K_ALONG && ACROSS_BY_WARPGROUPS) return chunk / 8 * BLOCK_OF_64 + offset<8>(line, chunk % 8);
     return offset<CHUNKS>(line, chunk);
   }
@@ -112,7 +112,8 @@ template <class Operand, int TILE> struct Slice {
     for (int i = 0; i < COPIES; i++) {
       if (!K_ALONG) lines[0] = operand.line(k + line(i));
       Where from = operand.chunk(lines[K_ALONG ? i : 0], place);
-      copy_chunk(slice + offset_of(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK, from.there);
+      copy_chunk(slice + offset_of(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK,
+                 from.there);
     }
   }
 
@@ -189,13 +190,12 @@ INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned ch
 // this returns.
 template <bool A_ALONG, bool B_ALONG, class T>
 INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
-  constexpr int LINES_OF_16 = 16 * 128;
+  constexpr int A_PART = A_ALONG ? 32 : 16 * 128, B_PART = B_ALONG ? 32 : 16 * 128;  // 16 numbers, or 16 lines
   a += threadIdx.x / (4 * WARP) * BLOCK_OF_64;
   begin_products();
 #pragma unroll
   for (int part = 0; part < PARTS; part++)
-    warpgroup_product<A_ALONG, B_ALONG>(type, sums[0], a + part * (A_ALONG ? 32 : LINES_OF_16),
-                                        b + part * (B_ALONG ? 32 : LINES_OF_16), BLOCK_OF_64);
+    warpgroup_product<A_ALONG, B_ALONG>(type, sums[0], a + part * A_PART, b + part * B_PART, BLOCK_OF_64);
   end_products();
 }
 

@@ -63,6 +63,7 @@ def cases():
     often = {("linear", "float16", BROAD.defines, HOPPER),
              ("resident", "float16", resident_for(200704, 512, 512).tile.defines, HOPPER),
              ("convolution", "float16", BROAD.defines, HOPPER),
+             ("convolution", "float16", FLAT.defines, HOPPER),
              ("linear", "float16", WIDE.defines, "sm_90"), ("convolution", "float16", WIDE.defines, "sm_90"),
              ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (

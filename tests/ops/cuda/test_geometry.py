@@ -5,7 +5,7 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    COLUMN_THREADS, FLAT, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, columns_for, cover, head_size,
+    BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, columns_for, cover, head_size,
     heads_for, images_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
@@ -39,6 +39,15 @@ def test_parts_cover_all_terms(rows, columns, terms, element, hopper):
     _, parts, length = parts_for(rows, columns, terms, element, hopper)
     assert (parts - 1) * length < terms <= parts * length
     assert length % (128 // SIZES[element]) == 0  # a step of one part never reads another's terms
+
+
+@pytest.mark.parametrize("rows, columns, tile",
+                         [(512, 256, BROAD), (1024, 512, BROAD), (64, 288, FLAT), (32, 72, FLAT)])
+def test_gradients_on_hopper_get_large_tiles_and_no_more_blocks_than_run_at_a_time(rows, columns, tile):
+    found, parts, _ = parts_for(rows, columns, 50176, "float16", True)
+    blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
+    assert found == tile and PROCESSORS / 2 < blocks <= 2 * PROCESSORS
+    assert parts_for(rows, columns, 50176, "float", True)[0] == parts_for(rows, columns, 50176, "float16", False)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
