@@ -27,6 +27,23 @@ struct Share {
   }
 };
 
+// work(place, further, count) for a thread's rows, COUNT of them at once, all of whose loads are then under way together:
+// the first's place in memory, and how much further each of the others is.
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+template <int AT_ONCE, class Work> INLINE void by_rows(const Share& share, int channels, Work work) {
+  int row = share.first, step = blockDim.y;
+  long long place = (long long)row * channels + share.channel, further = (long long)step * channels;
+#pragma unroll 1
+  for (; row + (AT_ONCE - 1) * step < share.end; row += AT_ONCE * step, place += AT_ONCE * further)
+    work(place, further, Constant<AT_ONCE>{});
+#pragma unroll 1
+  for (; row < share.end; row += step, place += further) work(place, further, Constant<1>{});
+}
+template <int COUNT> INLINE void load(Vector (&v)[COUNT], const element* x, long long place, long long further) {
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) v[i] = *(const Vector*)(x + place + i * further);
+}
+
 // Adds up what the threads of a channel have found, within a warp and then over the warps; every thread gets the sum.
 INLINE void add_over_rows(float (&sums)[VECTOR], float* shared) {
   int lanes = blockDim.x, warp = (threadIdx.y * lanes + threadIdx.x) / WARP;
@@ -80,14 +97,14 @@ struct Moments {
 KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, int length) {
   SHARED_MEMORY;
   Share share(rows, channels, length);
-  constexpr int AT_ONCE = 4;
-  auto load = [&](int row) { return *(const Vector*)(x + (long long)row * channels + share.channel); };
-  Moments own(share.there ? load(blockIdx.y * length) : Vector{});
-  int row = share.first, step = blockDim.y;
-#pragma unroll 2
-  for (; row + (AT_ONCE - 1) * step < share.end; row += AT_ONCE * step)
-    own.add<AT_ONCE>({load(row), load(row + step), load(row + 2 * step), load(row + 3 * step)});
-  for (; row < share.end; row += step) own.add<1>({load(row)});
+  Vector first[1] = {};
+  if (share.there) load(first, x, (long long)blockIdx.y * length * channels + share.channel, 0);
+  Moments own(first[0]);
+  by_rows<8>(share, channels, [&](long long place, long long further, auto count) {
+    Vector v[count.value];
+    load(v, x, place, further);
+    own.add(v);
+  });
   int begin = blockIdx.y * length, count = (begin + length < rows ? begin + length : rows) - begin;
   float mean[VECTOR], squares[VECTOR];
 #pragma unroll
@@ -149,10 +166,9 @@ KERNEL update_running(const float* mean, const float* variance, const float* bat
 }
 LAUNCHABLE(update_running)
 
-// y = activation(gamma (x - mean) / √(variance + eps) + beta).  Several rows' loads are under way at once, for which
-// the compiler must know that no store is one of theirs.
-KERNEL normalize(const element* __restrict__ x, const float* gamma, const float* beta, const float* mean,
-                 const float* variance, element* __restrict__ y, int rows, int channels, int length, float eps) {
+// y = activation(gamma (x - mean) / √(variance + eps) + beta).
+KERNEL normalize(const element* x, const float* gamma, const float* beta, const float* mean,
+                 const float* variance, element* y, int rows, int channels, int length, float eps) {
   Share share(rows, channels, length);
   if (!share.there) return;
   float scale[VECTOR], centre[VECTOR], shift[VECTOR];
@@ -163,15 +179,17 @@ KERNEL normalize(const element* __restrict__ x, const float* gamma, const float*
     centre[e] = mean[c];
     shift[e] = beta[c];
   }
-#pragma unroll 4
-  for (int row = share.first; row < share.end; row += blockDim.y) {
-    long long place = (long long)row * channels + share.channel;
-    Vector v = *(const Vector*)(x + place);
+  by_rows<4>(share, channels, [&](long long place, long long further, auto count) {
+    Vector v[count.value];
+    load(v, x, place, further);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++)
-      from_float(activated((to_float(v.value[e]) - centre[e]) * scale[e] + shift[e], ACTIVATION), v.value[e]);
-    *(Vector*)(y + place) = v;
-  }
+    for (int i = 0; i < count.value; i++) {
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++)
+        from_float(activated((to_float(v[i].value[e]) - centre[e]) * scale[e] + shift[e], ACTIVATION), v[i].value[e]);
+      *(Vector*)(y + place + i * further) = v[i];
+    }
+  });
 }
 LAUNCHABLE(normalize)
 
@@ -202,17 +220,19 @@ normalize_backward_sums(const element* dz, const element* x, const float* gamma,
 #pragma unroll
   for (int e = 0; e < VECTOR; e++)
     c[e] = Channel(gamma, beta, mean, variance, eps, share.there ? share.channel + e : 0);
-#pragma unroll 2
-  for (int row = share.first; row < share.end; row += blockDim.y) {
-    long long place = (long long)row * channels + share.channel;
-    Vector z = *(const Vector*)(dz + place), v = *(const Vector*)(x + place);
+  by_rows<4>(share, channels, [&](long long place, long long further, auto count) {
+    Vector z[count.value], v[count.value];
+    load(z, dz, place, further);
+    load(v, x, place, further);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) {
-      float d = to_float(v.value[e]) - c[e].centre, dy = c[e].dy(to_float(z.value[e]), d);
-      products[e] += dy * d;
-      sums[e] += dy;
-    }
-  }
+    for (int i = 0; i < count.value; i++)
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++) {
+        float d = to_float(v[i].value[e]) - c[e].centre, dy = c[e].dy(to_float(z[i].value[e]), d);
+        products[e] += dy * d;
+        sums[e] += dy;
+      }
+  });
   add_over_rows(products, (float*)shared_memory);
   add_over_rows(sums, (float*)shared_memory);
   if (!share.there || threadIdx.y) return;
@@ -227,9 +247,9 @@ LAUNCHABLE(normalize_backward_sums)
 
 // dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0
 // where mean and variance are constants.
-KERNEL normalize_backward(const element* __restrict__ dz, const element* __restrict__ x, const float* gamma,
+KERNEL normalize_backward(const element* dz, const element* x, const float* gamma,
                           const float* beta, const float* mean, const float* variance, const float* sums,
-                          element* __restrict__ dx, int rows, int channels, int length, float eps, float through) {
+                          element* dx, int rows, int channels, int length, float eps, float through) {
   Share share(rows, channels, length);
   if (!share.there) return;
   Channel c[VECTOR];
@@ -240,17 +260,20 @@ KERNEL normalize_backward(const element* __restrict__ dz, const element* __restr
     slope[e] = sums[share.channel + e] * c[e].deviation * through;
     offset[e] = sums[channels + share.channel + e] * through;
   }
-#pragma unroll 2
-  for (int row = share.first; row < share.end; row += blockDim.y) {
-    long long place = (long long)row * channels + share.channel;
-    Vector z = *(const Vector*)(dz + place), v = *(const Vector*)(x + place);
+  by_rows<2>(share, channels, [&](long long place, long long further, auto count) {
+    Vector z[count.value], v[count.value];
+    load(z, dz, place, further);
+    load(v, x, place, further);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) {
-      float d = to_float(v.value[e]) - c[e].centre, dy = c[e].dy(to_float(z.value[e]), d);
-      from_float((dy - offset[e] - d * slope[e]) * c[e].scale, z.value[e]);
+    for (int i = 0; i < count.value; i++) {
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++) {
+        float d = to_float(v[i].value[e]) - c[e].centre, dy = c[e].dy(to_float(z[i].value[e]), d);
+        from_float((dy - offset[e] - d * slope[e]) * c[e].scale, z[i].value[e]);
+      }
+      *(Vector*)(dx + place + i * further) = z[i];
     }
-    *(Vector*)(dx + place) = z;
-  }
+  });
 }
 LAUNCHABLE(normalize_backward)
 
