@@ -26,6 +26,7 @@ PATIENCE = 1.0  # seconds of compiling that go without a word
 CUTS = 32, 256
 KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
+_rounded = {}  # of each array that a recording is given, by its id: what it has become in other types
 
 
 class Kernel(NamedTuple):
@@ -208,8 +209,12 @@ class CupyDevice:
 
 
 def captured(function, arrays=()):
-    """See CupyDevice.captured."""
-    return current().captured(function, arrays)
+    """See CupyDevice.captured.  A weight that the forward rounds is not rounded again for the backward."""
+    _rounded.update((id(array), {}) for array in arrays)
+    try:
+        return current().captured(function, arrays)
+    finally:
+        _rounded.clear()
 
 
 def use(device) -> None:
@@ -291,8 +296,11 @@ def contiguous(x, dtype=None):
     """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
     if x.flags.c_contiguous and dtype in (None, x.dtype) and current().address(x) % CHUNK_BYTES == 0:
         return x
-    x = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
-    return x if current().address(x) % CHUNK_BYTES == 0 else x.copy()
+    known = _rounded.get(id(x), {})
+    if dtype not in known:
+        y = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
+        known[dtype] = y if current().address(y) % CHUNK_BYTES == 0 else y.copy()
+    return known[dtype]
 
 
 def padded(x, part: int, dtype=None):
