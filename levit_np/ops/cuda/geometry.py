@@ -108,14 +108,15 @@ RESIDENT_ROWS, MOST_STAGES = 192, 8
 BARRIERS = 8 * (2 * MOST_STAGES + 16)  # bytes
 
 
-def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_ROWS, least_stages=2) -> Cut | None:
-    """resident.cu's cut, if its shared memory suffices; the columns are shared out so that the last block is done
-    first."""
-    memory = cover(term_bytes, K_BYTES) * K_BYTES * block_rows
-    stages = min(MOST_STAGES, (SHARED_OF_HOPPER - BARRIERS - memory) // (BROAD.columns * K_BYTES))
-    if stages < least_stages:
+def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_ROWS, streamed=False) -> Cut:
+    """resident.cu's cut; the columns are shared out so that the last block is done first."""
+    memory = 0 if streamed else cover(term_bytes, K_BYTES) * K_BYTES * block_rows
+    stage = (BROAD.columns + block_rows * streamed) * K_BYTES
+    stages = min(MOST_STAGES, (SHARED_OF_HOPPER - BARRIERS - memory) // stage)
+    if stages < 2:
         return None
-    tile = Tile(block_rows, BROAD.columns, block_rows // 16, 1, stages, BROAD.cost, ("WARPGROUPS", "RESIDENT"))
+    tile = Tile(block_rows, BROAD.columns, block_rows // 16, 1, stages, BROAD.cost,
+                ("WARPGROUPS", "RESIDENT", *(("STREAMED",) * streamed)))
     down, across = cover(rows, block_rows), cover(columns, tile.columns)
 
     def time(parts):  # the first rows of a block are waited for, which is worth some half a tile
@@ -123,7 +124,7 @@ def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_R
 
     parts = min(range(1, min(across, PROCESSORS) + 1), key=time)
     grid = min(down, max(1, PROCESSORS // parts)), parts
-    return Cut(tile, grid, memory + stages * tile.columns * K_BYTES + BARRIERS, cover(across, parts))
+    return Cut(tile, grid, memory + stages * stage + BARRIERS, cover(across, parts))
 
 
 def parts_for(rows: int, columns: int, terms: int, element: str, hopper: bool) -> tuple[Tile, int, int]:
