@@ -154,7 +154,7 @@ class Linear:
                         cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1,
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
-            cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element)
+            cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element, self.residual)
             yield call(kernel(*cut.kernel("linear"), *cut.tile.defines), cut.grid, (cut.tile.threads,),
                        (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
                         self.inputs, self.outputs, self.activation, *cut.tiles), cut.shared)

@@ -95,36 +95,33 @@ class Cut(NamedTuple):
         return (self.across,) if "RESIDENT" in self.tile.features else ()
 
 
-def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str) -> Cut:
-    """tile: tile_for's.  Many rows of few terms stay where they are while the columns pass by."""
-    if tile == BROAD and rows >= 2 * PROCESSORS * RESIDENT_ROWS:
-        found = resident_for(rows, columns, terms * SIZES[element])
-        if found:
-            return found
-    return Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared)
+def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, residual: bool = False) -> Cut:
+    """tile: tile_for's.  Many rows of few terms stay where they are while the columns pass by; with a residual, whose
+    arrival the end of each tile would wait for, that takes longer."""
+    resident = resident_for(rows, columns, terms * SIZES[element]) if tile == BROAD and not residual else None
+    return resident or Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared)
 
 
-RESIDENT_ROWS, MOST_STAGES = 192, 8
-BARRIERS = 8 * (2 * MOST_STAGES + 16)  # bytes
+RESIDENT_ROWS, STAGES = 192, (5, 8)  # of resident.cu: at least, and at most
+BARRIERS = 8 * (2 * max(STAGES) + 16)  # bytes
 
 
-def resident_for(rows: int, columns: int, term_bytes: int, block_rows=RESIDENT_ROWS, streamed=False) -> Cut:
-    """resident.cu's cut; the columns are shared out so that the last block is done first."""
-    memory = 0 if streamed else cover(term_bytes, K_BYTES) * K_BYTES * block_rows
-    stage = (BROAD.columns + block_rows * streamed) * K_BYTES
-    stages = min(MOST_STAGES, (SHARED_OF_HOPPER - BARRIERS - memory) // stage)
-    if stages < 2:
+def resident_for(rows: int, columns: int, term_bytes: int) -> Cut | None:
+    """resident.cu's cut, where its shared memory suffices and there are some tiles for each processor; the columns are
+    shared out so that the last block is done first."""
+    memory = cover(term_bytes, K_BYTES) * K_BYTES * RESIDENT_ROWS
+    stages = min(max(STAGES), (SHARED_OF_HOPPER - BARRIERS - memory) // (BROAD.columns * K_BYTES))
+    down, across = cover(rows, RESIDENT_ROWS), cover(columns, BROAD.columns)
+    if stages < min(STAGES) or down * across < 3 * PROCESSORS:
         return None
-    tile = Tile(block_rows, BROAD.columns, block_rows // 16, 1, stages, BROAD.cost,
-                ("WARPGROUPS", "RESIDENT", *(("STREAMED",) * streamed)))
-    down, across = cover(rows, block_rows), cover(columns, tile.columns)
+    tile = Tile(RESIDENT_ROWS, BROAD.columns, RESIDENT_ROWS // 16, 1, stages, BROAD.cost, ("WARPGROUPS", "RESIDENT"))
 
     def time(parts):  # the first rows of a block are waited for, which is worth some half a tile
         return cover(down, max(1, PROCESSORS // parts)) * cover(across, parts) + 0.5
 
     parts = min(range(1, min(across, PROCESSORS) + 1), key=time)
     grid = min(down, max(1, PROCESSORS // parts)), parts
-    return Cut(tile, grid, memory + stages * stage + BARRIERS, cover(across, parts))
+    return Cut(tile, grid, memory + stages * tile.columns * K_BYTES + BARRIERS, cover(across, parts))
 
 
 def parts_for(rows: int, columns: int, terms: int, element: str, hopper: bool) -> tuple[Tile, int, int]:

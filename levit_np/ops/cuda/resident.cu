@@ -8,10 +8,7 @@
 // tile's results to memory, others multiply.
 #include "epilogue.cuh"
 
-#ifndef STREAMED
-#define STREAMED 0  // 1: of too many terms for shared memory, the rows' slices pass by as well, for each tile of columns
-#endif
-constexpr int CARRIERS = 4 * WARP, RING_BYTES = B_BYTES + STREAMED * A_BYTES;  // of a stage
+constexpr int CARRIERS = 4 * WARP;
 
 // An operand's slice of a step, `first` its first row (or column), copied by some of the threads.
 template <int TILE, int COPYING, class Operand>
@@ -40,15 +37,14 @@ template <class B, class Each>
 INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns, int tiles, unsigned char* shared,
                      Each each) {
   int steps = (a.length + K_STEP - 1) / K_STEP, warp = threadIdx.x / WARP;
-  unsigned char* ring = shared + (STREAMED ? 0 : steps * A_BYTES);
-  Barrier *arrived = (Barrier*)(ring + STAGES * RING_BYTES), *read = arrived + STAGES, *rows_read = read + STAGES;
+  unsigned char* ring = shared + steps * A_BYTES;
+  Barrier *arrived = (Barrier*)(ring + STAGES * B_BYTES), *read = arrived + STAGES, *rows_read = read + STAGES;
   if (threadIdx.x == 0) {
     for (int i = 0; i < STAGES; i++) {
       expect(arrived + i, CARRIERS);
       expect(read + i, WARPS_DOWN);
     }
-    if (!STREAMED)
-      for (int i = 0; i < steps; i++) expect(rows_read + i, WARPS_DOWN);
+    for (int i = 0; i < steps; i++) expect(rows_read + i, WARPS_DOWN);
   }
   __syncthreads();
   int first = blockIdx.x * TILE_ROWS, further = gridDim.x * TILE_ROWS, begin = blockIdx.y * tiles * TILE_COLUMNS;
@@ -60,14 +56,12 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
     for (int row = first; row < (int)a.lines; row += further, even ^= 1)
       for (int column = begin; column < end; column += TILE_COLUMNS)
         for (int step = 0; step < steps; step++) {
-          unsigned char* stage = ring + turn.stage * RING_BYTES;
-          if (!STREAMED && column == begin) {
+          if (column == begin) {
             if (row > first) wait_at(rows_read + step, even ^ 1);
             copy_slice<TILE_ROWS, CARRIERS>(shared + step * A_BYTES, a, row, step * K_STEP, carrier);
           }
           if (filled) wait_at(read + turn.stage, turn.round ^ 1);
-          if (STREAMED) copy_slice<TILE_ROWS, CARRIERS>(stage + B_BYTES, a, row, step * K_STEP, carrier);
-          copy_slice<TILE_COLUMNS, CARRIERS>(stage, b, column, step * K_STEP, carrier);
+          copy_slice<TILE_COLUMNS, CARRIERS>(ring + turn.stage * B_BYTES, b, column, step * K_STEP, carrier);
           arrive_after_copies(arrived + turn.stage);  // the rows' copies among them
           turn.next();
           filled = filled || turn.stage == 0;
@@ -86,19 +80,17 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
 #pragma unroll 1
       for (int step = 0; step < steps; step++, turn.next()) {
         wait_at(arrived + turn.stage, turn.round);
-        unsigned char* stage = ring + turn.stage * RING_BYTES;
-        multiply_by_warpgroups<true, B::K_ALONG>(element{}, sums, STREAMED ? stage + B_BYTES : shared + step * A_BYTES,
-                                                 stage);
+        multiply_by_warpgroups<true, B::K_ALONG>(element{}, sums, shared + step * A_BYTES, ring + turn.stage * B_BYTES);
         if (step) {
           wait_for_products<1>(sums[0]);
           if (speaks) arrive(before);
-          if (!STREAMED && speaks && column + TILE_COLUMNS >= end) arrive(rows_read + step - 1);
+          if (speaks && column + TILE_COLUMNS >= end) arrive(rows_read + step - 1);
         }
         before = read + turn.stage;
       }
       wait_for_products<0>(sums[0]);
       if (speaks) arrive(before);
-      if (!STREAMED && speaks && column + TILE_COLUMNS >= end) arrive(rows_read + steps - 1);
+      if (speaks && column + TILE_COLUMNS >= end) arrive(rows_read + steps - 1);
       each(row, column);
     }
 }

@@ -29,7 +29,7 @@ def forms():
     """{source: the definitions that it is compiled with}."""
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
-    resident = [resident_for(200704, 512, bytes_).tile.defines for bytes_ in (256, 512, 768, 1024)]
+    resident = [resident_for(200704, 512, bytes_).tile.defines for bytes_ in (256, 512, 768)]
     return {"linear": [*tiles, FLAT.defines], "resident": resident, "convolution": [*tiles, FLAT.defines],
             "attention": attention, "attention_backward": attention,
             "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))],
