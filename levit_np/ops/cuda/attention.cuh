@@ -251,12 +251,9 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   INLINE Tokens<SECOND_CHUNKS> second_of(unsigned group) const {
     return {second_memory, (int)(group % (HELD / 16)) * 16 * Tokens<SECOND_CHUNKS>::BYTES};
   }
-  // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there
-  // still.
-  // -> the groups of 16 that these are
-  INLINE int bring(int begin, bool again = false) const {
-    if (again && lines <= HELD) return lines / 16;
-    if (begin || again) {
+  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
+  INLINE int bring(int begin) const {
+    if (begin) {
       __syncthreads();  // nobody reads any more what they take the place of
       ask(begin);
     }

@@ -176,19 +176,33 @@ class Heads(NamedTuple):
 SCORE_ROWS, SCORE_COLUMNS, MOST_WARPS = 16, 64, 8  # as in attention.cuh
 
 
-def heads_for(rows: int, columns: int, pairs: int, token_bytes: int, in_turn: bool = False) -> Heads:
-    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by.
-    in_turn: a block that has more rows than warps can take one after the other, which it does where all that passes by
-    stays with it, and there are blocks enough."""
+def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
+    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by."""
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
     slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
     size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
-    if in_turn and columns * token_bytes <= size and pairs >= 4 * PROCESSORS:
-        blocks = 1
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
+
+
+PAIR_WARPS, PAIR_SLOTS = 16, 4  # as in attention_pairs.cu
+WIDEST_KEY, WIDEST_VALUE = 32, 64  # for which the registers of so many warps suffice
+
+
+def attention_for(queries: int, keys: int, pairs: int, key: int, value: int, element: str,
+                  hopper: bool) -> tuple[str, Heads]:
+    """(the kernel, which is called as its source, how it shares heads out) for attention's forward; key, value: numbers
+    of each.  More pairs than processors, each with more rows than a block takes at once, are worked on one after the
+    other."""
+    size, tiles = SIZES[element], cover(queries, SCORE_ROWS)
+    slot = whole(keys, SCORE_ROWS) * (key + value) * size + tiles * SCORE_ROWS * key * size
+    shared = PAIR_SLOTS * (slot + 2 * 8)  # with two barriers each
+    fits = size == 2 and key <= WIDEST_KEY and value <= WIDEST_VALUE and shared <= SHARED_OF_HOPPER
+    if hopper and fits and tiles > MOST_WARPS and pairs > PROCESSORS:
+        return "attention_pairs", Heads((PROCESSORS,), (PAIR_WARPS * WARP,), shared)
+    return "attention", heads_for(queries, keys, pairs, (key + value) * size)
 
 
 def images_for(chunks: int, images: int) -> tuple[int, int]:

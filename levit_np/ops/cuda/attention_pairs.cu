@@ -1,0 +1,78 @@
+// Attention of many (image, head) pairs of many queries on Hopper: as attention.cu, but a block works on one pair after
+// the other, and while it does, the next one's tokens are on their way.
+//
+// A warp has 16 rows of a pair at a time, and then takes the next that no warp has had, be it of the same pair or of the
+// next.  Nobody waits for everybody: a pair's barriers say when its tokens have arrived and when all its rows are done
+// with, so that each warp goes its own way, and what one waits for, others fill.  What must be copied is shared out in
+// the same way: with its rows a warp gets a part of the next pair's tokens to ask for.
+#include "softmax.cuh"
+
+// In shared memory are SLOTS pairs: those that the warps work on, three at most if a pair has more than half as many
+// tiles of rows as there are warps, and the one that comes.
+constexpr int WARPS = 16, SLOTS = 4;
+
+// 16 tokens from `first` on, copied by a warp; zeros from `end` on.
+template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element* tokens, int stride, int first, int end) {
+  copy_tokens<CHUNKS>(lines + first * CHUNKS * CHUNK_BYTES, tokens, stride, first, 16, end, threadIdx.x % WARP, WARP);
+}
+
+// Arguments as attention's.
+KERNEL __launch_bounds__(WARPS * WARP, 1)
+attention_pairs(const element* q, const element* k, const element* v, const element* bias, element* y,
+                float* logarithms, int images, int heads, int queries, int keys, long long q_image, long long q_token,
+                long long q_head, long long k_image, long long k_token, long long k_head, long long v_image,
+                long long v_token, long long v_head, int bias_heads, int row_tiles, int column_tiles, float scale,
+                int activation) {
+  SHARED_MEMORY;
+  int groups = (keys + 15) / 16, value_place = groups * 16 * K_CHUNKS * CHUNK_BYTES;
+  int query_place = groups * 16 * LINE_BYTES, slot_bytes = query_place + row_tiles * 16 * K_CHUNKS * CHUNK_BYTES;
+  Barrier *arrived = (Barrier*)(shared_memory + SLOTS * slot_bytes), *done = arrived + SLOTS;
+  if (threadIdx.x == 0)
+    for (int i = 0; i < SLOTS; i++) {
+      expect(arrived + i, row_tiles * WARP);
+      expect(done + i, row_tiles);
+    }
+  __syncthreads();
+
+  // The n-th of a block's pairs is number n · gridDim.x + blockIdx.x of all: neighbours in time share a head, and its
+  // bias.  Of the pairs -1, 0, … the rows are handed out; with those of pair -1 goes nothing but the copying of pair 0.
+  int pairs = (images * heads - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+#pragma unroll 1
+  for (int item = threadIdx.x / WARP; item < (pairs + 1) * row_tiles; item += WARPS) {
+    int coming = item / row_tiles, tile = item - coming * row_tiles, now = coming - 1;
+    if (coming < pairs) {
+      int number = coming * gridDim.x + blockIdx.x, head = number / images, image = number - head * images;
+      unsigned char* slot = shared_memory + coming % SLOTS * slot_bytes;
+      if (coming >= SLOTS) wait_at(done + coming % SLOTS, (coming / SLOTS - 1) % 2);
+      for (int group = tile; group < groups; group += row_tiles) {
+        copy_group<K_CHUNKS>(slot, Heads{k, k_image, k_token, k_head}.at(image, head, 0), k_token, group * 16, keys);
+        copy_group<V_CHUNKS>(slot + value_place, Heads{v, v_image, v_token, v_head}.at(image, head, 0), v_token,
+                             group * 16, keys);
+      }
+      copy_group<K_CHUNKS>(slot + query_place, Heads{q, q_image, q_token, q_head}.at(image, head, 0), q_token,
+                           tile * 16, queries);
+      arrive_after_copies(arrived + coming % SLOTS);
+    }
+    if (now < 0) continue;
+
+    const unsigned char* slot = shared_memory + now % SLOTS * slot_bytes;
+    int number = now * gridDim.x + blockIdx.x, head = number / images;
+    NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? head : 0, tile * 16, row_tiles, column_tiles), groups);
+    wait_at(arrived + now % SLOTS, now / SLOTS % 2);
+    unsigned query[K_PARTS][4];
+#pragma unroll
+    for (int part = 0; part < K_PARTS; part++) a_along<K_CHUNKS>(query[part], slot + query_place, tile * 16, part);
+    Softmax rows;
+    by_groups<AT_ONCE>(0, groups, [&](int group, auto count) {
+      rows.template add<decltype(count)::value>(
+          query, Tokens<K_CHUNKS>{slot, group * 16 * Tokens<K_CHUNKS>::BYTES},
+          Tokens<V_CHUNKS>{slot + value_place, group * 16 * Tokens<V_CHUNKS>::BYTES}, next, scale);
+    });
+    __syncwarp();  // all lanes have read
+    if (threadIdx.x % WARP == 0) arrive(done + now % SLOTS);
+    rows.store(y, logarithms, number - head * images, head, heads, tile * 16, queries, activation);
+  }
+  end_copies();  // a thread does not end before its copies
+  wait_for_copies<0>();
+}
+LAUNCHABLE(attention_pairs)
