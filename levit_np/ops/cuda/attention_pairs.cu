@@ -16,6 +16,31 @@ template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element
   copy_tokens<CHUNKS>(lines + first * CHUNKS * CHUNK_BYTES, tokens, stride, first, 16, end, threadIdx.x % WARP, WARP);
 }
 
+// Where a lane finds its part of a group's keys, and of its values: as Tokens, but what is the same for all groups is
+// computed once.  (A lane's bytes lie in whole 128, of which a chunk's number changes only where in them.)
+struct Keys {
+  static constexpr int GROUP_BYTES = 16 * K_CHUNKS * CHUNK_BYTES;
+  unsigned place;
+  INLINE Keys(const unsigned char* lines) {
+    int lane = threadIdx.x % WARP;
+    place = unknown(place_of(lines + offset<K_CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)));
+  }
+  INLINE void along(unsigned (&r)[4], int column, int part) const {
+    load_matrices(r, (place ^ part * 2 * CHUNK_BYTES) + column / 16 * GROUP_BYTES);
+  }
+};
+struct Values {
+  static constexpr int GROUP_BYTES = 16 * V_CHUNKS * CHUNK_BYTES;
+  unsigned place;
+  INLINE Values(const unsigned char* lines) {
+    int lane = threadIdx.x % WARP;
+    place = unknown(place_of(lines + offset<V_CHUNKS>(lane % 16, lane / 16)));
+  }
+  INLINE void across(unsigned (&r)[4], int token, int column) const {
+    load_matrices_transposed(r, (place ^ column / CHUNK * CHUNK_BYTES) + token / 16 * GROUP_BYTES);
+  }
+};
+
 // Arguments as attention's.
 KERNEL __launch_bounds__(WARPS * WARP, 1)
 attention_pairs(const element* q, const element* k, const element* v, const element* bias, element* y,
@@ -63,10 +88,13 @@ attention_pairs(const element* q, const element* k, const element* v, const elem
 #pragma unroll
     for (int part = 0; part < K_PARTS; part++) a_along<K_CHUNKS>(query[part], slot + query_place, tile * 16, part);
     Softmax rows;
-    by_groups<AT_ONCE>(0, groups, [&](int group, auto count) {
-      rows.template add<decltype(count)::value>(
-          query, Tokens<K_CHUNKS>{slot, group * 16 * Tokens<K_CHUNKS>::BYTES},
-          Tokens<V_CHUNKS>{slot + value_place, group * 16 * Tokens<V_CHUNKS>::BYTES}, next, scale);
+    Keys key_tokens(slot);
+    Values value_tokens(slot + value_place);
+    by_groups<AT_ONCE>(0, groups, [&](int, auto count) {
+      constexpr int COUNT = decltype(count)::value;
+      rows.template add<COUNT>(query, key_tokens, value_tokens, next, scale);
+      key_tokens.place += COUNT * Keys::GROUP_BYTES;
+      value_tokens.place += COUNT * Values::GROUP_BYTES;
     });
     __syncwarp();  // all lanes have read
     if (threadIdx.x % WARP == 0) arrive(done + now % SLOTS);

@@ -3,15 +3,15 @@
 // The softmax of a row is the same for any m that is taken off its scores,
 //   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m).
 // m need only be so near to the largest score that no weight overflows, and those that count do not vanish.  The
-// largest is known when the last tile has passed; so m is the largest of the first tile, and it stays until a score is
-// more than SLACK above it.  Then m becomes the largest so far, and what was summed up with m' is scaled down:
+// largest is known when the last tile has passed; so m is SLACK above the largest of the first tile, and it stays until
+// a weight is 2 or more.  Then m becomes SLACK above the largest so far, and what was summed up with m' is scaled down:
 //   2^(s - m) = 2^(s - m') 2^(m' - m).
-// All weights are at most 2^SLACK, and the largest score's is at least 1.  Few tiles but the first come to that; in the
-// others a lane looks at its own scores only, and nothing of the sums waits for them.
+// The largest score's weight is at least 2^-SLACK; a float16 is exact to 2^-25, which is 2^-18 of that.  Few tiles but
+// the first come to another m; in the others a lane looks at its own weights only, all at once.
 #pragma once
 #include "attention.cuh"
 
-constexpr float SLACK = 8;
+constexpr float SLACK = 7;
 
 // So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.
 constexpr int AT_ONCE = 2;
@@ -33,47 +33,59 @@ struct Softmax {
   float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, shift[2] = {infinity(), infinity()};
 
   // COUNT groups of 16 keys, which begin with these tokens.
-  template <int COUNT>
-  INLINE void add(const unsigned (&query)[K_PARTS][4], const Tokens<K_CHUNKS>& keys, const Tokens<V_CHUNKS>& values,
-                  NextBias<AT_ONCE>& next, float scale) {
+  template <int COUNT, class Keys, class Values>
+  INLINE void add(const unsigned (&query)[K_PARTS][4], const Keys& keys, const Values& values, NextBias<AT_ONCE>& next,
+                  float scale) {
     const unsigned ones = one(element{});
-    float scores[COUNT * 2][4], largest[2] = {-infinity(), -infinity()};
+    float scores[COUNT * 2][4];
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       next.start(scores + i * 2, i);
       add_product(scores + i * 2, query, keys, i * 16);
     }
-#pragma unroll
-    for (int i = 0; i < COUNT * 4; i++)
-      largest[i % 2] = fmaxf(largest[i % 2], fmaxf(scores[i / 2][i % 2 * 2], scores[i / 2][i % 2 * 2 + 1]));
-    bool above = largest[0] * scale + shift[0] > SLACK || largest[1] * scale + shift[1] > SLACK;
-    if (__any_sync(EVERY_LANE, above)) {
+    unsigned weights[COUNT][GROUP_PARTS][4];
+    if (__any_sync(EVERY_LANE, weigh(weights, scores, scale))) {
       float down[2];
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        float before = shift[half];
-        shift[half] = fminf(before, -scale * row_maximum(largest[half]));
+        float largest = -infinity(), before = shift[half];
+#pragma unroll
+        for (int i = 0; i < COUNT * 4; i++) largest = fmaxf(largest, scores[i / 2][i % 2 + half * 2]);
+        shift[half] = fminf(before, -scale * row_maximum(largest) - SLACK);
         down[half] = exp2_fast(shift[half] - before);
       }
       each(sums, [&](float x, int half) { return x * down[half]; });
       each(total, [&](float x, int half) { return x * down[half]; });
+      weigh(weights, scores, scale);
     }
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
 #pragma unroll
-      for (int e = 0; e < 8; e++) {
-        float& x = scores[i * 2 + e / 4][e % 4];
-        x = exp2_fast(x * scale + shift[e / 2 % 2]);
-      }
-      unsigned weights[GROUP_PARTS][4];
-#pragma unroll
-      for (int part = 0; part < GROUP_PARTS; part++) {
-        a_of_result(weights[part], scores + i * 2, part, element{});
-        tensor_product(element{}, total[0], weights[part], ones, ones);
-      }
-      add_weighted_tokens<VALUE_SIZE>(sums, weights, values, i * 16);
+      for (int part = 0; part < GROUP_PARTS; part++) tensor_product(element{}, total[0], weights[i][part], ones, ones);
+      add_weighted_tokens<VALUE_SIZE>(sums, weights[i], values, i * 16);
       if (i == 0) next.pass(COUNT);
     }
+  }
+
+  // The weights of scores, as the next product takes them.  -> whether one is 2 or more, or not a number: of each type,
+  // these have the upper bit of their exponent set.
+  template <int COUNT>
+  INLINE bool weigh(unsigned (&weights)[COUNT][GROUP_PARTS][4], const float (&scores)[COUNT * 2][4], float scale) const {
+    unsigned bits = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      float exponentials[2][4];
+#pragma unroll
+      for (int e = 0; e < 8; e++)
+        exponentials[e / 4][e % 4] = exp2_fast(scores[i * 2 + e / 4][e % 4] * scale + shift[e / 2 % 2]);
+#pragma unroll
+      for (int part = 0; part < GROUP_PARTS; part++) {
+        a_of_result(weights[i][part], exponentials, part, element{});
+#pragma unroll
+        for (int word : weights[i][part]) bits |= word;
+      }
+    }
+    return bits & (sizeof(element) == 4 ? 0x40000000 : 0x40004000);
   }
 
   // The rows from `row` on of a head of an image.  y: token n of image b, head h, at
