@@ -196,8 +196,10 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 #pragma unroll
     for (int i = 0; i < (SIZE / 8 + GATHERED - 1) / GATHERED; i++) {
       Chunk y = chunk_of_fragments(sums, i, half);
+      unsigned words[4];
+      memcpy(words, &y, CHUNK_BYTES);
       int column = i * GATHERED * 8 + gathered_column();
-      if (n < rows && column < SIZE) *(Chunk*)(to + n * stride + column) = y;
+      if (n < rows && column < SIZE) store_words(to + n * stride + column, words);
     }
   }
 }

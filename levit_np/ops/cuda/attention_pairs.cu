@@ -11,9 +11,16 @@
 // tiles of rows as there are warps, and the one that comes.
 constexpr int WARPS = 16, SLOTS = 4;
 
-// 16 tokens from `first` on, copied by a warp; zeros from `end` on.
-template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element* tokens, int stride, int first, int end) {
-  copy_tokens<CHUNKS>(lines + first * CHUNKS * CHUNK_BYTES, tokens, stride, first, 16, end, threadIdx.x % WARP, WARP);
+// 16 tokens, copied by a warp; zeros from the `end`-th on.
+template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element* tokens, int stride, int end) {
+  constexpr int APART = WARP / CHUNKS;
+  int lane = threadIdx.x % WARP, chunk = lane % CHUNKS;
+  const element* from = tokens + lane / CHUNKS * stride + chunk * CHUNK;
+#pragma unroll
+  for (int first = 0; first < 16; first += APART, from += APART * stride) {
+    int line = first + lane / CHUNKS;
+    copy_chunk(lines + offset<CHUNKS>(line, chunk), from, line < end);
+  }
 }
 
 // Where a lane finds its part of a group's keys, and of its values: as Tokens, but what is the same for all groups is
@@ -62,20 +69,25 @@ attention_pairs(const element* q, const element* k, const element* v, const elem
   // The n-th of a block's pairs is number n · gridDim.x + blockIdx.x of all: neighbours in time share a head, and its
   // bias.  Of the pairs -1, 0, … the rows are handed out; with those of pair -1 goes nothing but the copying of pair 0.
   int pairs = (images * heads - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+  int items = (pairs + 1) * row_tiles;
 #pragma unroll 1
-  for (int item = threadIdx.x / WARP; item < (pairs + 1) * row_tiles; item += WARPS) {
+  for (int first = 0; first < items; first += WARPS) {  // as if in step, so that the compiler has a block's registers
+    int item = first + threadIdx.x / WARP;
+    if (item >= items) break;
     int coming = item / row_tiles, tile = item - coming * row_tiles, now = coming - 1;
     if (coming < pairs) {
       int number = coming * gridDim.x + blockIdx.x, head = number / images, image = number - head * images;
       unsigned char* slot = shared_memory + coming % SLOTS * slot_bytes;
       if (coming >= SLOTS) wait_at(done + coming % SLOTS, (coming / SLOTS - 1) % 2);
-      for (int group = tile; group < groups; group += row_tiles) {
-        copy_group<K_CHUNKS>(slot, Heads{k, k_image, k_token, k_head}.at(image, head, 0), k_token, group * 16, keys);
-        copy_group<V_CHUNKS>(slot + value_place, Heads{v, v_image, v_token, v_head}.at(image, head, 0), v_token,
-                             group * 16, keys);
+#pragma unroll 1
+      for (int first = tile * 16; first < keys; first += row_tiles * 16) {
+        copy_group<K_CHUNKS>(slot + first * K_CHUNKS * CHUNK_BYTES,
+                             Heads{k, k_image, k_token, k_head}.at(image, head, first), k_token, keys - first);
+        copy_group<V_CHUNKS>(slot + value_place + first * V_CHUNKS * CHUNK_BYTES,
+                             Heads{v, v_image, v_token, v_head}.at(image, head, first), v_token, keys - first);
       }
-      copy_group<K_CHUNKS>(slot + query_place, Heads{q, q_image, q_token, q_head}.at(image, head, 0), q_token,
-                           tile * 16, queries);
+      copy_group<K_CHUNKS>(slot + query_place + tile * 16 * K_CHUNKS * CHUNK_BYTES,
+                           Heads{q, q_image, q_token, q_head}.at(image, head, tile * 16), q_token, queries - tile * 16);
       arrive_after_copies(arrived + coming % SLOTS);
     }
     if (now < 0) continue;

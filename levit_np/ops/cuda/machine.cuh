@@ -97,6 +97,12 @@ INLINE void load_matrices_transposed(unsigned (&r)[4], unsigned place) {
 }
 INLINE void load_matrices_transposed(unsigned (&r)[4], const void* row) { load_matrices_transposed(r, place_of(row)); }
 
+// 16 bytes to global memory at once: an assignment the compiler may cut into the numbers of 16 bits that they are.
+INLINE void store_words(void* global, const unsigned (&word)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};"
+      :: "l"(global), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]) : "memory");
+}
+
 // 16 bytes from global to shared memory, passing no register and waiting for nothing; zeros where `there` is false.
 INLINE void copy_chunk(void* shared, const void* global, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"

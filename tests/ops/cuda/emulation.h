@@ -360,6 +360,10 @@ inline void copy_now(const Copy& c) {
   else memset(c.to, 0, 16);
 }
 }  // namespace emulation
+inline void store_words(void* global, const unsigned (&word)[4]) {
+  if ((size_t)global % 16) emulation::fail("store_words: not aligned to 16 bytes");
+  memcpy(global, word, 16);
+}
 inline void copy_chunk(void* to, const void* from, bool there) {
   emulation::Fiber& f = *emulation::current;
   if ((size_t)to % 16 || (there && (size_t)from % 16)) emulation::fail("copy_chunk: not aligned to 16 bytes");

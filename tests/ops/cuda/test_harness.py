@@ -170,7 +170,7 @@ BUGS = {
     "a pair's tokens not waited for": (attention_pairs, "    wait_at(arrived + now % SLOTS, now / SLOTS % 2);\n", ""),
     "a pair done with before its tokens are read": (attention_pairs, "expect(done + i, row_tiles)",
                                                     "expect(done + i, row_tiles - 1)"),
-    "the last pair left out": (attention_pairs, "item < (pairs + 1) * row_tiles", "item < pairs * row_tiles"),
+    "the last pair left out": (attention_pairs, "items = (pairs + 1) * row_tiles", "items = pairs * row_tiles"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
     "the next groups' bias is this one's": (attention, "next.pass(COUNT)", "next.pass(0)"),
     "lanes keep their numbers": (attention, "exchange(words[1], words[3], 2);", ""),
