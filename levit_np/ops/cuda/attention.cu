@@ -23,12 +23,9 @@ attention(const element* q, const element* k, const element* v, const element* b
   unsigned query[K_PARTS][4];
   load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
   Softmax rows;
-  auto add = [&](int group, auto count) {
-    rows.template add<decltype(count)::value>(query, stream.first_of(group), stream.second_of(group), next, scale);
-  };
   for (int group = 0, end; group < groups; group = end) {
     end = group + stream.bring(group * 16);
-    if (there) by_groups<AT_ONCE>(group, end, add);
+    if (there) rows.add(group, end, query, stream.first_memory, stream.second_memory, next, scale);
   }
   Place to(images, heads);
   if (there) rows.store(y, logarithms, to.image, to.head, heads, to.row, queries, activation);

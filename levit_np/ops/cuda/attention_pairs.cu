@@ -1,10 +1,10 @@
 // Attention of many (image, head) pairs of many queries on Hopper: as attention.cu, but a block works on one pair after
 // the other, and while it does, the next one's tokens are on their way.
 //
-// A warp has 16 rows of a pair at a time, and then takes the next that no warp has had, be it of the same pair or of the
-// next.  Nobody waits for everybody: a pair's barriers say when its tokens have arrived and when all its rows are done
-// with, so that each warp goes its own way, and what one waits for, others fill.  What must be copied is shared out in
-// the same way: with its rows a warp gets a part of the next pair's tokens to ask for.
+// The rows of all pairs are handed out to the warps in turn, 16 at a time.  Nobody waits for everybody: a pair's barriers
+// say when its tokens have arrived and when all its rows are done with, so that each warp goes its own way, and while one
+// waits, others work.  What must be copied is shared out in the same way: with its rows a warp gets a part of the next
+// pair's tokens to ask for.
 #include "softmax.cuh"
 
 // In shared memory are SLOTS pairs: those that the warps work on, three at most if a pair has more than half as many
@@ -22,31 +22,6 @@ template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element
     copy_chunk(lines + offset<CHUNKS>(line, chunk), from, line < end);
   }
 }
-
-// Where a lane finds its part of a group's keys, and of its values: as Tokens, but what is the same for all groups is
-// computed once.  (A lane's bytes lie in whole 128, of which a chunk's number changes only where in them.)
-struct Keys {
-  static constexpr int GROUP_BYTES = 16 * K_CHUNKS * CHUNK_BYTES;
-  unsigned place;
-  INLINE Keys(const unsigned char* lines) {
-    int lane = threadIdx.x % WARP;
-    place = unknown(place_of(lines + offset<K_CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)));
-  }
-  INLINE void along(unsigned (&r)[4], int column, int part) const {
-    load_matrices(r, (place ^ part * 2 * CHUNK_BYTES) + column / 16 * GROUP_BYTES);
-  }
-};
-struct Values {
-  static constexpr int GROUP_BYTES = 16 * V_CHUNKS * CHUNK_BYTES;
-  unsigned place;
-  INLINE Values(const unsigned char* lines) {
-    int lane = threadIdx.x % WARP;
-    place = unknown(place_of(lines + offset<V_CHUNKS>(lane % 16, lane / 16)));
-  }
-  INLINE void across(unsigned (&r)[4], int token, int column) const {
-    load_matrices_transposed(r, (place ^ column / CHUNK * CHUNK_BYTES) + token / 16 * GROUP_BYTES);
-  }
-};
 
 // Arguments as attention's.
 KERNEL __launch_bounds__(WARPS * WARP, 1)
@@ -68,46 +43,38 @@ attention_pairs(const element* q, const element* k, const element* v, const elem
 
   // The n-th of a block's pairs is number n · gridDim.x + blockIdx.x of all: neighbours in time share a head, and its
   // bias.  Of the pairs -1, 0, … the rows are handed out; with those of pair -1 goes nothing but the copying of pair 0.
-  int pairs = (images * heads - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-  int items = (pairs + 1) * row_tiles;
+  unsigned pairs = (images * heads - blockIdx.x + gridDim.x - 1) / gridDim.x, items = (pairs + 1) * row_tiles;
 #pragma unroll 1
-  for (int first = 0; first < items; first += WARPS) {  // as if in step, so that the compiler has a block's registers
-    int item = first + threadIdx.x / WARP;
+  for (unsigned first = 0; first < items; first += WARPS) {  // not `item`: what all warps share takes fewer instructions
+    unsigned item = first + threadIdx.x / WARP;
     if (item >= items) break;
-    int coming = item / row_tiles, tile = item - coming * row_tiles, now = coming - 1;
+    unsigned coming = item / row_tiles, tile = item - coming * row_tiles;
     if (coming < pairs) {
-      int number = coming * gridDim.x + blockIdx.x, head = number / images, image = number - head * images;
+      unsigned number = coming * gridDim.x + blockIdx.x, head = number / images, image = number - head * images;
       unsigned char* slot = shared_memory + coming % SLOTS * slot_bytes;
       if (coming >= SLOTS) wait_at(done + coming % SLOTS, (coming / SLOTS - 1) % 2);
 #pragma unroll 1
-      for (int first = tile * 16; first < keys; first += row_tiles * 16) {
-        copy_group<K_CHUNKS>(slot + first * K_CHUNKS * CHUNK_BYTES,
-                             Heads{k, k_image, k_token, k_head}.at(image, head, first), k_token, keys - first);
-        copy_group<V_CHUNKS>(slot + value_place + first * V_CHUNKS * CHUNK_BYTES,
-                             Heads{v, v_image, v_token, v_head}.at(image, head, first), v_token, keys - first);
+      for (int key = tile * 16; key < keys; key += row_tiles * 16) {
+        copy_group<K_CHUNKS>(slot + key * K_CHUNKS * CHUNK_BYTES,
+                             Heads{k, k_image, k_token, k_head}.at(image, head, key), k_token, keys - key);
+        copy_group<V_CHUNKS>(slot + value_place + key * V_CHUNKS * CHUNK_BYTES,
+                             Heads{v, v_image, v_token, v_head}.at(image, head, key), v_token, keys - key);
       }
       copy_group<K_CHUNKS>(slot + query_place + tile * 16 * K_CHUNKS * CHUNK_BYTES,
                            Heads{q, q_image, q_token, q_head}.at(image, head, tile * 16), q_token, queries - tile * 16);
       arrive_after_copies(arrived + coming % SLOTS);
     }
-    if (now < 0) continue;
+    if (coming == 0) continue;
 
+    unsigned now = coming - 1, number = now * gridDim.x + blockIdx.x, head = number / images;
     const unsigned char* slot = shared_memory + now % SLOTS * slot_bytes;
-    int number = now * gridDim.x + blockIdx.x, head = number / images;
     NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? head : 0, tile * 16, row_tiles, column_tiles), groups);
     wait_at(arrived + now % SLOTS, now / SLOTS % 2);
     unsigned query[K_PARTS][4];
 #pragma unroll
     for (int part = 0; part < K_PARTS; part++) a_along<K_CHUNKS>(query[part], slot + query_place, tile * 16, part);
     Softmax rows;
-    Keys key_tokens(slot);
-    Values value_tokens(slot + value_place);
-    by_groups<AT_ONCE>(0, groups, [&](int, auto count) {
-      constexpr int COUNT = decltype(count)::value;
-      rows.template add<COUNT>(query, key_tokens, value_tokens, next, scale);
-      key_tokens.place += COUNT * Keys::GROUP_BYTES;
-      value_tokens.place += COUNT * Values::GROUP_BYTES;
-    });
+    rows.add(0, groups, query, slot, slot + value_place, next, scale);
     __syncwarp();  // all lanes have read
     if (threadIdx.x % WARP == 0) arrive(done + now % SLOTS);
     rows.store(y, logarithms, number - head * images, head, heads, tile * 16, queries, activation);

@@ -27,13 +27,54 @@ template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Tur
 INLINE unsigned one(float) { return bits_of(1.0f); }
 template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 
+// Where a lane finds its part of the keys, and of the values, of a group: as Tokens, but computed once, and from there on
+// added to.  (Eight lines begin at a multiple of their bytes, so that another chunk of a line changes only the last bits.)
+struct Keys {
+  static constexpr int GROUP_BYTES = 16 * K_CHUNKS * CHUNK_BYTES;
+  unsigned place;
+  INLINE Keys(const unsigned char* lines) {
+    int lane = threadIdx.x % WARP;
+    place = unknown(place_of(lines + offset<K_CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)));
+  }
+  INLINE void along(unsigned (&r)[4], int column, int part) const {
+    load_matrices(r, (place ^ part * 2 * CHUNK_BYTES) + column / 16 * GROUP_BYTES);
+  }
+  INLINE void pass(int groups) { place += groups * GROUP_BYTES; }
+};
+struct Values {
+  static constexpr int GROUP_BYTES = 16 * V_CHUNKS * CHUNK_BYTES;
+  const unsigned char* lines;  // of floats, which no instruction transposes
+  unsigned place;
+  INLINE Values(const unsigned char* lines) : lines(lines) {
+    int lane = threadIdx.x % WARP;
+    place = unknown(place_of(lines + offset<V_CHUNKS>(lane % 16, lane / 16)));
+  }
+  INLINE void across(unsigned (&r)[4], int token, int column) const {
+    if (sizeof(element) == 4)
+      return b_across<V_CHUNKS, NEIGHBOURS>(r, lines + token * V_CHUNKS * CHUNK_BYTES, column, 0);
+    load_matrices_transposed(r, (place ^ column / CHUNK * CHUNK_BYTES) + token / 16 * GROUP_BYTES);
+  }
+  INLINE void pass(int groups) { lines += groups * GROUP_BYTES, place += groups * GROUP_BYTES; }
+};
+
 struct Softmax {
   // Of rows g and g + 8; shift: -m.  A row's total is one more column of the product, of a v that is 1 everywhere: Σ of
   // the weights as they are rounded.
   float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, shift[2] = {infinity(), infinity()};
 
-  // COUNT groups of 16 keys, which begin with these tokens.
-  template <int COUNT, class Keys, class Values>
+  // The groups of 16 keys from `group` to `end`, the first of which is at these lines.
+  INLINE void add(int group, int end, const unsigned (&query)[K_PARTS][4], const unsigned char* key_lines,
+                  const unsigned char* value_lines, NextBias<AT_ONCE>& next, float scale) {
+    Keys keys(key_lines);
+    Values values(value_lines);
+    by_groups<AT_ONCE>(group, end, [&](int, auto count) {
+      constexpr int COUNT = decltype(count)::value;
+      add<COUNT>(query, keys, values, next, scale);
+      keys.pass(COUNT);
+      values.pass(COUNT);
+    });
+  }
+  template <int COUNT>
   INLINE void add(const unsigned (&query)[K_PARTS][4], const Keys& keys, const Values& values, NextBias<AT_ONCE>& next,
                   float scale) {
     const unsigned ones = one(element{});
