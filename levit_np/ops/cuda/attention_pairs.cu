@@ -1,10 +1,10 @@
 // Attention of many (image, head) pairs of many queries on Hopper: as attention.cu, but a block works on one pair after
 // the other, and while it does, the next one's tokens are on their way.
 //
-// The rows of all pairs are handed out to the warps in turn, 16 at a time.  Nobody waits for everybody: a pair's barriers
-// say when its tokens have arrived and when all its rows are done with, so that each warp goes its own way, and while one
-// waits, others work.  What must be copied is shared out in the same way: with its rows a warp gets a part of the next
-// pair's tokens to ask for.
+// The rows of all pairs are handed out to the warps in turn, 16 at a time.  Nobody waits for everybody: a pair's
+// barriers say when its tokens have arrived and when all its rows are done, so that each warp goes its own way, and while
+// one waits, others work.  What must be copied is shared out in the same way: with its rows a warp gets a part of the
+// next pair's tokens to ask for.
 #include "softmax.cuh"
 
 // In shared memory are SLOTS pairs: those that the warps work on, three at most if a pair has more than half as many
@@ -45,7 +45,7 @@ attention_pairs(const element* q, const element* k, const element* v, const elem
   // bias.  Of the pairs -1, 0, … the rows are handed out; with those of pair -1 goes nothing but the copying of pair 0.
   unsigned pairs = (images * heads - blockIdx.x + gridDim.x - 1) / gridDim.x, items = (pairs + 1) * row_tiles;
 #pragma unroll 1
-  for (unsigned first = 0; first < items; first += WARPS) {  // not `item`: what all warps share takes fewer instructions
+  for (unsigned first = 0; first < items; first += WARPS) {  // the same for all warps, which takes fewer instructions
     unsigned item = first + threadIdx.x / WARP;
     if (item >= items) break;
     unsigned coming = item / row_tiles, tile = item - coming * row_tiles;

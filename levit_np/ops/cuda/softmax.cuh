@@ -27,8 +27,8 @@ template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Tur
 INLINE unsigned one(float) { return bits_of(1.0f); }
 template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 
-// Where a lane finds its part of the keys, and of the values, of a group: as Tokens, but computed once, and from there on
-// added to.  (Eight lines begin at a multiple of their bytes, so that another chunk of a line changes only the last bits.)
+// Where a lane finds its part of the keys, and of the values, of a group: as Tokens, but computed once, and from there
+// on added to.  (Groups begin at a multiple of a line's bytes, so that another chunk changes only the last bits.)
 struct Keys {
   static constexpr int GROUP_BYTES = 16 * K_CHUNKS * CHUNK_BYTES;
   unsigned place;
@@ -111,7 +111,8 @@ struct Softmax {
   // The weights of scores, as the next product takes them.  -> whether one is 2 or more, or not a number: of each type,
   // these have the upper bit of their exponent set.
   template <int COUNT>
-  INLINE bool weigh(unsigned (&weights)[COUNT][GROUP_PARTS][4], const float (&scores)[COUNT * 2][4], float scale) const {
+  INLINE bool weigh(unsigned (&weights)[COUNT][GROUP_PARTS][4], const float (&scores)[COUNT * 2][4],
+                    float scale) const {
     unsigned bits = 0;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -141,7 +142,7 @@ struct Softmax {
       float all = total[0][half * 2];
       if (logarithms && n < queries && threadIdx.x % 4 == 0)
         logarithms[((long long)image * heads + head) * queries + n] = log2f(all) - shift[half];
-      inverse[half] = 1 / all;
+      inverse[half] = __fdividef(1.0f, all);  // far from where it is not exact to a float's last bits
     }
     each(sums, [&](float x, int half) { return x * inverse[half]; });
     // Asked once, not for each of the sums.

@@ -29,10 +29,11 @@ def forms():
     """{source: the definitions that it is compiled with}."""
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
+    pairs = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()
+             if key <= WIDEST_KEY and value <= WIDEST_VALUE]
     resident = [resident_for(200704, 512, bytes_).tile.defines for bytes_ in (256, 512, 768, 1024)]
     return {"linear": [*tiles, FLAT.defines], "resident": resident, "convolution": [*tiles, FLAT.defines],
-            "attention": attention, "attention_backward": attention,
-            "attention_pairs": [sizes for sizes in attention if sizes[0][1] <= WIDEST_KEY and sizes[1][1] <= WIDEST_VALUE],
+            "attention": attention, "attention_pairs": pairs, "attention_backward": attention,
             "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))],
             "bias": [()], "pointwise": [()], "reduction": [()],
             "image": [(("SIDE", side), ("CHANNELS", 3)) for side in (1, 2)], "optimizer": [()]}
