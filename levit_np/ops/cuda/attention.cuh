@@ -81,8 +81,8 @@ template <int CHUNKS> struct Tokens {
 // c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  What tensor_product makes
 // of rows of floats, the registers do not hold from group to group where heads are wide.
 constexpr bool WIDE_FLOATS = sizeof(element) == 4 && K_PARTS + V_PARTS > 16;
-template <int PARTS>
-INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const Tokens<PARTS * 2>& tokens, int column) {
+template <int PARTS, class Columns>
+INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const Columns& tokens, int column) {
 #pragma unroll
   for (int part = 0; part < PARTS; part++) {
     unsigned a[4], b[4];
@@ -95,9 +95,9 @@ INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const T
 }
 
 // sums[16 rows][SIZE] += weights[16 rows][16 tokens from `token` on] · tokens.
-template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4],
-                                const Tokens<SIZE / CHUNK>& tokens, int token) {
+template <int SIZE, class Lines>
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const Lines& tokens,
+                                int token) {
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++)
 #pragma unroll
@@ -138,13 +138,18 @@ template <class T> INLINE Quad quad_of(const float (&x)[4], T) {
   return quad;
 }
 
-// Scores of 16 rows and 8 columns, as yet nothing but the bias.
-INLINE void start(float (&scores)[4], const Quad& bias) {
-  union { unsigned word[sizeof(element)]; element value[4]; } quad;
+// The numbers of a lane's words.
+INLINE void numbers_of(float (&x)[4], const Quad& quad, float) {
 #pragma unroll
-  for (int i = 0; i < (int)sizeof(element); i++) quad.word[i] = bias.word[i];
+  for (int i = 0; i < 4; i++) x[i] = float_of(quad.word[i % sizeof(element)]);
+}
+INLINE void numbers_of(float (&x)[4], const Quad& quad, bfloat16) {  // the upper halves of floats
 #pragma unroll
-  for (int e = 0; e < 4; e++) scores[e] = to_float(quad.value[e]);
+  for (int i = 0; i < 4; i++) x[i] = float_of(i % 2 ? quad.word[i / 2] & 0xffff0000 : quad.word[i / 2] << 16);
+}
+INLINE void numbers_of(float (&x)[4], const Quad& quad, float16) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] = to_float(float16{(unsigned short)(quad.word[i / 2] >> i % 2 * 16)});
 }
 
 // The bias of a warp's next groups, AT_ONCE of them, read long before it is needed.
@@ -162,8 +167,8 @@ template <int AT_ONCE> struct NextBias {
   }
   // Scores of 16 rows and the i-th group's columns, as yet nothing but the bias.
   INLINE void start(float (*scores)[4], int i) const {
-    ::start(scores[0], quads[i * 2]);
-    ::start(scores[1], quads[i * 2 + 1]);
+    numbers_of(scores[0], quads[i * 2], element{});
+    numbers_of(scores[1], quads[i * 2 + 1], element{});
   }
 };
 
@@ -191,8 +196,10 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 #pragma unroll
     for (int i = 0; i < (SIZE / 8 + GATHERED - 1) / GATHERED; i++) {
       Chunk y = chunk_of_fragments(sums, i, half);
+      unsigned words[4];
+      memcpy(words, &y, CHUNK_BYTES);
       int column = i * GATHERED * 8 + gathered_column();
-      if (n < rows && column < SIZE) *(Chunk*)(to + n * stride + column) = y;
+      if (n < rows && column < SIZE) store_words(to + n * stride + column, words);
     }
   }
 }
@@ -251,12 +258,9 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   INLINE Tokens<SECOND_CHUNKS> second_of(unsigned group) const {
     return {second_memory, (int)(group % (HELD / 16)) * 16 * Tokens<SECOND_CHUNKS>::BYTES};
   }
-  // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there
-  // still.
-  // -> the groups of 16 that these are
-  INLINE int bring(int begin, bool again = false) const {
-    if (again && lines <= HELD) return lines / 16;
-    if (begin || again) {
+  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
+  INLINE int bring(int begin) const {
+    if (begin) {
       __syncthreads();  // nobody reads any more what they take the place of
       ask(begin);
     }

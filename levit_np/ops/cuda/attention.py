@@ -8,8 +8,8 @@ import numpy as np
 from .. import reference
 from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
 from ..side_by_side import whole_of
-from .device import Kernel, View, arrays, contiguous, current, element_of, launch
-from .geometry import CHUNK_BYTES, SIZES, WARP, cover, head_size, heads_for, images_for
+from .device import Kernel, View, arrays, contiguous, current, element_of, launch, on_hopper
+from .geometry import CHUNK_BYTES, SIZES, WARP, attention_for, cover, head_size, heads_for, images_for
 from .reduction import sum_parts
 
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
@@ -47,8 +47,8 @@ def attention(q, k, v, bias, scale):
     logarithms = arrays().empty((batch, heads, queries), "float32")
     if y.size:
         tokens = [_Tokens(x, size) for x, size in zip((q, k, v), (sizes[0], *sizes))]
-        shape = heads_for(queries, keys, batch * heads, sum(sizes) * SIZES[element], element != "float")
-        launch(_kernel("attention", "attention", element, sizes), shape.grid, shape.block,
+        name, shape = attention_for(queries, keys, batch * heads, *sizes, element, on_hopper())
+        launch(_kernel(name, name, element, sizes), shape.grid, shape.block,
                (*(t.view for t in tokens), ordered[0], y, logarithms, batch, heads, queries, keys,
                 *(s for t in tokens for s in t.strides), *ordered[1:], scale * LOG2_E, 0), shape.shared)
     return y[..., : v.shape[-1]].transpose(0, 2, 1, 3), Kept(bias, ordered, logarithms, y, q, k, scale)

@@ -3,54 +3,50 @@
 #include "product.cuh"
 #include "result.cuh"
 
-// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr, as much at once as registers are left
-// for.
+// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr.
 INLINE void finish(Sums& sums, int first_column, int columns, const float* bias, int activation) {
-  constexpr int AT_ONCE = RESIDENT ? ACROSS / 4 : ACROSS;
   int column = first_column + threadIdx.x / WARP % WARPS_ACROSS * WARP_COLUMNS + threadIdx.x % 4 * 2;
-  auto every = [&](int first, int end, auto change) {
+  auto every = [&](auto change) {
 #pragma unroll
-    for (int j = first; j < end; j++)
+    for (int j = 0; j < ACROSS; j++)
 #pragma unroll
       for (int i = 0; i < DOWN; i++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) change(sums[i][j][e], (j - first) * 2 + e % 2);
+        for (int e = 0; e < 4; e++) change(sums[i][j][e], j * 2 + e % 2);
   };
-  if (bias)
+  if (bias) {
+    struct alignas(8) Pair { float value[2]; } b[ACROSS];
+    if (first_column + TILE_COLUMNS <= columns) {
 #pragma unroll
-    for (int first = 0; first < ACROSS; first += AT_ONCE) {
-      struct alignas(8) Pair { float value[2]; } b[AT_ONCE];
-      if (first_column + TILE_COLUMNS <= columns) {
+      for (int j = 0; j < ACROSS; j++) b[j] = *(const Pair*)(bias + column + j * 8);
+    } else {
 #pragma unroll
-        for (int j = 0; j < AT_ONCE; j++) b[j] = *(const Pair*)(bias + column + (first + j) * 8);
-      } else {
-#pragma unroll
-        for (int j = 0; j < AT_ONCE * 2; j++) {
-          int c = column + (first + j / 2) * 8 + j % 2;
-          b[j / 2].value[j % 2] = c < columns ? __ldg(bias + c) : 0.0f;
-        }
+      for (int j = 0; j < ACROSS * 2; j++) {
+        int c = column + j / 2 * 8 + j % 2;
+        b[j / 2].value[j % 2] = c < columns ? __ldg(bias + c) : 0.0f;
       }
-      every(first, first + AT_ONCE, [&](float& x, int j) { x += b[j / 2].value[j % 2]; });
     }
-  if (activation == HARDSWISH) every(0, ACROSS, [](float& x, int) { x = activated(x, HARDSWISH); });
-  else if (activation == SILU) every(0, ACROSS, [](float& x, int) { x = activated(x, SILU); });
+    every([&](float& x, int j) { x += b[j / 2].value[j % 2]; });
+  }
+  if (activation == HARDSWISH) every([](float& x, int) { x = activated(x, HARDSWISH); });
+  else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
 }
 
-// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  Of the residual
-// as much is asked for first as registers are left for: what is read after a write waits for it, as they may be one.
+// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  All of the
+// residual is asked for first: what is read after a write waits for it, as they may be one.
 template <class Target>
 INLINE void store(const Sums& sums, int first_row, int first_column, int rows, int columns, const Target& target,
                   const element* residual) {
-  constexpr int GROUPS = (ACROSS + GATHERED - 1) / GATHERED, HALVES = RESIDENT ? 1 : 2;
+  constexpr int GROUPS = (ACROSS + GATHERED - 1) / GATHERED;
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   int row = first_row + warp / WARPS_ACROSS * WARP_ROWS + lane / 4, column = warp % WARPS_ACROSS * WARP_COLUMNS;
 #pragma unroll
-  for (int i = 0; i < DOWN * 2; i += HALVES) {  // of a fragment's rows, those from g and from g + 8 on
-    unsigned places[GROUPS][HALVES];
-    Chunk before[GROUPS][HALVES];
+  for (int i = 0; i < DOWN; i++) {
+    unsigned places[GROUPS][2];
+    Chunk before[GROUPS][2];
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
-      int r = row + (i + half) * 8;
+    for (int half = 0; half < 2; half++) {
+      int r = row + i * 16 + half * 8;
       unsigned begin = target(r) / CHUNK;
 #pragma unroll
       for (int n = 0; n < GROUPS; n++) {
@@ -63,8 +59,8 @@ INLINE void store(const Sums& sums, int first_row, int first_column, int rows, i
 #pragma unroll
     for (int n = 0; n < GROUPS; n++)
 #pragma unroll
-      for (int half = 0; half < HALVES; half++) {
-        Chunk y = chunk_of_fragments(sums[i / 2], n, (i + half) % 2);
+      for (int half = 0; half < 2; half++) {
+        Chunk y = chunk_of_fragments(sums[i], n, half);
         if (places[n][half] == NONE) continue;
         if (residual) y = sum_of_chunks(before[n][half], y, element{});
         ((Chunk*)target.memory)[places[n][half]] = y;

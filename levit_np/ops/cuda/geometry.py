@@ -85,14 +85,14 @@ class Cut(NamedTuple):
     shared: int
     across: int = 1  # tiles of columns a block
 
-    def kernel(self, name: str) -> tuple:
-        """The source and the name of linear.cu's kernel of that name, or of resident.cu's."""
-        return ("resident", f"{name}_resident") if "RESIDENT" in self.tile.features else ("linear", name)
-
     @property
-    def tiles(self) -> tuple:
-        """The kernel's last argument, where it has one."""
-        return (self.across,) if "RESIDENT" in self.tile.features else ()
+    def resident(self) -> bool:
+        """Whether resident.cu's kernels are meant, which take `across` last, and no residual; else linear.cu's."""
+        return "RESIDENT" in self.tile.features
+
+    def kernel(self, name: str) -> tuple:
+        """The source, and the name there of linear.cu's kernel of that name."""
+        return ("resident", f"{name}_resident") if self.resident else ("linear", name)
 
 
 def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, residual: bool = False) -> Cut:
@@ -175,19 +175,33 @@ class Heads(NamedTuple):
 SCORE_ROWS, SCORE_COLUMNS, MOST_WARPS = 16, 64, 8  # as in attention.cuh
 
 
-def heads_for(rows: int, columns: int, pairs: int, token_bytes: int, in_turn: bool = False) -> Heads:
-    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by.
-    in_turn: a block that has more rows than warps can take one after the other, which it does where all that passes by
-    stays with it, and there are blocks enough."""
+def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
+    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by."""
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
     slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
     size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
-    if in_turn and columns * token_bytes <= size and pairs >= 4 * PROCESSORS:
-        blocks = 1
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
+
+
+PAIR_WARPS, PAIR_SLOTS = 16, 4  # as in attention_pairs.cu
+WIDEST_KEY, WIDEST_VALUE = 32, 64  # for which the registers of so many warps suffice
+
+
+def attention_for(queries: int, keys: int, pairs: int, key: int, value: int, element: str,
+                  hopper: bool) -> tuple[str, Heads]:
+    """(the kernel, which is called as its source, how it shares heads out) for attention's forward; key, value: numbers
+    of each.  More pairs than processors, each with more rows than a block takes at once, are worked on one after the
+    other."""
+    size, tiles = SIZES[element], cover(queries, SCORE_ROWS)
+    slot = whole(keys, SCORE_ROWS) * (key + value) * size + tiles * SCORE_ROWS * key * size
+    shared = PAIR_SLOTS * (slot + 2 * 8)  # with two barriers each
+    fits = size == 2 and key <= WIDEST_KEY and value <= WIDEST_VALUE and shared <= SHARED_OF_HOPPER
+    if hopper and fits and tiles > MOST_WARPS and pairs > PROCESSORS:
+        return "attention_pairs", Heads((PROCESSORS,), (PAIR_WARPS * WARP,), shared)
+    return "attention", heads_for(queries, keys, pairs, (key + value) * size)
 
 
 def images_for(chunks: int, images: int) -> tuple[int, int]:

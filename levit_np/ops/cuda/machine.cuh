@@ -83,14 +83,24 @@ INLINE void tensor_product_tf32(float (&d)[4], const unsigned (&a)[4], unsigned 
 
 // Four 8×8 matrices of 16-bit numbers from shared memory: lane i points at row i % 8 of matrix i / 8, 16 bytes each.
 // Lane i gets the numbers 2 (i % 4) and 2 (i % 4) + 1 of row i / 4 of each matrix, in one register a matrix.
-INLINE void load_matrices(unsigned (&r)[4], const void* row) {
+// A place is where something lies in shared memory: half as long as a pointer, and the instructions' own.
+INLINE unsigned place_of(const void* shared) { return (unsigned)__cvta_generic_to_shared(shared); }
+INLINE void load_matrices(unsigned (&r)[4], unsigned place) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(place) : "memory");
 }
+INLINE void load_matrices(unsigned (&r)[4], const void* row) { load_matrices(r, place_of(row)); }
 // The same, each matrix transposed on the way.
-INLINE void load_matrices_transposed(unsigned (&r)[4], const void* row) {
+INLINE void load_matrices_transposed(unsigned (&r)[4], unsigned place) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(place) : "memory");
+}
+INLINE void load_matrices_transposed(unsigned (&r)[4], const void* row) { load_matrices_transposed(r, place_of(row)); }
+
+// 16 bytes to global memory at once: an assignment the compiler may cut into the numbers of 16 bits that they are.
+INLINE void store_words(void* global, const unsigned (&word)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};"
+      :: "l"(global), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]) : "memory");
 }
 
 // 16 bytes from global to shared memory, passing no register and waiting for nothing; zeros where `there` is false.

@@ -22,9 +22,6 @@
 #ifndef SPLIT
 #define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, where a chain of steps takes long
 #endif
-#ifndef RESIDENT
-#define RESIDENT 0  // 1, with WARPGROUPS: for resident.cu
-#endif
 #ifndef TILE_ROWS
 #define TILE_ROWS 64
 #define TILE_COLUMNS 64
@@ -35,7 +32,7 @@
 
 constexpr int K_STEP = K_BYTES / sizeof(element), PARTS = K_BYTES / 32;  // which a tensor_product takes at a time
 constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
-constexpr int BLOCKS = sizeof(element) == 2 && !RESIDENT ? 2 : 1;  // on a processor: one computes, another stores
+constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
 constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // a warp's of the tile
 constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;                                // fragments of it
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;

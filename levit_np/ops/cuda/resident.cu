@@ -95,16 +95,16 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
     }
 }
 
-// y = activation(x wᵀ + bias) [+ residual], as `linear`; tiles: see products.
+// y = activation(x wᵀ + bias), as `linear`, but without a residual: the end of each tile would wait for it.
 KERNEL __launch_bounds__(THREADS + CARRIERS, 1)
-linear_resident(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows,
-                int outputs, int channels, int x_stride, int y_stride, int activation, int tiles) {
+linear_resident(const element* x, const element* w, const float* bias, element* y, int rows, int outputs, int channels,
+                int x_stride, int y_stride, int activation, int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  products(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels},
-           outputs, tiles, shared_memory, [&](int row, int column) {
+  products(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, outputs,
+           tiles, shared_memory, [&](int row, int column) {
     finish(sums, column, outputs, bias, activation);
-    store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);
+    store(sums, row, column, rows, outputs, Rows{y, y_stride}, nullptr);
   });
 }
 LAUNCHABLE(linear_resident)

@@ -345,6 +345,9 @@ inline void load(Meeting meeting, unsigned (&r)[4], const void* row) {
 }  // namespace emulation
 inline void load_matrices(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD, r, row); }
 inline void load_matrices_transposed(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD_TRANSPOSED, r, row); }
+inline unsigned place_of(const void* shared) { return (const unsigned char*)shared - emulation::shared; }
+inline void load_matrices(unsigned (&r)[4], unsigned place) { load_matrices(r, emulation::shared + place); }
+inline void load_matrices_transposed(unsigned (&r)[4], unsigned place) { load_matrices_transposed(r, emulation::shared + place); }
 
 namespace emulation {
 inline void arrive_at(Barrier* b) {
@@ -357,6 +360,10 @@ inline void copy_now(const Copy& c) {
   else memset(c.to, 0, 16);
 }
 }  // namespace emulation
+inline void store_words(void* global, const unsigned (&word)[4]) {
+  if ((size_t)global % 16) emulation::fail("store_words: not aligned to 16 bytes");
+  memcpy(global, word, 16);
+}
 inline void copy_chunk(void* to, const void* from, bool there) {
   emulation::Fiber& f = *emulation::current;
   if ((size_t)to % 16 || (there && (size_t)from % 16)) emulation::fail("copy_chunk: not aligned to 16 bytes");

@@ -5,8 +5,8 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, columns_for, cover, head_size,
-    heads_for, images_for, parts_for, tile_for, tiles_of)
+    BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, attention_for,
+    columns_for, cover, head_size, heads_for, images_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
@@ -69,6 +69,22 @@ def test_attention_of_the_five_models(name, images, element):
             assert (shape.grid[1] - 1) * warps * 16 < rows  # no block without rows
         parts, count = images_for(heads * cover(queries, 16) * cover(keys, 16) * 256 * SIZES[element] // 16, images)
         assert parts * count >= images > (parts - 1) * count and count >= min(8, images)
+
+
+@pytest.mark.parametrize("element", SIZES)
+def test_attention_of_one_pair_after_the_other(element):
+    """LeViT-256's first stage, of many images on Hopper; not of one, for whom a pair's rows are shared out."""
+    for images, hopper, many in ((256, True, element != "float"), (256, False, False), (1, True, False)):
+        name, shape = attention_for(196, 196, 4 * images, 32, 64, element, hopper)
+        assert name == ("attention_pairs" if many else "attention")
+        assert shape.shared <= (SHARED_OF_HOPPER if many else SHARED_OF_A_BLOCK)
+        assert shape.grid[0] == (PROCESSORS if many else 4 * images)
+
+
+def test_wide_heads_are_not_worked_on_one_after_the_other():
+    assert attention_for(196, 196, 1000, 64, 64, "float16", True)[0] == "attention"
+    assert attention_for(196, 49, 1000, 32, 128, "float16", True)[0] == "attention"
+    assert attention_for(196, 784, 1000, 32, 64, "float16", True)[0] == "attention"  # or of too many keys
 
 
 def test_head_sizes():

@@ -74,6 +74,14 @@ def attention(keys=131):
     return exact(y), reference.attention(exact(q), exact(k), exact(v), exact(bias), 0.25)[0]
 
 
+def attention_pairs():
+    """On Hopper, of more pairs than a block has in shared memory."""
+    q, k, v = (put(draw(3, 3, n, 16), "float16") for n in (140, 100, 100))
+    with on_hopper(), mock.patch.object(geometry, "PROCESSORS", 1):
+        y, _ = ops.attention(q, k, v, None, 0.25)
+    return exact(y), reference.attention(exact(q), exact(k), exact(v), None, 0.25)[0]
+
+
 def attention_of_many_keys():
     """So many that they are not in shared memory at once."""
     return attention(330)
@@ -158,6 +166,12 @@ BUGS = {
                                              "      // "),
     "no barrier before keys are read": (attention, "    wait_for_copies<0>();\n    __syncthreads();\n    return",
                                         "    wait_for_copies<0>();\n    return"),
+    "the next pair's tokens overwrite those of one before": (attention_pairs, "if (coming >= SLOTS) wait_at",
+                                                             "if (coming >= 2 * SLOTS) wait_at"),
+    "a pair's tokens not waited for": (attention_pairs, "    wait_at(arrived + now % SLOTS, now / SLOTS % 2);\n", ""),
+    "a pair done with before its tokens are read": (attention_pairs, "expect(done + i, row_tiles)",
+                                                    "expect(done + i, row_tiles - 1)"),
+    "the last pair left out": (attention_pairs, "items = (pairs + 1) * row_tiles", "items = pairs * row_tiles"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
     "the next groups' bias is this one's": (attention, "next.pass(COUNT)", "next.pass(0)"),
     "lanes keep their numbers": (attention, "exchange(words[1], words[3], 2);", ""),
@@ -185,7 +199,7 @@ EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the w
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
              "an operand overwritten while warpgroups multiply", "a slice overwritten while it is read",
              "the next 64 rows are these",
-             "a mask off by one", "keys overwritten while they are read", "the sums are not scaled down",
+             "a mask off by one", "a pair's tokens not waited for", "keys overwritten while they are read", "the sums are not scaled down",
              "warps added before they are all there")
 
 
@@ -216,8 +230,8 @@ def test_a_planted_bug_is_seen(name, compiled):
 
 @pytest.mark.parametrize("compute", [linear, by_warpgroups, resident, resident_of_many_terms, gradient_by_warpgroups,
                                      linear_backward, convolution, convolution_backward, attention,
-                                     attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
-                                     bias_gradient])
+                                     attention_pairs, attention_of_many_keys, attention_backward, bias_of_many_images,
+                                     batch_norm, bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
         device.use(emulator)
@@ -270,9 +284,11 @@ def test_a_barrier_that_some_threads_miss(compiled):
 
 
 def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
-    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "heads_for",
-                        lambda *sizes: geometry.heads_for(*sizes)._replace(
-        shared=geometry.heads_for(*sizes).shared - 16))
+    def too_little(*sizes):
+        name, shape = geometry.attention_for(*sizes)
+        return name, shape._replace(shared=shape.shared - 16)
+
+    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "attention_for", too_little)
     with pytest.raises(RuntimeError, match="attention: written [0-9]+ bytes behind the shared memory"):
         attention()
 

@@ -168,16 +168,24 @@ ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
     "the same of wide floats": (1, 1, 17, 150, 32, 128, True)}
 
 
-def test_attention_of_rows_in_turn(monkeypatch):
-    """A block that takes all of a head's rows, with fewer warps than these are."""
-    monkeypatch.setattr(geometry, "PROCESSORS", 1)
-    assert geometry.heads_for(140, 35, 9, 96, in_turn=True).grid == (9, 1)
-    q, k, v = (put(draw(3, 3, n, size), "float16") for n, size in ((140, 16), (35, 16), (35, 32)))
-    b = put(draw(3, 140, 35), "float32")
-    y, kept = ops.attention(q, k, v, b, 0.25)
-    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), 0.25)
-    close(y, expected, ROUNDING["float16"], np.float16)
-    close(ops.attention_probabilities(kept), p, ROUNDING["float16"], np.float32)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("processors, queries, keys, key, value", [
+    (1, 140, 35, 16, 32),  # a block passes its ring of pairs more than twice
+    (2, 196, 196, 32, 64),  # LeViT-256's first stage; one block has a pair more than the other
+    (4, 129, 300, 16, 16)])  # each warp has several parts of the next pair's tokens to ask for
+def test_attention_of_one_pair_after_the_other(processors, queries, keys, key, value, dtype, on, monkeypatch):
+    """A block of more pairs than it holds, with fewer warps than these have tiles of rows."""
+    require_hopper(on, monkeypatch)
+    monkeypatch.setattr(geometry, "PROCESSORS", processors)
+    name, shape = geometry.attention_for(queries, keys, 9, key, value, dtype, True)
+    assert name == "attention_pairs" and shape.grid == (processors,)
+    kind, bar, scale = type_of(dtype), ROUNDING[dtype], key**-0.5
+    q, k, v = (put(draw(3, 3, n, size), kind) for n, size in ((queries, key), (keys, key), (keys, value)))
+    b = put(draw(3, queries, keys), "float32")
+    y, kept = ops.attention(q, k, v, b, scale)
+    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), scale)
+    close(y, expected, bar, kind)
+    close(ops.attention_probabilities(kept), p, bar, np.float32)
 
 
 @pytest.mark.parametrize("rise", [2, 4, -4])
