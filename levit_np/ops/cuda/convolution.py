@@ -83,24 +83,26 @@ class _Shape:
     pixels take the pixels' place, as in evaluation."""
 
     def __init__(self, x, w, stride, padding, input_gradient=False):
-        self.element, kernel, self.dtype, channels, size = element_of(x), w.shape[2], x.dtype, x.shape[1], x.shape[2:]
-        self.part = chunk_of(self.element)
+        (_, channels, *size), kernel = x.shape, w.shape[2]
+        self.element, self.dtype = element_of(x), x.dtype
+        self.part, self.few = chunk_of(self.element), channels < chunk_of(self.element)
         self.out = tuple(convolution_size(n, kernel, stride, padding) for n in size)
-        self.side = 2 if (kernel, stride, padding) == (3, 2, 1) and 2 * channels <= self.part and not input_gradient else 1
-        if self.side == 2:
-            kernel, stride, channels, size = 2, 1, 4 * channels, tuple(cover(n, 2) for n in size)
+        in_blocks = (kernel, stride, padding) == (3, 2, 1) and 2 * channels <= self.part and not input_gradient
+        self.side = 2 if in_blocks else 1
+        if in_blocks:
+            kernel, stride, channels, size = 2, 1, 4 * channels, [cover(n, 2) for n in size]
         self.kernel, self.stride = kernel, stride
         self.outputs, self.channels = whole(len(w), self.part), whole(channels, self.part)
-        self.numbers = (len(x), *size, self.channels, *self.out, self.outputs, kernel, stride, padding)
+        self.laid = len(x), *size, self.channels  # the images, as the kernels have them
+        self.numbers = (*self.laid, *self.out, self.outputs, kernel, stride, padding)
 
     def images(self, x):
-        """(B, H, W, C)."""
-        channels, (height, width) = x.shape[1:2], x.shape[2:]
-        if not (x.shape[1] < self.part and x.size and (self.side == 2 or x.flags.c_contiguous)):
+        """(B, H, W, C), or blocks of pixels."""
+        if not (self.few and x.size and (self.side == 2 or x.flags.c_contiguous)):
             return padded(x.transpose(0, 2, 3, 1), self.part)
-        y = arrays().empty((len(x), *self.numbers[1:4]), x.dtype)  # of an image's few planes
-        launch(Kernel("image", "image_of_elements", self.element, (("SIDE", self.side), ("CHANNELS", *channels))),
-               (len(x) * self.numbers[1],), (PIXELS,), (contiguous(x), y, height, width))
+        y = arrays().empty(self.laid, x.dtype)  # of an image's few planes
+        launch(Kernel("image", "image_of_elements", self.element, (("SIDE", self.side), ("CHANNELS", x.shape[1]))),
+               (len(x) * self.laid[1],), (PIXELS,), (contiguous(x), y, *x.shape[2:]))
         return y
 
     def weight(self, w):

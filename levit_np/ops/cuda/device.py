@@ -22,7 +22,7 @@ HOPPER = 90  # which has instructions that none has before or after it
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
 PATIENCE = 1.0  # seconds of compiling that go without a word
 # A graph takes the processor some 1 µs a kernel to launch, during which the GPU would wait.  So the kernels of a long
-# recording become several graphs, which end after so many: while the GPU works at one, the next, larger one, is launched.
+# recording become several graphs, which end after so many: while the GPU works at one, the next, larger, is launched.
 CUTS = 32, 256
 KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
@@ -157,9 +157,9 @@ class CupyDevice:
 
     def captured(self, function, arrays=(), cuts=CUTS):
         """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:
-        CUDA graphs, cut after so many launches.  function() itself is called once, now, and nothing that it launches is run yet; it must wait
-        for nothing, read nothing of the host's, and have been called before, so that nothing is compiled.  arrays: all
-        that it reads and does not make."""
+        CUDA graphs, cut after so many launches.  function() itself is called once, now, and nothing that it launches is
+        run yet; it must wait for nothing, read nothing of the host's, and have been called before, so that nothing is
+        compiled.  arrays: all that it reads and does not make."""
         pool, stream = self.arrays.cuda.MemoryPool(), self.arrays.cuda.Stream(non_blocking=True)
         self.finish()
         self.free()  # what the calls before have needed, the graph will need beside them

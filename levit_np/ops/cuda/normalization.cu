@@ -247,9 +247,9 @@ LAUNCHABLE(normalize_backward_sums)
 
 // dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0
 // where mean and variance are constants.
-KERNEL normalize_backward(const element* dz, const element* x, const float* gamma,
-                          const float* beta, const float* mean, const float* variance, const float* sums,
-                          element* dx, int rows, int channels, int length, float eps, float through) {
+KERNEL normalize_backward(const element* dz, const element* x, const float* gamma, const float* beta, const float* mean,
+                          const float* variance, const float* sums, element* dx, int rows, int channels, int length,
+                          float eps, float through) {
   Share share(rows, channels, length);
   if (!share.there) return;
   Channel c[VECTOR];

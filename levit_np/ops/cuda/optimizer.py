@@ -27,7 +27,8 @@ def squared_norm(*tensors):
 
 def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
                     scale=1.0):
-    """clip_adaptively, unless clip is None or 0, and adamw, of lists of float32 arrays: parameters and moments in place.
+    """clip_adaptively, unless clip is None or 0, and adamw, of lists of float32 arrays; parameters and moments in
+    place.
 
     scale: what the gradients are multiplied by first."""
     groups = [list(parameters), [contiguous(g) for g in gradients], list(first), list(second)]

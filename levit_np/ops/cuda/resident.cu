@@ -2,9 +2,9 @@
 // lines, pass by.  What the way from the L2 cache to the processors carries limits products of few terms, and of that a
 // block's rows are so only a small part: the more rows it has, the fewer times w passes.
 //
-// A warpgroup has 64 rows.  One warpgroup more, the carriers, copies w's slices into a ring, ahead of all others, and, as
-// soon as the last tile of columns has read a step of the rows, that step of the block's next rows.  Nobody waits for
-// everybody: barriers say when a slice has arrived and when all have read it, so that while some warpgroups bring a
+// A warpgroup has 64 rows.  One warpgroup more, the carriers, copies w's slices into a ring, ahead of all others, and,
+// as soon as the last tile of columns has read a step of the rows, that step of the block's next rows.  Nobody waits
+// for everybody: barriers say when a slice has arrived and when all have read it, so that while some warpgroups bring a
 // tile's results to memory, others multiply.
 #include "epilogue.cuh"
 

@@ -199,8 +199,8 @@ BUGS = {
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
              "an operand overwritten while warpgroups multiply", "a slice overwritten while it is read",
-             "the next 64 rows are these",
-             "a mask off by one", "a pair's tokens not waited for", "keys overwritten while they are read", "the sums are not scaled down",
+             "the next 64 rows are these", "a mask off by one", "a pair's tokens not waited for",
+             "keys overwritten while they are read", "the sums are not scaled down",
              "warps added before they are all there")
 
 

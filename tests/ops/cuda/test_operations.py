@@ -88,8 +88,8 @@ def test_linear(rows, channels, outputs, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel, stride, padding, shape, outputs", [
     (3, 2, 1, (2, 3, 9, 6), 5), (3, 2, 1, (1, 8, 16, 17), 24), (16, 16, 0, (2, 3, 33, 16), 7),
-    (4, 3, 2, (2, 4, 7, 5), 3),
-    (1, 2, 0, (1, 2, 5, 5), 3), (3, 2, 1, (2, 1, 8, 9), 8), (3, 1, 1, (2, 16, 6, 7), 16), (3, 2, 1, (1, 32, 28, 28), 64)])
+    (4, 3, 2, (2, 4, 7, 5), 3), (3, 2, 1, (2, 1, 8, 9), 8),
+    (1, 2, 0, (1, 2, 5, 5), 3), (3, 1, 1, (2, 16, 6, 7), 16), (3, 2, 1, (1, 32, 28, 28), 64)])
 def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     kind, bar = type_of(dtype), ROUNDING[dtype]
     x, w = put(draw(*shape), kind), put(draw(outputs, shape[1], kernel, kernel), "float32")
