@@ -58,8 +58,9 @@ def arguments(given=None):
     parser.add_argument("--minutes", type=float, metavar="N",
                         help="after which nothing more is begun (default: no end)")
     parser.add_argument("--alone", type=Path, metavar="FILE",
-                        help="take turns only while holding this file's lock: runs for several models can then be "
-                             "started at once, and compile at once, but measure one after the other")
+                        help="share this file's lock while preparing, and hold it alone while measuring: runs for "
+                             "several models can then be started at once, and compile at once, but measure one after "
+                             "the other")
     parser.add_argument("--missing", action="store_true", help="leave out what stands whole in the result already")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",

@@ -52,13 +52,13 @@ def work(call) -> tuple[float, float]:
     arrays = [a.array if isinstance(a, device.View) else a for a in call.arguments]
     size = float(sum(a.nbytes for a in arrays if hasattr(a, "nbytes") and getattr(a, "ndim", 0)))
     numbers = [int(a) for a in call.arguments if isinstance(a, np.integer)]
-    if call.kernel.name in ("linear", "linear_floats"):
+    if call.kernel.name.startswith("linear"):
         rows, outputs, channels = numbers[:3]
         return 2.0 * rows * outputs * channels, size
     if call.kernel.name == "convolution":
         images, _, _, channels, height, width, outputs, kernel = numbers[:8]
         return 2.0 * images * height * width * outputs * kernel**2 * channels, size
-    if call.kernel.name == "attention":
+    if call.kernel.name in ("attention", "attention_pairs"):
         images, heads, queries, keys = numbers[:4]
         sizes = dict(call.kernel.defines)
         # q, k and v are views of one array, which is read once.
@@ -74,7 +74,8 @@ def prediction_table(name: str, batch: int, element: str) -> str:
     groups = {}
     for call in launches(name, batch, element):
         numbers = [int(a) for a in call.arguments if isinstance(a, np.int32)]
-        key = call.kernel.name, tuple(numbers[:4] if call.kernel.name in ("attention", "linear") else numbers[:7])
+        short = call.kernel.name in ("attention", "attention_pairs", "linear", "linear_resident")
+        key = call.kernel.name, tuple(numbers[: 4 if short else 7])
         groups.setdefault(key, []).append(call)
     rows, total = [("kernel", "its first numbers", "launches", "GFLOP", "MB", "bound by", "µs each at best")], 0.0
     for (kernel, numbers), calls in groups.items():

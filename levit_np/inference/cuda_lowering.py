@@ -11,8 +11,9 @@ import numpy as np
 from ..ops.cuda import device
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
+from ..ops.cuda.convolution import over_blocks
 from ..ops.cuda.device import Kernel, View, call, chunk_of
-from ..ops.cuda.geometry import SIZES, cover, cut_for, head_size, heads_for, tile_for, whole
+from ..ops.cuda.geometry import attention_for, cover, cut_for, head_size, tile_for, whole
 from . import plan
 
 THREADS = 128
@@ -90,17 +91,6 @@ def rounded(array, element):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def over_blocks(weight):
-    """Of a 3×3 convolution with stride 2 and padding 1, weight (O, 3, 3, C), the same over blocks of 2×2 pixels:
-    (O, 2, 2, 4 C), with stride 1.
-
-    Output y reads the rows 2y - 1, 2y and 2y + 1: of block y - 1 the lower, of block y both.  The upper row of block
-    y - 1 has zeros, and above block 0 is a border of one block.  Columns likewise."""
-    outputs, _, _, channels = weight.shape
-    cells = np.pad(weight, ((0, 0), (1, 0), (1, 0), (0, 0))).reshape(outputs, 2, 2, 2, 2, channels)
-    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(outputs, 2, 2, 4 * channels)
-
-
 class Convolution:
     def __init__(self, step, lowering):
         weight, self.stride, self.padding = step.weight.transpose(0, 2, 3, 1), step.stride, step.padding
@@ -165,9 +155,10 @@ class Linear:
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
             cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element, self.residual)
-            yield call(kernel("linear", "linear", *cut.tile.defines), cut.grid, (cut.tile.threads,),
-                       (x, self.weight, self.bias, y if self.residual else None, y, rows, self.outputs, self.inputs,
-                        self.inputs, self.outputs, self.activation, cut.across), cut.shared)
+            residual, more = ((), (cut.across,)) if cut.resident else ((y if self.residual else None,), ())
+            yield call(kernel(*cut.kernel("linear"), *cut.tile.defines), cut.grid, (cut.tile.threads,),
+                       (x, self.weight, self.bias, *residual, y, rows, self.outputs, self.inputs, self.inputs,
+                        self.outputs, self.activation, *more), cut.shared)
 
 
 class Subsample:
@@ -200,13 +191,13 @@ class Attention:
         apart, both = program.read(self.queries), program.read(self.source)
         first = self.heads * key if self.queries == self.source else 0  # where the keys begin
         y = program.tensor("context", self.count, self.heads * value)
-        shape = heads_for(self.count, self.keys, program.batch * self.heads,
-                          (key + value) * SIZES[self.lowering.element], self.lowering.element != "float")
+        name, shape = attention_for(self.count, self.keys, program.batch * self.heads, key, value,
+                                    self.lowering.element, device.on_hopper())
         strides = [np.int64(n) for n in (
             self.count * self.widths[0], self.widths[0], key, self.keys * self.widths[1], self.widths[1], key,
             self.keys * self.widths[1], self.widths[1], value)]
         values = both.reshape(-1)[first + self.heads * key :]
-        kernel = self.lowering.kernel("attention", "attention", ("KEY_SIZE", key), ("VALUE_SIZE", value))
+        kernel = self.lowering.kernel(name, name, ("KEY_SIZE", key), ("VALUE_SIZE", value))
         yield call(kernel, shape.grid, shape.block,
                    (View(apart), View(both.reshape(-1)[first:]), View(values), self.bias[0], y, None, program.batch,
                     self.heads, self.count, self.keys, *strides, *self.bias[1:], LOG2_E, self.activation), shape.shared)

@@ -1,7 +1,29 @@
-"""Sums and products, as NumPy names them: CuPy has the kernels."""
+"""Sums and products, as NumPy names them: but for the sum of two large arrays, CuPy has the kernels."""
 
-from operator import add  # noqa: F401
 from operator import mul as multiply  # noqa: F401
+
+import numpy as np
+
+from .device import ELEMENTS, Kernel, arrays, chunk_of, current, element_of, launch
+from .geometry import CHUNK_BYTES, cover
+
+THREADS = 256
+
+
+def add(a, b):
+    """a + b.  CuPy's kernel has a thread for every number, and takes three times as long for those of 16 bits."""
+    if not _alike(a, b):
+        return a + b
+    y, element = arrays().empty(a.shape, a.dtype), element_of(a)
+    launch(Kernel("pointwise", "add", element), (cover(y.size, THREADS * chunk_of(element)),), (THREADS,),
+           (a, b, y, np.int64(y.size)))
+    return y
+
+
+def _alike(a, b) -> bool:
+    """Whether both lie in memory number by number in the same way, as the kernels read them."""
+    return (a.size > 0 and a.shape == b.shape and a.dtype == b.dtype and a.dtype.name in ELEMENTS
+            and all(x.flags.c_contiguous and current().address(x) % CHUNK_BYTES == 0 for x in (a, b)))
 
 
 def copyto(target, source):

@@ -12,11 +12,10 @@
 #define VALUE_SIZE 32
 #endif
 
-constexpr int TILE = 64;  // tokens that shared memory is shared out by, and attention_bias's columns
+constexpr int TILE = 64;  // tokens that shared memory is shared out by
 constexpr int K_CHUNKS = KEY_SIZE / CHUNK, V_CHUNKS = VALUE_SIZE / CHUNK;
 constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // 32 bytes, which a tensor_product takes at a time
 constexpr int GROUP_PARTS = 16 / (2 * CHUNK);                  // the same of 16 columns of scores, as k of the next product
-constexpr int MOST_THREADS = 256;
 
 // The tokens of all heads in memory: head h's numbers of token n of image b begin at b · image + n · token + h · head.
 struct Heads {
@@ -58,42 +57,60 @@ INLINE void load_rows(unsigned (&r)[PARTS][4], const element* tokens, long long 
     }
 }
 
-// From a multiple of eight tokens on, chunks lie in the same order as from the first on (see offset): to move the
-// pointer by these, as below, costs nothing, for it becomes a part of the instruction that loads.
-template <int CHUNKS> INLINE const unsigned char* from_token(const unsigned char* tokens, int first) {
-  return tokens + first * (CHUNKS * CHUNK_BYTES);
-}
+// Some of the tokens in shared memory: from a multiple of sixteen on, which lie in the same order as the first (see
+// offset).  What chunk a lane is at comes last, as offset(line, chunk ^ d) = offset(line, chunk) ^ 16 d: so the rest of
+// the address is the same for all chunks, and a constant number of tokens further on is a part of the instruction.
+template <int CHUNKS> struct Tokens {
+  static constexpr int BYTES = CHUNKS * CHUNK_BYTES;
+  const unsigned char* memory;
+  int begin;  // bytes from there
 
-// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.
-template <int PARTS>
-INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const unsigned char* tokens, int column) {
+  // Fragments as b_along's: of 16 columns, the tokens from `column` on.
+  INLINE void along(unsigned (&r)[4], int column, int part) const {
+    int lane = threadIdx.x % WARP, own = offset<CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    load_matrices(r, memory + ((begin + own) ^ part * 2 * CHUNK_BYTES) + column * BYTES);
+  }
+  // As b_across's: of 16 columns from `column` on, k the tokens from `token` on.
+  INLINE void across(unsigned (&r)[4], int token, int column) const {
+    if (sizeof(element) == 4) return b_across<CHUNKS, NEIGHBOURS>(r, memory + begin + token * BYTES, column, 0);
+    int lane = threadIdx.x % WARP, own = offset<CHUNKS>(lane % 16, lane / 16);
+    load_matrices_transposed(r, memory + ((begin + own) ^ column / CHUNK * CHUNK_BYTES) + token * BYTES);
+  }
+};
+
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  What tensor_product makes
+// of rows of floats, the registers do not hold from group to group where heads are wide.
+constexpr bool WIDE_FLOATS = sizeof(element) == 4 && K_PARTS + V_PARTS > 16;
+template <int PARTS, class Columns>
+INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const Columns& tokens, int column) {
 #pragma unroll
   for (int part = 0; part < PARTS; part++) {
-    unsigned b[4];
-    b_along<PARTS * 2>(b, from_token<PARTS * 2>(tokens, column), 0, part);
-    tensor_product(element{}, c[0], rows[part], b[0], b[1]);
-    tensor_product(element{}, c[1], rows[part], b[2], b[3]);
+    unsigned a[4], b[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = WIDE_FLOATS ? unknown(rows[part][i]) : rows[part][i];
+    tokens.along(b, column, part);
+    tensor_product(element{}, c[0], a, b[0], b[1]);
+    tensor_product(element{}, c[1], a, b[2], b[3]);
   }
 }
 
 // sums[16 rows][SIZE] += weights[16 rows][16 tokens from `token` on] · tokens.
-template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const unsigned char* tokens,
+template <int SIZE, class Lines>
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const unsigned (*weights)[4], const Lines& tokens,
                                 int token) {
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++)
 #pragma unroll
     for (int column = 0; column < SIZE; column += 16) {
       unsigned b[4];
-      const unsigned char* lines = from_token<SIZE / CHUNK>(tokens, token + part * 16 / GROUP_PARTS);
-      b_across<SIZE / CHUNK, NEIGHBOURS>(b, lines, column, 0);
+      tokens.across(b, token + part * 16 / GROUP_PARTS, column);
       tensor_product(element{}, sums[column / 8], weights[part], b[0], b[1]);
       tensor_product(element{}, sums[column / 8 + 1], weights[part], b[2], b[3]);
     }
 }
 template <int SIZE>
-INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4], const unsigned char* tokens,
-                                int token) {
+INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weights)[4],
+                                const Tokens<SIZE / CHUNK>& tokens, int token) {
   unsigned a[GROUP_PARTS][4];
 #pragma unroll
   for (int part = 0; part < GROUP_PARTS; part++) a_of_result(a[part], weights, part, element{});
@@ -108,19 +125,61 @@ INLINE const Quad* bias_of(const element* bias, int head, int row, int row_tiles
   return (const Quad*)bias + ((long long)head * row_tiles + row / 16) * column_tiles * WARP + threadIdx.x % WARP;
 }
 
-// Scores of 16 rows and 8 columns, as yet nothing but the bias.
-INLINE void start(float (&scores)[4], const Quad& bias) {
-  union { unsigned word[sizeof(element)]; element value[4]; } quad;
+INLINE Quad quad_of(const float (&x)[4], float) {
+  Quad quad;
 #pragma unroll
-  for (int i = 0; i < (int)sizeof(element); i++) quad.word[i] = bias.word[i];
-#pragma unroll
-  for (int e = 0; e < 4; e++) scores[e] = to_float(quad.value[e]);
+  for (int i = 0; i < 4; i++) quad.word[i] = bits_of(x[i]);
+  return quad;
 }
+template <class T> INLINE Quad quad_of(const float (&x)[4], T) {
+  Quad quad;
+#pragma unroll
+  for (int i = 0; i < 2; i++) quad.word[i] = pair_of<T>(x[i * 2], x[i * 2 + 1]);
+  return quad;
+}
+
+// The numbers of a lane's words.
+INLINE void numbers_of(float (&x)[4], const Quad& quad, float) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] = float_of(quad.word[i % sizeof(element)]);
+}
+INLINE void numbers_of(float (&x)[4], const Quad& quad, bfloat16) {  // the upper halves of floats
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] = float_of(i % 2 ? quad.word[i / 2] & 0xffff0000 : quad.word[i / 2] << 16);
+}
+INLINE void numbers_of(float (&x)[4], const Quad& quad, float16) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] = to_float(float16{(unsigned short)(quad.word[i / 2] >> i % 2 * 16)});
+}
+
+// The bias of a warp's next groups, AT_ONCE of them, read long before it is needed.
+template <int AT_ONCE> struct NextBias {
+  const Quad* place;
+  int left;  // groups, from these on
+  Quad quads[AT_ONCE * 2];
+  INLINE NextBias(const Quad* row, int groups) : place(row), left(groups) { pass(0); }
+  INLINE void pass(int count) {
+    place += count * 2 * WARP;
+    left -= count;
+#pragma unroll
+    for (int i = 0; i < AT_ONCE * 2; i++)
+      if (i / 2 < left) quads[i] = place[i * WARP];
+  }
+  // Scores of 16 rows and the i-th group's columns, as yet nothing but the bias.
+  INLINE void start(float (*scores)[4], int i) const {
+    numbers_of(scores[0], quads[i * 2], element{});
+    numbers_of(scores[1], quads[i * 2 + 1], element{});
+  }
+};
 
 // Over the four lanes that share a row.
 INLINE float row_maximum(float x) {
   x = fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 1));
   return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));
+}
+INLINE float row_sum(float x) {
+  x += __shfl_xor_sync(EVERY_LANE, x, 1);
+  return x + __shfl_xor_sync(EVERY_LANE, x, 2);
 }
 
 // sums[16 rows][SIZE] · factor to where a row's numbers begin, to + n · stride; of the rows from `row` on, those before
@@ -137,8 +196,10 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 #pragma unroll
     for (int i = 0; i < (SIZE / 8 + GATHERED - 1) / GATHERED; i++) {
       Chunk y = chunk_of_fragments(sums, i, half);
+      unsigned words[4];
+      memcpy(words, &y, CHUNK_BYTES);
       int column = i * GATHERED * 8 + gathered_column();
-      if (n < rows && column < SIZE) *(Chunk*)(to + n * stride + column) = y;
+      if (n < rows && column < SIZE) store_words(to + n * stride + column, words);
     }
   }
 }
@@ -146,20 +207,30 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 INLINE int at_most(int x, int most) { return x < most ? x : most; }
 
 // Which image and head a thread works for, and which rows.  A block is one head's rows, 16 a warp, in x; where a head
-// has few of them, several heads in y.
+// has few of them, several heads in y.  It is found anew each time that it is asked for: from the first tokens to the
+// last result it would take registers.
 struct Place {
-  int image, head, row, thread, threads, number;
+  int image, head, row;
   bool there;
   INLINE Place(int images, int heads) {
-    number = blockIdx.x * blockDim.y + threadIdx.y;
+    int number = unknown(blockIdx.x) * blockDim.y + threadIdx.y;
     there = number < images * heads;
     head = at_most(number, images * heads - 1) / images;  // neighbours in time share a head, and its bias
     image = at_most(number, images * heads - 1) % images;
-    thread = threadIdx.x;
-    threads = blockDim.x;
     row = (blockIdx.y * blockDim.x + threadIdx.x) / WARP * 16;
   }
 };
+
+// work(group, count) for the groups from `group` to `end`, AT_ONCE at once while there are so many: a number that the
+// compiler knows, so that nothing is asked on the way and it is free to let one group's work overlap with another's.
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Work work) {
+#pragma unroll 1
+  for (; group + AT_ONCE <= end; group += AT_ONCE) work(group, Constant<AT_ONCE>{});
+  if (AT_ONCE > 1)
+#pragma unroll 1
+    for (; group < end; group++) work(group, Constant<1>{});
+}
 
 // Two arrays of tokens in step in shared memory, which has room for HELD of each.  LeViT's are no more, but for wide
 // heads of floats: they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the
@@ -171,32 +242,41 @@ constexpr int HELD = TILE * (TILES_HELD < 2 ? 2 : TILES_HELD < 4 ? TILES_HELD : 
 template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   unsigned char *first_memory, *second_memory;
   const Heads first, second;
-  int image, head, count, lines;  // lines: as many as tokens, in whole sixteens
+  int images, heads, count, lines;  // lines: as many as tokens, in whole sixteens
 
-  INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, const Place& place, int count)
-      : first(first), second(second), image(place.image), head(place.head), count(count),
-        lines((count + 15) / 16 * 16) {
+  INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, int images, int heads, int count)
+      : first(first), second(second), images(images), heads(heads), count(count), lines((count + 15) / 16 * 16) {
     int held = at_most(lines, HELD);
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
+    ask(0);  // they come while the warps read their own tokens
   }
-  // The tokens from `begin` on, as many as there is room for; `again`: for other rows, with which all may be there
-  // still.
-  // -> the groups of 16 that these are
-  INLINE int bring(int begin, bool again = false) const {
-    if (again && lines <= HELD) return lines / 16;
-    if (begin || again) __syncthreads();  // nobody reads any more what they take the place of
-    // What a lane tells itself the compiler does not know: it computes here what follows, where it would hold in
-    // registers, from the first tokens to the last, all that is the same each time that tokens are brought.
-    int thread = __shfl_sync(EVERY_LANE, (int)threadIdx.x, threadIdx.x % WARP);
-    int size = at_most(lines - begin, HELD);
-    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(image, head, 0), first.token, begin, size, count, thread,
-                              blockDim.x);
-    copy_tokens<SECOND_CHUNKS>(second_memory, second.at(image, head, 0), second.token, begin, size, count, thread,
-                               blockDim.x);
-    end_copies();
+  // The group's tokens, once they are there.
+  INLINE Tokens<FIRST_CHUNKS> first_of(unsigned group) const {
+    return {first_memory, (int)(group % (HELD / 16)) * 16 * Tokens<FIRST_CHUNKS>::BYTES};
+  }
+  INLINE Tokens<SECOND_CHUNKS> second_of(unsigned group) const {
+    return {second_memory, (int)(group % (HELD / 16)) * 16 * Tokens<SECOND_CHUNKS>::BYTES};
+  }
+  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
+  INLINE int bring(int begin) const {
+    if (begin) {
+      __syncthreads();  // nobody reads any more what they take the place of
+      ask(begin);
+    }
     wait_for_copies<0>();
     __syncthreads();
-    return size / 16;
+    return at_most(lines - begin, HELD) / 16;
+  }
+
+ private:
+  INLINE void ask(int begin) const {
+    Place place(images, heads);
+    int thread = unknown(threadIdx.x), size = at_most(lines - begin, HELD);
+    copy_tokens<FIRST_CHUNKS>(first_memory, first.at(place.image, place.head, 0), first.token, begin, size, count,
+                              thread, blockDim.x);
+    copy_tokens<SECOND_CHUNKS>(second_memory, second.at(place.image, place.head, 0), second.token, begin, size, count,
+                               thread, blockDim.x);
+    end_copies();
   }
 };

@@ -8,12 +8,13 @@ import numpy as np
 from .. import reference
 from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
 from ..side_by_side import whole_of
-from .device import Kernel, View, arrays, contiguous, current, element_of, launch
-from .geometry import SIZES, bias_for, cover, head_size, heads_for
+from .device import Kernel, View, arrays, contiguous, current, element_of, launch, on_hopper
+from .geometry import CHUNK_BYTES, SIZES, WARP, attention_for, cover, head_size, heads_for, images_for
 from .reduction import sum_parts
 
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
 THREADS = 256
+OFFSETS = 8  # as in bias.cu
 
 
 class Kept(NamedTuple):
@@ -46,8 +47,8 @@ def attention(q, k, v, bias, scale):
     logarithms = arrays().empty((batch, heads, queries), "float32")
     if y.size:
         tokens = [_Tokens(x, size) for x, size in zip((q, k, v), (sizes[0], *sizes))]
-        shape = heads_for(queries, keys, batch * heads, sum(sizes) * SIZES[element], element != "float")
-        launch(_kernel("attention", "attention", element, sizes), shape.grid, shape.block,
+        name, shape = attention_for(queries, keys, batch * heads, *sizes, element, on_hopper())
+        launch(_kernel(name, name, element, sizes), shape.grid, shape.block,
                (*(t.view for t in tokens), ordered[0], y, logarithms, batch, heads, queries, keys,
                 *(s for t in tokens for s in t.strides), *ordered[1:], scale * LOG2_E, 0), shape.shared)
     return y[..., : v.shape[-1]].transpose(0, 2, 1, 3), Kept(bias, ordered, logarithms, y, q, k, scale)
@@ -59,34 +60,34 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     (batch, heads, queries, key), (keys, value) = q.shape, v.shape[2:]
     sizes = head_size(key), head_size(value)
     xp = arrays()
-    dots = xp.empty((batch, heads, queries), "float32")
+    tiles = kept.arranged[2:]
+    rows = xp.empty((batch, heads, 16 * tiles[0], 2), "float32")  # of scores: the logarithm and Σ dy y
+    ds = xp.empty((batch, heads, *tiles, 128), q.dtype)
     # Side by side, as split_heads found q, k and v: see split_heads_backward.
     together = [(queries, (sizes[0],)), (keys, sizes)] if queries != keys else [(keys, (sizes[0], *sizes))]
     views = [view for n, wide in together
              for view in split_heads(xp.empty((batch, n, heads * sum(wide)), q.dtype), heads, wide)]
-    if not dots.size:
+    if not ds.size:
         return *(g[..., :n] for g, n in zip(views, (key, key, value))), xp.zeros((heads, queries, keys), "float32")
     dy = dy.astype(q.dtype, copy=False)
     tokens = [_Tokens(x, size) for x, size in zip((q, k, v, dy), (sizes[0], *sizes, sizes[1]))]
     strides, out = [s for t in tokens for s in t.strides], [_Tokens(g, g.shape[-1]) for g in views]
-    launch(_kernel("attention_backward", "attention_dots", element, sizes), (cover(dots.size, THREADS),), (THREADS,),
-           (tokens[3].view, kept.y, dots, batch, heads, queries, *tokens[3].strides))
-    inputs, shape = (*(t.view for t in tokens), kept.arranged[0], kept.logarithms, dots), (batch, heads, queries, keys)
+    inputs, shape = tuple(t.view for t in tokens), (batch, heads, queries, keys)
     size, factors, pairs = sum(sizes) * SIZES[element], (scale, scale * LOG2_E), batch * heads
 
     by_query = heads_for(queries, keys, pairs, size)
     launch(_kernel("attention_backward", "attention_queries", element, sizes), by_query.grid, by_query.block,
-           (*inputs, out[0].view, *shape, *strides, *out[0].strides, *kept.arranged[1:], *factors), by_query.shared)
+           (*inputs, kept.y, kept.arranged[0], kept.logarithms, out[0].view, rows, ds, *shape, *strides,
+            *out[0].strides, *kept.arranged[1:], *factors), by_query.shared)
     turned = arranged(kept.bias, queries, keys, True, element, q.dtype, scale)
     by_key = heads_for(keys, queries, pairs, size)
     launch(_kernel("attention_backward", "attention_keys", element, sizes), by_key.grid, by_key.block,
-           (*inputs[:4], turned[0], *inputs[5:], out[1].view, out[2].view, *shape, *strides, *out[1].strides,
-            *out[2].strides, *turned[1:], *factors), by_key.shared)
-    by_image, count = bias_for(queries, keys, heads, batch, size)
-    parts = xp.empty((by_image.grid[2], heads, queries, keys), "float32")
-    launch(_kernel("attention_backward", "attention_bias", element, sizes), by_image.grid, by_image.block,
-           (*inputs, parts, *shape, *strides, *kept.arranged[1:], factors[1], count), by_image.shared)
-    return *(g[..., :n] for g, n in zip(views, (key, key, value))), sum_parts(parts)
+           (*inputs, turned[0], rows, out[1].view, *shape, *strides, *out[1].strides, *turned[1:], *factors),
+           by_key.shared)
+    launch(_kernel("attention_backward", "attention_values", element, sizes), by_key.grid, by_key.block,
+           (inputs[0], inputs[1], inputs[3], turned[0], rows, out[2].view, *shape, *strides[:6], *strides[9:],
+            *out[2].strides, *turned[1:], factors[1]), by_key.shared)
+    return *(g[..., :n] for g, n in zip(views, (key, key, value))), _sum_over_images(ds, queries, keys)
 
 
 def split_heads_backward(parts):
@@ -126,8 +127,10 @@ def gather_bias(table, index):
 def gather_bias_backward(dbias, index, offsets):
     """Every pair that shared an offset adds to it.  -> dtable (heads, offsets)."""
     dtable = arrays().empty((len(dbias), offsets), "float32")
-    launch(Kernel("bias", "gather_bias_backward"), (offsets, len(dbias)), (THREADS,),
-           (contiguous(dbias, np.float32), contiguous(index), dtable, index.size, offsets), THREADS * 4)
+    threads = 1024  # as many as a block may have: each block goes over all pairs
+    launch(Kernel("bias", "gather_bias_backward"), (cover(offsets, OFFSETS), len(dbias)), (threads,),
+           (contiguous(dbias, np.float32), contiguous(index), dtable, index.size, offsets),
+           threads // WARP * OFFSETS * 4)
     return dtable
 
 
@@ -141,6 +144,18 @@ def arranged(bias, queries, keys, turned, element, dtype, scale):
         launch(Kernel("bias", "arrange_bias", element), (cover(out.size, THREADS),), (THREADS,),
                (bias, out, heads, rows, columns, *strides, *tiles, 1 / scale))
     return out, heads, *tiles
+
+
+def _sum_over_images(ds, queries, keys):
+    """ds (images, heads, tiles down and across, 128), in the order of the lanes -> (heads, queries, keys)."""
+    images, heads, *tiles = ds.shape[:4]
+    size = ds.size // images
+    chunks = size * ds.dtype.itemsize // CHUNK_BYTES
+    parts, count = images_for(chunks, images)
+    sums = arrays().empty((parts, heads, queries, keys), "float32")
+    launch(Kernel("bias", "sum_over_images", element_of(ds)), (cover(chunks, THREADS), parts), (THREADS,),
+           (ds, sums, images, count, size, heads, queries, keys, *tiles))
+    return sum_parts(sums)
 
 
 def _kernel(source, name, element, sizes):

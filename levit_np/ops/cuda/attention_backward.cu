@@ -2,208 +2,226 @@
 //   dv = pᵀ dy,   dp = dy vᵀ,   ds = p (dp - Σ_k p dp),   dq = scale · ds k,   dk = scale · dsᵀ q,   dbias = Σ_images ds.
 // Neither s nor p was kept: p = 2^(s - L), with L the logarithm of the row's sum that the forward left, is computed
 // again from q and k by each kernel, which is cheaper than to write and read it.  The row's sum Σ_k p dp is Σ dy y
-// ("dots").
+// ("dot").
 //
-// dq is a sum over keys and dk, dv are sums over queries: two kernels, each with its own tokens in registers and the
-// others passing by.  dbias is a sum over images: a third, which passes over those.
+// dq is a sum over keys, dk and dv are sums over queries: three kernels, each with its own tokens in registers and the
+// others passing by.  dk and dv at once would spare one p, but their sums leave registers for half as many warps.  The
+// first kernel finds the dots, and writes ds for dbias, which is a sum over images (see bias.cu).
 #include "attention.cuh"
 
-// dots (images, heads, queries) = Σ dy y over a token's numbers; y lies as the forward wrote it.
-KERNEL attention_dots(const element* dy, const element* y, float* dots, int images, int heads, int queries,
-                      long long dy_image, long long dy_token, long long dy_head) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= images * heads * queries) return;
-  int n = i % queries, head = i / queries % heads, image = i / (queries * heads);
-  const Chunk* a = (const Chunk*)Heads{dy, dy_image, dy_token, dy_head}.at(image, head, n);
-  const Chunk* b = (const Chunk*)(y + (((long long)image * queries + n) * heads + head) * VALUE_SIZE);
+// What is known of a row of scores; where the queries are columns, two neighbours' is read at once: of 2t and 2t + 1 of
+// the first eight, and four further on of the next.
+struct alignas(8) Row { float logarithm, dot; };
+struct alignas(16) Rows { Row row[2]; };
+INLINE const Rows* columns_of(const float* rows, const Place& place, int heads, int columns) {
+  return (const Rows*)rows + ((long long)place.image * heads + place.head) * columns / 2 + threadIdx.x % 4;
+}
+
+// Of the numbers in two words.
+INLINE float dot_of(unsigned a, unsigned b) {
+  union { unsigned word; element value[4 / sizeof(element)]; } x = {a}, y = {b};
   float sum = 0;
-  for (int c = 0; c < V_CHUNKS; c++) {
-    Chunk left = a[c], right = b[c];
-    for (int e = 0; e < CHUNK; e++) sum += to_float(left.value[e]) * to_float(right.value[e]);
-  }
-  dots[i] = sum;
+#pragma unroll
+  for (int i = 0; i < (int)(4 / sizeof(element)); i++) sum += to_float(x.value[i]) * to_float(y.value[i]);
+  return sum;
 }
-LAUNCHABLE(attention_dots)
-
-// Scores of 16 rows and 16 columns, as yet nothing but the bias.
-INLINE void start(float (&scores)[2][4], const Quad* bias) {
-  start(scores[0], bias[0]);
-  start(scores[1], bias[WARP]);
+// Of the rows g and g + 8 of two fragments.
+template <int PARTS>
+INLINE void dots_of(float (&dot)[2], const unsigned (&a)[PARTS][4], const unsigned (&b)[PARTS][4]) {
+  dot[0] = dot[1] = 0;
+#pragma unroll
+  for (int part = 0; part < PARTS; part++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) dot[i % 2] += dot_of(a[part][i], b[part][i]);
+#pragma unroll
+  for (int half = 0; half < 2; half++) dot[half] = row_sum(dot[half]);
 }
 
-// dq; all arrays of tokens as (pointer, image, token, head).
-KERNEL __launch_bounds__(MOST_THREADS)
-attention_queries(const element* q, const element* k, const element* v, const element* dy, const element* bias,
-                  const float* logarithms, const float* dots, element* dq, int images, int heads, int queries, int keys,
-                  long long q_image, long long q_token, long long q_head, long long k_image, long long k_token,
-                  long long k_head, long long v_image, long long v_token, long long v_head, long long dy_image,
-                  long long dy_token, long long dy_head, long long dq_image, long long dq_token, long long dq_head,
-                  int bias_heads, int row_tiles, int column_tiles, float scale, float score_scale) {
+// Two groups of 16 columns at once, where registers leave room for two blocks of eight warps beside them.  Where values
+// are long, shared memory has room for three blocks of four warps of queries, and those may have more.
+constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : 512;
+constexpr int QUERIES_BUDGET = BUDGET == 512 && VALUE_SIZE > 64 ? 384 : BUDGET;
+constexpr int QUERIES_AT_ONCE = BUDGET == 512 ? 2 : 1, AT_ONCE = VALUE_SIZE > 64 ? 1 : QUERIES_AT_ONCE;
+
+// dq, rows and ds; all arrays of tokens as (pointer, image, token, head), but y, which lies as the forward wrote it.
+// rows (images, heads, row_tiles · 16); ds (images, heads) in the order of the bias.
+KERNEL __launch_bounds__(QUERIES_BUDGET, 1)
+attention_queries(const element* q, const element* k, const element* v, const element* dy, const element* y,
+                  const element* bias, const float* logarithms, element* dq, float* rows, element* ds, int images,
+                  int heads, int queries, int keys, long long q_image, long long q_token, long long q_head,
+                  long long k_image, long long k_token, long long k_head, long long v_image, long long v_token,
+                  long long v_head, long long dy_image, long long dy_token, long long dy_head, long long dq_image,
+                  long long dq_token, long long dq_head, int bias_heads, int row_tiles, int column_tiles, float scale,
+                  float score_scale) {
   SHARED_MEMORY;
   Place place(images, heads);
-  Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head}, Heads{v, v_image, v_token, v_head},
-                                    place, keys);
-  unsigned query[K_PARTS][4], gradient[V_PARTS][4];
+  Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{k, k_image, k_token, k_head},
+                                    Heads{v, v_image, v_token, v_head}, images, heads, keys);
+  bool there = place.there && place.row < queries;
+  int tile_row = at_most(place.row, (row_tiles - 1) * 16), lane = threadIdx.x % WARP;
+  NextBias<QUERIES_AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, tile_row, row_tiles, column_tiles),
+                                 stream.lines / 16);
+  unsigned query[K_PARTS][4], gradient[V_PARTS][4], result[V_PARTS][4];
   load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
-  load_rows(gradient, Heads{dy, dy_image, dy_token, dy_head}.at(place.image, place.head, 0), dy_token, place.row, queries);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
-                                 row_tiles, column_tiles);
+  load_rows(gradient, Heads{dy, dy_image, dy_token, dy_head}.at(place.image, place.head, 0), dy_token, place.row,
+            queries);
+  long long y_token = (long long)heads * VALUE_SIZE;
+  load_rows(result, Heads{y, queries * y_token, y_token, VALUE_SIZE}.at(place.image, place.head, 0), y_token, place.row,
+            queries);
   float logarithm[2], dot[2], sums[KEY_SIZE / 8][4] = {};
-  for (int half = 0; half < 2; half++) {
-    int n = at_most(place.row + threadIdx.x % WARP / 4 + half * 8, queries - 1);
-    long long i = ((long long)place.image * heads + place.head) * queries + n;
-    logarithm[half] = logarithms[i];
-    dot[half] = dots[i];
-  }
-  for (int begin = 0; begin < stream.lines; begin += HELD) {
-    int groups = stream.bring(begin);
-    for (int group = 0; group < groups; group++) {
-      float scores[2][4], dp[2][4] = {};
-      start(scores, row_bias + (begin / 8 + group * 2) * WARP);
-      add_product(scores, query, stream.first_memory, group * 16);
-      add_product(dp, gradient, stream.second_memory, group * 16);
+  dots_of(dot, gradient, result);
+  long long pair = (long long)place.image * heads + place.head;
 #pragma unroll
-      for (int e = 0; e < 8; e++) {
-        int half = e / 2 % 2;
-        scores[e / 4][e % 4] = exp2_fast(scores[e / 4][e % 4] * score_scale - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
-      }
-      add_weighted_tokens<KEY_SIZE>(sums, scores, stream.first_memory, group * 16);
-    }
+  for (int half = 0; half < 2; half++) {
+    int n = place.row + lane / 4 + half * 8;
+    logarithm[half] = logarithms[pair * queries + at_most(n, queries - 1)];
+    if (there && lane % 4 == 0) ((Row*)rows)[pair * row_tiles * 16 + n] = Row{logarithm[half], dot[half]};
   }
-  if (place.there)
-    store_rows<KEY_SIZE>(sums, dq + place.image * dq_image + place.head * dq_head, dq_token, place.row, queries, scale);
+  Quad* next_ds = (Quad*)ds + (pair * row_tiles + tile_row / 16) * column_tiles * WARP + lane;
+  auto add = [&](int group, auto count) {
+    constexpr int COUNT = decltype(count)::value;
+    auto key_tokens = stream.first_of(group);
+    auto value_tokens = stream.second_of(group);
+    float scores[COUNT * 2][4], found[COUNT * 2][4];  // found: dp - dot, which is summed up from there, then ds
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      next.start(scores + i * 2, i);
+      add_product(scores + i * 2, query, key_tokens, i * 16);
+#pragma unroll
+      for (int e = 0; e < 8; e++) found[i * 2 + e / 4][e % 4] = -dot[e / 2 % 2];
+      add_product(found + i * 2, gradient, value_tokens, i * 16);
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+#pragma unroll
+      for (int e = 0; e < 8; e++)
+        found[i * 2 + e / 4][e % 4] *= exp2_fast(scores[i * 2 + e / 4][e % 4] * score_scale - logarithm[e / 2 % 2]);
+#pragma unroll
+      for (int tile = 0; tile < 2; tile++)
+        next_ds[(i * 2 + tile) * WARP] = quad_of(found[i * 2 + tile], element{});
+      add_weighted_tokens<KEY_SIZE>(sums, found + i * 2, key_tokens, i * 16);
+      if (i == 0) next.pass(COUNT);
+    }
+    next_ds += COUNT * 2 * WARP;
+  };
+  for (int group = 0, end; group < stream.lines / 16; group = end) {
+    end = group + stream.bring(group * 16);
+    if (there) by_groups<QUERIES_AT_ONCE>(group, end, add);
+  }
+  Place to(images, heads);
+  if (there)
+    store_rows<KEY_SIZE>(sums, dq + to.image * dq_image + to.head * dq_head, dq_token, to.row, queries, scale);
 }
 LAUNCHABLE(attention_queries)
 
-// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, as add_product; but the rows are read from memory again,
-// part by part: for wide heads in float, whose numbers the registers cannot hold beside dk and dv.
-template <int PARTS>
-INLINE void add_product_with_rows_in_memory(float (*c)[4], const element* rows, long long stride, int row, int end,
-                                        const unsigned char* tokens, int column) {
-  int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-#pragma unroll 4  // at once the loads of all would wait in registers too
-  for (int part = 0; part < PARTS; part++) {
-    unsigned a[4], b[4];
-    b_along<PARTS * 2>(b, tokens, column, part);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {  // no __ldg, which would be moved out of the loop, into registers
-      int n = row + g + i % 2 * 8;
-      a[i] = n < end ? ((const unsigned*)(rows + n * stride + (part * 2 + i / 2) * CHUNK))[t] : 0;
-    }
-    tensor_product(element{}, c[0], a, b[0], b[1]);
-    tensor_product(element{}, c[1], a, b[2], b[3]);
-  }
-}
-
-// dk and dv.  The rows are keys, the columns queries: scores, bias (arranged that way) and everything else transposed.
-KERNEL __launch_bounds__(MOST_THREADS)
+// dk.  The rows of scores are keys, the columns queries: scores, bias (arranged that way) and everything else
+// transposed.  rows: attention_queries'.
+KERNEL __launch_bounds__(BUDGET, 1)
 attention_keys(const element* q, const element* k, const element* v, const element* dy, const element* bias,
-               const float* logarithms, const float* dots, element* dk, element* dv, int images, int heads, int queries,
-               int keys, long long q_image, long long q_token, long long q_head, long long k_image, long long k_token,
-               long long k_head, long long v_image, long long v_token, long long v_head, long long dy_image,
-               long long dy_token, long long dy_head, long long dk_image, long long dk_token, long long dk_head,
-               long long dv_image, long long dv_token, long long dv_head, int bias_heads, int row_tiles, int column_tiles,
-               float scale, float score_scale) {
+               const float* rows, element* dk, int images, int heads, int queries, int keys, long long q_image,
+               long long q_token, long long q_head, long long k_image, long long k_token, long long k_head,
+               long long v_image, long long v_token, long long v_head, long long dy_image, long long dy_token,
+               long long dy_head, long long dk_image, long long dk_token, long long dk_head, int bias_heads,
+               int row_tiles, int column_tiles, float scale, float score_scale) {
   SHARED_MEMORY;
   Place place(images, heads);
   Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{q, q_image, q_token, q_head},
-                                    Heads{dy, dy_image, dy_token, dy_head}, place, queries);
-  constexpr bool VALUES_FIT = K_PARTS + V_PARTS <= 10;  // in registers, beside dk and dv
-  unsigned key[K_PARTS][4], value[VALUES_FIT ? V_PARTS : 1][4];
+                                    Heads{dy, dy_image, dy_token, dy_head}, images, heads, queries);
+  bool there = place.there && place.row < keys;
+  NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
+                                 row_tiles, column_tiles), stream.lines / 16);
+  unsigned key[K_PARTS][4], value[V_PARTS][4];
   load_rows(key, Heads{k, k_image, k_token, k_head}.at(place.image, place.head, 0), k_token, place.row, keys);
-  const element* values = Heads{v, v_image, v_token, v_head}.at(place.image, place.head, 0);
-  if constexpr (VALUES_FIT) load_rows(value, values, v_token, place.row, keys);
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
-                                 row_tiles, column_tiles);
-  const float* logarithm = logarithms + ((long long)place.image * heads + place.head) * queries;
-  const float* dot = dots + ((long long)place.image * heads + place.head) * queries;
-  float dk_sums[KEY_SIZE / 8][4] = {}, dv_sums[VALUE_SIZE / 8][4] = {};
-  for (int begin = 0; begin < stream.lines; begin += HELD) {
-    int groups = stream.bring(begin);
-    for (int group = 0; group < groups; group++) {
-      float p[2][4], ds[2][4] = {};
-      start(p, row_bias + (begin / 8 + group * 2) * WARP);
-      add_product(p, key, stream.first_memory, group * 16);
-      if constexpr (VALUES_FIT) add_product(ds, value, stream.second_memory, group * 16);
-      else add_product_with_rows_in_memory<V_PARTS>(ds, values, v_token, place.row, keys, stream.second_memory, group * 16);
+  load_rows(value, Heads{v, v_image, v_token, v_head}.at(place.image, place.head, 0), v_token, place.row, keys);
+  const Rows* columns = columns_of(rows, place, heads, stream.lines);
+  float sums[KEY_SIZE / 8][4] = {};
+  auto add = [&](int group, auto count) {
+    constexpr int COUNT = decltype(count)::value;
+    auto query_tokens = stream.first_of(group);
+    auto gradient_tokens = stream.second_of(group);
+    float scores[COUNT * 2][4], ds[COUNT * 2][4] = {};  // ds: at first dp
 #pragma unroll
-      for (int e = 0; e < 8; e++) {
-        int n = at_most(begin + group * 16 + e / 4 * 8 + threadIdx.x % 4 * 2 + e % 2, queries - 1);
-        float& x = p[e / 4][e % 4];
-        x = exp2_fast(x * score_scale - __ldg(logarithm + n));
-        ds[e / 4][e % 4] = x * (ds[e / 4][e % 4] - __ldg(dot + n));
-      }
-      add_weighted_tokens<VALUE_SIZE>(dv_sums, p, stream.second_memory, group * 16);
-      add_weighted_tokens<KEY_SIZE>(dk_sums, ds, stream.first_memory, group * 16);
+    for (int i = 0; i < COUNT; i++) {
+      next.start(scores + i * 2, i);
+      add_product(scores + i * 2, key, query_tokens, i * 16);
+      add_product(ds + i * 2, value, gradient_tokens, i * 16);
     }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+#pragma unroll
+      for (int tile = i * 2; tile < i * 2 + 2; tile++) {
+        Rows of = columns[tile * 4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          float p = exp2_fast(scores[tile][e] * score_scale - of.row[e % 2].logarithm);
+          ds[tile][e] = p * (ds[tile][e] - of.row[e % 2].dot);
+        }
+      }
+      add_weighted_tokens<KEY_SIZE>(sums, ds + i * 2, query_tokens, i * 16);
+      if (i == 0) next.pass(COUNT);
+    }
+    columns += COUNT * 8;
+  };
+  for (int group = 0, end; group < stream.lines / 16; group = end) {
+    end = group + stream.bring(group * 16);
+    if (there) by_groups<AT_ONCE>(group, end, add);
   }
-  if (place.there) {
-    store_rows<KEY_SIZE>(dk_sums, dk + place.image * dk_image + place.head * dk_head, dk_token, place.row, keys, scale);
-    store_rows<VALUE_SIZE>(dv_sums, dv + place.image * dv_image + place.head * dv_head, dv_token, place.row, keys, 1);
-  }
+  Place to(images, heads);
+  if (there)
+    store_rows<KEY_SIZE>(sums, dk + to.image * dk_image + to.head * dk_head, dk_token, to.row, keys, scale);
 }
 LAUNCHABLE(attention_keys)
 
-// Part blockIdx.z of dbias (heads, queries, keys): the images z · count to (z + 1) · count.  A block has one tile of
-// keys (x) and some rows of queries (y) of one head; what of it belongs to an image passes through shared memory.
-KERNEL __launch_bounds__(MOST_THREADS)
-attention_bias(const element* q, const element* k, const element* v, const element* dy, const element* bias,
-               const float* logarithms, const float* dots, float* parts, int images, int heads, int queries, int keys,
-               long long q_image, long long q_token, long long q_head, long long k_image, long long k_token,
-               long long k_head, long long v_image, long long v_token, long long v_head, long long dy_image,
-               long long dy_token, long long dy_head, int bias_heads, int row_tiles, int column_tiles, float score_scale,
-               int count) {
+// dv; rows and columns as attention_keys has them.
+KERNEL __launch_bounds__(BUDGET, 1)
+attention_values(const element* q, const element* k, const element* dy, const element* bias, const float* rows,
+                 element* dv, int images, int heads, int queries, int keys, long long q_image, long long q_token,
+                 long long q_head, long long k_image, long long k_token, long long k_head, long long dy_image,
+                 long long dy_token, long long dy_head, long long dv_image, long long dv_token, long long dv_head,
+                 int bias_heads, int row_tiles, int column_tiles, float score_scale) {
   SHARED_MEMORY;
-  int tiles = (keys + TILE - 1) / TILE, tile = blockIdx.x % tiles, head = blockIdx.x / tiles, first = tile * TILE;
-  int row = (blockIdx.y * blockDim.x + threadIdx.x) / WARP * 16, lane = threadIdx.x % WARP;
-  int groups = (at_most(TILE, keys - first) + 15) / 16, lines = groups * 16;
-  unsigned char* values = shared_memory + lines * K_CHUNKS * CHUNK_BYTES;
-  const Quad* row_bias = bias_of(bias, bias_heads > 1 ? head : 0, at_most(row, (row_tiles - 1) * 16), row_tiles, column_tiles)
-                         + first / 8 * WARP;
-  float sums[TILE / 8][4] = {};
-  int end = at_most(images, (blockIdx.z + 1) * count);
-  for (int image = blockIdx.z * count; image < end; image++) {
-    copy_tokens<K_CHUNKS>(shared_memory, Heads{k, k_image, k_token, k_head}.at(image, head, 0), k_token, first, lines, keys,
-                          threadIdx.x, blockDim.x);
-    copy_tokens<V_CHUNKS>(values, Heads{v, v_image, v_token, v_head}.at(image, head, 0), v_token, first, lines, keys,
-                          threadIdx.x, blockDim.x);
-    end_copies();
-    unsigned query[K_PARTS][4], gradient[V_PARTS][4];
-    load_rows(query, Heads{q, q_image, q_token, q_head}.at(image, head, 0), q_token, row, queries);
-    load_rows(gradient, Heads{dy, dy_image, dy_token, dy_head}.at(image, head, 0), dy_token, row, queries);
-    float logarithm[2], dot[2];
-    for (int half = 0; half < 2; half++) {
-      long long i = ((long long)image * heads + head) * queries + at_most(row + lane / 4 + half * 8, queries - 1);
-      logarithm[half] = logarithms[i];
-      dot[half] = dots[i];
+  Place place(images, heads);
+  Stream<K_CHUNKS, V_CHUNKS> stream(shared_memory, Heads{q, q_image, q_token, q_head},
+                                    Heads{dy, dy_image, dy_token, dy_head}, images, heads, queries);
+  bool there = place.there && place.row < keys;
+  NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
+                                 row_tiles, column_tiles), stream.lines / 16);
+  unsigned key[K_PARTS][4];
+  load_rows(key, Heads{k, k_image, k_token, k_head}.at(place.image, place.head, 0), k_token, place.row, keys);
+  const Rows* columns = columns_of(rows, place, heads, stream.lines);
+  float sums[VALUE_SIZE / 8][4] = {};
+  auto add = [&](int group, auto count) {
+    constexpr int COUNT = decltype(count)::value;
+    auto query_tokens = stream.first_of(group);
+    auto gradient_tokens = stream.second_of(group);
+    float p[COUNT * 2][4];
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      next.start(p + i * 2, i);
+      add_product(p + i * 2, key, query_tokens, i * 16);
     }
-    wait_for_copies<0>();
-    __syncthreads();
 #pragma unroll
-    for (int group = 0; group < TILE / 16; group++)
-      if (group < groups) {
-        float scores[2][4], dp[2][4] = {};
-        start(scores, row_bias + group * 2 * WARP);
-        add_product(scores, query, shared_memory, group * 16);
-        add_product(dp, gradient, values, group * 16);
+    for (int i = 0; i < COUNT; i++) {
 #pragma unroll
-        for (int e = 0; e < 8; e++) {
-          int half = e / 2 % 2;
-          sums[group * 2 + e / 4][e % 4] += exp2_fast(scores[e / 4][e % 4] * score_scale - logarithm[half]) * (dp[e / 4][e % 4] - dot[half]);
-        }
+      for (int tile = i * 2; tile < i * 2 + 2; tile++) {
+        Rows of = columns[tile * 4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) p[tile][e] = exp2_fast(p[tile][e] * score_scale - of.row[e % 2].logarithm);
       }
-    __syncthreads();  // the next image's tokens take the place of these
-  }
-  float* out = parts + ((long long)blockIdx.z * heads + head) * queries * keys;
-#pragma unroll
-  for (int i = 0; i < TILE / 8; i++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int n = row + lane / 4 + e / 2 * 8, column = first + i * 8 + lane % 4 * 2 + e % 2;
-      if (n < queries && column < keys) out[n * keys + column] = sums[i][e];
+      add_weighted_tokens<VALUE_SIZE>(sums, p + i * 2, gradient_tokens, i * 16);
+      if (i == 0) next.pass(COUNT);
     }
+    columns += COUNT * 8;
+  };
+  for (int group = 0, end; group < stream.lines / 16; group = end) {
+    end = group + stream.bring(group * 16);
+    if (there) by_groups<AT_ONCE>(group, end, add);
+  }
+  Place to(images, heads);
+  if (there)
+    store_rows<VALUE_SIZE>(sums, dv + to.image * dv_image + to.head * dv_head, dv_token, to.row, keys);
 }
-LAUNCHABLE(attention_bias)
+LAUNCHABLE(attention_values)
 
 // The probabilities themselves, (images, heads, queries, keys), for whoever wants to look at them.
 KERNEL attention_probabilities(const element* q, const element* k, const float* bias, const float* logarithms, float* p,

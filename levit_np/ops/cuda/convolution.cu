@@ -29,6 +29,24 @@ struct Corner {
 INLINE int quotient(int n, int d) { return (int)((n + 0.5f) * __fdividef(1.0f, (float)d)); }
 constexpr int NOWHERE = -(1 << 15);  // the y of what is no window, or no cell: beyond every image
 
+// The pixels of images of height · width, counted through, and where the n-th of them lies.  Only a block's first is
+// divided for; from there on the numbers are small.
+struct Pixel {
+  int image, y, x;
+};
+struct Pixels {
+  int height, width, first;
+  Pixel begin;
+  INLINE Pixels(int height, int width, int first) : height(height), width(width), first(first) {
+    unsigned pixel = (unsigned)first % (height * width);
+    begin = {(int)((unsigned)first / (height * width)), (int)(pixel / width), (int)(pixel % width)};
+  }
+  INLINE Pixel operator()(int n) const {
+    int across = begin.x + n - first, down = begin.y + quotient(across, width), further = quotient(down, height);
+    return {begin.image + further, down - further * height, across - (down - begin.y) * width};
+  }
+};
+
 // Row `line` is the window of an output pixel; along it, `place` = (i · kernel + j) · channels + c.
 template <bool ALONG> struct Window {
   static constexpr bool K_ALONG = ALONG;
@@ -36,19 +54,14 @@ template <bool ALONG> struct Window {
   using Place = Cell;
   const element* memory;
   Shape s;
-  int lines, first, image, y, x;  // of the output's first pixel that is asked for
+  int lines;
+  Pixels pixels;  // of the output
   INLINE Window(const element* memory, const Shape& s, int lines, int first)
-      : memory(memory), s(s), lines(lines), first(first) {
-    unsigned pixel = (unsigned)first % (s.out_height * s.out_width);
-    image = (unsigned)first / (s.out_height * s.out_width);
-    y = pixel / s.out_width;
-    x = pixel % s.out_width;
-  }
+      : memory(memory), s(s), lines(lines), pixels(s.out_height, s.out_width, first) {}
   INLINE Line line(int n) const {
-    int across = x + n - first, down = y + quotient(across, s.out_width), further = quotient(down, s.out_height);
-    int i = (down - further * s.out_height) * s.stride - s.padding;
-    int j = (across - (down - y) * s.out_width) * s.stride - s.padding;
-    return {n < lines ? i : NOWHERE, j, (((unsigned)(image + further)) * s.height + i) * s.width * (s.channels / CHUNK)
+    Pixel pixel = pixels(n);
+    int i = pixel.y * s.stride - s.padding, j = pixel.x * s.stride - s.padding;
+    return {n < lines ? i : NOWHERE, j, ((unsigned)pixel.image * s.height + i) * s.width * (s.channels / CHUNK)
                                             + j * (s.channels / CHUNK)};
   }
   INLINE Place place(unsigned n) const {
@@ -103,11 +116,11 @@ struct Axis {
   int cell, cells;   // its cells cell, cell + stride, …
   int base;          // the output pixel of the first pixel under the first cell
   INLINE Axis(int remainder, int size, const Shape& s) {
-    first = (remainder - s.padding % s.stride + s.stride) % s.stride;
-    count = size > first ? (size - first + s.stride - 1) / s.stride : 0;
+    first = remainder - s.padding + quotient(s.padding + s.stride - 1 - remainder, s.stride) * s.stride;
+    count = size > first ? quotient(size - first + s.stride - 1, s.stride) : 0;
     cell = remainder;
-    cells = s.kernel > remainder ? (s.kernel - remainder + s.stride - 1) / s.stride : 0;
-    base = (first + s.padding - remainder) / s.stride;
+    cells = s.kernel > remainder ? quotient(s.kernel - remainder + s.stride - 1, s.stride) : 0;
+    base = quotient(first + s.padding - remainder, s.stride);
   }
 };
 
@@ -120,16 +133,17 @@ struct Under {
   const element* memory;
   Shape s;
   Axis down, across;
+  Pixels pixels;  // of the class
   INLINE Line line(int n) const {
-    int pixels = down.count * across.count, image = n / pixels, pixel = n % pixels;
-    int y = down.base + pixel / across.count, x = across.base + pixel % across.count;
-    return {n < s.images * pixels ? y : NOWHERE, x,
-            (((unsigned)image * s.out_height + y) * s.out_width + x) * (s.outputs / CHUNK)};
+    Pixel pixel = pixels(n);
+    int y = down.base + pixel.y, x = across.base + pixel.x;
+    return {pixel.image < s.images ? y : NOWHERE, x,
+            (((unsigned)pixel.image * s.out_height + y) * s.out_width + x) * (s.outputs / CHUNK)};
   }
   INLINE Place place(int n) const {
-    int cell = n / s.outputs, y = -(cell / across.cells), x = -(cell % across.cells);
-    return {n < down.cells * across.cells * s.outputs ? y : NOWHERE, x,
-            (unsigned)(y * s.out_width + x) * (s.outputs / CHUNK) + n % s.outputs / CHUNK};
+    int cell = quotient(n, s.outputs), i = quotient(cell, across.cells), j = cell - i * across.cells;
+    return {i < down.cells ? -i : NOWHERE, -j,
+            (n - cell * s.outputs) / CHUNK - (unsigned)(i * s.out_width + j) * (s.outputs / CHUNK)};
   }
   INLINE Where chunk(const Line& line, const Place& place) const {
     unsigned y = line.y() + place.y, x = line.x() + place.x;
@@ -146,28 +160,29 @@ struct Cells {
   Shape s;
   Axis down, across;
   INLINE Line line(int n) const {
-    int cell = n / s.outputs;
-    int i = down.cell + cell / across.cells * s.stride, j = across.cell + cell % across.cells * s.stride;
-    return n < down.cells * across.cells * s.outputs
-               ? ((n % s.outputs * s.kernel + i) * s.kernel + j) * (s.channels / CHUNK) : NONE;
+    int cell = quotient(n, s.outputs), y = quotient(cell, across.cells), x = cell - y * across.cells;
+    int i = down.cell + y * s.stride, j = across.cell + x * s.stride;
+    return y < down.cells ? (((n - cell * s.outputs) * s.kernel + i) * s.kernel + j) * (s.channels / CHUNK) : NONE;
   }
   INLINE Place place(int n) const { return n < s.channels ? n / CHUNK : NONE; }
   INLINE Where chunk(Line line, Place place) const { return {line + place, line != NONE && place != NONE}; }
 };
 
-struct Pixels {
+struct Class {
   element* memory;
   Shape s;
   Axis down, across;
+  Pixels pixels;
   INLINE long long operator()(int row) const {
-    int pixels = down.count * across.count, image = row / pixels, pixel = row % pixels;
-    int y = down.first + pixel / across.count * s.stride, x = across.first + pixel % across.count * s.stride;
-    return (((long long)image * s.height + y) * s.width + x) * s.channels;
+    Pixel pixel = pixels(row);
+    int y = down.first + pixel.y * s.stride, x = across.first + pixel.x * s.stride;
+    return (((long long)pixel.image * s.height + y) * s.width + x) * s.channels;
   }
 };
 
-// dx (B, H, W, C); blockIdx.z is the class.
-KERNEL __launch_bounds__(THREADS, 1)
+// dx (B, H, W, C); blockIdx.z is the class.  A class's terms are few, so that a block mostly waits for its first copies
+// or stores: the more blocks a processor has, the better.
+KERNEL __launch_bounds__(THREADS, sizeof(element) == 2 && TILE_COLUMNS <= 64 ? 3 : BLOCKS)
 convolution_data(const element* dy, const element* w, element* dx, int images, int height, int width, int channels,
                  int out_height, int out_width, int outputs, int kernel, int stride, int padding) {
   SHARED_MEMORY;
@@ -176,8 +191,9 @@ convolution_data(const element* dy, const element* w, element* dx, int images, i
   Axis down(blockIdx.z / stride, height, s), across(blockIdx.z % stride, width, s);
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS, rows = images * down.count * across.count;
   if (row >= rows) return;  // another class has more pixels
-  product(sums, Under{dy, s, down, across}, Cells{w, s, down, across}, row, column, 0,
+  Pixels pixels(down.count, across.count, row);
+  product(sums, Under{dy, s, down, across, pixels}, Cells{w, s, down, across}, row, column, 0,
           down.cells * across.cells * outputs, shared_memory);
-  store(sums, row, column, rows, channels, Pixels{dx, s, down, across}, nullptr);
+  store(sums, row, column, rows, channels, Class{dx, s, down, across, pixels}, nullptr);
 }
 LAUNCHABLE(convolution_data)

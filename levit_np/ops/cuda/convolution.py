@@ -2,10 +2,14 @@
 
 Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixel's channels side by side."""
 
+import numpy as np
+
 from ..reference import convolution_size
-from .device import Kernel, arrays, chunk_of, element_of, launch, padded, tiles
-from .geometry import cover, parts_for, tile_for, tiles_of, whole
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, on_hopper, padded, tiles
+from .geometry import cover, parts_for, tile_for, whole
 from .reduction import sum_parts
+
+PIXELS = 128  # a block of threads, when an image's planes are laid side by side
 
 
 def convolution(x, w, stride, padding):
@@ -25,8 +29,8 @@ def convolution(x, w, stride, padding):
 
 def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, K, K)."""
-    shape = _Shape(x, w, stride, padding)
-    dy = shape.images(dy.astype(x.dtype, copy=False))
+    shape = _Shape(x, w, stride, padding, input_gradient)
+    dy = padded(dy.transpose(0, 2, 3, 1), shape.part, x.dtype)
     return _data(shape, dy, x, w) if input_gradient else None, _weight(shape, dy, x, w)
 
 
@@ -35,7 +39,7 @@ def _data(shape, dy, x, w):
     if dx.size:
         stride = shape.stride
         rows = len(x) * cover(x.shape[2], stride) * cover(x.shape[3], stride)  # the most that a class has
-        tile = tile_for(rows, shape.channels, tiles_of(shape.element, False), stride**2)
+        tile = tile_for(rows, shape.channels, tiles(shape.element, across=True), stride**2)
         launch(Kernel("convolution", "convolution_data", shape.element, tile.defines),
                (cover(rows, tile.rows), cover(shape.channels, tile.columns), stride**2), (tile.threads,),
                (dy, shape.weight(w), dx, *shape.numbers), tile.shared)
@@ -46,30 +50,71 @@ def _weight(shape, dy, x, w):
     columns, pixels = shape.kernel**2 * shape.channels, dy.size // shape.outputs
     if not pixels:
         return arrays().zeros(w.shape, "float32")
-    tile, parts, length = parts_for(shape.outputs, columns, pixels, shape.element)
+    tile, parts, length = parts_for(shape.outputs, columns, pixels, shape.element, on_hopper())
     sums = arrays().empty((parts, shape.outputs, columns), "float32")
     launch(Kernel("convolution", "convolution_weight", shape.element, tile.defines),
            (cover(shape.outputs, tile.rows), cover(columns, tile.columns), parts), (tile.threads,),
            (dy, shape.images(x), sums, *shape.numbers, length), tile.shared)
-    dw = sum_parts(sums).reshape(shape.outputs, shape.kernel, shape.kernel, shape.channels)
-    return dw[: len(w), :, :, : w.shape[1]].transpose(0, 3, 1, 2)
+    return shape.gradient(sum_parts(sums), w)
+
+
+def over_blocks(weight):
+    """Of a 3×3 convolution with stride 2 and padding 1, weight (O, 3, 3, C), the same over blocks of 2×2 pixels:
+    (O, 2, 2, 4 C), with stride 1.
+
+    Output y reads the rows 2y - 1, 2y and 2y + 1: of block y - 1 the lower, of block y both.  The upper row of block
+    y - 1 has zeros, and above block 0 is a border of one block.  Columns likewise."""
+    outputs, _, _, channels = weight.shape
+    cells = np.pad(weight, ((0, 0), (1, 0), (1, 0), (0, 0))).reshape(outputs, 2, 2, 2, 2, channels)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(outputs, 2, 2, 4 * channels)
+
+
+def over_pixels(gradient):
+    """The adjoint of over_blocks: (O, 2, 2, 4 C) -> (O, 3, 3, C)."""
+    outputs, _, _, numbers = gradient.shape
+    cells = gradient.reshape(outputs, 2, 2, 2, 2, numbers // 4).transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(outputs, 4, 4, numbers // 4)[:, 1:, 1:]
 
 
 class _Shape:
-    """A convolution's sizes, channels padded to whole chunks, and its arrays in the kernels' layout."""
+    """A convolution's sizes, channels padded to whole chunks, and its arrays in the kernels' layout.
 
-    def __init__(self, x, w, stride, padding):
-        self.element, self.kernel, self.stride, self.dtype = element_of(x), w.shape[2], stride, x.dtype
-        self.part = chunk_of(self.element)
-        self.outputs, self.channels = (whole(n, self.part) for n in w.shape[:2])
-        self.out = tuple(convolution_size(n, self.kernel, stride, padding) for n in x.shape[2:])
-        self.numbers = (len(x), *x.shape[2:], self.channels, *self.out, self.outputs, self.kernel, stride, padding)
+    An image's three channels would leave most of a chunk empty: where its gradient is not asked for, blocks of 2×2
+    pixels take the pixels' place, as in evaluation."""
+
+    def __init__(self, x, w, stride, padding, input_gradient=False):
+        (_, channels, *size), kernel = x.shape, w.shape[2]
+        self.element, self.dtype = element_of(x), x.dtype
+        self.part, self.few = chunk_of(self.element), channels < chunk_of(self.element)
+        self.out = tuple(convolution_size(n, kernel, stride, padding) for n in size)
+        in_blocks = (kernel, stride, padding) == (3, 2, 1) and 2 * channels <= self.part and not input_gradient
+        self.side = 2 if in_blocks else 1
+        if in_blocks:
+            kernel, stride, channels, size = 2, 1, 4 * channels, [cover(n, 2) for n in size]
+        self.kernel, self.stride = kernel, stride
+        self.outputs, self.channels = whole(len(w), self.part), whole(channels, self.part)
+        self.laid = len(x), *size, self.channels  # the images, as the kernels have them
+        self.numbers = (*self.laid, *self.out, self.outputs, kernel, stride, padding)
 
     def images(self, x):
-        return padded(x.transpose(0, 2, 3, 1), self.part)
+        """(B, H, W, C), or blocks of pixels."""
+        if not (self.few and x.size and (self.side == 2 or x.flags.c_contiguous)):
+            return padded(x.transpose(0, 2, 3, 1), self.part)
+        y = arrays().empty(self.laid, x.dtype)  # of an image's few planes
+        launch(Kernel("image", "image_of_elements", self.element, (("SIDE", self.side), ("CHANNELS", x.shape[1]))),
+               (len(x) * self.laid[1],), (PIXELS,), (contiguous(x), y, *x.shape[2:]))
+        return y
 
     def weight(self, w):
         """(O, K, K, C), zeros in the channels and outputs that are padding."""
+        w = w.transpose(0, 2, 3, 1)
+        w = over_blocks(w) if self.side == 2 else w
         y = arrays().zeros((self.outputs, self.kernel, self.kernel, self.channels), self.dtype)
-        y[: len(w), :, :, : w.shape[1]] = w.transpose(0, 2, 3, 1)
+        y[: len(w), :, :, : w.shape[3]] = w
         return y
+
+    def gradient(self, dw, w):
+        """The same as w is."""
+        channels = w.shape[1] * self.side**2
+        dw = dw.reshape(self.outputs, self.kernel, self.kernel, self.channels)[: len(w), :, :, :channels]
+        return arrays().ascontiguousarray((over_pixels(dw) if self.side == 2 else dw).transpose(0, 3, 1, 2))

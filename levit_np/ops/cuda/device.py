@@ -21,8 +21,12 @@ OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and async
 HOPPER = 90  # which has instructions that none has before or after it
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
 PATIENCE = 1.0  # seconds of compiling that go without a word
+# A graph takes the processor some 1 µs a kernel to launch, during which the GPU would wait.  So the kernels of a long
+# recording become several graphs, which end after so many: while the GPU works at one, the next, larger, is launched.
+CUTS = 32, 256
 KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
+_rounded = {}  # of each array that a recording is given, by its id: what it has become in other types
 
 
 class Kernel(NamedTuple):
@@ -113,6 +117,7 @@ class CupyDevice:
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
         self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for
         self._compiling = 0.0  # seconds
+        self._launched, self._cuts, self._cut = 0, (), None  # see captured
 
     def function(self, kernel: Kernel):
         """Compiled, or from CuPy's cache.  That somebody waits is said once."""
@@ -137,6 +142,9 @@ class CupyDevice:
             function.max_dynamic_shared_size_bytes = self._shared[call.kernel] = call.shared
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
         function(call.grid, call.block, arguments, shared_mem=call.shared)
+        self._launched += 1
+        if self._launched in self._cuts:
+            self._cut()
 
     def recorded(self, calls: list):
         """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""
@@ -145,26 +153,35 @@ class CupyDevice:
                 self.launch(call)
 
         launch_all()  # compiled and loaded before anything is recorded
-        return self.captured(launch_all)
+        return self.captured(launch_all, cuts=())
 
-    def captured(self, function, arrays=()):
+    def captured(self, function, arrays=(), cuts=CUTS):
         """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:
-        a CUDA graph.  function() itself is called once, now, and nothing that it launches is run yet; it must wait
-        for nothing, read nothing of the host's, and have been called before, so that nothing is compiled.  arrays: all
-        that it reads and does not make."""
+        CUDA graphs, cut after so many launches.  function() itself is called once, now, and nothing that it launches is
+        run yet; it must wait for nothing, read nothing of the host's, and have been called before, so that nothing is
+        compiled.  arrays: all that it reads and does not make."""
         pool, stream = self.arrays.cuda.MemoryPool(), self.arrays.cuda.Stream(non_blocking=True)
         self.finish()
         self.free()  # what the calls before have needed, the graph will need beside them
         # Of a pool that nothing else uses: what is freed in between, the graph uses again, and nobody may meanwhile.
+        graphs = []
+
+        def cut():
+            graphs.append(stream.end_capture())
+            stream.begin_capture()
+
         with stream, self.arrays.cuda.using_allocator(pool.malloc):
             stream.begin_capture()
+            self._launched, self._cuts, self._cut = 0, cuts, cut
             try:
                 result = function()
             finally:
-                graph = stream.end_capture()
+                self._cuts = ()
+                graphs.append(stream.end_capture())
 
         def replay(needed=(pool, arrays)):
-            graph.launch()
+            for graph in graphs:
+                graph.launch()
             return result
 
         return replay
@@ -192,8 +209,12 @@ class CupyDevice:
 
 
 def captured(function, arrays=()):
-    """See CupyDevice.captured."""
-    return current().captured(function, arrays)
+    """See CupyDevice.captured.  A weight that the forward rounds is not rounded again for the backward."""
+    _rounded.update((id(array), {}) for array in arrays)
+    try:
+        return current().captured(function, arrays)
+    finally:
+        _rounded.clear()
 
 
 def use(device) -> None:
@@ -256,9 +277,14 @@ def _name(dtype) -> str:  # which NumPy puts together each time
     return dtype.name
 
 
-def tiles(element: str) -> tuple:
+def on_hopper() -> bool:
+    """Whether this GPU has the instructions that Hopper alone has."""
+    return current().capability == HOPPER
+
+
+def tiles(element: str, across: bool = False) -> tuple:
     """Of products of this type, on this GPU."""
-    return tiles_of(element, current().capability == HOPPER)
+    return tiles_of(element, on_hopper(), across)
 
 
 def chunk_of(element: str) -> int:
@@ -268,8 +294,13 @@ def chunk_of(element: str) -> int:
 
 def contiguous(x, dtype=None):
     """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
-    x = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
-    return x if current().address(x) % CHUNK_BYTES == 0 else x.copy()
+    if x.flags.c_contiguous and dtype in (None, x.dtype) and current().address(x) % CHUNK_BYTES == 0:
+        return x
+    known = _rounded.get(id(x), {})
+    if dtype not in known:
+        y = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
+        known[dtype] = y if current().address(y) % CHUNK_BYTES == 0 else y.copy()
+    return known[dtype]
 
 
 def padded(x, part: int, dtype=None):

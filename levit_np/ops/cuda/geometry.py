@@ -9,7 +9,7 @@ from typing import NamedTuple
 WARP, CHUNK_BYTES, K_BYTES = 32, 16, 128  # as in machine.cuh and product.cuh
 PROCESSORS = 132  # of an H100 or H200; blocks that run at the same time are at least so many
 SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked for
-SHARED_FOR_TWO = 113 << 10  # of a block on Hopper, for two of which a processor has room
+SHARED_OF_HOPPER = 227 << 10
 SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 163 KiB, 9.0 has 227
 
 SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
@@ -24,14 +24,14 @@ class Tile(NamedTuple):
     across: int
     stages: int
     cost: float  # of a result, relative to WIDE: a smaller tile reads each operand more often
-    # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: all of the
-    # rows' terms stay in shared memory while the columns pass by.  SPLIT: each of four warps has a quarter of the terms.
+    # WARPGROUPS: with the tensor cores' instructions that Hopper alone has, for 16-bit numbers.  RESIDENT: resident.cu,
+    # with a warpgroup more.  SPLIT: each of four warps has a quarter of the terms.
     features: tuple = ()
     k_bytes: int = K_BYTES  # of a step
 
     @property
     def threads(self) -> int:
-        return self.down * self.across * WARP
+        return (self.down * self.across + 4 * ("RESIDENT" in self.features)) * WARP
 
     @property
     def shared(self) -> int:
@@ -56,11 +56,16 @@ BROAD, *_ = WARPGROUP_TILES = tuple(Tile(128, columns, 8, 1, stages, cost, ("WAR
                                    for columns, stages, cost in ((128, 3, 0.7), (64, 3, 0.8), (32, 2, 1.3)))
 
 
-def tiles_of(element: str, hopper: bool) -> tuple:
-    """The tiles for products of a type.  Floats, three products each and sums apart, leave no registers for WIDE."""
+# For sums of many terms: the outputs of a convolution can be few.
+FLAT = Tile(64, 128, 4, 1, 3, 0.8, ("WARPGROUPS",))
+
+
+def tiles_of(element: str, hopper: bool, across: bool = False) -> tuple:
+    """The tiles for products of a type.  Floats, three products each and sums apart, leave no registers for WIDE.
+    across: of products whose terms run across the second operand, of which Hopper's instructions take 64 columns."""
     if element == "float":
         return TILES[1:]
-    return WARPGROUP_TILES * hopper + TILES
+    return tuple(tile for tile in WARPGROUP_TILES if not across or tile.columns % 64 == 0) * hopper + TILES
 
 
 def tile_for(rows: int, columns: int, tiles: tuple, parts: int = 1) -> Tile:
@@ -72,36 +77,80 @@ def tile_for(rows: int, columns: int, tiles: tuple, parts: int = 1) -> Tile:
     return min(tiles, key=time)
 
 
-RESIDENT = BROAD._replace(features=("WARPGROUPS", "RESIDENT"))
-
-
 class Cut(NamedTuple):
-    """How a linear map is cut into blocks; each has `across` tiles of columns."""
+    """How a linear map is cut into blocks."""
 
     tile: Tile
     grid: tuple
     shared: int
-    across: int
+    across: int = 1  # tiles of columns a block
+
+    @property
+    def resident(self) -> bool:
+        """Whether resident.cu's kernels are meant, which take `across` last, and no residual; else linear.cu's."""
+        return "RESIDENT" in self.tile.features
+
+    def kernel(self, name: str) -> tuple:
+        """The source, and the name there of linear.cu's kernel of that name."""
+        return ("resident", f"{name}_resident") if self.resident else ("linear", name)
 
 
 def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, residual: bool = False) -> Cut:
-    """tile: tile_for's.  A block keeps its rows while the columns pass by where two such blocks fit on a processor and there are many."""
-    down, across = cover(rows, tile.rows), cover(columns, tile.columns)
-    shared = (cover(terms * SIZES[element], K_BYTES) * tile.rows + tile.stages * tile.columns) * K_BYTES
-    if tile == BROAD and not residual and across > 1 and shared <= SHARED_FOR_TWO and down >= 4 * PROCESSORS:
-        return Cut(RESIDENT, (down, 1), shared, across)
-    return Cut(tile, (down, across), tile.shared, 1)
+    """tile: tile_for's.  Many rows of few terms stay where they are while the columns pass by; with a residual, whose
+    arrival the end of each tile would wait for, that takes longer."""
+    resident = resident_for(rows, columns, terms * SIZES[element]) if tile == BROAD and not residual else None
+    return resident or Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared)
 
 
-def parts_for(rows: int, columns: int, terms: int, element: str) -> tuple[Tile, int, int]:
-    """(tile, parts, terms a part) where few results are sums of many terms: so many blocks share a result that all
-    processors have work, but no part is shorter than eight steps."""
-    tile = SQUARE if rows > SMALL.rows or columns > SMALL.columns else SMALL
+RESIDENT_ROWS, STAGES = 192, (5, 8)  # of resident.cu: at least, and at most
+BARRIERS = 8 * (2 * max(STAGES) + 16)  # bytes
+
+
+def resident_for(rows: int, columns: int, term_bytes: int) -> Cut | None:
+    """resident.cu's cut, where its shared memory suffices and there are some tiles for each processor; the columns are
+    shared out so that the last block is done first."""
+    memory = cover(term_bytes, K_BYTES) * K_BYTES * RESIDENT_ROWS
+    stages = min(max(STAGES), (SHARED_OF_HOPPER - BARRIERS - memory) // (BROAD.columns * K_BYTES))
+    down, across = cover(rows, RESIDENT_ROWS), cover(columns, BROAD.columns)
+    if stages < min(STAGES) or down * across < 3 * PROCESSORS:
+        return None
+    tile = Tile(RESIDENT_ROWS, BROAD.columns, RESIDENT_ROWS // 16, 1, stages, BROAD.cost, ("WARPGROUPS", "RESIDENT"))
+
+    def time(parts):  # the first rows of a block are waited for, which is worth some half a tile
+        return cover(down, max(1, PROCESSORS // parts)) * cover(across, parts) + 0.5
+
+    parts = min(range(1, min(across, PROCESSORS) + 1), key=time)
+    grid = min(down, max(1, PROCESSORS // parts)), parts
+    return Cut(tile, grid, memory + stages * tile.columns * K_BYTES + BARRIERS, cover(across, parts))
+
+
+def parts_for(rows: int, columns: int, terms: int, element: str, hopper: bool) -> tuple[Tile, int, int]:
+    """(tile, parts, terms a part) where few results are sums of many terms, which run across both operands: so many
+    blocks share a result that all processors have work, but no part is shorter than eight steps."""
+    if rows <= SMALL.rows and columns <= SMALL.columns:
+        tiles = (SMALL,)
+    else:
+        by_warpgroups = hopper and SIZES[element] == 2
+        tiles = tuple(tile for tile in (*WARPGROUP_TILES, FLAT) if tile.columns % 64 == 0) * by_warpgroups + (SQUARE,)
+    cuts = [(tile, *_shared_out(tile, rows, columns, terms, element)) for tile in tiles]
+
+    def time(cut):
+        tile, parts, length = cut
+        blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
+        return cover(blocks, PROCESSORS) * tile.rows * tile.columns * length * tile.cost
+
+    return min(cuts, key=time)
+
+
+def _shared_out(tile, rows, columns, terms, element):
+    """(parts, terms a part).  Of large tiles no more blocks than run at the same time, two a processor: the last few
+    would take as long as all the others, and each part is another array of sums in memory."""
     step = tile.k_bytes // SIZES[element]
     blocks = cover(rows, tile.rows) * cover(columns, tile.columns)
-    parts = max(1, min(cover(2 * PROCESSORS, blocks), terms // (8 * step)))
+    most = 2 * PROCESSORS // blocks if "WARPGROUPS" in tile.features else cover(2 * PROCESSORS, blocks)
+    parts = max(1, min(most, terms // (8 * step)))
     length = cover(cover(terms, parts), step) * step
-    return tile, cover(terms, length), length
+    return cover(terms, length), length
 
 
 def cover(size: int, part: int) -> int:
@@ -126,31 +175,41 @@ class Heads(NamedTuple):
 SCORE_ROWS, SCORE_COLUMNS, MOST_WARPS = 16, 64, 8  # as in attention.cuh
 
 
-def heads_for(rows: int, columns: int, pairs: int, token_bytes: int, in_turn: bool = False) -> Heads:
-    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by.
-    in_turn: a block that has more rows than warps can take one after the other, which it does where all that passes by
-    stays with it, and there are blocks enough."""
+def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
+    """rows: of scores, each with `columns`; pairs: images times heads; token_bytes: of the two tokens that pass by."""
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
     slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
     size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
-    if in_turn and columns * token_bytes <= size and pairs >= 4 * PROCESSORS:
-        blocks = 1
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 
 
-def bias_for(rows: int, columns: int, heads: int, images: int, token_bytes: int) -> tuple[Heads, int]:
-    """(grid, block and shared memory; images a block) for the bias's gradient: a sum over images, shared out so that
-    all processors have work."""
-    tiles = cover(rows, SCORE_ROWS)
-    blocks = cover(tiles, MOST_WARPS)
-    across = heads * cover(columns, SCORE_COLUMNS)
-    parts = min(images, cover(2 * PROCESSORS, across * blocks))
+PAIR_WARPS, PAIR_SLOTS = 16, 4  # as in attention_pairs.cu
+WIDEST_KEY, WIDEST_VALUE = 32, 64  # for which the registers of so many warps suffice
+
+
+def attention_for(queries: int, keys: int, pairs: int, key: int, value: int, element: str,
+                  hopper: bool) -> tuple[str, Heads]:
+    """(the kernel, which is called as its source, how it shares heads out) for attention's forward; key, value: numbers
+    of each.  More pairs than processors, each with more rows than a block takes at once, are worked on one after the
+    other."""
+    size, tiles = SIZES[element], cover(queries, SCORE_ROWS)
+    slot = whole(keys, SCORE_ROWS) * (key + value) * size + tiles * SCORE_ROWS * key * size
+    shared = PAIR_SLOTS * (slot + 2 * 8)  # with two barriers each
+    fits = size == 2 and key <= WIDEST_KEY and value <= WIDEST_VALUE and shared <= SHARED_OF_HOPPER
+    if hopper and fits and tiles > MOST_WARPS and pairs > PROCESSORS:
+        return "attention_pairs", Heads((PROCESSORS,), (PAIR_WARPS * WARP,), shared)
+    return "attention", heads_for(queries, keys, pairs, (key + value) * size)
+
+
+def images_for(chunks: int, images: int) -> tuple[int, int]:
+    """(parts, images a part) of a sum over images, each with so many chunks, a thread a chunk: so many parts that all
+    processors have work, but none is shorter than eight images."""
+    parts = max(1, min(images // 8, cover(PROCESSORS * 1024, chunks)))
     count = cover(images, parts)
-    lines = min(SCORE_COLUMNS, whole(columns, SCORE_ROWS))
-    return Heads((across, blocks, cover(images, count)), (cover(tiles, blocks) * WARP,), lines * token_bytes), count
+    return cover(images, count), count
 
 
 def head_size(size: int) -> int:
@@ -159,10 +218,11 @@ def head_size(size: int) -> int:
 
 
 class Columns(NamedTuple):
-    """How kernels that keep to a channel go over (rows, channels): a thread has `vector` channels and every eighth row
-    of its block's `length`."""
+    """How kernels that keep to a channel go over (rows, channels): a thread has `vector` channels and every so many-th
+    row of its block's `length`."""
 
     grid: tuple
+    block: tuple  # lanes, which have different channels, and rows at a time
     vector: int
     length: int
 
@@ -171,13 +231,17 @@ class Columns(NamedTuple):
         return self.grid[1]
 
 
-COLUMN_LANES, COLUMN_ROWS = 32, 8
+COLUMN_THREADS = 256
 
 
-def columns_for(rows: int, channels: int, chunk: int, least: int = 32) -> Columns:
-    """least: rows that a block has at least, where there are so many."""
+def columns_for(rows: int, channels: int, chunk: int, least: int = 8) -> Columns:
+    """least: rows that a thread has at least, where there are so many."""
     vector = chunk if channels % chunk == 0 else 1
-    across = cover(channels, COLUMN_LANES * vector)
-    parts = max(1, min(cover(4 * PROCESSORS, across), rows // least))
-    length = whole(cover(rows, parts), COLUMN_ROWS)
-    return Columns((across, cover(rows, length)), vector, length)
+    across = channels // vector
+    # As many lanes as leave the fewest without a channel; but for a few channels no fewer than 64 bytes side by side.
+    lanes = min((n for n in (32, 16, 8, 4, 2, 1) if n >= min(across, 4)), key=lambda n: whole(across, n))
+    down = COLUMN_THREADS // lanes
+    blocks = cover(across, lanes)
+    parts = max(1, min(cover(4 * PROCESSORS, blocks), rows // (least * down)))
+    length = whole(cover(rows, parts), down)
+    return Columns((blocks, cover(rows, length)), (lanes, down), vector, length)

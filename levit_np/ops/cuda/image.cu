@@ -41,6 +41,15 @@ KERNEL image_of_floats(const float* x, element* y, int height, int width) {
 }
 LAUNCHABLE(image_of_floats)
 
+// x (B, C, H, W) of the same type: what training begins with.
+KERNEL image_of_elements(const element* x, element* y, int height, int width) {
+  int pixels = height * width;
+  write_row(y, height, width, [&](long long image, int pixel, int c) {
+    return to_float(x[image * CHANNELS * pixels + (c * pixels + pixel)]);
+  });
+}
+LAUNCHABLE(image_of_elements)
+
 // x (B, H, W, C) bytes; y = x scale + shift, a channel at a time: (x / 255 - mean) / std.
 KERNEL image_of_bytes(const unsigned char* x, const float* scale, const float* shift, element* y, int height,
                       int width) {

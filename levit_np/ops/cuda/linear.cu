@@ -1,29 +1,33 @@
-// Linear maps: y = x wᵀ + b, and of its backward dw = dyᵀ x; dx = dy (wᵀ)ᵀ is a linear map again.  Rows of x and of w
-// are whole chunks.
+// Linear maps: y = x wᵀ + b, and of its backward dx = dy w and dw = dyᵀ x.  Rows of x and of w are whole chunks.
 #include "epilogue.cuh"
 
 // y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
-// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.  A block has `tiles` tiles of
-// columns; where they pass by resident rows there are no registers left for a residual.
+// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
-       int channels, int x_stride, int y_stride, int activation, int tiles) {
+       int channels, int x_stride, int y_stride, int activation) {
   SHARED_MEMORY;
   Sums sums;
-  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * tiles * TILE_COLUMNS;
-  Matrix<true> left{x, rows, channels, x_stride}, right{w, outputs, channels, channels};
-  auto end = [&](int column) {
-    finish(sums, column, outputs, bias, activation);
-    store(sums, row, column, rows, outputs, Rows{y, y_stride}, RESIDENT ? nullptr : residual);
-  };
-#if RESIDENT
-  products(sums, left, right, row, column, tiles, shared_memory, end);
-#else
-  product(sums, left, right, row, column, 0, channels, shared_memory);
-  end(column);
-#endif
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
+  product(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
+          channels, shared_memory);
+  finish(sums, column, outputs, bias, activation);
+  store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);
 }
 LAUNCHABLE(linear)
+
+// dx (rows, channels) = dy w, whose terms, the outputs, run along dy's rows and across w's.  dy's rows are dy_stride
+// apart.
+KERNEL __launch_bounds__(THREADS, BLOCKS)
+linear_data(const element* dy, const element* w, element* dx, int rows, int outputs, int channels, int dy_stride) {
+  SHARED_MEMORY;
+  Sums sums;
+  int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
+  product(sums, Matrix<true>{dy, rows, outputs, dy_stride}, Matrix<false>{w, outputs, channels, channels}, row, column, 0,
+          outputs, shared_memory);
+  store(sums, row, column, rows, channels, Rows{dx, channels}, nullptr);
+}
+LAUNCHABLE(linear_data)
 
 // The same, unrounded, for logits: y (rows, outputs) floats, any number of outputs.
 KERNEL __launch_bounds__(THREADS, BLOCKS)

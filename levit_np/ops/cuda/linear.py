@@ -1,7 +1,7 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, padded, tiles
+from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch, on_hopper, padded, tiles
 from .geometry import cover, cut_for, parts_for, tile_for, whole
 from .reduction import sum_columns, sum_parts
 
@@ -13,17 +13,13 @@ def linear(x, w, b=None):
     rows = padded(x, part)
     y = arrays().empty((rows.size // rows.shape[-1], whole(outputs, part)), x.dtype)
     if y.size:
-        bias = None if b is None else contiguous(b, "float32")
-        product(rows, padded(w, part, x.dtype), bias, y, outputs, element)
+        count, channels = rows.size // rows.shape[-1], rows.shape[-1]
+        cut = cut_for(tile_for(count, outputs, tiles(element)), count, outputs, channels, element)
+        residual, more = ((), (cut.across,)) if cut.resident else ((None,), ())
+        launch(Kernel(*cut.kernel("linear"), element, cut.tile.defines), cut.grid, (cut.tile.threads,),
+               (rows, padded(w, part, x.dtype), None if b is None else contiguous(b, "float32"), *residual, y, count,
+                outputs, channels, channels, y.shape[1], 0, *more), cut.shared)
     return y[:, :outputs].reshape(*x.shape[:-1], outputs)
-
-
-def product(x, w, bias, y, outputs, element):
-    """y (rows, whole chunks) = x wᵀ + bias, of arrays as the kernels take them."""
-    rows, channels = len(y), w.shape[-1]
-    cut = cut_for(tile_for(rows, outputs, tiles(element)), rows, outputs, channels, element)
-    launch(Kernel("linear", "linear", element, cut.tile.defines), cut.grid, (cut.tile.threads,),
-           (x, w, bias, None, y, rows, outputs, channels, channels, y.shape[1], 0, cut.across), cut.shared)
 
 
 def linear_backward(dy, x, w):
@@ -35,14 +31,13 @@ def linear_backward(dy, x, w):
 
 
 def _data(dy, x, w, element, part):
-    """dx = dy (wᵀ)ᵀ, a linear map by wᵀ; its terms are dy's columns."""
-    xp = arrays()
-    (outputs, channels), terms = w.shape, dy.shape[-1]
-    turned = xp.zeros((channels, terms), x.dtype)
-    turned[:, :outputs] = w.T
-    dx = xp.empty((dy.size // terms, whole(channels, part)), x.dtype)
+    (outputs, channels), w = w.shape, padded(w, part, x.dtype)
+    dx = arrays().empty((dy.size // dy.shape[-1], w.shape[1]), x.dtype)
     if dx.size:
-        product(dy, turned, None, dx, channels, element)
+        cut = cut_for(tile_for(*dx.shape, tiles(element, across=True)), *dx.shape, outputs, element)
+        launch(Kernel(*cut.kernel("linear_data"), element, cut.tile.defines), cut.grid, (cut.tile.threads,),
+               (dy, w, dx, len(dx), outputs, dx.shape[1], dy.shape[-1], *((cut.across,) if cut.resident else ())),
+               cut.shared)
     return dx[:, :channels].reshape(x.shape)
 
 
@@ -51,7 +46,7 @@ def _weight(dy, x, element):
     rows = dy.size // outputs
     if not rows:
         return arrays().zeros((outputs, channels), "float32")
-    tile, parts, length = parts_for(outputs, channels, rows, element)
+    tile, parts, length = parts_for(outputs, channels, rows, element, on_hopper())
     sums = arrays().empty((parts, outputs, channels), "float32")
     launch(Kernel("linear", "linear_weight", element, tile.defines),
            (cover(outputs, tile.rows), cover(channels, tile.columns), parts), (tile.threads,),

@@ -57,6 +57,11 @@ INLINE float exp2_fast(float x) {  // 2^x to 2 units in the last place; -infinit
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// x, of which the compiler knows nothing: what follows from it is computed where it is needed, not kept in registers.
+INLINE unsigned unknown(unsigned x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 INLINE unsigned bits_of(float x) { return __float_as_uint(x); }
 INLINE float float_of(unsigned x) { return __uint_as_float(x); }
 
@@ -78,14 +83,24 @@ INLINE void tensor_product_tf32(float (&d)[4], const unsigned (&a)[4], unsigned 
 
 // Four 8×8 matrices of 16-bit numbers from shared memory: lane i points at row i % 8 of matrix i / 8, 16 bytes each.
 // Lane i gets the numbers 2 (i % 4) and 2 (i % 4) + 1 of row i / 4 of each matrix, in one register a matrix.
-INLINE void load_matrices(unsigned (&r)[4], const void* row) {
+// A place is where something lies in shared memory: half as long as a pointer, and the instructions' own.
+INLINE unsigned place_of(const void* shared) { return (unsigned)__cvta_generic_to_shared(shared); }
+INLINE void load_matrices(unsigned (&r)[4], unsigned place) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(place) : "memory");
 }
+INLINE void load_matrices(unsigned (&r)[4], const void* row) { load_matrices(r, place_of(row)); }
 // The same, each matrix transposed on the way.
-INLINE void load_matrices_transposed(unsigned (&r)[4], const void* row) {
+INLINE void load_matrices_transposed(unsigned (&r)[4], unsigned place) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(place) : "memory");
+}
+INLINE void load_matrices_transposed(unsigned (&r)[4], const void* row) { load_matrices_transposed(r, place_of(row)); }
+
+// 16 bytes to global memory at once: an assignment the compiler may cut into the numbers of 16 bits that they are.
+INLINE void store_words(void* global, const unsigned (&word)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};"
+      :: "l"(global), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]) : "memory");
 }
 
 // 16 bytes from global to shared memory, passing no register and waiting for nothing; zeros where `there` is false.
@@ -96,6 +111,28 @@ INLINE void copy_chunk(void* shared, const void* global, bool there) {
 INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }  // those since the last call are a group
 template <int LEFT> INLINE void wait_for_copies() {  // of this thread, all groups but the last LEFT
   asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+}
+
+// A barrier in shared memory: it lets those that wait pass when so many arrivals have come, and then counts anew.  Rounds
+// are told apart as even and odd.
+struct Barrier { unsigned long long word; };
+INLINE void expect(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)), "r"(arrivals) : "memory");
+}
+INLINE void arrive(Barrier* barrier) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)) : "memory");
+}
+INLINE void arrive_after_copies(Barrier* barrier) {  // when all of this thread's copies so far are there
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)) : "memory");
+}
+INLINE void wait_at(Barrier* barrier, int round) {  // until round 0, 1, 0, … is over
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{.reg .pred over; again: mbarrier.try_wait.parity.shared.b64 over, [%0], %1; @!over bra again;}"
+      :: "r"((unsigned)__cvta_generic_to_shared(barrier)), "r"(round) : "memory");
+#endif
 }
 #endif
 

@@ -1,7 +1,7 @@
 // Batch normalization and its backward, a thread keeping to its channels; layer normalization, a warp a token.
 //
-// x is (rows, channels).  A block of 32 × 8 threads has 32 · VECTOR channels and `length` rows, every eighth a
-// thread's.
+// x is (rows, channels).  A block of threads has VECTOR channels for each of its `lanes` (blockDim.x, a power of two
+// up to a warp) and `length` rows, one in blockDim.y a thread's: few channels leave more threads for the rows.
 #include "machine.cuh"
 
 #ifndef VECTOR
@@ -10,7 +10,7 @@
 #ifndef ACTIVATION
 #define ACTIVATION IDENTITY  // behind the normalization
 #endif
-constexpr int LANES = 32, ROWS = 8;
+constexpr int THREADS = 256, WARPS = THREADS / WARP;
 struct alignas(VECTOR * sizeof(element)) Vector { element value[VECTOR]; };
 
 // What a thread has of a block's rows.
@@ -18,7 +18,7 @@ struct Share {
   int channel, first, end;
   bool there;
   INLINE Share(int rows, int channels, int length) {
-    channel = (blockIdx.x * LANES + threadIdx.x) * VECTOR;
+    channel = (blockIdx.x * blockDim.x + threadIdx.x) * VECTOR;
     there = channel < channels;
     int begin = blockIdx.y * length;
     first = begin + threadIdx.y;
@@ -27,54 +27,101 @@ struct Share {
   }
 };
 
-// Adds up what the eight threads of a channel have found; the first gets it.
-INLINE void add_over_rows(float (&sums)[VECTOR], float* shared) {
+// work(place, further, count) for a thread's rows, COUNT of them at once, all of whose loads are then under way together:
+// the first's place in memory, and how much further each of the others is.
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+template <int AT_ONCE, class Work> INLINE void by_rows(const Share& share, int channels, Work work) {
+  int row = share.first, step = blockDim.y;
+  long long place = (long long)row * channels + share.channel, further = (long long)step * channels;
+#pragma unroll 1
+  for (; row + (AT_ONCE - 1) * step < share.end; row += AT_ONCE * step, place += AT_ONCE * further)
+    work(place, further, Constant<AT_ONCE>{});
+#pragma unroll 1
+  for (; row < share.end; row += step, place += further) work(place, further, Constant<1>{});
+}
+template <int COUNT> INLINE void load(Vector (&v)[COUNT], const element* x, long long place, long long further) {
 #pragma unroll
-  for (int e = 0; e < VECTOR; e++) shared[(threadIdx.y * LANES + threadIdx.x) * VECTOR + e] = sums[e];
+  for (int i = 0; i < COUNT; i++) v[i] = *(const Vector*)(x + place + i * further);
+}
+
+// Adds up what the threads of a channel have found, within a warp and then over the warps; every thread gets the sum.
+INLINE void add_over_rows(float (&sums)[VECTOR], float* shared) {
+  int lanes = blockDim.x, warp = (threadIdx.y * lanes + threadIdx.x) / WARP;
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++)
+    for (int mask = WARP / 2; mask >= lanes; mask /= 2) sums[e] += __shfl_xor_sync(EVERY_LANE, sums[e], mask);
+  if (threadIdx.y % (WARP / lanes) == 0)
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) shared[(warp * lanes + threadIdx.x) * VECTOR + e] = sums[e];
   __syncthreads();
 #pragma unroll
   for (int e = 0; e < VECTOR; e++) {
     sums[e] = 0;
-    for (int row = 0; row < ROWS; row++) sums[e] += shared[(row * LANES + threadIdx.x) * VECTOR + e];
+    for (int row = 0; row < WARPS; row++) sums[e] += shared[(row * lanes + threadIdx.x) * VECTOR + e];
   }
   __syncthreads();
 }
 
+// Of the rows so far: how many, a channel's mean, and the sum of its squared distances to it.  Another COUNT rows of
+// mean m move the mean by δ = m - mean times their share r of all, and add to the squares their own and
+// δ² COUNT (1 - r): nothing cancels, as it would in Σ x² - n mean².  Means are counted from `origin` on, which is one of
+// the numbers, so that they have the precision of the distances even where those are small.
+struct Moments {
+  int rows = 0;
+  float origin[VECTOR], mean[VECTOR] = {}, squares[VECTOR] = {};
+  INLINE Moments(const Vector& x) {
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) origin[e] = to_float(x.value[e]);
+  }
+  template <int COUNT> INLINE void add(const Vector (&x)[COUNT]) {
+    rows += COUNT;
+    float r = __fdividef(COUNT, rows);
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) {
+      float number[COUNT], m = 0, own = 0;
+#pragma unroll
+      for (int i = 0; i < COUNT; i++) {
+        number[i] = to_float(x[i].value[e]) - origin[e];
+        m += number[i] * (1.0f / COUNT);
+      }
+#pragma unroll
+      for (int i = 0; i < COUNT; i++) own += (number[i] - m) * (number[i] - m);
+      float d = m - mean[e];
+      mean[e] += d * r;
+      squares[e] += own + d * d * (COUNT * (1 - r));
+    }
+  }
+};
+
 // parts[block][0 and 1][channel]: the mean of the block's rows, and the sum of their squared distances to it.
-// In two passes over few rows, which the second finds in the cache: one pass would cancel.
 KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, int length) {
   SHARED_MEMORY;
   Share share(rows, channels, length);
-  float sums[VECTOR] = {}, mean[VECTOR];
-#pragma unroll 4
-  for (int row = share.first; row < share.end; row += ROWS) {
-    Vector v = *(const Vector*)(x + (long long)row * channels + share.channel);
-#pragma unroll
-    for (int e = 0; e < VECTOR; e++) sums[e] += to_float(v.value[e]);
-  }
-  add_over_rows(sums, (float*)shared_memory);
+  Vector first[1] = {};
+  if (share.there) load(first, x, (long long)blockIdx.y * length * channels + share.channel, 0);
+  Moments own(first[0]);
+  by_rows<8>(share, channels, [&](long long place, long long further, auto count) {
+    Vector v[count.value];
+    load(v, x, place, further);
+    own.add(v);
+  });
   int begin = blockIdx.y * length, count = (begin + length < rows ? begin + length : rows) - begin;
+  float mean[VECTOR], squares[VECTOR];
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) mean[e] = own.mean[e] * own.rows;
+  add_over_rows(mean, (float*)shared_memory);
 #pragma unroll
   for (int e = 0; e < VECTOR; e++) {
-    mean[e] = sums[e] / count;
-    sums[e] = 0;
+    mean[e] /= count;
+    squares[e] = own.squares[e] + (own.mean[e] - mean[e]) * (own.mean[e] - mean[e]) * own.rows;
   }
-#pragma unroll 4
-  for (int row = share.first; row < share.end; row += ROWS) {
-    Vector v = *(const Vector*)(x + (long long)row * channels + share.channel);
-#pragma unroll
-    for (int e = 0; e < VECTOR; e++) {
-      float d = to_float(v.value[e]) - mean[e];
-      sums[e] += d * d;
-    }
-  }
-  add_over_rows(sums, (float*)shared_memory);
+  add_over_rows(squares, (float*)shared_memory);
   if (!share.there || threadIdx.y) return;
   float* out = parts + 2ll * blockIdx.y * channels + share.channel;
 #pragma unroll
   for (int e = 0; e < VECTOR; e++) {
-    out[e] = mean[e];
-    out[channels + e] = sums[e];
+    out[e] = own.origin[e] + mean[e];
+    out[channels + e] = squares[e];
   }
 }
 LAUNCHABLE(batch_statistics)
@@ -84,22 +131,24 @@ LAUNCHABLE(batch_statistics)
 KERNEL join_statistics(const float* parts, float* mean, float* variance, int count, int rows, int channels, int length) {
   SHARED_MEMORY;
   double* shared = (double*)shared_memory;
-  int c = blockIdx.x * LANES + threadIdx.x;
+  int c = blockIdx.x * blockDim.x + threadIdx.x;
   auto size = [&](int part) { return part + 1 < count ? length : rows - part * length; };
   auto over_column = [&](auto found) {  // Σ of what is found for each block, in an order that is always the same
     double sum = 0;
     if (c < channels)
-      for (int p = threadIdx.y; p < count; p += blockDim.y) sum += found(parts[2ll * p * channels + c], p);
-    shared[threadIdx.y * LANES + threadIdx.x] = sum;
+#pragma unroll 8
+      for (int p = threadIdx.y; p < count; p += blockDim.y) sum += found(p);
+    shared[threadIdx.y * blockDim.x + threadIdx.x] = sum;
     __syncthreads();
     double all = 0;
-    for (int row = 0; row < (int)blockDim.y; row++) all += shared[row * LANES + threadIdx.x];
+    for (int row = 0; row < (int)blockDim.y; row++) all += shared[row * blockDim.x + threadIdx.x];
     __syncthreads();
     return all;
   };
-  double all = over_column([&](double part, int p) { return part * size(p); }) / rows;
-  double squares = over_column([&](double part, int p) {
-    return parts[(2ll * p + 1) * channels + c] + (part - all) * (part - all) * size(p);
+  double all = over_column([&](int p) { return (double)parts[2ll * p * channels + c] * size(p); }) / rows;
+  double squares = over_column([&](int p) {
+    double distance = parts[2ll * p * channels + c] - all;
+    return parts[(2ll * p + 1) * channels + c] + distance * distance * size(p);
   });
   if (c >= channels || threadIdx.y) return;
   mean[c] = (float)all;
@@ -117,10 +166,9 @@ KERNEL update_running(const float* mean, const float* variance, const float* bat
 }
 LAUNCHABLE(update_running)
 
-// y = activation(gamma (x - mean) / √(variance + eps) + beta).  Several rows' loads are under way at once, for which
-// the compiler must know that no store is one of theirs.
-KERNEL normalize(const element* __restrict__ x, const float* gamma, const float* beta, const float* mean,
-                 const float* variance, element* __restrict__ y, int rows, int channels, int length, float eps) {
+// y = activation(gamma (x - mean) / √(variance + eps) + beta).
+KERNEL normalize(const element* x, const float* gamma, const float* beta, const float* mean,
+                 const float* variance, element* y, int rows, int channels, int length, float eps) {
   Share share(rows, channels, length);
   if (!share.there) return;
   float scale[VECTOR], centre[VECTOR], shift[VECTOR];
@@ -131,15 +179,17 @@ KERNEL normalize(const element* __restrict__ x, const float* gamma, const float*
     centre[e] = mean[c];
     shift[e] = beta[c];
   }
-#pragma unroll 4
-  for (int row = share.first; row < share.end; row += ROWS) {
-    long long place = (long long)row * channels + share.channel;
-    Vector v = *(const Vector*)(x + place);
+  by_rows<4>(share, channels, [&](long long place, long long further, auto count) {
+    Vector v[count.value];
+    load(v, x, place, further);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++)
-      from_float(activated((to_float(v.value[e]) - centre[e]) * scale[e] + shift[e], ACTIVATION), v.value[e]);
-    *(Vector*)(y + place) = v;
-  }
+    for (int i = 0; i < count.value; i++) {
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++)
+        from_float(activated((to_float(v[i].value[e]) - centre[e]) * scale[e] + shift[e], ACTIVATION), v[i].value[e]);
+      *(Vector*)(y + place + i * further) = v[i];
+    }
+  });
 }
 LAUNCHABLE(normalize)
 
@@ -160,7 +210,7 @@ struct Channel {
 };
 
 // parts[block][0 and 1][channel]: Σ dy x̂, which is dgamma, and Σ dy, dbeta.
-KERNEL __launch_bounds__(LANES * ROWS, 2)
+KERNEL __launch_bounds__(THREADS, 2)
 normalize_backward_sums(const element* dz, const element* x, const float* gamma, const float* beta, const float* mean,
                         const float* variance, float* parts, int rows, int channels, int length, float eps) {
   SHARED_MEMORY;
@@ -170,17 +220,19 @@ normalize_backward_sums(const element* dz, const element* x, const float* gamma,
 #pragma unroll
   for (int e = 0; e < VECTOR; e++)
     c[e] = Channel(gamma, beta, mean, variance, eps, share.there ? share.channel + e : 0);
-#pragma unroll 2
-  for (int row = share.first; row < share.end; row += ROWS) {
-    long long place = (long long)row * channels + share.channel;
-    Vector z = *(const Vector*)(dz + place), v = *(const Vector*)(x + place);
+  by_rows<4>(share, channels, [&](long long place, long long further, auto count) {
+    Vector z[count.value], v[count.value];
+    load(z, dz, place, further);
+    load(v, x, place, further);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) {
-      float d = to_float(v.value[e]) - c[e].centre, dy = c[e].dy(to_float(z.value[e]), d);
-      products[e] += dy * d;
-      sums[e] += dy;
-    }
-  }
+    for (int i = 0; i < count.value; i++)
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++) {
+        float d = to_float(v[i].value[e]) - c[e].centre, dy = c[e].dy(to_float(z[i].value[e]), d);
+        products[e] += dy * d;
+        sums[e] += dy;
+      }
+  });
   add_over_rows(products, (float*)shared_memory);
   add_over_rows(sums, (float*)shared_memory);
   if (!share.there || threadIdx.y) return;
@@ -195,9 +247,9 @@ LAUNCHABLE(normalize_backward_sums)
 
 // dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0
 // where mean and variance are constants.
-KERNEL normalize_backward(const element* __restrict__ dz, const element* __restrict__ x, const float* gamma,
-                          const float* beta, const float* mean, const float* variance, const float* sums,
-                          element* __restrict__ dx, int rows, int channels, int length, float eps, float through) {
+KERNEL normalize_backward(const element* dz, const element* x, const float* gamma, const float* beta, const float* mean,
+                          const float* variance, const float* sums, element* dx, int rows, int channels, int length,
+                          float eps, float through) {
   Share share(rows, channels, length);
   if (!share.there) return;
   Channel c[VECTOR];
@@ -208,17 +260,20 @@ KERNEL normalize_backward(const element* __restrict__ dz, const element* __restr
     slope[e] = sums[share.channel + e] * c[e].deviation * through;
     offset[e] = sums[channels + share.channel + e] * through;
   }
-#pragma unroll 2
-  for (int row = share.first; row < share.end; row += ROWS) {
-    long long place = (long long)row * channels + share.channel;
-    Vector z = *(const Vector*)(dz + place), v = *(const Vector*)(x + place);
+  by_rows<2>(share, channels, [&](long long place, long long further, auto count) {
+    Vector z[count.value], v[count.value];
+    load(z, dz, place, further);
+    load(v, x, place, further);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) {
-      float d = to_float(v.value[e]) - c[e].centre, dy = c[e].dy(to_float(z.value[e]), d);
-      from_float((dy - offset[e] - d * slope[e]) * c[e].scale, z.value[e]);
+    for (int i = 0; i < count.value; i++) {
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++) {
+        float d = to_float(v[i].value[e]) - c[e].centre, dy = c[e].dy(to_float(z[i].value[e]), d);
+        from_float((dy - offset[e] - d * slope[e]) * c[e].scale, z[i].value[e]);
+      }
+      *(Vector*)(dx + place + i * further) = z[i];
     }
-    *(Vector*)(dx + place) = z;
-  }
+  });
 }
 LAUNCHABLE(normalize_backward)
 

@@ -4,11 +4,11 @@ and beta are float32 whatever x is."""
 from ..reference import Statistics
 from .activation import HARDSWISH, IDENTITY
 from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
-from .geometry import COLUMN_LANES, COLUMN_ROWS, columns_for, cover
+from .geometry import COLUMN_THREADS, columns_for, cover
 from .reduction import sum_columns, sum_parts
 
 THREADS = 128
-JOINERS = 16  # threads that share a channel's parts
+JOINED, JOINERS = 8, 32  # channels a block, and threads that share a channel's parts
 TOKENS = 4  # a block of layer normalization, a warp each
 
 
@@ -23,8 +23,8 @@ def _statistics(x):
     parts = arrays().empty((columns.parts, 2, channels), "float32")
     mean, variance = arrays().empty((channels,), "float32"), arrays().empty((channels,), "float32")
     _launch("batch_statistics", x, columns, (x, parts, rows, channels, columns.length), True)
-    launch(Kernel("normalization", "join_statistics"), (cover(channels, COLUMN_LANES),), (COLUMN_LANES, JOINERS),
-           (parts, mean, variance, columns.parts, rows, channels, columns.length), COLUMN_LANES * JOINERS * 8)
+    launch(Kernel("normalization", "join_statistics"), (cover(channels, JOINED),), (JOINED, JOINERS),
+           (parts, mean, variance, columns.parts, rows, channels, columns.length), JOINED * JOINERS * 8)
     return Statistics(mean, variance, rows)
 
 
@@ -144,5 +144,5 @@ def _floats(*values):
 
 def _launch(name, x, columns, arguments, shared=False, activation=IDENTITY):
     defines = (("VECTOR", columns.vector), *((("ACTIVATION", activation),) if activation else ()))
-    launch(Kernel("normalization", name, element_of(x), defines), columns.grid, (COLUMN_LANES, COLUMN_ROWS), arguments,
-           COLUMN_LANES * COLUMN_ROWS * columns.vector * 4 if shared else 0)
+    launch(Kernel("normalization", name, element_of(x), defines), columns.grid, columns.block, arguments,
+           COLUMN_THREADS * columns.vector * 4 if shared else 0)

@@ -30,6 +30,20 @@ KERNEL activate_backward(const element* dy, const element* x, element* dx, long 
 }
 LAUNCHABLE(activate_backward)
 
+// y = a + b.
+KERNEL add(const element* a, const element* b, element* y, long long count) {
+  long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;
+  if (first + CHUNK <= count) {
+    Chunk c = *(const Chunk*)(a + first), d = *(const Chunk*)(b + first);
+#pragma unroll
+    for (int e = 0; e < CHUNK; e++) from_float(to_float(c.value[e]) + to_float(d.value[e]), c.value[e]);
+    *(Chunk*)(y + first) = c;
+  } else {
+    for (long long i = first; i < count; i++) from_float(to_float(a[i]) + to_float(b[i]), y[i]);
+  }
+}
+LAUNCHABLE(add)
+
 // x += e, which is repeated every `period` numbers: a position embedding.
 KERNEL add_repeated(element* x, const element* e, long long count, int period) {
   long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;

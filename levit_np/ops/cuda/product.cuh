@@ -22,9 +22,6 @@
 #ifndef SPLIT
 #define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, where a chain of steps takes long
 #endif
-#ifndef RESIDENT
-#define RESIDENT 0  // 1, with WARPGROUPS: all that a block needs of a linear map's x stays in shared memory
-#endif
 #ifndef TILE_ROWS
 #define TILE_ROWS 64
 #define TILE_COLUMNS 64
@@ -43,6 +40,9 @@ static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "fragments are load
 static_assert(!SPLIT || WARPS_DOWN * WARPS_ACROSS == 4, "a quarter each");
 static_assert(!WARPGROUPS || (K_BYTES == 128 && WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0),
               "a warpgroup has 64 rows and all columns");
+// Where k runs across, warpgroups take rows and columns by 64, as many numbers as a line has.
+constexpr bool ACROSS_BY_WARPGROUPS = WARPGROUPS && TILE_COLUMNS % 64 == 0;
+constexpr int BLOCK_OF_64 = 64 * K_BYTES;  // bytes, of 64 rows that k runs along, or of K_STEP lines of 64 rows
 
 // What a lane holds of its warp's part: see matrix.cuh.
 using Sums = float[DOWN][ACROSS][4];
@@ -83,12 +83,12 @@ template <class Operand, int TILE> struct Slice {
   static constexpr int LINES = K_ALONG ? TILE : K_STEP;
   static constexpr int CHUNKS = TILE * (K_BYTES / CHUNK_BYTES) / LINES;  // a line
   static constexpr int COPIES = LINES * CHUNKS / THREADS, LINES_APART = THREADS / CHUNKS;
-  static_assert(THREADS % CHUNKS == 0 && LINES * CHUNKS % THREADS == 0, "a thread copies the same place of some lines");
   const Operand& operand;
   typename Operand::Line lines[K_ALONG ? COPIES : 1];
   typename Operand::Place place;
 
   INLINE Slice(const Operand& operand, int first) : operand(operand) {
+    static_assert(THREADS % CHUNKS == 0 && LINES * CHUNKS % THREADS == 0, "a thread copies the same place of some lines");
     if (K_ALONG) {
 #pragma unroll
       for (int i = 0; i < COPIES; i++) lines[i] = operand.line(first + line(i));
@@ -98,6 +98,10 @@ template <class Operand, int TILE> struct Slice {
   }
   static INLINE int chunk() { return threadIdx.x % CHUNKS; }
   static INLINE int line(int i) { return threadIdx.x / CHUNKS + i * LINES_APART; }
+  static INLINE int offset_of(int line, int chunk) {  // by 64 rows, or one whole line after the other
+    if (!K_ALONG && ACROSS_BY_WARPGROUPS) return chunk / 8 * BLOCK_OF_64 + offset<8>(line, chunk % 8);
+    return offset<CHUNKS>(line, chunk);
+  }
 
   INLINE void copy(unsigned char* slice, int k) {
     if (K_ALONG) place = operand.place(k + chunk() * CHUNK);
@@ -105,7 +109,7 @@ template <class Operand, int TILE> struct Slice {
     for (int i = 0; i < COPIES; i++) {
       if (!K_ALONG) lines[0] = operand.line(k + line(i));
       Where from = operand.chunk(lines[K_ALONG ? i : 0], place);
-      copy_chunk(slice + offset<CHUNKS>(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK,
+      copy_chunk(slice + offset_of(line(i), chunk()), operand.memory + (unsigned long long)from.chunk * CHUNK,
                  from.there);
     }
   }
@@ -181,12 +185,14 @@ INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned ch
 // A step's product on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply
 // 64 rows by all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when
 // this returns.
-template <class T>
+template <bool A_ALONG, bool B_ALONG, class T>
 INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
+  constexpr int A_PART = A_ALONG ? 32 : 16 * 128, B_PART = B_ALONG ? 32 : 16 * 128;  // 16 numbers, or 16 lines
+  a += threadIdx.x / (4 * WARP) * BLOCK_OF_64;
   begin_products();
 #pragma unroll
   for (int part = 0; part < PARTS; part++)
-    warpgroup_product(type, sums[0], a + threadIdx.x / (4 * WARP) * 64 * K_BYTES + part * 32, b + part * 32);
+    warpgroup_product<A_ALONG, B_ALONG>(type, sums[0], a + part * A_PART, b + part * B_PART, BLOCK_OF_64);
   end_products();
 }
 
@@ -198,7 +204,7 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   using SliceB = Slice<B, TILE_COLUMNS>;
   SliceA slice_a(a, first_row);
   SliceB slice_b(b, first_column);
-  constexpr bool BY_WARPGROUPS = WARPGROUPS && A::K_ALONG && B::K_ALONG;
+  constexpr bool BY_WARPGROUPS = A::K_ALONG && B::K_ALONG ? WARPGROUPS : ACROSS_BY_WARPGROUPS;
   clear(sums);
   float own[SPLIT ? TILE_ROWS / 16 : 1][SPLIT ? TILE_COLUMNS / 8 : 2][4] = {};
   int warp = threadIdx.x / WARP, steps = (end - begin + K_STEP - 1) / K_STEP;
@@ -222,7 +228,7 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
     __syncthreads();  // every thread's copies have arrived, and every warp is done with the stage that is copied to next
     copy(step + STAGES - 1);
     if constexpr (BY_WARPGROUPS) {
-      multiply_by_warpgroups(element{}, sums, stage, stage + A_BYTES);
+      multiply_by_warpgroups<A::K_ALONG, B::K_ALONG>(element{}, sums, stage, stage + A_BYTES);
     } else if constexpr (SPLIT) {
       multiply<SliceA, SliceB>(own, stage, stage + A_BYTES, 0, 0, warp * (PARTS / 4), PARTS / 4);
     } else {
@@ -234,43 +240,3 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);
   if constexpr (SPLIT) add_parts(sums, own, shared);
 }
-
-#if RESIDENT
-// The same for several tiles of columns in turn, all of k: what a block needs of a is copied once, and stays in shared
-// memory while b passes by.  The way from the L2 cache to the processors limits products of few terms, and a tile that
-// is copied anew for each tile of the other operand is most of what takes this way.  each(column): what is done with a
-// tile's sums; the next tile's copies are under way meanwhile.
-template <class Each>
-INLINE void products(Sums& sums, const Matrix<true>& a, const Matrix<true>& b, int first_row, int first_column, int tiles,
-                     unsigned char* shared, Each each) {
-  using SliceB = Slice<Matrix<true>, TILE_COLUMNS>;
-  int steps = (a.length + K_STEP - 1) / K_STEP;
-  unsigned char *ring = shared + steps * A_BYTES, *end = ring + STAGES * B_BYTES, *stage = ring, *next = ring;
-  Slice<Matrix<true>, TILE_ROWS> slice_a(a, first_row);
-  for (int step = 0; step < steps; step++) slice_a.copy(shared + step * A_BYTES, step * K_STEP);
-  int to_tile = 0, to_step = 0;  // what is copied next
-  auto copy = [&] {
-    if (to_tile < tiles) {
-      SliceB(b, first_column + to_tile * TILE_COLUMNS).copy(next, to_step * K_STEP);
-      if (++to_step == steps) to_step = 0, to_tile++;
-    }
-    end_copies();
-    next = next + B_BYTES == end ? ring : next + B_BYTES;
-  };
-#pragma unroll
-  for (int i = 0; i < STAGES - 1; i++) copy();
-  for (int tile = 0; tile < tiles; tile++) {
-    clear(sums);
-    for (int step = 0; step < steps; step++) {
-      wait_for_copies<STAGES - 2>();
-      wait_for_products(sums[0]);
-      __syncthreads();
-      copy();
-      multiply_by_warpgroups(element{}, sums, shared + step * A_BYTES, stage);
-      stage = stage + B_BYTES == end ? ring : stage + B_BYTES;
-    }
-    wait_for_products(sums[0]);
-    each(first_column + tile * TILE_COLUMNS);
-  }
-}
-#endif

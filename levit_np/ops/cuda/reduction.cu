@@ -1,12 +1,19 @@
 // Sums.  What many blocks have each found a part of is added in one order, so that it is the same every time.
 #include "machine.cuh"
 
-// y[i] = Σ_p parts[p, i].
+// y[i] = Σ_p parts[p, i].  A column of threads shares the parts of a number, of which there may be few.
 KERNEL sum_parts(const float* parts, float* y, int count, int size) {
+  SHARED_MEMORY;
+  float* shared = (float*)shared_memory;
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= size) return;
   float sum = 0;
-  for (int p = 0; p < count; p++) sum += parts[(long long)p * size + i];
+  if (i < size)
+#pragma unroll 8
+    for (int p = threadIdx.y; p < count; p += blockDim.y) sum += parts[(long long)p * size + i];
+  shared[threadIdx.y * blockDim.x + threadIdx.x] = sum;
+  __syncthreads();
+  if (i >= size || threadIdx.y) return;
+  for (int row = 1; row < (int)blockDim.y; row++) sum += shared[row * blockDim.x + threadIdx.x];
   y[i] = sum;
 }
 LAUNCHABLE(sum_parts)

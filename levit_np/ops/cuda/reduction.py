@@ -4,6 +4,8 @@ from .device import Kernel, arrays, contiguous, element_of, launch
 from .geometry import PROCESSORS, cover
 
 THREADS = 128
+# Of a block of sum_parts, numbers and threads that share one's parts, at most: of few numbers, and of many.
+FEW, MANY = (32, 16), (128, 4)
 
 
 def sum_parts(parts):
@@ -11,7 +13,10 @@ def sum_parts(parts):
     if len(parts) == 1:
         return parts[0]
     y = arrays().empty(parts.shape[1:], "float32")
-    launch(Kernel("reduction", "sum_parts"), (cover(y.size, THREADS),), (THREADS,), (parts, y, len(parts), y.size))
+    lanes, most = FEW if y.size < 4 * PROCESSORS * THREADS else MANY
+    rows = min(most, cover(len(parts), 4))
+    launch(Kernel("reduction", "sum_parts"), (cover(y.size, lanes),), (lanes, rows), (parts, y, len(parts), y.size),
+           lanes * rows * 4)
     return y
 
 

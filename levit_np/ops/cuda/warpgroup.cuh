@@ -2,16 +2,19 @@
 // columns) to d.  A lane holds N fragments of its warp's sixteen rows, as matrix.cuh has them.
 //
 // Both lie in lines of 128 bytes, eight lines at a multiple of 1024 bytes, the chunks of a line in the order of
-// `offset`, which is the order that these instructions know.  Of copies that were waited for, behind a barrier, they
-// need no fence, which would wait for the copies that are under way.  "wgmma" and "Matrix descriptor" in NVIDIA's PTX
-// manual.
+// `offset`, which is the order that these instructions know.  A line is a row (a column of b), and k runs along it; or,
+// where k runs across, a line is 64 rows of one k, and `blocks` bytes further are the next 64 of them.  Of copies that
+// were waited for, behind a barrier, they need no fence, which would wait for the copies that are under way.  "wgmma"
+// and "Matrix descriptor" in NVIDIA's PTX manual, which has two strides: its "stride dimension" is from eight lines to
+// the next, its "leading dimension" from 64 rows to the next, and k along, where there is none, it is not used.
 #pragma once
 #include "machine.cuh"
 
 #ifndef EMULATED
-INLINE unsigned long long descriptor(const void* lines) {
+template <bool ALONG> INLINE unsigned long long descriptor(const void* lines, int blocks) {
   constexpr unsigned long long EIGHT_LINES = 1024 >> 4, CHUNKS_CHANGE_PLACES = 1;
-  return ((unsigned)__cvta_generic_to_shared(lines) >> 4) | EIGHT_LINES << 32 | CHUNKS_CHANGE_PLACES << 62;
+  unsigned begin = (unsigned)__cvta_generic_to_shared(lines) >> 4, next = ALONG ? 0 : blocks >> 4;
+  return begin | next << 16 | EIGHT_LINES << 32 | CHUNKS_CHANGE_PLACES << 62;
 }
 
 // The instruction names every register of d.
@@ -25,26 +28,30 @@ INLINE unsigned long long descriptor(const void* lines) {
 #define NAMES_8 NAMES_4 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define NAMES_12 NAMES_8 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define NAMES_16 NAMES_12 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define WARPGROUP_PRODUCT(TYPE, NAME, N, COLUMNS, A, B)                                                \
-  INLINE void warpgroup_product(TYPE, float (&d)[N][4], const void* a, const void* b) {                \
+// Its last two numbers say of a and of b whether k runs across.
+#define WARPGROUP_PRODUCT(TYPE, NAME, N, COLUMNS, A, B, A_ACROSS, B_ACROSS)                            \
+  template <bool A_ALONG, bool B_ALONG>                                                                \
+  INLINE void warpgroup_product(TYPE, float (&d)[N][4], const void* a, const void* b, int blocks) {    \
     asm volatile(                                                                                      \
         "{.reg .pred add; setp.eq.u32 add, 0, 0;"                                                      \
         "wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." NAME "." NAME                           \
-        " {" NAMES_##N "}, " A ", " B ", add, 1, 1, 0, 0;}"                                            \
-        : FRAGMENTS_##N : "l"(descriptor(a)), "l"(descriptor(b)));                                     \
+        " {" NAMES_##N "}, " A ", " B ", add, 1, 1, " A_ACROSS ", " B_ACROSS ";}"                      \
+        : FRAGMENTS_##N                                                                                \
+        : "l"(descriptor<A_ALONG>(a, blocks)), "l"(descriptor<B_ALONG>(b, blocks)),                    \
+          "n"(int(!A_ALONG)), "n"(int(!B_ALONG)));                                                     \
   }
-WARPGROUP_PRODUCT(float16, "f16", 4, "32", "%16", "%17")
-WARPGROUP_PRODUCT(float16, "f16", 8, "64", "%32", "%33")
-WARPGROUP_PRODUCT(float16, "f16", 16, "128", "%64", "%65")
-WARPGROUP_PRODUCT(bfloat16, "bf16", 4, "32", "%16", "%17")
-WARPGROUP_PRODUCT(bfloat16, "bf16", 8, "64", "%32", "%33")
-WARPGROUP_PRODUCT(bfloat16, "bf16", 16, "128", "%64", "%65")
+WARPGROUP_PRODUCT(float16, "f16", 4, "32", "%16", "%17", "%18", "%19")
+WARPGROUP_PRODUCT(float16, "f16", 8, "64", "%32", "%33", "%34", "%35")
+WARPGROUP_PRODUCT(float16, "f16", 16, "128", "%64", "%65", "%66", "%67")
+WARPGROUP_PRODUCT(bfloat16, "bf16", 4, "32", "%16", "%17", "%18", "%19")
+WARPGROUP_PRODUCT(bfloat16, "bf16", 8, "64", "%32", "%33", "%34", "%35")
+WARPGROUP_PRODUCT(bfloat16, "bf16", 16, "128", "%64", "%65", "%66", "%67")
 
 INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Of this warpgroup, all that were begun: d is there, and a and b are no longer read.
-template <int N> INLINE void wait_for_products(float (&d)[N][4]) {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+// Of this warpgroup, all that were begun but the last LEFT: a and b are no longer read, and d, with LEFT 0, is there.
+template <int LEFT = 0, int N> INLINE void wait_for_products(float (&d)[N][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
 #pragma unroll
   for (int i = 0; i < N; i++) asm volatile("" : FRAGMENT(i) :: "memory");  // d is read after this, not before
 }

@@ -10,7 +10,8 @@
 // - copy_chunk and __ldg read nothing but the kernel's arrays;
 // - a warp runs to the next barrier before another begins, in one order or its reverse (`order`): without a barrier it
 //   reads what is not there yet, or overwrites what is still needed;
-// - a barrier that some threads never reach, and lanes of a warp that meet in different instructions, are errors.
+// - a barrier that some threads never reach, and lanes of a warp that meet in different instructions, are errors;
+// - copies after which a thread arrives at a barrier are made when somebody waits there, or at once.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -31,15 +32,18 @@
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
 namespace emulation {
-enum State { READY, AT_BLOCK, AT_WARP, DONE };
-enum Meeting { NONE, SYNC, SHUFFLE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
-constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512;
-struct Copy { void* to; const void* from; bool there; int group; };
-struct Product { void (*add)(const Product&); float* d; int fragments; const unsigned char *a, *b; };
+enum State { READY, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
+enum Meeting { NONE, SYNC, SHUFFLE, VOTE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
+constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512, PRODUCTS = 32;
+struct Barrier { unsigned short expected, missing, rounds, unused; };
+struct Copy { void* to; const void* from; bool there; int group; Barrier* barrier; };  // or an arrival after the copies
+struct Lines { const unsigned char* first; bool along; int blocks; };  // an operand of a warpgroup's product
+struct Product { void (*add)(const Product&); float* d; int fragments; Lines a, b; int group; };
 struct Fiber {
   jmp_buf resume; State state; Meeting meeting; dim3 thread; unsigned lane, warp;
   Copy copies[QUEUE]; int first, last, group;
-  Product products[8]; int product_count; bool open;
+  Barrier* barrier; int round;  // what it waits for
+  Product products[PRODUCTS]; int product_count, product_group; bool open;
 };
 // What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
 struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; double product[16][8]; };
@@ -100,12 +104,15 @@ inline void start(int threads) {
   }
 }
 
+inline bool is_over(Fiber& f);  // the round that it waits for
+
 // Runs a warp until all its lanes are done, wait for the block, or wait for lanes that do not come.  -> whether any ran.
 inline bool run_warp(unsigned first, unsigned end, int order) {
   for (bool any = false;; any = true) {
     unsigned ran = 0, waiting = 0;
     for (unsigned i = first; i < end && !failed; i++) {
       Fiber& f = fibers[order ? first + end - 1 - i : i];
+      if (f.state == AT_BARRIER && is_over(f)) f.state = READY;
       if (f.state == READY) { run(f); ran++; }
     }
     for (unsigned i = first; i < end; i++) waiting += fibers[i].state == AT_WARP && fibers[i].meeting == fibers[first].meeting;
@@ -130,7 +137,7 @@ inline bool block(unsigned threads, size_t shared_bytes, int order) {
   memset(parity, 0, sizeof(int) * threads);
   for (unsigned i = 0; i < threads; i++) {
     Fiber& f = fibers[i];
-    f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = f.product_count = 0;
+    f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = f.product_count = f.product_group = 0;
     f.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
   }
   // A warp goes as far as it can before another begins, so that nothing but a barrier makes it wait for the others.
@@ -231,8 +238,11 @@ inline void __syncwarp() { emulation::meet(emulation::SYNC, 0); }
 template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
   return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), emulation::current->lane ^ mask);
 }
-template <class V> V __shfl_sync(unsigned, V v, int source) {
-  return emulation::shown<V>(emulation::meet(emulation::SHUFFLE, v), source % 32);
+inline bool __any_sync(unsigned, bool mine) {
+  const emulation::Exchange& e = emulation::meet(emulation::VOTE, mine);
+  bool any = false;
+  for (int lane = 0; lane < 32; lane++) any = any || emulation::shown<bool>(e, lane);
+  return any;
 }
 template <class V> V __ldg(const V* p) {
   emulation::require_inside(p, sizeof(V));
@@ -241,6 +251,7 @@ template <class V> V __ldg(const V* p) {
 
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
+inline unsigned unknown(unsigned x) { return x; }
 inline unsigned bits_of(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float float_of(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline float to_float(float x) { return x; }
@@ -334,60 +345,110 @@ inline void load(Meeting meeting, unsigned (&r)[4], const void* row) {
 }  // namespace emulation
 inline void load_matrices(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD, r, row); }
 inline void load_matrices_transposed(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD_TRANSPOSED, r, row); }
+inline unsigned place_of(const void* shared) { return (const unsigned char*)shared - emulation::shared; }
+inline void load_matrices(unsigned (&r)[4], unsigned place) { load_matrices(r, emulation::shared + place); }
+inline void load_matrices_transposed(unsigned (&r)[4], unsigned place) { load_matrices_transposed(r, emulation::shared + place); }
 
 namespace emulation {
+inline void arrive_at(Barrier* b) {
+  if (b->missing == 0) return fail("a barrier that expects nobody");
+  if (--b->missing == 0) b->missing = b->expected, b->rounds++;
+}
 inline void copy_now(const Copy& c) {
-  if (c.there) memcpy(c.to, c.from, 16);
+  if (c.barrier) arrive_at(c.barrier);
+  else if (c.there) memcpy(c.to, c.from, 16);
   else memset(c.to, 0, 16);
 }
 }  // namespace emulation
+inline void store_words(void* global, const unsigned (&word)[4]) {
+  if ((size_t)global % 16) emulation::fail("store_words: not aligned to 16 bytes");
+  memcpy(global, word, 16);
+}
 inline void copy_chunk(void* to, const void* from, bool there) {
   emulation::Fiber& f = *emulation::current;
   if ((size_t)to % 16 || (there && (size_t)from % 16)) emulation::fail("copy_chunk: not aligned to 16 bytes");
   if (f.last - f.first == emulation::QUEUE) emulation::fail("copy_chunk: more copies under way than the emulation holds");
   if (there) emulation::require_inside(from, 16);
-  if (emulation::eager) return emulation::copy_now({to, from, there, 0});
-  f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group};
+  if (emulation::eager) return emulation::copy_now({to, from, there, 0, nullptr});
+  f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group, nullptr};
 }
 namespace emulation {
-inline unsigned short at(const unsigned char* lines, int line, int k) {  // 128 bytes a line, chunks changing places
-  return ((const unsigned short*)(lines + line * 128))[((k / 8) ^ (line & 7)) * 8 + k % 8];
+// A number of an operand: a line is a row, or 64 rows of one k, and eight lines have 1024 bytes.  The chunks of a line
+// change places by what the address says of the line, so that eight lines must begin at a multiple of 1024.
+inline unsigned short at(const Lines& lines, int row, int k) {
+  size_t place = lines.first - shared;
+  place += lines.along ? row / 8 * 1024 + row % 8 * 128 + k * 2
+                       : row / 64 * lines.blocks + k / 8 * 1024 + k % 8 * 128 + row % 64 * 2;
+  return *(const unsigned short*)(shared + (place ^ (place / 128 % 8 * 16)));
 }
 // A warpgroup's product by hand: what a lane holds of it.
 template <class T> void add_product(const Product& p) {
   unsigned g = current->lane / 4, t = current->lane % 4;
-  size_t a = (size_t)p.a & 127, b = (size_t)p.b & 127;  // 32 bytes of k further
   for (int i = 0; i < p.fragments; i++)
     for (int e = 0; e < 4; e++) {
       int row = current->warp % 4 * 16 + g + e / 2 * 8, column = i * 8 + 2 * t + e % 2;
       double sum = p.d[i * 4 + e];
       for (int k = 0; k < 16; k++)
-        sum += (double)half_of(T{}, at(p.a - a, row, a / 2 + k)) * half_of(T{}, at(p.b - b, column, b / 2 + k));
+        sum += (double)half_of(T{}, at(p.a, row, k)) * half_of(T{}, at(p.b, column, k));
       p.d[i * 4 + e] = cut_off(sum);
     }
 }
 }  // namespace emulation
-template <class T, int N> void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsigned char* b) {
+template <bool A_ALONG, bool B_ALONG, class T, int N>
+void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsigned char* b, int blocks) {
   using namespace emulation;
   Fiber& f = *current;
   Exchange& e = meet(WARPGROUP, std::make_pair(a, b));
   if (shown<std::pair<const void*, const void*>>(e, 0) != std::make_pair((const void*)a, (const void*)b))
     fail("warpgroup_product: lanes with other operands");
   if (!f.open) fail("warpgroup_product: not between begin_products and end_products");
-  f.products[f.product_count++] = {add_product<T>, d[0], N, a, b};
+  if (f.product_count == PRODUCTS) fail("warpgroup_product: more products under way than the emulation holds");
+  f.products[f.product_count++] = {add_product<T>, d[0], N, {a, A_ALONG, blocks}, {b, B_ALONG, blocks}, f.product_group};
 }
 inline void begin_products() { emulation::current->open = true; }
 // Done at once, or, where copies are made at once, at the latest moment.
-inline void do_products() {
+inline void do_products(int left) {
   emulation::Fiber& f = *emulation::current;
-  for (int i = 0; i < f.product_count; i++) f.products[i].add(f.products[i]);
-  f.product_count = 0;
+  int done = 0;
+  for (; done < f.product_count && f.products[done].group < f.product_group - left; done++)
+    f.products[done].add(f.products[done]);
+  f.product_count -= done;
+  memmove(f.products, f.products + done, f.product_count * sizeof(emulation::Product));
 }
 inline void end_products() {
   emulation::current->open = false;
-  if (!emulation::eager) do_products();
+  emulation::current->product_group++;
+  if (!emulation::eager) do_products(0);
 }
-template <int N> void wait_for_products(float (&)[N][4]) { do_products(); }
+template <int LEFT = 0, int N> void wait_for_products(float (&)[N][4]) { do_products(LEFT); }
+
+using emulation::Barrier;
+inline void expect(Barrier* b, int arrivals) { *b = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0}; }
+inline void arrive(Barrier* b) { emulation::arrive_at(b); }
+inline void arrive_after_copies(Barrier* b) {
+  emulation::Fiber& f = *emulation::current;
+  if (f.last - f.first == emulation::QUEUE) emulation::fail("copy_chunk: more copies under way than the emulation holds");
+  if (emulation::eager) return emulation::arrive_at(b);
+  f.copies[f.last++ % emulation::QUEUE] = {nullptr, nullptr, false, f.group, b};
+}
+namespace emulation {
+inline bool is_over(Fiber& f) {
+  if (f.barrier->rounds % 2 != f.round) return true;
+  for (int i = 0; i < started; i++) {  // the copies after which somebody arrives here, and those before them
+    int end = fibers[i].first;
+    for (int n = fibers[i].first; n < fibers[i].last; n++)
+      if (fibers[i].copies[n % QUEUE].barrier == f.barrier) end = n + 1;
+    for (int& n = fibers[i].first; n < end; n++) copy_now(fibers[i].copies[n % QUEUE]);
+  }
+  return f.barrier->rounds % 2 != f.round;
+}
+}  // namespace emulation
+inline void wait_at(Barrier* b, int round) {
+  emulation::Fiber& f = *emulation::current;
+  f.barrier = b;
+  f.round = round;
+  while (!emulation::is_over(f)) emulation::leave(emulation::AT_BARRIER);
+}
 
 inline void end_copies() { emulation::current->group++; }
 template <int LEFT> void wait_for_copies() {

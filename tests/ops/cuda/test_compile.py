@@ -9,7 +9,8 @@ import pytest
 
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER, Kernel, source
-from levit_np.ops.cuda.geometry import BROAD, RESIDENT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, head_size
+from levit_np.ops.cuda.geometry import (
+    BROAD, FLAT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, WIDEST_KEY, WIDEST_VALUE, head_size, resident_for)
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
@@ -28,8 +29,11 @@ def forms():
     """{source: the definitions that it is compiled with}."""
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
-    return {"linear": [*tiles, RESIDENT.defines], "convolution": tiles,
-            "attention": attention, "attention_backward": attention,
+    pairs = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()
+             if key <= WIDEST_KEY and value <= WIDEST_VALUE]
+    resident = [resident_for(200704, 512, bytes_).tile.defines for bytes_ in (256, 512, 768)]
+    return {"linear": [*tiles, FLAT.defines], "resident": resident, "convolution": [*tiles, FLAT.defines],
+            "attention": attention, "attention_pairs": pairs, "attention_backward": attention,
             "normalization": [(("VECTOR", n), *more) for n in (1, 4, 8) for more in ((), (("ACTIVATION", 1),))],
             "bias": [()], "pointwise": [()], "reduction": [()],
             "image": [(("SIDE", side), ("CHANNELS", 3)) for side in (1, 2)], "optimizer": [()]}
@@ -55,14 +59,19 @@ def compiled(folder, name, element, defines, target):
 
 def cases():
     every = [(name, element, defines, target) for name, all_ in forms().items() for element in SIZES for defines in all_
-             for target in ((HOPPER,) if ("WARPGROUPS", 1) in defines else TARGETS)
+             for target in ((HOPPER,) if name == "attention_pairs" or ("WARPGROUPS", 1) in defines else TARGETS)
              if element != "float" or (target != HOPPER and defines != WIDE.defines)]
     # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
-    often = {("linear", "float16", RESIDENT.defines, HOPPER), ("convolution", "float16", BROAD.defines, HOPPER),
+    often = {("linear", "float16", BROAD.defines, HOPPER),
+             ("resident", "float16", resident_for(200704, 512, 512).tile.defines, HOPPER),
+             ("convolution", "float16", BROAD.defines, HOPPER),
+             ("convolution", "float16", FLAT.defines, HOPPER),
              ("linear", "float16", WIDE.defines, "sm_90"), ("convolution", "float16", WIDE.defines, "sm_90"),
              ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
+             ("attention_pairs", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), HOPPER),
+             ("attention_backward", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
              ("normalization", "float16", (("VECTOR", 8), ("ACTIVATION", 1)), "sm_80"),
              ("bias", "float16", (), "sm_90"),

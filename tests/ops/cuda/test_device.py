@@ -179,16 +179,21 @@ def using(log, allocator):
     log.append("no pool")
 
 
-@pytest.mark.parametrize("error", [None, MemoryError("no room")])
-def test_what_is_recorded_has_memory_of_its_own(monkeypatch, error):
-    """And the recording ends, whatever happens in it."""
+@pytest.fixture
+def log(monkeypatch):
+    """What a CuPy that records is asked for."""
     cupy, log = Cupy(1), []
     cupy.cuda.Stream, cupy.cuda.using_allocator = partial(Stream, log), partial(using, log)
     cupy.cuda.MemoryPool = type("MemoryPool", (), {"malloc": lambda pool: "pool"})
     cupy.cuda.Device.synchronize = lambda one: log.append("finished")
     cupy.get_default_memory_pool = lambda: type("", (), {"free_all_blocks": lambda pool: log.append("freed")})()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return log
 
+
+@pytest.mark.parametrize("error", [None, MemoryError("no room")])
+def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
+    """And the recording ends, whatever happens in it."""
     def function():
         log.append("function")
         if error:
@@ -208,3 +213,37 @@ def test_what_is_recorded_has_memory_of_its_own(monkeypatch, error):
     monkeypatch.setattr(device.CupyDevice, "launch", lambda gpu, call: log.append(call))
     device.current().recorded(["a", "b"])()
     assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
+
+
+def test_a_long_recording_is_several_graphs(log, monkeypatch):
+    """So that the GPU has something to do while the rest is launched; what is short, or evaluates, is one."""
+    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
+    calls = [device.Launch(device.Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())] * 300
+
+    def launched(count):
+        log.clear()
+        device.captured(lambda: [device.current().launch(call) for call in calls[:count]])()
+        return [log.count(what) for what in ("begin", "end", "launch")]
+
+    assert device.CUTS == (32, 256)
+    assert [launched(count) for count in (31, 32, 255, 300)] == [[1] * 3, [2] * 3, [2] * 3, [3] * 3]
+    log.clear()
+    device.current().recorded(calls)()
+    assert log.count("launch") == 1
+
+
+def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
+    device.use(emulators[0])
+    monkeypatch.setattr(emulators[0], "captured", lambda function, arrays: function())
+    w, other = (device.asarray(np.ones((4, 8), np.float32)) for _ in "12")
+
+    def function():
+        return [device.contiguous(a, np.dtype(kind)) for a in (w, other) for kind in ("float16", "float16", "float32")]
+
+    try:
+        found, apart = device.captured(function, (w,)), function()
+    finally:
+        device.use(None)
+    assert found[0] is found[1] is not found[2] and found[3] is not found[4]
+    assert apart[0] is not apart[1]  # whose values may have changed
+    assert [a.dtype.name for a in found[:3]] == ["float16", "float16", "float32"]

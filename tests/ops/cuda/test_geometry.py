@@ -5,15 +5,15 @@ import pytest
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
-    COLUMN_ROWS, PROCESSORS, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE, bias_for, columns_for, cover, head_size,
-    heads_for, parts_for, tile_for, tiles_of)
+    BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
+    attention_for, columns_for, cover, head_size, heads_for, images_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
 def test_tiles_fit():
-    for tile in (*TILES, *WARPGROUP_TILES):
+    for tile in (*TILES, *WARPGROUP_TILES, FLAT):
         assert tile.rows % (16 * tile.down) == 0 == tile.columns % (16 * tile.across)
         assert tile.threads <= 256 and tile.shared <= SHARED_OF_A_BLOCK
         if "SPLIT" in tile.features:  # what four warps have found passes through the stages' memory
@@ -31,13 +31,23 @@ def test_a_large_product_gets_wide_tiles_and_a_small_one_many_blocks():
     assert cover(rows, tile.rows) * cover(columns, tile.columns) > PROCESSORS / 2
 
 
+@pytest.mark.parametrize("hopper", [False, True])
 @pytest.mark.parametrize("element", SIZES)
 @pytest.mark.parametrize("rows, columns, terms",
                          [(512, 256, 200704), (7, 3, 5), (1000, 384, 256), (64, 288, 3136), (1, 1, 1)])
-def test_parts_cover_all_terms(rows, columns, terms, element):
-    _, parts, length = parts_for(rows, columns, terms, element)
+def test_parts_cover_all_terms(rows, columns, terms, element, hopper):
+    _, parts, length = parts_for(rows, columns, terms, element, hopper)
     assert (parts - 1) * length < terms <= parts * length
     assert length % (128 // SIZES[element]) == 0  # a step of one part never reads another's terms
+
+
+@pytest.mark.parametrize("rows, columns, tile",
+                         [(512, 256, BROAD), (1024, 512, BROAD), (64, 288, FLAT), (32, 72, FLAT)])
+def test_gradients_on_hopper_get_large_tiles_and_no_more_blocks_than_run_at_a_time(rows, columns, tile):
+    found, parts, _ = parts_for(rows, columns, 50176, "float16", True)
+    blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
+    assert found == tile and PROCESSORS / 2 < blocks <= 2 * PROCESSORS
+    assert parts_for(rows, columns, 50176, "float", True)[0] == parts_for(rows, columns, 50176, "float16", False)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,28 +67,52 @@ def test_attention_of_the_five_models(name, images, element):
             assert shape.grid[1] * warps * 16 >= rows and shape.grid[0] * together >= images * heads
             assert warps * together <= 8 and shape.shared <= SHARED_OF_A_BLOCK
             assert (shape.grid[1] - 1) * warps * 16 < rows  # no block without rows
-        shape, count = bias_for(queries, keys, heads, images, size)
-        assert shape.grid[2] * count >= images > (shape.grid[2] - 1) * count and shape.shared <= SHARED_OF_A_BLOCK
-        assert shape.grid[1] * shape.block[0] // 2 >= queries and shape.grid[0] >= heads * keys / 64
+        parts, count = images_for(heads * cover(queries, 16) * cover(keys, 16) * 256 * SIZES[element] // 16, images)
+        assert parts * count >= images > (parts - 1) * count and count >= min(8, images)
+
+
+@pytest.mark.parametrize("element", SIZES)
+def test_attention_of_one_pair_after_the_other(element):
+    """LeViT-256's first stage, of many images on Hopper; not of one, for whom a pair's rows are shared out."""
+    for images, hopper, many in ((256, True, element != "float"), (256, False, False), (1, True, False)):
+        name, shape = attention_for(196, 196, 4 * images, 32, 64, element, hopper)
+        assert name == ("attention_pairs" if many else "attention")
+        assert shape.shared <= (SHARED_OF_HOPPER if many else SHARED_OF_A_BLOCK)
+        assert shape.grid[0] == (PROCESSORS if many else 4 * images)
+
+
+def test_wide_heads_are_not_worked_on_one_after_the_other():
+    assert attention_for(196, 196, 1000, 64, 64, "float16", True)[0] == "attention"
+    assert attention_for(196, 49, 1000, 32, 128, "float16", True)[0] == "attention"
+    assert attention_for(196, 784, 1000, 32, 64, "float16", True)[0] == "attention"  # or of too many keys
 
 
 def test_head_sizes():
     assert [head_size(n) for n in (1, 16, 17, 19, 32, 38, 64, 256)] == [16, 16, 32, 32, 32, 64, 64, 256]
 
 
-@pytest.mark.parametrize("rows, channels", [(1, 1), (7, 5), (200704, 512), (3211264, 32), (16, 768), (1024, 1000)])
+@pytest.mark.parametrize("rows, channels", [(1, 1), (7, 5), (200704, 512), (3211264, 32), (16, 768), (1024, 1000),
+                                            (401408, 384), (50, 24)])
 @pytest.mark.parametrize("chunk", [4, 8])
 def test_columns_cover_all_rows(rows, channels, chunk):
     shape = columns_for(rows, channels, chunk)
-    assert channels % shape.vector == 0 and shape.grid[0] * 32 * shape.vector >= channels
-    assert (shape.parts - 1) * shape.length < rows <= shape.parts * shape.length and shape.length % COLUMN_ROWS == 0
-    assert shape.parts < 65536
+    lanes, down = shape.block
+    assert channels % shape.vector == 0 and shape.grid[0] * lanes * shape.vector >= channels
+    assert (shape.parts - 1) * shape.length < rows <= shape.parts * shape.length and shape.length % down == 0
+    assert lanes * down == COLUMN_THREADS and 32 % lanes == 0 and shape.parts < 65536
+
+
+@pytest.mark.parametrize("channels, lanes", [(32, 4), (64, 8), (128, 16), (256, 32), (384, 16), (1920, 16)])
+def test_no_thread_is_without_a_channel(channels, lanes):
+    """LeViT-256's, in float16: with 32 lanes, seven of eight threads had nothing to do for the first BN."""
+    shape = columns_for(200704, channels, 8)
+    assert shape.block[0] == lanes and shape.grid[0] * lanes * 8 == channels
 
 
 def test_the_constants_are_the_sources():
     """What Python and CUDA C++ must agree on."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.cu*")))
     for line in ("constexpr int WARP = 32, CHUNK_BYTES = 16;", "#define K_BYTES 128", "constexpr int TILE = 64;",
-                 "constexpr int MOST_THREADS = 256;", "constexpr int LANES = 32, ROWS = 8;",
+                 "constexpr int OFFSETS = 8;", "constexpr int THREADS = 256, WARPS",
                  "enum Activation { IDENTITY, HARDSWISH, SILU };"):
         assert line in text

@@ -20,13 +20,35 @@ def linear(dtype="float16"):
     return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
 
 
+def on_hopper():
+    return mock.patch.object(device.current(), "capability", device.HOPPER)
+
+
 def by_warpgroups():
-    """Of 16-bit numbers on Hopper, several tiles of columns a block."""
+    """Of 16-bit numbers on Hopper."""
+    with mock.patch.object(geometry, "resident_for", lambda *_: None):
+        return resident()
+
+
+def resident(channels=200):
+    """Where rows stay in shared memory, for several tiles of columns and more steps than stages."""
     others = tuple(tile._replace(cost=1e9) for tile in geometry.TILES)
-    device.current().capability = device.HOPPER
-    x, w = put(draw(513, 200), "float16"), put(draw(376, 200), "float32")
-    with mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
+    x, w = put(draw(513, channels), "float16"), put(draw(376, channels), "float32")
+    with on_hopper(), mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
         return exact(ops.linear(x, w)), reference.linear(exact(x), exact(w))
+
+
+def resident_of_many_terms():
+    """So many that a tile has more steps than there are stages."""
+    return resident(380)
+
+
+def gradient_by_warpgroups():
+    """Of which both operands' terms run across."""
+    dy, x, w = put(draw(300, 72), "float16"), put(draw(300, 136), "float16"), put(draw(72, 136), "float32")
+    with on_hopper(), mock.patch.multiple(geometry, SQUARE=geometry.SQUARE._replace(cost=1e9)):
+        found = exact(ops.linear_backward(dy, x, w)[1])
+    return found, reference.linear_backward(exact(dy), exact(x), exact(w))[1]
 
 
 def linear_backward():
@@ -46,10 +68,19 @@ def convolution_backward():
 
 
 def attention(keys=131):
+    """Of scores the later of which are so much larger that the first are scaled down."""
     q, k, v = (put(draw(2, 2, n, 16), "float16") for n in (37, keys, keys))
-    bias = put(draw(2, 37, keys), "float32")
+    bias = put(draw(2, 37, keys) + 8 * (np.arange(keys) >= 64), "float32")
     y, _ = ops.attention(q, k, v, bias, 0.25)
     return exact(y), reference.attention(exact(q), exact(k), exact(v), exact(bias), 0.25)[0]
+
+
+def attention_pairs():
+    """On Hopper, of more pairs than a block has in shared memory."""
+    q, k, v = (put(draw(3, 3, n, 16), "float16") for n in (140, 100, 100))
+    with on_hopper(), mock.patch.object(geometry, "PROCESSORS", 1):
+        y, _ = ops.attention(q, k, v, None, 0.25)
+    return exact(y), reference.attention(exact(q), exact(k), exact(v), None, 0.25)[0]
 
 
 def attention_of_many_keys():
@@ -95,14 +126,22 @@ BUGS = {
     "a row too many is read": (linear, "return n < lines ? n * stride", "return n <= lines ? n * stride"),
     "a chunk too many is read": (linear, "return n < length ? n", "return n <= length ? n"),
     "an operand overwritten while warpgroups multiply": (
-        by_warpgroups, "      wait_for_products(sums[0]);\n      __syncthreads();\n      copy();",
-        "      __syncthreads();\n      copy();"),
+        by_warpgroups, "    if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);\n    __syncthreads();",
+        "    __syncthreads();"),
     "the sums read before they are there": (
-        by_warpgroups, "    wait_for_products(sums[0]);\n    each", "    each"),
-    "the wrong part of what is resident": (by_warpgroups, "shared + step * A_BYTES, stage);", "shared, stage);"),
-    "resident rows not copied": (by_warpgroups, "for (int step = 0; step < steps; step++) slice_a",
-                                 "for (int step = 1; step < steps; step++) slice_a"),
-    "a warpgroup's rows are the other's": (by_warpgroups, "a + threadIdx.x / (4 * WARP) * 64", "a + 0 * 64"),
+        by_warpgroups, "  if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);\n  if", "  if"),
+    "a slice overwritten while it is read": (resident, "if (filled) wait_at(read", "if (false) wait_at(read"),
+    "a slice read before it has arrived": (resident, "        wait_at(arrived + turn.stage, turn.round);\n", ""),
+    "a slice given back while it is read": (resident_of_many_terms, "          wait_for_products<1>(sums[0]);\n", ""),
+    "resident sums read before they are there": (resident, "      wait_for_products<0>(sums[0]);\n", ""),
+    "the wrong part of what is resident": (resident, "shared + step * A_BYTES, ring", "shared, ring"),
+    "resident rows not copied": (resident, "CARRIERS>(shared + step * A_BYTES", "CARRIERS>(shared"),
+    "resident rows overwritten while they are read": (resident, "if (row > first) wait_at", "if (false) wait_at"),
+    "resident rows given back a tile too soon": (resident, "column + TILE_COLUMNS >= end) arrive(rows_read + step -",
+                                                 "column == begin) arrive(rows_read + step -"),
+    "a tile of columns left out": (resident, "column < end; column += TILE_COLUMNS)\n        for",
+                                   "column + TILE_COLUMNS < end; column += TILE_COLUMNS)\n        for"),
+    "a warpgroup's rows are the other's": (by_warpgroups, "a += threadIdx.x / (4 * WARP) * BLOCK_OF_64;", ""),
     "the wrong chunk of a line": (linear, "part * 2 + lane / 16));", "part * 2 + lane / 8 % 2));"),
     "the wrong register": (linear, "right[j / 2] + j % 2 * 2", "right[j / 2] + 2 - j % 2 * 2"),
     "a part reads the next one's terms": (linear_backward, "begin + length < rows ? begin + length : rows",
@@ -113,45 +152,56 @@ BUGS = {
     "the lines after the image": (convolution, "y < (unsigned)s.height", "y <= (unsigned)s.height"),
     "the kernel's cells confused": (convolution, "y = quotient(cell, s.kernel), x = cell - y * s.kernel;",
                                     "x = quotient(cell, s.kernel), y = cell - x * s.kernel;"),
-    "the wrong class of pixels": (convolution_backward, "base = (first + s.padding - remainder) / s.stride;",
-                                  "base = (first + s.padding) / s.stride + remainder;"),
-    "a cell left out": (convolution_backward, "(s.kernel - remainder + s.stride - 1) / s.stride : 0",
-                        "(s.kernel - remainder) / s.stride : 0"),
-    "a mask off by one": (attention, "if (column >= columns) x", "if (column > columns) x"),
-    "a key left out": (attention, "if (column >= columns) x", "if (column >= columns - 1) x"),
+    "the wrong class of pixels": (convolution_backward, "base = quotient(first + s.padding - remainder, s.stride);",
+                                  "base = quotient(first + s.padding, s.stride) + remainder;"),
+    "a cell left out": (convolution_backward, "quotient(s.kernel - remainder + s.stride - 1, s.stride) : 0",
+                        "quotient(s.kernel - remainder, s.stride) : 0"),
+    "the next 64 rows are these": (gradient_by_warpgroups, "return chunk / 8 * BLOCK_OF_64 + ", "return "),
+    "the next terms are these": (gradient_by_warpgroups, "b + part * B_PART", "b"),
+    "chunks where they were": (gradient_by_warpgroups, "offset<8>(line, chunk % 8);",
+                               "(line * 8 + chunk % 8) * CHUNK_BYTES;"),
+    "a mask off by one": (attention, "if (s.column >= columns) x", "if (s.column > columns) x"),
+    "a key left out": (attention, "if (s.column >= columns) x", "if (s.column >= columns - 1) x"),
     "a token too many is copied": (attention, "bool there = first + line < end;", "bool there = first + line <= end;"),
-    "keys overwritten while they are read": (attention_of_many_keys, "    if (begin || again) __syncthreads();",
-                                             "    "),
+    "keys overwritten while they are read": (attention_of_many_keys, "      __syncthreads();  // nobody reads",
+                                             "      // "),
     "no barrier before keys are read": (attention, "    wait_for_copies<0>();\n    __syncthreads();\n    return",
                                         "    wait_for_copies<0>();\n    return"),
+    "the next pair's tokens overwrite those of one before": (attention_pairs, "if (coming >= SLOTS) wait_at",
+                                                             "if (coming >= 2 * SLOTS) wait_at"),
+    "a pair's tokens not waited for": (attention_pairs, "    wait_at(arrived + now % SLOTS, now / SLOTS % 2);\n", ""),
+    "a pair done with before its tokens are read": (attention_pairs, "expect(done + i, row_tiles)",
+                                                    "expect(done + i, row_tiles - 1)"),
+    "the last pair left out": (attention_pairs, "items = (pairs + 1) * row_tiles", "items = pairs * row_tiles"),
     "the sums are not scaled down": (attention, "return x * down[half];", "return x;"),
-    "the next groups' bias is this one's": (attention, "read_bias(group + COUNT)", "read_bias(group)"),
+    "the next groups' bias is this one's": (attention, "next.pass(COUNT)", "next.pass(0)"),
     "lanes keep their numbers": (attention, "exchange(words[1], words[3], 2);", ""),
     "the total is not scaled down": (attention, "each(total, [&](float x, int half) { return x * down[half]; });",
                                     ""),
     "a row's largest of two lanes only": (attention, "  return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));",
                                           "  return x;"),
-    "probabilities without their sum": (attention_backward,
-                                        "(dp[e / 4][e % 4] - dot[half]);\n      }\n      add_weighted",
-                                        "(dp[e / 4][e % 4]);\n      }\n      add_weighted"),
-    "an image's tokens overwritten": (bias_of_many_images, "    __syncthreads();  // the next image's tokens",
-                                      "    // "),
-    "an image left out": (attention_backward, "for (int image = blockIdx.z * count; image < end; image++)",
-                          "for (int image = blockIdx.z * count + 1; image < end; image++)"),
+    "probabilities without their sum": (attention_backward, "[e % 4] = -dot[e / 2 % 2];", "[e % 4] = 0;"),
+    "the same where queries are columns": (attention_backward, "(ds[tile][e] - of.row[e % 2].dot)", "ds[tile][e]"),
+    "the neighbour's logarithm": (attention_backward, "score_scale - of.row[e % 2].logarithm",
+                                  "score_scale - of.row[1 - e % 2].logarithm"),
+    "a sum of two lanes only": (attention_backward, "  return x + __shfl_xor_sync(EVERY_LANE, x, 2);", "  return x;"),
+    "scores of the next tile": (bias_of_many_images, "[(i * 2 + tile) * WARP]", "[(i * 2 + 1 - tile) * WARP]"),
+    "an image left out": (bias_of_many_images, "for (int image = blockIdx.y * count; image < end; image++)",
+                          "for (int image = blockIdx.y * count + 1; image < end; image++)"),
     "rows added before they are all there": (batch_norm, "  __syncthreads();\n#pragma unroll\n"
                                              "  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;",
                                              "#pragma unroll\n  for (int e = 0; e < VECTOR; e++) {\n    sums[e] = 0;"),
-    "a halving without a barrier": (bias_gradient, "found[threadIdx.x + half];\n    __syncthreads();",
-                                    "found[threadIdx.x + half];"),
+    "warps added before they are all there": (bias_gradient, "  __syncthreads();\n  int own", "  int own"),
 }
 
 
 # One of each kind runs every time; to compile the others takes a while.
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
-             "an operand overwritten while warpgroups multiply",
-             "a mask off by one", "keys overwritten while they are read", "the sums are not scaled down",
-             "a halving without a barrier")
+             "an operand overwritten while warpgroups multiply", "a slice overwritten while it is read",
+             "the next 64 rows are these", "a mask off by one", "a pair's tokens not waited for",
+             "keys overwritten while they are read", "the sums are not scaled down",
+             "warps added before they are all there")
 
 
 @pytest.mark.parametrize("name",
@@ -179,9 +229,10 @@ def test_a_planted_bug_is_seen(name, compiled):
     assert any(seen)
 
 
-@pytest.mark.parametrize("compute", [linear, by_warpgroups, linear_backward, convolution, convolution_backward,
-                                     attention, attention_of_many_keys, attention_backward, bias_of_many_images, batch_norm,
-                                     bias_gradient])
+@pytest.mark.parametrize("compute", [linear, by_warpgroups, resident, resident_of_many_terms, gradient_by_warpgroups,
+                                     linear_backward, convolution, convolution_backward, attention,
+                                     attention_pairs, attention_of_many_keys, attention_backward, bias_of_many_images,
+                                     batch_norm, bias_gradient])
 def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
     for emulator in emulators:
         device.use(emulator)
@@ -224,8 +275,8 @@ def test_writing_behind_an_array_is_seen(emulated):
 
 def test_a_barrier_that_some_threads_miss(compiled):
     device.use(Emulator(compiled, 0, lambda text: text.replace(
-        "  add_over_rows(sums, (float*)shared_memory);\n  int begin",
-        "  if (threadIdx.x == 3) for (;;) __syncwarp();\n  add_over_rows(sums, (float*)shared_memory);\n  int begin")))
+        "  add_over_rows(mean, (float*)shared_memory);",
+        "  if (threadIdx.x == 3) for (;;) __syncwarp();\n  add_over_rows(mean, (float*)shared_memory);")))
     try:
         with pytest.raises(RuntimeError, match="waits for (lanes|a barrier) that others never reach"):
             batch_norm()
@@ -234,9 +285,11 @@ def test_a_barrier_that_some_threads_miss(compiled):
 
 
 def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
-    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "heads_for",
-                        lambda *sizes: geometry.heads_for(*sizes)._replace(
-        shared=geometry.heads_for(*sizes).shared - 16))
+    def too_little(*sizes):
+        name, shape = geometry.attention_for(*sizes)
+        return name, shape._replace(shared=shape.shared - 16)
+
+    monkeypatch.setattr(sys.modules["levit_np.ops.cuda.attention"], "attention_for", too_little)
     with pytest.raises(RuntimeError, match="attention: written [0-9]+ bytes behind the shared memory"):
         attention()
 

@@ -31,8 +31,10 @@ def gradients(model, x, targets, backend):
     return {name: exact(g) for name, g in (model.gradients() | {"images": dx}).items()}
 
 
-STATISTICS = {"float32": 3e-5, "float16": 1e-2, "bfloat16": 6e-2}  # a variance errs twice as much as its values
-ANGLES = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-2}  # 1 - the cosine between a gradient and the true one
+STATISTICS = {"float32": 3e-5, "float16": 1.5e-2, "bfloat16": 8 * 1.5e-2}  # a variance errs twice as much as its values
+# 1 - the cosine between a gradient and the true one, which grows with the square of what numbers are rounded to.  For
+# other weights and images the worst parameter's is 6e-4 to 1.3e-3 in float16, and 64 times that in bfloat16.
+ANGLES = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 64 * 2e-3}
 
 
 @pytest.mark.parametrize("name, changes, precision", [
@@ -96,7 +98,9 @@ def test_a_training(precision):
     theirs, expected = losses("reference")
     ours, found = losses("cuda", precision)
     np.testing.assert_allclose(found, expected, rtol={"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2}[precision])
-    bar = {"float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}[precision]
+    # AdamW moves a weight by `rate` whatever its gradient's size, so that where it is small its rounding counts: these
+    # are shares of a tenth, five steps.  In float32 2e-3 on the processor, 2.3e-3 on an H200.
+    bar = {"float32": 5e-3, "float16": 0.1, "bfloat16": 0.5}[precision]
     for key, value in theirs.average.model.state().items():
         assert np.abs(exact(ours.average.model.state()[key]) - value).max() < bar * max(np.abs(value).max(), 0.1), key
 

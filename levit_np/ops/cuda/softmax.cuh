@@ -1,0 +1,154 @@
+// A warp's sixteen rows of softmax(scale · q kᵀ + bias) v, summed up while the keys and values pass by.
+//
+// The softmax of a row is the same for any m that is taken off its scores,
+//   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m).
+// m need only be so near to the largest score that no weight overflows, and those that count do not vanish.  The
+// largest is known when the last tile has passed; so m is SLACK above the largest of the first tile, and it stays until
+// a weight is 2 or more.  Then m becomes SLACK above the largest so far, and what was summed up with m' is scaled down:
+//   2^(s - m) = 2^(s - m') 2^(m' - m).
+// The largest score's weight is at least 2^-SLACK; a float16 is exact to 2^-25, which is 2^-18 of that.  Few tiles but
+// the first come to another m; in the others a lane looks at its own weights only, all at once.
+#pragma once
+#include "attention.cuh"
+
+constexpr float SLACK = 7;
+
+// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.
+constexpr int AT_ONCE = 2;
+
+// Each of the sums of a warp's rows becomes what it is turned into; half: of the rows g, or g + 8.
+template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Turned turned) {
+#pragma unroll
+  for (int i = 0; i < TILES; i++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sums[i][e] = turned(sums[i][e], e / 2);
+}
+
+INLINE unsigned one(float) { return bits_of(1.0f); }
+template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
+
+// Where a lane finds its part of the keys, and of the values, of a group: as Tokens, but computed once, and from there
+// on added to.  (Groups begin at a multiple of a line's bytes, so that another chunk changes only the last bits.)
+struct Keys {
+  static constexpr int GROUP_BYTES = 16 * K_CHUNKS * CHUNK_BYTES;
+  unsigned place;
+  INLINE Keys(const unsigned char* lines) {
+    int lane = threadIdx.x % WARP;
+    place = unknown(place_of(lines + offset<K_CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)));
+  }
+  INLINE void along(unsigned (&r)[4], int column, int part) const {
+    load_matrices(r, (place ^ part * 2 * CHUNK_BYTES) + column / 16 * GROUP_BYTES);
+  }
+  INLINE void pass(int groups) { place += groups * GROUP_BYTES; }
+};
+struct Values {
+  static constexpr int GROUP_BYTES = 16 * V_CHUNKS * CHUNK_BYTES;
+  const unsigned char* lines;  // of floats, which no instruction transposes
+  unsigned place;
+  INLINE Values(const unsigned char* lines) : lines(lines) {
+    int lane = threadIdx.x % WARP;
+    place = unknown(place_of(lines + offset<V_CHUNKS>(lane % 16, lane / 16)));
+  }
+  INLINE void across(unsigned (&r)[4], int token, int column) const {
+    if (sizeof(element) == 4)
+      return b_across<V_CHUNKS, NEIGHBOURS>(r, lines + token * V_CHUNKS * CHUNK_BYTES, column, 0);
+    load_matrices_transposed(r, (place ^ column / CHUNK * CHUNK_BYTES) + token / 16 * GROUP_BYTES);
+  }
+  INLINE void pass(int groups) { lines += groups * GROUP_BYTES, place += groups * GROUP_BYTES; }
+};
+
+struct Softmax {
+  // Of rows g and g + 8; shift: -m.  A row's total is one more column of the product, of a v that is 1 everywhere: Σ of
+  // the weights as they are rounded.
+  float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, shift[2] = {infinity(), infinity()};
+
+  // The groups of 16 keys from `group` to `end`, the first of which is at these lines.
+  INLINE void add(int group, int end, const unsigned (&query)[K_PARTS][4], const unsigned char* key_lines,
+                  const unsigned char* value_lines, NextBias<AT_ONCE>& next, float scale) {
+    Keys keys(key_lines);
+    Values values(value_lines);
+    by_groups<AT_ONCE>(group, end, [&](int, auto count) {
+      constexpr int COUNT = decltype(count)::value;
+      add<COUNT>(query, keys, values, next, scale);
+      keys.pass(COUNT);
+      values.pass(COUNT);
+    });
+  }
+  template <int COUNT>
+  INLINE void add(const unsigned (&query)[K_PARTS][4], const Keys& keys, const Values& values, NextBias<AT_ONCE>& next,
+                  float scale) {
+    const unsigned ones = one(element{});
+    float scores[COUNT * 2][4];
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      next.start(scores + i * 2, i);
+      add_product(scores + i * 2, query, keys, i * 16);
+    }
+    unsigned weights[COUNT][GROUP_PARTS][4];
+    if (__any_sync(EVERY_LANE, weigh(weights, scores, scale))) {
+      float down[2];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float largest = -infinity(), before = shift[half];
+#pragma unroll
+        for (int i = 0; i < COUNT * 4; i++) largest = fmaxf(largest, scores[i / 2][i % 2 + half * 2]);
+        shift[half] = fminf(before, -scale * row_maximum(largest) - SLACK);
+        down[half] = exp2_fast(shift[half] - before);
+      }
+      each(sums, [&](float x, int half) { return x * down[half]; });
+      each(total, [&](float x, int half) { return x * down[half]; });
+      weigh(weights, scores, scale);
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+#pragma unroll
+      for (int part = 0; part < GROUP_PARTS; part++) tensor_product(element{}, total[0], weights[i][part], ones, ones);
+      add_weighted_tokens<VALUE_SIZE>(sums, weights[i], values, i * 16);
+      if (i == 0) next.pass(COUNT);
+    }
+  }
+
+  // The weights of scores, as the next product takes them.  -> whether one is 2 or more, or not a number: of each type,
+  // these have the upper bit of their exponent set.
+  template <int COUNT>
+  INLINE bool weigh(unsigned (&weights)[COUNT][GROUP_PARTS][4], const float (&scores)[COUNT * 2][4],
+                    float scale) const {
+    unsigned bits = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      float exponentials[2][4];
+#pragma unroll
+      for (int e = 0; e < 8; e++)
+        exponentials[e / 4][e % 4] = exp2_fast(scores[i * 2 + e / 4][e % 4] * scale + shift[e / 2 % 2]);
+#pragma unroll
+      for (int part = 0; part < GROUP_PARTS; part++) {
+        a_of_result(weights[i][part], exponentials, part, element{});
+#pragma unroll
+        for (int word : weights[i][part]) bits |= word;
+      }
+    }
+    return bits & (sizeof(element) == 4 ? 0x40000000 : 0x40004000);
+  }
+
+  // The rows from `row` on of a head of an image.  y: token n of image b, head h, at
+  // ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries), or nullptr: m + log2 Σ, with
+  // which the backward computes the probabilities again.
+  INLINE void store(element* y, float* logarithms, int image, int head, int heads, int row, int queries,
+                    int activation) {
+    float inverse[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int n = row + threadIdx.x % WARP / 4 + half * 8;
+      float all = total[0][half * 2];
+      if (logarithms && n < queries && threadIdx.x % 4 == 0)
+        logarithms[((long long)image * heads + head) * queries + n] = log2f(all) - shift[half];
+      inverse[half] = __fdividef(1.0f, all);  // far from where it is not exact to a float's last bits
+    }
+    each(sums, [&](float x, int half) { return x * inverse[half]; });
+    // Asked once, not for each of the sums.
+    if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
+    else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
+    store_rows<VALUE_SIZE>(sums, y + ((long long)image * queries * heads + head) * VALUE_SIZE,
+                           (long long)heads * VALUE_SIZE, row, queries);
+  }
+};
