@@ -155,10 +155,10 @@ class Linear:
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
             cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element, self.residual)
-            residual, more = ((), (cut.across,)) if cut.resident else ((y if self.residual else None,), ())
+            residual = () if cut.resident else (y if self.residual else None,)
             yield call(kernel(*cut.kernel("linear"), *cut.tile.defines), cut.grid, (cut.tile.threads,),
                        (x, self.weight, self.bias, *residual, y, rows, self.outputs, self.inputs, self.inputs,
-                        self.outputs, self.activation, *more), cut.shared)
+                        self.outputs, self.activation, *cut.tiles), cut.shared)
 
 
 class Subsample:

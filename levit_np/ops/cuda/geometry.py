@@ -87,12 +87,21 @@ class Cut(NamedTuple):
 
     @property
     def resident(self) -> bool:
-        """Whether resident.cu's kernels are meant, which take `across` last, and no residual; else linear.cu's."""
+        """Whether resident.cu's kernels are meant, which take no residual; else linear.cu's."""
         return "RESIDENT" in self.tile.features
+
+    @property
+    def tiles(self) -> tuple:
+        """The last argument of resident.cu's kernels, which linear.cu's do not have."""
+        return (self.across,) if self.resident else ()
 
     def kernel(self, name: str) -> tuple:
         """The source, and the name there of linear.cu's kernel of that name."""
         return ("resident", f"{name}_resident") if self.resident else ("linear", name)
+
+
+RESIDENT_ROWS, STAGES = 192, (5, 8)  # of resident.cu; stages at least, and at most
+BARRIERS = 8 * (2 * max(STAGES) + 16)  # bytes: two a stage, and one for each step's rows
 
 
 def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, residual: bool = False) -> Cut:
@@ -100,10 +109,6 @@ def cut_for(tile: Tile, rows: int, columns: int, terms: int, element: str, resid
     arrival the end of each tile would wait for, that takes longer."""
     resident = resident_for(rows, columns, terms * SIZES[element]) if tile == BROAD and not residual else None
     return resident or Cut(tile, (cover(rows, tile.rows), cover(columns, tile.columns)), tile.shared)
-
-
-RESIDENT_ROWS, STAGES = 192, (5, 8)  # of resident.cu: at least, and at most
-BARRIERS = 8 * (2 * max(STAGES) + 16)  # bytes
 
 
 def resident_for(rows: int, columns: int, term_bytes: int) -> Cut | None:

@@ -15,10 +15,10 @@ def linear(x, w, b=None):
     if y.size:
         count, channels = rows.size // rows.shape[-1], rows.shape[-1]
         cut = cut_for(tile_for(count, outputs, tiles(element)), count, outputs, channels, element)
-        residual, more = ((), (cut.across,)) if cut.resident else ((None,), ())
+        residual = () if cut.resident else (None,)
         launch(Kernel(*cut.kernel("linear"), element, cut.tile.defines), cut.grid, (cut.tile.threads,),
                (rows, padded(w, part, x.dtype), None if b is None else contiguous(b, "float32"), *residual, y, count,
-                outputs, channels, channels, y.shape[1], 0, *more), cut.shared)
+                outputs, channels, channels, y.shape[1], 0, *cut.tiles), cut.shared)
     return y[:, :outputs].reshape(*x.shape[:-1], outputs)
 
 
@@ -36,8 +36,7 @@ def _data(dy, x, w, element, part):
     if dx.size:
         cut = cut_for(tile_for(*dx.shape, tiles(element, across=True)), *dx.shape, outputs, element)
         launch(Kernel(*cut.kernel("linear_data"), element, cut.tile.defines), cut.grid, (cut.tile.threads,),
-               (dy, w, dx, len(dx), outputs, dx.shape[1], dy.shape[-1], *((cut.across,) if cut.resident else ())),
-               cut.shared)
+               (dy, w, dx, len(dx), outputs, dx.shape[1], dy.shape[-1], *cut.tiles), cut.shared)
     return dx[:, :channels].reshape(x.shape)
 
 

@@ -6,7 +6,7 @@ from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
     BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
-    attention_for, columns_for, cover, head_size, heads_for, images_for, parts_for, tile_for, tiles_of)
+    attention_for, columns_for, cover, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
@@ -48,6 +48,19 @@ def test_gradients_on_hopper_get_large_tiles_and_no_more_blocks_than_run_at_a_ti
     blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
     assert found == tile and PROCESSORS / 2 < blocks <= 2 * PROCESSORS
     assert parts_for(rows, columns, 50176, "float", True)[0] == parts_for(rows, columns, 50176, "float16", False)[0]
+
+
+@pytest.mark.parametrize("rows, columns, terms, resident", [
+    (200704, 512, 256, True), (200704, 1280, 256, True), (12544, 768, 384, True), (200704, 130, 8, True),
+    (50176, 1024, 512, False), (4096, 1024, 256, False)])
+def test_many_rows_of_few_terms_are_resident(rows, columns, terms, resident):
+    """Every tile is some block's, and no more blocks are there than run at the same time."""
+    cut = cut_for(BROAD, rows, columns, terms, "float16")
+    assert cut.resident == resident and not cut_for(BROAD, rows, columns, terms, "float16", residual=True).resident
+    if resident:
+        assert cut.shared <= SHARED_OF_HOPPER and cut.tile.threads == 512 and cover(terms, 64) <= 16
+        assert cut.grid[0] * cut.grid[1] <= PROCESSORS and cut.grid[0] <= cover(rows, cut.tile.rows)
+        assert (cut.grid[1] - 1) * cut.across < cover(columns, cut.tile.columns) <= cut.grid[1] * cut.across
 
 
 @pytest.mark.parametrize("name", NAMES)
