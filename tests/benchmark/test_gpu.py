@@ -158,3 +158,10 @@ def test_a_peer_that_fails_is_said_and_the_others_go_on(bench, tmp_path):
     found = list(measuring._beside(len, ("eager", "compile", "folded"), prepare,
                                    lambda key, call, times: ({"key": key}, key)))
     assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]
+
+
+def test_a_profile_adds_up(bench):
+    """Kernels alike together, the longest first, a call's share of each."""
+    lines = bench("gpu_profile").table([("short", 100.0), ("long", 3000.0), ("short", 300.0), ("long", 5000.0)], 2)
+    assert [line.split() for line in lines[1:]] == [["long", "1.0", "4.000"], ["short", "1.0", "0.200"],
+                                                    ["together", "2.0", "4.200"]]
