@@ -12,6 +12,7 @@ from .amx_attention import amx_attention
 from .amx_product import amx_product
 from .barrier import barrier
 from .intrinsics import amx_operations, get
+from .product_division import product_division
 from .register_tiles import register_tiles
 from .row_kernels import row_kernels
 from .tile_attention import tile_attention
@@ -31,7 +32,8 @@ def kernels(instructions):
     jit, amx = numba.njit(**OPTIONS), instructions.half == "tiles"
     share, wait = barrier(jit)
     tiles = register_tiles(instructions, jit)
-    product, divide = tile_product(instructions, jit, share, tiles)
+    divide = product_division(jit, share)
+    product = tile_product(instructions, jit, tiles, divide)
     attention = tile_attention(instructions, jit, share, tiles)
     filtering = tile_filtering(instructions, jit, share, tiles)
     pairs_product = amx_product(jit, instructions.lanes, divide) if amx else product

@@ -3,15 +3,25 @@
 from . import step
 from .intrinsics import RowOperations, as_float, get, get_float, set_float
 
+I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (int(c) for c in step.Pad)
+R_PAIRS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
+S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_SOURCE_IMAGE, S_TARGET, S_TARGET_ROW, S_VECTORS = (
+    int(c) for c in step.Sum)
+D_IMAGES, D_TOKENS, D_SOURCE, D_SOURCE_ROW, D_TARGET, D_TARGET_ROW, D_VECTORS = (int(c) for c in step.Add)
+O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int(c) for c in step.Round)
+L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
+
 
 def row_kernels(instructions, jit, share):
     """(pad, rows, total, add, to_halves, layer_norm), each (step, thread, threads)."""
     lanes, operations = instructions.lanes, RowOperations(instructions.lanes)
-    copy_row, add_row, round_row, normalize_row = (operations.copy, operations.add, operations.round,
-                                                   operations.layer_norm)
-    I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (
-        int(c) for c in step.Pad)
+    return (_pad(jit, share, lanes, operations.copy), _rows(jit, share, operations.copy),
+            _total(jit, share, operations.copy, operations.add), _add(jit, share, operations.add),
+            _to_halves(jit, share, operations.round) if instructions.half else jit(lambda s, thread, threads: None),
+            _layer_norm(jit, share, lanes, operations.layer_norm))
 
+
+def _pad(jit, share, lanes, copy_row):
     @jit
     def pad(s, thread, threads):
         height, columns = get(s, I_HEIGHT), get(s, I_WIDTH)
@@ -23,8 +33,10 @@ def row_kernels(instructions, jit, share):
             for i in range(columns // lanes * lanes, columns):
                 set_float(target + 4 * i, get_float(source + 4 * i))
 
-    R_PAIRS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
+    return pad
 
+
+def _rows(jit, share, copy_row):
     @jit
     def rows(s, thread, threads):
         first, last = share(get(s, R_COUNT), thread, threads)
@@ -32,9 +44,10 @@ def row_kernels(instructions, jit, share):
             pair = get(s, R_PAIRS) + 16 * i
             copy_row(get(s, R_SOURCE) + get(pair, 0), get(s, R_TARGET) + get(pair, 1), get(s, R_VECTORS))
 
-    S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_SOURCE_IMAGE, S_TARGET, S_TARGET_ROW, S_VECTORS = (
-        int(c) for c in step.Sum)
+    return rows
 
+
+def _total(jit, share, copy_row, add_row):
     @jit
     def total(s, thread, threads):
         first, last = share(get(s, S_IMAGES), thread, threads)
@@ -45,8 +58,10 @@ def row_kernels(instructions, jit, share):
             for i in range(1, get(s, S_TOKENS)):
                 add_row(source + i * get(s, S_SOURCE_ROW), target, get(s, S_VECTORS))
 
-    D_IMAGES, D_TOKENS, D_SOURCE, D_SOURCE_ROW, D_TARGET, D_TARGET_ROW, D_VECTORS = (int(c) for c in step.Add)
+    return total
 
+
+def _add(jit, share, add_row):
     @jit
     def add(s, thread, threads):
         first, last = share(get(s, D_IMAGES) * get(s, D_TOKENS), thread, threads)
@@ -54,19 +69,21 @@ def row_kernels(instructions, jit, share):
             add_row(get(s, D_SOURCE) + i % get(s, D_TOKENS) * get(s, D_SOURCE_ROW),
                     get(s, D_TARGET) + i * get(s, D_TARGET_ROW), get(s, D_VECTORS))
 
-    O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int(c) for c in step.Round)
+    return add
 
-    if instructions.half:
-        @jit
-        def to_halves(s, thread, threads):
-            first, last = share(get(s, O_ROWS), thread, threads)
-            for i in range(first, last):
-                round_row(get(s, O_SOURCE) + i * get(s, O_SOURCE_ROW), get(s, O_TARGET) + i * get(s, O_TARGET_ROW),
-                          get(s, O_VECTORS), get(s, O_PART))
-    else:
-        to_halves = jit(lambda s, thread, threads: None)
 
-    L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
+def _to_halves(jit, share, round_row):
+    @jit
+    def to_halves(s, thread, threads):
+        first, last = share(get(s, O_ROWS), thread, threads)
+        for i in range(first, last):
+            round_row(get(s, O_SOURCE) + i * get(s, O_SOURCE_ROW), get(s, O_TARGET) + i * get(s, O_TARGET_ROW),
+                      get(s, O_VECTORS), get(s, O_PART))
+
+    return to_halves
+
+
+def _layer_norm(jit, share, lanes, normalize_row):
     @jit
     def layer_norm(s, thread, threads):
         first, last = share(get(s, L_ROWS), thread, threads)
@@ -75,4 +92,4 @@ def row_kernels(instructions, jit, share):
             normalize_row(get(s, L_SOURCE) + i * row, get(s, L_TARGET) + i * row, vectors_, float(channels),
                           float(vectors_ * lanes - channels), get(s, L_GAMMA), get(s, L_BETA), as_float(get(s, L_EPS)))
 
-    return pad, rows, total, add, to_halves, layer_norm
+    return layer_norm

@@ -1,21 +1,16 @@
-"""Products on register tiles, and how any product is divided between threads."""
+"""Products on register tiles."""
 
 from . import step
 from .intrinsics import get
 from .step import PLAIN, RESIDUAL, TILE
 from .tile import UNROLL
 
-MANY = 144  # rows a thread
+P_TILES, _, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, _, P_C, P_LDC, P_C_PANEL, \
+    P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, _, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
 
-def tile_product(instructions, jit, share, tiles):
-    """(the kernel (step, thread, threads), divide): tiles: of register_tiles.py."""
-    width, lanes, vectors, tail_vectors, double_rows = (
-        instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double)
+def _any_tiles(jit, tiles):
     tile, double, pairs_tile = tiles.tile, tiles.double, tiles.pairs
-    P_TILES, P_COUNT, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_SEGMENT_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, P_TAIL, \
-        P_C, P_LDC, P_C_PANEL, P_BIAS, P_FINISH, P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, \
-        P_SCRATCH, P_SCRATCH_SIZE = (int(c) for c in step.Product)
 
     @jit
     def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share,
@@ -31,21 +26,14 @@ def tile_product(instructions, jit, share, tiles):
             tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
                  c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
 
-    @jit
-    def divide(s, thread, threads):
-        """A thread's part of a product: (its first tile, the last, its first panel, the last)."""
-        tiles, count, panels = get(s, P_TILES), get(s, P_COUNT), get(s, P_PANELS) + get(s, P_TAIL)
-        first, last, left, right = 0, count, 0, panels
-        # Many rows are split: what a thread writes it reads again in the next step.  Of few rows, panels are split, for
-        # then the weights are read once, two by two; unless that is less even.
-        twos = (panels + 1) // 2
-        by_panels, by_tiles = (twos + threads - 1) // threads * count, (count + threads - 1) // threads * twos
-        if count * get(tiles, 0) < MANY * threads and by_panels <= by_tiles:
-            left, right = share(twos, thread, threads)
-            left, right = 2 * left, min(2 * right, panels)
-        else:
-            first, last = share(count, thread, threads)
-        return first, last, left, right
+    return multiply
+
+
+def tile_product(instructions, jit, tiles, divide):
+    """The kernel (step, thread, threads).  tiles: of register_tiles.py; divide: product_division's."""
+    width, lanes, vectors, tail_vectors, double_rows = (
+        instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double)
+    multiply = _any_tiles(jit, tiles)
 
     @jit
     def product(s, thread, threads):
@@ -53,7 +41,7 @@ def tile_product(instructions, jit, share, tiles):
         tiles = get(s, P_TILES)
         a, lda, c, ldc = get(s, P_A), get(s, P_LDA), get(s, P_C), get(s, P_LDC)
         segments, groups = get(s, P_SEGMENTS), get(s, P_GROUPS)
-        segment_count, length = get(s, P_SEGMENT_COUNT), get(s, P_LENGTH)
+        segment_count, length = get(s, P_COUNT), get(s, P_LENGTH)
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
         terms = segment_count * length  # of a group
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
@@ -92,4 +80,4 @@ def tile_product(instructions, jit, share, tiles):
                 j += span
             start = stop
 
-    return product, divide
+    return product
