@@ -7,6 +7,13 @@ from .step import AMX_JOB, Job
 
 SQUARE = 16  # a tile register's rows
 
+HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, \
+    SCRATCH_SIZE, FINISH, HALF = (int(step.Attention[name]) for name in (
+        "HEADS QUERIES KEYS KEY VALUE IMAGES Q Q_PANEL K K_PANEL V V_PANEL BIAS OUT LDO SCRATCH "
+        "SCRATCH_SIZE FINISH HALF").split())
+A, LDA, SEGMENTS, COUNT, LENGTH, B, SUMS = (int(Job[name]) for name in "A LDA SEGMENTS COUNT LENGTH B SUMS".split())
+HALF_ROW = COLUMNS * 2
+
 
 def amx_attention(jit, lanes, share):
     """The kernel (step, thread, threads), made with the decorator and the helpers of kernels.py."""
@@ -15,25 +22,7 @@ def amx_attention(jit, lanes, share):
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     round_square = operations.transpose_round
     multiply, _, finish_scaled, _ = amx_functions(lanes)
-    HEADS, QUERIES, KEYS, KEY, VALUE, IMAGES, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, BIAS, OUT, LDO, SCRATCHES, \
-        SCRATCH_SIZE, FINISH, HALF = (int(step.Attention[name]) for name in (
-            "HEADS QUERIES KEYS KEY VALUE IMAGES Q Q_PANEL K K_PANEL V V_PANEL BIAS OUT LDO SCRATCH "
-            "SCRATCH_SIZE FINISH HALF").split())
-    A, LDA, SEGMENTS, COUNT, LENGTH, B, SUMS = (int(Job[name]) for name in "A LDA SEGMENTS COUNT LENGTH B SUMS".split())
-    half_row = COLUMNS * 2
-
-    @jit
-    def values(v, panel, panels, keys, padded, target):
-        """A head's v, (panels, keys, 32), becomes (panels, padded / 2, 32, 2): pairs of keys, 0 behind the last."""
-        for j in range(panels):
-            source, to = v + j * panel, target + j * padded * half_row
-            for k in range(0, keys - 1, 2):
-                interleave(source + k * half_row, source + (k + 1) * half_row, to + k * half_row)
-            start = keys // 2 * 2
-            for i in range(0, (padded - start) * half_row, 4):
-                set_float(to + start * half_row + i, 0.0)
-            if keys % 2:  # the last with a row of zeros: the one behind it, or the next panel's, is not written yet
-                interleave(source + (keys - 1) * half_row, to + (padded - 1) * half_row, to + start * half_row)
+    values = _values(jit, interleave)
 
     @jit
     def attention(s, thread, threads):
@@ -63,17 +52,17 @@ def amx_attention(jit, lanes, share):
             head, block, image = unit // blocks % heads, unit % blocks, unit // blocks // heads
             if unit // blocks != before:
                 before = unit // blocks
-                values(get(s, V) + head * panels * get(s, V_PANEL) + image * keys * half_row, get(s, V_PANEL), panels,
+                values(get(s, V) + head * panels * get(s, V_PANEL) + image * keys * HALF_ROW, get(s, V_PANEL), panels,
                        keys, padded, pairs)
             start = block * COLUMNS
             present = min(COLUMNS, queries - start)
             squares = (present + SQUARE - 1) // SQUARE
-            q = get(s, Q) + head * pieces * get(s, Q_PANEL) + (image * queries + start) * half_row
+            q = get(s, Q) + head * pieces * get(s, Q_PANEL) + (image * queries + start) * HALF_ROW
             for p in range(pieces):
                 for j in range(squares):
-                    transpose_square(q + p * get(s, Q_PANEL) + j * SQUARE * half_row, half_row,
+                    transpose_square(q + p * get(s, Q_PANEL) + j * SQUARE * HALF_ROW, HALF_ROW,
                                      across + p * SQUARE * row + j * 64, row)
-            k = get(s, K) + head * pieces * get(s, K_PANEL) + image * keys * half_row
+            k = get(s, K) + head * pieces * get(s, K_PANEL) + image * keys * HALF_ROW
             bias = get(s, BIAS) + (head * blocks + block) * keys * row
             scores_of(k, get(s, K_PANEL), pieces, across, bias, scores, (keys + SQUARE - 1) // SQUARE)
             for j in range(squares):
@@ -86,9 +75,26 @@ def amx_attention(jit, lanes, share):
             offset = (image * queries + start) * ldo + head * value * 4
             for j in range(panels):
                 to = offset + j * row
-                put(job, B, pairs + j * padded * half_row)
+                put(job, B, pairs + j * padded * HALF_ROW)
                 multiply(present, 1, job)
                 finish_scaled(sums, get(s, OUT) + to if get(s, OUT) else 0, ldo, inverses, 4, get(s, FINISH),
                               get(s, HALF) + to // 2, ldo // 2, 0, 0, present)
 
     return attention
+
+
+def _values(jit, interleave):
+    @jit
+    def values(v, panel, panels, keys, padded, target):
+        """A head's v, (panels, keys, 32), becomes (panels, padded / 2, 32, 2): pairs of keys, 0 behind the last."""
+        for j in range(panels):
+            source, to = v + j * panel, target + j * padded * HALF_ROW
+            for k in range(0, keys - 1, 2):
+                interleave(source + k * HALF_ROW, source + (k + 1) * HALF_ROW, to + k * HALF_ROW)
+            start = keys // 2 * 2
+            for i in range(0, (padded - start) * HALF_ROW, 4):
+                set_float(to + start * HALF_ROW + i, 0.0)
+            if keys % 2:  # the last with a row of zeros: the one behind it, or the next panel's, is not written yet
+                interleave(source + (keys - 1) * HALF_ROW, to + (padded - 1) * HALF_ROW, to + start * HALF_ROW)
+
+    return values

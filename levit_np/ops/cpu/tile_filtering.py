@@ -8,57 +8,18 @@ from .step import PLAIN, TILE
 from .tile import UNROLL
 
 LAST = len(PARTS) - 1  # is in all four outputs, and starts from the bias
+F_IMAGES, F_LINES, F_COLUMNS, F_CHANNELS, F_SOURCE, F_SOURCE_PIXEL, F_SOURCE_LINE, F_SOURCE_IMAGE, F_B, F_B_PANEL, \
+    F_PANELS, F_TAIL, F_TARGET, F_TARGET_PIXEL, F_TARGET_LINE, F_TARGET_IMAGE, F_BIAS, F_FINISH, F_ROWS, \
+    F_SIZES, F_LONGEST, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
 
 
 def tile_filtering(instructions, jit, share, tiles):
     """The kernel (step, thread, threads).  tiles: of register_tiles.py."""
-    width, lanes, most = instructions.width, instructions.lanes, instructions.rows
-    vectors, tail_vectors, tile = instructions.vectors, instructions.tail, tiles.tile
-    operations = RowOperations(lanes)
+    lanes, vectors, tail_vectors = instructions.lanes, instructions.vectors, instructions.tail
+    operations, row = RowOperations(lanes), instructions.width * 4
     filter_window, filter_sums = operations.filter_window, operations.filter_sums
-    row = width * 4
-    F_IMAGES, F_LINES, F_COLUMNS, F_CHANNELS, F_SOURCE, F_SOURCE_PIXEL, F_SOURCE_LINE, F_SOURCE_IMAGE, F_B, F_B_PANEL, \
-        F_PANELS, F_TAIL, F_TARGET, F_TARGET_PIXEL, F_TARGET_LINE, F_TARGET_IMAGE, F_BIAS, F_FINISH, F_ROWS, \
-        F_SIZES, F_LONGEST, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
-
-    @jit
-    def place(s, square, pixel, line, image):
-        """Bytes to a square's first pixel, `square` counting the images' too."""
-        lines, columns = get(s, F_LINES), get(s, F_COLUMNS)
-        across, down, number = square % columns, square // columns % lines, square // columns // lines
-        return across * pixel + down * line + number * image
-
-    @jit
-    def divide(table, rows, a_row):
-        """Writes `rows` rows as a table of tiles.  -> their number."""
-        count, start = (rows + most - 1) // most, 0
-        for i in range(count):
-            size = rows // count + (i < rows % count)
-            put(table + i * TILE, 0, size)
-            put(table + i * TILE, 1, start * a_row)
-            put(table + i * TILE, 2, start * row)
-            start += size
-        return count
-
-    @jit
-    def multiply_parts(s, windows, a_row, table, count, zeros, b, wide, bias, parts, part):
-        """The nine parts of all rows for one panel."""
-        channels, longest, number = get(s, F_CHANNELS), get(s, F_LONGEST), 0
-        for n in range(LAST + 1):
-            terms = get(get(s, F_SIZES), n) * channels
-            groups = (terms + longest - 1) // longest
-            to = parts + n * part
-            for group in range(groups):
-                at, stop = terms * group // groups, terms * (group + 1) // groups
-                from_, from_row = bias if n == LAST else zeros, 0
-                if group:
-                    from_, from_row = to, row
-                weights = b + (number * channels + at) * wide * lanes * 4
-                behind = (stop - at) * wide * lanes * 4  # what the next sum reads is brought to the L2 cache meanwhile
-                tile(wide, table, count, windows + (number * channels + at) * 4, a_row, zeros, 1, stop - at, weights,
-                     0, weights + behind, behind // count, behind // count * UNROLL // (stop - at), to, row, 0, -1,
-                     from_, from_row, 0, PLAIN, 0, 0, 0)
-            number += get(get(s, F_SIZES), n)
+    place, divide = _place(jit), _division(jit, instructions.rows, row)
+    multiply_parts = _multiply_parts(jit, tiles.tile, lanes, row)
 
     @jit
     def filtering(s, thread, threads):
@@ -92,3 +53,54 @@ def tile_filtering(instructions, jit, share, tiles):
                                 get(s, F_FINISH), wide)
 
     return filtering
+
+
+def _place(jit):
+    @jit
+    def place(s, square, pixel, line, image):
+        """Bytes to a square's first pixel, `square` counting the images' too."""
+        lines, columns = get(s, F_LINES), get(s, F_COLUMNS)
+        across, down, number = square % columns, square // columns % lines, square // columns // lines
+        return across * pixel + down * line + number * image
+
+    return place
+
+
+def _division(jit, most, row):
+    @jit
+    def divide(table, rows, a_row):
+        """Writes `rows` rows as a table of tiles.  -> their number."""
+        count, start = (rows + most - 1) // most, 0
+        for i in range(count):
+            size = rows // count + (i < rows % count)
+            put(table + i * TILE, 0, size)
+            put(table + i * TILE, 1, start * a_row)
+            put(table + i * TILE, 2, start * row)
+            start += size
+        return count
+
+    return divide
+
+
+def _multiply_parts(jit, tile, lanes, row):
+    @jit
+    def multiply_parts(s, windows, a_row, table, count, zeros, b, wide, bias, parts, part):
+        """The nine parts of all rows for one panel."""
+        channels, longest, number = get(s, F_CHANNELS), get(s, F_LONGEST), 0
+        for n in range(LAST + 1):
+            terms = get(get(s, F_SIZES), n) * channels
+            groups = (terms + longest - 1) // longest
+            to = parts + n * part
+            for group in range(groups):
+                at, stop = terms * group // groups, terms * (group + 1) // groups
+                from_, from_row = bias if n == LAST else zeros, 0
+                if group:
+                    from_, from_row = to, row
+                weights = b + (number * channels + at) * wide * lanes * 4
+                behind = (stop - at) * wide * lanes * 4  # what the next sum reads is brought to the L2 cache meanwhile
+                tile(wide, table, count, windows + (number * channels + at) * 4, a_row, zeros, 1, stop - at, weights,
+                     0, weights + behind, behind // count, behind // count * UNROLL // (stop - at), to, row, 0, -1,
+                     from_, from_row, 0, PLAIN, 0, 0, 0)
+            number += get(get(s, F_SIZES), n)
+
+    return multiply_parts
