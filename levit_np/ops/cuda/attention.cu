@@ -17,16 +17,14 @@ attention(const element* q, const element* k, const element* v, const element* b
                                     Heads{v, v_image, v_token, v_head}, images, heads, keys);
   Place place(images, heads);
   bool there = place.there && place.row < queries;
-  int groups = stream.lines / 16;
   NextBias<AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, at_most(place.row, (row_tiles - 1) * 16),
-                                 row_tiles, column_tiles), groups);
+                                 row_tiles, column_tiles), stream.lines / 16);
   unsigned query[K_PARTS][4];
   load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
   Softmax rows;
-  for (int group = 0, end; group < groups; group = end) {
-    end = group + stream.bring(group * 16);
-    if (there) rows.add(group, end, query, stream.first_memory, stream.second_memory, next, scale);
-  }
+  stream.pass(there, [&](int group, int end) {
+    rows.add(group, end, query, stream.first_memory, stream.second_memory, next, scale);
+  });
   Place to(images, heads);
   if (there) rows.store(y, logarithms, to.image, to.head, heads, to.row, queries, activation);
 }

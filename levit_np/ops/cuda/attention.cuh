@@ -258,6 +258,15 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   INLINE Tokens<SECOND_CHUNKS> second_of(unsigned group) const {
     return {second_memory, (int)(group % (HELD / 16)) * 16 * Tokens<SECOND_CHUNKS>::BYTES};
   }
+  // work(group, end) for the groups of 16 tokens that are there at a time, by the warps that have rows; all of them wait.
+  template <class Work> INLINE void pass(bool there, Work work) const {
+    for (int group = 0, end; group < lines / 16; group = end) {
+      end = group + bring(group * 16);
+      if (there) work(group, end);
+    }
+  }
+
+ private:
   // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
   INLINE int bring(int begin) const {
     if (begin) {
@@ -268,8 +277,6 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
     __syncthreads();
     return at_most(lines - begin, HELD) / 16;
   }
-
- private:
   INLINE void ask(int begin) const {
     Place place(images, heads);
     int thread = unknown(threadIdx.x), size = at_most(lines - begin, HELD);

@@ -104,10 +104,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
     }
     next_ds += COUNT * 2 * WARP;
   };
-  for (int group = 0, end; group < stream.lines / 16; group = end) {
-    end = group + stream.bring(group * 16);
-    if (there) by_groups<QUERIES_AT_ONCE>(group, end, add);
-  }
+  stream.pass(there, [&](int group, int end) { by_groups<QUERIES_AT_ONCE>(group, end, add); });
   Place to(images, heads);
   if (there)
     store_rows<KEY_SIZE>(sums, dq + to.image * dq_image + to.head * dq_head, dq_token, to.row, queries, scale);
@@ -162,10 +159,7 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
     }
     columns += COUNT * 8;
   };
-  for (int group = 0, end; group < stream.lines / 16; group = end) {
-    end = group + stream.bring(group * 16);
-    if (there) by_groups<AT_ONCE>(group, end, add);
-  }
+  stream.pass(there, [&](int group, int end) { by_groups<AT_ONCE>(group, end, add); });
   Place to(images, heads);
   if (there)
     store_rows<KEY_SIZE>(sums, dk + to.image * dk_image + to.head * dk_head, dk_token, to.row, keys, scale);
@@ -213,10 +207,7 @@ attention_values(const element* q, const element* k, const element* dy, const el
     }
     columns += COUNT * 8;
   };
-  for (int group = 0, end; group < stream.lines / 16; group = end) {
-    end = group + stream.bring(group * 16);
-    if (there) by_groups<AT_ONCE>(group, end, add);
-  }
+  stream.pass(there, [&](int group, int end) { by_groups<AT_ONCE>(group, end, add); });
   Place to(images, heads);
   if (there)
     store_rows<VALUE_SIZE>(sums, dv + to.image * dv_image + to.head * dv_head, dv_token, to.row, keys);

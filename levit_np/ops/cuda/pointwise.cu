@@ -1,46 +1,34 @@
 // One number at a time.  A thread takes 16 bytes, or one number; `count` is the numbers there are.
 #include "machine.cuh"
 
-// y = activation(x).
-KERNEL activate(const element* x, element* y, long long count, int activation) {
+// y = make(a, b) number by number.
+template <class Make> INLINE void each(const element* a, const element* b, element* y, long long count, Make make) {
   long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;
   if (first + CHUNK <= count) {
-    Chunk c = *(const Chunk*)(x + first);
+    Chunk c = *(const Chunk*)(a + first), d = *(const Chunk*)(b + first);
 #pragma unroll
-    for (int e = 0; e < CHUNK; e++) from_float(activated(to_float(c.value[e]), activation), c.value[e]);
+    for (int e = 0; e < CHUNK; e++) from_float(make(to_float(c.value[e]), to_float(d.value[e])), c.value[e]);
     *(Chunk*)(y + first) = c;
   } else {
-    for (long long i = first; i < count; i++) from_float(activated(to_float(x[i]), activation), y[i]);
+    for (long long i = first; i < count; i++) from_float(make(to_float(a[i]), to_float(b[i])), y[i]);
   }
+}
+
+// y = activation(x).
+KERNEL activate(const element* x, element* y, long long count, int activation) {
+  each(x, x, y, count, [&](float x, float) { return activated(x, activation); });
 }
 LAUNCHABLE(activate)
 
 // dx = dy activation'(x).
 KERNEL activate_backward(const element* dy, const element* x, element* dx, long long count, int activation) {
-  long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;
-  if (first + CHUNK <= count) {
-    Chunk c = *(const Chunk*)(x + first), d = *(const Chunk*)(dy + first);
-#pragma unroll
-    for (int e = 0; e < CHUNK; e++)
-      from_float(to_float(d.value[e]) * derivative(to_float(c.value[e]), activation), c.value[e]);
-    *(Chunk*)(dx + first) = c;
-  } else {
-    for (long long i = first; i < count; i++) from_float(to_float(dy[i]) * derivative(to_float(x[i]), activation), dx[i]);
-  }
+  each(dy, x, dx, count, [&](float dy, float x) { return dy * derivative(x, activation); });
 }
 LAUNCHABLE(activate_backward)
 
 // y = a + b.
 KERNEL add(const element* a, const element* b, element* y, long long count) {
-  long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;
-  if (first + CHUNK <= count) {
-    Chunk c = *(const Chunk*)(a + first), d = *(const Chunk*)(b + first);
-#pragma unroll
-    for (int e = 0; e < CHUNK; e++) from_float(to_float(c.value[e]) + to_float(d.value[e]), c.value[e]);
-    *(Chunk*)(y + first) = c;
-  } else {
-    for (long long i = first; i < count; i++) from_float(to_float(a[i]) + to_float(b[i]), y[i]);
-  }
+  each(a, b, y, count, [](float a, float b) { return a + b; });
 }
 LAUNCHABLE(add)
 
