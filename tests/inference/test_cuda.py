@@ -141,7 +141,7 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     monkeypatch.setattr(type(device), "free", lambda self: freed.append(1))
     limit(5 * image)
     np.testing.assert_array_equal(executor(x), expected)
-    assert freed and executor.most == 4  # a recording frees too
+    assert (freed == [1] or len(freed) > 1 and hasattr(device.arrays, "cuda")) and executor.most == 4  # recordings free
     executor = CudaExecutor(model, "float16")
     monkeypatch.setattr(one, "zeros", zeros)
     monkeypatch.setattr(cuda, "MOST_BYTES", 5 * image)  # more than the kernels can count is as good as no memory

@@ -102,7 +102,9 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     close(dw, dw_expected, ROUNDING["float32"], np.float32)
     without, again = ops.convolution_backward(dy, x, w, stride, padding, input_gradient=False)
     assert without is None
-    close(again, dw_expected, ROUNDING["float32"], np.float32)  # of blocks of pixels, perhaps
+    close(again, dw_expected, ROUNDING["float32"], np.float32)
+    in_blocks = (kernel, stride, padding) == (3, 2, 1) and 2 * shape[1] <= device.chunk_of(device.element_of(x))
+    assert in_blocks or np.array_equal(exact(again), exact(dw))
 
 
 def require_hopper(on, monkeypatch):
