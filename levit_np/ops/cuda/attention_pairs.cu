@@ -7,8 +7,9 @@
 // next pair's tokens to ask for.
 #include "softmax.cuh"
 
-// In shared memory are SLOTS pairs: those that the warps work on, three at most if a pair has more than half as many
-// tiles of rows as there are warps, and the one that comes.
+// In shared memory are SLOTS pairs: those that the warps work on, three at most if a pair has at least half as many
+// tiles of rows as there are warps, and the one that comes.  Of fewer tiles the launcher does not hand it pairs: a warp
+// could come to a barrier two rounds late, which looks like none.
 constexpr int WARPS = 16, SLOTS = 4;
 
 // 16 tokens, copied by a warp; zeros from the `end`-th on.

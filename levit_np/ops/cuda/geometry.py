@@ -191,7 +191,8 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
 
 
-PAIR_WARPS, PAIR_SLOTS = 16, 4  # as in attention_pairs.cu
+# As in attention_pairs.cu, whose barriers need pairs of at least half as many tiles of rows as there are warps.
+PAIR_WARPS, PAIR_SLOTS = 16, 4
 WIDEST_KEY, WIDEST_VALUE = 32, 64  # for which the registers of so many warps suffice
 
 
@@ -204,7 +205,7 @@ def attention_for(queries: int, keys: int, pairs: int, key: int, value: int, ele
     slot = whole(keys, SCORE_ROWS) * (key + value) * size + tiles * SCORE_ROWS * key * size
     shared = PAIR_SLOTS * (slot + 2 * 8)  # with two barriers each
     fits = size == 2 and key <= WIDEST_KEY and value <= WIDEST_VALUE and shared <= SHARED_OF_HOPPER
-    if hopper and fits and tiles > MOST_WARPS and pairs > PROCESSORS:
+    if hopper and fits and tiles > max(MOST_WARPS, PAIR_WARPS // 2 - 1) and pairs > PROCESSORS:
         return "attention_pairs", Heads((PROCESSORS,), (PAIR_WARPS * WARP,), shared)
     return "attention", heads_for(queries, keys, pairs, (key + value) * size)
 

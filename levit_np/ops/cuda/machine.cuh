@@ -132,6 +132,8 @@ INLINE void wait_at(Barrier* barrier, int round) {  // until round 0, 1, 0, … 
 #if __CUDA_ARCH__ >= 900
   asm volatile("{.reg .pred over; again: mbarrier.try_wait.parity.shared.b64 over, [%0], %1; @!over bra again;}"
       :: "r"((unsigned)__cvta_generic_to_shared(barrier)), "r"(round) : "memory");
+#else
+  __trap();
 #endif
 }
 #endif

@@ -27,34 +27,43 @@ template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Tur
 INLINE unsigned one(float) { return bits_of(1.0f); }
 template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 
-// Where a lane finds its part of the keys, and of the values, of a group: as Tokens, but computed once, and from there
-// on added to.  (Groups begin at a multiple of a line's bytes, so that another chunk changes only the last bits.)
+// Where a lane finds its part of lines in shared memory: as Tokens, but computed once, and from there on added to.  The
+// lines begin at a multiple of a line's bytes, so that another chunk changes only the last bits; but not where a line is
+// longer than what shared memory itself begins at a multiple of, or sixteen lines of the other array are shorter.
+constexpr bool WHOLE_LINES = K_CHUNKS * CHUNK_BYTES <= 1024 && V_CHUNKS * CHUNK_BYTES <= 1024 &&
+                             V_CHUNKS <= 16 * K_CHUNKS && K_CHUNKS <= 16 * V_CHUNKS;
+template <int CHUNKS> struct LanePlace {
+  static constexpr int GROUP_BYTES = 16 * CHUNKS * CHUNK_BYTES;
+  unsigned begin, own;  // own: 0 where it is a part of begin
+  INLINE LanePlace(const unsigned char* lines, unsigned own)
+      : begin(unknown(place_of(lines) + (WHOLE_LINES ? own : 0))), own(WHOLE_LINES ? 0 : own) {}
+  INLINE unsigned at(int chunk, int group) const {
+    return (WHOLE_LINES ? begin ^ chunk * CHUNK_BYTES : begin + (own ^ chunk * CHUNK_BYTES)) + group * GROUP_BYTES;
+  }
+  INLINE void pass(int groups) { begin += groups * GROUP_BYTES; }
+};
+
 struct Keys {
-  static constexpr int GROUP_BYTES = 16 * K_CHUNKS * CHUNK_BYTES;
-  unsigned place;
-  INLINE Keys(const unsigned char* lines) {
-    int lane = threadIdx.x % WARP;
-    place = unknown(place_of(lines + offset<K_CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)));
-  }
-  INLINE void along(unsigned (&r)[4], int column, int part) const {
-    load_matrices(r, (place ^ part * 2 * CHUNK_BYTES) + column / 16 * GROUP_BYTES);
-  }
-  INLINE void pass(int groups) { place += groups * GROUP_BYTES; }
+  LanePlace<K_CHUNKS> place;
+  INLINE Keys(const unsigned char* lines)
+      : place(lines, offset<K_CHUNKS>(threadIdx.x % WARP / 16 * 8 + threadIdx.x % 8, threadIdx.x / 8 % 2)) {}
+  INLINE void along(unsigned (&r)[4], int column, int part) const { load_matrices(r, place.at(part * 2, column / 16)); }
+  INLINE void pass(int groups) { place.pass(groups); }
 };
 struct Values {
-  static constexpr int GROUP_BYTES = 16 * V_CHUNKS * CHUNK_BYTES;
   const unsigned char* lines;  // of floats, which no instruction transposes
-  unsigned place;
-  INLINE Values(const unsigned char* lines) : lines(lines) {
-    int lane = threadIdx.x % WARP;
-    place = unknown(place_of(lines + offset<V_CHUNKS>(lane % 16, lane / 16)));
-  }
+  LanePlace<V_CHUNKS> place;
+  INLINE Values(const unsigned char* lines)
+      : lines(lines), place(lines, offset<V_CHUNKS>(threadIdx.x % 16, threadIdx.x % WARP / 16)) {}
   INLINE void across(unsigned (&r)[4], int token, int column) const {
     if (sizeof(element) == 4)
       return b_across<V_CHUNKS, NEIGHBOURS>(r, lines + token * V_CHUNKS * CHUNK_BYTES, column, 0);
-    load_matrices_transposed(r, (place ^ column / CHUNK * CHUNK_BYTES) + token / 16 * GROUP_BYTES);
+    load_matrices_transposed(r, place.at(column / CHUNK, token / 16));
   }
-  INLINE void pass(int groups) { lines += groups * GROUP_BYTES, place += groups * GROUP_BYTES; }
+  INLINE void pass(int groups) {
+    lines += groups * place.GROUP_BYTES;
+    place.pass(groups);
+  }
 };
 
 struct Softmax {

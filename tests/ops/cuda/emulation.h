@@ -345,9 +345,13 @@ inline void load(Meeting meeting, unsigned (&r)[4], const void* row) {
 }  // namespace emulation
 inline void load_matrices(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD, r, row); }
 inline void load_matrices_transposed(unsigned (&r)[4], const void* row) { emulation::load(emulation::LOAD_TRANSPOSED, r, row); }
-inline unsigned place_of(const void* shared) { return (const unsigned char*)shared - emulation::shared; }
-inline void load_matrices(unsigned (&r)[4], unsigned place) { load_matrices(r, emulation::shared + place); }
-inline void load_matrices_transposed(unsigned (&r)[4], unsigned place) { load_matrices_transposed(r, emulation::shared + place); }
+namespace emulation {
+constexpr unsigned BEGIN = 1024;  // a GPU's first kilobyte of shared memory is its own
+inline const unsigned char* at_place(unsigned place) { return shared + (place - BEGIN); }
+}  // namespace emulation
+inline unsigned place_of(const void* memory) { return (const unsigned char*)memory - emulation::shared + emulation::BEGIN; }
+inline void load_matrices(unsigned (&r)[4], unsigned place) { load_matrices(r, emulation::at_place(place)); }
+inline void load_matrices_transposed(unsigned (&r)[4], unsigned place) { load_matrices_transposed(r, emulation::at_place(place)); }
 
 namespace emulation {
 inline void arrive_at(Barrier* b) {

@@ -59,8 +59,8 @@ def compiled(folder, name, element, defines, target):
 
 def cases():
     every = [(name, element, defines, target) for name, all_ in forms().items() for element in SIZES for defines in all_
-             for target in ((HOPPER,) if name == "attention_pairs" or ("WARPGROUPS", 1) in defines else TARGETS)
-             if element != "float" or (target != HOPPER and defines != WIDE.defines)]
+             for target in ((HOPPER,) if ("WARPGROUPS", 1) in defines else TARGETS[name == "attention_pairs":])
+             if element != "float" or (target != HOPPER and name != "attention_pairs" and defines != WIDE.defines)]
     # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
     often = {("linear", "float16", BROAD.defines, HOPPER),
              ("resident", "float16", resident_for(200704, 512, 512).tile.defines, HOPPER),
@@ -70,7 +70,7 @@ def cases():
              ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
-             ("attention_pairs", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), HOPPER),
+             ("attention_pairs", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
              ("normalization", "float16", (("VECTOR", 8), ("ACTIVATION", 1)), "sm_80"),

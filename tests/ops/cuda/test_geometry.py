@@ -98,6 +98,8 @@ def test_wide_heads_are_not_worked_on_one_after_the_other():
     assert attention_for(196, 196, 1000, 64, 64, "float16", True)[0] == "attention"
     assert attention_for(196, 49, 1000, 32, 128, "float16", True)[0] == "attention"
     assert attention_for(196, 784, 1000, 32, 64, "float16", True)[0] == "attention"  # or of too many keys
+    for few in 1, 4, 6, 7:  # nor pairs of so few tiles of rows that its barriers could be met two rounds late
+        assert attention_for(16 * few, 196, 1000, 32, 64, "float16", True)[0] == "attention"
 
 
 def test_head_sizes():

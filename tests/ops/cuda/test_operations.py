@@ -203,6 +203,16 @@ def test_attention_of_scores_that_rise(rise, dtype):
     close(ops.attention_probabilities(kept), p, ROUNDING[dtype], np.float32)
 
 
+@pytest.mark.parametrize("dtype, keys, key, value", [("float16", 16, 16, 512), ("float16", 48, 512, 16),
+                                                     ("float16", 32, 16, 1024), ("float32", 16, 512, 16)])
+def test_attention_of_long_and_short_lines(dtype, keys, key, value):
+    """Shared memory, or what lies there first, does not end where a line of values, or of keys, could begin."""
+    kind, scale = type_of(dtype), key**-0.5
+    q, k, v = (put(draw(1, 1, n, size), kind) for n, size in ((16, key), (keys, key), (keys, value)))
+    y, _ = ops.attention(q, k, v, None, scale)
+    close(y, reference.attention(exact(q), exact(k), exact(v), None, scale)[0], ROUNDING[dtype], kind)
+
+
 # bfloat16 differs from float16 in an instruction: one form of it runs every time.
 @pytest.mark.parametrize("name, dtype", [
     pytest.param(name, dtype, marks=pytest.mark.slow if dtype == "bfloat16" and name != "odd" else ())
