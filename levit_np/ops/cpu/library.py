@@ -94,7 +94,8 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
     try:
         if getattr(sys, "frozen", False):  # there `sys.executable` is the program itself
             raise OSError("a program without an interpreter of its own")
-        command = [sys.executable, "-m", f"{__package__}.build", part, instructions.name]
+        # -P: a levit_np in the folder that the user happens to be in is not the one whose kernels these are.
+        command = [sys.executable, "-P", "-m", f"{__package__}.build", part, instructions.name]
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
         status, output, errors = done.returncode, done.stdout, done.stderr
     except OSError as error:

@@ -264,6 +264,16 @@ def test_a_compiler_that_fails_says_why(compiler, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
+@NEEDS_INTERPRETER
+def test_what_lies_in_the_present_folder_is_not_compiled(tmp_path, monkeypatch):
+    """Another version's kernels, kept as this one's, would be run with this one's programs."""
+    (tmp_path / "levit_np").mkdir()
+    (tmp_path / "levit_np" / "__init__.py").write_text("raise SystemExit('another levit_np')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackendError, match="found: ModuleNotFoundError: No module named 'levit_np.ops.cpu.no_kernels'"):
+        library._compile("no_kernels", instruction_set.chosen())
+
+
 @POSIX
 def test_compiled_in_a_copy_of_the_process_where_none_can_be_started(compiler, compiled, tmp_path, monkeypatch):
     """A file that is no program; a frozen program, whose `sys.executable` is itself."""
