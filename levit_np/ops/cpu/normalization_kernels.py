@@ -5,19 +5,15 @@ from numba import types
 from . import training_step as step
 from .intrinsics import get, get_float, put, set_float
 from .normalization_scalars import places
-from .row_functions import GROUP
+from .row_functions import SUMMED
 
-SUMMED = 32  # rows summed in float32, before their sum is added in float64
 FIRST = 16  # rows whose mean stands near the mean of all, so that the variance's sum of squares does not cancel
 
 
 def column_sums(lanes, jit, call, share):
     """channel_sums: the kernel of two kinds of step, (…, backward).  call: the routines by name."""
-    group = GROUP * lanes
-    copy, add = call["copy"], call["add"]
-    sums_group, sums, sums_one, backward_sums_group, backward_sums, backward_sums_one = (
-        call[name] for name in ("sums_group", "sums", "sums_one", "backward_sums_group", "backward_sums",
-                                "backward_sums_one"))
+    copy, add, row_sums, rows_sums, row_sums_backward, rows_sums_backward = (
+        call[name] for name in ("copy", "add", "row_sums", "rows_sums", "row_sums_backward", "rows_sums_backward"))
     totals, array = places(jit)
     N_ROWS, N_WIDTH, N_X, N_DY, N_ACTIVATED = (
         int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "ACTIVATED"))
@@ -34,43 +30,29 @@ def column_sums(lanes, jit, call, share):
     @jit
     def channel_sums(s, thread, threads, backward):
         """Two float64 totals a column; a thread has columns of its own, and goes through all rows."""
-        rows, width, x, dy = get(s, N_ROWS), get(s, N_WIDTH), get(s, N_X), get(s, N_DY)
-        (total, products), centre, row = totals(s), array(s, 0), 4 * width
-        scale, shift = array(s, 1) if get(s, N_ACTIVATED) else 0, array(s, 2)
+        rows, width, (total, products) = get(s, N_ROWS), get(s, N_WIDTH), totals(s)
         first, last = share((width + lanes - 1) // lanes, thread, threads)
-        first, last = first * lanes, min(width, last * lanes)
-        for c in range(first, last):
+        first, columns = first * lanes, min(width, last * lanes) - first * lanes
+        row, x, dy, centre = 4 * width, get(s, N_X) + 4 * first, get(s, N_DY) + 4 * first, array(s, 0) + 4 * first
+        scale, shift = array(s, 1) + 4 * first if get(s, N_ACTIVATED) else 0, array(s, 2) + 4 * first
+        total, products = total + 8 * first, products + 8 * first
+        for c in range(columns):
             put(total, c, 0)
             put(products, c, 0)
-        if not backward and first < last:
-            find_centre(x + 4 * first, row, min(FIRST, rows), centre + 4 * first, last - first)
-        for start in range(0, rows, SUMMED):
-            count, offset = min(SUMMED, rows - start), start * row
-            c = first
-            while c + group <= last:
-                at = offset + 4 * c
-                if backward:
-                    backward_sums_group(dy + at, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c,
-                                        scale and scale + 4 * c, shift + 4 * c)
-                else:
-                    sums_group(0, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c, 0, 0)
-                c += group
-            while c + lanes <= last:
-                at = offset + 4 * c
-                if backward:
-                    backward_sums(dy + at, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c,
-                                  scale and scale + 4 * c, shift + 4 * c)
-                else:
-                    sums(0, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c, 0, 0)
-                c += lanes
-            while c < last:
-                at = offset + 4 * c
-                if backward:
-                    backward_sums_one(dy + at, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c,
-                                      scale and scale + 4 * c, shift + 4 * c)
-                else:
-                    sums_one(0, x + at, row, count, centre + 4 * c, total + 8 * c, products + 8 * c, 0, 0)
-                c += 1
+        if not backward and columns > 0:
+            find_centre(x, row, min(FIRST, rows), centre, columns)
+        for start in range(0, rows - SUMMED + 1, SUMMED):
+            at = start * row
+            if backward:
+                rows_sums_backward(dy + at, x + at, row, centre, total, products, scale, shift, columns)
+            else:
+                rows_sums(0, x + at, row, centre, total, products, 0, 0, columns)
+        for start in range(rows // SUMMED * SUMMED, rows):
+            at = start * row
+            if backward:
+                row_sums_backward(dy + at, x + at, row, centre, total, products, scale, shift, columns)
+            else:
+                row_sums(0, x + at, row, centre, total, products, 0, 0, columns)
 
     return channel_sums
 

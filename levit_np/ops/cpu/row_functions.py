@@ -10,16 +10,16 @@ from .tile import emit_loop
 from .vector import I32, LOG2_E, MaskedVectors, Vectors, number
 
 MASKED = 8  # lanes, from which on processors load and store under a mask
-GROUP = 4  # vectors whose sums are kept in registers side by side
+SUMMED = 4  # rows summed in float32, before their sum is added in float64
 
 
 def row_functions(lanes):
     """{name: emit(builder, nine arguments)}."""
     found = {name: _of_kind(lanes, name) for name in EACH}
     found |= {f"{name}_past": _of_kind(lanes, name, True) for name in PAST}
-    for width, vectors, suffix in ((lanes, GROUP, "_group"), (lanes, 1, ""), (1, 1, "_one")):
-        for name, backward in ((f"sums{suffix}", False), (f"backward_sums{suffix}", True)):
-            found[name] = _column_sums(width, vectors, backward)
+    for rows, name in ((1, "row_sums"), (SUMMED, "rows_sums")):
+        for backward in (False, True):
+            found[name + "_backward" * backward] = _column_sums(lanes, rows, backward)
     return found | {"squares": _squares(lanes), "softmax": _softmax(lanes),
                     "softmax_backward": _softmax_backward(lanes)}
 
@@ -184,43 +184,47 @@ EACH = {"copy": _copy, "add": _add_to, "normalize": _normalize,
 ACTIVATED = {"normalize": (5, _normalize_hardswish), "normalize_backward": (7, _normalize_hardswish_backward)}
 
 
-def _column_sums(lanes, vectors, backward):
-    """f(dy, x, row, rows, centre, sums, products, scale, shift): with d = x - centre, for a few vectors of columns side
-    by side, sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  A few rows in float32, the totals in
+def _column_sums(lanes, rows, backward):
+    """f(dy, x, row, centre, sums, products, scale, shift, columns): with d = x - centre, for each column and so many
+    rows, sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  The rows' sums in float32, the totals in
     float64.  Backward, if scale is not 0, dy is times hardswish'(d · scale + shift)."""
     if backward:
-        return _if_not_zero(7, _sums(lanes, vectors, True, True), _sums(lanes, vectors, True, False))
-    return _sums(lanes, vectors, False, False)
+        return _if_not_zero(6, _sums(lanes, rows, True, True), _sums(lanes, rows, True, False))
+    return _sums(lanes, rows, False, False)
 
 
-def _sums(lanes, vectors, backward, activated):
+def _sums(lanes, rows, backward, activated):
     def emit(builder, arguments):
-        dy, x, row, rows, centre, sums, products, scale, shift = arguments
-        v, double = Vectors(builder, lanes), ir.VectorType(ir.DoubleType(), lanes)
-        columns = lambda base: [v.load(v.at(base, 4 * lanes * j)) for j in range(vectors)]
-        middle, (scales, shifts) = columns(centre), [columns(a) for a in (scale, shift)] if activated else (0, 0)
-        further = builder.mul(row, rows)
+        dy, x, row, centre, sums, products, scale, shift, columns = arguments
+        below = [builder.mul(row, number(i)) for i in range(rows)]
 
-        def each(i, carried):
-            offset, after = builder.mul(i, row), []
-            for j in range(vectors):
-                at = v.at(offset, 4 * lanes * j)
-                if vectors > 1:
-                    for a in (x, dy)[: 1 + backward]:
-                        v.prefetch(v.at(a, v.at(at, further)))
-                d = builder.fsub(v.load(v.at(x, at)), middle[j])
-                y = v.load(v.at(dy, at)) if backward else d
-                if activated:
-                    y = builder.fmul(y, v.hardswish_slope(v.fma(d, scales[j], shifts[j])))
-                after += [builder.fadd(carried[2 * j], y), v.fma(y, d, carried[2 * j + 1])]
-            return after
+        def of_width(lanes):
+            v, double = Vectors(builder, lanes), ir.VectorType(ir.DoubleType(), lanes)
 
-        _, totals = emit_loop(builder, number(0), rows, 1, [v.splat(0.0)] * (2 * vectors), each)
-        for n, total in enumerate(totals):
-            address = v.at((sums, products)[n % 2], 8 * lanes * (n // 2))
-            place = builder.inttoptr(address, double.as_pointer())
-            old = builder.load(place, align=8, typ=double)
-            builder.store(builder.fadd(old, builder.fpext(total, double)), place).align = 8
+            def each(c, _):
+                column = builder.mul(c, number(4))
+                middle, *line = (v.load(v.at(a, column)) for a in ((centre, scale, shift) if activated else (centre,)))
+                total = [v.splat(0.0)] * 2
+                for i in range(rows):
+                    at = v.at(column, below[i])
+                    if rows > 1:
+                        for a in (x, dy)[: 1 + backward]:
+                            v.prefetch(v.at(a, v.at(at, further)))
+                    d = builder.fsub(v.load(v.at(x, at)), middle)
+                    y = v.load(v.at(dy, at)) if backward else d
+                    if activated:
+                        y = builder.fmul(y, v.hardswish_slope(v.fma(d, *line)))
+                    total = [builder.fadd(total[0], y), v.fma(y, d, total[1])]
+                for base, value in zip((sums, products), total):
+                    place = v.pointer(v.at(base, builder.mul(c, number(8))), double)
+                    old = builder.load(place, align=8, typ=double)
+                    builder.store(builder.fadd(old, builder.fpext(value, double)), place).align = 8
+                return []
+            return each
+
+        further = builder.mul(row, number(rows))
+        c, _ = emit_loop(builder, number(0), columns, lanes, [], of_width(lanes))
+        emit_loop(builder, c, columns, 1, [], of_width(1))
     return emit
 
 
