@@ -12,7 +12,7 @@ from ..reference import *  # noqa: F401,F403
 from ..reference import HALVES, asarray, to_host, zeros, zeros_like  # noqa: F401
 from .activation import hardswish, hardswish_backward, silu, silu_backward  # noqa: F401
 from .arithmetic import add, copyto, multiply, sum  # noqa: F401
-from .attention import attention, attention_backward, split_heads_backward  # noqa: F401
+from .attention import attention, attention_backward, gather_bias_backward, split_heads_backward  # noqa: F401
 from .convolution import convolution, convolution_backward  # noqa: F401
 from .linear import linear, linear_backward  # noqa: F401
 from .normalization import (  # noqa: F401

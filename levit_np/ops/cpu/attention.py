@@ -1,7 +1,12 @@
 """Attention and what feeds it, one head of one image at a time; scores and their gradients stay in the cache."""
 
+from functools import lru_cache
+
+import numpy as np
+
 from .. import reference
 from ..side_by_side import whole_of
+from .pairs import add_pairs, places
 from .running import address, addresses, bits, contiguous, empty, fits, run, scratch, whole
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
@@ -68,6 +73,19 @@ def _run(kind, arrays, bias, probabilities, scale, size):
         A.IMAGES: batch, A.HEADS: heads, A.QUERIES: queries, A.KEYS: arrays[1].shape[2], A.KEY: key,
         A.VALUE: arrays[2].shape[3], A.VIEWS: views, A.BIAS: 0 if bias is None else bias,
         A.PROBABILITIES: probabilities, A.SCALE: bits(scale), A.SCRATCH: memory, A.SCRATCH_SIZE: size}))
+
+
+def gather_bias_backward(dbias, index, offsets):
+    """dtable[h, i] = Σ dbias[h, q, k] where index[q, k] = i.  -> dtable (heads, offsets)."""
+    if not (fits(dbias) and dbias.shape[1:] == index.shape and places(index, offsets)):
+        return reference.gather_bias_backward(dbias, index, offsets)
+    return add_pairs(contiguous(dbias), _every(index.size), index, offsets)
+
+
+@lru_cache(16)
+def _every(count):
+    """0, 1, …: all places."""
+    return np.arange(count)
 
 
 def split_heads_backward(parts):

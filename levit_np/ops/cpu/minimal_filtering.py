@@ -14,6 +14,8 @@ grows little.
 Source: S. Winograd, Arithmetic Complexity of Computations, 1980: F(2, 2), here for the inputs with an even number.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 # Of the five numbers made of x (x₀ - x₂, x₁, x₂, x₄ - x₂, x₃), those that y₀ has for itself, that y₁ has, and that both
@@ -43,11 +45,14 @@ def kernel_terms(weight):
                      out=np.empty((outputs, TERMS, channels), np.float32), casting="same_kind")
 
 
-def kernel_terms_backward(gradient):
-    """The adjoint: (O, 25, C) -> (O, C, 3, 3)."""
-    outputs, _, channels = gradient.shape
-    weight = _both_axes(gradient.dtype).T @ gradient
-    return np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(outputs, channels, 3, 3)
+@lru_cache(16)
+def kernel_pairs(channels):
+    """The same as pairs (place in w[o], place in terms[o] that it is added to): two arrays, int64.  Those of a term do
+    not follow each other, so that no sum waits for the last."""
+    term, cell = np.nonzero(_both_axes(np.int64))
+    order = np.lexsort((term, [np.sum(term[:n] == t) for n, t in enumerate(term)]))
+    channel = np.arange(channels)[:, None]
+    return channel * 9 + cell[order], term[order] * channels + channel
 
 
 def _both_axes(dtype):

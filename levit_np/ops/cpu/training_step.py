@@ -16,7 +16,7 @@ AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split:
 class Kind(IntEnum):
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
         CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
-        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT = range(23)
+        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, PAIRS = range(24)
 
 
 class Product(IntEnum):
@@ -88,6 +88,12 @@ class Attention(IntEnum):
     SCALE: a float64's bits.  BIAS, backward DBIAS, (heads, Nq, Nk); PROBABILITIES (images, heads, Nq, Nk)."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, VIEWS, BIAS, PROBABILITIES, SCALE, SCRATCH, SCRATCH_SIZE = range(1, 13)
+
+
+class Pairs(IntEnum):
+    """y (ROWS, WIDTH) = 0, then of each row y[target] += x[source] for COUNT pairs, whose places are int64."""
+
+    ROWS, X, X_ROW, Y, WIDTH, COUNT, SOURCES, TARGETS = range(1, 9)
 
 
 class Update(IntEnum):

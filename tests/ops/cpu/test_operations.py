@@ -79,10 +79,11 @@ def calls(sizes):
     """{name of an operation: its arguments}, for everything that the kernels do; `sizes` gives larger ones."""
     if sizes == "small":
         m, c, o, image, attention = 5, 3, 7, (2, 3, 9, 6), (2, 3, 4, 9, 5, 6)
-        squares, outputs = draw(2, 32, 3, 8), 16
+        squares, outputs, index = draw(2, 32, 3, 8), 16, reference.bias_index(3, 4)
     else:  # several blocks of rows, whole and partial panels; a wide convolution; keys beyond a panel
         m, c, o, image, attention = 1203, 48, 77, (2, 32, 23, 40), (2, 3, 17, 49, 16, 32)
         squares, outputs = draw(7, 48, 28, 15), 80  # several groups of lines an image, of images a gradient
+        index = reference.bias_index(14, 14, 2)
     batch, heads, queries, keys, key, value = attention
     x, dy, w, gamma, beta = draw(2, m, c), draw(2, m, o), draw(o, c), draw(c), draw(c, seed=1)
     pixels, kernel = draw(*image), draw(24, image[1], 3, 3)
@@ -99,6 +100,7 @@ def calls(sizes):
         "convolution": (pixels, kernel, 2, 1), "convolution_backward": (dpixels, pixels, kernel, 2, 1),
         "attention": (q, k, v, bias, 0.3),
         "attention_backward": (draw(batch, heads, queries, value, seed=1), q, k, v, 0.3, probabilities),
+        "gather_bias_backward": (draw(heads, *index.shape), index, int(index.max()) + 1),
         "normalize": (x, gamma, beta, mean, variance, 1e-5),
         "normalize_backward": (draw(2, m, c, seed=1), x, gamma, mean, variance, 1e-5),
         "batch_statistics": (x,), "batch_norm": (x, gamma, beta, 1e-5),
@@ -128,8 +130,8 @@ def perform(backend, name, arguments):
 
 
 def changed(arguments, change):
-    """The arguments with `change` made to every array, those within named tuples too."""
-    return tuple(change(a) if isinstance(a, np.ndarray) else
+    """The arguments with `change` made to every array of numbers, those within named tuples too."""
+    return tuple(change(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else
                  a._replace(mean=change(a.mean), variance=change(a.variance)) if isinstance(a, reference.Statistics)
                  else changed(a, change) if isinstance(a, tuple) else a for a in arguments)
 
@@ -315,6 +317,16 @@ def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
         assert (memory[:first] == 171).all() and (memory[first + asked[-1] :] == 171).all(), name
         assert (memory[first : first + asked[-1]] != 171).any()
     assert len(asked) == 11  # two products each in linear_backward and convolution_backward
+
+
+def test_places_that_there_are_not():
+    """Outside of a bias's table: never written to."""
+    dbias, index = draw(2, 12, 12), reference.bias_index(3, 4)
+    with pytest.raises(ValueError):
+        cpu.gather_bias_backward(dbias, index - 1, 12)
+    for other in (index + 1, index[:, ::-1]):  # a longer table, as the textbook has it; another layout
+        np.testing.assert_allclose(cpu.gather_bias_backward(dbias, other, 12),
+                                   reference.gather_bias_backward(dbias, other, 12), atol=1e-6)
 
 
 def test_empty_arrays():
