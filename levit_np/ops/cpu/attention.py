@@ -6,8 +6,8 @@ import numpy as np
 
 from .. import reference
 from ..side_by_side import whole_of
-from .pairs import add_pairs, places
 from .running import address, addresses, bits, contiguous, empty, fits, run, scratch, whole
+from .scatter import places, scatter_add
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
 
@@ -79,7 +79,7 @@ def gather_bias_backward(dbias, index, offsets):
     """dtable[h, i] = Σ dbias[h, q, k] where index[q, k] = i.  -> dtable (heads, offsets)."""
     if not (fits(dbias) and dbias.shape[1:] == index.shape and places(index, offsets)):
         return reference.gather_bias_backward(dbias, index, offsets)
-    return add_pairs(contiguous(dbias), _every(index.size), index, offsets)
+    return scatter_add(contiguous(dbias), _every(index.size), index, offsets)
 
 
 @lru_cache(16)

@@ -15,11 +15,11 @@ from .intrinsics import amx_operations, get
 from .kernels import OPTIONS
 from .normalization_kernels import column_sums, normalization_kernels
 from .normalization_scalars import normalization_scalars
-from .pairs_kernel import pairs_kernel
 from .panel_packing import panel_packing
 from .pointwise_kernel import pointwise_kernel
 from .product_kernels import product_functions, product_kernels
 from .routines import routines
+from .scatter_kernel import scatter_kernel
 from .update_kernel import update_kernel
 
 STEP = step.COLUMNS * 8
@@ -48,10 +48,10 @@ def training_kernels(instructions):
     attention, attention_backward = attention_kernels(jit, call, share, packing, products)
     each = pointwise_kernel(jit, call, share)
     update = update_kernel(jit, call, share)
-    pairs = pairs_kernel(jit, share, packing.fill)
+    scatter = scatter_kernel(jit, share, packing.fill)
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
         CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
-        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, PAIRS = (int(n) for n in step.Kind)
+        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = map(int, step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -106,8 +106,8 @@ def training_kernels(instructions):
                 attention_backward(s, thread, threads)
             elif kind == UPDATE:
                 update(s, thread, threads)
-            elif kind == PAIRS:
-                pairs(s, thread, threads)
+            elif kind == SCATTER:
+                scatter(s, thread, threads)
             if threads > 1:
                 wait(counter, (n - first + 1) * threads, give_way)
         release()

@@ -16,7 +16,7 @@ AMX_HEAD = 6144  # bytes of a thread's scratch before what AMX's products split:
 class Kind(IntEnum):
     PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
         CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
-        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, PAIRS = range(24)
+        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = range(24)
 
 
 class Product(IntEnum):
@@ -90,7 +90,7 @@ class Attention(IntEnum):
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, VIEWS, BIAS, PROBABILITIES, SCALE, SCRATCH, SCRATCH_SIZE = range(1, 13)
 
 
-class Pairs(IntEnum):
+class Scatter(IntEnum):
     """y (ROWS, WIDTH) = 0, then of each row y[target] += x[source] for COUNT pairs, whose places are int64."""
 
     ROWS, X, X_ROW, Y, WIDTH, COUNT, SOURCES, TARGETS = range(1, 9)

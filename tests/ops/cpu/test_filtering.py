@@ -10,7 +10,7 @@ from levit_np.ops import cpu, reference
 from levit_np.ops.cpu import minimal_filtering
 from levit_np.ops.cpu.library import library
 from levit_np.ops.cpu.minimal_filtering import KERNEL, PARTS, SHARED, SIDES
-from levit_np.ops.cpu.pairs import add_pairs
+from levit_np.ops.cpu.scatter import scatter_add
 
 from ...random_model import random_model
 
@@ -46,8 +46,8 @@ def test_the_kernels_terms_and_their_adjoint():
     terms, (cells, places) = minimal_filtering.kernel_terms(w), minimal_filtering.kernel_pairs(3)
     for number, (p, q) in enumerate(minimal_filtering.ORDER):
         assert np.array_equal(terms[:, number], np.einsum("i,j,ocij->oc", KERNEL[p], KERNEL[q], w))
-    assert np.array_equal(add_pairs(w, cells, places, 75).reshape(2, 25, 3), terms)
-    assert (terms * g).sum() == (w.reshape(2, 27) * add_pairs(g, places, cells, 27)).sum()
+    assert np.array_equal(scatter_add(w, cells, places, 75).reshape(2, 25, 3), terms)
+    assert (terms * g).sum() == (w.reshape(2, 27) * scatter_add(g, places, cells, 27)).sum()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

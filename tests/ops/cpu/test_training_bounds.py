@@ -18,7 +18,7 @@ from ...inference.fenced import Fence
 from .test_operations import LARGE, SMALL, changed, draw, perform
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
-NAMES = "activation", "attention", "convolution", "filtering", "linear", "normalization", "optimizer", "pairs"
+NAMES = "activation", "attention", "convolution", "filtering", "linear", "normalization", "optimizer", "scatter"
 WRAPPERS = {name: import_module(f"levit_np.ops.cpu.{name}") for name in NAMES}
 # Whole and partial tiles and panels of AMX's products, where there are any.
 TILES = {"linear": (draw(130, 300), draw(96, 300)), "linear_backward": (draw(130, 96), draw(130, 300), draw(96, 300)),
