@@ -57,7 +57,8 @@ def work(call) -> tuple[float, float]:
         return 2.0 * rows * outputs * channels, size
     if call.kernel.name == "convolution":
         images, _, _, channels, height, width, outputs, kernel = numbers[:8]
-        return 2.0 * images * height * width * outputs * kernel**2 * channels, size
+        terms = 27 if kernel == 2 else kernel**2 * channels  # blocks of 2×2 pixels: 3×3 of three channels, and padding
+        return 2.0 * images * height * width * outputs * terms, size
     if call.kernel.name in ("attention", "attention_pairs"):
         images, heads, queries, keys = numbers[:4]
         sizes = dict(call.kernel.defines)

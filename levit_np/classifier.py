@@ -4,6 +4,7 @@ It stands above model.py, which knows arrays alone: images in, label names out, 
 """
 
 import os
+import threading
 
 import numpy as np
 
@@ -19,6 +20,17 @@ from .ops.reference import softmax
 
 BACKEND = "cpu"  # what load and create give unless told otherwise
 BATCH = 16  # images that predict evaluates at once
+_making = threading.Lock()
+
+
+def _after_fork():
+    """Another thread, which the child does not have, may have held the lock."""
+    global _making
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Classifier(LeViT):
@@ -47,14 +59,18 @@ class Classifier(LeViT):
 
     def _executor(self, apart):
         """Of the weights as they are now; None on a backend that has no faster way."""
-        if self._changes != Layer.changes:  # of this network, or of another
-            version = sum(layer.version for _, layer in self.walk())
-            if version != self._version:
-                self._executors, self._version = {}, version
-            self._changes = Layer.changes
-        if apart not in self._executors:
-            self._executors[apart] = executor(self, self.precision, apart)
-        return self._executors[apart]
+        executors = self._executors
+        if self._changes == Layer.changes and apart in executors:
+            return executors[apart]
+        with _making:  # of several threads that come at once, all take what the first has made
+            if self._changes != Layer.changes:  # of this network, or of another
+                version = sum(layer.version for _, layer in self.walk())
+                if version != self._version:
+                    self._executors, self._version = {}, version
+                self._changes = Layer.changes
+            if apart not in self._executors:
+                self._executors[apart] = executor(self, self.precision, apart)
+            return self._executors[apart]
 
     def to(self, backend: str) -> "Classifier":
         """This model on another backend: its weights, labels, recipe, random state and precision, which that backend

@@ -310,6 +310,9 @@ def main(argv=None) -> int:
         print(f"levit-np {arguments.verb}: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader, `head` say, has seen enough; what is still to be written goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError as error:
+        print(f"levit-np {arguments.verb}: expected more memory (a smaller batch needs less), found {error}",
+              file=sys.stderr)
     except OSError as error:
         print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -124,6 +124,18 @@ def test_the_small_model_answers_with_little_imported():
     assert out.splitlines()[-1] == "[]"
 
 
+def test_too_little_memory_is_said_in_one_line():
+    """A GPU's too, whose error is one of these."""
+    code = ("from levit_np import classifier, cli\n"
+            "def scarce(*arguments): raise MemoryError('room for 7 bytes')\n"
+            "classifier.Classifier.predict = scarce\n"
+            f"raise SystemExit(cli.main(['classify', {SAMPLES[3]!r}]))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == ("levit-np classify: expected more memory (a smaller batch needs less), found room for 7 "
+                           "bytes\n")
+
+
 def test_summary_of_a_name_and_of_a_file():
     status, out, _ = run("summary", "levit_256")
     assert status == 0 and "18,893,876" in out.splitlines()[-1]

@@ -1,7 +1,5 @@
 """Runs a plan on a GPU: a snapshot of a model's weights, one set of buffers, and a CUDA graph a batch size."""
 
-import threading
-
 import numpy as np
 
 from ..errors import BackendError
@@ -25,19 +23,24 @@ class CudaExecutor:
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
     batch it goes through in smaller parts, which gives the same logits (to rounding, where parts are so small that
     their products are cut otherwise).  Several threads may call it, one is served at a time.  Raises BackendError
-    where not even one image fits."""
+    where the weights do not fit, or not even one image."""
 
     def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
         host = build(model.config)
         host.set_state({name: model.ops.to_host(array) for name, array in model.state().items()})
         self.precision, self.tf32, self.most = precision, tf32 and precision == "float32", most
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
-        self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
+        try:
+            self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
+        except Exception as error:
+            if not device.ran_out(error):
+                raise
+            raise BackendError(f"backend cuda: expected memory for the weights, found {error}") from None
         self._scale_and_shift = None
         if normalization:
             mean, std = (np.array(values, np.float64) for values in normalization)
             self._scale_and_shift = [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
-        self._lock, self._buffers, self._programs = threading.Lock(), Buffers(), {}
+        self._buffers, self._programs = Buffers(), {}
 
     @property
     def memory(self) -> dict:
@@ -51,13 +54,15 @@ class CudaExecutor:
             raise BackendError("images: expected float32, or a normalization for bytes, found uint8")
         xp, here = device.arrays(), not isinstance(images, device.arrays().ndarray)
         logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
-        with self._lock:
+        with device.alone:
             first = 0
             while first < len(images):
                 size = _share(len(images) - first, self.most)
                 try:
                     found = self._program(size, of_bytes).run(images[first : first + size])
-                except device.current().OutOfMemory as error:
+                except Exception as error:
+                    if not device.ran_out(error):
+                        raise
                     self._smaller(size, error)
                     continue
                 logits[first : first + size] = device.to_host(found) if here else found

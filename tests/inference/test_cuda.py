@@ -1,5 +1,7 @@
 """The GPU's evaluation, on the emulated device: against the float64 network, and that nothing but the image decides."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -150,6 +152,32 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     limit(100)
     with pytest.raises(levit_np.BackendError, match="expected memory for one image, found"):
         CudaExecutor(model, "float16")(x)
+
+
+def test_weights_that_do_not_fit_are_said_in_one_line(model, one, monkeypatch):  # noqa: F811
+    def scarce(x):
+        raise one.current().OutOfMemory(2, 1)
+
+    monkeypatch.setattr(one, "asarray", scarce)
+    with pytest.raises(levit_np.BackendError, match="expected memory for the weights, found"):
+        CudaExecutor(model, "float16")
+
+
+def test_eight_threads_share_one_snapshot():
+    model = random_model(backend="cuda", dtype="float32")
+    x = random_images(model.to("reference"), 2)
+    found, executors = [], []
+
+    def call():
+        found.append(model(x))
+        executors.append(model._executor(False))
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and all(np.array_equal(y, found[0]) for y in found) and len(set(map(id, executors))) == 1
 
 
 def test_memory_is_bounded_and_told(model):

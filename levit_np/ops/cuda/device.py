@@ -6,7 +6,10 @@ kernels compiled for the processor in their place (`use`).
 
 import re
 import sys
+import threading
 import time
+import traceback
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +22,18 @@ from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES, tiles_of
 FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 HOPPER = 90  # which has instructions that none has before or after it
+TAKES_TWO_TARGETS = 12, 9  # the first NVRTC to take Hopper's own target beside the one that CuPy adds to every source
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+NO_MEMORY = 2  # the status of an error of CUDA's driver, and of its runtime
 PATIENCE = 1.0  # seconds of compiling that go without a word
 # A graph takes the processor some 1 µs a kernel to launch, during which the GPU would wait.  So the kernels of a long
 # recording become several graphs, which end after so many: while the GPU works at one, the next, larger, is launched.
 CUTS = 32, 256
 KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
+# While a thread records, no other may wait for the whole GPU, and none may count its launches among the recording's: one
+# thread at a time records or evaluates.
+alone = threading.RLock()
 _rounded = {}  # of each array that a recording is given, by its id: what it has become in other types
 
 
@@ -110,14 +118,17 @@ class CupyDevice:
             raise BackendError(f"backend cuda: expected compute capability {OLDEST / 10} or later, found "
                                f"{capability / 10}")
         try:
-            cupy.cuda.nvrtc.getVersion()
+            compiler = tuple(cupy.cuda.nvrtc.getVersion())
         except Exception as error:  # of CuPy's own and of the library that looks for it
             raise BackendError("backend cuda: expected CUDA's compiler NVRTC (pip install 'levit_np[cuda]'), found "
                                f"{_first_line(error)}") from None
+        if capability == HOPPER and compiler < TAKES_TWO_TARGETS:
+            self.capability -= 1  # as any other
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
         self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for
         self._compiling = 0.0  # seconds
         self._launched, self._cuts, self._cut = 0, (), None  # see captured
+        self._pools = []  # recordings' memory: [pool, a function that gives the recording while there is one]
 
     def function(self, kernel: Kernel):
         """Compiled, or from CuPy's cache.  That somebody waits is said once."""
@@ -159,31 +170,46 @@ class CupyDevice:
         """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:
         CUDA graphs, cut after so many launches.  function() itself is called once, now, and nothing that it launches is
         run yet; it must wait for nothing, read nothing of the host's, and have been called before, so that nothing is
-        compiled.  arrays: all that it reads and does not make."""
-        pool, stream = self.arrays.cuda.MemoryPool(), self.arrays.cuda.Stream(non_blocking=True)
-        self.finish()
-        self.free()  # what the calls before have needed, the graph will need beside them
-        # Of a pool that nothing else uses: what is freed in between, the graph uses again, and nobody may meanwhile.
-        graphs = []
+        compiled.  arrays: all that it reads and does not make.  Raises OutOfMemory."""
+        with alone:
+            return self._captured(function, arrays, cuts)
+
+    def _captured(self, function, arrays, cuts):
+        cuda, taken, graphs = self.arrays.cuda, 0, []
+
+        def take(size):
+            nonlocal taken
+            found, taken = cuda.MemoryPointer(cuda.Memory(size), 0), taken + size
+            return found
 
         def cut():
             graphs.append(stream.end_capture())
             stream.begin_capture()
 
-        with stream, self.arrays.cuda.using_allocator(pool.malloc):
+        # Of a pool that nothing else uses: what is freed in between, the graph uses again, and nobody may meanwhile.
+        pool, stream = cuda.MemoryPool(take), cuda.Stream(non_blocking=True)
+        self.finish()
+        self.free()  # what the calls before have needed, the graph will need beside them
+        own = [pool, lambda: None]
+        self._pools.append(own)
+        with stream, cuda.using_allocator(pool.malloc):
             stream.begin_capture()
             self._launched, self._cuts, self._cut = 0, cuts, cut
             try:
                 result = function()
             finally:
-                self._cuts = ()
+                self._cuts, self._cut = (), None
                 graphs.append(stream.end_capture())
+        if pool.total_bytes() < taken:
+            # Where memory was scarce the pool gave some back, which recorded kernels write to, before it found more.
+            raise self.OutOfMemory(taken, pool.total_bytes())
 
         def replay(needed=(pool, arrays)):
             for graph in graphs:
                 graph.launch()
             return result
 
+        own[1] = weakref.ref(replay)
         return replay
 
     def copy(self, target, values) -> None:
@@ -204,8 +230,13 @@ class CupyDevice:
         self.arrays.cuda.Device().synchronize()
 
     def free(self) -> None:
-        """Gives the memory back that CuPy keeps for later."""
+        """Gives the memory back that CuPy keeps for later, and recordings that are gone had: a pool keeps it even when
+        nobody has the pool any more."""
         self.arrays.get_default_memory_pool().free_all_blocks()
+        for pool, recording in self._pools:
+            if recording() is None:
+                pool.free_all_blocks()
+        self._pools = [own for own in self._pools if own[1]() is not None or own[0].total_bytes()]
 
 
 def captured(function, arrays=()):
@@ -213,8 +244,17 @@ def captured(function, arrays=()):
     _rounded.update((id(array), {}) for array in arrays)
     try:
         return current().captured(function, arrays)
+    except (RuntimeError, MemoryError) as error:
+        traceback.clear_frames(error.__traceback__)  # of the arrays that were made so far
+        current().free()
+        raise
     finally:
         _rounded.clear()
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether the GPU's memory did not suffice: for an array, a kernel's code or a graph."""
+    return isinstance(error, current().OutOfMemory) or getattr(error, "status", None) == NO_MEMORY
 
 
 def use(device) -> None:

@@ -38,7 +38,7 @@ class Cupy:
 
     __version__ = "14.2.0"
 
-    def __init__(self, count, capability="90", compiler=True):
+    def __init__(self, count, capability="90", compiler=(13, 0)):
         self.chosen = []
 
         class Device:
@@ -54,6 +54,7 @@ class Cupy:
             def getVersion():  # noqa: N802  CuPy's name
                 if not compiler:
                     raise OSError("no libnvrtc.so\nin any of 20 places")
+                return compiler
 
         memory = type("memory", (), {"OutOfMemoryError": MemoryError})
         self.cuda = type("cuda", (), {"runtime": Runtime(count), "Device": Device, "nvrtc": Compiler, "memory": memory})
@@ -69,7 +70,7 @@ def nothing_stands_for_the_gpu():
 
 @pytest.mark.parametrize("cupy, message", [
     (None, r"expected the package cupy \(pip install 'levit_np\[cuda\]'\), which is not installed"),
-    (Cupy(1, compiler=False),
+    (Cupy(1, compiler=None),
      r"expected CUDA's compiler NVRTC \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
     (Cupy(0), "expected an NVIDIA GPU, found none"), (Cupy(1, "75"), "compute capability 8.0 or later, found 7.5"),
     (Cupy(Runtime.CUDARuntimeError("driver is insufficient")),
@@ -172,9 +173,29 @@ class Stream:
         return type("Graph", (), {"launch": lambda graph: self.log.append("launch")})()
 
 
+class Pool:
+    """CuPy's: what it has taken it keeps until it is told otherwise, also when nobody has it any more."""
+
+    using = None
+
+    def __init__(self, take):
+        self.take, self.held = take, 0
+
+    def malloc(self, size):
+        self.take(size)
+        self.held += size
+
+    def total_bytes(self):
+        return self.held
+
+    def free_all_blocks(self):
+        self.held = 0
+
+
 @contextmanager
-def using(log, allocator):
-    log.append(allocator())
+def using(log, malloc):
+    Pool.using = malloc.__self__
+    log.append("pool")
     yield
     log.append("no pool")
 
@@ -184,7 +205,7 @@ def log(monkeypatch):
     """What a CuPy that records is asked for."""
     cupy, log = Cupy(1), []
     cupy.cuda.Stream, cupy.cuda.using_allocator = partial(Stream, log), partial(using, log)
-    cupy.cuda.MemoryPool = type("MemoryPool", (), {"malloc": lambda pool: "pool"})
+    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.MemoryPointer = Pool, int, lambda memory, offset: memory
     cupy.cuda.Device.synchronize = lambda one: log.append("finished")
     cupy.get_default_memory_pool = lambda: type("", (), {"free_all_blocks": lambda pool: log.append("freed")})()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -203,7 +224,7 @@ def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
     if error:
         with pytest.raises(MemoryError):
             device.captured(function)
-        assert log[-3:] == ["function", "end", "no stream"]
+        assert log[-4:] == ["function", "end", "no stream", "freed"]
         return
     replay = device.captured(function)
     recording = ["finished", "freed", "stream", "pool", "begin", "function", "end", "no pool", "no stream"]
@@ -213,6 +234,53 @@ def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
     monkeypatch.setattr(device.CupyDevice, "launch", lambda gpu, call: log.append(call))
     device.current().recorded(["a", "b"])()
     assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
+
+
+def test_a_recording_that_is_gone_gives_its_memory_back(log):
+    """When memory is freed next; so does one that failed, at once."""
+    replay = device.captured(lambda: Pool.using.malloc(100))
+    pool, gpu = Pool.using, device.current()
+    gpu.free()
+    assert pool.held == 100
+    del replay
+    gpu.free()
+    assert pool.held == 0 and gpu._pools == []
+
+    def scarce(size):
+        kept.append(np.ones(size))
+        Pool.using.malloc(100)
+        raise MemoryError("no more")
+
+    kept = []
+    with pytest.raises(MemoryError, match="no more"):
+        device.captured(lambda: scarce(3))
+    assert Pool.using.held == 0 and gpu._pools == []
+
+
+def test_memory_that_was_given_back_while_recording_is_seen(log):
+    """A recorded kernel would write to what is no longer there."""
+    def function():
+        Pool.using.malloc(900)
+        Pool.using.free_all_blocks()  # as CuPy does before it says that there is no more
+        Pool.using.malloc(1100)
+
+    with pytest.raises(MemoryError):
+        device.captured(function)
+
+
+@pytest.mark.parametrize("compiler, suits", [((12, 8), False), ((12, 9), True), ((13, 0), True)])
+def test_hoppers_instructions_need_a_compiler_that_takes_their_target(compiler, suits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1, "90", compiler))
+    assert device.on_hopper() is suits
+
+
+def test_memory_runs_out_in_several_ways(emulators):
+    device.use(emulators[0])
+    try:
+        errors = MemoryError(), type("CUDARuntimeError", (RuntimeError,), {"status": 2})(), RuntimeError("another")
+        assert [device.ran_out(error) for error in errors] == [True, True, False]
+    finally:
+        device.use(None)
 
 
 def test_a_long_recording_is_several_graphs(log, monkeypatch):
