@@ -128,7 +128,7 @@ def test_too_little_memory_is_said_in_one_line():
     """A GPU's too, whose error is one of these."""
     code = ("from levit_np import classifier, cli\n"
             "def scarce(*arguments): raise MemoryError('room for 7 bytes')\n"
-            "classifier.Classifier.predict = scarce\n"
+            "classifier.Classifier.rank = scarce\n"
             f"raise SystemExit(cli.main(['classify', {SAMPLES[3]!r}]))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
