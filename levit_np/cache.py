@@ -8,7 +8,7 @@ from pathlib import Path
 def directory() -> str:
     """$LEVIT_NP_CACHE, else levit_np in the platform's place for caches."""
     if chosen := os.environ.get("LEVIT_NP_CACHE"):
-        return chosen
+        return os.path.expanduser(chosen)
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")

@@ -63,11 +63,12 @@ class Classifier(LeViT):
         if self._changes == Layer.changes and apart in executors:
             return executors[apart]
         with _making:  # of several threads that come at once, all take what the first has made
-            if self._changes != Layer.changes:  # of this network, or of another
+            changes = Layer.changes  # before it is asked what they are: others may follow meanwhile
+            if self._changes != changes:  # of this network, or of another
                 version = sum(layer.version for _, layer in self.walk())
                 if version != self._version:
                     self._executors, self._version = {}, version
-                self._changes = Layer.changes
+                self._changes = changes
             if apart not in self._executors:
                 self._executors[apart] = executor(self, self.precision, apart)
             return self._executors[apart]

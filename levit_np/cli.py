@@ -299,6 +299,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
+    for name in "stdout", "stderr":
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))
     arguments = _parser().parse_args(argv)
     warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
     sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure

@@ -12,7 +12,7 @@ from levit_np import cache
 def test_the_platforms_places(monkeypatch):
     for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: "HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", "HOME"))
     for platform, variable, default in (("linux", "XDG_CACHE_HOME", ".cache"), ("darwin", None, "Library/Caches"),
                                         ("win32", "LOCALAPPDATA", "AppData/Local")):
         monkeypatch.setattr(sys, "platform", platform)

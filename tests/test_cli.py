@@ -124,6 +124,13 @@ def test_the_small_model_answers_with_little_imported():
     assert out.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_stream_that_was_closed_hinders_nothing(closed):
+    command = f"{sys.executable} -m levit_np.cli classify --top 1 {SAMPLES[3]} {closed}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout != "") == (0, "", closed == "2>&-")
+
+
 def test_too_little_memory_is_said_in_one_line():
     """A GPU's too, whose error is one of these."""
     code = ("from levit_np import classifier, cli\n"

@@ -10,8 +10,9 @@ class RecordedPass:
     """`compute(*arrays, share=number)` -> values, a pass of the model, in the same form.
 
     It is recorded for arrays of certain shapes and types and a certain share, and for the arrays that the model then
-    has; where any of them changes, anew.  Values and gradients stand in the same memory each time.  compute must do the
-    same whatever the arrays hold, by operations alone, and wait for nothing.  Drop path's masks are drawn before.
+    has, the parts of it that are frozen and those that drop; where any of them changes, anew.  Values and gradients
+    stand in the same memory each time.  compute must do the same whatever the arrays hold, by operations alone, and
+    wait for nothing.  Drop path's masks are drawn before.
     """
 
     def __init__(self, model, compute):
@@ -21,7 +22,7 @@ class RecordedPass:
         self._refused = False
 
     def __call__(self, *arrays, share):
-        key = share, *((a.shape, a.dtype) for a in arrays)
+        key = (share, self._model.frozen, *map(id, self._model.dropping()), *((a.shape, a.dtype) for a in arrays))
         if self._refused or key != self._key:
             # The first time as it comes: whatever is compiled or put together once is not recorded.
             self._key, self._replay = key, None

@@ -1,5 +1,6 @@
 """A recorded pass on the cpu backend is the pass itself, to the last bit; what cannot be recorded is not."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import levit_np
 from levit_np.ops import cpu
-from levit_np.ops.cpu import recording
+from levit_np.ops.cpu import recording, running
 from levit_np.training.recipe import Recipe
 from levit_np.training.recorded import RecordedPass
 from levit_np.training.trainer import Trainer
@@ -100,6 +101,36 @@ def test_it_is_recorded_anew_where_it_has_become_another(recordings):
         assert step(recorded, number, images) == step(plain, number, images)
         assert len(recordings) == [0, 1, 1, 1, 2, 3, 3, 4][number]
     require_equal(plain, recorded)
+
+
+def test_parts_that_freeze_later_and_branches_that_drop_later(recordings):
+    plain, recorded = pair("levit_digits", RECIPE)
+    for number in range(8):
+        for trainer in (plain, recorded):
+            if number == 3:
+                trainer.model.set_drop_path(0.5)
+            if number == 6:
+                trainer.model.freeze(["stem"])
+        assert step(recorded, number) == step(plain, number)
+    require_equal(plain, recorded)
+    assert len(recordings) == 3
+
+
+def test_each_recording_has_scratch_memory_of_its_own(recordings):
+    """Another thread may replay one while this one computes."""
+    trainers = [pair("levit_digits", RECIPE) for _ in "12"]
+    for number in range(3):
+        for plain, recorded in trainers:
+            assert step(recorded, number) == step(plain, number)
+    own = [id(written.scratch.memory) for written in recordings] + [id(running._kept.memory)]
+    assert len(set(own)) == 3
+    found = []
+    for plain, recorded in trainers:
+        replaying = threading.Thread(target=lambda recorded=recorded: found.append(step(recorded, 3)))
+        replaying.start()
+        expected = step(plain, 3)
+        replaying.join()
+        assert found.pop() == expected
 
 
 def test_what_a_pass_gave_is_not_changed_between_passes():

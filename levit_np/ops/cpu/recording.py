@@ -11,6 +11,7 @@ constant: whole numbers, which are tables here, or what cannot be written to.
 import threading
 from array import array
 from functools import wraps
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class _Recording:
     def __init__(self):
         self._parts, self._numbers = [], array("q")  # programs and calls; the steps of the next program
         self._known, self._kept, self._blocks = set(), [], blocks.Blocks()
-        self._threads, self.inside = threads(), False
+        self._threads, self.inside, self.scratch = threads(), False, SimpleNamespace()
 
     def __enter__(self):
         self._others = blocks.use(self._blocks)

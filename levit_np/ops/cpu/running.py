@@ -99,14 +99,15 @@ def past_caches(y, channels=16) -> bool:
 
 
 def scratch(size: int) -> tuple[int, int]:
-    """(address, bytes a thread): at least `size` bytes for each thread of a call, kept for this caller's next."""
-    size = -(-size // 64) * 64
-    total = size * threads() + 64
-    if getattr(_kept, "size", 0) < total:
-        _kept.memory, _kept.size = np.empty(total, np.uint8), total
-        _kept.address = address(_kept.memory) + -address(_kept.memory) % 64
-    _made(_kept.memory)
-    return _kept.address, size
+    """(address, bytes a thread): at least `size` bytes for each thread of a call, kept for this caller's next; for a
+    recording its own, which another thread may replay while this one computes."""
+    size, now = -(-size // 64) * 64, recording()
+    kept, total = now.scratch if now else _kept, size * threads() + 64
+    if getattr(kept, "size", 0) < total:
+        kept.memory, kept.size = np.empty(total, np.uint8), total
+        kept.address = address(kept.memory) + -address(kept.memory) % 64
+    _made(kept.memory)
+    return kept.address, size
 
 
 def run(*steps) -> None:

@@ -3,6 +3,9 @@
 import ctypes
 import os
 import threading
+from collections import deque
+from functools import partial
+from operator import call
 from queue import SimpleQueue
 
 from ...errors import BackendError
@@ -51,12 +54,18 @@ def run_with_threads(function, count: int) -> None:
     if count == 1:
         function(0, 0)
         return
-    counter = ctypes.c_int64(0)
-    # In one piece: two calls that reached two workers in different orders would wait for each other forever.
-    with _submission:
-        for thread, queue in enumerate(_workers(count - 1), 1):
-            queue.put((function, thread, counter))
-    function(0, ctypes.addressof(counter))
+    counter, sent = ctypes.c_int64(0), []
+    try:
+        # In one piece: two calls that reached two workers in different orders would wait for each other forever.
+        with _submission:
+            jobs = [partial(queue.put, (function, thread, counter))
+                    for thread, queue in enumerate(_workers(count - 1), 1)]
+            deque(map(call, [*jobs, partial(sent.append, True)]), 0)  # all of them or, where Ctrl-C comes before, none
+        function(0, ctypes.addressof(counter))
+    except BaseException:
+        if sent and counter.value < count:  # Ctrl-C came between: the others wait for this one after their first step
+            function(0, ctypes.addressof(counter))
+        raise
 
 
 def _workers(count):

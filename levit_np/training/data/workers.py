@@ -11,6 +11,7 @@ an error printed a hundred lines from destructors, and it would have brought ten
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import traceback
 import weakref
@@ -39,8 +40,9 @@ class Workers:
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes)
-        resource_tracker.ensure_running()   # it unblocks signals that are blocked next
-        with _blocked_signals():
+        with _safe_path():
+            resource_tracker.ensure_running()   # it unblocks signals that are blocked next
+        with _safe_path(), _blocked_signals():
             for worker in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, plan, self._raw, worker, count), daemon=True)
@@ -141,6 +143,19 @@ def _blocked_signals():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _safe_path():
+    """Python, started meanwhile, imports nothing from the folder that the user happens to be in."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _work(pipe, plan, raw: list, worker: int, workers: int) -> None:

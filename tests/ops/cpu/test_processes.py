@@ -1,9 +1,11 @@
 """A model on the cpu backend in another process: forked, whatever the threads were doing, and spawned."""
 
 import concurrent.futures
+import ctypes
 import multiprocessing
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +61,32 @@ def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name, 
     finally:
         done.set()
         holder.join()
+
+
+def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
+    """As Ctrl-C does where the jobs have been handed out: the others wait for all after their first step."""
+    done, interrupts = threading.Event(), [KeyboardInterrupt, None]
+
+    def part(thread, counter):
+        if thread == 0 and (error := interrupts.pop(0)):
+            raise error
+        came = ctypes.c_int64.from_address(counter)
+        with arrival:
+            came.value += 1
+        while came.value < 2:
+            time.sleep(0.001)
+        if thread:
+            done.set()
+
+    arrival = threading.Lock()
+    with pytest.raises(KeyboardInterrupt):
+        threads.run_with_threads(part, 2)
+    assert done.wait(PATIENCE) and interrupts == []
+    interrupts, other = [ValueError], threading.Event()
+    with pytest.raises(ValueError):  # before anything was handed out
+        threads.run_with_threads(lambda thread, counter: part(0, 0), 1)
+    threads.run_with_threads(lambda thread, counter: thread and other.set(), 2)
+    assert other.wait(PATIENCE)
 
 
 @FORK

@@ -88,6 +88,14 @@ def test_an_unexpected_error_comes_with_its_file_and_its_traceback(root):
     assert "in read" in str(caught.value) and "ZeroDivisionError: a bug" in str(caught.value)
 
 
+def test_nothing_is_imported_from_the_present_folder(root, tmp_path, monkeypatch):
+    (tmp_path / "types.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    with loader(Folder(root), workers=2) as batches:
+        next(batches.epoch(0))
+    assert not (tmp_path / "imported").exists() and "PYTHONSAFEPATH" not in os.environ
+
+
 def test_a_worker_killed_from_outside(root):
     with loader(Folder(root), batch=4, workers=2) as killed, pytest.raises(DataError, match="signal 9"):
         for epoch in range(1000):
