@@ -22,6 +22,8 @@ def test_the_platforms_places(monkeypatch):
             assert Path(cache.directory()) == Path("BASE", "levit_np")
     monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
     assert cache.directory() == "MINE"
+    monkeypatch.setenv("LEVIT_NP_CACHE", "~/mine")  # as a Dockerfile has it
+    assert cache.directory() == "HOME/mine"
 
 
 def test_it_is_made_for_this_user_alone(tmp_path, monkeypatch):
