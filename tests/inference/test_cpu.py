@@ -9,6 +9,7 @@ import levit_np
 from levit_np.inference import cpu
 from levit_np.inference.cpu import CpuExecutor
 from levit_np.inference.reference import ReferenceExecutor
+from levit_np.layers.layer import Layer
 from levit_np.ops.cpu import instruction_set, threads
 
 from ..random_model import random_images, random_model
@@ -248,3 +249,20 @@ def test_threads_are_checked(monkeypatch):
             threads.threads()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     assert threads.threads() == 1
+
+
+def test_a_parameter_replaced_while_it_is_asked_what_has_changed(monkeypatch):
+    """By another thread, after its version was read: seen by the next call."""
+    model = random_model(backend="cpu")
+    x, walk, bias = random_images(model, 2), model.walk, [model.head.bias + 5]
+    model(x)
+
+    def slow_walk(*arguments):
+        yield from walk(*arguments)
+        if bias:
+            model.head.bias = bias.pop()
+
+    Layer.changes += 1  # a parameter of another model was replaced
+    monkeypatch.setattr(model, "walk", slow_walk)
+    model(x)
+    np.testing.assert_allclose(model(x), model.forward(x)[0], rtol=1e-4, atol=1e-4)

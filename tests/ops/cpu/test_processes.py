@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np import classifier
 from levit_np.ops.cpu import library, threads
 
 from ...can_start import NEEDS_INTERPRETER
@@ -42,7 +43,7 @@ def test_a_model_goes_on_after_a_fork():
 
 
 @FORK
-@pytest.mark.parametrize("module, name", [(threads, "_submission"), (library, "_lock")])
+@pytest.mark.parametrize("module, name", [(threads, "_submission"), (library, "_lock"), (classifier, "_making")])
 def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name, monkeypatch):
     model = random_model(backend="cpu")
     x = random_images(model, 2)
