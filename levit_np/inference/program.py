@@ -1,6 +1,5 @@
 """A program for the kernels: a batch's buffers, and the table of steps that reads and writes them."""
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +79,7 @@ class Program:
     def __init__(self, sections, batch, width, rows_a_tile, group_rows):
         self.batch, self.width, self.rows_a_tile = batch, width, rows_a_tile
         self.arena, self.names, self._steps, self._buffers = Arena(), [], [], {}
+        self._tables = {}
         self.inputs = []  # (step, its first image): where an evaluation's images are read
         self.stage, self.tensors = None, {}  # what the step before left, by name
         for section in sections:
@@ -146,13 +146,11 @@ class Program:
         address = self._memory((name, image), count // 2 * parts if parts else count)
         return Map(address, pixel, line, image, count * 2 if parts > 1 else 0)
 
-    @cache
     def rows(self, count, row_in, row_out, most):
         """`count` rows in as few tiles as there can be."""
         sizes, start = _divided(count, most)
         return self._numbers(np.stack([sizes, start * row_in, start * row_out], 1))
 
-    @cache
     def pixels(self, images, height, width, source, target, most):
         """The same for a map's output pixels: a tile keeps within a line.  source, target: bytes from a pixel, a
         line, an image to the next."""
@@ -162,7 +160,6 @@ class Program:
                    for pixel, a_line, a_image in (source, target)]
         return self._numbers(np.stack([sizes[piece], *offsets], 1))
 
-    @cache
     def segments(self, *offsets):
         return self._numbers(np.array(offsets)[:, None])[0]
 
@@ -183,10 +180,13 @@ class Program:
         return numbers.reshape(self.batch, -1)[:, :classes]
 
     def _numbers(self, array):
-        """(address, rows) of a table of int64 that lives as long as the program."""
-        kept = self.arena.numbers(array.size, np.int64)
-        kept[...] = array.ravel()
-        return kept.ctypes.data, len(array)
+        """(address, rows) of a table of int64 that lives as long as the program; of equal ones there is one."""
+        key = len(array), array.tobytes()
+        if key not in self._tables:
+            kept = self.arena.numbers(array.size, np.int64)
+            kept[...] = array.ravel()
+            self._tables[key] = kept.ctypes.data, len(array)
+        return self._tables[key]
 
     def product(self, name, tiles, operand, target, finish):
         """target = finish(operand · weight + bias)."""

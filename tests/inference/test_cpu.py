@@ -1,6 +1,8 @@
 """The cpu backend's evaluation: against the float64 network, and that nothing but the image decides an answer."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -228,11 +230,15 @@ def test_eight_callers_at_once(inside):
 
 
 def test_few_programs_are_kept():
-    model = random_model(backend="cpu")
+    model, made = random_model(backend="cpu"), []
     executor = CpuExecutor(model)
-    for batch in (1, 2, 3, 4, 5, 6):
+    take = executor._take
+    executor._take = lambda batch: made.append(weakref.ref(program := take(batch))) or program
+    for batch in (1, 2, 3, 4, 5, 6) * 2:
         executor(random_images(model, batch))
     assert len(executor._idle) <= cpu.KEPT
+    gc.collect()
+    assert len({id(p) for program in made if (p := program())}) <= cpu.KEPT  # and nothing else keeps the others
 
 
 def test_threads_are_checked(monkeypatch):
