@@ -5,6 +5,7 @@ It stands above model.py, which knows arrays alone: images in, label names out, 
 
 import os
 import threading
+from numbers import Integral
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .errors import ImageError, LevitError
 from .images.recipes import preprocess
 from .inference import executor
 from .layers.layer import Layer
-from .model import LeViT
+from .model import LeViT, type_of
 from .model import create as create_network
 from .ops.reference import softmax
 
@@ -37,6 +38,7 @@ class Classifier(LeViT):
     """LeViT for whoever has pictures rather than arrays: predict and save, beside all that the network does; and
     evaluation by the backend's fastest way."""
 
+    BESIDES = *LeViT.BESIDES, "precision"
     precision = "float32"  # what an evaluation computes in
     _executors, _version, _changes = None, -1, -1  # an executor for the heads averaged, and one for them apart
 
@@ -44,8 +46,8 @@ class Classifier(LeViT):
         """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.
 
         On the cpu and cuda backends a plan with every BN folded and the weights packed computes them; it is made at the
-        first call, and again after a parameter was replaced (writing into one is seen if `written` is called after it).
-        Raises LevitError where x is not what the configuration says."""
+        first call, and again after a parameter was replaced, or `state` called, which hands them out to be written into
+        (later writing is seen if `written` is called after it).  Raises LevitError where x is not what the configuration says."""
         self._check(x)
         run = self._executor(apart=False)
         return run(x) if run else super().__call__(x)
@@ -74,12 +76,20 @@ class Classifier(LeViT):
             return self._executors[apart]
 
     def to(self, backend: str) -> "Classifier":
-        """This model on another backend: its weights, labels, recipe, random state and precision, which that backend
-        must have (BackendError)."""
+        """A copy on that backend: of weights, labels, recipe, random state, frozen parts and precision, which that
+        backend must have (BackendError)."""
         ops.stored_type(backend, self.precision)
-        other = super().to(backend)
-        other.precision = self.precision
-        return other
+        return super().to(backend)
+
+    def set_state(self, state: dict) -> None:
+        """As the network's; what an evaluation computes in changes with the type, which the backend must have
+        (BackendError)."""
+        self._require(state)
+        double = type_of(state) is np.float64
+        precision = self.precision if double == (self.precision == "float64") else "float64" if double else "float32"
+        ops.stored_type(self.ops.NAME, precision)
+        super().set_state(state)
+        self.precision = precision
 
     def predict(self, images, top: int = 5) -> list:
         """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or
@@ -108,10 +118,14 @@ class Classifier(LeViT):
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
         """The second half of predict: prepared images (B, C, H, W) -> B lists of (label, probability).
 
-        Raises LevitError for a top below 1."""
-        if top < 1:
-            raise LevitError(f"top: expected at least 1, found {top}")
-        labels, probabilities = loading.labels_of(self), softmax(self(x))  # (B, classes)
+        Raises LevitError for a top below 1, and for logits that are not finite."""
+        if not isinstance(top, Integral) or top < 1:
+            raise LevitError(f"top: expected a whole number from 1, found {top!a:.100}")
+        labels, logits = loading.labels_of(self), self(x)  # (B, classes)
+        if not np.isfinite(logits).all():
+            raise LevitError(f"{self.config.name}: expected finite logits, found others: the weights or the images are "
+                             "too large")
+        probabilities = softmax(logits)
         return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
 
     def explain(self, image, target=None, teacher=None, rival=None, about: str | None = None, whole: bool = False):
@@ -150,7 +164,7 @@ def class_number(which, labels) -> int:
     """A class by its number or its name; a name that is a number, of digits say, is a name.  Raises LevitError."""
     if str(which) in labels:
         return list(labels).index(str(which))
-    if str(which).isdecimal() and int(which) < len(labels):
+    if str(which).isdecimal() and len(str(which)) < 10 and int(which) < len(labels):
         return int(which)
     raise LevitError(f"class: expected a name, or a number from 0 to {len(labels) - 1}, found {str(which)!a:.100}")
 

@@ -1,6 +1,8 @@
 """What a LeViT is made of, as data: the paper's family (Table 2), timm's variants, the ablations (Table 5)."""
 
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
+from operator import index
 from typing import NamedTuple
 
 from .errors import ConfigError
@@ -173,6 +175,21 @@ def config_of(name: str, **changes) -> LeViTConfig:
     known = FAMILY | ABLATIONS
     if name not in known:
         raise ConfigError(f"model: expected one of {', '.join(known)}, found {name!r}")
-    if isinstance(changes.get("image_size"), int):
-        changes["image_size"] = (changes["image_size"],) * 2
-    return replace(known[name], **changes)
+    if "image_size" in changes:
+        changes["image_size"] = size_of(changes["image_size"])
+    changes = {key: int(value) if isinstance(value, Integral) and type(value) is not bool else value
+               for key, value in changes.items()}
+    try:
+        return replace(known[name], **changes)
+    except TypeError as error:  # there is no such field
+        raise ConfigError(f"config: {error}") from None
+
+
+def size_of(image_size) -> tuple[int, int]:
+    """(height, width) of a number, or of those two.  Raises ConfigError for anything else."""
+    try:
+        height, width = (image_size,) * 2 if isinstance(image_size, Integral) else image_size
+        return index(height), index(width)
+    except (TypeError, ValueError):
+        raise ConfigError(f"image_size: expected a whole number or (height, width), found {image_size!a:.100}"
+                          ) from None

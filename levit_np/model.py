@@ -33,6 +33,8 @@ class LeViT(Layer):
     `model(x)` is the evaluation: running statistics, the two heads averaged.
     """
 
+    BESIDES = "labels", "recipe", "random", "frozen"  # what a copy has besides configuration and state
+
     def __init__(self, config: LeViTConfig, ops):
         super().__init__(ops)
         self.config, self.random = config, np.random.default_rng(0)
@@ -82,6 +84,9 @@ class LeViT(Layer):
         Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype, and for fewer than two
         images to train on, of which the head's BN would have one value a channel."""
         self._check(x)
+        if training not in (False, True, "frozen"):
+            raise LevitError(f"training: expected False, True or 'frozen', found {training!a:.100}")
+        training = training if training == "frozen" else bool(training)
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
             raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs "
                              "more than one value a channel; use a larger batch")
@@ -106,8 +111,10 @@ class LeViT(Layer):
     def backward(self, doutputs, saved, image_gradient=True):
         """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images
         (None where the stem is frozen, or without image_gradient: training needs none); the parameters' gradients
-        accumulate."""
-        douts = doutputs if self.head_dist else (doutputs,)
+        accumulate.  Raises LevitError where `saved` is an evaluation's, or doutputs are not shaped like the logits."""
+        if saved is None:
+            raise LevitError("saved: expected what forward saved with training=True or 'frozen', found None")
+        douts = self._checked(doutputs, len(saved.head.x))
         dpooled = self.head.backward(douts[0], saved.head)
         if self.head_dist:
             dpooled = self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))
@@ -168,11 +175,21 @@ class LeViT(Layer):
 
     def _check(self, x):
         expected = (self.config.in_channels, *self.config.image_size)
-        if getattr(x, "ndim", 0) != 4 or x.shape[1:] != expected:
-            raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), "
-                             f"got {tuple(getattr(x, 'shape', ()))}")
+        if not isinstance(getattr(x, "dtype", None), np.dtype):
+            raise LevitError(f"{self.config.name}: expected an array of NumPy or CuPy, got {type(x).__name__}")
+        if x.ndim != 4 or x.shape[1:] != expected:
+            raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), got {x.shape}")
         if x.dtype != self.dtype and x.dtype.name not in self.ops.HALVES:
             raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")
+
+    def _checked(self, doutputs, images):
+        """The gradients to each head, of this model's dtype where they are of no type that activations have."""
+        given = (doutputs,) if not self.head_dist or doutputs is None else tuple(doutputs)
+        expected = [(images, self.config.num_classes)] * (1 + self.config.distillation)
+        if (found := [getattr(dy, "shape", None) for dy in given]) != expected:
+            raise LevitError(f"doutputs: expected arrays {expected}, found {found!a:.100}")
+        kinds = (self.dtype.name, *self.ops.HALVES)
+        return [dy if dy.dtype.name in kinds else dy.astype(self.dtype) for dy in given]
 
     @property
     def dtype(self):
@@ -183,18 +200,33 @@ class LeViT(Layer):
         return {f"{name}.{key}": spec for name, layer in self._named for key, spec in layer.specs.items()}
 
     def state(self) -> dict:
-        """{name: array}: parameters and BN statistics, by attribute path."""
+        """{name: array}: parameters and BN statistics, by attribute path; the arrays themselves."""
+        self.written()  # for all that is known, they will be
+        return self._arrays()
+
+    def _arrays(self):
         return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named for key in layer.specs}
 
+    def on_host(self) -> dict:
+        """The state as NumPy's arrays, to be read."""
+        return {name: self.ops.to_host(array) for name, array in self._arrays().items()}
+
     def set_state(self, state: dict) -> None:
-        """Takes every array of `state`, which must name all of them in their shapes; raises LevitError otherwise."""
+        """Takes every array of `state`, as float64 if one of them is, else as float32; they are copied where they are of
+        another type.  Raises LevitError, and takes none, where one is missing, of another shape, or not floating."""
+        self._require(state)
+        dtype = type_of(state)
         for name, layer in self._named:
-            for key, spec in layer.specs.items():
-                array = state.get(f"{name}.{key}")
-                if array is None or array.shape != spec.shape:
-                    found = "nothing" if array is None else array.shape
-                    raise LevitError(f"{name}.{key}: expected an array {spec.shape}, found {found}")
-                setattr(layer, key, self.ops.asarray(array))
+            for key in layer.specs:
+                setattr(layer, key, self.ops.asarray(state[f"{name}.{key}"].astype(dtype, copy=False)))
+
+    def _require(self, state):
+        for name, spec in self.specs_by_name().items():
+            array = state.get(name)
+            if getattr(array, "shape", None) != spec.shape or array.dtype.kind != "f":
+                kind, shape = getattr(array, "dtype", type(array).__name__), getattr(array, "shape", "")
+                raise LevitError(f"{name}: expected a floating array {spec.shape}, found "
+                                 f"{'nothing' if array is None else f'{kind} {shape}'}")
 
     def gradients(self) -> dict:
         """{name: array}, of each parameter that is trained; zeros where nothing has accumulated."""
@@ -229,12 +261,16 @@ class LeViT(Layer):
                 for name, probabilities in _stage_maps(stage)}
 
     def to(self, backend: str) -> "LeViT":
-        """This model on another backend, of the same kind: its weights, labels, recipe and random state."""
-        other = build(self.config, backend, type(self))
-        other.set_state({name: self.ops.to_host(array) for name, array in self.state().items()})
-        other.labels, other.recipe, other.random = self.labels, self.recipe, deepcopy(self.random)
-        other.frozen = self.frozen
-        return other
+        """A copy on that backend, of the same kind: of weights, labels, recipe, random state and frozen parts."""
+        kind, config, _, state, besides = self._parts()
+        return _assembled(kind, config, backend, {name: np.array(array) for name, array in state.items()},
+                          deepcopy(besides))
+
+    def __reduce__(self):  # for copy and pickle: the operations, a module, are named
+        return _assembled, self._parts()
+
+    def _parts(self):
+        return type(self), self.config, self.ops.NAME, self.on_host(), {key: getattr(self, key) for key in self.BESIDES}
 
     def rows(self) -> list[tuple]:
         """(name, output shape without the batch, parameters, multiply-adds) of each computing layer."""
@@ -275,6 +311,19 @@ def _parameters(layer):
     but not of projections that have rows of their own."""
     own = [layer, *(child for name, child in layer.children() if name in ("bn", "bias"))]
     return sum(int(np.prod(spec.shape)) for part in own for spec in part.specs.values() if spec.trainable)
+
+
+def type_of(state: dict):
+    """Which type a network is of that takes this state."""
+    return np.float64 if any(array.dtype.itemsize >= 8 for array in state.values()) else np.float32
+
+
+def _assembled(kind, config, backend, state, besides) -> LeViT:
+    model = build(config, backend, kind)
+    model.set_state(state)
+    for key, value in besides.items():
+        setattr(model, key, value)
+    return model
 
 
 def initial_state(model: LeViT, seed: int, dtype) -> dict:

@@ -1,7 +1,9 @@
 """What load and create return: images in, label names out, and what a model keeps on its way."""
 
 import io
+import pickle
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,7 @@ def test_probabilities_are_the_softmax_of_the_logits_in_falling_order(model):
     assert [label for label, _ in answer] == [str(n) for n in np.argsort(-expected)]
     np.testing.assert_allclose([p for _, p in answer], np.sort(expected)[::-1], rtol=1e-4, atol=1e-7)
     assert model.predict(SAMPLES[5], top=99) == answer
-    with pytest.raises(levit_np.LevitError, match="top: expected at least 1, found 0"):
+    with pytest.raises(levit_np.LevitError, match="top: expected a whole number from 1, found 0"):
         model.predict(SAMPLES[5], top=0)
 
 
@@ -77,7 +79,7 @@ def test_save_keeps_weights_labels_and_recipe(model, tmp_path):
     assert (again.config, again.labels, again.recipe) == (model.config, model.labels, model.recipe)
     assert all(np.array_equal(array, model.state()[name]) for name, array in again.state().items())
     again.labels = ["one"]
-    with pytest.raises(levit_np.CheckpointError, match="labels: expected 10, found 1"):
+    with pytest.raises(levit_np.CheckpointError, match="labels: expected 10 texts, found .'one'"):
         again.save(tmp_path / "copy.h5")
     again.labels, again.head.bias = None, np.full(10, np.nan, np.float32)
     with pytest.raises(levit_np.CheckpointError, match="head.bias"):
@@ -132,3 +134,56 @@ def test_the_heads_apart_and_averaged_are_one_network(backend, dtype):
     single = random_model(backend=backend, dtype=dtype, distillation=False)
     (only,) = single.heads(x)
     assert np.abs(only - single(x)).max() <= tolerance * np.abs(only).max()
+
+
+def test_an_evaluation_follows_a_state_that_is_written_into_or_of_another_type():
+    model = random_model(backend="cpu")
+    x = random_images(model)
+    first = model(x)
+    for array in model.state().values():
+        array *= 1.25
+    assert not np.allclose(model(x), first)
+    np.testing.assert_allclose(model(x), model.to("reference")(x), rtol=1e-3, atol=1e-3)
+    exact = model.to("reference")(x)
+    model.set_state({name: array.astype(">f8") for name, array in model.state().items()})
+    assert model(x.astype("f8")).dtype == np.float64 and model.precision == "float64"
+    np.testing.assert_allclose(model(x.astype("f8")), exact, rtol=1e-3, atol=1e-3)
+    model.set_state({name: array.astype("f2") for name, array in model.state().items()})
+    assert model(x).dtype == np.float32
+    model.head.weight = model.head.weight.astype("f8")
+    with pytest.raises(levit_np.LevitError, match="expected images of float32, got float64"):
+        model(x.astype("f8"))
+
+
+def test_a_copy_is_its_own(model):
+    """By to, copy and pickle."""
+    x = random_images(model)
+    expected = model(x).copy()
+    for other in (model.to("cpu"), deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other) is levit_np.Classifier
+        assert (other.config, other.labels, other.recipe) == (model.config, model.labels, model.recipe)
+        assert np.array_equal(other(x), expected)
+        for array in other.state().values():
+            array *= 2
+        assert np.array_equal(model(x), expected) and not np.array_equal(other(x), expected)
+    assert deepcopy(random_model(dtype="float64")).precision == "float64"
+
+
+def test_logits_that_are_not_finite_rank_nothing(model):
+    model = deepcopy(model)
+    model.head.bias = np.full(10, np.inf, np.float32)
+    with pytest.raises(levit_np.LevitError, match="expected finite logits"):
+        model.predict(SAMPLES[3])
+
+
+@pytest.mark.parametrize("which", ["9" * 5000, "10", "ten"])
+def test_a_class_that_is_not_there(model, which):
+    with pytest.raises(levit_np.LevitError, match="class: expected a name, or a number from 0 to 9"):
+        classifier.class_number(which, model.labels)
+
+
+@pytest.mark.parametrize("backend, dtype", [("cpu", "float32"), ("cpu", "float64"), ("reference", "float32")])
+def test_an_empty_batch(backend, dtype):
+    model = levit_np.create("levit_digits", backend=backend, dtype=dtype)
+    x = np.zeros((0, 1, 32, 32), dtype)
+    assert model(x).shape == (0, 10) and [y.shape for y in model.heads(x)] == [(0, 10)] * 2

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from levit_np.config import ABLATIONS, FAMILY, LeViTConfig
+from levit_np.config import ABLATIONS, FAMILY, LeViTConfig, config_of
 from levit_np.errors import ConfigError
 from levit_np.model import build
 
@@ -57,3 +58,13 @@ def test_a_config_survives_its_dictionary_and_refuses_nonsense():
                          ("x", 1)):
         with pytest.raises(ConfigError):
             LeViTConfig.from_dict(FAMILY["levit_256"].to_dict() | {field: value})
+
+
+def test_what_a_field_may_be():
+    assert config_of("levit_128s", image_size=np.int64(64), num_classes=np.int32(3)) == config_of(
+        "levit_128s", image_size=(64, 64), num_classes=3)
+    for size in (3.5, None, "64", (64,), (64, 64, 64), (64.0, 64)):
+        with pytest.raises(ConfigError, match="image_size: expected a whole number or"):
+            config_of("levit_128s", image_size=size)
+    with pytest.raises(ConfigError, match="bogus"):
+        config_of("levit_128s", bogus=1)

@@ -238,3 +238,21 @@ def test_what_is_frozen_can_be_thawed_and_must_exist():
     assert any(n.startswith("stem") for n in model.trained())
     with pytest.raises(LevitError, match="freeze: expected parts among stem, stage1, stage2, found 'stage3'"):
         model.freeze(["stage3"])
+
+
+def test_a_backward_of_other_gradients_is_refused_by_name():
+    model, x = random_model(TINY["base"]), random_images(TINY["base"], 3)
+    (y, y_dist), saved = model.forward(x, training=True)
+    for wrong in (y, (y,), (y, y_dist, y), (y[:, :-1], y_dist), (y[:-1], y_dist[:-1]), None, (y, None)):
+        with pytest.raises(LevitError, match="doutputs: expected arrays"):
+            model.backward(wrong, saved)
+    with pytest.raises(LevitError, match="saved: expected what forward saved"):
+        model.backward((y, y_dist), model.forward(x)[1])
+    with pytest.raises(LevitError, match="training: expected False, True or 'frozen', found 'yes'"):
+        model.forward(x, training="yes")
+    before = model.state()["head.bn.mean"].copy()
+    model.forward(x, training=np.True_)
+    assert not np.array_equal(model.state()["head.bn.mean"], before)
+    model.zero_gradients()
+    model.backward((np.ones(y.shape, np.int64), np.ones(y.shape, np.float16)), saved)
+    assert {gradient.dtype for gradient in model.gradients().values()} == {model.dtype}

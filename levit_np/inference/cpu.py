@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import numpy as np
 
+from ..errors import LevitError
 from ..ops.cpu import threads
 from ..ops.cpu.library import library
 from ..ops.cpu.step import Pad
@@ -30,6 +31,8 @@ class CpuExecutor:
         self._idle: OrderedDict[int, list[Program]] = OrderedDict()
 
     def __call__(self, images):
+        if images.dtype != np.float32:  # whatever type a parameter was replaced in
+            raise LevitError(f"expected images of float32, got {images.dtype}")
         images = np.ascontiguousarray(images)
         logits = np.empty((len(images), self._outputs), np.float32)
         parts = -(-len(images) // LARGEST)

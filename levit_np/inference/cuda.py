@@ -26,12 +26,13 @@ class CudaExecutor:
     where the weights do not fit, or not even one image."""
 
     def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
-        host = build(model.config)
-        host.set_state({name: model.ops.to_host(array) for name, array in model.state().items()})
         self.precision, self.tf32, self.most = precision, tf32 and precision == "float32", most
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
         try:
-            self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
+            with device.alone:  # another snapshot may be evaluated meanwhile
+                host = build(model.config)
+                host.set_state(model.on_host())
+                self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
         except Exception as error:
             if not device.ran_out(error):
                 raise

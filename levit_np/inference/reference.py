@@ -52,7 +52,7 @@ def _attention(step, tensors):
 
 def _heads(x, heads):
     """(B, N, heads·size) -> (B, heads, N, size)."""
-    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3)
 
 
 def _layer_norm(step, tensors):

@@ -248,6 +248,9 @@ def test_threads_are_checked(monkeypatch):
     monkeypatch.setattr(threads, "_count", None)
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
     assert threads.threads() == 3
+    threads._count = None
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "128")
+    assert threads.threads() == threads.MOST
     for wrong in ("0", "many", "-1", "²"):
         threads._count = None
         monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)

@@ -180,6 +180,26 @@ def test_eight_threads_share_one_snapshot():
     assert len(found) == 8 and all(np.array_equal(y, found[0]) for y in found) and len(set(map(id, executors))) == 1
 
 
+def test_a_snapshot_is_renewed_while_others_are_evaluated():
+    model = random_model(backend="cuda", dtype="float32")
+    x = random_images(model.to("reference"), 2)
+    expected, wrong = model(x), []
+
+    def call(turn):
+        for _ in range(5):
+            if turn % 2:
+                model.written()
+            if not np.array_equal(model(x), expected):
+                wrong.append(turn)
+
+    threads = [threading.Thread(target=call, args=(turn,)) for turn in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 def test_memory_is_bounded_and_told(model):
     executor = CudaExecutor(model, "float16", most=4)
     executor(random_images(model, 4))

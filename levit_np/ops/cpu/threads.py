@@ -42,9 +42,9 @@ def threads() -> int:
     global _count
     if _count is None:
         text = os.environ.get("NUMBA_NUM_THREADS") or "1"
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
-            raise BackendError(f"NUMBA_NUM_THREADS: expected a whole number from 1 to {MOST}, found {text!r}")
-        _count = int(text)
+        if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+            raise BackendError(f"NUMBA_NUM_THREADS: expected a whole number from 1, found {text!r}")
+        _count = min(int(text), MOST)  # it may have been said with others in mind
     return _count
 
 
