@@ -5,7 +5,7 @@ A mapping is always own name -> foreign name; BN's four arrays and the linear we
 
 import re
 from dataclasses import replace
-from math import isqrt
+from math import isqrt, prod
 
 from ..config import FAMILY, Convolution, LeViTConfig, Stage
 from ..errors import CheckpointError, ConfigError
@@ -105,16 +105,16 @@ def _count(names, pattern, start=0, step=1):
     return next(n for n in range(len(numbers) + 1) if start + n * step not in numbers)
 
 
-def config_from_shapes(shapes: dict[str, tuple], form: str) -> LeViTConfig:
+def config_from_shapes(shapes: dict[str, tuple], form: str, image_size=None) -> LeViTConfig:
     """The configuration that a foreign file's shapes describe.
 
-    A square image of whole tokens is assumed, and what no shape shows (drop path, the activation) is taken from the
+    Images of image_size (H, W) are assumed if they have so many tokens, else square ones of whole tokens; and what no shape shows (drop path, the activation) is taken from the
     family member of the same shapes, if there is one.  Raises CheckpointError for names or shapes that fit nothing.
     """
     names = {}
     try:
         names = _timm_names(shapes, form)
-        return _known(_derive({timm: shapes[there] for timm, there in names.items() if there in shapes}))
+        return _known(_derive({timm: shapes[there] for timm, there in names.items() if there in shapes}, image_size))
     except KeyError as error:
         raise CheckpointError(f"missing: {names.get(error.args[0], error.args[0])}") from None
     except (ConfigError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -146,7 +146,7 @@ def _timm_names(shapes, form):
     return {timm[own]: there for own, there in here.items()}
 
 
-def _derive(shapes):
+def _derive(shapes, image_size):
     stages = []
     for s in range(_count(shapes, r"stages\.(\d+)\.") or 1):  # without any, the first is reported as missing
         depth = _count(shapes, rf"stages\.{s}\.blocks\.(\d+)\.")
@@ -158,17 +158,24 @@ def _derive(shapes):
         stages.append(Stage(shapes[f"{block}.qkv.linear.weight"][1], depth, heads, shrink))
         ratio = shapes[f"stages.{s}.blocks.0.mlp.ln1.linear.weight"][0] // stages[-1].channels
         if s == 0:
-            tokens, key_size, value_ratio, mlp_ratio = isqrt(offsets), key, value // key, ratio
+            tokens, key_size, value_ratio, mlp_ratio = offsets, key, value // key, ratio
     wide = 4
     if len(stages) > 1:
         down = "stages.1.downsample.attn_downsample"
         wide = shapes[f"{down}.proj.ln.linear.weight"][1] // stages[1].shrink_heads // key_size
     stem = [shapes[f"stem.conv{k + 1}.linear.weight"] for k in range(_count(shapes, r"stem\.conv(\d+)\.", start=1))]
-    convolutions = tuple(Convolution(w[0], w[2], 2) for w in stem)
-    side = tokens * 2 ** len(stem)
-    return LeViTConfig("levit", convolutions, tuple(stages), key_size, (side, side), stem[0][1],
-                       shapes["head.linear.weight"][0], "head_dist.linear.weight" in shapes,
-                       value_ratio, wide, mlp_ratio)
+    patches = len(stem) == 1 and stem[0][2] > 3  # one convolution, which tiles the image (A2)
+    convolutions = tuple(Convolution(w[0], w[2], w[2] if patches else 2) for w in stem)
+    side = isqrt(tokens) * prod(c.stride for c in convolutions)
+    config = LeViTConfig("levit", convolutions, tuple(stages), key_size, (side, side), stem[0][1],
+                         shapes["head.linear.weight"][0], "head_dist.linear.weight" in shapes,
+                         value_ratio, wide, mlp_ratio)
+    if image_size and prod(replace(config, image_size=image_size).resolutions[0]) == tokens:
+        return replace(config, image_size=image_size)
+    if isqrt(tokens) ** 2 != tokens:
+        raise ConfigError(f"expected as many tokens as a square image has, found {tokens}; image_size=(H, W) says of "
+                          "which images they are")
+    return config
 
 
 def _known(config):

@@ -1,23 +1,26 @@
 """Weights in and out: a file's content becomes a model, fitted to other classes or sizes; a model becomes a file."""
 
 import os
+import shutil
 import tempfile
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
-from ..config import LeViTConfig
+from ..config import LeViTConfig, size_of
 from ..errors import CheckpointError, ImageError
 from ..images.labels import imagenet_labels
-from ..images.recipes import Recipe, recipe
+from ..images.recipes import RECIPES, Recipe, recipe
 from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
 from ..ops import reference
 from ..storage import confined, hdf5
+from ..storage.atomic import replacing
+from ..storage.finite import require_finite
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
-from .formats import FORMATS, name_table
+from .formats import FORMATS, config_from_shapes, name_table
 from .reading import read
 
 EXPORTS = (*FORMATS, "timm_conv")
@@ -28,14 +31,14 @@ def save(model: LeViT, path) -> None:
 
     Raises CheckpointError for weights that are not finite, or labels that are not one a class."""
     labels = list(labels_of(model))
-    if len(labels) != model.config.num_classes:
-        raise CheckpointError(f"labels: expected {model.config.num_classes}, found {len(labels)}")
+    if len(labels) != model.config.num_classes or not all(isinstance(label, str) for label in labels):
+        raise CheckpointError(f"labels: expected {model.config.num_classes} texts, found {labels!a:.100}")
     try:
         preprocessing = recipe_of(model).to_dict()
     except ImageError:  # there is none for other than grey and colour
         preprocessing = None
     documents = {"config": model.config.to_dict(), "labels": labels, "recipe": preprocessing}
-    state = {name: model.ops.to_host(array).astype(np.float32, copy=False) for name, array in model.state().items()}
+    state = {name: array.astype(np.float32, copy=False) for name, array in model.on_host().items()}
     hdf5.write(path, state, documents)
 
 
@@ -47,15 +50,15 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
-    the attention biases; distillation, true or false, adds a second head or leaves it out; kind is LeViT or what
-    extends it.  Raises CheckpointError for whatever is wrong with the
-    file, BackendError for a backend or dtype that is not there.
+    the attention biases, and what images are resized to; distillation, true or false, adds a second head or leaves it
+    out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the file, ConfigError for
+    a size that no network has, BackendError for a backend or dtype that is not there.
     """
-    config, state, labels, preprocessing = read(path)
+    size = image_size if image_size is None else size_of(image_size)
+    config, state, labels, preprocessing = read(path, size)
     wanted = config
-    if image_size is not None:
-        size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
-        wanted, preprocessing = replace(wanted, image_size=size), None
+    if size is not None:
+        wanted, preprocessing = replace(wanted, image_size=size), _resized(preprocessing, size)
     if num_classes is not None and num_classes != config.num_classes:
         wanted, labels = replace(wanted, num_classes=num_classes), None
     if distillation is not None:
@@ -63,9 +66,33 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     model = build(wanted, backend, kind)
     _fit(state, config, model, os.fspath(path))
     # One array at a time: peak memory stays at twice the file.
-    model.set_state({name: state.pop(name).astype(dtype, copy=False) for name in list(state)})
+    model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)})
     model.labels, model.recipe = labels, preprocessing
     return model
+
+
+def _cast(array, dtype, place):
+    """Raises CheckpointError for what is too large for the type."""
+    with np.errstate(over="ignore"):
+        fitted = array.astype(dtype, copy=False)
+    if fitted is not array:
+        require_finite(fitted, place)
+    return fitted
+
+
+def _resized(preprocessing, size):
+    """The recipe for images of another size: the known one of that name, else what surrounds the crop grows with it;
+    mean and deviation stay."""
+    if preprocessing is None or preprocessing.crop == size:
+        return preprocessing
+    name, channels = preprocessing.name, len(preprocessing.mean)
+    try:
+        if name in RECIPES and preprocessing == recipe(name, preprocessing.crop, channels):
+            return recipe(name, size, channels)
+        resize = preprocessing.resize * max(size) // max(preprocessing.crop)
+        return replace(preprocessing, crop=size, resize=max(resize, *size))
+    except ImageError:  # there is none for images so large
+        return None
 
 
 def convert(source, target) -> LeViTConfig:
@@ -78,11 +105,13 @@ def convert(source, target) -> LeViTConfig:
         size = os.fstat(file.fileno()).st_size
     try:
         # A child that is stopped while it writes must leave nothing beside the target.
-        with tempfile.TemporaryDirectory(prefix=".levit_np-", dir=os.path.dirname(target)) as directory:
+        with replacing(target) as file, tempfile.TemporaryDirectory(
+                prefix=".levit_np-", dir=os.path.dirname(target)) as directory:
             copy = os.path.join(directory, "converted.h5")
             # Half-precision weights double when read, and are held twice when written.
             config = confined.run(_converted, source, copy, seconds=60 + size / 5e6, memory=5 * size + (512 << 20))
-            os.replace(copy, target)
+            with open(copy, "rb") as converted:
+                shutil.copyfileobj(converted, file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, target) from None
     return LeViTConfig.from_dict(config)
@@ -100,15 +129,17 @@ def export(model: LeViT, path, format: str) -> None:
     the authors' .pth; "timm_conv" is for timm's levit_conv_* models, whose linear maps are 1×1 convolutions.
 
     BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum.  Raises CheckpointError where
-    the format has no names for this network, or the weights are not finite."""
+    the format has no names for this network, or cannot say what it computes, or the weights are not finite."""
     if format not in EXPORTS:
         raise CheckpointError(f"format: expected one of {', '.join(EXPORTS)}, found {format!r}")
-    state = {name: model.ops.to_host(array) for name, array in model.state().items()}
+    state = model.on_host()
     if format == "timm_conv":
         format = "timm"
         state = {name: array[:, :, None, None] if name.endswith(".weight") and array.ndim == 2
                  and not name.startswith("head") else array for name, array in state.items()}
     named = rename(state, config=model.config, format=format)
+    _require_told(model.config, config_from_shapes({name: array.shape for name, array in named.items()}, format,
+                                                   model.config.image_size), format)
     for name in list(named):
         if name.endswith(".running_mean"):
             named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
@@ -119,6 +150,16 @@ def export(model: LeViT, path, format: str) -> None:
         there = table[name].removesuffix("attention_biases")
         named[f"{there}attention_bias_idxs"] = reference.bias_index(*layer.grid, layer.stride)
     torch_file.write(path, named)
+
+
+def _require_told(config, told, format):
+    """Raises CheckpointError where a file's names and shapes tell of another network than theirs; what decides nothing
+    in evaluation, they need not tell."""
+    for field in fields(config):
+        ours, theirs = getattr(config, field.name), getattr(told, field.name)
+        if field.name not in ("name", "drop_path") and ours != theirs:
+            raise CheckpointError(f"{config.name}: {format} files do not say {field.name} {ours!a:.100}, and would be "
+                                  f"read as {theirs!a:.100}")
 
 
 def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
@@ -134,7 +175,7 @@ def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
 
 def labels_of(model: LeViT) -> tuple[str, ...]:
     """The model's own class names, ImageNet's for 1000 classes without names, else numbers."""
-    if model.labels:
+    if model.labels is not None and len(model.labels):
         return tuple(model.labels)
     classes = model.config.num_classes
     return imagenet_labels() if classes == 1000 else tuple(f"class {n}" for n in range(classes))

@@ -32,17 +32,18 @@ class Content(NamedTuple):
     recipe: Recipe | None
 
 
-def read(path) -> Content:
+def read(path, image_size=None) -> Content:
     """What is in our HDF5, in a .pth or in safetensors of the authors', timm's or transformers' names.
 
-    The arrays are those of the configuration exactly.  Raises CheckpointError for whatever is wrong with the file."""
+    image_size: (H, W) of which a foreign file, which says the number of its tokens alone, is taken to be if that fits;
+    else its images are square.  The arrays are those of the configuration exactly.  Raises CheckpointError for whatever is wrong with the file."""
     place = os.fspath(path)
     with open_regular(path) as file:
         start = file.read(9)
     if start[8:9] == b"{":
-        return _foreign(place, safetensors_file.read(path)[0])
+        return _foreign(place, safetensors_file.read(path)[0], image_size)
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # the latter an old pickle, which torch_file refuses by name
-        return _foreign(place, torch_file.read(path))
+        return _foreign(place, torch_file.read(path), image_size)
     if start[:8] in hdf5.MAGICS:
         return _own(place, *hdf5.read(path))
     raise CheckpointError(f"{place}: expected HDF5, safetensors or a .pth, found a file that begins with {start[:8]!r}")
@@ -67,14 +68,14 @@ def _own(place, arrays, documents):
     return Content(config, arrays, labels, preprocessing)
 
 
-def _foreign(place, tensors):
+def _foreign(place, tensors, image_size=None):
     # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
     stem = "patch_embed", "stem.", "levit.patch_embeddings"
     tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t
                for name, t in tensors.items() if not name.endswith(_IGNORED)}
     try:
         form = recognize(tensors)
-        config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form)
+        config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form, image_size)
         table, specs = name_table(config, form), build(config).specs_by_name()
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{place}: {error}") from None
@@ -99,6 +100,9 @@ def _require(place, arrays, shapes):
     if missing or unexpected or wrong:
         parts = ("missing", missing), ("unexpected", unexpected), ("wrong shape or type", wrong)
         raise CheckpointError(f"{place}: {'; '.join(f'{kind}: {_listed(some)}' for kind, some in parts if some)}")
+    for name, array in arrays.items():
+        if name.endswith(("variance", "running_var")) and array.min() < 0:
+            raise CheckpointError(f"{place}: {name}: expected variances from 0, found {array.min():g}")
 
 
 def _listed(names):

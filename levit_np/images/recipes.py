@@ -18,6 +18,7 @@ from levit_np.errors import ImageError
 MAX_SIDE = 4096
 MAX_RESIZED_PIXELS = 50_000_000
 CHANNELS = {"RGB": 3, "L": 1}
+RECIPES = "authors", "timm", "digits"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -127,3 +127,13 @@ def test_plain_hdf5_and_half_precision_are_converted(model, capsys):
     assert main(["convert", "half.pth", "again.h5", "--force"]) == 0
     again = levit_np.load("again.h5").state()
     assert all(np.array_equal(again[name], array.astype("f2").astype("f4")) for name, array in model.state().items())
+
+
+def test_what_is_no_file_is_not_replaced_and_permissions_are_kept(model, capsys):
+    model.save("own.h5")
+    os.mkfifo("pipe")
+    assert "expected a regular file" in failure(capsys, "convert", "own.h5", "pipe", "--force")
+    assert not Path("pipe").is_file() and sorted(os.listdir()) == ["own.h5", "pipe"]
+    Path("private.h5").touch(0o600)
+    assert main(["convert", "own.h5", "private.h5", "--force"]) == 0
+    assert Path("private.h5").stat().st_mode & 0o777 == 0o600 and levit_np.load("private.h5").config == model.config

@@ -11,6 +11,7 @@ from levit_np.checkpoints.formats import name_table
 from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
 from levit_np.config import ABLATIONS, FAMILY
 from levit_np.errors import CheckpointError
+from levit_np.images.recipes import Recipe, recipe
 from levit_np.model import build, create
 
 from ..parity import FIVE, images, pair
@@ -151,3 +152,66 @@ def test_a_second_head_is_added_or_left_out(tmp_path):
     assert all(np.array_equal(two.state()[name], array) for name, array in one.state().items())
     assert two(np.zeros((2, 1, 32, 32), np.float32)).shape == (2, 10)
     assert load(tmp_path / "a.h5", distillation=True).config == model.config
+
+
+@pytest.mark.parametrize("form", ["facebook", "timm", "timm_conv", "transformers"])
+@pytest.mark.parametrize("key", ["a7", "a1", "a2", "a4", "a6"])
+def test_an_ablation_comes_back_or_is_refused(key, form, tmp_path):
+    model = random_model(f"levit_128s_{key}", num_classes=5, image_size=64)
+    if key == "a7" or key == "a2" and form == "transformers":
+        with pytest.raises(CheckpointError, match="do not say attention_activation 'identity'|4 convolutions"):
+            export(model, tmp_path / "file", format=form)
+        assert not (tmp_path / "file").exists()
+        return
+    export(model, tmp_path / "file", format=form)
+    again = load(tmp_path / "file")
+    assert replace(again.config, name=model.config.name) == model.config
+    assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
+def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path):
+    model = random_model("levit_128s", num_classes=5, image_size=(64, 96))
+    export(model, tmp_path / "file", format="timm")
+    with pytest.raises(CheckpointError, match=r"found 24; image_size=\(H, W\) says"):
+        load(tmp_path / "file")
+    again = load(tmp_path / "file", image_size=(64, 96))
+    assert again.config == model.config
+    assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
+def test_another_image_size_keeps_the_preprocessing(tmp_path):
+    model = random_model("levit_digits")
+    model.recipe = Recipe("mine", 40, (32, 32), (0.25,), (0.75,), mode="L")
+    save(model, tmp_path / "a.h5")
+    assert load(tmp_path / "a.h5", image_size=32).recipe == model.recipe
+    assert load(tmp_path / "a.h5", image_size=(64, 48)).recipe == replace(model.recipe, resize=80, crop=(64, 48))
+    export(random_model("levit_128s", num_classes=5), tmp_path / "timm", format="timm")
+    for size in (64, 160, 200, 224, 384):
+        assert load(tmp_path / "timm", image_size=size).recipe.resize == recipe("timm", (size, size)).resize
+        assert Recipe.to_dict(load(tmp_path / "timm", image_size=size).recipe)["crop"] == [size, size]
+
+
+def test_numbers_that_no_network_can_have(tmp_path):
+    model = random_model("levit_digits", dtype="float64")
+    model.set_state({n: a.astype(np.float64) for n, a in model.state().items()})
+    model.head.weight[0, 0] = 1e300
+    export(model, tmp_path / "large", format="timm")
+    with pytest.raises(CheckpointError, match="head.weight: expected finite values, found inf"):
+        load(tmp_path / "large")
+    model.head.weight[0, 0], model.head.bn.variance[3] = 1, -0.5
+    export(model, tmp_path / "negative", format="timm")
+    with pytest.raises(CheckpointError, match="head.bn.running_var: expected variances from 0, found -0.5"):
+        load(tmp_path / "negative")
+    save(model, tmp_path / "negative.h5")
+    with pytest.raises(CheckpointError, match="head.bn.variance: expected variances from 0, found -0.5"):
+        load(tmp_path / "negative.h5")
+
+
+def test_labels_that_are_no_texts_are_not_saved(tmp_path):
+    model = random_model("levit_digits")
+    model.labels = list(range(10))
+    with pytest.raises(CheckpointError, match="labels: expected 10 texts"):
+        save(model, tmp_path / "a.h5")
+    model.labels = np.array(list("abcdefghij"))
+    save(model, tmp_path / "a.h5")
+    assert list(load(tmp_path / "a.h5").labels) == list("abcdefghij")
