@@ -212,8 +212,8 @@ class LeViT(Layer):
         return {name: self.ops.to_host(array) for name, array in self._arrays().items()}
 
     def set_state(self, state: dict) -> None:
-        """Takes every array of `state`, as float64 if one of them is, else as float32; they are copied where they are of
-        another type.  Raises LevitError, and takes none, where one is missing, of another shape, or not floating."""
+        """Takes every array of `state`, as float64 if one of them is, else as float32; what is of another type is
+        copied.  Raises LevitError, and takes none, where one is missing, of another shape, or not floating."""
         self._require(state)
         dtype = type_of(state)
         for name, layer in self._named:
