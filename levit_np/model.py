@@ -1,5 +1,6 @@
 """LeViT: assembled from a configuration; forward, backward, and the state that both use."""
 
+import weakref
 from copy import deepcopy
 from dataclasses import replace
 from typing import NamedTuple
@@ -55,12 +56,14 @@ class LeViT(Layer):
         self._name_layers()
 
     def _name_layers(self):
-        self._named = tuple(self.walk())  # once: a step of training goes through it several times
+        _, *self._named = self.walk()  # once: a step of training goes through it several times
+        self.name = self.config.name
         for name, layer in self._named:
-            layer.name = name or self.config.name
+            layer.name = name
+        own = weakref.ref(self)  # none of them keeps the network, whose memory is given back when nobody has it
         for residual in self._residuals(self.stages):
             # A callable, so that restoring `model.random` reaches every residual.
-            residual.generator = lambda: self.random
+            residual.generator = lambda: own().random
 
     def _residuals(self, stages):
         return [branch for stage in stages for block in (stage.downsample, *stage.blocks) if block

@@ -1,8 +1,10 @@
 """What load and create return: images in, label names out, and what a model keeps on its way."""
 
+import gc
 import io
 import pickle
 import shutil
+import weakref
 from copy import deepcopy
 from pathlib import Path
 
@@ -187,3 +189,20 @@ def test_an_empty_batch(backend, dtype):
     model = levit_np.create("levit_digits", backend=backend, dtype=dtype)
     x = np.zeros((0, 1, 32, 32), dtype)
     assert model(x).shape == (0, 10) and [y.shape for y in model.heads(x)] == [(0, 10)] * 2
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_model_that_nobody_has_is_gone(backend):
+    """At once, with its buffers: its memory is not left to the collector of cycles."""
+    gc.disable()
+    try:
+        model = random_model(backend=backend, drop_path=0.1)
+        x = random_images(model)
+        model(x), model.heads(x), model.to("reference")
+        model.backward(*model.forward(x, training=True))
+        executors = filter(None, (model._executors or {}).values())
+        gone = [weakref.ref(thing) for thing in (model, model.stages[0], *executors)]
+        del model
+        assert all(thing() is None for thing in gone)
+    finally:
+        gc.enable()

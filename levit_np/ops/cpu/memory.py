@@ -1,8 +1,11 @@
 """Aligned memory for the kernels, handed out in pieces of large blocks that are kept as long as the arena."""
 
+import mmap
+
 import numpy as np
 
 BLOCK = 1 << 24  # bytes; large enough for the system to map it in large pages
+PAGE = 1 << 21  # bytes of such a page
 ALIGNMENT = 64  # a cache line, and the widest vector
 SLACK = 1 << 18  # behind a block: AMX tiles read, and do not use, up to 31 rows behind the last, of 8 KiB at most
 
@@ -17,10 +20,19 @@ class Arena:
         size = -(-count * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
         free = self._free
         if size > free.size:
-            block = np.zeros(max(size, BLOCK) + ALIGNMENT + SLACK, np.uint8)
+            block = _block(-(-(max(size, BLOCK) + SLACK) // PAGE) * PAGE)
             self._blocks.append(block)
-            free = block[-block.ctypes.data % ALIGNMENT : block.size - SLACK]
+            free = block[: block.size - SLACK]
         piece, rest = free[:size], free[size:]
         if free is self._free or rest.size > self._free.size:  # of two blocks, what is left of one is given up
             self._free = rest
         return piece[: count * np.dtype(dtype).itemsize].view(dtype)
+
+
+def _block(size):
+    """Zeros, from the system itself and given back to it: malloc would keep them among its own for later."""
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, size, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
