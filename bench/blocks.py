@@ -46,7 +46,7 @@ def ours(name: str) -> dict:
     executor._run(program, np.zeros((1, 3, 224, 224), np.float32))  # every buffer holds what the steps expect
     table, counter = program.table.ctypes.data, ctypes.c_int64()
 
-    def run(pieces):
+    def run(pieces, kept=program):  # for `table` is an address
         for first, last in pieces:
             counter.value = 0
             executor.kernels.run(table, first, last, 0, 1, ctypes.addressof(counter))
@@ -128,7 +128,7 @@ def main():
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     import torch
-    from report import result_path
+    from report import commit, result_path
     from rich.console import Console
     from rich.progress import Progress
 
@@ -137,7 +137,7 @@ def main():
     from levit_np.storage.atomic import replacing
 
     torch.set_num_threads(1)
-    console, machine, blocks = Console(), describe(("numpy", "numba", "torch")), {}
+    console, machine, blocks = Console(), describe(("numpy", "numba", "torch")) | {"commit": commit()}, {}
     for name, paper in PAPER.items():
         with torch.inference_mode(), Progress(console=console, transient=True) as progress:
             task = progress.add_task(name)

@@ -22,7 +22,7 @@ class Convolution(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Blocks at one resolution; shrink_heads belongs to the shrinking attention that leads into the stage."""
+    """Blocks at one resolution; shrink_heads: of the shrinking attention that leads into the stage."""
 
     channels: int
     depth: int
@@ -32,19 +32,21 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class LeViTConfig:
-    """Everything that decides a network's shapes and arithmetic; plain data, safe to read from a file."""
+    """Everything that decides a network's shapes and arithmetic; plain data, safe to read from a file.
+
+    Raises ConfigError for fields that describe no network."""
 
     name: str
     stem: tuple[Convolution, ...]
     stages: tuple[Stage, ...]
-    key_size: int
+    key_size: int  # D: numbers of a query and of a key, in each head
     image_size: tuple[int, int] = (224, 224)
     in_channels: int = 3
     num_classes: int = 1000
     distillation: bool = True
-    value_ratio: int = 2
-    shrink_value_ratio: int = 4
-    mlp_ratio: int = 2
+    value_ratio: int = 2  # V / D: a value's numbers to a key's
+    shrink_value_ratio: int = 4  # the same in the attention between two stages
+    mlp_ratio: int = 2  # an MLP's hidden channels to its inputs
     drop_path: float = 0.0
     activation: str = "hardswish"
     attention_activation: str = "hardswish"

@@ -291,10 +291,10 @@ class LeViT(Layer):
 
     def summary(self) -> str:
         """Each layer with its output shape, parameters and multiply-adds, and the totals, as text."""
-        rows = [(n, " × ".join(map(str, s)), f"{p:,}", f"{m:,}") for n, s, p, m in self.rows()]
-        total = sum(r[2] for r in self.rows()), sum(r[3] for r in self.rows())
-        rows = [("layer", "output", "parameters", "multiply-adds"), *rows,
-                ("total", "", f"{total[0]:,}", f"{total[1]:,}")]
+        found = self.rows()
+        found.append(("total", (), sum(row[2] for row in found), sum(row[3] for row in found)))
+        rows = [("layer", "output", "parameters", "multiply-adds"),
+                *((n, " × ".join(map(str, s)), f"{p:,}", f"{m:,}") for n, s, p, m in found)]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         return "\n".join(f"{n:<{widths[0]}}  {s:>{widths[1]}}  {p:>{widths[2]}}  {m:>{widths[3]}}"
                          for n, s, p, m in rows)

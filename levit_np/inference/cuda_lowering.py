@@ -15,6 +15,7 @@ from ..ops.cuda.convolution import over_blocks
 from ..ops.cuda.device import Kernel, View, call, chunk_of
 from ..ops.cuda.geometry import attention_for, cover, cut_for, head_size, tile_for, whole
 from . import plan
+from .packing import to_bfloat16
 
 THREADS = 128
 
@@ -87,8 +88,7 @@ def rounded(array, element):
         return array
     if element == "float16":
         return array.astype(np.float16).view(np.uint16)
-    bits = array.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return to_bfloat16(array)
 
 
 class Convolution:

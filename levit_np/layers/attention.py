@@ -8,7 +8,7 @@ from .linear import projection
 
 
 class AttentionBias(Layer):
-    """B[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of a pair of pixels; table (heads, height·width)."""
+    """bias[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of a pair of pixels; table (heads, height·width)."""
 
     def __init__(self, ops, heads, grid, stride):
         super().__init__(ops)
@@ -35,7 +35,7 @@ class SavedAttention(NamedTuple):
 
 
 class Attention(Layer):
-    """y = P act(softmax(Q Kᵀ / √D + B) V): heads side by side.  x (B, N, C) -> y (B, N, C)."""
+    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: heads side by side.  x (B, N, C) -> y (B, N, C)."""
 
     def __init__(self, ops, channels, heads, grid, config):
         super().__init__(ops)
@@ -70,8 +70,7 @@ class Attention(Layer):
         return self.qkv.backward(dh, saved.qkv)  # 1
 
     def shapes(self, shape):
-        rows = list(self.qkv.shapes(shape))
-        yield from rows
+        yield from self.qkv.shapes(shape)
         yield self, (shape[0], shape[1], self.heads * self.sizes[2]), _products(
             self.heads, shape[1], shape[1], self.sizes)
         yield from self.projection.shapes((shape[0], shape[1], self.heads * self.sizes[2]))
@@ -89,9 +88,10 @@ class SavedShrinking(NamedTuple):
 
 
 class ShrinkingAttention(Layer):
-    """y = P act(softmax(Q Kᵀ / √D + B) V): the queries stand on every second pixel, and there is no residual.
+    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: the queries stand on every second pixel, and there is
+    no residual.
 
-    x (B, N, C) -> y (B, N', C')."""
+    x (B, Nk, C) -> y (B, Nq, C')."""
 
     stride = 2
 

@@ -1,4 +1,5 @@
-"""Pointwise activations and softmax."""
+"""Pointwise activations, Hardswish (Howard et al., arXiv 1905.02244) and SiLU (Elfwing et al., arXiv 1702.03118), and
+softmax."""
 
 import numpy as np
 

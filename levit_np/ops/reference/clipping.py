@@ -2,8 +2,8 @@
 
 import numpy as np
 
-EPS = 1e-3  # a unit's norm at least, so that what is still zero moves
-LEAST = 1e-6  # of a gradient's norm that is divided by
+EPS = 1e-3  # floor of a parameter's norm: what is still zero can move
+LEAST = 1e-6  # floor of a gradient's norm, which is divided by
 
 
 def squared_norm(*tensors):
@@ -18,7 +18,7 @@ def unit_norms(x):
 
 
 def clip_adaptively(gradient, parameter, factor=0.01, eps=EPS, out=None):
-    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g; norms a unit.  A new array, or `out`."""
+    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g; a norm for each output unit.  A new array, or `out`."""
     largest = factor * np.maximum(unit_norms(parameter), eps)
     norms = unit_norms(gradient)
     scale = np.where(norms < largest, 1, largest / np.maximum(norms, LEAST))
