@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 
 import levit_np
 from levit_np.cli import main
+from levit_np.commands import train
 from levit_np.storage import hdf5
 from levit_np.training.checkpoint import Checkpoints
 
@@ -306,3 +308,9 @@ def test_too_few_images_and_no_images(shapes, tmp_path, capsys):
         Image.new("L", (8, 8)).save(tmp_path / f"val/{name}/a.png")
     assert "expected the classes of" in fails(capsys, shapes, "--validation", tmp_path / "val", "--output",
                                               tmp_path / "third", *QUICK)
+
+
+def test_more_ranks_than_cores_have_no_workers(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
+    found = [train._workers(SimpleNamespace(workers=None), SimpleNamespace(size=size)) for size in (1, 2, 4, 100)]
+    assert found == [5, 2, 0, 0]
