@@ -75,7 +75,8 @@ class FunctionTeacher:
 
     def __call__(self, batch):
         """The function's logits.  Raises LevitError where they are not finite numbers (B, classes)."""
-        logits, expected = np.asarray(self._function(batch.images)), (len(batch.images), self._classes)
+        # Whatever it does to its images, the student's stay as they are.
+        logits, expected = np.asarray(self._function(batch.images.copy())), (len(batch.images), self._classes)
         if logits.shape != expected or logits.dtype.kind != "f":
             raise LevitError(f"teacher: expected logits {expected} of a floating type, found {logits.shape} of "
                              f"{logits.dtype}")

@@ -84,6 +84,15 @@ def test_a_function_is_asked_and_its_answer_checked():
             teacher.FunctionTeacher(lambda images: answer, 3)(batch(x))
 
 
+def test_a_function_that_works_in_place_leaves_the_students_images():
+    def in_place(images):
+        images *= 0
+        return images.sum((2, 3)) * np.arange(3.0)
+
+    x = np.ones((2, 1, 4, 4), np.float32)
+    assert not teacher.FunctionTeacher(in_place, 3)(batch(x)).any() and (x == 1).all()
+
+
 def test_a_function_in_a_file(tmp_path):
     path = tmp_path / "a:b.py"
     path.write_text("import numpy as np\n\ndef brightness(images):\n    return images.mean((2, 3)) * np.arange(3.0)\n")
