@@ -201,9 +201,12 @@ def _workers(arguments, ranks) -> int:
 
 def _sources(arguments, open_source) -> tuple:
     """The images to train on, and those to look at after each epoch or None."""
-    data, inside = Path(arguments.data), Path(arguments.data) / "train"
-    source = open_source(inside if inside.is_dir() else data)
-    where = arguments.validation or (data / "val" if (data / "val").is_dir() and inside.is_dir() else None)
+    from ..training.data.folder import are_parts
+
+    data = Path(arguments.data)
+    folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."] if data.is_dir() else []
+    source = open_source(data / "train" if are_parts(folders) else data)
+    where = arguments.validation or (data / "val" if are_parts(folders) and "val" in folders else None)
     looked_at = open_source(where) if where else None
     if looked_at and list(looked_at.classes) != list(source.classes):
         raise LevitError(f"{where}: expected the classes of {arguments.data}, found others: "

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,8 +257,6 @@ def test_distillation(shapes, trained, tmp_path, capsys):
 
 
 def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(shapes, tmp_path / "data")
     bad = tmp_path / "data/train/disc/03.png"
     bad.write_bytes(bad.read_bytes()[:60])
@@ -273,8 +272,6 @@ def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
 
 
 def test_a_bad_image_to_look_at_stops_it_or_is_written_down(shapes, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(shapes, tmp_path / "data")
     (tmp_path / "data/val/ring/01.png").write_bytes(b"no image")
     arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--output", tmp_path / "run"]
@@ -314,3 +311,13 @@ def test_more_ranks_than_cores_have_no_workers(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
     found = [train._workers(SimpleNamespace(workers=None), SimpleNamespace(size=size)) for size in (1, 2, 4, 100)]
     assert found == [5, 2, 0, 0]
+
+
+def test_a_class_called_train_is_a_class_among_others(shapes, tmp_path):
+    """Two other classes in it would else be all that is trained."""
+    for kind, name in (("bar", "train"), ("disc", "tram"), ("ring", "val")):
+        shutil.copytree(shapes / "train" / kind, tmp_path / "data" / name)
+    shutil.copytree(shapes / "train", tmp_path / "data/train/more")
+    assert main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["labels"], config["validation"]) == (["train", "tram", "val"], None)
