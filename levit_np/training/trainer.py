@@ -32,10 +32,10 @@ class Trainer:
     """A network, the batches it learns from and how: all that a training is but for its files.
 
     loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
-    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out.  What it gives
-    depends on the epoch and the batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path
-    draws from, are all there is to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see
-    SingleRank.
+    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out, which only a loader
+    that `skips` does.  What it gives depends on the epoch and the batch's place in it alone, so that (epoch, batch) and
+    `model.random`, which drop path draws from, are all there is to know about chance.  teacher: a batch -> its logits
+    (B, classes).  ranks: see SingleRank.
     """
 
     def __init__(self, model, loader, recipe: Recipe, *, seed: int = 0, teacher: Callable | None = None, ranks=None):
@@ -100,7 +100,7 @@ class Trainer:
         through the network one after another, and of all ranks."""
         model, images = self.model, sum(len(batch.images) for batch in batches)
         rate = learning_rate(self.recipe, self.epoch, self.batch / self.loader.steps, self.ranks.size)
-        loss, correct = 0.0, 0
+        loss, correct, ranks = 0.0, 0, self._ranks(images)
         model.zero_gradients()
         with np.errstate(all="ignore"):  # what is not finite is looked for, and answered, below
             for number, batch in enumerate(batches, 1):
@@ -111,7 +111,7 @@ class Trainer:
                 with self.reduction if number == len(batches) else nullcontext():
                     # The ranks' gradients are summed: each is of a rank's share of the mean loss.
                     value, right = self.one_pass(x.astype(self.type, copy=False), targets, *logits,
-                                                 share=share * self.scale.value / self.ranks.size)
+                                                 share=share * self.scale.value / ranks)
                 loss, correct = loss + share * float(value), correct + int(right)
             gradients = model.gradients()
             if self.finite(loss, gradients, batches):                        # check
@@ -120,6 +120,13 @@ class Trainer:
                 if self.average:
                     self.average.update(model)                               # average
         return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
+
+    def _ranks(self, images: int) -> float:
+        """All ranks' images in ranks of so many as this one has: what its mean gradient is divided by."""
+        if not getattr(self.loader, "skips", False):
+            return self.ranks.size
+        (mean,) = self.ranks.mean([images])
+        return self.ranks.size * mean / images
 
     def passed(self, x, targets, logits=None, *, share):
         """-> the loss of some images, and how many of them are right; `share` times its gradient accumulates."""

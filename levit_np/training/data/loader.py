@@ -37,6 +37,11 @@ class _Loader:
         """Steps in an epoch."""
         return self._plan.steps
 
+    @property
+    def skips(self) -> bool:
+        """Whether batches may lack images that could not be used."""
+        return self._plan.skip
+
     def close(self) -> None:
         """Ends the worker processes; the next step would start new ones."""
         if self._workers:
