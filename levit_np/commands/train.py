@@ -169,7 +169,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
         bad_files=arguments.bad_files))
-    teacher = _teacher(settings, source, recipe, preprocessing)
+    teacher = _teacher(settings, source, recipe, preprocessing, arguments.bad_files == "skip")
     trainer = Trainer(model, loader, recipe, seed=settings["seed"], ranks=ranks, teacher=teacher)
     screen = Screen(quiet=ranks.rank > 0)
     run = Run(trainer, folder, screen=screen, save_seconds=arguments.save_every)
@@ -252,7 +252,7 @@ def _empty(config, backend, dtype):
     return model
 
 
-def _teacher(settings, source, recipe, preprocessing):
+def _teacher(settings, source, recipe, preprocessing, skip):
     if not settings["teacher"]:
         return None
     import levit_np
@@ -264,7 +264,7 @@ def _teacher(settings, source, recipe, preprocessing):
     if ".py:" in path:
         return FunctionTeacher.of(path, len(source.classes))
     if Path(path).is_file() and is_logits(path):
-        return WrittenTeacher(path, source, recipe)
+        return WrittenTeacher(path, source, recipe, skip)
     model = levit_np.load(path, backend=settings["backend"])
     return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
 

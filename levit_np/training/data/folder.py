@@ -1,5 +1,6 @@
 """Images in class folders: DIR/CLASS/….jpg, each class a folder, as torchvision's ImageFolder has them."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def are_parts(names) -> bool:
 
 
 class Folder:
-    """The images below a folder, as a source: `len`, `classes`, `target`, `name`, `read`, `fingerprint`.
+    """The images below a folder, as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`.
 
     The classes are the folders in `root`, sorted by name; the images of a class are all files below its folder whose
     name ends as SUFFIXES says, in either case, sorted folder by folder.  What begins with a dot is ignored, and so are
@@ -77,6 +78,12 @@ class Folder:
     def path(self, index: int) -> Path:
         """Where the image lies."""
         return Path(self.root, self._names[index])
+
+    def size(self, index: int) -> int:
+        """How many bytes the encoded image has; 0 where it cannot be read, which is said when it is."""
+        with contextlib.suppress(OSError):
+            return os.path.getsize(self.path(index))
+        return 0
 
     def read(self, index: int) -> bytes:
         """The encoded image.  Raises ImageError, naming it, where it cannot be read or has over 50 MB."""
