@@ -236,8 +236,20 @@ def _network(settings, before, classes):
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
         model = levit_np.load(name, **kind, **changes)
+        _order_heads(model, classes, name)
     model.labels = classes
     return model
+
+
+def _order_heads(model, classes, place) -> None:
+    """Where the data's classes are the model's own in another order, its heads answer in the data's."""
+    from ..training.classes import places
+
+    if model.labels and set(model.labels) == set(classes):
+        at, _ = places(classes, model.labels, len(classes), place)
+        rows = "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
+        state = model.state()
+        model.set_state(state | {name: model.ops.to_host(state[name])[at] for name in rows if name in state})
 
 
 def _empty(config, backend, dtype):

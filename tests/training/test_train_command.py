@@ -25,6 +25,7 @@ from levit_np.commands import train
 from levit_np.storage import hdf5
 from levit_np.training.checkpoint import Checkpoints
 
+from ..random_model import random_model
 from .test_run import end_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -321,3 +322,15 @@ def test_a_class_called_train_is_a_class_among_others(shapes, tmp_path):
     assert main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["labels"], config["validation"]) == (["train", "tram", "val"], None)
+
+
+def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):
+    model = random_model(num_classes=3)
+    model.labels = ["b", "c", "a"]
+    model.save(tmp_path / "model.h5")
+    settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "backend": "reference"}
+    started = train._network(settings, None, ["a", "b", "c"])
+    assert started.labels == ["a", "b", "c"]
+    for ours, theirs in ((model.head, started.head), (model.head_dist, started.head_dist)):
+        assert np.array_equal(ours.weight[[2, 0, 1]], theirs.weight) and ours.bias.any()
+        assert np.array_equal(ours.bias[[2, 0, 1]], theirs.bias)
