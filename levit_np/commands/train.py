@@ -222,6 +222,7 @@ def _network(settings, before, classes):
     """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
     import levit_np
 
+    from ..checkpoints.reading import is_fused
     from ..config import ABLATIONS, FAMILY, LeViTConfig
     from ..images.recipes import Recipe as Preprocessing
 
@@ -236,6 +237,9 @@ def _network(settings, before, classes):
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
         model = levit_np.load(name, **kind, **changes)
+        if is_fused({key: model.ops.to_host(array) for key, array in model.state().items()}):
+            raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN is "
+                             "folded into the layer before, which is good for inference alone")
         _order_heads(model, classes, name)
     model.labels = classes
     return model

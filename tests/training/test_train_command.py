@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import levit_np
+from levit_np.checkpoints.reading import is_fused
 from levit_np.cli import main
 from levit_np.commands import train
 from levit_np.storage import hdf5
@@ -334,3 +335,14 @@ def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):
     for ours, theirs in ((model.head, started.head), (model.head_dist, started.head_dist)):
         assert np.array_equal(ours.weight[[2, 0, 1]], theirs.weight) and ours.bias.any()
         assert np.array_equal(ours.bias[[2, 0, 1]], theirs.bias)
+
+
+def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
+    model = random_model(num_classes=3)
+    identity = {"mean": 0.0, "variance": 1 - 1e-5}
+    model.set_state({name: np.full_like(array, identity.get(name.rpartition(".")[2], array))
+                     for name, array in model.state().items()})
+    model.save(tmp_path / "fused.h5")
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--model", tmp_path / "fused.h5")
+    assert "fused.h5: expected weights with BN's statistics to train further, found a fused file" in said
+    assert not is_fused(levit_np.create("levit_digits").state())
