@@ -11,9 +11,11 @@ from ..errors import ConfigError, ImageError, LevitError, TrainingError
 from ..training.recipe import RECIPES, Recipe, recipe_named
 from .common import whole
 
-# What a run is, besides its recipe: it cannot change when the run goes on.
+# What a run is, besides its recipe: most of it cannot change when the run goes on.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
-            "teacher": None}
+            "teacher": None, "validation": None, "bad_files": "stop"}
+# Of these it can: files may have moved, and what is in them is compared by its fingerprint.
+MAY_CHANGE = "teacher", "validation", "bad_files"
 
 
 def add(verbs):
@@ -33,7 +35,7 @@ def add(verbs):
     train.add_argument("--validation", metavar="DATA", help="images to look at after each epoch (default: DATA/val)")
     train.add_argument("--output", default="run", metavar="FOLDER", help="(default: %(default)s)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it "
-                       "is need not be repeated, and must not differ")
+                       "is need not be repeated, and must not differ; files may have moved")
     train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
     train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach "
                        "wrote, or FILE.py:NAME, a Python function: images (B, C, H, W), as the student sees them -> "
@@ -42,8 +44,8 @@ def add(verbs):
                        "(default: as the model has)")
     train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
     train.add_argument("--seed", type=_from_zero, metavar="N", help="(default: 0)")
-    train.add_argument("--bad-files", choices=("stop", "skip"), default="stop", help="what an image that cannot be "
-                       "used does (default: %(default)s); those skipped are named in OUTPUT/skipped.txt")
+    train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be "
+                       "used does (default: stop); those skipped are named in OUTPUT/skipped.txt")
     train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
@@ -132,11 +134,12 @@ def _settings(arguments, before: dict | None) -> dict:
         settings = before["settings"]
         base = _recipe(arguments.recipe) if arguments.recipe else Recipe.from_dict(settings["recipe"])
         given["recipe"] = Recipe.from_dict(parts, base).to_dict()
+        now = {key: given.pop(key, settings.get(key, DEFAULTS[key])) for key in MAY_CHANGE}
         require_same({key: settings[key] for key in given}, given, arguments.output)
-        return settings
+        return {key: settings[key] for key in (*DEFAULTS, "recipe") if key not in now} | now
     except ConfigError as error:
         arguments.wrong_use(str(error))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
                             ) from None
 
@@ -162,21 +165,21 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     from ..training.trainer import Trainer
 
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
-    source, looked_at = _sources(arguments, open_source)
+    source, looked_at = _sources(arguments.data, settings["validation"], open_source)
     model = _network(settings, before, list(source.classes))
     preprocessing = model.recipe = recipe_of(model)
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
-        bad_files=arguments.bad_files))
-    teacher = _teacher(settings, source, recipe, preprocessing, arguments.bad_files == "skip")
+        bad_files=settings["bad_files"]))
+    teacher = _teacher(settings, source, recipe, preprocessing)
     trainer = Trainer(model, loader, recipe, seed=settings["seed"], ranks=ranks, teacher=teacher)
     screen = Screen(quiet=ranks.rank > 0)
     run = Run(trainer, folder, screen=screen, save_seconds=arguments.save_every)
     if looked_at:
         images = open_things.enter_context(EvaluationLoader(
             looked_at, preprocessing, batch=recipe.batch, workers=workers, rank=ranks.rank, ranks=ranks.size,
-            bad_files=arguments.bad_files))
+            bad_files=settings["bad_files"]))
         run.validate = _validation(images, run, len(source.classes))
     if model.config.distillation and not teacher:
         screen.note("no teacher: both heads learn the labels")
@@ -185,8 +188,11 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
               "teacher": teacher and teacher.fingerprint, "data": _identity(source),
               "validation": looked_at and _identity(looked_at)}
     if before:
-        require_same(json.loads(json.dumps(before)), json.loads(json.dumps(config)), arguments.output)
+        begun = before | {"settings": settings}
+        require_same(json.loads(json.dumps(begun)), json.loads(json.dumps(config)), arguments.output)
         run.resume()
+        if begun != before:
+            ranks.first(lambda: folder.write_config(config))
     else:
         run.begin(config)
     run.train()
@@ -199,17 +205,17 @@ def _workers(arguments, ranks) -> int:
     return max(0, min(8, cores // ranks.size - 1))
 
 
-def _sources(arguments, open_source) -> tuple:
+def _sources(data, validation, open_source) -> tuple:
     """The images to train on, and those to look at after each epoch or None."""
     from ..training.data.folder import are_parts
 
-    data = Path(arguments.data)
+    data = Path(data)
     folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."] if data.is_dir() else []
     source = open_source(data / "train" if are_parts(folders) else data)
-    where = arguments.validation or (data / "val" if are_parts(folders) and "val" in folders else None)
+    where = validation or (data / "val" if are_parts(folders) and "val" in folders else None)
     looked_at = open_source(where) if where else None
     if looked_at and list(looked_at.classes) != list(source.classes):
-        raise LevitError(f"{where}: expected the classes of {arguments.data}, found others: "
+        raise LevitError(f"{where}: expected the classes of {data}, found others: "
                          f"{sorted(set(looked_at.classes) ^ set(source.classes))[:3]!a:.100}")
     return source, looked_at
 
@@ -268,7 +274,7 @@ def _empty(config, backend, dtype):
     return model
 
 
-def _teacher(settings, source, recipe, preprocessing, skip):
+def _teacher(settings, source, recipe, preprocessing):
     if not settings["teacher"]:
         return None
     import levit_np
@@ -280,7 +286,7 @@ def _teacher(settings, source, recipe, preprocessing, skip):
     if ".py:" in path:
         return FunctionTeacher.of(path, len(source.classes))
     if Path(path).is_file() and is_logits(path):
-        return WrittenTeacher(path, source, recipe, skip)
+        return WrittenTeacher(path, source, recipe, settings["bad_files"] == "skip")
     model = levit_np.load(path, backend=settings["backend"])
     return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
 

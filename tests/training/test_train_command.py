@@ -346,3 +346,35 @@ def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
     said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--model", tmp_path / "fused.h5")
     assert "fused.h5: expected weights with BN's statistics to train further, found a fused file" in said
     assert not is_fused(levit_np.create("levit_digits").state())
+
+
+def test_a_run_remembers_where_its_images_are_and_what_bad_ones_do(shapes, tmp_path, capsys):
+    shutil.copytree(shapes / "val", tmp_path / "here")
+    (tmp_path / "here/ring/01.png").write_bytes(b"no image")
+    path = tmp_path / "run"
+    train_, config = ["train", str(shapes / "train"), "--output", str(path)], path / "config.json"
+    here = ["--validation", str(tmp_path / "here"), "--bad-files", "skip"]
+    assert main([*train_, *QUICK, "--epochs", "1", *here]) == 0
+    again = [*train_, "--resume", "--workers", "0"]
+    assert main(again) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert main([*again, "--validation", str(tmp_path / "there")]) == 0
+    assert main(again) == 0
+    assert "ring/01.png: " in fails(capsys, *again[1:], "--bad-files", "stop")
+    begun = json.loads(config.read_text())
+    assert begun["settings"]["bad_files"] == "stop"  # the last that was said
+    # A run of an earlier version does not remember.
+    del begun["settings"]["bad_files"], begun["settings"]["validation"]
+    config.write_text(json.dumps(begun))
+    assert "validation: expected {'images': 12, " in fails(capsys, *again[1:])
+    assert main([*again, "--validation", str(tmp_path / "there"), "--bad-files", "skip"]) == 0 == main(again)
+
+
+def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
+    (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
+    arguments = [shapes / "train", "--output", tmp_path / "run", *QUICK, "--epochs", "1"]
+    assert main(["train", *map(str, arguments), "--teacher", f"{tmp_path}/other.py:logits"]) == 0
+    (tmp_path / "other.py").rename(tmp_path / "moved.py")
+    assert "other.py" in fails(capsys, *arguments[:3], "--resume", "--workers", "0")
+    again = ["train", *map(str, arguments[:3]), "--resume", "--workers", "0"]
+    assert main([*again, "--teacher", f"{tmp_path}/moved.py:logits"]) == 0 == main(again)
