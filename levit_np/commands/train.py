@@ -64,7 +64,9 @@ def add(verbs):
 
 
 def _from_zero(text: str) -> int:
-    return int(text) if text == "0" else whole(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -116,8 +118,6 @@ def _run(arguments) -> int:
                 if ranks.rank == 0:
                     print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
                 return stopped.status
-            except ImageError as error:
-                raise ImageError(f"{error}; --bad-files skip would leave it out") from None
     return 0
 
 
@@ -166,7 +166,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
 
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
     source, looked_at = _sources(arguments.data, settings["validation"], open_source)
-    model = _network(settings, before, list(source.classes))
+    model = _network(settings, before, list(source.classes), arguments.output)
     preprocessing = model.recipe = recipe_of(model)
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
@@ -195,7 +195,10 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
             ranks.first(lambda: folder.write_config(config))
     else:
         run.begin(config)
-    run.train()
+    try:
+        run.train()
+    except ImageError as error:
+        raise ImageError(f"{error}; --bad-files skip would leave it out") from None
 
 
 def _workers(arguments, ranks) -> int:
@@ -224,7 +227,7 @@ def _identity(source) -> dict:
     return {"images": len(source), "fingerprint": source.fingerprint}
 
 
-def _network(settings, before, classes):
+def _network(settings, before, classes, place):
     """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
     import levit_np
 
@@ -232,6 +235,9 @@ def _network(settings, before, classes):
     from ..config import ABLATIONS, FAMILY, LeViTConfig
     from ..images.recipes import Recipe as Preprocessing
 
+    for key in ("network", "preprocessing") if before else ():
+        if key not in before:
+            raise TrainingError(f"{place}: expected the {key} of a run in config.json, found none")
     name, kind = settings["model"], {"backend": settings["backend"], "dtype": settings["dtype"]}
     changes = {"num_classes": len(classes), "image_size": settings["image_size"],
                "distillation": settings["heads"] and settings["heads"] == 2}

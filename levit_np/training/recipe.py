@@ -42,7 +42,7 @@ def _range(low: float, high: float) -> _Check:
 
 
 def _names() -> _Check:
-    return (lambda v: len(set(v)) == len(v) and all(isinstance(n, str) and n.isidentifier() for n in v),
+    return (lambda v: all(isinstance(n, str) and n.isidentifier() for n in v) and len(set(v)) == len(v),
             "names of parts of the network, each once")
 
 

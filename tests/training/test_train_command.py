@@ -187,7 +187,7 @@ def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shap
 @pytest.mark.parametrize("arguments, message", [
     (["--recipe", "large"], "recipe: expected one of paper, small"), (["--epochs", "many"], "--epochs"),
     (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
-    (["--seed", "-1"], "--seed"), (["--workers", "-1"], "--workers"), (["--save-every", "nan"], "--save-every"),
+    (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"), (["--save-every", "nan"], "--save-every"),
     (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
@@ -330,7 +330,7 @@ def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):
     model.labels = ["b", "c", "a"]
     model.save(tmp_path / "model.h5")
     settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "backend": "reference"}
-    started = train._network(settings, None, ["a", "b", "c"])
+    started = train._network(settings, None, ["a", "b", "c"], tmp_path)
     assert started.labels == ["a", "b", "c"]
     for ours, theirs in ((model.head, started.head), (model.head_dist, started.head_dist)):
         assert np.array_equal(ours.weight[[2, 0, 1]], theirs.weight) and ours.bias.any()
@@ -378,3 +378,17 @@ def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
     assert "other.py" in fails(capsys, *arguments[:3], "--resume", "--workers", "0")
     again = ["train", *map(str, arguments[:3]), "--resume", "--workers", "0"]
     assert main([*again, "--teacher", f"{tmp_path}/moved.py:logits"]) == 0 == main(again)
+
+
+@pytest.mark.parametrize("key", ["network", "preprocessing", "settings"])
+def test_a_configuration_without_a_part_is_one_line(trained, shapes, tmp_path, capsys, key):
+    shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config[key]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert re.search(f"run: expected the .*{key}", fails(capsys, shapes, "--output", tmp_path / "run", "--resume"))
+
+
+def test_an_image_size_that_cannot_be_is_no_bad_file(shapes, tmp_path, capsys):
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--image-size", 5000)
+    assert "expected" in said and "bad-files" not in said
