@@ -84,7 +84,13 @@ class Trainer:
         with closing(self.loader.epoch(self.epoch, self.batch)) as batches:
             while self.batch < self.loader.steps:
                 group = list(islice(batches, min(size, self.loader.steps - self.batch)))
-                step = self.step(group)
+                try:
+                    step = self.step(group)
+                except LevitError as error:  # too few images are left, say
+                    skipped = dict(bad for batch in group for bad in batch.skipped)
+                    if isinstance(error, TrainingError) or not skipped:
+                        raise
+                    raise TrainingError(f"{self._place()}: {error}; skipped: {', '.join(skipped)}") from None
                 self.batch += len(group)
                 for key in self.totals:
                     self.totals[key] += getattr(step, key) * (step.images if key == "loss" else 1)
@@ -169,9 +175,12 @@ class Trainer:
         # The gradients are the ranks' sum, so that one bad batch shows in all of them: the losses say whose it is.
         found = [rank for rank in everyone if not rank[0]] or everyone
         names = [name for _, _, some in found for name in some]
-        raise TrainingError(f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}: expected a finite "
-                            f"loss and gradient, found {found[0][1]}, before the update; its images: "
-                            f"{', '.join(names)}")
+        raise TrainingError(f"{self._place()}: expected a finite loss and gradient, found {found[0][1]}, before the "
+                            f"update; its images: {', '.join(names)}")
+
+    def _place(self) -> str:
+        """Where the step that comes next is, for people, who count from 1."""
+        return f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}"
 
     def state(self) -> tuple[dict, dict] | None:
         """({name: array}, what JSON can hold): everything that the rest of the training depends on.  On rank 0, whose
