@@ -183,6 +183,8 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
         run.validate = _validation(images, run, len(source.classes))
     if model.config.distillation and not teacher:
         screen.note("no teacher: both heads learn the labels")
+    if teacher and teacher.note:
+        screen.note(f"teacher: {teacher.note}")
     config = {"settings": settings, "ranks": ranks.size, "network": model.config.to_dict(),
               "preprocessing": preprocessing.to_dict(), "labels": list(source.classes),
               "teacher": teacher and teacher.fingerprint, "data": _identity(source),

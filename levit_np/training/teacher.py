@@ -2,7 +2,8 @@
 
 A teacher is called with a batch (images (B, C, H, W) as the student sees them, indices (B,) in the student's data) and
 answers in the student's order of classes.  Its `fingerprint` differs from another teacher's: a training that goes on
-must have the same.  Three kinds: a network, logits that a network wrote down, a function.
+must have the same.  Its `note` is what a user should know of it, or "".  Three kinds: a network, logits that a network
+wrote down, a function.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import numpy as np
 from ..errors import CheckpointError, LevitError
 from ..images.recipes import Recipe as Preprocessing
 from ..storage import hdf5
-from .classes import places
+from .classes import order_note, places
 from .fingerprint import fingerprint
 from .recipe import Recipe
 
@@ -34,7 +35,8 @@ class NetworkTeacher:
         """preprocessing, labels: the teacher's own; classes, student: the names of the student's classes, and how its
         images are prepared."""
         self._model = model
-        self._places, _ = places(classes, labels, model.config.num_classes, "teacher")
+        self._places, named = places(classes, labels, model.config.num_classes, "teacher")
+        self.note = order_note(classes, labels, named)
         if preprocessing.mode != student.mode:
             raise LevitError(f"teacher: expected images of mode {student.mode} as the student's, found "
                              f"{preprocessing.mode}")
@@ -58,6 +60,8 @@ class NetworkTeacher:
 
 class FunctionTeacher:
     """A Python callable as teacher: images (B, C, H, W), as the student sees them -> logits (B, classes)."""
+
+    note = ""
 
     def __init__(self, function: Callable, classes: int, fingerprint: str = ""):
         self._function, self._classes, self.fingerprint = function, classes, fingerprint
@@ -102,7 +106,8 @@ class WrittenTeacher:
             raise LevitError(f"{place}: expected a recipe without mixup and cutmix, whose images no teacher has seen; "
                              f"found mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g} with probability "
                              f"{recipe.mix_probability:g}")
-        at, _ = places(source.classes, classes, len(classes), place)
+        at, named = places(source.classes, classes, len(classes), place)
+        self.note = order_note(source.classes, classes, named)
         self._logits = written[:, at]
         self._rows = _rows(names, _numbers(source, range(len(source)), sizes))
         if not skip or (self._rows < 0).all():

@@ -54,6 +54,20 @@ def test_a_network_answers_in_the_students_order_of_classes():
         teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "ten"], DIGITS)
 
 
+def test_names_that_a_teacher_does_not_know_are_taken_in_order_and_it_says_so(written):
+    path, logits = written
+    strange = ["x", "y", "z"]
+    taught = teacher.WrittenTeacher(path, Source(["a/1.png"], strange), PLAIN)
+    assert np.array_equal(taught(batch(indices=[0])), logits[[1]])
+    assert taught.note == "classes are taken in their order: x as c, …"
+    assert teacher.WrittenTeacher(path, Source(["a/1.png"]), PLAIN).note == ""
+    model = random_model()
+    named = [f"digit {n}" for n in range(10)]
+    assert teacher.NetworkTeacher(model, NAMES, DIGITS, named, DIGITS).note.endswith("order: digit 0 as 0, …")
+    assert not teacher.NetworkTeacher(model, NAMES, DIGITS, NAMES, DIGITS).note
+    assert not teacher.NetworkTeacher(model, None, DIGITS, named, DIGITS).note
+
+
 def test_a_network_sees_its_own_normalization():
     """The same pixels, normalized for the student and for the teacher."""
     model = random_model()

@@ -187,7 +187,8 @@ def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shap
 @pytest.mark.parametrize("arguments, message", [
     (["--recipe", "large"], "recipe: expected one of paper, small"), (["--epochs", "many"], "--epochs"),
     (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
-    (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"), (["--save-every", "nan"], "--save-every"),
+    (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"),
+    (["--save-every", "nan"], "--save-every"),
     (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
@@ -249,6 +250,12 @@ def test_distillation(shapes, trained, tmp_path, capsys):
     assert main(["train", str(shapes), "--output", str(path), *QUICK, *teacher, "--distillation", "soft", "--epochs",
                  "1"]) == 0
     assert "no teacher" not in capsys.readouterr().out
+    model = random_model(num_classes=3)
+    model.labels = ["x", "y", "z"]
+    model.save(tmp_path / "strange.h5")
+    assert main(["train", str(shapes), "--output", str(tmp_path / "strange"), *QUICK, "--epochs", "1", "--teacher",
+                 str(tmp_path / "strange.h5")]) == 0
+    assert "teacher: classes are taken in their order: bar as x, …" in capsys.readouterr().out
     (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
     function = [*QUICK, "--teacher", f"{tmp_path}/other.py:logits", "--epochs", "1"]
     assert main(["train", str(shapes), "--output", str(tmp_path / "function"), *function]) == 0
