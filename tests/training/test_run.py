@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.folder import RunFolder
 from levit_np.training.interrupt import Interrupt, Stopped
 
-from .small_run import STEPS, digest, run, trainer
+from .small_run import RECIPE, STEPS, digest, run, trainer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -349,6 +350,12 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
                        match="average.stem.convolutions.0.bn.variance: expected finite values, found inf"):
         checkpoints.save(*made.state())
     assert checkpoints.newest()[1]["steps"] == 0
+
+
+@pytest.mark.parametrize("average, said", [(0.9, "after all 9 steps it still holds 39 %"), (0.7, None), (0.0, None)])
+def test_an_average_that_hardly_leaves_the_first_weights_says_so(tmp_path, average, said):
+    _, screen = run(tmp_path / "run", recipe=replace(RECIPE, average=average))
+    assert [said in note for note in screen.notes if note.startswith("average: ")] == ([True] if said else [])
 
 
 def test_skipped_images_are_written_down(tmp_path):

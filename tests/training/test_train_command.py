@@ -83,8 +83,10 @@ def test_what_it_prints(shapes, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
     assert main(["train", str(shapes), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
     out, err = capfd.readouterr()
-    first, second, third, fourth = out.splitlines()
+    first, average, second, third, fourth = out.splitlines()
     assert (first, err) == ("no teacher: both heads learn the labels", "")
+    assert average == ("average: after all 5 steps it still holds 95 % of the weights it begins with; a smaller "
+                       "--average forgets sooner, 0 keeps none")
     assert second.startswith("epoch 1/1  loss ") and "validation loss" in second and second.endswith("images/s")
     assert re.fullmatch(r"weights: \S+/run/best.h5 \(validation top1 \d+\.\d\d\), \S+/run/last.h5", third)
     assert fourth == f"curves: {tmp_path}/run/curves.png"
@@ -95,7 +97,7 @@ def test_without_a_terminal_it_says_now_and_then_how_far_it_is(shapes, tmp_path,
 
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     assert main(["train", str(shapes / "train"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:6]
+    lines = capsys.readouterr().out.splitlines()[2:7]
     for number, line in enumerate(lines, 1):
         assert re.fullmatch(rf"epoch 1/1  {number}/5  [\d.e+]+ images/s  loss \d\.\d{{3}}  accuracy \d+\.\d%  "
                             r"0:0\d:\d\d left", line)
