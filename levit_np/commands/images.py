@@ -64,6 +64,6 @@ class Images:
     def status(self) -> int:
         """The exit status: 1, and a line that says why, where an image did not count."""
         if self.skipped:
-            self.say(f"expected {self.good + len(self.skipped)} good images, found {self.good}; the others, named above, "
-                     "do not count")
+            self.say(f"expected {self.good + len(self.skipped)} good images, found {self.good}; the others, named "
+                     "above, do not count")
         return int(bool(self.skipped))

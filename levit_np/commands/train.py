@@ -252,8 +252,8 @@ def _network(settings, before, classes, place):
     else:
         model = levit_np.load(name, **kind, **changes)
         if is_fused({key: model.ops.to_host(array) for key, array in model.state().items()}):
-            raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN is "
-                             "folded into the layer before, which is good for inference alone")
+            raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
+                             "is folded into the layer before, which is good for inference alone")
         _order_heads(model, classes, name)
     model.labels = classes
     return model

@@ -43,8 +43,8 @@ class Run:
         recipe = self.trainer.recipe
         steps = recipe.epochs * -(-self.trainer.loader.steps // recipe.accumulation)
         if recipe.average and (kept := recipe.average ** steps) > KEPT:
-            self.screen.note(f"average: after all {steps} steps it still holds {100 * kept:.0f} % of the weights it begins "
-                             "with; a smaller --average forgets sooner, 0 keeps none")
+            self.screen.note(f"average: after all {steps} steps it still holds {100 * kept:.0f} % of the weights it "
+                             "begins with; a smaller --average forgets sooner, 0 keeps none")
 
     def resume(self) -> None:
         """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none."""

@@ -121,8 +121,9 @@ class WrittenTeacher:
 
     def _require(self, indices):
         if len(missing := indices[self._rows[indices] < 0]):
-            raise LevitError(f"{self._place}: expected logits of all {len(indices)} images, found none of "
-                             f"{self._source.name(int(missing[0]))} and {len(missing) - 1} more: they are of other data")
+            first = self._source.name(int(missing[0]))
+            raise LevitError(f"{self._place}: expected logits of all {len(indices)} images, found none of {first} and "
+                             f"{len(missing) - 1} more: they are of other data")
 
 
 def write_logits(path: str | os.PathLike, logits, indices, source, classes: list[str], about: str) -> None:

@@ -72,7 +72,8 @@ def digest_of(image: bytes) -> bytes:
 
 
 class Packed:
-    """A packed file as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`; see the module's docstring.
+    """A packed file as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`; see the module's
+    docstring.
 
     Raises CheckpointError, naming the file, for whatever is wrong with it.  Keeps the file open and its index mapped.
     A copy in another process (pickled) takes the index as checked if the seal is still the same.
