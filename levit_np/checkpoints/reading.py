@@ -22,6 +22,13 @@ _IGNORED = "num_batches_tracked", "attention_bias_idxs"
 _IDENTITY = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1 - BatchNorm.eps}
 
 
+def is_fused(state) -> bool:
+    """Whether every BN of a network, {name: array}, is the identity, as a fused file's are: it has no statistics."""
+    found = [(array, _IDENTITY[key]) for name, array in state.items()
+             if (key := name.rpartition(".")[2]) in ("mean", "variance")]
+    return bool(found) and all(np.abs(array - value).max() < BatchNorm.eps / 10 for array, value in found)
+
+
 class Content(NamedTuple):
     """A network, its arrays by own names, its class names where the file has them, and its preprocessing where there is
     one (there is none for other than grey and colour)."""

@@ -29,7 +29,7 @@ def _run(arguments) -> int:
 
     from ..checkpoints.loading import labels_of
     from ..classifier import load
-    from ..training.classes import places
+    from ..training.classes import order_note, places
     from ..training.confusion import draw_confusion, require_drawable
     from ..training.evaluation import evaluate
 
@@ -40,9 +40,7 @@ def _run(arguments) -> int:
         require_drawable(classes)
     with Images(arguments, model) as images:
         at, named = places(images.classes, model.labels, classes, shown(arguments.weights))
-        if model.labels and not named:
-            print(f"levit-np evaluate: classes are taken in their order: {shown(images.classes[0])} as "
-                  f"{shown(model.labels[0])}, …", file=sys.stderr)
+        images.say(order_note(images.classes, model.labels, named))
         result = evaluate(model.heads, ((x, at[images.targets(indices)]) for x, indices in images), classes)
     if arguments.json:
         print(json.dumps(result.to_dict() | {"skipped": images.skipped}, indent=1))

@@ -45,12 +45,17 @@ class Images:
         with progress(len(self.source), "images", silent=True) as advance:
             for batch in self.loader:
                 for name, reason in batch.skipped:
-                    print(f"levit-np {self.verb}: {reason}", file=sys.stderr)
+                    self.say(reason)
                     self.skipped.append(name)
                 self.good += len(batch.indices)
                 if len(batch.indices):
                     yield batch.images.astype(self.dtype, copy=False), batch.indices
                 advance(len(batch.indices) + len(batch.skipped))
+
+    def say(self, text: str) -> None:
+        """A line on stderr, if there is anything to say."""
+        if text:
+            print(f"levit-np {self.verb}: {text}", file=sys.stderr)
 
     def targets(self, indices) -> list[int]:
         """The place of each image's class in `classes`."""
@@ -59,6 +64,6 @@ class Images:
     def status(self) -> int:
         """The exit status: 1, and a line that says why, where an image did not count."""
         if self.skipped:
-            print(f"levit-np {self.verb}: expected {self.good + len(self.skipped)} good images, found {self.good}; the "
-                  "others, named above, do not count", file=sys.stderr)
+            self.say(f"expected {self.good + len(self.skipped)} good images, found {self.good}; the others, named "
+                     "above, do not count")
         return int(bool(self.skipped))

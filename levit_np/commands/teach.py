@@ -26,14 +26,15 @@ def _run(arguments) -> int:
     import levit_np
 
     from ..classifier import load
-    from ..training.classes import places
+    from ..training.classes import order_note, places
     from ..training.teacher import write_logits
 
     require_free(arguments)
     levit_np.set_threads(arguments.threads)
     model, logits, kept = load(arguments.weights, backend=arguments.backend), [], []
     with Images(arguments, model) as images:
-        at, _ = places(images.classes, model.labels, model.config.num_classes, shown(arguments.weights))
+        at, named = places(images.classes, model.labels, model.config.num_classes, shown(arguments.weights))
+        images.say(order_note(images.classes, model.labels, named))
         for x, indices in images:
             logits.append(model(x)[:, at])
             kept.append(indices)

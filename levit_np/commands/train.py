@@ -11,9 +11,11 @@ from ..errors import ConfigError, ImageError, LevitError, TrainingError
 from ..training.recipe import RECIPES, Recipe, recipe_named
 from .common import whole
 
-# What a run is, besides its recipe: it cannot change when the run goes on.
+# What a run is, besides its recipe: most of it cannot change when the run goes on.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
-            "teacher": None}
+            "teacher": None, "validation": None, "bad_files": "stop"}
+# Of these it can: files may have moved, and what is in them is compared by its fingerprint.
+MAY_CHANGE = "teacher", "validation", "bad_files"
 
 
 def add(verbs):
@@ -33,7 +35,7 @@ def add(verbs):
     train.add_argument("--validation", metavar="DATA", help="images to look at after each epoch (default: DATA/val)")
     train.add_argument("--output", default="run", metavar="FOLDER", help="(default: %(default)s)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it "
-                       "is need not be repeated, and must not differ")
+                       "is need not be repeated, and must not differ; files may have moved")
     train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
     train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach "
                        "wrote, or FILE.py:NAME, a Python function: images (B, C, H, W), as the student sees them -> "
@@ -42,8 +44,8 @@ def add(verbs):
                        "(default: as the model has)")
     train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
     train.add_argument("--seed", type=_from_zero, metavar="N", help="(default: 0)")
-    train.add_argument("--bad-files", choices=("stop", "skip"), default="stop", help="what an image that cannot be "
-                       "used does (default: %(default)s); those skipped are named in OUTPUT/skipped.txt")
+    train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be "
+                       "used does (default: stop); those skipped are named in OUTPUT/skipped.txt")
     train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
@@ -62,7 +64,9 @@ def add(verbs):
 
 
 def _from_zero(text: str) -> int:
-    return int(text) if text == "0" else whole(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -114,8 +118,6 @@ def _run(arguments) -> int:
                 if ranks.rank == 0:
                     print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
                 return stopped.status
-            except ImageError as error:
-                raise ImageError(f"{error}; --bad-files skip would leave it out") from None
     return 0
 
 
@@ -132,11 +134,12 @@ def _settings(arguments, before: dict | None) -> dict:
         settings = before["settings"]
         base = _recipe(arguments.recipe) if arguments.recipe else Recipe.from_dict(settings["recipe"])
         given["recipe"] = Recipe.from_dict(parts, base).to_dict()
+        now = {key: given.pop(key, settings.get(key, DEFAULTS[key])) for key in MAY_CHANGE}
         require_same({key: settings[key] for key in given}, given, arguments.output)
-        return settings
+        return {key: settings[key] for key in (*DEFAULTS, "recipe") if key not in now} | now
     except ConfigError as error:
         arguments.wrong_use(str(error))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
                             ) from None
 
@@ -162,13 +165,13 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     from ..training.trainer import Trainer
 
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
-    source, looked_at = _sources(arguments, open_source)
-    model = _network(settings, before, list(source.classes))
+    source, looked_at = _sources(arguments.data, settings["validation"], open_source)
+    model = _network(settings, before, list(source.classes), arguments.output)
     preprocessing = model.recipe = recipe_of(model)
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
-        bad_files=arguments.bad_files))
+        bad_files=settings["bad_files"]))
     teacher = _teacher(settings, source, recipe, preprocessing)
     trainer = Trainer(model, loader, recipe, seed=settings["seed"], ranks=ranks, teacher=teacher)
     screen = Screen(quiet=ranks.rank > 0)
@@ -176,37 +179,48 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     if looked_at:
         images = open_things.enter_context(EvaluationLoader(
             looked_at, preprocessing, batch=recipe.batch, workers=workers, rank=ranks.rank, ranks=ranks.size,
-            bad_files=arguments.bad_files))
+            bad_files=settings["bad_files"]))
         run.validate = _validation(images, run, len(source.classes))
     if model.config.distillation and not teacher:
         screen.note("no teacher: both heads learn the labels")
+    if teacher and teacher.note:
+        screen.note(f"teacher: {teacher.note}")
     config = {"settings": settings, "ranks": ranks.size, "network": model.config.to_dict(),
               "preprocessing": preprocessing.to_dict(), "labels": list(source.classes),
               "teacher": teacher and teacher.fingerprint, "data": _identity(source),
               "validation": looked_at and _identity(looked_at)}
     if before:
-        require_same(json.loads(json.dumps(before)), json.loads(json.dumps(config)), arguments.output)
+        begun = before | {"settings": settings}
+        require_same(json.loads(json.dumps(begun)), json.loads(json.dumps(config)), arguments.output)
         run.resume()
+        if begun != before:
+            ranks.first(lambda: folder.write_config(config))
     else:
         run.begin(config)
-    run.train()
+    try:
+        run.train()
+    except ImageError as error:
+        raise ImageError(f"{error}; --bad-files skip would leave it out") from None
 
 
 def _workers(arguments, ranks) -> int:
     if arguments.workers is not None:
         return arguments.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores // ranks.size - 1)
+    return max(0, min(8, cores // ranks.size - 1))
 
 
-def _sources(arguments, open_source) -> tuple:
+def _sources(data, validation, open_source) -> tuple:
     """The images to train on, and those to look at after each epoch or None."""
-    data, inside = Path(arguments.data), Path(arguments.data) / "train"
-    source = open_source(inside if inside.is_dir() else data)
-    where = arguments.validation or (data / "val" if (data / "val").is_dir() and inside.is_dir() else None)
+    from ..training.data.folder import are_parts
+
+    data = Path(data)
+    folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."] if data.is_dir() else []
+    source = open_source(data / "train" if are_parts(folders) else data)
+    where = validation or (data / "val" if are_parts(folders) and "val" in folders else None)
     looked_at = open_source(where) if where else None
     if looked_at and list(looked_at.classes) != list(source.classes):
-        raise LevitError(f"{where}: expected the classes of {arguments.data}, found others: "
+        raise LevitError(f"{where}: expected the classes of {data}, found others: "
                          f"{sorted(set(looked_at.classes) ^ set(source.classes))[:3]!a:.100}")
     return source, looked_at
 
@@ -215,13 +229,17 @@ def _identity(source) -> dict:
     return {"images": len(source), "fingerprint": source.fingerprint}
 
 
-def _network(settings, before, classes):
+def _network(settings, before, classes, place):
     """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
     import levit_np
 
+    from ..checkpoints.reading import is_fused
     from ..config import ABLATIONS, FAMILY, LeViTConfig
     from ..images.recipes import Recipe as Preprocessing
 
+    for key in ("network", "preprocessing") if before else ():
+        if key not in before:
+            raise TrainingError(f"{place}: expected the {key} of a run in config.json, found none")
     name, kind = settings["model"], {"backend": settings["backend"], "dtype": settings["dtype"]}
     changes = {"num_classes": len(classes), "image_size": settings["image_size"],
                "distillation": settings["heads"] and settings["heads"] == 2}
@@ -233,8 +251,23 @@ def _network(settings, before, classes):
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
         model = levit_np.load(name, **kind, **changes)
+        if is_fused({key: model.ops.to_host(array) for key, array in model.state().items()}):
+            raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
+                             "is folded into the layer before, which is good for inference alone")
+        _order_heads(model, classes, name)
     model.labels = classes
     return model
+
+
+def _order_heads(model, classes, place) -> None:
+    """Where the data's classes are the model's own in another order, its heads answer in the data's."""
+    from ..training.classes import places
+
+    if model.labels and set(model.labels) == set(classes):
+        at, _ = places(classes, model.labels, len(classes), place)
+        rows = "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
+        state = model.state()
+        model.set_state(state | {name: model.ops.to_host(state[name])[at] for name in rows if name in state})
 
 
 def _empty(config, backend, dtype):
@@ -261,7 +294,7 @@ def _teacher(settings, source, recipe, preprocessing):
     if ".py:" in path:
         return FunctionTeacher.of(path, len(source.classes))
     if Path(path).is_file() and is_logits(path):
-        return WrittenTeacher(path, source, recipe)
+        return WrittenTeacher(path, source, recipe, settings["bad_files"] == "skip")
     model = levit_np.load(path, backend=settings["backend"])
     return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import LevitError
+from ..errors import LevitError, shown
 
 
 def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
@@ -22,3 +22,9 @@ def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
         raise LevitError(f"{place}: expected {len(wanted)} classes, or the names of all of them among its own, found "
                          f"{count}: the first, {wanted[0]!a:.100}, is not among them")
     return np.arange(count), False
+
+
+def order_note(wanted, labels, named: bool) -> str:
+    """What a user should know where `places` took names in their order (not named), as that may be another; or ""."""
+    return "" if named or not labels else (f"classes are taken in their order: {shown(wanted[0])} as "
+                                           f"{shown(labels[0])}, …")

@@ -42,7 +42,7 @@ def _range(low: float, high: float) -> _Check:
 
 
 def _names() -> _Check:
-    return (lambda v: len(set(v)) == len(v) and all(isinstance(n, str) and n.isidentifier() for n in v),
+    return (lambda v: all(isinstance(n, str) and n.isidentifier() for n in v) and len(set(v)) == len(v),
             "names of parts of the network, each once")
 
 
@@ -75,7 +75,8 @@ class Recipe:
     adam_eps: float = _part(1e-8, _real(1e-30, 1), "AdamW's smallest deviation")
     clip: float = _part(0.01, _real(0, 1e6),
                         "adaptive clipping: largest gradient norm, relative to the weight's; 0: none")
-    average: float = _part(0.99996, _decay(), "share of the old in the moving average of the weights; 0: no average")
+    average: float = _part(0.99996, _decay(),
+                           "share of the old in the moving average of the weights, smaller for few steps; 0: none")
     drop_path: float | None = _part(None, _decay(), "share of residual branches dropped; the model's own if not said")
     freeze: tuple[str, ...] = _part((), _names(), "parts of the network that stay as they are: stem, stage1, …")
     synchronize_norms: bool = _part(False, _switch(), "BN statistics over the batches of all ranks")

@@ -12,6 +12,7 @@ from .schedule import learning_rate
 from .trainer import Trainer
 
 SAVE_SECONDS = 600.0
+KEPT = 0.1  # the share of the first weights in the average's last above which a user is told
 
 
 class Run:
@@ -35,6 +36,15 @@ class Run:
         ranks.first(lambda: self.folder.log.cut(0))
         self.save()
         ranks.first(lambda: self.folder.write_config(config))
+        self._say_what_the_average_keeps()
+
+    def _say_what_the_average_keeps(self) -> None:
+        """Where steps are few, the average, which every weight file is of, hardly leaves the weights it begins with."""
+        recipe = self.trainer.recipe
+        steps = recipe.epochs * -(-self.trainer.loader.steps // recipe.accumulation)
+        if recipe.average and (kept := recipe.average ** steps) > KEPT:
+            self.screen.note(f"average: after all {steps} steps it still holds {100 * kept:.0f} % of the weights it "
+                             "begins with; a smaller --average forgets sooner, 0 keeps none")
 
     def resume(self) -> None:
         """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none."""

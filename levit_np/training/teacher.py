@@ -2,7 +2,8 @@
 
 A teacher is called with a batch (images (B, C, H, W) as the student sees them, indices (B,) in the student's data) and
 answers in the student's order of classes.  Its `fingerprint` differs from another teacher's: a training that goes on
-must have the same.  Three kinds: a network, logits that a network wrote down, a function.
+must have the same.  Its `note` is what a user should know of it, or "".  Three kinds: a network, logits that a network
+wrote down, a function.
 """
 
 import hashlib
@@ -16,11 +17,12 @@ import numpy as np
 from ..errors import CheckpointError, LevitError
 from ..images.recipes import Recipe as Preprocessing
 from ..storage import hdf5
-from .classes import places
+from .classes import order_note, places
 from .fingerprint import fingerprint
 from .recipe import Recipe
 
 DOCUMENT = "teacher logits"  # what marks the file
+KNOWN_BY = "name and size"  # what it tells images by; files of earlier versions, which do not say it, by the name alone
 
 
 class NetworkTeacher:
@@ -33,7 +35,8 @@ class NetworkTeacher:
         """preprocessing, labels: the teacher's own; classes, student: the names of the student's classes, and how its
         images are prepared."""
         self._model = model
-        self._places, _ = places(classes, labels, model.config.num_classes, "teacher")
+        self._places, named = places(classes, labels, model.config.num_classes, "teacher")
+        self.note = order_note(classes, labels, named)
         if preprocessing.mode != student.mode:
             raise LevitError(f"teacher: expected images of mode {student.mode} as the student's, found "
                              f"{preprocessing.mode}")
@@ -58,6 +61,8 @@ class NetworkTeacher:
 class FunctionTeacher:
     """A Python callable as teacher: images (B, C, H, W), as the student sees them -> logits (B, classes)."""
 
+    note = ""
+
     def __init__(self, function: Callable, classes: int, fingerprint: str = ""):
         self._function, self._classes, self.fingerprint = function, classes, fingerprint
 
@@ -75,7 +80,8 @@ class FunctionTeacher:
 
     def __call__(self, batch):
         """The function's logits.  Raises LevitError where they are not finite numbers (B, classes)."""
-        logits, expected = np.asarray(self._function(batch.images)), (len(batch.images), self._classes)
+        # Whatever it does to its images, the student's stay as they are.
+        logits, expected = np.asarray(self._function(batch.images.copy())), (len(batch.images), self._classes)
         if logits.shape != expected or logits.dtype.kind != "f":
             raise LevitError(f"teacher: expected logits {expected} of a floating type, found {logits.shape} of "
                              f"{logits.dtype}")
@@ -87,33 +93,46 @@ class FunctionTeacher:
 class WrittenTeacher:
     """Logits that `write_logits` wrote down, of the images as they are: without augmentation.
 
-    Raises LevitError for a recipe that mixes images, of which nothing is written down, and naming the first, for a
-    class or an image of the student's data that is not in the file; CheckpointError for another or a damaged file."""
+    skip: images of the student's data that are not in the file may be those that cannot be used, of which nobody will
+    ask.  Raises LevitError for a recipe that mixes images, of which nothing is written down, and naming the first, for
+    a class or, without skip, an image of the student's data that is not in the file; CheckpointError for another or a
+    damaged file."""
 
-    def __init__(self, path: str | os.PathLike, source, recipe: Recipe):
-        place = os.fspath(path)
-        written, names, classes = _read(path, place)
+    def __init__(self, path: str | os.PathLike, source, recipe: Recipe, skip: bool = False):
+        self._place = place = os.fspath(path)
+        self._source = source
+        written, names, classes, sizes = _read(path, place)
         if recipe.mix_probability and (recipe.mixup or recipe.cutmix):
             raise LevitError(f"{place}: expected a recipe without mixup and cutmix, whose images no teacher has seen; "
                              f"found mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g} with probability "
                              f"{recipe.mix_probability:g}")
-        at, _ = places(source.classes, classes, len(classes), place)
+        at, named = places(source.classes, classes, len(classes), place)
+        self.note = order_note(source.classes, classes, named)
         self._logits = written[:, at]
-        self._rows = _rows(names, names_of(source), source, place)
+        self._rows = _rows(names, _numbers(source, range(len(source)), sizes))
+        if not skip or (self._rows < 0).all():
+            self._require(np.arange(len(source)))
         self.fingerprint = fingerprint({"logits": self._logits, "rows": self._rows})
 
     def __call__(self, batch):
-        """The logits (B, classes) of the images of those indices."""
+        """The logits (B, classes) of the images of those indices.  Raises LevitError where there are none of one."""
+        self._require(batch.indices)
         return self._logits[self._rows[batch.indices]]
+
+    def _require(self, indices):
+        if len(missing := indices[self._rows[indices] < 0]):
+            first = self._source.name(int(missing[0]))
+            raise LevitError(f"{self._place}: expected logits of all {len(indices)} images, found none of {first} and "
+                             f"{len(missing) - 1} more: they are of other data")
 
 
 def write_logits(path: str | os.PathLike, logits, indices, source, classes: list[str], about: str) -> None:
     """Replaces `path` by a sealed HDF5 file of the logits (N, classes) of the source's images at `indices` (N,).
 
-    It says which images they are of (64 bits of the SHA-256 of each name) and in which order the classes are; `about`
-    is the teacher's name, for people."""
-    document = {"classes": list(classes), "teacher": about}
-    hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": names_of(source)[indices]},
+    It says which images they are of (64 bits of the SHA-256 of each one's name and size) and in which order the classes
+    are; `about` is the teacher's name, for people."""
+    document = {"classes": list(classes), "teacher": about, "images by": KNOWN_BY}
+    hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": _numbers(source, indices, sizes=True)},
                {DOCUMENT: document})
 
 
@@ -126,32 +145,30 @@ def is_logits(path: str | os.PathLike) -> bool:
 
 
 def _read(path, place):
-    """The logits (N, classes), the numbers of the names (N,) and the class names."""
+    """The logits (N, classes), the numbers of the images (N,), the class names, and whether the numbers are of the
+    sizes too."""
     arrays, documents = hdf5.read(path)
     match documents.get(DOCUMENT), arrays.get("logits"), arrays.get("names"):
-        case {"classes": [str(), *_] as classes}, np.ndarray() as logits, np.ndarray() as names if (
-                logits.shape == (len(names), len(classes)) and names.dtype == np.int64 and len(names)
+        case {"classes": [str(), *_] as classes, **more}, np.ndarray() as logits, np.ndarray() as names if (
+                names.ndim == 1 and logits.shape == (len(names), len(classes)) and names.dtype == np.int64
+                and len(names) and more.get("images by") in (None, KNOWN_BY)
                 and all(isinstance(name, str) for name in classes)):
-            return logits, names, classes
+            return logits, names, classes, "images by" in more
     raise CheckpointError(f"{place}: expected logits that levit-np teach wrote, found another file")
 
 
-def names_of(source) -> np.ndarray:
-    """A number for each image's name, int64 (N,)."""
-    digests = b"".join(hashlib.sha256(source.name(index).encode()).digest()[:8] for index in range(len(source)))
-    return np.frombuffer(digests, "<i8").astype(np.int64)
+def _numbers(source, indices, sizes: bool) -> np.ndarray:
+    """A number for each of the images, of its name and, with sizes, of its bytes' number; int64 (N,)."""
+    texts = (source.name(int(index)) + (f"\0{source.size(int(index))}" if sizes else "") for index in indices)
+    return np.frombuffer(b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts), "<i8").astype(np.int64)
 
 
-def _rows(written, wanted, source, place):
-    """Where each of the wanted names stands among those written."""
+def _rows(written, wanted):
+    """Where each of the wanted numbers stands among those written, -1: nowhere."""
     order = np.argsort(written)
     found = np.searchsorted(written, wanted, sorter=order).clip(max=len(written) - 1)
     rows = order[found]
-    missing = np.flatnonzero(written[rows] != wanted)
-    if len(missing):
-        raise LevitError(f"{place}: expected logits of all {len(wanted)} images, found none of "
-                         f"{source.name(int(missing[0]))} and {len(missing) - 1} more: they are of other data")
-    return rows
+    return np.where(written[rows] == wanted, rows, -1)
 
 
 def resized(x, size):

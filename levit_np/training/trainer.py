@@ -32,10 +32,10 @@ class Trainer:
     """A network, the batches it learns from and how: all that a training is but for its files.
 
     loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
-    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out.  What it gives
-    depends on the epoch and the batch's place in it alone, so that (epoch, batch) and `model.random`, which drop path
-    draws from, are all there is to know about chance.  teacher: a batch -> its logits (B, classes).  ranks: see
-    SingleRank.
+    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out, which only a loader
+    that `skips` does.  What it gives depends on the epoch and the batch's place in it alone, so that (epoch, batch) and
+    `model.random`, which drop path draws from, are all there is to know about chance.  teacher: a batch -> its logits
+    (B, classes).  ranks: see SingleRank.
     """
 
     def __init__(self, model, loader, recipe: Recipe, *, seed: int = 0, teacher: Callable | None = None, ranks=None):
@@ -84,7 +84,13 @@ class Trainer:
         with closing(self.loader.epoch(self.epoch, self.batch)) as batches:
             while self.batch < self.loader.steps:
                 group = list(islice(batches, min(size, self.loader.steps - self.batch)))
-                step = self.step(group)
+                try:
+                    step = self.step(group)
+                except LevitError as error:  # too few images are left, say
+                    skipped = dict(bad for batch in group for bad in batch.skipped)
+                    if isinstance(error, TrainingError) or not skipped:
+                        raise
+                    raise TrainingError(f"{self._place()}: {error}; skipped: {', '.join(skipped)}") from None
                 self.batch += len(group)
                 for key in self.totals:
                     self.totals[key] += getattr(step, key) * (step.images if key == "loss" else 1)
@@ -100,7 +106,7 @@ class Trainer:
         through the network one after another, and of all ranks."""
         model, images = self.model, sum(len(batch.images) for batch in batches)
         rate = learning_rate(self.recipe, self.epoch, self.batch / self.loader.steps, self.ranks.size)
-        loss, correct = 0.0, 0
+        loss, correct, ranks = 0.0, 0, self._ranks(images)
         model.zero_gradients()
         with np.errstate(all="ignore"):  # what is not finite is looked for, and answered, below
             for number, batch in enumerate(batches, 1):
@@ -111,7 +117,7 @@ class Trainer:
                 with self.reduction if number == len(batches) else nullcontext():
                     # The ranks' gradients are summed: each is of a rank's share of the mean loss.
                     value, right = self.one_pass(x.astype(self.type, copy=False), targets, *logits,
-                                                 share=share * self.scale.value / self.ranks.size)
+                                                 share=share * self.scale.value / ranks)
                 loss, correct = loss + share * float(value), correct + int(right)
             gradients = model.gradients()
             if self.finite(loss, gradients, batches):                        # check
@@ -120,6 +126,13 @@ class Trainer:
                 if self.average:
                     self.average.update(model)                               # average
         return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
+
+    def _ranks(self, images: int) -> float:
+        """All ranks' images in ranks of so many as this one has: what its mean gradient is divided by."""
+        if not getattr(self.loader, "skips", False):
+            return self.ranks.size
+        (mean,) = self.ranks.mean([images])
+        return self.ranks.size * mean / images
 
     def passed(self, x, targets, logits=None, *, share):
         """-> the loss of some images, and how many of them are right; `share` times its gradient accumulates."""
@@ -162,9 +175,12 @@ class Trainer:
         # The gradients are the ranks' sum, so that one bad batch shows in all of them: the losses say whose it is.
         found = [rank for rank in everyone if not rank[0]] or everyone
         names = [name for _, _, some in found for name in some]
-        raise TrainingError(f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}: expected a finite "
-                            f"loss and gradient, found {found[0][1]}, before the update; its images: "
-                            f"{', '.join(names)}")
+        raise TrainingError(f"{self._place()}: expected a finite loss and gradient, found {found[0][1]}, before the "
+                            f"update; its images: {', '.join(names)}")
+
+    def _place(self) -> str:
+        """Where the step that comes next is, for people, who count from 1."""
+        return f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}"
 
     def state(self) -> tuple[dict, dict] | None:
         """({name: array}, what JSON can hold): everything that the rest of the training depends on.  On rank 0, whose

@@ -198,6 +198,30 @@ def trainer(ranks, recipe, config=SMALL, dtype=np.float64, backend="reference"):
                    teacher=lambda batch: 3 * np.roll(batch.targets, 1, axis=1))
 
 
+class Unequal(Shared):
+    """Of each batch of 12 the first 8 images on rank 0, and the other 4 on rank 1, as if both had been to have 8."""
+
+    skips = True
+
+    def epoch(self, epoch, first_step=0):
+        mine = slice(None, 8) if self.ranks.rank == 0 else slice(8, None)
+        for batch in self.loader.epoch(epoch, first_step):
+            yield type(batch)(*(values[mine] for values in batch))
+
+
+def skipped(ranks):
+    """Ten steps of two ranks that have not the same number of images, beside those of a single process."""
+    config = replace(SMALL, drop_path=0.0)
+    recipe = Recipe(epochs=20, batch=12, rate=1e-2, warmup_epochs=0, accumulation=2, clip=0.02)
+    alone = trainer(SingleRank(), recipe, config)
+    several = trainer(ranks, replace(recipe, batch=6, synchronize_norms=True), config)
+    several.loader = Unequal(several.loader.loader, ranks)
+    list(epochs(alone, 3)), list(epochs(several, 3))
+    state = several.state()
+    if state:
+        print(json.dumps(worst_gradient(state[0], alone.state()[0]), default=float))
+
+
 def digest(state):
     """SHA-256 over every array and number of a trainer's state."""
     arrays, document = state

@@ -112,6 +112,8 @@ def test_a_model_that_knows_none_of_the_names_takes_them_in_order(capsys, data, 
     status, out, err = run(capsys, "evaluate", tmp_path / "other.h5", data)
     assert status == 0 and "Acc@1" in out
     assert err == "levit-np evaluate: classes are taken in their order: 0 as label 0, …\n"
+    status, out, err = run(capsys, "teach", tmp_path / "other.h5", data, tmp_path / "t.h5")
+    assert status == 0 and err == "levit-np teach: classes are taken in their order: 0 as label 0, …\n"
 
 
 def test_what_cannot_be_evaluated_is_one_line_and_status_1(capsys, weights, data, damaged, tmp_path):

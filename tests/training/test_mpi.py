@@ -83,6 +83,13 @@ def test_fifty_steps_of_several_ranks_are_those_of_a_single_process(ranks):
 
 
 @needs_mpi
+def test_each_image_counts_the_same_where_a_rank_has_fewer():
+    done = run(2, "skipped")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) < 1e-6
+
+
+@needs_mpi
 @pytest.mark.parametrize("cuts", [3, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_training_that_was_cut_ends_in_the_same_bits(ranks, cuts):

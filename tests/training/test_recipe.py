@@ -37,7 +37,7 @@ def test_a_part_of_a_recipe_changes_a_part():
 
 WRONG = {"epochs": (0, 1.5, True, "3", None), "batch": (1,), "rate": (-1e-9, float("nan"), float("inf"), "fast"),
          "average": (1.0, 1, -0.1), "drop_path": (1.0, "half"),
-         "freeze": ("stem", ("stem", "stem"), ("stages.0",), (1,)),
+         "freeze": ("stem", ("stem", "stem"), ("stages.0",), (1,), (["stem"],)),
          "rate_changes": ("minute",), "distillation": ("none", None), "synchronize_norms": (1,),
          "crop_scale": ((0.5,), (0.9, 0.1), 0.5, (0.0, 1.0), ("a", "b"), None), "repeats": (0,),
          "crop_ratio": ((0.05, 1.0),), "augment_magnitude": (11,), "adam_eps": (0,)}

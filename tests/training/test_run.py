@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.folder import RunFolder
 from levit_np.training.interrupt import Interrupt, Stopped
 
-from .small_run import STEPS, digest, run, trainer
+from .small_run import RECIPE, STEPS, digest, run, trainer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -351,6 +352,12 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
     assert checkpoints.newest()[1]["steps"] == 0
 
 
+@pytest.mark.parametrize("average, said", [(0.9, "after all 9 steps it still holds 39 %"), (0.7, None), (0.0, None)])
+def test_an_average_that_hardly_leaves_the_first_weights_says_so(tmp_path, average, said):
+    _, screen = run(tmp_path / "run", recipe=replace(RECIPE, average=average))
+    assert [said in note for note in screen.notes if note.startswith("average: ")] == ([True] if said else [])
+
+
 def test_skipped_images_are_written_down(tmp_path):
     from .in_memory import MemoryLoader
 
@@ -361,6 +368,22 @@ def test_skipped_images_are_written_down(tmp_path):
     _, screen = run(tmp_path / "run", loader=Holes())
     assert (tmp_path / "run/skipped.txt").read_text() == "a.png: truncated\n"
     assert screen.notes.count("skipped: a.png: truncated") == 1
+
+
+def test_a_batch_of_which_one_image_is_left_names_those_skipped(tmp_path):
+    from .in_memory import MemoryLoader
+
+    class Holes(MemoryLoader):
+        def batch_at(self, epoch, step):
+            batch = super().batch_at(epoch, step)
+            if (epoch, step) != (1, 2):
+                return batch
+            bad = tuple((f"{n}.png", f"{n}.png: truncated") for n in range(5))
+            return type(batch)(*(values[5:] for values in batch[:4]), bad)
+
+    with pytest.raises(TrainingError, match=r"epoch 2, batch 3 of 5: small: expected at least two images .*larger batch"
+                                            "; skipped: 0.png, 1.png, 2.png, 3.png, 4.png"):
+        run(tmp_path / "run", loader=Holes())
 
 
 def test_a_half_line_of_the_log_is_cut_and_no_epoch_stands_twice(whole, tmp_path):

@@ -1,5 +1,6 @@
 """Teachers of each kind: the answer in the student's order of classes, and each mismatch refused by name."""
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,15 @@ import levit_np
 from levit_np.errors import CheckpointError, LevitError
 from levit_np.images.recipes import Recipe as Preprocessing
 from levit_np.images.recipes import recipe as preprocessing_named
+from levit_np.storage import hdf5
 from levit_np.training import teacher
+from levit_np.training.data.folder import Folder
+from levit_np.training.data.pack import pack
+from levit_np.training.data.packed import Packed
 from levit_np.training.recipe import Recipe
 
 from ..random_model import random_images, random_model
+from .image_folders import make_folder
 
 PLAIN = Recipe(mixup=0.0, cutmix=0.0)
 DIGITS = preprocessing_named("digits")
@@ -20,16 +26,19 @@ NAMES = [str(n) for n in range(10)]
 
 
 class Source:
-    """Images that are names alone."""
+    """Images that are names and sizes alone."""
 
-    def __init__(self, names, classes=("a", "b", "c")):
-        self.names, self.classes = names, list(classes)
+    def __init__(self, names, classes=("a", "b", "c"), size=100):
+        self.names, self.classes, self.bytes = names, list(classes), size
 
     def __len__(self):
         return len(self.names)
 
     def name(self, index):
         return self.names[index]
+
+    def size(self, index):
+        return self.bytes + len(self.names[index])
 
 
 def batch(images=None, indices=()):
@@ -43,6 +52,20 @@ def test_a_network_answers_in_the_students_order_of_classes():
     assert np.array_equal(taught, model(x)[:, [7, 0, 3]])
     with pytest.raises(LevitError, match="teacher: expected each class by its name, found none called 'ten'"):
         teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "ten"], DIGITS)
+
+
+def test_names_that_a_teacher_does_not_know_are_taken_in_order_and_it_says_so(written):
+    path, logits = written
+    strange = ["x", "y", "z"]
+    taught = teacher.WrittenTeacher(path, Source(["a/1.png"], strange), PLAIN)
+    assert np.array_equal(taught(batch(indices=[0])), logits[[1]])
+    assert taught.note == "classes are taken in their order: x as c, …"
+    assert teacher.WrittenTeacher(path, Source(["a/1.png"]), PLAIN).note == ""
+    model = random_model()
+    named = [f"digit {n}" for n in range(10)]
+    assert teacher.NetworkTeacher(model, NAMES, DIGITS, named, DIGITS).note.endswith("order: digit 0 as 0, …")
+    assert not teacher.NetworkTeacher(model, NAMES, DIGITS, NAMES, DIGITS).note
+    assert not teacher.NetworkTeacher(model, None, DIGITS, named, DIGITS).note
 
 
 def test_a_network_sees_its_own_normalization():
@@ -82,6 +105,15 @@ def test_a_function_is_asked_and_its_answer_checked():
                           (np.array([[0, 1, np.nan]] * 2), "NaN")):
         with pytest.raises(LevitError, match=f"teacher: expected .*{found}"):
             teacher.FunctionTeacher(lambda images: answer, 3)(batch(x))
+
+
+def test_a_function_that_works_in_place_leaves_the_students_images():
+    def in_place(images):
+        images *= 0
+        return images.sum((2, 3)) * np.arange(3.0)
+
+    x = np.ones((2, 1, 4, 4), np.float32)
+    assert not teacher.FunctionTeacher(in_place, 3)(batch(x)).any() and (x == 1).all()
 
 
 def test_a_function_in_a_file(tmp_path):
@@ -135,6 +167,48 @@ def test_what_written_logits_do_not_know_is_named(written):
     with pytest.raises(LevitError, match="expected a recipe without mixup and cutmix.*found mixup 0.8, cutmix 1 with"):
         teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe())
     teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe(mix_probability=0.0))
+
+
+def test_other_images_of_the_same_names_are_refused(written, tmp_path):
+    path, logits = written
+    with pytest.raises(LevitError, match="expected logits of all 1 images, found none of a/1.png and 0 more"):
+        teacher.WrittenTeacher(path, Source(["a/1.png"], size=101), PLAIN)
+    # A file of an earlier version knows the names alone.
+    arrays, documents = hdf5.read(path)
+    del documents[teacher.DOCUMENT]["images by"]
+    names = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in ("c/4.png", "a/1.png", "b/3.png"))
+    hdf5.write(tmp_path / "old.h5", arrays | {"names": np.frombuffer(names, np.int64)}, documents)
+    old = teacher.WrittenTeacher(tmp_path / "old.h5", Source(["a/1.png"], size=101), PLAIN)
+    assert np.array_equal(old(batch(indices=[0])), logits[[1]][:, [1, 2, 0]])
+
+
+def test_a_folder_and_its_packed_file_are_the_same_images(tmp_path):
+    source = Folder(make_folder(tmp_path / "images", images=2))
+    pack(source, tmp_path / "packed.h5")
+    logits = np.random.default_rng(1).standard_normal((6, 3)).astype(np.float32)
+    teacher.write_logits(tmp_path / "teacher.h5", logits, range(6), source, source.classes, "")
+    taught = teacher.WrittenTeacher(tmp_path / "teacher.h5", Packed(tmp_path / "packed.h5"), PLAIN)
+    assert np.array_equal(taught(batch(indices=[5, 0])), logits[[5, 0]])
+
+
+def test_of_images_that_are_skipped_nothing_need_be_written(written):
+    path, logits = written
+    student = Source(["a/1.png", "a/2.png"])
+    taught = teacher.WrittenTeacher(path, student, PLAIN, skip=True)
+    assert np.array_equal(taught(batch(indices=[0])), logits[[1]][:, [1, 2, 0]])
+    with pytest.raises(LevitError, match="teacher.h5: expected logits of all 2 images, found none of a/2.png"):
+        taught(batch(indices=[0, 1]))
+    with pytest.raises(LevitError, match="found none of a/2.png and 1 more"):
+        teacher.WrittenTeacher(path, Source(["a/2.png", "d/1.png"]), PLAIN, skip=True)
+
+
+@pytest.mark.parametrize("names", [np.int64(1), np.ones((3, 1), np.int64), np.ones((3, 3), np.int64)])
+def test_numbers_of_images_that_are_no_list_are_refused(written, names):
+    path, _ = written
+    arrays, documents = hdf5.read(path)
+    hdf5.write(path, arrays | {"names": np.asarray(names)}, documents)
+    with pytest.raises(CheckpointError, match="expected logits that levit-np teach wrote, found another"):
+        teacher.WrittenTeacher(path, Source(["a/1.png"]), PLAIN)
 
 
 def test_another_or_a_damaged_file_is_refused(written, tmp_path):

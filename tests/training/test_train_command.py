@@ -6,22 +6,27 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import levit_np
+from levit_np.checkpoints.reading import is_fused
 from levit_np.cli import main
+from levit_np.commands import train
 from levit_np.storage import hdf5
 from levit_np.training.checkpoint import Checkpoints
 
+from ..random_model import random_model
 from .test_run import end_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,8 +83,10 @@ def test_what_it_prints(shapes, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
     assert main(["train", str(shapes), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
     out, err = capfd.readouterr()
-    first, second, third, fourth = out.splitlines()
+    first, average, second, third, fourth = out.splitlines()
     assert (first, err) == ("no teacher: both heads learn the labels", "")
+    assert average == ("average: after all 5 steps it still holds 95 % of the weights it begins with; a smaller "
+                       "--average forgets sooner, 0 keeps none")
     assert second.startswith("epoch 1/1  loss ") and "validation loss" in second and second.endswith("images/s")
     assert re.fullmatch(r"weights: \S+/run/best.h5 \(validation top1 \d+\.\d\d\), \S+/run/last.h5", third)
     assert fourth == f"curves: {tmp_path}/run/curves.png"
@@ -90,7 +97,7 @@ def test_without_a_terminal_it_says_now_and_then_how_far_it_is(shapes, tmp_path,
 
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     assert main(["train", str(shapes / "train"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:6]
+    lines = capsys.readouterr().out.splitlines()[2:7]
     for number, line in enumerate(lines, 1):
         assert re.fullmatch(rf"epoch 1/1  {number}/5  [\d.e+]+ images/s  loss \d\.\d{{3}}  accuracy \d+\.\d%  "
                             r"0:0\d:\d\d left", line)
@@ -182,7 +189,8 @@ def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shap
 @pytest.mark.parametrize("arguments, message", [
     (["--recipe", "large"], "recipe: expected one of paper, small"), (["--epochs", "many"], "--epochs"),
     (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
-    (["--seed", "-1"], "--seed"), (["--workers", "-1"], "--workers"), (["--save-every", "nan"], "--save-every"),
+    (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"),
+    (["--save-every", "nan"], "--save-every"),
     (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
@@ -244,6 +252,12 @@ def test_distillation(shapes, trained, tmp_path, capsys):
     assert main(["train", str(shapes), "--output", str(path), *QUICK, *teacher, "--distillation", "soft", "--epochs",
                  "1"]) == 0
     assert "no teacher" not in capsys.readouterr().out
+    model = random_model(num_classes=3)
+    model.labels = ["x", "y", "z"]
+    model.save(tmp_path / "strange.h5")
+    assert main(["train", str(shapes), "--output", str(tmp_path / "strange"), *QUICK, "--epochs", "1", "--teacher",
+                 str(tmp_path / "strange.h5")]) == 0
+    assert "teacher: classes are taken in their order: bar as x, …" in capsys.readouterr().out
     (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
     function = [*QUICK, "--teacher", f"{tmp_path}/other.py:logits", "--epochs", "1"]
     assert main(["train", str(shapes), "--output", str(tmp_path / "function"), *function]) == 0
@@ -254,8 +268,6 @@ def test_distillation(shapes, trained, tmp_path, capsys):
 
 
 def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(shapes, tmp_path / "data")
     bad = tmp_path / "data/train/disc/03.png"
     bad.write_bytes(bad.read_bytes()[:60])
@@ -271,8 +283,6 @@ def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
 
 
 def test_a_bad_image_to_look_at_stops_it_or_is_written_down(shapes, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(shapes, tmp_path / "data")
     (tmp_path / "data/val/ring/01.png").write_bytes(b"no image")
     arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--output", tmp_path / "run"]
@@ -306,3 +316,88 @@ def test_too_few_images_and_no_images(shapes, tmp_path, capsys):
         Image.new("L", (8, 8)).save(tmp_path / f"val/{name}/a.png")
     assert "expected the classes of" in fails(capsys, shapes, "--validation", tmp_path / "val", "--output",
                                               tmp_path / "third", *QUICK)
+
+
+def test_more_ranks_than_cores_have_no_workers(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
+    found = [train._workers(SimpleNamespace(workers=None), SimpleNamespace(size=size)) for size in (1, 2, 4, 100)]
+    assert found == [5, 2, 0, 0]
+
+
+def test_a_class_called_train_is_a_class_among_others(shapes, tmp_path):
+    """Two other classes in it would else be all that is trained."""
+    for kind, name in (("bar", "train"), ("disc", "tram"), ("ring", "val")):
+        shutil.copytree(shapes / "train" / kind, tmp_path / "data" / name)
+    shutil.copytree(shapes / "train", tmp_path / "data/train/more")
+    assert main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["labels"], config["validation"]) == (["train", "tram", "val"], None)
+
+
+def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):
+    model = random_model(num_classes=3)
+    model.labels = ["b", "c", "a"]
+    model.save(tmp_path / "model.h5")
+    settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "backend": "reference"}
+    started = train._network(settings, None, ["a", "b", "c"], tmp_path)
+    assert started.labels == ["a", "b", "c"]
+    for ours, theirs in ((model.head, started.head), (model.head_dist, started.head_dist)):
+        assert np.array_equal(ours.weight[[2, 0, 1]], theirs.weight) and ours.bias.any()
+        assert np.array_equal(ours.bias[[2, 0, 1]], theirs.bias)
+
+
+def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
+    model = random_model(num_classes=3)
+    identity = {"mean": 0.0, "variance": 1 - 1e-5}
+    model.set_state({name: np.full_like(array, identity.get(name.rpartition(".")[2], array))
+                     for name, array in model.state().items()})
+    model.save(tmp_path / "fused.h5")
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--model", tmp_path / "fused.h5")
+    assert "fused.h5: expected weights with BN's statistics to train further, found a fused file" in said
+    assert not is_fused(levit_np.create("levit_digits").state())
+
+
+def test_a_run_remembers_where_its_images_are_and_what_bad_ones_do(shapes, tmp_path, capsys):
+    shutil.copytree(shapes / "val", tmp_path / "here")
+    (tmp_path / "here/ring/01.png").write_bytes(b"no image")
+    path = tmp_path / "run"
+    train_, config = ["train", str(shapes / "train"), "--output", str(path)], path / "config.json"
+    here = ["--validation", str(tmp_path / "here"), "--bad-files", "skip"]
+    assert main([*train_, *QUICK, "--epochs", "1", *here]) == 0
+    again = [*train_, "--resume", "--workers", "0"]
+    assert main(again) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert main([*again, "--validation", str(tmp_path / "there")]) == 0
+    assert main(again) == 0
+    assert "ring/01.png: " in fails(capsys, *again[1:], "--bad-files", "stop")
+    begun = json.loads(config.read_text())
+    assert begun["settings"]["bad_files"] == "stop"  # the last that was said
+    # A run of an earlier version does not remember.
+    del begun["settings"]["bad_files"], begun["settings"]["validation"]
+    config.write_text(json.dumps(begun))
+    assert "validation: expected {'images': 12, " in fails(capsys, *again[1:])
+    assert main([*again, "--validation", str(tmp_path / "there"), "--bad-files", "skip"]) == 0 == main(again)
+
+
+def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
+    (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
+    arguments = [shapes / "train", "--output", tmp_path / "run", *QUICK, "--epochs", "1"]
+    assert main(["train", *map(str, arguments), "--teacher", f"{tmp_path}/other.py:logits"]) == 0
+    (tmp_path / "other.py").rename(tmp_path / "moved.py")
+    assert "other.py" in fails(capsys, *arguments[:3], "--resume", "--workers", "0")
+    again = ["train", *map(str, arguments[:3]), "--resume", "--workers", "0"]
+    assert main([*again, "--teacher", f"{tmp_path}/moved.py:logits"]) == 0 == main(again)
+
+
+@pytest.mark.parametrize("key", ["network", "preprocessing", "settings"])
+def test_a_configuration_without_a_part_is_one_line(trained, shapes, tmp_path, capsys, key):
+    shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config[key]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert re.search(f"run: expected the .*{key}", fails(capsys, shapes, "--output", tmp_path / "run", "--resume"))
+
+
+def test_an_image_size_that_cannot_be_is_no_bad_file(shapes, tmp_path, capsys):
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--image-size", 5000)
+    assert "expected" in said and "bad-files" not in said

@@ -1,7 +1,7 @@
 """Images for a training: where they lie, in which order they come, and the processes that prepare them ahead.
 
-A *source* has `len`, `classes` (names), `target(i)`, `name(i)` (for messages), `read(i)` (the encoded image) and
-`fingerprint` (equal for sources of the same names, classes and order).
+A *source* has `len`, `classes` (names), `target(i)`, `name(i)` (for messages), `read(i)` (the encoded image),
+`size(i)` (its bytes) and `fingerprint` (equal for sources of the same names, classes and order).
 """
 
 import os

@@ -1,5 +1,6 @@
 """Images in class folders: DIR/CLASS/….jpg, each class a folder, as torchvision's ImageFolder has them."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,24 @@ from ...images.decoding import MAX_BYTES
 from .names import Names, fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PARTS = "val", "validation", "valid", "test"  # what stands beside train/ where folders are parts of a data set
+
+
+def are_parts(names) -> bool:
+    """Whether folders of those names are the parts of a data set, of which each has class folders.  A class may be
+    called train, too: then others stand beside it."""
+    return "train" in names and set(names) <= {"train", *PARTS}
 
 
 class Folder:
-    """The images below a folder, as a source: `len`, `classes`, `target`, `name`, `read`, `fingerprint`.
+    """The images below a folder, as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`.
 
     The classes are the folders in `root`, sorted by name; the images of a class are all files below its folder whose
     name ends as SUFFIXES says, in either case, sorted folder by folder.  What begins with a dot is ignored, and so are
     other files.  The list is read once; the images when they are asked for.  Raises DataError, naming the place, for
-    what is no folder or cannot be read, fewer than two classes, a class without images, a class's name that is not
-    printable text, a link that points nowhere, and folders that lead back to themselves.
+    what is no folder or cannot be read, fewer than two classes, the parts of a data set in their place, a class without
+    images, a class's name that is not printable text, a link that points nowhere, and folders that lead back to
+    themselves.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -31,6 +40,9 @@ class Folder:
         if len(folders) < 2:
             raise DataError(f"{place}: expected a folder for each class, at least two, found "
                             f"{shown(self.classes[0]) if folders else 'none'}")
+        if are_parts(self.classes):
+            raise DataError(f"{place}: expected a folder for each class, found {' and '.join(self.classes)}; did you "
+                            f"mean {place}/train?")
         names, counts = [], []
         for entry in folders:
             if not entry.name.isprintable():
@@ -66,6 +78,12 @@ class Folder:
     def path(self, index: int) -> Path:
         """Where the image lies."""
         return Path(self.root, self._names[index])
+
+    def size(self, index: int) -> int:
+        """How many bytes the encoded image has; 0 where it cannot be read, which is said when it is."""
+        with contextlib.suppress(OSError):
+            return os.path.getsize(self.path(index))
+        return 0
 
     def read(self, index: int) -> bytes:
         """The encoded image.  Raises ImageError, naming it, where it cannot be read or has over 50 MB."""

@@ -37,6 +37,11 @@ class _Loader:
         """Steps in an epoch."""
         return self._plan.steps
 
+    @property
+    def skips(self) -> bool:
+        """Whether batches may lack images that could not be used."""
+        return self._plan.skip
+
     def close(self) -> None:
         """Ends the worker processes; the next step would start new ones."""
         if self._workers:
@@ -108,7 +113,8 @@ class Loader(_Loader):
         for step in range(first_step, self.steps):
             batch = self._step(epoch, step)
             if not len(batch.images):
-                raise DataError(f"epoch {epoch}, step {step}: expected an image that can be used, found none; first "
+                raise DataError(f"epoch {epoch + 1}, batch {step + 1} of {self.steps}: expected an image that can be "
+                                f"used, found none; skipped: {', '.join(dict(batch.skipped))}, the first for: "
                                 f"{batch.skipped[0][1]}")
             yield batch
 

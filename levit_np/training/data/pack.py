@@ -26,7 +26,7 @@ def pack(folder: Folder, path: str | os.PathLike, *, skip: bool = False,
     (`replacing`, OSError); memory holds one image and the index.  Raises DataError where files grow while they are
     packed, or a class is left without an image.
     """
-    total = sum(_size(folder, index) for index in range(len(folder)))
+    total = sum(folder.size(index) for index in range(len(folder)))
     offsets, sizes, targets, digests, names, skipped, end = [], [], [], [], [], [], 0
     with replacing(path) as file:
         start = _reserve(file, total)
@@ -58,13 +58,6 @@ def pack(folder: Folder, path: str | os.PathLike, *, skip: bool = False,
                                   _bytes(Names.of(folder.classes).text))))
         _finish(file, Extent("images", "|u1", (total,), start), arrays)
     return skipped
-
-
-def _size(folder: Folder, index: int) -> int:
-    # What cannot be read is found, and named, when its turn comes.
-    with contextlib.suppress(OSError):
-        return os.path.getsize(folder.path(index))
-    return 0
 
 
 def _look_at(data: bytes, name: str) -> None:

@@ -72,7 +72,8 @@ def digest_of(image: bytes) -> bytes:
 
 
 class Packed:
-    """A packed file as a source: `len`, `classes`, `target`, `name`, `read`, `fingerprint`; see the module's docstring.
+    """A packed file as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`; see the module's
+    docstring.
 
     Raises CheckpointError, naming the file, for whatever is wrong with it.  Keeps the file open and its index mapped.
     A copy in another process (pickled) takes the index as checked if the seal is still the same.
@@ -164,6 +165,10 @@ class Packed:
     def fingerprint(self) -> str:
         """Of the classes and the names and their order: the same as that of the folder that was packed."""
         return fingerprint(self.classes, self._all_names, self._targets)
+
+    def size(self, index: int) -> int:
+        """How many bytes the encoded image has."""
+        return int(self._sizes[index])
 
     def read(self, index: int) -> bytes:
         """The encoded image.  Raises CheckpointError, naming it, where it is not the one that was packed."""

@@ -60,6 +60,15 @@ def test_links_are_followed(tmp_path):
     assert [folder.name(i) for i in range(len(folder))] == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
 
 
+def test_a_class_may_be_called_train_but_parts_of_a_data_set_are_no_classes(tmp_path):
+    both = touch(tmp_path / "both", "train/a/1.png", "val/a/1.png")
+    with pytest.raises(DataError, match="both: expected a folder for each class, found train and val; did you mean "
+                                        ".*both/train"):
+        Folder(both)
+    classes = touch(tmp_path / "classes", "train/1.png", "tram/1.png", "val/1.png")
+    assert Folder(classes).classes == ["train", "tram", "val"]
+
+
 def test_the_fingerprint_tells_names_and_order(tmp_path):
     prints = {Folder(touch(tmp_path / str(i), *names)).fingerprint for i, names in enumerate([
         ("a/1.jpg", "b/2.jpg"), ("a/1.jpg", "b/3.jpg"), ("a/1.jpg", "c/2.jpg"), ("a/1.jpg", "b/1.jpg", "b/2.jpg"),

@@ -229,5 +229,6 @@ def test_nothing_usable(tmp_path):
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=2))
     for index in range(4):
         folder.path(index).write_bytes(b"no image")
-    with pytest.raises(DataError, match="epoch 0, step 0: expected an image that can be used, found none"):
+    with pytest.raises(DataError, match="epoch 1, batch 1 of 1: expected an image that can be used, found "
+                                        r"none; skipped: class./00..\w+, class./00..\w+, the first for: class./00"):
         list(loader(folder, batch=4, bad_files="skip").epoch(0))

@@ -289,7 +289,7 @@ def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
 
 def test_a_file_that_grows_meanwhile(tmp_path, monkeypatch):
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=2))
-    monkeypatch.setattr(pack_module, "_size", lambda folder, index: 100)
+    monkeypatch.setattr(Folder, "size", lambda folder, index: 100)
     with pytest.raises(DataError, match="expected files that stay as they are, found some grown"):
         pack(folder, tmp_path / "d.h5")
     assert os.listdir(tmp_path) == ["d"]
