@@ -251,7 +251,7 @@ def _network(settings, before, classes, place):
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
         model = levit_np.load(name, **kind, **changes)
-        if is_fused({key: model.ops.to_host(array) for key, array in model.state().items()}):
+        if is_fused(model.on_host()):
             raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
                              "is folded into the layer before, which is good for inference alone")
         _order_heads(model, classes, name)
