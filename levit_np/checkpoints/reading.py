@@ -92,7 +92,8 @@ def _foreign(place, tensors, image_size=None):
         state |= {name: np.full(spec.shape, _IDENTITY[name.rpartition(".")[2]]) for name, spec in specs.items()
                   if name not in state}
     try:
-        preprocessing = recipe("timm" if form == "timm" else "authors", config.image_size, config.in_channels)
+        name = "digits" if config.name == "levit_digits" else "timm" if form == "timm" else "authors"
+        preprocessing = recipe(name, config.image_size, config.in_channels)
     except ImageError:
         preprocessing = None
     return Content(config, state, None, preprocessing)

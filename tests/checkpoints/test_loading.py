@@ -215,3 +215,9 @@ def test_labels_that_are_no_texts_are_not_saved(tmp_path):
     model.labels = np.array(list("abcdefghij"))
     save(model, tmp_path / "a.h5")
     assert list(load(tmp_path / "a.h5").labels) == list("abcdefghij")
+
+
+@pytest.mark.parametrize("form", ["facebook", "timm"])
+def test_digits_in_a_foreign_file_are_prepared_as_digits(form, tmp_path):
+    export(random_model("levit_digits"), tmp_path / "file", format=form)
+    assert load(tmp_path / "file").recipe == recipe("digits")
