@@ -1,7 +1,7 @@
 """A program for the kernels: a table of int64, one row a step, its first number saying which kernel runs.
 
 Addresses are absolute, sizes and strides in bytes unless a name says otherwise.  This file is the one place that knows
-the columns; inference/cpu.py writes them, the kernels read them.
+the columns; inference/lowering.py writes them, the kernels read them.
 """
 
 from enum import IntEnum
