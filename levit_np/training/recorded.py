@@ -74,7 +74,7 @@ class RecordedPass:
                 setattr(layer, name, array)
             self._model.zero_gradients()
             self._refused, self._inputs, self._masks = True, None, None
-            print(f"levit_np: training launches its kernels one by one ({type(error).__name__}: {error})",
+            print(f"levit_np: training steps are not recorded, and so slower ({type(error).__name__}: {error})",
                   file=sys.stderr, flush=True)
         return not self._refused
 
