@@ -12,7 +12,7 @@ def hardswish(x):
 
 
 def hardswish_backward(dy, x):
-    """0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
+    """dx = dy · y'(x), y' being 0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
     return each(Function.HARDSWISH_BACKWARD, dy, x) if alike(dy, x) else reference.hardswish_backward(dy, x)
 
 
@@ -22,5 +22,5 @@ def silu(x):
 
 
 def silu_backward(dy, x):
-    """With s = sigmoid(x): s (1 + x (1 - s))."""
+    """dx = dy · s (1 + x (1 - s)) with s = sigmoid(x)."""
     return each(Function.SILU_BACKWARD, dy, x) if alike(dy, x) else reference.silu_backward(dy, x)

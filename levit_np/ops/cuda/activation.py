@@ -17,7 +17,7 @@ def hardswish(x):
 
 
 def hardswish_backward(dy, x):
-    """0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
+    """dx = dy · y'(x), y' being 0 left of -3, 1 right of 3, (2x + 3) / 6 between."""
     return _pointwise("activate_backward", HARDSWISH, dy.astype(x.dtype, copy=False), x)
 
 
@@ -27,7 +27,7 @@ def silu(x):
 
 
 def silu_backward(dy, x):
-    """With s = sigmoid(x): s (1 + x (1 - s))."""
+    """dx = dy · s (1 + x (1 - s)) with s = sigmoid(x)."""
     return _pointwise("activate_backward", SILU, dy.astype(x.dtype, copy=False), x)
 
 
