@@ -22,30 +22,32 @@ class Convolution(NamedTuple):
 class Stage(NamedTuple):
     """Blocks at one resolution; shrink_heads belongs to the shrinking attention that leads into the stage."""
 
-    channels: int
-    depth: int
-    heads: int
-    shrink_heads: int = 0
+    channels: int  # C
+    depth: int  # pairs of attention and MLP
+    heads: int  # N
+    shrink_heads: int = 0  # the family's: the C before it / D
 
 
 @dataclass(frozen=True)
 class LeViTConfig:
-    """Everything that decides a network's shapes and arithmetic; plain data, safe to read from a file."""
+    """Everything that decides a network's shapes and arithmetic; plain data, safe to read from a file.
+
+    Raises ConfigError for values that make no network.  D, V, C and N are the paper's (Table 2, section 4.2)."""
 
     name: str
-    stem: tuple[Convolution, ...]
+    stem: tuple[Convolution, ...]  # the last gives the first stage's C
     stages: tuple[Stage, ...]
-    key_size: int
-    image_size: tuple[int, int] = (224, 224)
+    key_size: int  # D, of a query and a key of one head
+    image_size: tuple[int, int] = (224, 224)  # height, width
     in_channels: int = 3
     num_classes: int = 1000
-    distillation: bool = True
-    value_ratio: int = 2
-    shrink_value_ratio: int = 4
-    mlp_ratio: int = 2
-    drop_path: float = 0.0
-    activation: str = "hardswish"
-    attention_activation: str = "hardswish"
+    distillation: bool = True  # a second head, taught by the teacher
+    value_ratio: int = 2  # V / D
+    shrink_value_ratio: int = 4  # V / D in the shrinking attention
+    mlp_ratio: int = 2  # the MLP's hidden channels / C
+    drop_path: float = 0.0  # how often a residual branch is left out in training
+    activation: str = "hardswish"  # of stem and MLP; or "silu"
+    attention_activation: str = "hardswish"  # before its projection; "silu", or "identity" for none (A7)
     normalization: str = "batch"  # "layer": before each branch, as in ViT (A3)
     position: str = "bias"  # "embedding": at the input instead (A5)
     pooling: str = "average"  # "token": the heads read a class token, as in ViT

@@ -8,7 +8,7 @@ from .linear import projection
 
 
 class AttentionBias(Layer):
-    """B[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of a pair of pixels; table (heads, height·width)."""
+    """bias[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's, of two pixels; table (heads, height·width)."""
 
     def __init__(self, ops, heads, grid, stride):
         super().__init__(ops)
@@ -35,7 +35,7 @@ class SavedAttention(NamedTuple):
 
 
 class Attention(Layer):
-    """y = P act(softmax(Q Kᵀ / √D + B) V): heads side by side.  x (B, N, C) -> y (B, N, C)."""
+    """y = W act(softmax(q kᵀ / √D + bias) v): heads side by side, W the projection.  x (B, N, C) -> y (B, N, C)."""
 
     def __init__(self, ops, channels, heads, grid, config):
         super().__init__(ops)
@@ -89,9 +89,9 @@ class SavedShrinking(NamedTuple):
 
 
 class ShrinkingAttention(Layer):
-    """y = P act(softmax(Q Kᵀ / √D + B) V): the queries stand on every second pixel, and there is no residual.
+    """y = W act(softmax(q kᵀ / √D + bias) v): the queries stand on every second pixel, and there is no residual.
 
-    x (B, N, C) -> y (B, N', C')."""
+    W is the projection.  x (B, Nk, C) -> y (B, Nq, C')."""
 
     stride = 2
 
@@ -106,14 +106,14 @@ class ShrinkingAttention(Layer):
         self.projection = projection(ops, heads * self.sizes[1], outputs, config.normalization)
 
     def forward(self, x, training=False):
-        h, kv = self.kv.forward(x, training)  # 1  (B, N, heads·(D + V))
+        h, kv = self.kv.forward(x, training)  # 1  (B, Nk, heads·(D + V))
         k, v = self.ops.split_heads(h, self.heads, self.sizes)  # 2
-        kept = self.ops.subsample(x, *self.grid, self.stride)  # 3  (B, N', C)
+        kept = self.ops.subsample(x, *self.grid, self.stride)  # 3  (B, Nq, C)
         hq, q_projection = self.q.forward(kept, training)  # 4
-        (q,) = self.ops.split_heads(hq, self.heads, self.sizes[:1])  # 5  (B, heads, N', D)
+        (q,) = self.ops.split_heads(hq, self.heads, self.sizes[:1])  # 5  (B, heads, Nq, D)
         bias = self.bias.forward() if self.bias else None
         context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 6
-        merged = self.ops.merge_heads(context)  # 7  (B, N', heads·V)
+        merged = self.ops.merge_heads(context)  # 7  (B, Nq, heads·V)
         active, activation = self.activation.forward(merged, training)  # 8
         y, projected = self.projection.forward(active, training)  # 9
         saved = SavedShrinking(q_projection, kv, q, k, v, probabilities, activation, projected) if training else None
@@ -143,5 +143,5 @@ class ShrinkingAttention(Layer):
 
 
 def _products(heads, queries, keys, sizes):
-    """Multiply-adds of Q Kᵀ, the softmax and A V, as the authors count them."""
+    """Multiply-adds of q kᵀ, the softmax and its product with v, as the authors count them."""
     return heads * queries * keys * (sizes[0] + 1 + sizes[-1])

@@ -19,6 +19,7 @@ class Layer:
     forward(x, training) -> (y, saved).  training is False (evaluation, saved is None), True, or "frozen":
     the evaluation's arithmetic (running statistics, no drop path), saved for backward.
     backward(dy, saved) -> dx adds to `accumulated`.  The fields of saved bear the names of the sub-layers.
+    shapes(shape) yields (layer, its output's shape, multiply-adds) of each layer that computes.
 
     What is made of the parameters (inference.executor) must know when they change: each replacement is counted, and
     who writes into them calls `written`.  `version` counts for one layer, `changes` for all layers of all networks.
@@ -44,6 +45,7 @@ class Layer:
         self.completed = None  # called with this layer when a backward has given all its gradients
 
     def parameter(self, name, shape, initial, trainable=True):
+        """Declares one, or a buffer (not trainable); its array comes with set_state.  `initial` as in Parameter."""
         self.specs[name] = Parameter(tuple(shape), initial, trainable)
 
     def accumulate(self, **gradients):
@@ -67,5 +69,6 @@ class Layer:
             yield from layer.walk(f"{name}.{child}" if name else child)
 
     def expect(self, x, rank, channels, axis, form):
+        """Raises LevitError unless x has `rank` axes, `channels` along `axis`; `form` is what the message says."""
         if x.ndim != rank or x.shape[axis] != channels:
             raise LevitError(f"{self.name}: expected x {form}, got {tuple(x.shape)}")
