@@ -1,4 +1,5 @@
-"""Pointwise activations and softmax."""
+"""Pointwise activations and softmax.  Hardswish: Howard et al., arXiv 1905.02244; SiLU: Elfwing et al., arXiv
+1702.03118."""
 
 import numpy as np
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-EPS = 1e-3  # a unit's norm at least, so that what is still zero moves
-LEAST = 1e-6  # of a gradient's norm that is divided by
+EPS = 1e-3  # floor of a parameter's norm: zeros can still move
+LEAST = 1e-6  # floor of the gradient's norm, a divisor
 
 
 def squared_norm(*tensors):
@@ -18,7 +18,9 @@ def unit_norms(x):
 
 
 def clip_adaptively(gradient, parameter, factor=0.01, eps=EPS, out=None):
-    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g; norms a unit.  A new array, or `out`."""
+    """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g: one norm per output unit.
+
+    A new array, or `out`."""
     largest = factor * np.maximum(unit_norms(parameter), eps)
     norms = unit_norms(gradient)
     scale = np.where(norms < largest, 1, largest / np.maximum(norms, LEAST))
