@@ -128,7 +128,7 @@ def main():
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     import torch
-    from report import result_path
+    from report import commit, result_path
     from rich.console import Console
     from rich.progress import Progress
 
@@ -137,7 +137,8 @@ def main():
     from levit_np.storage.atomic import replacing
 
     torch.set_num_threads(1)
-    console, machine, blocks = Console(), describe(("numpy", "numba", "torch")), {}
+    console, blocks = Console(), {}
+    machine = describe(("numpy", "numba", "torch")) | {"commit": commit()}
     for name, paper in PAPER.items():
         with torch.inference_mode(), Progress(console=console, transient=True) as progress:
             task = progress.add_task(name)

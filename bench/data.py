@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image, __version__ as pillow  # noqa: E402
-from report import result_path  # noqa: E402
+from report import commit, result_path  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.images.decoding import open_image  # noqa: E402
@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--no-result", action="store_true", help="only print")
     arguments = parser.parse_args()
-    machine = describe(("numpy",))
+    machine = describe(("numpy",)) | {"commit": commit()}
     machine["versions"]["pillow"] = pillow
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "train")

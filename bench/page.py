@@ -14,7 +14,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from report import result_path  # noqa: E402
+from report import commit, result_path  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
 from tests.explain.chromium import PROGRAM, Chromium  # noqa: E402
@@ -27,7 +27,7 @@ def main():
     argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="example: python bench/page.py").parse_args()
     if PROGRAM is None:
         sys.exit("bench/page.py: expected chromium, chromium-browser or google-chrome on the path, found none")
-    machine = describe(("numpy",))
+    machine = describe(("numpy",)) | {"commit": commit()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "page.html"
         model = random_model("levit_256", backend="reference")

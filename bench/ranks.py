@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import result_path  # noqa: E402
+from report import commit, result_path  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -91,7 +91,7 @@ def main():
     if started_by_mpi() < 2:
         parser.error("expected several processes; start it as mpiexec -n 2 python bench/ranks.py")
     with mpi_ranks() as ranks:
-        before = describe(("numpy", "numba", "mpi4py", "mpich"))
+        before = describe(("numpy", "numba", "mpi4py", "mpich")) | {"commit": commit()}
         rounds = measure(ranks, arguments)
         if ranks.rank:
             return

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from memory import peak_mib  # noqa: E402
-from report import result_path  # noqa: E402
+from report import commit, result_path  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -72,9 +72,11 @@ def pytorch(model, x, labels, compiled):
     with tempfile.TemporaryDirectory() as folder:
         levit_np.export(model, f"{folder}/weights.safetensors", format="transformers")
         theirs.load_state_dict(load_file(f"{folder}/weights.safetensors"), strict=False)
-    # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of weights alone.
-    decayed = [p for p in theirs.parameters() if p.ndim > 1]
-    rest = [p for p in theirs.parameters() if p.ndim <= 1]
+    # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of linear maps' and convolutions'
+    # weights alone (a norm's has one axis).
+    decayed, rest = [], []
+    for name, p in theirs.named_parameters():
+        (decayed if p.ndim > 1 and name.endswith(".weight") else rest).append(p)
     optimizer = torch.optim.AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=RATE,
                                   weight_decay=DECAY)
     x, labels = torch.from_numpy(x), torch.from_numpy(labels)
@@ -165,7 +167,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.only:
         return only(arguments.models[0], arguments.only)
-    machine = describe(("numpy", "numba", "torch", "transformers"))
+    machine = describe(("numpy", "numba", "torch", "transformers")) | {"commit": commit()}
     path = result_path(ROOT / "bench/results", "training", machine["processor"])
     result = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.models:
