@@ -72,8 +72,8 @@ def pytorch(model, x, labels, compiled):
     with tempfile.TemporaryDirectory() as folder:
         levit_np.export(model, f"{folder}/weights.safetensors", format="transformers")
         theirs.load_state_dict(load_file(f"{folder}/weights.safetensors"), strict=False)
-    # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of linear maps' and convolutions'
-    # weights alone (a norm's has one axis).
+    # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of the weights of linear maps
+    # and convolutions alone (a norm's has one axis).
     decayed, rest = [], []
     for name, p in theirs.named_parameters():
         (decayed if p.ndim > 1 and name.endswith(".weight") else rest).append(p)

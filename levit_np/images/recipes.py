@@ -143,17 +143,6 @@ def normalise(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
     return x
 
 
-def preprocess_batch(sources: Sequence, recipe: Recipe) -> np.ndarray:
-    """Images -> float32 (B, C, H, W). Raises ImageError for the first that cannot be used, with its place."""
-    batch = np.empty((len(sources), CHANNELS[recipe.mode], *recipe.crop), np.float32)
-    for index, source in enumerate(sources):
-        try:
-            batch[index] = preprocess(source, recipe)
-        except ImageError as error:
-            raise ImageError(f"image {index}: {error}") from None
-    return batch
-
-
 def _resize_short_side(image, size: int):
     """The short side becomes `size`, the long one int(size * long / short), bicubic with antialiasing."""
     from PIL.Image import Resampling

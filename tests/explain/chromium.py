@@ -1,6 +1,5 @@
 """A real headless Chromium, driven over its debugging pipe: no driver."""
 
-import base64
 import json
 import os
 import shutil
@@ -153,11 +152,3 @@ class Chromium:
 
     def resize(self, width, height, mobile=False):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
-
-    def screenshot(self, path, whole=False):
-        options = {"captureBeyondViewport": True} if whole else {}
-        if whole:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            options["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
-        with open(path, "wb") as file:
-            file.write(base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"]))

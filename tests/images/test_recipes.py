@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from levit_np.errors import ImageError
-from levit_np.images.recipes import Recipe, preprocess, preprocess_batch, recipe
+from levit_np.images.recipes import Recipe, preprocess, recipe
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZES = [(333, 500), (500, 333), (224, 224), (225, 1000), (1000, 225), (256, 256), (256, 259), (257, 640),
@@ -120,19 +120,6 @@ def test_a_flipped_image_gives_the_flipped_input(size):
     x = preprocess(image, recipe("authors"))
     for method, axis in ((Image.Transpose.FLIP_LEFT_RIGHT, 2), (Image.Transpose.FLIP_TOP_BOTTOM, 1)):
         assert np.array_equal(preprocess(image.transpose(method), recipe("authors")), np.flip(x, axis))
-
-
-def test_a_batch_is_its_images_one_by_one(tmp_path):
-    path = tmp_path / "picture.png"
-    picture(90, 70).save(path)
-    sources = [path, picture(33, 44), np.asarray(picture(50, 51))]
-    batch = preprocess_batch(sources, recipe("timm", (64, 48)))
-    assert batch.shape == (3, 3, 64, 48) and batch.dtype == np.float32
-    for x, source in zip(batch, sources):
-        assert x.tobytes() == preprocess(source, recipe("timm", (64, 48))).tobytes()
-    assert preprocess_batch([], recipe("digits")).shape == (0, 1, 32, 32)
-    with pytest.raises(ImageError, match="^image 1: array: expected a uint8 array"):
-        preprocess_batch([path, np.zeros((4, 4)), path], recipe("authors"))
 
 
 @pytest.mark.parametrize("size", [(1, 10000), (10000, 1)])

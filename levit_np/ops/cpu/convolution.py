@@ -23,7 +23,7 @@ def convolution(x, w, stride, padding):
     if not fits(x, w) or not _usual(x, w, stride, padding):
         return reference.convolution(x, w, stride, padding)
     out = _out(x, w, stride, padding)
-    if filtering.suits(x, w, stride, padding, out):
+    if filtering.suits(w, stride, padding, out):
         return filtering.forward(x, w, out)
     shape = _Shape(x, w, stride, padding)
     outputs = shape.outputs
@@ -41,7 +41,7 @@ def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     out = _out(x, w, stride, padding)
     if dy.shape != (len(x), len(w), *out):
         return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
-    if filtering.suits(x, w, stride, padding, out):
+    if filtering.suits(w, stride, padding, out):
         return filtering.backward(dy, x, w, out, input_gradient)
     shape = _Shape(x, w, stride, padding)
     dy = contiguous(dy.transpose(0, 2, 3, 1))

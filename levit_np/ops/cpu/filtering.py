@@ -15,7 +15,7 @@ GRADIENT_ROWS = 196  # squares at a time in the gradient of the weight
 NUMBERS = np.array(SIZES, np.int64)
 
 
-def suits(x, w, stride, padding, out) -> bool:
+def suits(w, stride, padding, out) -> bool:
     """Whether a convolution to (H', W') pixels is made so: its outputs come in pairs, its channels fill vectors, and
     products have no faster form, on AMX's tiles."""
     outputs, channels, kernel, _ = w.shape
