@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+from report import commit  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -149,7 +150,7 @@ class Results:
             before = json.loads(self.path.read_text())
             if before["settings"] == settings:
                 self.content = before
-        self.content["machine"] = describe(("numpy", "numba", "scikit-learn"))
+        self.content["machine"] = describe(("numpy", "numba", "scikit-learn")) | {"commit": commit()}
 
     def missing(self, name, seed):
         return str(seed) not in self.content["top1"].get(name, {})

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from report import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 15
@@ -42,7 +43,7 @@ def main():
                 times[name].append(time.perf_counter() - start)
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     result = {
-        "date": datetime.date.today().isoformat(), "cpu": processor(), "cores": os.cpu_count(),
+        "date": datetime.date.today().isoformat(), "commit": commit(), "cpu": processor(), "cores": os.cpu_count(),
         "python": platform.python_version(), "numpy": np.__version__,
         "blas": f"{blas['name']} {blas['version']}, OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', 'unset')}",
         "seconds": {name: {"median": round(statistics.median(t), 3), "fastest": round(min(t), 3),

@@ -24,10 +24,10 @@ class Convolution(NamedTuple):
 class Stage(NamedTuple):
     """Blocks at one resolution; shrink_heads: of the shrinking attention that leads into the stage."""
 
-    channels: int
-    depth: int
-    heads: int
-    shrink_heads: int = 0
+    channels: int  # C
+    depth: int  # pairs of attention and MLP
+    heads: int  # N
+    shrink_heads: int = 0  # the family's: the C before it / D
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LeViTConfig:
     Raises ConfigError for fields that describe no network."""
 
     name: str
-    stem: tuple[Convolution, ...]
+    stem: tuple[Convolution, ...]  # the last gives the first stage's C
     stages: tuple[Stage, ...]
     key_size: int  # D: numbers of a query and of a key, in each head
     image_size: tuple[int, int] = (224, 224)

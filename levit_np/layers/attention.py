@@ -106,14 +106,14 @@ class ShrinkingAttention(Layer):
         self.projection = projection(ops, heads * self.sizes[1], outputs, config.normalization)
 
     def forward(self, x, training=False):
-        h, kv = self.kv.forward(x, training)  # 1  (B, N, heads·(D + V))
+        h, kv = self.kv.forward(x, training)  # 1  (B, Nk, heads·(D + V))
         k, v = self.ops.split_heads(h, self.heads, self.sizes)  # 2
-        kept = self.ops.subsample(x, *self.grid, self.stride)  # 3  (B, N', C)
+        kept = self.ops.subsample(x, *self.grid, self.stride)  # 3  (B, Nq, C)
         hq, q_projection = self.q.forward(kept, training)  # 4
-        (q,) = self.ops.split_heads(hq, self.heads, self.sizes[:1])  # 5  (B, heads, N', D)
+        (q,) = self.ops.split_heads(hq, self.heads, self.sizes[:1])  # 5  (B, heads, Nq, D)
         bias = self.bias.forward() if self.bias else None
         context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 6
-        merged = self.ops.merge_heads(context)  # 7  (B, N', heads·V)
+        merged = self.ops.merge_heads(context)  # 7  (B, Nq, heads·V)
         active, activation = self.activation.forward(merged, training)  # 8
         y, projected = self.projection.forward(active, training)  # 9
         saved = SavedShrinking(q_projection, kv, q, k, v, probabilities, activation, projected) if training else None
@@ -143,5 +143,5 @@ class ShrinkingAttention(Layer):
 
 
 def _products(heads, queries, keys, sizes):
-    """Multiply-adds of Q Kᵀ, the softmax and A V, as the authors count them."""
+    """Multiply-adds of q kᵀ, the softmax and its product with v, as the authors count them."""
     return heads * queries * keys * (sizes[0] + 1 + sizes[-1])

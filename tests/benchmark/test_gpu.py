@@ -143,7 +143,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     assert not measuring.Measuring(chosen, print).has(*wanted[0])  # its peers were compiled otherwise
 
 
-def test_a_peer_that_fails_is_said_and_the_others_go_on(bench, tmp_path):
+def test_a_peer_that_fails_is_said_and_the_others_go_on(bench):
     measuring = object.__new__(bench("gpu_measuring").Measuring)
     measuring.chosen = bench("gpu").arguments(["--peers", "eager", "compile"])
     measuring.end, measuring.say = None, print

@@ -112,7 +112,7 @@ def test_attacks_are_refused_and_leave_nothing(capsys):
         assert os.listdir() == ["attack.pth"]
 
 
-def test_plain_hdf5_and_half_precision_are_converted(model, capsys):
+def test_plain_hdf5_and_half_precision_are_converted(model):
     model.save("ours.h5")
     arrays, documents = hdf5.read("ours.h5")
     with h5py.File("plain.h5", "w") as file:

@@ -103,7 +103,7 @@ def test_a_question_is_parsed(text, expected):
     "", "y[", "y]", "y[0", "y[0]]", "y[0][1]", "y[a]", "y[0:1:2:3]", "y[1e3]", "y()", "__import__('os')", "y[0;1]",
     "y[,]", "y[()]", "y[None]", "y.T.dtype()", "y y", "../y", "y[99999999999]", "y[[0]]", "y[0]+1", "y[x:=1]",
     "y[--1]"])
-def test_what_is_no_question_is_refused(text, walk):
+def test_what_is_no_question_is_refused(text):
     with pytest.raises(LevitError, match="expected"):
         parse(text)
 

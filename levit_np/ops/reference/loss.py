@@ -1,4 +1,8 @@
-"""Losses on logits (B, classes), each with its gradient; all are means over the batch."""
+"""Losses on logits (B, classes), each with its gradient; all are means over the batch.
+
+Smoothed targets: Szegedy et al., arXiv 1512.00567; distillation: Hinton et al., arXiv 1503.02531, and hard, DeiT, arXiv
+2012.12877.
+"""
 
 import numpy as np
 

@@ -32,7 +32,9 @@ def batch_statistics(x, axis=-1) -> Statistics:
 
 
 def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
-    """y = gamma (x - mean) / √(variance + eps) + beta: BN in evaluation, and the last step of BN in training."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: BN in evaluation, and the last step of BN in training.
+
+    x any shape with C at `axis`; gamma, beta, mean, variance (C,)."""
     _, shape = _reduced(x, axis)
     scale = gamma / np.sqrt(variance + eps)
     return (x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape)
@@ -41,7 +43,7 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
 def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
     """dx = dy gamma/σ, dgamma = Σ dy x̂, dbeta = Σ dy: mean and variance are constants here.
 
-    σ = √(variance + eps), x̂ = (x - mean)/σ.  -> dx, dgamma, dbeta."""
+    σ = √(variance + eps), x̂ = (x - mean)/σ; dy as x, gamma, mean, variance (C,).  -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
     deviation = 1 / np.sqrt(variance + eps)
     normalized = (x - mean.reshape(shape)) * deviation.reshape(shape)
@@ -51,7 +53,7 @@ def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
 def batch_norm(x, gamma, beta, eps, axis=-1):
     """y = gamma (x - mean(x)) / √(variance(x) + eps) + beta: BN in training, with the batch's own statistics.
 
-    -> y, Statistics."""
+    x any shape with C at `axis`; gamma, beta (C,).  -> y, Statistics."""
     statistics = batch_statistics(x, axis)
     return normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis), statistics
 
@@ -59,7 +61,8 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
     """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), dgamma = Σ dy x̂, dbeta = Σ dy.
 
-    x̂ is the normalized input; the two means are what flows through the batch's mean and variance.
+    x̂ is the normalized input; the two means are what flows through the batch's mean and variance.  dy and x any shape
+    with C at `axis`, gamma (C,).
     -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
     deviation = 1 / np.sqrt(statistics.variance + eps)

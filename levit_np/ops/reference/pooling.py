@@ -66,5 +66,7 @@ def tokens_to_image(x, height, width):
 
 
 def drop_path_mask(generator, batch, rate, dtype):
-    """mask = 0 with probability rate, else 1 / (1 - rate): the expected branch is unchanged.  -> mask (B, 1, 1)."""
+    """mask = 0 with probability rate, else 1 / (1 - rate): the expected branch is unchanged.  -> mask (B, 1, 1).
+
+    Stochastic depth (Huang et al., arXiv 1603.09382)."""
     return (generator.random((batch, 1, 1)) >= rate).astype(dtype) / dtype.type(1 - rate)

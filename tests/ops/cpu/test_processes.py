@@ -44,7 +44,7 @@ def test_a_model_goes_on_after_a_fork():
 
 @FORK
 @pytest.mark.parametrize("module, name", [(threads, "_submission"), (library, "_lock"), (classifier, "_making")])
-def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name, monkeypatch):
+def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name):
     model = random_model(backend="cpu")
     x = random_images(model, 2)
     expected, held, done = model(x), threading.Event(), threading.Event()
