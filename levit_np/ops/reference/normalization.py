@@ -1,7 +1,5 @@
 """Batch normalization (Ioffe and Szegedy, arXiv 1502.03167) over all axes but the channels', and layer normalization
-(Ba et al., arXiv 1607.06450) over the channels.
-
-x has any shape with C channels at `axis`; gamma, beta, mean and variance are (C,)."""
+(Ba et al., arXiv 1607.06450) over the channels."""
 
 from typing import NamedTuple
 
