@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from .commands import evaluate, explain, pack, step, teach, train
-from .commands.common import progress, require_free, waiting, whole
+from .commands.common import opened, progress, require_free, waiting, whole
 from .errors import ImageError, LevitError, shown
 
 
@@ -94,15 +94,12 @@ def _bench(arguments) -> int:
 
     from .benchmark.machine import describe
     from .benchmark.short import ROUNDS, open_candidates, speeds
-    from .config import ABLATIONS, FAMILY
 
-    fresh = arguments.model in FAMILY | ABLATIONS
-    source, opened = (arguments.model, levit_np.create) if fresh else (arguments.model, levit_np.load)
     levit_np.set_threads(arguments.threads)
-    models, missing = open_candidates(lambda backend, dtype: opened(source, backend=backend, dtype=dtype))
+    models, missing = open_candidates(lambda backend, dtype: opened(arguments.model, backend=backend, dtype=dtype))
     machine = describe()
     print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "
-          f"{machine['load_average']}; {shown(str(source))}")
+          f"{machine['load_average']}; {shown(arguments.model)}")
     with progress(len(models) * len(arguments.batch) * ROUNDS, "rounds", silent=True) as advance:
         rows = speeds(models, arguments.batch, arguments.threads, advance)
     print(f"{'backend':<10} {'precision':<10} {'batch':>5} {'images/s':>10} {'ms/image':>10}  of the limit")
@@ -251,7 +248,7 @@ def _add_convert(verbs):
 def _convert(arguments) -> int:
     from .checkpoints.loading import convert
 
-    require_free(arguments)
+    require_free(arguments.target, arguments.force)
     with waiting(f"converting {arguments.source}"):
         config = convert(arguments.source, arguments.target)
     size = " × ".join(map(str, config.image_size))
@@ -275,7 +272,7 @@ def _export(arguments) -> int:
     from .checkpoints.loading import export
     from .classifier import load
 
-    require_free(arguments)
+    require_free(arguments.target, arguments.force)
     model = load(arguments.source)
     with waiting(f"writing {arguments.target}"):
         export(model, arguments.target, arguments.format)

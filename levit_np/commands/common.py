@@ -48,9 +48,9 @@ def waiting(what: str):
         yield
 
 
-def require_free(arguments):
-    if os.path.lexists(arguments.target) and not arguments.force:
-        raise LevitError(f"{shown(arguments.target)}: expected no such file yet, found one; --force replaces it")
+def require_free(path: str, force: bool):
+    if os.path.lexists(path) and not force:
+        raise LevitError(f"{shown(path)}: expected no such file yet, found one; --force replaces it")
 
 
 def opened(source: str, **options):

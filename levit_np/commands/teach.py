@@ -29,7 +29,7 @@ def _run(arguments) -> int:
     from ..training.classes import places
     from ..training.teacher import write_logits
 
-    require_free(arguments)
+    require_free(arguments.target, arguments.force)
     levit_np.set_threads(arguments.threads)
     model, logits, kept = load(arguments.weights, backend=arguments.backend), [], []
     with Images(arguments, model) as images:

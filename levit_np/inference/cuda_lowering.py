@@ -14,7 +14,9 @@ from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.convolution import over_blocks
 from ..ops.cuda.device import Kernel, View, call, chunk_of
 from ..ops.cuda.geometry import attention_for, cover, cut_for, head_size, tile_for, whole
+from ..ops.reference import convolution_size
 from . import plan
+from .packing import to_bfloat16
 
 THREADS = 128
 
@@ -87,14 +89,13 @@ def rounded(array, element):
         return array
     if element == "float16":
         return array.astype(np.float16).view(np.uint16)
-    bits = array.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return to_bfloat16(array)
 
 
 class Convolution:
     def __init__(self, step, lowering):
         weight, self.stride, self.padding = step.weight.transpose(0, 2, 3, 1), step.stride, step.padding
-        self.out = tuple((n + 2 * self.padding - weight.shape[1]) // self.stride + 1 for n in lowering.size)
+        self.out = tuple(convolution_size(n, weight.shape[1], self.stride, self.padding) for n in lowering.size)
         self.size = lowering.size
         if lowering.maps == 0 and lowering.side == 2:
             weight, self.stride, self.size = over_blocks(weight), 1, lowering.blocks

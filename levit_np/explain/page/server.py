@@ -14,9 +14,9 @@ from typing import Callable, NamedTuple
 from urllib.parse import parse_qs
 
 from ...errors import LevitError
+from ...images.decoding import MAX_BYTES
 
 PAGES = 8  # of the latest, that can still be gone back to
-MAX_BYTES = 50_000_000  # of an image, as images.decoding has it
 
 
 class Answer(NamedTuple):
