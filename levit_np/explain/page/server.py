@@ -61,7 +61,10 @@ class Server:
 
     def _computed(self, environ) -> Answer:
         """The address of the page of an image that was sent."""
-        query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
+        try:
+            query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
+        except ValueError:
+            return _refusal("400 Bad Request", "expected name, weights and target, found more than 8 fields")
         name, weights, target = (query.get(key, [""])[0] for key in ("name", "weights", "target"))
         if not re.fullmatch(r"\d{1,4}", weights or "0") or int(weights or 0) >= self._weights:
             return _refusal("400 Bad Request",
