@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from .commands import evaluate, explain, pack, step, teach, train
-from .commands.common import progress, require_free, waiting, whole
+from .commands.common import BACKENDS, opened, progress, require_free, use_threads, waiting, whole
 from .errors import ImageError, LevitError, shown
 
 
@@ -83,26 +83,21 @@ def _add_bench(verbs):
     bench.add_argument("--batch", type=whole, nargs="+", default=[1, 16], metavar="N",
                        help="images at a time (default: 1 16)")
     bench.add_argument("--threads", type=whole, default=1, metavar="N", help="(default: %(default)s)")
-    bench.set_defaults(run=_bench)
+    bench.set_defaults(run=_bench, wrong_use=bench.error)
 
 
 def _bench(arguments) -> int:
     # NumPy's BLAS reads these once, when NumPy is first imported.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(arguments.threads)
-    import levit_np
-
     from .benchmark.machine import describe
     from .benchmark.short import ROUNDS, open_candidates, speeds
-    from .config import ABLATIONS, FAMILY
 
-    fresh = arguments.model in FAMILY | ABLATIONS
-    source, opened = (arguments.model, levit_np.create) if fresh else (arguments.model, levit_np.load)
-    levit_np.set_threads(arguments.threads)
-    models, missing = open_candidates(lambda backend, dtype: opened(source, backend=backend, dtype=dtype))
+    use_threads(arguments)
+    models, missing = open_candidates(lambda backend, dtype: opened(arguments.model, backend=backend, dtype=dtype))
     machine = describe()
     print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "
-          f"{machine['load_average']}; {shown(str(source))}")
+          f"{machine['load_average']}; {shown(arguments.model)}")
     with progress(len(models) * len(arguments.batch) * ROUNDS, "rounds", silent=True) as advance:
         rows = speeds(models, arguments.batch, arguments.threads, advance)
     print(f"{'backend':<10} {'precision':<10} {'batch':>5} {'images/s':>10} {'ms/image':>10}  of the limit")
@@ -132,8 +127,9 @@ def _add_verify(verbs):
     verify.add_argument("--tolerance", type=_tolerance,
                         help="largest difference, relative to an array's largest value (default: 0 for weight files, "
                         "1e-4 for a pass: several times float32's rounding)")
-    verify.add_argument("--backend", default="reference", help="what computes the pass (default: %(default)s); of a "
-                        "backend that evaluates by a program of its own, the logits are compared too")
+    verify.add_argument("--backend", choices=BACKENDS, default="reference",
+                        help="what computes the pass (default: %(default)s); of a backend that "
+                        "evaluates by a program of its own, the logits are compared too")
     verify.set_defaults(run=_verify, wrong_use=verify.error)
 
 
@@ -251,7 +247,7 @@ def _add_convert(verbs):
 def _convert(arguments) -> int:
     from .checkpoints.loading import convert
 
-    require_free(arguments)
+    require_free(arguments.target, arguments.force)
     with waiting(f"converting {arguments.source}"):
         config = convert(arguments.source, arguments.target)
     size = " × ".join(map(str, config.image_size))
@@ -275,7 +271,7 @@ def _export(arguments) -> int:
     from .checkpoints.loading import export
     from .classifier import load
 
-    require_free(arguments)
+    require_free(arguments.target, arguments.force)
     model = load(arguments.source)
     with waiting(f"writing {arguments.target}"):
         export(model, arguments.target, arguments.format)
@@ -304,7 +300,8 @@ def main(argv=None) -> int:
             setattr(sys, name, open(os.devnull, "w"))
     arguments = _parser().parse_args(argv)
     warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
-    sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure
+    if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
+        sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()

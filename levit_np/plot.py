@@ -23,12 +23,13 @@ def attention(model, image, layer: str | None = None, query: tuple[int, int] | N
     goes to each pixel (a row of softmax(QKᵀ/√D + B), which sums to 1).
 
     layer: an attention's name, stages.1.downsample.attention say (default: the first); query: (row, column) among the
-    layer's queries (default: the middle); head: one alone. Raises LevitError for what is not there."""
+    layer's queries (default: the middle); head: one alone. Raises LevitError for what is not there, and for attention that is
+    not finite."""
     x, name, module = _prepared(model, image), *_attention_layer(model, layer)
     queries, keys = _grids(module)
     row, column = _place(query, queries, name)
     heads = range(module.heads) if head is None else [_within("head", head, module.heads)]
-    maps = model.attention_maps(x[None])[name][0]  # (heads, Nq, Nk)
+    maps = _maps(model, x, name)
     # A class token stands before the pixels.
     token_q, token_k = maps.shape[1] - queries[0] * queries[1], maps.shape[2] - keys[0] * keys[1]
     shares = maps[:, token_q + row * queries[1] + column, token_k:].reshape(-1, *keys)
@@ -49,10 +50,11 @@ def attention_heads(model, image, layer: str | None = None):
     """What each head looks at over the whole image: the mean over all queries of the attention that a pixel receives,
     beside the image; 1/Nk everywhere would be no preference.
 
-    layer: an attention's name (default: the first). Raises LevitError for what is not there."""
+    layer: an attention's name (default: the first). Raises LevitError for what is not there, and for attention that is
+    not finite."""
     x, name, module = _prepared(model, image), *_attention_layer(model, layer)
     _, keys = _grids(module)
-    maps = model.attention_maps(x[None])[name][0]
+    maps = _maps(model, x, name)
     received = maps.mean(1)[:, maps.shape[2] - keys[0] * keys[1] :].reshape(-1, *keys)
     title = f"{name}: how much attention each pixel receives, mean over all queries"
     figure, panels = _panels(len(received) + 1, title)
@@ -172,6 +174,15 @@ def _attention_layer(model, name: str | None):
     if name not in there:
         raise LevitError(f"layer: expected one of {', '.join(there)}, found {name!a:.100}")
     return name, dict(model.walk())[name]
+
+
+def _maps(model, x, name: str) -> np.ndarray:
+    """The attention of one layer, (heads, Nq, Nk).  Raises LevitError where it is no number."""
+    maps = model.attention_maps(x[None])[name][0]
+    if not np.isfinite(maps).all():
+        raise LevitError(f"{name}: expected attention in finite numbers, found NaN: the image or the weights have some, "
+                         "or numbers that overflow")
+    return maps
 
 
 def _grids(module) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -23,13 +23,13 @@ TINY = {
 }
 
 
-def random_model(config, seed=0, dtype=np.float64):
+def random_network(config, seed=0, dtype=np.float64):
     model = build(config)
     model.set_state(random_state(model.specs_by_name(), seed, dtype))
     return model
 
 
-def random_images(config, batch, seed=1, dtype=np.float64):
+def images_of(config, batch, seed=1, dtype=np.float64):
     shape = (batch, config.in_channels, *config.image_size)
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
@@ -44,7 +44,7 @@ def drawn_masks(config, batch, seed):
 def against_torch(config, training=True, batch=3, seed=0):
     """{what: largest difference from torch relative to the largest value}: the logits; where training is not False also
     the gradients to the images and to each parameter, and the running statistics."""
-    model, x = random_model(config, seed), random_images(config, batch, seed + 1)
+    model, x = random_network(config, seed), images_of(config, batch, seed + 1)
     p, tx = torch_levit.tensors(model.state()), torch.from_numpy(x.copy()).requires_grad_()
     masks = drawn_masks(config, batch, 7) if config.drop_path and training is True else ()
     model.random = np.random.default_rng(7)

@@ -1,5 +1,7 @@
 """The command as a user meets it: a process of its own, its exit status, what it prints and where."""
 
+import contextlib
+import io
 import os
 import pty
 import subprocess
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.cli import main
 from levit_np.ops.cpu.library import library
 
 from .random_model import random_model
@@ -124,6 +127,12 @@ def test_the_small_model_answers_with_little_imported():
     assert out.splitlines()[-1] == "[]"
 
 
+def test_it_prints_into_a_callers_buffer():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["summary", "levit_128s"]) == 0
+    assert "stem" in out.getvalue()
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_a_stream_that_was_closed_hinders_nothing(closed):
     command = f"{sys.executable} -m levit_np.cli classify --top 1 {SAMPLES[3]} {closed}"
@@ -196,6 +205,8 @@ def test_verify_against_a_recorded_pass(files):
     assert (status, err) == (0, "") and out.splitlines()[-1] == "all 289 agree: no relative difference above 0.0001"
     assert out.splitlines()[1].split()[0] == "stem.convolutions.0.bn" and "\n  the network  " in out
     assert run("verify", "a.h5", "a.trace.h5", "--backend", "cpu", cwd=files)[0] == 0
+    status, _, err = run("verify", "a.h5", "a.trace.h5", "--backend", "zz", cwd=files)
+    assert status == 2 and "argument --backend: invalid choice: 'zz'" in err
     status, out, err = run("verify", "planted.h5", "a.trace.h5", cwd=files)
     assert (status, err) == (1, "")
     assert out.splitlines()[-1].startswith("first parting: stages.1.downsample.attention.kv: output: expected")

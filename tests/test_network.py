@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from levit_np.config import Convolution, Stage
 from levit_np.errors import LevitError
 
-from .networks import TINY, random_images, random_model
+from .networks import TINY, images_of, random_network
 
 some = settings(max_examples=15, derandomize=True, deadline=None)
 seeds = st.integers(0, 2**32)
@@ -24,7 +24,7 @@ every_network = pytest.mark.parametrize("name", TINY)
 def test_gradient_in_a_random_direction(name, training, seed):
     """All parameters and the images moved at once, upstream random: the loss's derivative within 1e-5."""
     config, generator = replace(TINY[name], drop_path=0.0), np.random.default_rng(seed)
-    model, x = random_model(config, seed), random_images(config, 6, seed)
+    model, x = random_network(config, seed), images_of(config, 6, seed)
     state, dx = model.state(), generator.standard_normal(x.shape)
     direction = {name: generator.standard_normal(array.shape) for name, array in model.gradients().items()}
     upstream = [generator.standard_normal((6, 5)) for _ in range(1 + config.distillation)]
@@ -45,7 +45,7 @@ def test_gradient_in_a_random_direction(name, training, seed):
 @some
 @given(seed=seeds, batch=st.integers(1, 5), training=st.sampled_from([False, "frozen"]))
 def test_a_batch_is_its_images_one_by_one(name, seed, batch, training):
-    model, x = random_model(TINY[name]), random_images(TINY[name], batch, seed)
+    model, x = random_network(TINY[name]), images_of(TINY[name], batch, seed)
     whole = np.asarray(model.forward(x, training)[0])
     single = np.concatenate([np.asarray(model.forward(x[i : i + 1], training)[0]) for i in range(batch)], -2)
     np.testing.assert_allclose(whole, single, rtol=1e-12, atol=1e-13)
@@ -55,7 +55,7 @@ def test_a_batch_is_its_images_one_by_one(name, seed, batch, training):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_nan_image_spoils_its_own_row_alone(name, dtype, bad):
-    model, x = random_model(TINY[name], dtype=dtype), random_images(TINY[name], 5, dtype=dtype)
+    model, x = random_network(TINY[name], dtype=dtype), images_of(TINY[name], 5, dtype=dtype)
     clean = model(x)
     x[3, 1, 4, 5] = bad
     with np.errstate(invalid="ignore"):
@@ -67,7 +67,7 @@ def test_a_nan_image_spoils_its_own_row_alone(name, dtype, bad):
 
 @every_network
 def test_an_empty_batch_is_evaluated(name):
-    model, x = random_model(TINY[name]), random_images(TINY[name], 0)
+    model, x = random_network(TINY[name]), images_of(TINY[name], 0)
     assert model(x).shape == (0, 5) and model.features(x)["pooled"].shape[0] == 0
     _, saved = model.forward(x, training="frozen")
     upstream = np.zeros((0, 5))
@@ -77,7 +77,7 @@ def test_an_empty_batch_is_evaluated(name):
 @pytest.mark.parametrize("batch, refused", [(0, True), (1, True), (2, False)])
 def test_a_batch_of_one_is_refused_by_bn_alone(batch, refused):
     """Before anything has changed: the head's BN would have one value a channel."""
-    model, x = random_model(TINY["base"]), random_images(TINY["base"], batch)
+    model, x = random_network(TINY["base"]), images_of(TINY["base"], batch)
     before = model.state()
     if refused:
         with pytest.raises(LevitError, match="at least two .*larger batch"):
@@ -85,7 +85,7 @@ def test_a_batch_of_one_is_refused_by_bn_alone(batch, refused):
     else:
         model.forward(x, training=True)
     assert refused == all(array is before[name] for name, array in model.state().items())
-    random_model(TINY["vit"]).forward(random_images(TINY["vit"], 1), training=True)
+    random_network(TINY["vit"]).forward(images_of(TINY["vit"], 1), training=True)
 
 
 @every_network
@@ -94,7 +94,7 @@ def test_nothing_that_is_handed_in_is_written_to(name, training):
     """Read-only images, weights and upstream gradients; strided ones give the same to rounding."""
     results = []
     for strided in (False, True):
-        model, x = random_model(TINY[name]), random_images(TINY[name], 3)
+        model, x = random_network(TINY[name]), images_of(TINY[name], 3)
         model.random = np.random.default_rng(5)
         if strided:
             x = np.repeat(x, 2, 3)[..., ::2]
@@ -114,7 +114,7 @@ def test_nothing_that_is_handed_in_is_written_to(name, training):
 @every_network
 @pytest.mark.parametrize("training", [False, True, "frozen"])
 def test_float32_stays_float32(name, training):
-    model, x = random_model(TINY[name], dtype=np.float32), random_images(TINY[name], 3, dtype=np.float32)
+    model, x = random_network(TINY[name], dtype=np.float32), images_of(TINY[name], 3, dtype=np.float32)
     outputs, saved = model.forward(x, training)
     if training:
         dtypes = {array.dtype for array in _arrays((outputs, saved))}
@@ -142,7 +142,7 @@ def test_a_mirrored_image_gives_mirrored_attention(seed):
     17 pixels wide: 9, 5, and 3 after the shrinking block."""
     config = replace(TINY["base"], image_size=(12, 17), stages=(Stage(6, 1, 2), Stage(10, 2, 3, 2)),
                      stem=(Convolution(4), Convolution(6)))
-    model, x = random_model(config, seed % 97), random_images(config, 2, seed)
+    model, x = random_network(config, seed % 97), images_of(config, 2, seed)
     state = model.state()
     model.set_state({name: (array + array[..., ::-1]) / 2 if array.ndim == 4 else array
                      for name, array in state.items()})
@@ -163,7 +163,7 @@ def test_a_mirrored_image_gives_mirrored_attention(seed):
 def test_folded_bn_is_bn(name):
     """Evaluation does not change when every BN moves into the linear map beside it, and becomes the identity."""
     config = TINY[name]
-    model, x = random_model(config), random_images(config, 2)
+    model, x = random_network(config), images_of(config, 2)
     expected, state = model(x), model.state()
     for gamma in [key for key in state if key.endswith("bn.gamma") and key.replace("gamma", "mean") in state]:
         layer = gamma.removesuffix("bn.gamma")
@@ -188,7 +188,7 @@ def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(nam
     """In a random direction of what is trained; frozen statistics stay to the bit,
     and no branch of theirs is dropped."""
     config = TINY[name]
-    model, x = random_model(config, 3), random_images(config, 6, 3)
+    model, x = random_network(config, 3), images_of(config, 6, 3)
     model.freeze(parts)
     prefixes = tuple(f"{'stem' if part == 'stem' else f'stages.{int(part[5:]) - 1}'}." for part in parts)
     if "stem" in parts:
@@ -219,7 +219,7 @@ def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(nam
 @pytest.mark.parametrize("name", ["base", "vit"])
 def test_training_needs_no_gradient_of_its_images(name):
     """Left out, it changes no other."""
-    model, x = random_model(TINY[name], 4), random_images(TINY[name], 3, 4)
+    model, x = random_network(TINY[name], 4), images_of(TINY[name], 3, 4)
     found = []
     for wanted in (True, False):
         outputs, saved = model.forward(x, training=True)
@@ -231,7 +231,7 @@ def test_training_needs_no_gradient_of_its_images(name):
 
 
 def test_what_is_frozen_can_be_thawed_and_must_exist():
-    model = random_model(TINY["base"])
+    model = random_network(TINY["base"])
     model.freeze(["stem"])
     assert not any(n.startswith("stem") for n in model.trained()) and model.to("reference").frozen == {"stem"}
     model.freeze()

@@ -13,7 +13,7 @@ from levit_np.config import ABLATIONS, Stage, config_of
 from levit_np.errors import ConfigError
 
 from . import torch_levit
-from .networks import TINY, against_torch, is_right, random_images, random_model
+from .networks import TINY, against_torch, images_of, is_right, random_network
 from .parity import images, pair, worst, worst_gradient
 
 ODD = dict(image_size=(112, 80), in_channels=4, num_classes=17)  # 7×5, 4×3 and 2×2 tokens
@@ -60,7 +60,7 @@ def test_deit_tiny_is_a_transformer():
     """The class token, the position embedding and LayerNorm, around torch's own transformer blocks."""
     config = config_of("deit_tiny", image_size=64, num_classes=17)
     config = replace(config, stages=(config.stages[0]._replace(depth=2),))
-    ours, x = random_model(config), random_images(config, 2)
+    ours, x = random_network(config), images_of(config, 2)
     p, tx = torch_levit.tensors(ours.state()), torch.from_numpy(x.copy()).requires_grad_()
     h = F.conv2d(tx, p["stem.convolutions.0.weight"], p["stem.convolutions.0.bn.beta"], 16).flatten(2).mT
     h = torch.cat([p["token.token"].expand(2, 1, 192), h], 1) + p["position.embedding"]
@@ -97,7 +97,7 @@ def test_a_class_token_needs_an_embedding_and_one_stage(changes):
 def test_features_of_a_network_with_a_class_token():
     """The map is of the pixels alone; the pooled vector is the token."""
     config = TINY["vit"]
-    model, x = random_model(config), random_images(config, 2)
+    model, x = random_network(config), images_of(config, 2)
     found = model.features(x)
     assert found["stage1"].shape == (2, 6, 5, 3) and found["pooled"].shape == (2, 6)
     np.testing.assert_allclose(model.head.forward(found["pooled"])[0] + model.head_dist.forward(found["pooled"])[0],

@@ -113,6 +113,14 @@ def test_what_is_not_there_is_refused(digits):
         plot.attention(digits, np.zeros((1, 3, 3), np.float32))
 
 
+def test_attention_that_is_no_number_is_said_so(digits):
+    x = digits.prepare(IMAGE)
+    x[0, 3, 4] = np.nan
+    for picture in (plot.attention, plot.attention_heads):
+        with pytest.raises(levit_np.LevitError, match="stages.0.blocks.0.attention: expected attention in finite"):
+            picture(digits, x)
+
+
 def test_a_notebook_gets_a_png_and_pyplot_is_left_alone(digits):
     code = ("import sys, levit_np; m = levit_np.create('levit_digits', backend='reference');"
             "png = levit_np.plot.bias_maps(m)._repr_png_(); assert png[:4] == b'\\x89PNG';"

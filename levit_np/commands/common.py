@@ -5,7 +5,10 @@ import os
 import sys
 from contextlib import contextmanager
 
-from ..errors import LevitError, shown
+from ..errors import BackendError, LevitError, shown
+from ..ops import PRECISIONS
+
+BACKENDS = (*PRECISIONS, "auto")
 
 
 def whole(text: str) -> int:
@@ -13,6 +16,21 @@ def whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
+
+
+def from_zero(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    return int(text) if text == "0" else whole(text)
+
+
+def use_threads(arguments):
+    """As many as --threads says; more than there can be is wrong use."""
+    import levit_np
+
+    try:
+        levit_np.set_threads(arguments.threads)
+    except BackendError as error:
+        arguments.wrong_use(f"argument --{error}")
 
 
 @contextmanager
@@ -48,9 +66,9 @@ def waiting(what: str):
         yield
 
 
-def require_free(arguments):
-    if os.path.lexists(arguments.target) and not arguments.force:
-        raise LevitError(f"{shown(arguments.target)}: expected no such file yet, found one; --force replaces it")
+def require_free(path: str, force: bool):
+    if os.path.lexists(path) and not force:
+        raise LevitError(f"{shown(path)}: expected no such file yet, found one; --force replaces it")
 
 
 def opened(source: str, **options):

@@ -4,6 +4,7 @@ import json
 import sys
 
 from ..errors import shown
+from .common import use_threads
 from .images import Images, add_options
 
 
@@ -25,15 +26,13 @@ def add(verbs):
 
 
 def _run(arguments) -> int:
-    import levit_np
-
     from ..checkpoints.loading import labels_of
     from ..classifier import load
     from ..training.classes import order_note, places
     from ..training.confusion import draw_confusion, require_drawable
     from ..training.evaluation import evaluate
 
-    levit_np.set_threads(arguments.threads)
+    use_threads(arguments)
     model = load(arguments.weights, backend=arguments.backend, dtype=arguments.dtype)
     classes = model.config.num_classes
     if arguments.confusion:

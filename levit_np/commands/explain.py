@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import LevitError, shown
-from .common import opened, progress, waiting
+from .common import opened, progress, require_free, waiting
 
 DIGITS = "levit_digits.h5"
 
@@ -57,8 +57,8 @@ def _explain(arguments) -> int:
         return _serve(arguments)
     if not (arguments.image and written) or len(arguments.weights or ()) > 1:
         arguments.wrong_use("expected an image and -o PAGE, --png DIR, or both, with one --weights; or --serve")
-    if arguments.output and os.path.lexists(arguments.output) and not arguments.force:
-        raise LevitError(f"{shown(arguments.output)}: expected no such file yet, found one; --force replaces it")
+    if arguments.output:
+        require_free(arguments.output, arguments.force)
     if arguments.png and os.path.isdir(arguments.png) and os.listdir(arguments.png) and not arguments.force:
         raise LevitError(f"{shown(arguments.png)}: expected a new or an empty folder, found files in it; "
                          "--force replaces")

@@ -2,7 +2,7 @@
 
 import sys
 
-from .common import progress, whole
+from .common import BACKENDS, from_zero, progress, whole
 
 
 def add_options(verb):
@@ -10,11 +10,12 @@ def add_options(verb):
     verb.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or a file that "
                       "levit-np pack wrote")
     verb.add_argument("--batch", type=whole, default=32, metavar="N", help="images at a time (default: %(default)s)")
-    verb.add_argument("--workers", type=whole, default=2, metavar="N",
-                      help="processes that decode images (default: %(default)s)")
+    verb.add_argument("--workers", type=from_zero, default=2, metavar="N",
+                      help="processes that decode images, 0 for none (default: %(default)s)")
     verb.add_argument("--threads", type=whole, default=1, metavar="N",
                       help="threads that compute (default: %(default)s)")
-    verb.add_argument("--backend", default="cpu", help="(default: %(default)s)")
+    verb.add_argument("--backend", choices=BACKENDS, default="cpu", help="(default: %(default)s)")
+    verb.set_defaults(wrong_use=verb.error)
 
 
 class Images:

@@ -26,7 +26,7 @@ def run(arguments) -> int:
     from ..training.data.folder import Folder
     from ..training.data.pack import pack
 
-    require_free(arguments)
+    require_free(arguments.target, arguments.force)
     with waiting(f"looking through {arguments.source}"):
         folder = Folder(arguments.source)
     with progress(len(folder), "images", silent=True) as advance:

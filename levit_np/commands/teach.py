@@ -1,7 +1,7 @@
 """levit-np teach: a teacher's logits for every image of a set, written down once for all trainings."""
 
 from ..errors import LevitError, shown
-from .common import require_free
+from .common import require_free, use_threads
 from .images import Images, add_options
 
 
@@ -23,14 +23,12 @@ def add(verbs):
 def _run(arguments) -> int:
     import numpy as np
 
-    import levit_np
-
     from ..classifier import load
     from ..training.classes import order_note, places
     from ..training.teacher import write_logits
 
-    require_free(arguments)
-    levit_np.set_threads(arguments.threads)
+    require_free(arguments.target, arguments.force)
+    use_threads(arguments)
     model, logits, kept = load(arguments.weights, backend=arguments.backend), [], []
     with Images(arguments, model) as images:
         at, named = places(images.classes, model.labels, model.config.num_classes, shown(arguments.weights))

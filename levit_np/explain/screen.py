@@ -7,6 +7,7 @@ import numpy as np
 from rich.text import Text
 
 from ..errors import shown
+from ..ops.reference import softmax
 from . import operations, reasons
 from .ask import arrays_at
 from .inside import function_named
@@ -150,9 +151,7 @@ def _notes(walk: Walk, stop: Stop, labels) -> list[str]:
     """The answer at the network, the loss at the loss."""
     trace = walk.trace
     if stop.name == "" and stop.direction == "forward":
-        logits = trace.logits[0].astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
+        shares = softmax(trace.logits[0].astype(np.float64))
         best = np.argsort(-shares, kind="stable")[:3]
         return ["It answers: " + ", ".join(f"{_label(labels, i)} {shares[i]:.2%}" for i in best)]
     if stop.name == "loss" and stop.record is None:

@@ -14,6 +14,7 @@ from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.convolution import over_blocks
 from ..ops.cuda.device import Kernel, View, call, chunk_of
 from ..ops.cuda.geometry import attention_for, cover, cut_for, head_size, tile_for, whole
+from ..ops.reference import convolution_size
 from . import plan
 from .packing import to_bfloat16
 
@@ -94,7 +95,7 @@ def rounded(array, element):
 class Convolution:
     def __init__(self, step, lowering):
         weight, self.stride, self.padding = step.weight.transpose(0, 2, 3, 1), step.stride, step.padding
-        self.out = tuple((n + 2 * self.padding - weight.shape[1]) // self.stride + 1 for n in lowering.size)
+        self.out = tuple(convolution_size(n, weight.shape[1], self.stride, self.padding) for n in lowering.size)
         self.size = lowering.size
         if lowering.maps == 0 and lowering.side == 2:
             weight, self.stride, self.size = over_blocks(weight), 1, lowering.blocks

@@ -7,6 +7,7 @@ from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.minimal_filtering import FEW_SQUARES, WINDOW_BYTES
 from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, TILE
+from ..ops.reference import convolution_size
 from . import plan
 from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
 from .program import PANEL_BYTES, SUMS, Product, Tensor
@@ -72,7 +73,7 @@ class Convolution:
         outputs, channels, self.kernel, _ = step.weight.shape
         self.name, self.stride, self.padding = step.name, step.stride, step.padding
         self.size, scale = lowering.size, lowering.scale.get("map", 1)
-        self.out = tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
+        self.out = tuple(convolution_size(n, self.kernel, self.stride, self.padding) for n in self.size)
         self.finish = lowering.finish("map", step.activation)
         self.planes, self.channels, self.next = 1, channels, None
         self.number = len(lowering.convolutions)

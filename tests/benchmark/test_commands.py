@@ -37,6 +37,8 @@ def test_bench_times_the_weights_that_ship():
 
 def test_bench_refuses_what_it_cannot_use():
     assert run("-m", "levit_np.cli", "bench", "--threads", "0")[0] == 2
+    status, out, err = run("-m", "levit_np.cli", "bench", "--threads", "65")
+    assert (status, out) == (2, "") and "argument --threads: expected a whole number from 1 to 64, found 65" in err
     status, out, err = run("-m", "levit_np.cli", "bench", "none.h5")
     assert (status, out, len(err.splitlines())) == (1, "", 1) and "none.h5" in err
 

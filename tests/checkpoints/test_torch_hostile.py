@@ -198,6 +198,7 @@ def test_100000_damaged_files_are_refused_or_read(tmp_path):
     fuzz = Fuzz(tmp_path / "a.pth", seed=3)
     fuzz.whole(100_000)
     print(fuzz.count, fuzz.slowest)
+    assert fuzz.count["refused"] and fuzz.count["accepted"]
 
 
 @pytest.mark.slow
@@ -205,6 +206,7 @@ def test_100000_damaged_programs_are_refused_or_read(tmp_path):
     fuzz = Fuzz(tmp_path / "a.pth", seed=4)
     fuzz.program(100_000)
     print(fuzz.count, fuzz.slowest)
+    assert fuzz.count["refused"] and fuzz.count["accepted"] > fuzz.count["accepted here alone"]
 
 
 # Memory.

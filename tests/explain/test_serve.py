@@ -61,6 +61,7 @@ def test_an_image_becomes_a_page(port):
     ("/compute", b"no image", "expected a JPEG, PNG or WebP"), ("/compute", b"", "50 MB"),
     ("/compute?weights=2", b"x", "below 2"), ("/compute?weights=-1", b"x", "below 2"),
     ("/compute?target=none", None, "expected a name"),
+    ("/compute?" + "&".join(f"a{n}=1" for n in range(9)), None, "more than 8 fields"),
 ])
 def test_what_cannot_be_computed_is_refused_with_a_reason(port, path, body, reason):
     status, _, text = ask(port, "POST", path, DIGIT.read_bytes() if body is None else body)

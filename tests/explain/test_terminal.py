@@ -130,7 +130,7 @@ def test_the_walk_by_keys_in_80_by_24(terminal, record):
     tmux.keys("s", "n", "n", "n")
     tmux.wait("line 17 of attention", "It calls softmax: s goes in.")
     tmux.keys("Down")
-    tmux.wait("line 44 of softmax", "e = np.exp(x - x.max(-1, keepdims=True))")
+    tmux.wait("line 45 of softmax", "e = np.exp(x - x.max(-1, keepdims=True))")
     tmux.keys("b")
     tmux.wait("backward  479/565", "attention_backward")
     tmux.keys("v")

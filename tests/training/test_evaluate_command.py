@@ -71,6 +71,15 @@ def test_the_figures_are_those_of_a_computation_by_hand(capsys, weights, data, b
         assert found[name]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_as_many_processes_and_threads_as_there_can_be(capsys, weights, data):
+    found = [run(capsys, "evaluate", weights, data, "--json", "--batch", 7, "--workers", count) for count in (0, 2)]
+    assert found[0] == found[1] and found[0][0] == 0
+    for verb, more in (("evaluate", []), ("teach", ["never.h5"])):
+        with pytest.raises(SystemExit, match="2"):
+            run(capsys, verb, weights, data, *more, "--threads", 65)
+        assert "argument --threads: expected a whole number from 1 to 64" in capsys.readouterr().err
+
+
 def test_the_words_are_the_authors(capsys, weights, data):
     expected = by_hand(weights, data)
     status, out, err = run(capsys, "evaluate", weights, data)

@@ -14,9 +14,9 @@ from typing import Callable, NamedTuple
 from urllib.parse import parse_qs
 
 from ...errors import LevitError
+from ...images.decoding import MAX_BYTES
 
 PAGES = 8  # of the latest, that can still be gone back to
-MAX_BYTES = 50_000_000  # of an image, as images.decoding has it
 
 
 class Answer(NamedTuple):
@@ -61,7 +61,10 @@ class Server:
 
     def _computed(self, environ) -> Answer:
         """The address of the page of an image that was sent."""
-        query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
+        try:
+            query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
+        except ValueError:
+            return _refusal("400 Bad Request", "expected name, weights and target, found more than 8 fields")
         name, weights, target = (query.get(key, [""])[0] for key in ("name", "weights", "target"))
         if not re.fullmatch(r"\d{1,4}", weights or "0") or int(weights or 0) >= self._weights:
             return _refusal("400 Bad Request",

@@ -47,7 +47,7 @@ class Blocks:
         """Gives up what was not asked for since."""
         self._return_idle(self._first)
 
-    def hold(self, owner) -> bool:
+    def holds(self, owner) -> bool:
         """Whether it is one of these."""
         return any(kept[0] is owner for kept in self._kept.get(owner.size, ()))
 
@@ -66,7 +66,7 @@ _here = threading.local()
 
 
 def block(count: int) -> np.ndarray:
-    """Of this thread's."""
+    """`count` numbers of this thread's blocks."""
     return _blocks().block(count)
 
 

@@ -95,7 +95,7 @@ class _Recording:
             if id(owner) in self._known:
                 continue
             self._known.add(id(owner))
-            if not self._blocks.hold(owner):  # which would take another reference for use
+            if not self._blocks.holds(owner):  # which would take another reference for use
                 self._kept.append(owner)
 
     def require_known(self, value) -> None:
