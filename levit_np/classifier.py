@@ -47,8 +47,8 @@ class Classifier(LeViT):
 
         On the cpu and cuda backends a plan with every BN folded and the weights packed computes them; it is made at the
         first call, and again after a parameter was replaced, or `state` called, which hands them out to be written into
-        (later writing is seen if `written` is called after it).  Raises LevitError where x is not what the configuration
-        says."""
+        (later writing is seen if `written` is called after it).  Raises LevitError where x is not what the
+        configuration says."""
         self._check(x)
         run = self._executor(apart=False)
         return run(x) if run else super().__call__(x)

@@ -23,8 +23,8 @@ def attention(model, image, layer: str | None = None, query: tuple[int, int] | N
     goes to each pixel (a row of softmax(QKᵀ/√D + B), which sums to 1).
 
     layer: an attention's name, stages.1.downsample.attention say (default: the first); query: (row, column) among the
-    layer's queries (default: the middle); head: one alone. Raises LevitError for what is not there, and for attention that is
-    not finite."""
+    layer's queries (default: the middle); head: one alone. Raises LevitError for what is not there, and for attention
+    that is not finite."""
     x, name, module = _prepared(model, image), *_attention_layer(model, layer)
     queries, keys = _grids(module)
     row, column = _place(query, queries, name)
@@ -180,8 +180,8 @@ def _maps(model, x, name: str) -> np.ndarray:
     """The attention of one layer, (heads, Nq, Nk).  Raises LevitError where it is no number."""
     maps = model.attention_maps(x[None])[name][0]
     if not np.isfinite(maps).all():
-        raise LevitError(f"{name}: expected attention in finite numbers, found NaN: the image or the weights have some, "
-                         "or numbers that overflow")
+        raise LevitError(f"{name}: expected attention in finite numbers, found NaN: the image or the weights have "
+                         "some, or numbers that overflow")
     return maps
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import levit_np
 from levit_np.cli import main
+from levit_np.images.recipes import recipe
 from levit_np.ops.cpu.library import library
 
 from .random_model import random_model
@@ -175,6 +176,9 @@ def files(tmp_path_factory):
     other.save(folder / "planted.h5")
     other.labels = [f"digit {n}" for n in range(10)]
     other.save(folder / "named.h5")
+    other = model.to("reference")
+    other.recipe = recipe("timm", (32, 32), 1)
+    other.save(folder / "timm.h5")
     random_model(num_classes=3).save(folder / "three.h5")
     status, out, err = run("verify", "a.h5", "--record", "a.trace.h5", cwd=folder)
     assert (status, out, err) == (0, "a.trace.h5: 144 steps forward and 144 back, of random numbers, seed 0\n", "")
@@ -186,9 +190,11 @@ def test_verify_of_weight_files(files):
     rows = [line.split() for line in out.splitlines()]
     assert (status, err, rows[0]) == (0, "", ["layer", "array", "difference", "relative"])
     assert [row[0] for row in rows[1:4]] == ["stem.convolutions.0", "stem.convolutions.0.bn", "stem.convolutions.1"]
-    assert [row[0] for row in rows[-4:-2]] == ["head_dist.bn", "head_dist"]
-    assert out.splitlines()[-2].startswith("note: images are prepared differently: name digits against authors; ")
-    assert rows[-1] == f"all {len(rows) - 3} agree: no relative difference above 0".split()
+    assert [row[0] for row in rows[-3:-1]] == ["head_dist.bn", "head_dist"]
+    assert rows[-1] == f"all {len(rows) - 2} agree: no relative difference above 0".split()
+    status, out, err = run("verify", "a.h5", "timm.h5", cwd=files)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-2].startswith("note: images are prepared differently: name digits against timm; ")
     status, out, err = run("verify", "a.h5", "planted.h5", cwd=files)
     lines = out.splitlines()
     assert (status, err) == (1, "") and [line.split()[:2] for line in lines if line.startswith("!")] == [

@@ -241,7 +241,7 @@ def test_what_is_frozen_can_be_thawed_and_must_exist():
 
 
 def test_a_backward_of_other_gradients_is_refused_by_name():
-    model, x = random_model(TINY["base"]), random_images(TINY["base"], 3)
+    model, x = random_network(TINY["base"]), images_of(TINY["base"], 3)
     (y, y_dist), saved = model.forward(x, training=True)
     for wrong in (y, (y,), (y, y_dist, y), (y[:, :-1], y_dist), (y[:-1], y_dist[:-1]), None, (y, None)):
         with pytest.raises(LevitError, match="doutputs: expected arrays"):

@@ -108,8 +108,9 @@ def _count(names, pattern, start=0, step=1):
 def config_from_shapes(shapes: dict[str, tuple], form: str, image_size=None) -> LeViTConfig:
     """The configuration that a foreign file's shapes describe.
 
-    Images of image_size (H, W) are assumed if they have so many tokens, else square ones of whole tokens; and what no shape shows (drop path, the activation) is taken from the
-    family member of the same shapes, if there is one.  Raises CheckpointError for names or shapes that fit nothing.
+    Images of image_size (H, W) are assumed if they have so many tokens, else square ones of whole tokens; and what no
+    shape shows (drop path, the activation) is taken from the family member of the same shapes, if there is one.  Raises
+    CheckpointError for names or shapes that fit nothing.
     """
     names = {}
     try:

@@ -43,7 +43,8 @@ def read(path, image_size=None) -> Content:
     """What is in our HDF5, in a .pth or in safetensors of the authors', timm's or transformers' names.
 
     image_size: (H, W) of which a foreign file, which says the number of its tokens alone, is taken to be if that fits;
-    else its images are square.  The arrays are those of the configuration exactly.  Raises CheckpointError for whatever is wrong with the file."""
+    else its images are square.  The arrays are those of the configuration exactly.  Raises CheckpointError for
+    whatever is wrong with the file."""
     place = os.fspath(path)
     with open_regular(path) as file:
         start = file.read(9)

@@ -20,7 +20,9 @@ def whole(text: str) -> int:
 
 def from_zero(text: str) -> int:
     """A whole number from 0, for argparse."""
-    return int(text) if text == "0" else whole(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
+    return int(text)
 
 
 def use_threads(arguments):

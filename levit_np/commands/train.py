@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, ImageError, LevitError, TrainingError
 from ..training.recipe import RECIPES, Recipe, recipe_named
-from .common import whole
+from .common import from_zero, use_threads, whole
 
 # What a run is, besides its recipe: most of it cannot change when the run goes on.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
@@ -43,7 +43,7 @@ def add(verbs):
     train.add_argument("--heads", type=int, choices=(1, 2), help="classifiers on top, of which a teacher needs two "
                        "(default: as the model has)")
     train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
-    train.add_argument("--seed", type=_from_zero, metavar="N", help="(default: 0)")
+    train.add_argument("--seed", type=from_zero, metavar="N", help="(default: 0)")
     train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be "
                        "used does (default: stop); those skipped are named in OUTPUT/skipped.txt")
     train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
@@ -51,7 +51,7 @@ def add(verbs):
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N",
                        help="threads that compute (default: %(default)s)")
-    train.add_argument("--workers", type=_from_zero, metavar="N", help="processes that decode and augment, 0 for none "
+    train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, 0 for none "
                        "(default: a process less than there are cores, at most 8)")
     train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="checkpoints between the "
                        "ends of epochs (default: %(default)g)")
@@ -61,12 +61,6 @@ def add(verbs):
     for part in fields(Recipe):
         recipe.add_argument(f"--{part.name.replace('_', '-')}", **_option(part))
     train.set_defaults(run=_run, wrong_use=train.error)
-
-
-def _from_zero(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -97,14 +91,13 @@ def _run(arguments) -> int:
     # NumPy's BLAS reads these once, when NumPy is first imported.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(arguments.threads))
-    import levit_np
 
     from ..training.folder import RunFolder
     from ..training.interrupt import Stopped
     from ..training.mpi import mpi_ranks, started_by_mpi
     from ..training.ranks import SingleRank
 
-    levit_np.set_threads(arguments.threads)
+    use_threads(arguments)
     folder = RunFolder(arguments.output)
     settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
     with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:

@@ -8,7 +8,7 @@ from .linear import projection
 
 
 class AttentionBias(Layer):
-    """bias[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of a pair of pixels; table (heads, height·width)."""
+    """bias[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of two pixels; table (heads, height·width)."""
 
     def __init__(self, ops, heads, grid, stride):
         super().__init__(ops)
@@ -88,8 +88,8 @@ class SavedShrinking(NamedTuple):
 
 
 class ShrinkingAttention(Layer):
-    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: the queries stand on every second pixel, and there is
-    no residual.
+    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: the queries stand on every second pixel, and
+    there is no residual.
 
     x (B, Nk, C) -> y (B, Nq, C')."""
 
