@@ -11,10 +11,10 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Several processes of tests, each with as many threads as there are cores, would stand in each other's way.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+# Several processes of tests, each with as many threads as there are cores, would stand in each other's way; and NumPy's
+# products are rounded otherwise by more threads than the command, whose bytes are compared, gives itself.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 # Tests for Arm run under an emulator more often than not. The one there is offers SVE, and NumPy's products with it are
 # twenty times as slow there as those with NEON.
