@@ -326,12 +326,12 @@ def test_more_ranks_than_cores_have_no_workers(monkeypatch):
 
 def test_a_class_called_train_is_a_class_among_others(shapes, tmp_path):
     """Two other classes in it would else be all that is trained."""
-    for kind, name in (("bar", "train"), ("disc", "tram"), ("ring", "val")):
+    for kind, name in (("bar", "train"), ("disc", "tram"), ("ring", "truck")):
         shutil.copytree(shapes / "train" / kind, tmp_path / "data" / name)
     shutil.copytree(shapes / "train", tmp_path / "data/train/more")
     assert main(["train", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
-    assert (config["labels"], config["validation"]) == (["train", "tram", "val"], None)
+    assert (config["labels"], config["validation"]) == (["train", "tram", "truck"], None)
 
 
 def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):

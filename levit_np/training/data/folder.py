@@ -16,9 +16,9 @@ PARTS = "val", "validation", "valid", "test"  # what stands beside train/ where 
 
 
 def are_parts(names) -> bool:
-    """Whether folders of those names are the parts of a data set, of which each has class folders.  A class may be
-    called train, too: then others stand beside it."""
-    return "train" in names and set(names) <= {"train", *PARTS}
+    """Whether folders of those names are, or are among others, the parts of a data set, of which each has class folders.
+    A class may be called train, too: then other classes stand beside it, and none is called as a part."""
+    return "train" in names and (len(names) == 1 or any(part in names for part in PARTS))
 
 
 class Folder:
@@ -40,7 +40,7 @@ class Folder:
         if len(folders) < 2:
             raise DataError(f"{place}: expected a folder for each class, at least two, found "
                             f"{shown(self.classes[0]) if folders else 'none'}")
-        if are_parts(self.classes):
+        if are_parts(self.classes) and {"train", *PARTS}.issuperset(self.classes):
             raise DataError(f"{place}: expected a folder for each class, found {' and '.join(self.classes)}; did you "
                             f"mean {place}/train?")
         names, counts = [], []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from levit_np.errors import DataError, ImageError
 from levit_np.training.data import open_source
-from levit_np.training.data.folder import Folder
+from levit_np.training.data.folder import Folder, are_parts
 from levit_np.training.data.names import Names
 
 from ..image_folders import make_folder
@@ -67,6 +67,7 @@ def test_a_class_may_be_called_train_but_parts_of_a_data_set_are_no_classes(tmp_
         Folder(both)
     classes = touch(tmp_path / "classes", "train/1.png", "tram/1.png", "val/1.png")
     assert Folder(classes).classes == ["train", "tram", "val"]
+    assert are_parts(["train"]) and are_parts(["annotations", "test", "train"]) and not are_parts(["train", "tram"])
 
 
 def test_the_fingerprint_tells_names_and_order(tmp_path):
