@@ -159,7 +159,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
 
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
     source, looked_at = _sources(arguments.data, settings["validation"], open_source)
-    model = _network(settings, before, list(source.classes), arguments.output)
+    model = _network(settings, before, list(source.classes))
     preprocessing = model.recipe = recipe_of(model)
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
@@ -222,7 +222,7 @@ def _identity(source) -> dict:
     return {"images": len(source), "fingerprint": source.fingerprint}
 
 
-def _network(settings, before, classes, place):
+def _network(settings, before, classes):
     """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
     import levit_np
 
@@ -230,9 +230,6 @@ def _network(settings, before, classes, place):
     from ..config import ABLATIONS, FAMILY, LeViTConfig
     from ..images.recipes import Recipe as Preprocessing
 
-    for key in ("network", "preprocessing") if before else ():
-        if key not in before:
-            raise TrainingError(f"{place}: expected the {key} of a run in config.json, found none")
     name, kind = settings["model"], {"backend": settings["backend"], "dtype": settings["dtype"]}
     changes = {"num_classes": len(classes), "image_size": settings["image_size"],
                "distillation": settings["heads"] and settings["heads"] == 2}

@@ -51,6 +51,9 @@ class RunFolder:
             raise TrainingError(f"{self.config}: expected the configuration of a run, found: {error}") from None
         if not isinstance(config, dict):
             raise TrainingError(f"{self.config}: expected the configuration of a run, found {str(config)!a:.60}")
+        for key in ("settings", "network", "preprocessing"):
+            if key not in config:
+                raise TrainingError(f"{self.path}: expected the {key} of a run in {self.config.name}, found none")
         return config
 
 

@@ -1,7 +1,6 @@
 """The cpu backend's evaluation: against the float64 network, and that nothing but the image decides an answer."""
 
 import gc
-import threading
 import weakref
 
 import numpy as np
@@ -14,6 +13,7 @@ from levit_np.inference.reference import ReferenceExecutor
 from levit_np.layers.layer import Layer
 from levit_np.ops.cpu import instruction_set, threads
 
+from ..at_once import at_once
 from ..random_model import random_images, random_model
 from .test_plan import NETWORKS
 
@@ -221,11 +221,7 @@ def test_eight_callers_at_once(inside):
             if not np.array_equal(model(images[n]), expected[n]):
                 wrong.append(n)
 
-    callers = [threading.Thread(target=call, args=(n,)) for n in range(8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    at_once(call, 8)
     assert not wrong
 
 

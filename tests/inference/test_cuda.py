@@ -1,6 +1,5 @@
 """The GPU's evaluation, on the emulated device: against the float64 network, and that nothing but the image decides."""
 
-import threading
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
 
+from ..at_once import at_once
 from ..ops.cuda.conftest import compiled, emulators, one  # noqa: F401  (fixtures)
 from ..random_model import random_images, random_model
 from .test_plan import SMALL
@@ -168,15 +168,11 @@ def test_eight_threads_share_one_snapshot():
     x = random_images(model.to("reference"), 2)
     found, executors = [], []
 
-    def call():
+    def call(_):
         found.append(model(x))
         executors.append(model._executor(False))
 
-    threads = [threading.Thread(target=call) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(call, 8)
     assert len(found) == 8 and all(np.array_equal(y, found[0]) for y in found) and len(set(map(id, executors))) == 1
 
 
@@ -192,11 +188,7 @@ def test_a_snapshot_is_renewed_while_others_are_evaluated():
             if not np.array_equal(model(x), expected):
                 wrong.append(turn)
 
-    threads = [threading.Thread(target=call, args=(turn,)) for turn in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(call, 4)
     assert not wrong
 
 

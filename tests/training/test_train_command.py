@@ -339,7 +339,7 @@ def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):
     model.labels = ["b", "c", "a"]
     model.save(tmp_path / "model.h5")
     settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "backend": "reference"}
-    started = train._network(settings, None, ["a", "b", "c"], tmp_path)
+    started = train._network(settings, None, ["a", "b", "c"])
     assert started.labels == ["a", "b", "c"]
     for ours, theirs in ((model.head, started.head), (model.head_dist, started.head_dist)):
         assert np.array_equal(ours.weight[[2, 0, 1]], theirs.weight) and ours.bias.any()

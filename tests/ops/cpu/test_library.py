@@ -19,6 +19,7 @@ import pytest
 from levit_np import BackendError
 from levit_np.ops.cpu import instruction_set, library, machine_code
 
+from ...at_once import at_once
 from ...can_start import NEEDS_INTERPRETER
 
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
@@ -212,11 +213,8 @@ def test_threads_that_come_at_once_compile_once(compilations, monkeypatch):
     monkeypatch.setattr(library, "_libraries", {})
     slow = library._compile
     monkeypatch.setattr(library, "_compile", lambda part, instructions: time.sleep(0.2) or slow(part, instructions))
-    found, callers = [], [threading.Thread(target=lambda: found.append(library.library())) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    found = []
+    at_once(lambda _: found.append(library.library()), 4)
     assert len(compilations) == 1 and len(found) == 4 and len(set(map(id, found))) == 1
 
 

@@ -1,7 +1,6 @@
 """The operations that training's kernels make faster, in float32, against the textbook in float64."""
 
 import inspect
-import threading
 from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import levit_np
 from levit_np import ops
 from levit_np.ops import cpu, reference
 
+from ...at_once import at_once
 from ..cases import CASES, drawn
 
 # Rounding of float32, a unit being 6e-8, in sums of a few terms or, at the sizes below, of a few thousand.
@@ -282,16 +282,12 @@ def test_eight_callers_at_once(count):
     expected, wrong = {name: perform(cpu, name, SMALL[name]) for name in FAST}, []
     levit_np.set_threads(count)
 
-    def call():
+    def call(_):
         for name in FAST * 20:
             if not all(map(np.array_equal, perform(cpu, name, SMALL[name]), expected[name])):
                 wrong.append(name)
 
-    callers = [threading.Thread(target=call) for _ in range(8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    at_once(call, 8)
     assert not wrong
 
 
