@@ -171,7 +171,7 @@ def class_number(which, labels) -> int:
 
 
 def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: int | None = None,
-         image_size=None, distillation: bool | None = None) -> Classifier:
+         image_size=None, distillation: bool | None = None, seed: int = 0) -> Classifier:
     """The model in a weight file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
 
     A bare name that is no file here is looked for in weights/, among the weights that came with the package and in the
@@ -181,13 +181,13 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
-    num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes the
-    attention biases; distillation, true or false, adds a second head or leaves it out. Raises CheckpointError for
-    whatever is wrong with the file, BackendError for a backend or dtype that is not there."""
+    num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
+    resizes the attention biases; distillation, true or false, adds a second head or leaves it out. Raises
+    CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype that is not there."""
     stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,
-                             distillation=distillation, kind=Classifier)
+                             distillation=distillation, seed=seed, kind=Classifier)
     model.precision = dtype
     return model
 

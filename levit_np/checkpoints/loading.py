@@ -42,17 +42,17 @@ def save(model: LeViT, path) -> None:
     hdf5.write(path, state, documents)
 
 
-def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, distillation=None,
+def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, distillation=None, seed=0,
          kind=LeViT) -> LeViT:
     """The model in a file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
 
     The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
-    num_classes re-initialises heads that do not fit (a warning says so); image_size (a number or (H, W)) resizes
-    the attention biases, and what images are resized to; distillation, true or false, adds a second head or leaves it
-    out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the file, ConfigError for
-    a size that no network has, BackendError for a backend or dtype that is not there.
+    num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
+    resizes the attention biases, and what images are resized to; distillation, true or false, adds a second head or
+    leaves it out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the file,
+    ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
     """
     size = image_size if image_size is None else size_of(image_size)
     config, state, labels, preprocessing = read(path, size)
@@ -64,7 +64,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     if distillation is not None:
         wanted = replace(wanted, distillation=distillation)
     model = build(wanted, backend, kind)
-    _fit(state, config, model, os.fspath(path))
+    _fit(state, config, model, seed, os.fspath(path))
     # One array at a time: peak memory stays at twice the file.
     model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)})
     model.labels, model.recipe = labels, preprocessing
@@ -189,7 +189,7 @@ def recipe_of(model: LeViT) -> Recipe:
     return recipe(name, model.config.image_size, model.config.in_channels)
 
 
-def _fit(state, config, model, place):
+def _fit(state, config, model, seed, place):
     """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases resized."""
     specs = model.specs_by_name()
     old = _biases(build(config))
@@ -200,7 +200,7 @@ def _fit(state, config, model, place):
         why = (f"expected {model.config.num_classes} classes, found {config.num_classes}" if other_classes else
                "expected two heads, found one")
         warnings.warn(f"{place}: {why}: {', '.join(fresh)} start anew", stacklevel=4)  # 4: the caller of levit_np.load
-        initial = initial_state(model, 0, np.float32)
+        initial = initial_state(model, seed, np.float32)
         state |= {name: initial[name] for name in fresh}
     for name in state.keys() - specs.keys():  # of the head that is not wanted
         del state[name]

@@ -119,6 +119,7 @@ def _settings(arguments, before: dict | None) -> dict:
     from ..training.folder import require_same
 
     given = {key: getattr(arguments, key) for key in DEFAULTS if getattr(arguments, key) is not None}
+    given |= {key: _absolute(given[key]) for key in ("teacher", "validation") if key in given}
     parts = {part.name: value for part in fields(Recipe) if (value := getattr(arguments, part.name)) is not None}
     try:
         if before is None:
@@ -135,6 +136,12 @@ def _settings(arguments, before: dict | None) -> dict:
     except (KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
                             ) from None
+
+
+def _absolute(place: str) -> str:
+    """A file, or FILE.py:NAME, as a run finds it that goes on from another folder; the name of a download as it is."""
+    file = place.rpartition(":")[0] if ".py:" in place else place
+    return os.path.abspath(place) if os.path.exists(file) else place
 
 
 def _recipe(name: str) -> Recipe:
@@ -240,7 +247,7 @@ def _network(settings, before, classes):
     elif name in FAMILY | ABLATIONS:
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
-        model = levit_np.load(name, **kind, **changes)
+        model = levit_np.load(name, seed=settings["seed"], **kind, **changes)
         if is_fused(model.on_host()):
             raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
                              "is folded into the layer before, which is good for inference alone")

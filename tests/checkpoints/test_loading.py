@@ -154,6 +154,13 @@ def test_a_second_head_is_added_or_left_out(tmp_path):
     assert load(tmp_path / "a.h5", distillation=True).config == model.config
 
 
+def test_heads_that_start_anew_are_their_seeds(tmp_path):
+    save(random_model("levit_digits"), tmp_path / "a.h5")
+    with pytest.warns(UserWarning, match="start anew"):
+        weights = [load(tmp_path / "a.h5", num_classes=3, seed=seed).state()["head.weight"] for seed in (1, 1, 2)]
+    assert np.array_equal(weights[0], weights[1]) and not np.isclose(weights[0], weights[2]).any()
+
+
 @pytest.mark.parametrize("form", ["facebook", "timm", "timm_conv", "transformers"])
 @pytest.mark.parametrize("key", ["a7", "a1", "a2", "a4", "a6"])
 def test_an_ablation_comes_back_or_is_refused(key, form, tmp_path):

@@ -246,6 +246,14 @@ def test_fine_tuning(shapes, trained, tmp_path, capsys):
     assert not any(same[name] for name in same if name.startswith("stages.1") and name.endswith(("weight", "mean")))
 
 
+@pytest.mark.filterwarnings("ignore:.* start anew")
+def test_heads_that_start_anew_are_the_seeds():
+    weights = str(ROOT / "weights/levit_digits.h5")
+    model = train._network(train.DEFAULTS | {"model": weights, "seed": 1}, None, ["a", "b", "c"])
+    assert np.array_equal(model.state()["head.weight"],
+                          levit_np.load(weights, num_classes=3, seed=1).state()["head.weight"])
+
+
 def test_distillation(shapes, trained, tmp_path, capsys):
     path = tmp_path / "run"
     teacher = ["--teacher", str(trained / "best.h5")]
@@ -387,6 +395,16 @@ def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
     assert "other.py" in fails(capsys, *arguments[:3], "--resume", "--workers", "0")
     again = ["train", *map(str, arguments[:3]), "--resume", "--workers", "0"]
     assert main([*again, "--teacher", f"{tmp_path}/moved.py:logits"]) == 0 == main(again)
+
+
+def test_a_run_goes_on_from_another_folder(shapes, tmp_path, monkeypatch):
+    (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", str(shapes / "train"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]
+    assert main([*arguments, "--teacher", "other.py:logits", "--validation", os.path.relpath(shapes / "val")]) == 0
+    monkeypatch.chdir("elsewhere")
+    assert main([*arguments[:4], "--resume", "--workers", "0"]) == 0
 
 
 @pytest.mark.parametrize("key", ["network", "preprocessing", "settings"])
