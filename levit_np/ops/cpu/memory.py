@@ -1,6 +1,7 @@
 """Aligned memory for the kernels, handed out in pieces of large blocks that are kept as long as the arena."""
 
 import mmap
+from contextlib import suppress
 
 import numpy as np
 
@@ -30,9 +31,13 @@ class Arena:
 
 
 def _block(size):
-    """Zeros, from the system itself and given back to it: malloc would keep them among its own for later."""
+    """Zeros, from the system itself and given back to it: malloc would keep them among its own for later.  Raises
+    MemoryError."""
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    memory = mmap.mmap(-1, size, **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    try:
+        memory = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"{size >> 20} MiB for a network's weights or buffers: {error.strerror}") from None
+    with suppress(AttributeError, OSError):  # of a system, or a kernel, without large pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
