@@ -4,17 +4,19 @@ On Linux it is an image (see image.py): the system maps it executable and never 
 Elsewhere it is the compiler's object file, which llvmlite links as it links Numba's; tested on Linux alone.
 """
 
+import ctypes
 import hashlib
 import json
 import mmap
-import os
 import sys
+import tempfile
 
 import numpy as np
 
 from ...errors import BackendError
 
 IS_IMAGE = sys.platform == "linux"
+MFD_CLOEXEC = 1  # closed in programs that this process starts
 MAGIC = b"levit_np kernels 2\n"
 
 
@@ -45,11 +47,20 @@ def loaded(code: bytes, entry: int | str) -> tuple[object, int]:
 
 def _mapped(image, entry):
     """Through a file in memory: the mapping that is run can at no time be written."""
-    with open(os.memfd_create("levit_np kernels"), "wb") as file:
+    with _memory_file() as file:
         file.write(image)
         file.flush()
         memory = mmap.mmap(file.fileno(), len(image), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
     return memory, np.frombuffer(memory, np.uint8).ctypes.data + entry
+
+
+def _memory_file():
+    """Asked of the C library: Pythons built for old systems, as conda's and uv's, have no os.memfd_create."""
+    try:
+        descriptor = ctypes.CDLL(None).memfd_create(b"levit_np kernels", MFD_CLOEXEC)
+    except AttributeError:  # glibc before 2.27
+        descriptor = -1
+    return open(descriptor, "wb") if descriptor >= 0 else tempfile.TemporaryFile()
 
 
 def _linked(code, entry):

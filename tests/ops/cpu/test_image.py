@@ -1,8 +1,10 @@
 """Object code laid out in one piece: run in place, refused where it could not stand alone."""
 
 import ctypes
+import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +72,18 @@ def test_it_runs_wherever_it_lies():
         function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)
         assert {i: function(i) for i in RESULTS} == RESULTS
         assert bytes(memory) == code  # nothing was told where it is
+
+
+@pytest.mark.parametrize("found", ["no such function of Python's", "none of the system's", "one that is forbidden"])
+def test_files_in_memory_are_not_python_s_to_give(found, monkeypatch):
+    """conda's and uv's Python are built for systems that had none; a temporary file serves as well."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    if found != "no such function of Python's":
+        system = SimpleNamespace(memfd_create=lambda *_: -1) if "forbidden" in found else SimpleNamespace()
+        monkeypatch.setattr(machine_code.ctypes, "CDLL", lambda _: system)
+    code, entry = image.flatten(object_file(ALONE), "chosen")
+    memory, address = machine_code.loaded(code, entry)
+    assert bytes(memory) == code and ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(1) == RESULTS[1]
 
 
 def test_elsewhere_llvmlite_links_the_object_file():
