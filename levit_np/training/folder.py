@@ -1,6 +1,8 @@
 """The folder of a training run: who writes in it, what is being trained there, and where each file lies."""
 
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,10 @@ from ..storage import strict_json
 from ..storage.atomic import replacing
 from .checkpoint import Checkpoints
 from .log import Log
+
+
+# What some network file systems (Lustre, NFS, FUSE) answer who asks for a lock.
+LOCKLESS = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP
 
 
 class RunFolder:
@@ -73,10 +79,14 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
     with open(path, "a+b") as file:
         try:
             _take(file)
-        except OSError:
-            file.seek(0)
-            owner = file.read(20).decode(errors="replace")
-            raise TrainingError(f"{folder}: expected to be the only writer, found another, process {owner!a}") from None
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                file.seek(0)
+                owner = file.read(20).decode(errors="replace")
+                raise TrainingError(f"{folder}: expected to be the only writer, found another, process {owner!a}"
+                                    ) from None
+            warnings.warn(f"{folder}: its file system has no locks ({error.strerror}): nothing would keep a second run "
+                          "from writing there too", stacklevel=2)
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         file.flush()

@@ -1,5 +1,6 @@
 """A run that is cut, killed, or finds its files damaged goes on as if nothing had been, or says why it cannot."""
 
+import errno
 import json
 import os
 import pty
@@ -302,6 +303,19 @@ def test_one_writer(tmp_path):
         other.kill()
     run(path)  # a kill leaves no lock
     with RunFolder(path).locked(fresh=False):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_written_to_with_a_warning(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="run: its file system has no locks"), \
+            RunFolder(tmp_path / "run").locked(fresh=True):
         pass
 
 
