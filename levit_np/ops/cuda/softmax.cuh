@@ -11,7 +11,9 @@
 #pragma once
 #include "attention.cuh"
 
-constexpr float SLACK = 7;
+// Where all scores so far are -infinity, or so far below zero that their own rounding would be a factor of the weights,
+// m is FURTHEST: the weights are 0, until a score comes that counts.
+constexpr float SLACK = 7, FURTHEST = -0x1p31f;
 
 // So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.
 constexpr int AT_ONCE = 2;
@@ -101,7 +103,7 @@ struct Softmax {
         float largest = -infinity(), before = shift[half];
 #pragma unroll
         for (int i = 0; i < COUNT * 4; i++) largest = fmaxf(largest, scores[i / 2][i % 2 + half * 2]);
-        shift[half] = fminf(before, -scale * row_maximum(largest) - SLACK);
+        shift[half] = fminf(fminf(before, -FURTHEST), -scale * row_maximum(largest) - SLACK);
         down[half] = exp2_fast(shift[half] - before);
       }
       each(sums, [&](float x, int half) { return x * down[half]; });

@@ -203,6 +203,34 @@ def test_attention_of_scores_that_rise(rise, dtype):
     close(ops.attention_probabilities(kept), p, ROUNDING[dtype], np.float32)
 
 
+@pytest.mark.parametrize("masked", [-np.inf, -1e20])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_attention_of_masked_keys(dtype, masked):
+    """Those that come first, as many as a warp looks at before it has seen another; others; all but one."""
+    kind = type_of(dtype)
+    q, k, v, dy = (put(draw(2, 1, n, size), kind) for n, size in ((20, 16), (131, 16), (131, 32), (20, 32)))
+    bias = draw(1, 20, 131)
+    bias[0, 3, :16] = bias[0, 5, :32] = bias[0, 6, :33] = bias[0, 7, :130] = bias[0, 8, :100] = bias[0, 9, 1:] = masked
+    bias[0, 17, 32:64] = masked
+    y, kept = ops.attention(q, k, v, put(bias, "float32"), 0.25)
+    expected, p = reference.attention(exact(q), exact(k), exact(v), bias, 0.25)
+    close(y, expected, ROUNDING[dtype], kind)
+    close(ops.attention_probabilities(kept), p, ROUNDING[dtype], np.float32)
+    for ours, theirs, type_ in zip(ops.attention_backward(dy, q, k, v, 0.25, kept),
+                                   reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), 0.25, p),
+                                   (kind, kind, kind, np.float32), strict=True):
+        close(ours, theirs, 2 * ROUNDING[dtype], type_)
+
+
+def test_attention_of_a_row_without_keys_is_nan():
+    """As the reference's, and no other row."""
+    q, k, v = (put(draw(1, 1, n, 16), "float16") for n in (20, 70, 70))
+    bias = draw(1, 20, 70)
+    bias[0, 4] = -np.inf
+    y = exact(ops.attention(q, k, v, put(bias, "float32"), 0.25)[0])
+    assert np.isnan(y[0, 0, 4]).all() and np.isnan(y).sum() == 16
+
+
 @pytest.mark.parametrize("dtype, keys, key, value", [("float16", 16, 16, 512), ("float16", 48, 512, 16),
                                                      ("float16", 32, 16, 1024), ("float32", 16, 512, 16)])
 def test_attention_of_long_and_short_lines(dtype, keys, key, value):
