@@ -234,10 +234,10 @@ template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Wor
 
 // Two arrays of tokens in step in shared memory, which has room for HELD of each.  LeViT's are no more, but for wide
 // heads of floats: they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the
-// place of those before.
+// place of those before.  These are whole tiles, or, where there is no room for two, whole sixteens.
 constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
-constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES);
-constexpr int HELD = TILE * (TILES_HELD < 2 ? 2 : TILES_HELD < 4 ? TILES_HELD : 4);
+constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES), GROUPS_HELD = MOST_BYTES / (16 * LINE_BYTES);
+constexpr int HELD = TILES_HELD >= 2 ? TILE * (TILES_HELD < 4 ? TILES_HELD : 4) : 16 * (GROUPS_HELD > 1 ? GROUPS_HELD : 1);
 
 template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   unsigned char *first_memory, *second_memory;

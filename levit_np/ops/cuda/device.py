@@ -148,14 +148,24 @@ class CupyDevice:
         return x.data.ptr
 
     def launch(self, call: Launch) -> None:
+        asked = call.shared > max(SHARED_WITHOUT_ASKING, self._shared.get(call.kernel, 0))
+        if asked:
+            self._require_shared(call)
         function = self.function(call.kernel)
-        if call.shared > max(SHARED_WITHOUT_ASKING, self._shared.get(call.kernel, 0)):
+        if asked:
             function.max_dynamic_shared_size_bytes = self._shared[call.kernel] = call.shared
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
         function(call.grid, call.block, arguments, shared_mem=call.shared)
         self._launched += 1
         if self._launched in self._cuts:
             self._cut()
+
+    def _require_shared(self, call):
+        runtime = self.arrays.cuda.runtime
+        most = runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, self.arrays.cuda.Device().id)
+        if call.shared > most:  # for attention of heads that no model of the family has
+            raise BackendError(f"backend cuda: {call.kernel.name}: expected a GPU with {call.shared:,} bytes of shared "
+                               f"memory for a block, found {most:,}: its heads are too wide")
 
     def recorded(self, calls: list):
         """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""

@@ -185,10 +185,15 @@ def heads_for(rows: int, columns: int, pairs: int, token_bytes: int) -> Heads:
     tiles = cover(rows, SCORE_ROWS)
     blocks = cover(tiles, MOST_WARPS)
     warps = cover(tiles, blocks)
-    slots = max(2, min(4, SHARED_AT_MOST // (SCORE_COLUMNS * token_bytes)))
-    size = min(slots * SCORE_COLUMNS, whole(columns, SCORE_ROWS)) * token_bytes
+    size = min(tokens_held(token_bytes), whole(columns, SCORE_ROWS)) * token_bytes
     heads = max(1, min(MOST_WARPS // 2 // warps, pairs // PROCESSORS, SHARED_AT_MOST // size))
     return Heads((cover(pairs, heads), blocks), (warps * WARP, heads), heads * size)
+
+
+def tokens_held(token_bytes: int) -> int:
+    """Tokens that are in shared memory at once, of those that pass by; HELD of attention.cuh."""
+    tiles, groups = (SHARED_AT_MOST // (size * token_bytes) for size in (SCORE_COLUMNS, SCORE_ROWS))
+    return min(4, tiles) * SCORE_COLUMNS if tiles >= 2 else max(1, groups) * SCORE_ROWS
 
 
 # As in attention_pairs.cu, whose barriers need pairs of at least half as many tiles of rows as there are warps.

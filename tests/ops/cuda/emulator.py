@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from levit_np.ops.cuda.device import View, source
+from levit_np.ops.cuda.device import HOPPER, View, source
+from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
 
 HERE = Path(__file__).resolve().parent
 GUARD = 512  # bytes before and behind an array
@@ -213,6 +214,8 @@ class Emulator:
         pointers = (ctypes.c_void_p * len(guarded))(*(g.place for g in guarded))
         sizes = (ctypes.c_uint * 6)(*call.grid, *call.block)
         assert min(call.grid) > 0 and call.grid[1] < 65536 and call.grid[2] < 65536, f"{kernel.name}: grid {call.grid}"
+        most = SHARED_OF_HOPPER if self.capability == HOPPER else SHARED_AT_MOST
+        assert call.shared <= most, f"{kernel.name}: {call.shared} bytes of shared memory for {most}"
         # What a table of addresses leads to is nobody's argument: its kernel copies no chunks.
         ranges = [n for g in guarded if getattr(g, "bytes", None) is not None
                   for n in (int(g.address[0]), int(g.address[0]) + len(g.bytes))]

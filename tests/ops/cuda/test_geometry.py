@@ -6,7 +6,8 @@ from levit_np.config import FAMILY
 from levit_np.ops.cuda.device import FOLDER
 from levit_np.ops.cuda.geometry import (
     BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
-    attention_for, columns_for, cover, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of)
+    attention_for, columns_for, cover, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of,
+    tokens_held)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
@@ -82,6 +83,26 @@ def test_attention_of_the_five_models(name, images, element):
             assert (shape.grid[1] - 1) * warps * 16 < rows  # no block without rows
         parts, count = images_for(heads * cover(queries, 16) * cover(keys, 16) * 256 * SIZES[element] // 16, images)
         assert parts * count >= images > (parts - 1) * count and count >= min(8, images)
+
+
+@pytest.mark.parametrize("element", SIZES)
+@pytest.mark.parametrize("name", FAMILY)
+def test_attention_fits_into_every_gpu(name, element):
+    """timm's wide models too, whose shrinking attention has 320 floats a token."""
+    config = FAMILY[name]
+    for ratio in (config.value_ratio, config.shrink_value_ratio):
+        size = (head_size(config.key_size) + head_size(config.key_size * ratio)) * SIZES[element]
+        for tokens in (16, 49, 196, 784):
+            assert heads_for(tokens, tokens, 1000, size).shared <= SHARED_OF_A_BLOCK
+
+
+@pytest.mark.parametrize("token_bytes, held", [(64, 256), (640, 128), (791, 128), (800, 112), (1280, 64), (6336, 16),
+                                               (6400, 16)])
+def test_tokens_in_shared_memory(token_bytes, held):
+    """By whole tiles, by sixteens where there is no room for two, and sixteen in any case."""
+    assert tokens_held(token_bytes) == held
+    assert heads_for(16, 1000, 1, token_bytes).shared == held * token_bytes
+    assert heads_for(16, 17, 1, token_bytes).shared == min(held, 32) * token_bytes
 
 
 @pytest.mark.parametrize("element", SIZES)

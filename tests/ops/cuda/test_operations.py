@@ -167,7 +167,8 @@ ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
     "stage 1": (1, 1, 196, 196, 16, 32, True),
     "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True),
     "more keys than are in shared memory": (1, 1, 20, 500, 16, 16, True),
-    "the same of wide floats": (1, 1, 17, 150, 32, 128, True)}
+    "the same of wide floats": (1, 1, 17, 150, 32, 128, True),
+    "of which 64 are there": (1, 1, 33, 150, 64, 256, True)}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
