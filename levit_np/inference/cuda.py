@@ -22,8 +22,8 @@ class CudaExecutor:
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
     batch it goes through in smaller parts, which gives the same logits (to rounding, where parts are so small that
-    their products are cut otherwise).  Several threads may call it, one is served at a time.  Raises BackendError
-    where the weights do not fit, or not even one image."""
+    their products are cut otherwise).  Several threads may call it, on any stream of CuPy's, one is served at a time.
+    Raises BackendError where the weights do not fit, or not even one image."""
 
     def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
         self.precision, self.tf32, self.most = precision, tf32 and precision == "float32", most
@@ -41,7 +41,7 @@ class CudaExecutor:
         if normalization:
             mean, std = (np.array(values, np.float64) for values in normalization)
             self._scale_and_shift = [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
-        self._buffers, self._programs = Buffers(), {}
+        self._buffers, self._programs, self._last = Buffers(), {}, None
 
     @property
     def memory(self) -> dict:
@@ -56,7 +56,7 @@ class CudaExecutor:
         xp, here = device.arrays(), not isinstance(images, device.arrays().ndarray)
         logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
         with device.alone:
-            first = 0
+            self._last, first = device.current().in_turn(self._last), 0
             while first < len(images):
                 size = _share(len(images) - first, self.most)
                 try:

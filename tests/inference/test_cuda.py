@@ -1,5 +1,6 @@
 """The GPU's evaluation, on the emulated device: against the float64 network, and that nothing but the image decides."""
 
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -190,6 +191,33 @@ def test_a_snapshot_is_renewed_while_others_are_evaluated():
 
     at_once(call, 4)
     assert not wrong
+
+
+def test_calls_take_turns(model, one, monkeypatch):  # noqa: F811
+    """Each tells the next where it was: a call on another stream must not write into buffers that are still read."""
+    executor, x, asked = CudaExecutor(model, "float16"), random_images(model, 2), []
+    monkeypatch.setattr(one.current(), "in_turn", lambda last: asked.append(last) or len(asked))
+    for _ in "123":
+        executor(x)
+    assert asked == [None, 1, 2]
+
+
+def test_streams_may_alternate(model, one):  # noqa: F811
+    """Of images on the GPU, whose logits nobody waits for."""
+    arrays, executor = one.current().arrays, CudaExecutor(model, "float16")
+    on_gpu = hasattr(arrays, "cuda")
+    x = [one.asarray(random_images(model, 256 if on_gpu else 2, seed)) for seed in (0, 1)]
+    expected = [one.to_host(executor(images)) for images in x]
+    streams = [arrays.cuda.Stream(non_blocking=True) if on_gpu else nullcontext() for _ in x]
+    one.current().finish()
+    found = []
+    for _ in range(20 if on_gpu else 1):
+        for stream, images in zip(streams, x):
+            with stream:
+                found.append(executor(images))
+    one.current().finish()
+    for number, logits in enumerate(found):
+        np.testing.assert_array_equal(one.to_host(logits), expected[number % 2])
 
 
 def test_memory_is_bounded_and_told(model):

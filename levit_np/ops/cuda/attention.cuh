@@ -237,7 +237,7 @@ template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Wor
 // place of those before.  These are whole tiles, or, where there is no room for two, whole sixteens.
 constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
 constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES), GROUPS_HELD = MOST_BYTES / (16 * LINE_BYTES);
-constexpr int HELD = TILES_HELD >= 2 ? TILE * (TILES_HELD < 4 ? TILES_HELD : 4) : 16 * (GROUPS_HELD > 1 ? GROUPS_HELD : 1);
+constexpr int HELD = TILES_HELD >= 2 ? TILE * (TILES_HELD < 4 ? TILES_HELD : 4) : 16 * (GROUPS_HELD ? GROUPS_HELD : 1);
 
 template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   unsigned char *first_memory, *second_memory;

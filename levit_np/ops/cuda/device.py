@@ -239,6 +239,14 @@ class CupyDevice:
         """Returns when the GPU has done all that it was given."""
         self.arrays.cuda.Device().synchronize()
 
+    def in_turn(self, last):
+        """For memory that one call after another uses: waits for the GPU where this call is another thread's than the
+        last, or on another stream, which would not wait for that one's.  -> what the next call gives as `last`."""
+        here = threading.get_ident(), self.arrays.cuda.get_current_stream().ptr
+        if last not in (None, here):
+            self.finish()
+        return here
+
     def free(self) -> None:
         """Gives the memory back that CuPy keeps for later, and recordings that are gone had: a pool keeps it even when
         nobody has the pool any more."""

@@ -201,6 +201,9 @@ class Emulator:
     def finish(self):
         pass
 
+    def in_turn(self, last):
+        pass
+
     def free(self):
         pass
 
@@ -232,9 +235,6 @@ class Scalar:
         assert type(value) is SCALARS[kind], f"{kernel.name}, argument {number}: expected {kind}, got {type(value)}"
         self.value = np.array(value)
         self.place = self.value.ctypes.data
-
-    def require_bfloat16(self):
-        pass
 
     def finish(self):
         pass

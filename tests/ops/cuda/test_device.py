@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -255,6 +256,21 @@ def test_a_recording_that_is_gone_gives_its_memory_back(log):
     with pytest.raises(MemoryError, match="no more"):
         device.captured(lambda: scarce(3))
     assert Pool.using.held == 0 and gpu._pools == []
+
+
+def test_another_stream_or_thread_waits_for_the_one_before(log):
+    """Where both use the same memory: nothing else would make the second wait."""
+    cupy, gpu = sys.modules["cupy"], device.current()
+    stream = type("", (), {"ptr": 0})()
+    cupy.cuda.get_current_stream = lambda: stream
+    first = gpu.in_turn(None)
+    assert gpu.in_turn(first) == first and log == []
+    stream.ptr = 7
+    second = gpu.in_turn(first)
+    assert log == ["finished"] and gpu.in_turn(second) == second and log == ["finished"]
+    with ThreadPoolExecutor(1) as pool:  # each thread may have a default stream of its own, of the same number
+        pool.submit(gpu.in_turn, second).result()
+    assert log == ["finished"] * 2
 
 
 def test_memory_that_was_given_back_while_recording_is_seen(log):
