@@ -41,7 +41,7 @@ class CudaExecutor:
         if normalization:
             mean, std = (np.array(values, np.float64) for values in normalization)
             self._scale_and_shift = [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
-        self._buffers, self._programs, self._last = Buffers(), {}, None
+        self._buffers, self._programs, self._last, self._gpu = Buffers(), {}, None, device.current().here()
 
     @property
     def memory(self) -> dict:
@@ -54,8 +54,8 @@ class CudaExecutor:
         if of_bytes and not self._scale_and_shift:
             raise BackendError("images: expected float32, or a normalization for bytes, found uint8")
         xp, here = device.arrays(), not isinstance(images, device.arrays().ndarray)
-        logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
-        with device.alone:
+        with device.alone, self._gpu:
+            logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
             self._last, first = device.current().in_turn(self._last), 0
             while first < len(images):
                 size = _share(len(images) - first, self.most)

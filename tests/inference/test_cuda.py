@@ -202,6 +202,26 @@ def test_calls_take_turns(model, one, monkeypatch):  # noqa: F811
     assert asked == [None, 1, 2]
 
 
+def test_every_thread_evaluates_on_the_gpu_of_the_weights(model, one, monkeypatch):  # noqa: F811
+    """A thread that chose none has the first, whose kernels would be given another's addresses."""
+    chosen = []
+
+    class GPU:
+        def __enter__(self):
+            chosen.append(self)
+
+        def __exit__(self, *_):
+            chosen.pop()
+
+    gpu, run, where, x = GPU(), cuda.Program.run, [], random_images(model, 2)
+    monkeypatch.setattr(one.current(), "here", lambda: gpu)
+    executor = CudaExecutor(model, "float16")
+    monkeypatch.setattr(cuda.Program, "run",
+                        lambda program, images: where.append(list(chosen)) or run(program, images))
+    at_once(lambda _: executor(x), 2)
+    assert where == [[gpu], [gpu]] and not chosen
+
+
 def test_streams_may_alternate(model, one):  # noqa: F811
     """Of images on the GPU, whose logits nobody waits for."""
     arrays, executor = one.current().arrays, CudaExecutor(model, "float16")

@@ -125,7 +125,7 @@ class CupyDevice:
         if capability == HOPPER and compiler < TAKES_TWO_TARGETS:
             self.capability -= 1  # as any other
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
-        self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for
+        self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for, on each GPU
         self._compiling = 0.0  # seconds
         self._launched, self._cuts, self._cut = 0, (), None  # see captured
         self._pools = []  # recordings' memory: [pool, a function that gives the recording while there is one]
@@ -148,24 +148,25 @@ class CupyDevice:
         return x.data.ptr
 
     def launch(self, call: Launch) -> None:
-        asked = call.shared > max(SHARED_WITHOUT_ASKING, self._shared.get(call.kernel, 0))
-        if asked:
-            self._require_shared(call)
         function = self.function(call.kernel)
-        if asked:
-            function.max_dynamic_shared_size_bytes = self._shared[call.kernel] = call.shared
+        if call.shared > SHARED_WITHOUT_ASKING:
+            self._ask_for_shared(call, function)
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
         function(call.grid, call.block, arguments, shared_mem=call.shared)
         self._launched += 1
         if self._launched in self._cuts:
             self._cut()
 
-    def _require_shared(self, call):
+    def _ask_for_shared(self, call, function):
         runtime = self.arrays.cuda.runtime
-        most = runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, self.arrays.cuda.Device().id)
+        number = runtime.getDevice()
+        if call.shared <= self._shared.get((number, call.kernel), 0):
+            return
+        most = runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, number)
         if call.shared > most:  # for attention of heads that no model of the family has
             raise BackendError(f"backend cuda: {call.kernel.name}: expected a GPU with {call.shared:,} bytes of shared "
                                f"memory for a block, found {most:,}: its heads are too wide")
+        function.max_dynamic_shared_size_bytes = self._shared[number, call.kernel] = call.shared
 
     def recorded(self, calls: list):
         """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""
@@ -238,6 +239,10 @@ class CupyDevice:
     def finish(self) -> None:
         """Returns when the GPU has done all that it was given."""
         self.arrays.cuda.Device().synchronize()
+
+    def here(self):
+        """This thread's GPU: `with` it, another thread works on it too, which by itself would take the first."""
+        return self.arrays.cuda.Device()
 
     def in_turn(self, last):
         """For memory that one call after another uses: waits for the GPU where this call is another thread's than the

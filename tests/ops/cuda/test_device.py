@@ -284,28 +284,30 @@ def test_memory_that_was_given_back_while_recording_is_seen(log):
         device.captured(function)
 
 
-def test_more_shared_memory_than_there_is_is_said_in_one_line(monkeypatch):
-    """Before anything is compiled; what there is is asked for."""
-    cupy, compiled = Cupy(1), []
-    cupy.cuda.Device.id = 0
-    cupy.cuda.runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
-    cupy.cuda.runtime.deviceGetAttribute = lambda attribute, number: {97: 99 << 10}[attribute]
+def test_shared_memory_is_asked_for(monkeypatch):
+    """Once for each kernel and GPU; more than there is is refused in one line."""
+    cupy, asked = Cupy(2), []
+    runtime = cupy.cuda.runtime
+    runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice = 97, lambda: number
+    runtime.deviceGetAttribute = lambda attribute, number: {97: 99 << 10}[attribute]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
 
     class Function:
+        def __setattr__(self, name, size):
+            asked.append((name, number, size))
+
         def __call__(self, *launch, shared_mem):
-            compiled.append((self.max_dynamic_shared_size_bytes, shared_mem))
+            pass
 
     monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: Function())
-    for size in (99 << 10, 50 << 10, (99 << 10) + 16):
-        call = device.Launch(device.Kernel("attention", "attention"), (1, 1, 1), (32, 1, 1), size, ())
-        if size <= 99 << 10:
-            monkeypatch.setattr(Function, "max_dynamic_shared_size_bytes", None, raising=False)
-            device.current().launch(call)
-    assert compiled == [(99 << 10, 99 << 10), (None, 50 << 10)]  # so much is allowed already
+    kernel, gpu = device.Kernel("attention", "attention"), device.current()
+    for number, size in ((0, 48 << 10), (0, 64 << 10), (0, 50 << 10), (0, 99 << 10), (1, 50 << 10), (1, 50 << 10)):
+        gpu.launch(device.Launch(kernel, (1, 1, 1), (32, 1, 1), size, ()))
+    assert asked == [("max_dynamic_shared_size_bytes", *which)
+                     for which in ((0, 64 << 10), (0, 99 << 10), (1, 50 << 10))]
     with pytest.raises(levit_np.BackendError, match="backend cuda: attention: expected a GPU with 101,392 bytes of "
                                                     "shared memory for a block, found 101,376: its heads are too wide"):
-        device.current().launch(call)
+        gpu.launch(device.Launch(kernel, (1, 1, 1), (32, 1, 1), (99 << 10) + 16, ()))
 
 
 @pytest.mark.parametrize("compiler, suits", [((12, 8), False), ((12, 9), True), ((13, 0), True)])
