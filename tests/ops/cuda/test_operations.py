@@ -233,7 +233,8 @@ def test_attention_of_a_row_without_keys_is_nan():
 
 
 @pytest.mark.parametrize("dtype, keys, key, value", [("float16", 16, 16, 512), ("float16", 48, 512, 16),
-                                                     ("float16", 32, 16, 1024), ("float32", 16, 512, 16)])
+                                                     ("float16", 32, 16, 1024), ("float32", 16, 512, 16),
+                                                     ("float32", 50, 16, 1024)])  # of which sixteen are there
 def test_attention_of_long_and_short_lines(dtype, keys, key, value):
     """Shared memory, or what lies there first, does not end where a line of values, or of keys, could begin."""
     kind, scale = type_of(dtype), key**-0.5
