@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import weakref
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -208,9 +209,13 @@ class CupyDevice:
             self._launched, self._cuts, self._cut = 0, cuts, cut
             try:
                 result = function()
+            except BaseException:
+                with suppress(cuda.runtime.CUDARuntimeError):  # that the recording is broken; why is what matters
+                    stream.end_capture()
+                raise
             finally:
                 self._cuts, self._cut = (), None
-                graphs.append(stream.end_capture())
+            graphs.append(stream.end_capture())
         if pool.total_bytes() < taken:
             # Where memory was scarce the pool gave some back, which recorded kernels write to, before it found more.
             raise self.OutOfMemory(taken, pool.total_bytes())

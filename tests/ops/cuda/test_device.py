@@ -237,6 +237,22 @@ def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
     assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
 
 
+def test_what_broke_a_recording_is_what_is_raised(log, monkeypatch):
+    """Not that it is broken, which CUDA says when the recording ends: memory that ran out is answered by less."""
+    def broken(stream):
+        raise Runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    def function():
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Stream, "end_capture", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        device.captured(function)
+    with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+        device.captured(lambda: "recorded")
+    assert log[-2:] == ["no stream", "freed"]
+
+
 def test_a_recording_that_is_gone_gives_its_memory_back(log):
     """When memory is freed next; so does one that failed, at once."""
     replay = device.captured(lambda: Pool.using.malloc(100))
