@@ -72,7 +72,7 @@ class _Recording:
     def __init__(self):
         self._parts, self._numbers = [], array("q")  # programs and calls; the steps of the next program
         self._known, self._kept, self._blocks = set(), [], blocks.Blocks()
-        self._threads, self.inside, self.scratch = threads(), False, SimpleNamespace()
+        self.threads, self.inside, self.scratch = threads(), False, SimpleNamespace()
 
     def __enter__(self):
         self._others = blocks.use(self._blocks)
@@ -134,7 +134,7 @@ class _Recording:
 
     def replay(self) -> None:
         """All of it, once."""
-        count, run = min(self._threads, threads()), library("training_kernels").run  # scratch is there for so many
+        count, run = min(self.threads, threads()), library("training_kernels").run  # scratch is there for so many
         for part in self._parts:
             if callable(part):
                 part()

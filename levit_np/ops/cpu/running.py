@@ -13,7 +13,7 @@ from . import training_step as step
 from .blocks import block
 from .library import library
 from .recording import computed, recording
-from .threads import run_with_threads, threads
+from .threads import MOST, run_with_threads, threads
 
 ONE = np.ones(1, np.float32)
 ONE.flags.writeable = False
@@ -102,7 +102,9 @@ def scratch(size: int) -> tuple[int, int]:
     """(address, bytes a thread): at least `size` bytes for each thread of a call, kept for this caller's next; for a
     recording its own, which another thread may replay while this one computes."""
     size, now = -(-size // 64) * 64, recording()
-    kept, total = now.scratch if now else _kept, size * threads() + 64
+    kept = now.scratch if now else _kept
+    kept.threads = now.threads if now else threads()
+    total = size * kept.threads + 64
     if getattr(kept, "size", 0) < total:
         kept.memory, kept.size = np.empty(total, np.uint8), total
         kept.address = address(kept.memory) + -address(kept.memory) % 64
@@ -123,7 +125,9 @@ def run(*steps) -> None:
     if now := recording():
         now.steps(numbers, [a for _, columns in steps for a in columns.values() if isinstance(a, np.ndarray)])
     table = array("q", numbers)
-    kernels, program, count = library("training_kernels"), table.buffer_info()[0], threads()
+    kernels, program = library("training_kernels"), table.buffer_info()[0]
+    # There is scratch for so many; set_threads may have said more since.
+    count = min(threads(), getattr(now.scratch if now else _kept, "threads", MOST))
     run_with_threads(lambda thread, counter: kernels.run(program, 0, len(steps), thread, count, counter), count)
 
 

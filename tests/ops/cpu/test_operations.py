@@ -19,8 +19,9 @@ from ..cases import CASES, drawn
 ROUNDING, LONG_SUMS = 5e-6, 1e-5
 
 # The package's names are the functions.
-attention, convolution, filtering, linear = (
-    import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "filtering", "linear"))
+attention, convolution, filtering, linear, running = (
+    import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "filtering", "linear",
+                                                           "running"))
 
 
 @pytest.fixture(autouse=True)
@@ -291,6 +292,29 @@ def test_eight_callers_at_once(count):
     assert not wrong
 
 
+@pytest.mark.parametrize("name", ["linear", "attention_backward"])
+def test_more_threads_while_an_operation_is_prepared_have_no_scratch_in_it(name, monkeypatch):
+    """set_threads, called by another thread, counts from the next operation on."""
+    expected, counts, made = perform(cpu, name, SMALL[name]), [], running.run_with_threads
+
+    def run(function, count):
+        counts.append(count)
+        levit_np.set_threads(1)
+        made(function, count)
+
+    def scratch(size, real=running.scratch):
+        found = real(size)
+        levit_np.set_threads(4)
+        return found
+
+    monkeypatch.setattr(running, "run_with_threads", run)
+    for module in (attention, linear):
+        monkeypatch.setattr(module, "scratch", scratch)
+    levit_np.set_threads(1)
+    assert all(map(np.array_equal, perform(cpu, name, SMALL[name]), expected))
+    assert counts and set(counts) == {1}
+
+
 @pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
@@ -306,6 +330,7 @@ def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
     for module in (attention, convolution, filtering, linear):
         monkeypatch.setattr(module, "scratch", scratch)
     levit_np.set_threads(count)
+    monkeypatch.setattr(running._kept, "threads", count, raising=False)
     for name in ("linear", "linear_backward", "convolution", "convolution_backward", "convolution in squares",
                  "convolution_backward in squares", "attention", "attention_backward"):
         perform(cpu, name, sizes[name])

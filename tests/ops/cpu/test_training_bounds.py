@@ -95,6 +95,7 @@ def same_against_a_fence(sizes, side, past=False, bug=None):
         setattr(*bug)
     for count in (1, 3):
         levit_np.set_threads(count)
+        running._kept.threads = count
         for name, arguments in sizes.items():
             print(count, name, file=sys.stderr, flush=True)  # the last one is the one that a crash is about
             found = perform(cpu, name, changed(arguments, put))
