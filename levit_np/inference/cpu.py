@@ -33,14 +33,13 @@ class CpuExecutor:
     def __call__(self, images):
         if images.dtype != np.float32:  # whatever type a parameter was replaced in
             raise LevitError(f"expected images of float32, got {images.dtype}")
-        images = np.ascontiguousarray(images)
         logits = np.empty((len(images), self._outputs), np.float32)
         parts = -(-len(images) // LARGEST)
         for part in range(parts):
             # Of sizes that differ by one at most.
             start, stop = len(images) * part // parts, len(images) * (part + 1) // parts
             program = self._take(stop - start)
-            self._run(program, images[start:stop])
+            self._run(program, np.ascontiguousarray(images[start:stop]))  # a part: all may be more than memory holds
             logits[start:stop] = program.logits(self._outputs)
             self._give(program)
         return logits

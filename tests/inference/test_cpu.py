@@ -1,6 +1,7 @@
 """The cpu backend's evaluation: against the float64 network, and that nothing but the image decides an answer."""
 
 import gc
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -119,6 +120,18 @@ def test_any_layout_of_the_input_and_no_other_type(model):
     for wrong in (x.astype(">f4"), x.astype(np.float64), x.astype(np.float16), x[:, :2], x[:, :, 1:], x[0]):
         with pytest.raises(levit_np.LevitError, match="expected images"):
             model(wrong)
+
+
+def test_images_that_lie_otherwise_are_copied_a_part_at_a_time(model):
+    image = random_images(model, 1)
+    x = np.broadcast_to(image, (160, *image.shape[1:]))
+    expected = model(x)
+    tracemalloc.start()
+    try:
+        assert np.array_equal(model(x), expected)
+        assert tracemalloc.get_traced_memory()[1] < x.nbytes / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_answer_is_the_callers(model):
