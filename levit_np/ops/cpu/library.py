@@ -31,8 +31,11 @@ KEPT = 16  # files; older ones go when a new one comes
 def _key(part: str, instructions: InstructionSet) -> str:
     """A name for everything the machine code depends on."""
     digest = hashlib.sha256(machine_code.MAGIC)
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), *map(_version_file, ("numba", "llvmlite"))]
-    for source in sources:
+    folder = Path(__file__).parent
+    own = sorted(folder.glob("*.py")) or sorted(folder.glob("*.pyc"))
+    if not own:  # in an archive, or in a program that holds its modules itself
+        own = [next(filter(Path.is_file, folder.parents), Path(sys.executable))]
+    for source in (*own, *map(_version_file, ("numba", "llvmlite"))):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     parts = part, instructions, sys.version_info[:3], sys.platform, instructions.cpu or processor.description()
     digest.update(repr(parts).encode())
@@ -85,7 +88,7 @@ def _prune(folder: Path) -> None:
 
 def _compile(part: str, instructions: InstructionSet) -> bytes:
     print(NOTICE, file=sys.stderr, flush=True)
-    paths = str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH")
+    paths = str(Path(__file__).resolve().parents[3]), *sys.path  # to which a program may have added Numba's place
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     for name in [name for name in environment if name.startswith("NUMBA_")]:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
@@ -95,7 +98,8 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
         if getattr(sys, "frozen", False):  # there `sys.executable` is the program itself
             raise OSError("a program without an interpreter of its own")
         # -P: a levit_np in the folder that the user happens to be in is not the one whose kernels these are.
-        command = [sys.executable, "-P", "-m", f"{__package__}.build", part, instructions.name]
+        # -W: PYTHONWARNINGS may make errors of warnings, Numba's and those of Python itself.
+        command = [sys.executable, "-P", "-W", "ignore", "-m", f"{__package__}.build", part, instructions.name]
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
         status, output, errors = done.returncode, done.stdout, done.stderr
     except OSError as error:
@@ -141,7 +145,10 @@ def _code(part: str, instructions: InstructionSet):
     """(machine code, its entry), compiled if need be."""
     folder = Path(cache.directory())
     path = folder / f"{_key(part, instructions)}{SUFFIX}"
-    trusted = not folder.exists() or cache.is_ours(folder.stat())
+    try:
+        trusted = cache.is_ours(folder.stat())
+    except OSError:  # not there, or nothing that could be read or kept
+        trusted = True
     if trusted and (found := _kept(path)):
         return found
     data = _compile(part, instructions)

@@ -98,12 +98,13 @@ def test_a_directory_in_the_files_place(compilations, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(compilations, compiled, tmp_path, monkeypatch):
-    """A file in the folder's place refuses root too."""
+    """A file in the folder's place refuses root too; one that may not even be looked at, in the home of whoever called
+    sudo say, is as one whose name is too long."""
     (tmp_path / "cache").write_bytes(b"kept")
-    for place in (tmp_path / "cache", tmp_path / "cache" / "below"):
+    for place in (tmp_path / "cache", tmp_path / "cache" / "below", tmp_path / ("a" * 300)):
         monkeypatch.setenv("LEVIT_NP_CACHE", str(place))
         assert machine_code.packed(*code()) == compiled
-    assert len(compilations) == 2 and (tmp_path / "cache").read_bytes() == b"kept"
+    assert len(compilations) == 3 and (tmp_path / "cache").read_bytes() == b"kept"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=("full", "Ctrl-C"))
@@ -193,6 +194,21 @@ def test_the_key_is_all_that_the_code_depends_on(tmp_path, monkeypatch):
     assert len(set(keys)) == len(keys) > 15
 
 
+@pytest.mark.parametrize("name", ["all.zip/levit_np/ops/cpu/library.py", "compiled/library.pyc"])
+def test_the_key_where_the_sources_are_no_files(tmp_path, monkeypatch, name):
+    """In an archive it is that of the archive; next to modules that came compiled, theirs."""
+    (tmp_path / "all.zip").write_bytes(b"one")
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled" / "library.pyc").write_bytes(b"one")
+    monkeypatch.setattr(library, "__file__", str(tmp_path / name))
+    keys = []
+    for content in (b"one", b"one", b"two"):
+        (tmp_path / "all.zip").write_bytes(content)
+        (tmp_path / "compiled" / "library.pyc").write_bytes(content)
+        keys.append(library._key("kernels", instruction_set.chosen()))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_old_entries_go(compilations, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
@@ -270,6 +286,26 @@ def test_what_lies_in_the_present_folder_is_not_compiled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BackendError, match="found: ModuleNotFoundError: No module named 'levit_np.ops.cpu.no_kernels'"):
         library._compile("no_kernels", instruction_set.chosen())
+
+
+@NEEDS_INTERPRETER
+def test_what_python_warns_of_there_is_no_error(monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    with pytest.raises(BackendError, match="found: ModuleNotFoundError: No module named 'levit_np.ops.cpu.no_kernels'"):
+        library._compile("no_kernels", instruction_set.chosen())
+
+
+@POSIX
+@NEEDS_INTERPRETER
+def test_numba_is_found_where_the_program_has_it(compiler, tmp_path, monkeypatch):
+    """In a folder that the program itself has added to its path; the levit_np that compiles is still this one."""
+    monkeypatch.syspath_prepend(str(tmp_path / "vendored"))
+    interpreter = compiler.read_text().splitlines()[0]
+    compiler.write_text(f"{interpreter}\nimport os, sys\nsys.exit(os.environ['PYTHONPATH'])\n")
+    with pytest.raises(BackendError) as found:
+        code()
+    paths = str(found.value).partition("found: ")[2].split(os.pathsep)
+    assert paths[:2] == [str(Path(library.__file__).parents[3]), str(tmp_path / "vendored")] and "" not in paths
 
 
 @POSIX
