@@ -10,6 +10,8 @@ def directory() -> str:
     if chosen := os.environ.get("LEVIT_NP_CACHE"):
         return os.path.expanduser(chosen)
     home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # a user without one, in a container say: nothing is kept, least of all in a folder ~
+        home = os.devnull
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
     elif sys.platform == "darwin":

@@ -8,22 +8,36 @@ import pytest
 
 from levit_np import cache
 
+HOME = os.path.abspath("HOME")
+
 
 def test_the_platforms_places(monkeypatch):
     for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", "HOME"))
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", HOME))
     for platform, variable, default in (("linux", "XDG_CACHE_HOME", ".cache"), ("darwin", None, "Library/Caches"),
                                         ("win32", "LOCALAPPDATA", "AppData/Local")):
         monkeypatch.setattr(sys, "platform", platform)
-        assert Path(cache.directory()) == Path("HOME", default, "levit_np")
+        assert Path(cache.directory()) == Path(HOME, default, "levit_np")
         if variable:
             monkeypatch.setenv(variable, "BASE")
             assert Path(cache.directory()) == Path("BASE", "levit_np")
     monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
     assert cache.directory() == "MINE"
     monkeypatch.setenv("LEVIT_NP_CACHE", "~/mine")  # as a Dockerfile has it
-    assert cache.directory() == "HOME/mine"
+    assert cache.directory() == f"{HOME}/mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs /dev/null")
+def test_a_user_without_a_home_has_no_folder(tmp_path, monkeypatch):
+    """In a container, as a user whom it does not know: expanduser leaves ~ as it is."""
+    for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError):
+        cache.make()
+    assert os.listdir(tmp_path) == []
 
 
 def test_it_is_made_for_this_user_alone(tmp_path, monkeypatch):
