@@ -88,8 +88,11 @@ def _prune(folder: Path) -> None:
 
 def _compile(part: str, instructions: InstructionSet) -> bytes:
     print(NOTICE, file=sys.stderr, flush=True)
-    paths = str(Path(__file__).resolve().parents[3]), *sys.path  # to which a program may have added Numba's place
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # Numba's place may be one that the program itself has added to its path; all of that, its own folder too, would
+    # come before Python's modules.
+    needed = [_version_file(package).parents[1] for package in ("numba", "llvmlite", "numpy")]
+    paths = *map(str, (Path(__file__).resolve().parents[3], *needed)), os.environ.get("PYTHONPATH")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}
     for name in [name for name in environment if name.startswith("NUMBA_")]:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
     if instructions.cpu:
