@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from levit_np.errors import CheckpointError
-from levit_np.storage import names
+from ..errors import CheckpointError
+from ..storage import names
 
 _MOST_OPCODES = 1 << 18
 _MOST_ITEMS = 1 << 16

@@ -8,11 +8,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from levit_np.errors import CheckpointError
-from levit_np.storage import names, strict_json
-from levit_np.storage.atomic import replacing
-from levit_np.storage.finite import require_finite
-from levit_np.storage.regular import open_regular
+from ..errors import CheckpointError
+from ..storage import names, strict_json
+from ..storage.atomic import replacing
+from ..storage.finite import require_finite
+from ..storage.regular import open_regular
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 1 << 20

@@ -12,7 +12,7 @@ import struct
 import zlib
 from typing import BinaryIO, NamedTuple
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 _MOST_MEMBERS = 4096 + 64
 _LARGEST_DIRECTORY = 2 << 20

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from levit_np.checkpoints import pickle_reader, stored_zip
-from levit_np.checkpoints.pickle_reader import Container, Storage, Tensor, described
-from levit_np.errors import CheckpointError
-from levit_np.storage import names
-from levit_np.storage.atomic import replacing
-from levit_np.storage.finite import require_finite
-from levit_np.storage.regular import open_regular
+from ..errors import CheckpointError
+from ..storage import names
+from ..storage.atomic import replacing
+from ..storage.finite import require_finite
+from ..storage.regular import open_regular
+from . import pickle_reader, stored_zip
+from .pickle_reader import Container, Storage, Tensor, described
 
 # torch.load takes versions 1 to 10; torch.save has written 3 ever since.
 _VERSIONS = range(1, 11)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from levit_np.errors import ImageError
+from ..errors import ImageError
 
 
 class Container(NamedTuple):

@@ -13,8 +13,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from levit_np.errors import ImageError, shown
-from levit_np.images.containers import read_container
+from ..errors import ImageError, shown
+from .containers import read_container
 
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000

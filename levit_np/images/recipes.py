@@ -13,7 +13,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from levit_np.errors import ImageError
+from ..errors import ImageError
 
 MAX_SIDE = 4096
 MAX_RESIZED_PIXELS = 50_000_000
@@ -125,7 +125,7 @@ def recipe(name: str, image_size: tuple[int, int] | None = None, channels: int |
 
 def preprocess(source, recipe: Recipe) -> np.ndarray:
     """One image (whatever open_image takes) -> float32 (C, H, W). Raises ImageError."""
-    from levit_np.images.decoding import open_image, source_name  # Pillow: a model that is fed arrays needs none
+    from .decoding import open_image, source_name  # Pillow: a model that is fed arrays needs none
 
     image = open_image(source, recipe.mode)
     try:

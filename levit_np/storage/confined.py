@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 # -I: neither the working directory nor the environment adds a module; the caller's own sys.path replaces the
 # child's.

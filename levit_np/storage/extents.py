@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from levit_np.errors import CheckpointError
-from levit_np.storage import names, strict_json
-from levit_np.storage.finite import require_finite
+from ..errors import CheckpointError
+from . import names, strict_json
+from .finite import require_finite
 
 ARRAY_TYPES = ("<f4", "<f8", "<i8")
 DOCUMENT_TYPE = "|u1"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 
 def require_finite(array: np.ndarray, place: str) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from levit_np.errors import CheckpointError
-from levit_np.storage import confined, names, seal, strict_json
-from levit_np.storage.atomic import replacing
-from levit_np.storage.extents import ARRAY_TYPES, DOCUMENT_TYPE, Extent, copies
-from levit_np.storage.finite import require_finite
-from levit_np.storage.regular import open_regular
+from ..errors import CheckpointError
+from . import confined, names, seal, strict_json
+from .atomic import replacing
+from .extents import ARRAY_TYPES, DOCUMENT_TYPE, Extent, copies
+from .finite import require_finite
+from .regular import open_regular
 
 MAGICS = (seal.MAGIC, b"\x89HDF\r\n\x1a\n")
 
@@ -117,7 +117,7 @@ def _read_stranger(path: str | os.PathLike, expected: _Shapes | None, size: int)
 
 def _seal_stranger(path: str, copy: str) -> None:
     """The child's part: what strict_hdf5 finds in `path` goes, sealed, to `copy`."""
-    from levit_np.storage import strict_hdf5
+    from . import strict_hdf5
 
     with open_regular(path) as file:
         data = file.read()

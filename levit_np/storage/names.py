@@ -6,7 +6,7 @@ file.
 
 import math
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 MOST_DATASETS = 4096
 MOST_DIMENSIONS = 8

@@ -4,7 +4,7 @@ import os
 import stat
 from typing import BinaryIO
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:

@@ -6,7 +6,7 @@ It is no protection against malice: a forger can compute a hash too.
 import hashlib
 import struct
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 MAGIC = b"levit_np"
 VERSION = 1

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t
 
-from levit_np.errors import CheckpointError
-from levit_np.storage import extents, names
+from ..errors import CheckpointError
+from . import extents, names
 
 _TYPES = {"<f4": h5t.IEEE_F32LE, "<f8": h5t.IEEE_F64LE, "<i8": h5t.STD_I64LE, "|u1": h5t.STD_U8LE}
 _LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "an external link"}

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from levit_np.errors import CheckpointError
+from ..errors import CheckpointError
 
 DEEPEST = 64
 
