@@ -21,7 +21,6 @@ from .regular import open_regular
 
 MAGICS = (seal.MAGIC, b"\x89HDF\r\n\x1a\n")
 
-_Shapes = dict[str, tuple[int, ...]]
 _Content = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
@@ -38,14 +37,13 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], documents: dic
         file.write(content)
 
 
-def read(path: str | os.PathLike, expected: _Shapes | None = None) -> _Content:
+def read(path: str | os.PathLike) -> _Content:
     """The arrays (native, writable, C-contiguous) and the documents of an HDF5 file, by name.
 
-    With `expected`, name -> shape, exactly these arrays, in this order; without it all. A sealed file is held
-    against its seal, then read as its list of contents says; libhdf5 does not see it. A file without a seal
-    is a stranger's: a child process, bounded in time and memory, reads it by strict_hdf5 and seals what it
-    found. Raises CheckpointError, and nothing else, for whatever is wrong with the file. Takes the file's
-    size twice in memory.
+    A sealed file is held against its seal, then read as its list of contents says; libhdf5 does not see it. A file
+    without a seal is a stranger's: a child process, bounded in time and memory, reads it by strict_hdf5 and seals what
+    it found. Raises CheckpointError, and nothing else, for whatever is wrong with the file. Takes the file's size twice
+    in memory.
     """
     place = os.fspath(path)
     try:
@@ -54,22 +52,20 @@ def read(path: str | os.PathLike, expected: _Shapes | None = None) -> _Content:
             if magic not in MAGICS:
                 raise CheckpointError(f"{place}: expected an HDF5 file, found one that begins with {magic!r}")
             if magic != seal.MAGIC:
-                return _read_stranger(path, expected, os.fstat(file.fileno()).st_size)
+                return _read_stranger(path, os.fstat(file.fileno()).st_size)
             file.seek(0)
-            return _read_sealed(file.read(), expected, place)
+            return _read_sealed(file.read(), place)
     except OSError as error:
         raise CheckpointError(f"{place}: {error.strerror or error}") from error
     except MemoryError as error:
         raise CheckpointError(f"{place}: expected enough memory for the file, found too little") from error
 
 
-def _read_sealed(data: bytes, expected: _Shapes | None, place: str) -> _Content:
+def _read_sealed(data: bytes, place: str) -> _Content:
     offset, nbytes = seal.check(data, place)
     names.check_documents(nbytes, place)
-    extents = _listed(strict_json.loads(data[offset : offset + nbytes], f"{place}: {names.CONTENTS}"), place)
-    if expected is not None:
-        extents = _selected(extents, expected, place)
-    return copies(data, extents, place)
+    listing = strict_json.loads(data[offset : offset + nbytes], f"{place}: {names.CONTENTS}")
+    return copies(data, _listed(listing, place), place)
 
 
 def _listed(listing: Any, place: str) -> list[Extent]:
@@ -92,27 +88,13 @@ def _are_strings(values: list[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _selected(extents: list[Extent], expected: _Shapes, place: str) -> list[Extent]:
-    by_name = {extent.name: extent for extent in extents}
-    selected = []
-    for name, shape in expected.items():
-        if name not in by_name or by_name[name].is_document:
-            raise CheckpointError(f"{place}: {name}: expected an array of shape {tuple(shape)}, found none")
-        if by_name[name].shape != tuple(shape):
-            raise CheckpointError(
-                f"{place}: {name}: expected shape {tuple(shape)}, found {by_name[name].shape}"
-            )
-        selected.append(by_name[name])
-    return selected + [extent for extent in extents if extent.is_document]
-
-
-def _read_stranger(path: str | os.PathLike, expected: _Shapes | None, size: int) -> _Content:
+def _read_stranger(path: str | os.PathLike, size: int) -> _Content:
     with tempfile.TemporaryDirectory(prefix="levit_np-") as directory:
         copy = os.path.join(directory, "sealed.h5")
         # The child holds the content twice, reading and writing; libhdf5 and its metadata need the rest.
         confined.run(_seal_stranger, path, copy, seconds=20 + size / 20e6, memory=3 * size + (256 << 20))
         with open_regular(copy) as file:
-            return _read_sealed(file.read(), expected, os.fspath(path))
+            return _read_sealed(file.read(), os.fspath(path))
 
 
 def _seal_stranger(path: str, copy: str) -> None:

@@ -28,8 +28,8 @@ ARRAYS = {
 DOCUMENTS = {"config": {"depth": [2, 3], "name": "é", "scale": 0.5}, "labels": ["cat", None, True]}
 
 
-def refusal(path: Path, expected: Any = None) -> str:
-    return refusal_of(hdf5.read, path, expected)
+def refusal(path: Path) -> str:
+    return refusal_of(hdf5.read, path)
 
 
 @pytest.fixture
@@ -176,29 +176,6 @@ def test_a_sealed_file_is_held_against_its_seal_before_anything_reads_it(path, m
     for module, function in ((confined, "run"), (strict_hdf5, "find"), (hdf5, "copies")):
         monkeypatch.setattr(module, function, lambda *arguments, **options: pytest.fail("was read"))
     assert "damaged: content hash" in refusal(path)
-
-
-# What is expected of the content.
-
-
-def test_the_expected_arrays_come_alone_and_in_order(path, stranger):
-    expected = {"stages.10.weight": (5,), "head.bias": (0, 3), "stages.0.attention.steps": ()}
-    for file in (path, stranger):
-        assert list(hdf5.read(file, expected)[0]) == list(expected)
-    assert hdf5.read(path, {})[0] == {} and hdf5.read(path, {})[1] == DOCUMENTS
-
-
-@pytest.mark.parametrize(
-    ("expected", "words"),
-    [({"stages.1.weight": (5,)}, r"stages.1.weight: expected an array of shape \(5,\), found none"),
-     ({"stages.10": ()}, "stages.10: expected an array"), ({"documents.config": (41,)}, "found none"),
-     ({"stages.10.weight": (5, 1)}, r"stages.10.weight: expected shape \(5, 1\), found \(5,\)"),
-     ({"head.bias": (0, 4)}, r"expected shape \(0, 4\), found \(0, 3\)")],
-)
-def test_an_expected_array_that_is_not_there_is_named(path, stranger, expected, words):
-    for file in (path, stranger):
-        with pytest.raises(CheckpointError, match=words):
-            hdf5.read(file, expected)
 
 
 # Damage.
