@@ -49,7 +49,7 @@ def read(path, image_size=None) -> Content:
     with open_regular(path) as file:
         start = file.read(9)
     if start[8:9] == b"{":
-        return _foreign(place, safetensors_file.read(path)[0], image_size)
+        return _foreign(place, safetensors_file.read(path), image_size)
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # the latter an old pickle, which torch_file refuses by name
         return _foreign(place, torch_file.read(path), image_size)
     if start[:8] in hdf5.MAGICS:
@@ -76,7 +76,7 @@ def _own(place, arrays, documents):
     return Content(config, arrays, labels, preprocessing)
 
 
-def _foreign(place, tensors, image_size=None):
+def _foreign(place, tensors, image_size):
     # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
     stem = "patch_embed", "stem.", "levit.patch_embeddings"
     tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t

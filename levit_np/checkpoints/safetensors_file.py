@@ -1,5 +1,4 @@
-"""The safetensors container: eight bytes of length, a JSON header, the values of each tensor one after the
-other."""
+"""The safetensors container: eight bytes of length, a JSON header, the values of each tensor one after the other."""
 
 import math
 import os
@@ -13,6 +12,7 @@ from ..storage import names, strict_json
 from ..storage.atomic import replacing
 from ..storage.finite import require_finite
 from ..storage.regular import open_regular
+from .values import check_arrays, check_name, read_values
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 1 << 20
@@ -23,7 +23,6 @@ _TYPES = {
     "F16": ("<f2", "f4"), "BF16": ("<u2", "f4"),
 }
 _WRITTEN = {"float32": "F32", "float64": "F64", "int64": "I64"}
-_BLOCK = 1 << 20  # values decoded at a time: little memory beside the arrays
 
 
 class _Tensor(NamedTuple):
@@ -36,23 +35,23 @@ class _Tensor(NamedTuple):
     end: int
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors by name, in the header's order (native, writable, C-contiguous), and the metadata.
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors by name, in the header's order (native, writable, C-contiguous).
 
-    Accepted are F32, F64, I64, and F16 and BF16, which come back as float32; at most 4,096 tensors and a
-    header of 1 MB; each byte of the file belongs to exactly one tensor. Raises CheckpointError in one line
-    for all else, also for a NaN or an infinity, and for whatever the safetensors library refuses.
+    Accepted are F32, F64, I64, and F16 and BF16, which come back as float32; at most 4,096 tensors and a header of
+    1 MB; each byte of the file belongs to exactly one tensor. Raises CheckpointError in one line for all else, also for
+    metadata other than strings, a NaN or an infinity, and for whatever the safetensors library refuses.
     """
     place = os.fspath(path)
     try:
         with open_regular(path) as file:
             header, start = _header(file, place)
-            metadata = _metadata(header.pop(_METADATA, {}), place)
+            _check_metadata(header.pop(_METADATA, {}), place)
             names.check_count(len(header), place)
             tensors = [_tensor(name, entry, place) for name, entry in header.items()]
             _require_gapless(tensors, os.fstat(file.fileno()).st_size - start, place)
             _require_same_names(path, tensors, place)
-            return {tensor.name: _values(file, start, tensor, place) for tensor in tensors}, metadata
+            return {tensor.name: _values(file, start, tensor, place) for tensor in tensors}
     except CheckpointError:
         raise
     except Exception as error:
@@ -60,25 +59,19 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise CheckpointError(f"{place}: expected readable safetensors, found {reason:.300}") from error
 
 
-def write(
-    path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
-) -> None:
+def write(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Replaces `path` by a safetensors file of these float32, float64 and int64 arrays.
 
-    The same content gives the same bytes, which the library's own writer does not promise. Raises
-    CheckpointError for what `read` would refuse, before anything is written; OSError as from `replacing`.
+    The same content gives the same bytes, which the library's own writer does not promise. Raises CheckpointError for
+    what `read` would refuse, before anything is written; OSError as from `replacing`.
     """
     place = os.fspath(path)
-    names.check_count(len(arrays), place)
-    for name, array in arrays.items():
-        _check_name(name, place)
-        if array.dtype.name not in _WRITTEN:
-            raise CheckpointError(f"{place}: {name}: expected {', '.join(_WRITTEN)}, found {array.dtype}")
-        names.check_shape(array.shape, f"{place}: {name}")
-        require_finite(array, f"{place}: {name}")
+    check_arrays(arrays, _WRITTEN, place)
+    if _METADATA in arrays:
+        raise CheckpointError(f"{place}: expected names of arrays, found {_METADATA}")
     # Eight-byte values first: every tensor is then aligned to its own item size.
     ordered = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header = _encoded_header(arrays, ordered, metadata, place)
+    header = _encoded_header(arrays, ordered, place)
     with replacing(path) as file:
         file.write(_LENGTH.pack(len(header)) + header)
         for name in ordered:
@@ -86,13 +79,8 @@ def write(
             file.write(np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C").data)
 
 
-def _encoded_header(
-    arrays: dict[str, np.ndarray], ordered: list[str], metadata: dict[str, str] | None, place: str
-) -> bytes:
-    entries: dict[str, Any] = {}
-    if metadata:
-        entries[_METADATA] = _metadata(dict(sorted(metadata.items())), place)
-    end = 0
+def _encoded_header(arrays: dict[str, np.ndarray], ordered: list[str], place: str) -> bytes:
+    entries, end = {}, 0
     for name in ordered:
         array = arrays[name]
         begin, end = end, end + array.nbytes
@@ -101,9 +89,7 @@ def _encoded_header(
     header = strict_json.dumps(entries, f"{place}: header")
     header += b" " * (-len(header) % 8)
     if len(header) > _LARGEST_HEADER:
-        raise CheckpointError(
-            f"{place}: expected a header of at most {_LARGEST_HEADER} bytes, found {len(header)}"
-        )
+        raise CheckpointError(f"{place}: expected a header of at most {_LARGEST_HEADER} bytes, found {len(header)}")
     return header
 
 
@@ -125,23 +111,13 @@ def _header(file: BinaryIO, place: str) -> tuple[dict[str, Any], int]:
     return strict_json.loads(text, f"{place}: header"), _LENGTH.size + length
 
 
-def _metadata(found: Any, place: str) -> dict[str, str]:
+def _check_metadata(found: Any, place: str) -> None:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in (*found, *found.values())):
         raise CheckpointError(f"{place}: expected metadata of strings, found another kind of value")
-    return found
-
-
-def _check_name(name: str, place: str) -> None:
-    # isprintable refuses what a terminal would obey.
-    printable = name.isprintable() and 0 < len(name.encode()) <= names.LONGEST_NAME
-    if not printable or name == _METADATA:
-        raise CheckpointError(
-            f"{place}: expected a printable name of at most {names.LONGEST_NAME} bytes, found {name!r:.300}"
-        )
 
 
 def _tensor(name: str, entry: Any, place: str) -> _Tensor:
-    _check_name(name, place)
+    check_name(name, place)
     place = f"{place}: {name}"
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3:
@@ -189,17 +165,8 @@ def _require_same_names(path: str | os.PathLike, tensors: list[_Tensor], place: 
 
 
 def _values(file: BinaryIO, start: int, tensor: _Tensor, place: str) -> np.ndarray:
-    """Read and widened in blocks. The library would map the file, and has no bfloat16 to give to NumPy."""
-    stored, native = (np.dtype(name) for name in _TYPES[tensor.dtype])
-    values = np.empty((tensor.end - tensor.begin) // stored.itemsize, native)
-    file.seek(start + tensor.begin)
-    for i in range(0, len(values), _BLOCK):
-        block = values[i : i + _BLOCK]
-        raw = file.read(len(block) * stored.itemsize)
-        decoded = np.frombuffer(raw, stored)
-        if tensor.dtype == "BF16":
-            # A bfloat16 is the upper half of a float32.
-            decoded = (decoded.astype("u4") << 16).view("f4")
-        block[:] = decoded
-    require_finite(values, f"{place}: {tensor.name}")
+    """The library would map the file, and has no bfloat16 to give to NumPy."""
+    place = f"{place}: {tensor.name}"
+    values = read_values(file, start + tensor.begin, math.prod(tensor.shape), *_TYPES[tensor.dtype], place)
+    require_finite(values, place)
     return values.reshape(tensor.shape)

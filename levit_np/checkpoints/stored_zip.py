@@ -13,6 +13,7 @@ import zlib
 from typing import BinaryIO, NamedTuple
 
 from ..errors import CheckpointError
+from .values import read_exactly
 
 _MOST_MEMBERS = 4096 + 64
 _LARGEST_DIRECTORY = 2 << 20
@@ -99,15 +100,6 @@ def content(file: BinaryIO, member: Member, most: int, place: str) -> bytes:
     if member.size > most:
         raise CheckpointError(f"{place}: expected at most {most} bytes, found {member.size}")
     return read_exactly(file, member.start, member.size, place)
-
-
-def read_exactly(file: BinaryIO, start: int, size: int, place: str) -> bytes:
-    """Raises CheckpointError, beginning with `place`, where the file ends before."""
-    file.seek(start)
-    data = file.read(size)
-    if len(data) < size:
-        raise CheckpointError(f"{place}: expected {size} bytes at byte {start}, found {len(data)}")
-    return data
 
 
 def _directory(file: BinaryIO, length: int, place: str) -> tuple[int, int, int]:

@@ -14,18 +14,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import CheckpointError
-from ..storage import names
 from ..storage.atomic import replacing
 from ..storage.finite import require_finite
 from ..storage.regular import open_regular
 from . import pickle_reader, stored_zip
 from .pickle_reader import Container, Storage, Tensor, described
+from .values import check_arrays, check_name, read_values
 
 # torch.load takes versions 1 to 10; torch.save has written 3 ever since.
 _VERSIONS = range(1, 11)
 _LARGEST_PROGRAM = 4 << 20
 _SPARE = 32 << 20  # memory allowed beside twice the file
-_BLOCK = 1 << 20  # values decoded at a time: little memory beside the arrays
 _WRITTEN = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
 _ALIGNMENT = 64  # of each record, so that torch can map it
 _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # the program of an empty one
@@ -60,16 +59,10 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     what `read` would refuse, before anything is written; OSError as from `replacing`.
     """
     place = os.fspath(path)
-    names.check_count(len(state), place)
+    check_arrays(state, _WRITTEN, place)
     total = sum(array.nbytes for array in state.values())
     if total > _LARGEST_ARRAYS:
         raise CheckpointError(f"{place}: expected at most {_LARGEST_ARRAYS} bytes of arrays, found {total}")
-    for name, array in state.items():
-        _check_name(name, place)
-        if array.dtype.name not in _WRITTEN:
-            raise CheckpointError(f"{place}: {name}: expected {', '.join(_WRITTEN)}, found {array.dtype}")
-        names.check_shape(array.shape, f"{place}: {name}")
-        require_finite(array, f"{place}: {name}")
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, "data.pkl", _pickled(state))
         _add(archive, "byteorder", b"little")
@@ -146,23 +139,13 @@ def _state(top: Any, place: str) -> dict[str, Tensor]:
         if isinstance(found, Container) and found.is_dict:
             if all(isinstance(value, Tensor) for value in found.items.values()):
                 for name in found.items:
-                    _check_name(name, place)
+                    check_name(name, place)
                 return found.items
     contents = (f"{described(key)}: {described(value)}" for key, value in list(top.items.items())[:8])
     raise CheckpointError(
         f"{place}: expected a dict of tensors, at the top or as 'model' or 'state_dict', "
         f"found {{{', '.join(contents):.400}}}"
     )
-
-
-def _check_name(name: Any, place: str) -> None:
-    # isprintable refuses what a terminal would obey, and half a surrogate pair.
-    printable = isinstance(name, str) and name.isprintable()
-    if not printable or not 0 < len(name.encode()) <= names.LONGEST_NAME:
-        raise CheckpointError(
-            f"{place}: expected a printable name of at most {names.LONGEST_NAME} bytes, "
-            f"found {described(name)}"
-        )
 
 
 def _require_modest(tensors: dict[str, Tensor], length: int, place: str) -> None:
@@ -199,52 +182,35 @@ def _arrays(
     strided: dict[Storage, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if _is_contiguous(tensor):
-            count = math.prod(tensor.shape)
-            values = _values(file, records[tensor.storage.key], tensor.storage, tensor.offset, count, place)
+            values = _values(file, records, tensor.storage, tensor.offset, math.prod(tensor.shape), place)
             arrays[name] = values.reshape(tensor.shape)
         else:
             strided.setdefault(tensor.storage, {})[name] = tensor
     # Each such storage is read once, however many small tensors are spread over it.
     for storage, together in strided.items():
-        arrays |= _strided(file, records[storage.key], storage, together, place)
+        arrays |= _strided(_values(file, records, storage, 0, storage.numel, place), together)
     for name, array in arrays.items():
         require_finite(array, f"{place}: {name}")
     return arrays
 
 
-def _strided(
-    file: BinaryIO, record: stored_zip.Member, storage: Storage, tensors: dict[str, Tensor], place: str
-) -> dict[str, np.ndarray]:
-    values = _values(file, record, storage, 0, storage.numel, place)
+def _values(file: BinaryIO, records: dict[str, stored_zip.Member], storage: Storage, first: int, count: int,
+            place: str) -> np.ndarray:
+    start = records[storage.key].start + first * np.dtype(storage.stored).itemsize
+    return read_values(file, start, count, storage.stored, storage.native, place)
+
+
+def _strided(values: np.ndarray, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Copies of the tensors that are views of a storage's values."""
     arrays = {}
     for name, tensor in tensors.items():
         # The stride of a dimension of one is never used, and may be any number.
-        strides = [
-            stride * values.itemsize if size > 1 else 0
-            for size, stride in zip(tensor.shape, tensor.strides, strict=True)
-        ]
+        strides = [stride * values.itemsize if size > 1 else 0
+                   for size, stride in zip(tensor.shape, tensor.strides, strict=True)]
         # The constructor checks once more that all of it lies inside the buffer.
         view = np.ndarray(tensor.shape, values.dtype, values, tensor.offset * values.itemsize, strides)
         arrays[name] = view.copy()
     return arrays
-
-
-def _values(
-    file: BinaryIO, record: stored_zip.Member, storage: Storage, start: int, count: int, place: str
-) -> np.ndarray:
-    """`count` values of the record from the `start`th on, decoded in blocks."""
-    stored = np.dtype(storage.stored)
-    values = np.empty(count, storage.native)
-    for i in range(0, count, _BLOCK):
-        block = values[i : i + _BLOCK]
-        first = record.start + (start + i) * stored.itemsize
-        raw = stored_zip.read_exactly(file, first, len(block) * stored.itemsize, place)
-        decoded = np.frombuffer(raw, stored)
-        if storage.stored == "<u2":
-            # A bfloat16 is the upper half of a float32.
-            decoded = (decoded.astype("u4") << 16).view("f4")
-        block[:] = decoded
-    return values
 
 
 # Writing.

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.checkpoints import safetensors_file
+from levit_np.checkpoints.values import BLOCK
 from levit_np.errors import CheckpointError
 from levit_np.storage import confined
 from tests.mutations import mutated
@@ -37,67 +38,58 @@ def refusal(path: Path) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    safetensors_file.write(tmp_path / "a.safetensors", ARRAYS, {"format": "pt"})
+    safetensors_file.write(tmp_path / "a.safetensors", ARRAYS)
     return tmp_path / "a.safetensors"
 
 
 # Round trips.
 
 
-def test_arrays_and_metadata_come_back(path):
-    arrays, metadata = safetensors_file.read(path)
-    assert_same(arrays, ARRAYS)
-    assert metadata == {"format": "pt"}
+def test_arrays_come_back(path):
+    assert_same(safetensors_file.read(path), ARRAYS)
 
 
 def test_the_library_reads_what_is_written(path):
     assert_same(safetensors.numpy.load_file(path), ARRAYS)
-    with safetensors.safe_open(path, framework="np") as opened:
-        assert opened.metadata() == {"format": "pt"}
 
 
 def test_what_the_library_writes_is_read(tmp_path):
     safetensors.numpy.save_file(ARRAYS, tmp_path / "a", {"a": "1", "b": "é\n"})
-    arrays, metadata = safetensors_file.read(tmp_path / "a")
-    assert_same(arrays, ARRAYS)
-    assert metadata == {"a": "1", "b": "é\n"}
+    assert_same(safetensors_file.read(tmp_path / "a"), ARRAYS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_finite_half_is_widened_exactly(tmp_path, dtype):
     halves = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
     halves = halves[halves.isfinite()].repeat(40)
-    assert len(halves) > 2 * safetensors_file._BLOCK
+    assert len(halves) > 2 * BLOCK
     safetensors.torch.save_file({"before": torch.ones(3, dtype=dtype), "halves": halves}, tmp_path / "a")
-    arrays, _ = safetensors_file.read(tmp_path / "a")
-    assert arrays["halves"].dtype == np.float32
-    np.testing.assert_array_equal(arrays["halves"], halves.float().numpy())
+    found = safetensors_file.read(tmp_path / "a")["halves"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, halves.float().numpy())
 
 
 names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8) | st.text(max_size=3)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.dictionaries(names, values, max_size=4), st.dictionaries(st.text(), st.text(), max_size=3))
-def test_what_is_written_comes_back_or_is_refused(tmp_path_factory, given_arrays, given_metadata):
+@given(st.dictionaries(names, values, max_size=4))
+def test_what_is_written_comes_back_or_is_refused(tmp_path_factory, given_arrays):
     path = tmp_path_factory.mktemp("round") / "a"
     before = {name: array.copy() for name, array in given_arrays.items()}
     try:
-        safetensors_file.write(path, given_arrays, given_metadata)
+        safetensors_file.write(path, given_arrays)
     except CheckpointError:
         assert not path.exists()
         assert not all(name.isprintable() and name for name in given_arrays)
         return
-    found, metadata = safetensors_file.read(path)
-    assert_same(found, before)
-    assert metadata == given_metadata
+    assert_same(safetensors_file.read(path), before)
     assert_same(safetensors.numpy.load_file(path), before)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
-    metadata = {str(i): "a" for i in range(20)}
-    safetensors_file.write(tmp_path / "a", ARRAYS, metadata)
-    safetensors_file.write(tmp_path / "b", dict(reversed(ARRAYS.items())), dict(reversed(metadata.items())))
+    safetensors_file.write(tmp_path / "a", ARRAYS)
+    safetensors_file.write(tmp_path / "b", dict(reversed(ARRAYS.items())))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -118,19 +110,23 @@ def test_a_failure_leaves_the_old_file(path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "metadata", "words"),
-    [("a", np.zeros(2, "f2"), {}, "float16"), ("a", np.zeros(2, bool), {}, "bool"),
-     ("a", np.array(["b"]), {}, "<U1"), ("a", np.array([np.nan]), {}, "a: expected finite values, found nan"),
-     ("a", np.ones((1,) * 9), {}, "dimensions"), ("a", np.zeros((0, 1 << 50), "f4"), {}, "values"),
-     ("", np.ones(1), {}, "printable name"), ("a\n", np.ones(1), {}, "printable name"),
-     ("\ud800", np.ones(1), {}, "printable name"), ("a" * 257, np.ones(1), {}, "printable name"),
-     ("__metadata__", np.ones(1), {}, "printable name"), ("a", np.ones(1), {"b": 1}, "metadata of strings"),
-     ("a", np.ones(1), {"b": "\ud800"}, "JSON"),
-     ("a", np.ones(1), {"b": "c" * (1 << 20)}, "header of at most")],
+    ("name", "array", "words"),
+    [("a", np.zeros(2, "f2"), "float16"), ("a", np.zeros(2, bool), "bool"),
+     ("a", np.array(["b"]), "<U1"), ("a", np.array([np.nan]), "a: expected finite values, found nan"),
+     ("a", np.ones((1,) * 9), "dimensions"), ("a", np.zeros((0, 1 << 50), "f4"), "values"),
+     ("", np.ones(1), "printable name"), ("a\n", np.ones(1), "printable name"),
+     ("\ud800", np.ones(1), "printable name"), ("a" * 257, np.ones(1), "printable name"),
+     ("__metadata__", np.ones(1), "names of arrays, found __metadata__")],
 )
-def test_what_cannot_be_read_back_is_not_written(tmp_path, name, array, metadata, words):
+def test_what_cannot_be_read_back_is_not_written(tmp_path, name, array, words):
     with pytest.raises(CheckpointError, match=words):
-        safetensors_file.write(tmp_path / "a", {name: array}, metadata)
+        safetensors_file.write(tmp_path / "a", {name: array})
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_fill_more_than_the_header_are_not_written(tmp_path):
+    with pytest.raises(CheckpointError, match="header of at most"):
+        safetensors_file.write(tmp_path / "a", {f"{i:0256}": np.ones(1) for i in range(4096)})
     assert os.listdir(tmp_path) == []
 
 
@@ -249,11 +245,11 @@ def test_an_attack_is_refused_before_the_library_sees_it(tmp_path, name, monkeyp
 def test_the_honest_file_of_the_attacks_is_accepted(tmp_path, dtype):
     count = 16 * 8 // int(dtype[-2:])
     (tmp_path / "a").write_bytes(container({"a": entry(dtype, [count]), "b": entry("I64", [0], [16, 16])}))
-    assert [array.shape for array in safetensors_file.read(tmp_path / "a")[0].values()] == [(count,), (0,)]
+    assert [array.shape for array in safetensors_file.read(tmp_path / "a").values()] == [(count,), (0,)]
 
 
 def test_a_non_finite_value_is_refused_by_name_whatever_stands_around_it(tmp_path):
-    halves = torch.zeros(safetensors_file._BLOCK + 10, dtype=torch.bfloat16)
+    halves = torch.zeros(BLOCK + 10, dtype=torch.bfloat16)
     halves[-3] = torch.inf
     safetensors.torch.save_file({"sound": torch.ones(2), "unsound": halves}, tmp_path / "a")
     assert "unsound: expected finite values, found inf" in refusal(tmp_path / "a")
@@ -300,7 +296,7 @@ def fuzz(sound: bytes, path: Path, times: int, seed: int) -> collections.Counter
             data = mutated(sound, rng)
         path.write_bytes(data)
         try:
-            found, _ = safetensors_file.read(path)
+            found = safetensors_file.read(path)
             assert sum(array.nbytes for array in found.values()) <= 2 * len(data)
             count["accepted"] += 1
         except CheckpointError:
@@ -344,6 +340,6 @@ def test_reading_takes_at_most_twice_the_file(tmp_path, dtype):
 
 def test_a_header_of_one_megabyte_takes_at_most_64(tmp_path):
     metadata = {format(i, "x"): "" for i in range(90_000)}
-    safetensors_file.write(tmp_path / "a", {"a": np.ones(1)}, metadata)
+    safetensors.numpy.save_file({"a": np.ones(1)}, tmp_path / "a", metadata)
     assert (tmp_path / "a").stat().st_size > 900_000
     assert peak_megabytes(tmp_path / "a") <= 64

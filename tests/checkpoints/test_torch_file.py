@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from levit_np.checkpoints import stored_zip, torch_file
+from levit_np.checkpoints.values import BLOCK
 from levit_np.errors import CheckpointError
 from levit_np.storage import confined
 from tests.checkpoints import torch_child
@@ -123,7 +124,7 @@ def test_types_are_read(tmp_path, dtype):
 def test_every_finite_half_is_widened_exactly(tmp_path, dtype):
     halves = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
     halves = halves[halves.isfinite()].repeat(40)
-    assert len(halves) > 2 * torch_file._BLOCK
+    assert len(halves) > 2 * BLOCK
     tensors = {"before": torch.ones(3, dtype=dtype), "halves": halves, "turned": halves[:12].reshape(3, 4).T}
     assert_same(saved(tensors, tmp_path / "a.pth"), tensors)
 
