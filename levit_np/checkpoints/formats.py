@@ -30,15 +30,15 @@ def _blocks(config: LeViTConfig, form: str):
     count = 0  # the authors number every residual branch and shrinking block in one row
     for s, stage in enumerate(config.stages):
         layer = 0  # transformers numbers within a stage, the shrinking block and its MLP at the stage's end
-        pairs = [(f"stages.{s}.blocks.{b}", f"stages.{s}.blocks.{b}", _ATTENTION) for b in range(stage.depth)]
+        blocks = [(f"stages.{s}.blocks.{b}", _ATTENTION) for b in range(stage.depth)]
         if s + 1 < len(config.stages):
-            pairs.append((f"stages.{s + 1}.downsample", f"stages.{s + 1}.downsample", _SHRINKING))
-        for own, timm, parts in pairs:
+            blocks.append((f"stages.{s + 1}.downsample", _SHRINKING))
+        for own, parts in blocks:
             shrinking = parts is _SHRINKING
             there = f"levit.encoder.stages.{s}.layers"
             attention, mlp = {
                 "facebook": (f"blocks.{count}" + ("" if shrinking else ".m"), f"blocks.{count + 1}.m"),
-                "timm": (f"{timm}.attn_downsample" if shrinking else f"{timm}.attn", f"{timm}.mlp"),
+                "timm": (f"{own}.attn_downsample" if shrinking else f"{own}.attn", f"{own}.mlp"),
                 "transformers": (f"{there}.{layer}" + ("" if shrinking else ".module"), f"{there}.{layer + 1}.module"),
             }[form]
             yield f"{own}.attention", attention, parts

@@ -42,9 +42,8 @@ def read_exactly(file: BinaryIO, start: int, size: int, place: str) -> bytes:
 
 
 def read_values(file: BinaryIO, start: int, count: int, stored: str, native: str, place: str) -> np.ndarray:
-    """`count` values from byte `start` on, (count,): of type `stored` there (<u2: the bits of a bfloat16), `native` here.
-
-    Decoded in blocks.  Raises CheckpointError, beginning with `place`, where the file ends before."""
+    """`count` values from byte `start` on, (count,): there of type `stored` (<u2: the bits of a bfloat16), here of type
+    `native`.  Raises CheckpointError, beginning with `place`, where the file ends before."""
     size, values = np.dtype(stored).itemsize, np.empty(count, native)
     for first in range(0, count, BLOCK):
         block = values[first : first + BLOCK]

@@ -6,11 +6,11 @@ from ..ops.cpu import minimal_filtering
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.minimal_filtering import FEW_SQUARES, WINDOW_BYTES
-from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, TILE
+from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, TILE, TILE_SUMS
 from ..ops.reference import convolution_size
 from . import plan
 from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
-from .program import PANEL_BYTES, SUMS, Product, Tensor
+from .program import PANEL_BYTES, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
 SCRATCH_BYTES = 512 << 10  # of a convolution by minimal filtering at least: all of them use the same
@@ -39,13 +39,13 @@ class Lowering:
             if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
                 self.sections.append([])
 
-    def pack(self, weight, bias, rows, columns, pairs):
-        return pack(self.arena, weight, bias, self.width, rows, columns, pairs == 1)
+    def pack(self, weight, bias, rows, columns, parts):
+        return pack(self.arena, weight, bias, self.width, rows, columns, pairs=parts == 1)
 
-    def most(self, pairs, outputs):
+    def most(self, parts, outputs):
         """Rows of the tiles of a product: of bfloat16, of two panels at a time, or of one."""
-        if pairs:
-            return 32 if pairs == PARTS else self.instructions.pair_rows
+        if parts:
+            return 32 if parts == PARTS else self.instructions.pair_rows
         doubled = outputs >= 2 * self.width and self.instructions.double
         return self.instructions.double if doubled else self.instructions.rows
 
@@ -78,9 +78,9 @@ class Convolution:
         self.planes, self.channels, self.next = 1, channels, None
         self.number = len(lowering.convolutions)
         self.parts = lowering.parts
-        self.pairs = self.parts if self.number else 0
+        self.parts_read = self.parts if self.number else 0
         # Sums of fewer channels are too short to pay for what stands around them.
-        self.filtering = (self.number > 0 and channels > 16 and not self.pairs
+        self.filtering = (self.number > 0 and channels > 16 and not self.parts_read
                           and minimal_filtering.suits(self.kernel, self.stride, self.out))
         weight = step.weight * scale
         if self.number == 0:
@@ -98,15 +98,15 @@ class Convolution:
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(cells)])
         lowering.convolutions.append(self)
         columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
-        self.outputs, self.most = len(columns), lowering.most(self.pairs, len(columns))
+        self.outputs, self.most = len(columns), lowering.most(self.parts_read, len(columns))
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
-        self.weight = lowering.pack(weight, step.bias, rows, columns, self.pairs)
+        self.weight = lowering.pack(weight, step.bias, rows, columns, self.parts_read)
 
     def input(self, program):
         """The bordered map it reads, and its height with the border."""
         height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel)
                          for n, m in zip(self.size, self.out))
-        return program.new_map(f"map {self.number}", height, width, self.channels, self.planes, self.pairs), height
+        return program.new_map(f"map {self.number}", height, width, self.channels, self.planes, self.parts_read), height
 
     def emit(self, program):
         source, height = self.input(program)
@@ -124,12 +124,12 @@ class Convolution:
         if self.filtering:
             self._emit_filtering(program, source, to.address, target)
             return
-        closer = 2 if self.pairs else 1  # bfloat16 lie closer together
+        closer = 2 if self.parts_read else 1  # bfloat16 lie closer together
         pixel, line, image = (n // closer for n in (source.pixel, source.line, source.image))
         segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
         tiles = program.pixels(program.images, *self.out, (self.stride * pixel, self.stride * line, image), target,
                                self.most)
-        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.pairs,
+        operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.parts_read,
                           source.part)
         program.product(self.name, tiles, operand, to, self.finish)
 
@@ -223,7 +223,7 @@ class Attention:
     def __init__(self, step, lowering):
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
         queries = lowering.tokens if step.queries == step.source else lowering.kept
-        self.tokens, width, self.pairs = (queries, lowering.tokens), lowering.width, lowering.half_attention
+        self.tokens, width, self.half = (queries, lowering.tokens), lowering.width, lowering.half_attention
         self.key, self.value = lowering.key_size(step.key), padded(step.value, width)
         self.finish, self.parts = lowering.finish("context", step.activation), lowering.parts
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
@@ -246,8 +246,8 @@ class Attention:
         out = program.new("context", queries, self.outputs, not self.parts, self.parts)
         program.tensors["context"] = out
         panels = padded(self.heads * self.key, width) // width  # of q, and of k
-        panel, q_panel = (t.panel // 2 if self.pairs else t.panel for t in (both, q))
-        address = both.half if self.pairs else both.address
+        panel, q_panel = (t.panel // 2 if self.half else t.panel for t in (both, q))
+        address = both.half if self.half else both.address
         k = address + (panels * panel if self.source == self.queries else 0)
         size, most, row = self._scratch(program), program.rows_a_tile, width * 4
         key_tiles, block_tiles, last_tiles = (program.rows(*tiles, most) for tiles in (
@@ -256,10 +256,10 @@ class Attention:
         pieces = tuple(i * panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
-            a.VALUE: self.value, a.Q: q.half if self.pairs else q.address, a.Q_PANEL: q_panel, a.K: k, a.K_PANEL: panel,
+            a.VALUE: self.value, a.Q: q.half if self.half else q.address, a.Q_PANEL: q_panel, a.K: k, a.K_PANEL: panel,
             a.V: k + panels * panel, a.V_PANEL: panel, a.SEGMENTS: program.segments(*pieces),
             a.BIAS: self.bias, a.OUT: out.address, a.HALF: out.half, a.HALF_PART: out.part, a.LDO: out.row,
-            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.PAIRS: self.pairs,
+            a.SCRATCH: program.scratch(size), a.SCRATCH_SIZE: size, a.FINISH: self.finish, a.BFLOAT16: self.half,
             a.KEY_TILES: key_tiles[0], a.KEY_COUNT: key_tiles[1], a.BLOCK_TILES: block_tiles[0],
             a.BLOCK_COUNT: block_tiles[1], a.LAST_TILES: last_tiles[0], a.LAST_COUNT: last_tiles[1]})
 
@@ -267,10 +267,10 @@ class Attention:
         """Bytes for a thread: a tile's sums, the softmax's sums, queries and scores on their side; for AMX the powers
         and the pairs of v as well, everything padded to whole tiles."""
         keys, row = self.tokens[1], program.width * 4
-        if not self.pairs:
+        if not self.half:
             return 64 + row * (program.rows_a_tile + 1 + self.key + keys)
         keys = padded(keys, program.width)
-        return AMX_JOB + SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
+        return AMX_JOB + TILE_SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
 
 
 class Subsample:
@@ -290,10 +290,10 @@ class Subsample:
         image, y, x = (i.ravel() for i in np.indices((program.images, *(-(-n // self.stride) for n in self.grid))))
         kept = (image * self.grid[0] + y * self.stride) * self.grid[1] + x * self.stride
         closer, parts = 2 if self.parts else 1, np.arange(max(1, self.parts))[:, None]
-        pairs, count = program.pairs((kept * source.row // closer + parts * source.part).ravel(),
-                                     (np.arange(len(kept)) * target.row // closer + parts * target.part).ravel())
+        offsets, count = program.offsets((kept * source.row // closer + parts * source.part).ravel(),
+                                         (np.arange(len(kept)) * target.row // closer + parts * target.part).ravel())
         program.add(self.name, table.Kind.ROWS, {
-            r.PAIRS: pairs, r.COUNT: count, r.SOURCE: source.half if self.parts else source.address,
+            r.OFFSETS: offsets, r.COUNT: count, r.SOURCE: source.half if self.parts else source.address,
             r.TARGET: target.half if self.parts else target.address, r.VECTORS: self.vectors})
 
 
@@ -313,9 +313,9 @@ class Token:
         image, row = (i.ravel() for i in np.indices((program.images, self.tokens)))
         rows = (image * self.tokens + row) * source.row, (image * (self.tokens + 1) + row + 1) * target.row
         first = np.zeros(program.images, int), np.arange(program.images) * (self.tokens + 1) * target.row
-        for address, pairs in ((source.address, rows), (self.address, first)):
-            table_address, count = program.pairs(*pairs)
-            program.add(self.name, table.Kind.ROWS, {r.PAIRS: table_address, r.COUNT: count, r.SOURCE: address,
+        for address, places in ((source.address, rows), (self.address, first)):
+            offsets, count = program.offsets(*places)
+            program.add(self.name, table.Kind.ROWS, {r.OFFSETS: offsets, r.COUNT: count, r.SOURCE: address,
                                                      r.TARGET: target.address, r.VECTORS: self.vectors})
         if self.parts:
             program.round(self.name, target, self.vectors)

@@ -6,16 +6,13 @@ import numpy as np
 
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
-from ..ops.cpu.step import AMX_JOB, PARTS
+from ..ops.cpu.step import AMX_JOB, PARTS, TILE_SUMS
 from ..ops.cpu.threads import MOST
 from .packing import HALF_GRAIN
 
 # Bytes of a product's rows, for each column of a panel, that go through all panels before the next rows: they stay in
 # the L2 cache, which is larger where vectors are wider.
 BLOCK_BYTES_A_COLUMN = 16 << 10
-
-
-SUMS = 4096  # bytes of a tile's sums, before they are finished
 # What of a panel is added up before the sum leaves the registers: rounding grows with the square root of the number of
 # terms, 144 in a panel of 32 columns, 288 in one of 16.  So much of it stays in the L1 cache beside the rows that it
 # multiplies, in parts too.
@@ -24,7 +21,7 @@ PANEL_BYTES, FEW_TILES_SUM = 18 << 10, 64
 # has 2 MiB.
 SPLIT_BLOCK, MOST_TILES = 1 << 20, 16
 # Their sums; the weights at hand, and the next.
-SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * SUMS + PANEL_BYTES * PARTS
+SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * TILE_SUMS + PANEL_BYTES * PARTS
 
 
 class Tensor(NamedTuple):
@@ -58,14 +55,14 @@ class Map(NamedTuple):
 
 class Product(NamedTuple):
     """What a product reads: a tile's row is `length` numbers at each of the segments (bytes), from `address` on.
-    pairs: how many bfloat16 numbers stand for one, 0 for float32; part: bytes between them."""
+    parts: how many bfloat16 numbers stand for one, 0 for float32; part: bytes between them."""
 
     address: int
     row: int
     segments: tuple
     length: int
     weight: object
-    pairs: int
+    parts: int
     part: int
 
 
@@ -163,7 +160,7 @@ class Program:
     def segments(self, *offsets):
         return self._numbers(np.array(offsets)[:, None])[0]
 
-    def pairs(self, source, target):
+    def offsets(self, source, target):
         """A table of rows to copy, from byte offsets to byte offsets."""
         return self._numbers(np.stack([source, target], 1))
 
@@ -190,26 +187,26 @@ class Program:
 
     def product(self, name, tiles, operand, target, finish):
         """target = finish(operand · weight + bias)."""
-        p, weight, length, split = table.Product, operand.weight, operand.length, operand.pairs == PARTS
+        p, weight, length, split = table.Product, operand.weight, operand.length, operand.parts == PARTS
         segments, groups = operand.segments, 1
         terms = len(segments) * length
-        if split or not operand.pairs and target.address:  # bfloat16 itself is much less exact than a long sum
+        if split or not operand.parts and target.address:  # bfloat16 itself is much less exact than a long sum
             # Where an image has few tiles, splitting the weights takes longest: those at hand and the next fit in L1.
             few = split and tiles[1] <= 2 * self.images
             longest = FEW_TILES_SUM if few else PANEL_BYTES // (4 * self.width)
-            segments, length, groups = _groups(segments, length, longest, bool(operand.pairs))
+            segments, length, groups = _groups(segments, length, longest, bool(operand.parts))
         if split:
             block, scratch = min(MOST_TILES, SPLIT_BLOCK // (32 * terms * 2 * PARTS)), SPLIT_SCRATCH
         else:
             most = BLOCK_BYTES_A_COLUMN * self.width
-            block, scratch = most // (self.rows_a_tile * terms * (2 if operand.pairs else 4)), AMX_JOB + SUMS
+            block, scratch = most // (self.rows_a_tile * terms * (2 if operand.parts else 4)), AMX_JOB + TILE_SUMS
         self.add(name, table.Kind.PRODUCT, {
             p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: operand.address, p.LDA: operand.row,
             p.SEGMENTS: self.segments(*segments), p.GROUPS: groups, p.COUNT: len(segments) // groups,
-            p.LENGTH: length // 2 if operand.pairs else length, p.B: weight.address, p.B_PANEL: weight.panel,
+            p.LENGTH: length // 2 if operand.parts else length, p.B: weight.address, p.B_PANEL: weight.panel,
             p.PANELS: weight.full, p.TAIL: weight.tail, p.C: target.address, p.HALF: target.half,
             p.HALF_PART: target.part, p.LDC: target.row, p.C_PANEL: target.panel, p.BIAS: weight.bias,
-            p.FINISH: finish, p.PAIRS: operand.pairs, p.A_PART: operand.part, p.SCRATCH: self.scratch(scratch),
+            p.FINISH: finish, p.PARTS: operand.parts, p.A_PART: operand.part, p.SCRATCH: self.scratch(scratch),
             p.SCRATCH_SIZE: scratch, p.BLOCK: max(1, block)})
 
 

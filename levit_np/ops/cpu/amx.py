@@ -18,11 +18,10 @@ from .tile import emit_loop
 from .vector import I32, I64, Vectors, number
 
 ROWS, COLUMNS, TERMS = 32, 32, 16  # of a tile; terms (pairs) an instruction
-SUMS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers
+ACCUMULATORS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers
 # The products of parts (of a, of b), in passes over the terms: what is small is summed first, so that it does not round
 # the sum of what is large.  Within a pass each product differs from the one before in a single part.
 PASSES = {1: (((0, 0),),), PARTS: (((2, 0), (1, 0), (1, 1), (0, 1), (0, 2)), ((0, 0),))}
-SCRATCH = ROWS * COLUMNS * 4
 # Palette 1; at byte 16 the bytes a row of each of eight registers, at byte 48 their rows.
 CONFIGURATION = bytes([1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8)
 
@@ -59,8 +58,8 @@ def multiply_function(module, lanes, halves, parts):
     A, B: bfloat16, a term being a pair of them; or, with `parts`, each number the sum of so many, A_PART and B_PART
     bytes apart.  LDA: bytes from a row of a to the next; SEGMENTS: the address of COUNT byte offsets, at each of which
     LENGTH terms of a row stand, a multiple of TERMS; B: a packed panel (COUNT · LENGTH, COLUMNS) of pairs; AHEAD: what
-    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS of a pass.  SUMS: SCRATCH bytes.  Rows of a behind the
-    last are read and not used.
+    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS of a pass.  SUMS: TILE_SUMS bytes.  Rows of a behind
+    the last are read and not used.
 
     The tiles multiply by themselves: meanwhile the vector units finish ROWS_A_STEP of the ROWS of another tile, whose
     sums are at DONE (see finish_function), and split PAIRS_A_STEP pairs of rows, FIRST to LAST, of other weights (see
@@ -71,7 +70,7 @@ def multiply_function(module, lanes, halves, parts):
     v, (address,) = _new_function(module, name, lanes, 1)
     job = {field: v.load_scalar(v.at(address, 8 * field), I64) for field in Job}
     b, row = v.builder, COLUMNS * 4
-    sums = SUMS[: 2 * halves]
+    sums = ACCUMULATORS[: 2 * halves]
     for n in sums:
         v.call("llvm.x86.tilezero", ir.VoidType(), [_byte(n)])
     finish = finish_function(module, lanes), [job[n] for n in range(Job.DONE, Job.ROWS)], Job.ROWS_A_STEP, Job.ROWS
@@ -253,19 +252,19 @@ def scores(v, keys, panel, pieces, queries, bias, target, blocks):
     def block(n, carried):
         at = b.mul(n, number(16 * row))
         for j in range(2):
-            _move(v, "tileloadd64", SUMS[j], v.at(v.at(bias, at), 64 * j), number(row))
+            _move(v, "tileloadd64", ACCUMULATORS[j], v.at(v.at(bias, at), 64 * j), number(row))
 
         def piece(p, carried):
             rows = v.at(v.at(keys, b.mul(p, panel)), b.mul(n, number(16 * 64)))
             _move(v, "tileloadd64", left, rows, number(64))
             for j in range(2):
                 _move(v, "tileloadd64", right[j], v.at(v.at(queries, b.mul(p, number(16 * row))), 64 * j), number(row))
-                v.call("llvm.x86.tdpbf16ps", ir.VoidType(), [_byte(SUMS[j]), _byte(left), _byte(right[j])])
+                v.call("llvm.x86.tdpbf16ps", ir.VoidType(), [_byte(ACCUMULATORS[j]), _byte(left), _byte(right[j])])
             return []
 
         emit_loop(b, number(0), pieces, 1, [], piece)
         for j in range(2):
-            _move(v, "tilestored64", SUMS[j], v.at(v.at(target, at), 64 * j), number(row))
+            _move(v, "tilestored64", ACCUMULATORS[j], v.at(v.at(target, at), 64 * j), number(row))
         return []
 
     emit_loop(b, number(0), blocks, 1, [], block)

@@ -1,9 +1,9 @@
 """Attention in bfloat16 on AMX's tiles: the same arithmetic as kernels.attention, both products in tile registers."""
 
 from . import step
-from .amx import COLUMNS, SCRATCH
+from .amx import COLUMNS
 from .intrinsics import RowOperations, amx_functions, amx_operations, get, put, set_float
-from .step import AMX_JOB, Job
+from .step import AMX_JOB, TILE_SUMS, Job
 
 SQUARE = 16  # a tile register's rows
 
@@ -31,7 +31,7 @@ def amx_attention(jit, lanes, share):
         pieces, panels, padded = key // COLUMNS, value // COLUMNS, (keys + COLUMNS - 1) // COLUMNS * COLUMNS
         job = get(s, SCRATCHES) + thread * get(s, SCRATCH_SIZE)
         sums = job + AMX_JOB
-        inverses = sums + SCRATCH
+        inverses = sums + TILE_SUMS
         one_piece = inverses + row
         across = one_piece + 64  # queries on their side
         scores = across + pieces * SQUARE * row

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from numba import types
 
 from . import parts
-from .amx import PARTS, PASSES, SCRATCH, TERMS
+from .amx import PARTS, PASSES, TERMS
 from .amx_split import ROW, SQUARE
 from .intrinsics import get, put, set_float
 from .parts import GROUP
-from .step import AMX_JOB, PAST, PLAIN, Job
+from .step import AMX_JOB, PAST, PLAIN, TILE_SUMS, Job
 from .training_step import AMX_HEAD
 
 A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
@@ -26,7 +26,7 @@ SEGMENT = ZEROS + ROW
 ONE = SEGMENT + 32
 NEXT, NEXT_SIZE, THEN, THEN_SIZE, EACH = (SEGMENT // 8 + 8 + n for n in range(5))  # see bring
 TILE = SEGMENT + 128
-FILLED = TILE + SCRATCH
+FILLED = TILE + TILE_SUMS
 assert FILLED + SQUARE <= AMX_HEAD
 
 
@@ -95,7 +95,7 @@ def amx_panels(jit, call, fill):
             put(scratch, LENGTH, pairs)
             put(scratch, B, b + start // 2 * ROW)
             for t in range(count):
-                at, stop, total = rows * t // count, rows * (t + 1) // count, totals + t * SCRATCH
+                at, stop, total = rows * t // count, rows * (t + 1) // count, totals + t * TILE_SUMS
                 fetch_next(scratch, turns)
                 put(scratch, A, a + at * row + start * 2)
                 put(scratch, ROWS_A_STEP, (get(scratch, ROWS) + steps - 1) // steps)  # of the tile before

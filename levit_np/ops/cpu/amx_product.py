@@ -6,9 +6,8 @@ that come next, so that neither waits for the other.
 
 from . import step
 from .amx import COLUMNS, PARTS, PASSES, TERMS
-from .amx import SCRATCH as SUMS_BYTES
 from .intrinsics import amx_functions, get, put
-from .step import AMX_JOB, PLAIN, TILE, Job
+from .step import AMX_JOB, PLAIN, TILE, TILE_SUMS, Job
 
 ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
 # Numba takes whole numbers, not names of an enumeration.
@@ -22,9 +21,9 @@ def amx_product(jit, lanes, divide):
     """The kernel (step, thread, threads); divide(step, thread, threads): which tiles and panels are a thread's."""
     multiply, finish_last, _, split = amx_functions(lanes)
     P_TILES, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_C, P_LDC, P_C_PANEL, P_BIAS, \
-        P_FINISH, P_BLOCK, P_PAIRS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (
+        P_FINISH, P_BLOCK, P_PARTS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (
             int(step.Product[name]) for name in (
-                "TILES A LDA SEGMENTS GROUPS COUNT LENGTH B B_PANEL C LDC C_PANEL BIAS FINISH BLOCK PAIRS A_PART HALF "
+                "TILES A LDA SEGMENTS GROUPS COUNT LENGTH B B_PANEL C LDC C_PANEL BIAS FINISH BLOCK PARTS A_PART HALF "
                 "HALF_PART SCRATCH SCRATCH_SIZE").split())
 
     @jit
@@ -40,7 +39,7 @@ def amx_product(jit, lanes, divide):
         put(job, LDHALF, get(s, P_LDC) // 2)
         put(job, SUMS, job + AMX_JOB)
         put(job, DONE, job + AMX_JOB)
-        if get(s, P_PAIRS) == PARTS:
+        if get(s, P_PARTS) == PARTS:
             put(job, B_PART, terms * ROW)
             put(job, PART, terms * ROW)
             put(job, FURTHER, get(s, P_B_PANEL))
@@ -64,7 +63,7 @@ def amx_product(jit, lanes, divide):
     def all_tiles(s, job, start, stop, j, group, pairs, steps):
         """Tiles start to stop by one group of terms of panel j,
         and meanwhile `pairs` pairs of rows that are to be split."""
-        source, count, parts, panel = get(job, B), stop - start, get(s, P_PAIRS), get(s, P_B_PANEL)
+        source, count, parts, panel = get(job, B), stop - start, get(s, P_PARTS), get(s, P_B_PANEL)
         put(job, SEGMENTS, get(s, P_SEGMENTS) + group * get(s, P_COUNT) * 8)
         for n in range(count):
             tile = get(s, P_TILES) + TILE * (start + n)
@@ -77,7 +76,7 @@ def amx_product(jit, lanes, divide):
                 put(job, AHEAD, source + panel + panel * n // count)
                 put(job, ADVANCE, panel // count // steps)
             multiply(get(tile, 0), parts, job)
-            to_finish(s, job, tile, j, job + AMX_JOB + (n + 1) * SUMS_BYTES, group, steps)
+            to_finish(s, job, tile, j, job + AMX_JOB + (n + 1) * TILE_SUMS, group, steps)
 
     @jit
     def product(s, thread, threads):
@@ -85,12 +84,12 @@ def amx_product(jit, lanes, divide):
         first, last, left, right = divide(s, thread, threads)
         if first == last or left == right:
             return
-        groups, block, panel, several = get(s, P_GROUPS), get(s, P_BLOCK), get(s, P_B_PANEL), get(s, P_PAIRS) == PARTS
+        groups, block, panel, several = get(s, P_GROUPS), get(s, P_BLOCK), get(s, P_B_PANEL), get(s, P_PARTS) == PARTS
         terms = get(s, P_COUNT) * get(s, P_LENGTH)  # pairs of numbers, of a group
         steps, chunks = terms // TERMS * (SIX if several else 1), (right - left) * groups
         size = terms * ROW * (2 if several else 1)  # bytes of a group's weights
         job = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
-        weights = job + AMX_JOB + (1 + block) * SUMS_BYTES  # in parts: those at hand, and the next
+        weights = job + AMX_JOB + (1 + block) * TILE_SUMS  # in parts: those at hand, and the next
         turn, turn_size = 0, PARTS * terms * ROW
         begin(s, job, terms)
         if several:

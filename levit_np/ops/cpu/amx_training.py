@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 from . import parts
 from . import training_step as step
-from .amx import COLUMNS, PARTS, SCRATCH
+from .amx import COLUMNS, PARTS
 from .amx_panels import FILLED, ONE, amx_panels
 from .amx_split import ROW, amx_split
 from .intrinsics import get
 from .parts import GROUP, SPAN
 from .product_kernels import division
+from .step import TILE_SUMS
 from .training_step import AMX_HEAD
 
 
@@ -87,9 +88,9 @@ def product_functions(jit, lanes, call, packing, tiles, places):
         """c (rows, …) = a b for panels first to last of b (terms, outputs), which is in parts; or, if b is 0, for that
         which stands at `source`, split panel by panel as it is used.  a is split here, a span of terms at a time."""
         span, whole, count = equal_part(terms, SPAN), whole_terms(terms), (rows + largest - 1) // largest
-        panel_totals = count * SCRATCH if whole > span else 0
+        panel_totals = count * TILE_SUMS if whole > span else 0
         totals = scratch + AMX_HEAD
-        here = totals + max(count * SCRATCH, (last - first) * panel_totals)
+        here = totals + max(count * TILE_SUMS, (last - first) * panel_totals)
         plain = here + PARTS * span // 2 * ROW
         left = plain + span * ROW
         for n in range((whole + span - 1) // span):
@@ -120,7 +121,8 @@ def product_functions(jit, lanes, call, packing, tiles, places):
             split_panel_of(b, b_row, terms, j, right + (j - first) * size, scratch + FILLED)
         for j in range(first, last):
             multiply_panel(scratch, left, row, part, a_columns, whole_terms(terms), right + (j - first) * size,
-                           c + j * ROW, c_row, 0, totals + (j - first) * ((a_columns + 31) // 32 * SCRATCH), more, ends)
+                           c + j * ROW, c_row, 0, totals + (j - first) * ((a_columns + 31) // 32 * TILE_SUMS), more,
+                           ends)
         finish(scratch)
 
     return split_weights, multiply_whole, add_gradient

@@ -5,7 +5,7 @@ import numpy as np
 from . import minimal_filtering, tiles
 from .library import library
 from .linear import gradient_size
-from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_pairs
+from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_places
 from .running import ONE, contiguous, empty, run, scratch, whole
 from .scatter import scatter_add
 from .training_step import Kind, Pack
@@ -58,7 +58,7 @@ class _Shape:
         """The kernel, which needs `square` bytes for each square at hand, after the packing of each part's weights,
         (terms, O) if transposed, else (O, terms)."""
         lines, number, steps = self.lines(), 0, []
-        terms = scatter_add(contiguous(w), *kernel_pairs(self.channels), self.terms)  # (O, 25 C)
+        terms = scatter_add(contiguous(w), *kernel_places(self.channels), self.terms)  # (O, 25 C)
         own = (4 * lines + 1) * self.line + lines * self.across * square
         address, size = scratch(own + whole(self.terms) * self.outputs * 4)
         for count in SIZES:
@@ -92,5 +92,5 @@ class _Shape:
                                 + rows * (self.terms + len(PARTS) * self.outputs) * 4)
         run((Kind.FILTERING_WEIGHT, self.columns | columns | {
             F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
-        sources, targets = kernel_pairs(self.channels)
+        sources, targets = kernel_places(self.channels)
         return scatter_add(dw, targets, sources, 9 * self.channels).reshape(self.outputs, self.channels, 3, 3)

@@ -24,7 +24,7 @@ from .tile_product import tile_product
 OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 STEP = step.COLUMNS * 8
 PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND, FILTERING = (int(kind) for kind in step.Kind)
-PRODUCT_PAIRS, ATTENTION_PAIRS = int(step.Product.PAIRS), int(step.Attention.PAIRS)
+PRODUCT_PARTS, ATTENTION_BFLOAT16 = int(step.Product.PARTS), int(step.Attention.BFLOAT16)
 
 
 def kernels(instructions):
@@ -36,8 +36,8 @@ def kernels(instructions):
     product = tile_product(instructions, jit, tiles, divide)
     attention = tile_attention(instructions, jit, share, tiles)
     filtering = tile_filtering(instructions, jit, share, tiles)
-    pairs_product = amx_product(jit, instructions.lanes, divide) if amx else product
-    pairs_attention = amx_attention(jit, instructions.lanes, share) if amx else attention
+    half_product = amx_product(jit, instructions.lanes, divide) if amx else product
+    half_attention = amx_attention(jit, instructions.lanes, share) if amx else attention
     configure, release = amx_operations(instructions.lanes)[:2] if amx else (jit(lambda: None),) * 2
     pad, rows, total, add, to_halves, layer_norm = row_kernels(instructions, jit, share)
 
@@ -48,13 +48,13 @@ def kernels(instructions):
             s = program + n * STEP
             kind = get(s, 0)
             if kind == PRODUCT:
-                if get(s, PRODUCT_PAIRS):
-                    pairs_product(s, thread, threads)
+                if get(s, PRODUCT_PARTS):
+                    half_product(s, thread, threads)
                 else:
                     product(s, thread, threads)
             elif kind == ATTENTION:
-                if get(s, ATTENTION_PAIRS):
-                    pairs_attention(s, thread, threads)
+                if get(s, ATTENTION_BFLOAT16):
+                    half_attention(s, thread, threads)
                 else:
                     attention(s, thread, threads)
             elif kind == FILTERING:

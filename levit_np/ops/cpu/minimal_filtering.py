@@ -46,9 +46,9 @@ def kernel_terms(weight):
 
 
 @lru_cache(16)
-def kernel_pairs(channels):
-    """The same as pairs (place in w[o], place in terms[o] that it is added to): two arrays, int64.  Those of a term do
-    not follow each other, so that no sum waits for the last."""
+def kernel_places(channels):
+    """The same as places in w[o], and the places in terms[o] that each is added to: two arrays, int64.  Those of a term
+    do not follow each other, so that no sum waits for the last."""
     term, cell = np.nonzero(_both_axes(np.int64))
     order = np.lexsort((term, [np.sum(term[:n] == t) for n, t in enumerate(term)]))
     channel = np.arange(channels)[:, None]

@@ -17,7 +17,7 @@ def batch_statistics(x, axis=-1) -> Statistics:
     rows = rows_of(x, axis)
     statistics, into = _statistics(rows)
     columns = _passes(rows) | into
-    run((Kind.SUMS, columns), (Kind.MOMENTS, columns))
+    run((Kind.COLUMN_SUMS, columns), (Kind.MOMENTS, columns))
     return statistics
 
 
@@ -58,7 +58,7 @@ def _batch_norm(x, gamma, beta, eps, axis, activated=False):
     statistics, into = _statistics(rows)
     y, columns = _columns(rows, eps, {N.GAMMA: gamma, N.BETA: beta})
     columns |= into | {N.ACTIVATED: activated}
-    run((Kind.SUMS, columns), (Kind.MOMENTS, columns), (Kind.SCALES, columns), (Kind.NORMALIZE, columns))
+    run((Kind.COLUMN_SUMS, columns), (Kind.MOMENTS, columns), (Kind.SCALES, columns), (Kind.NORMALIZE, columns))
     return channels_at(y, axis), statistics
 
 

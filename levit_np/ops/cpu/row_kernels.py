@@ -4,7 +4,7 @@ from . import step
 from .intrinsics import RowOperations, as_float, get, get_float, set_float
 
 I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (int(c) for c in step.Pad)
-R_PAIRS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
+R_OFFSETS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
 S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_SOURCE_IMAGE, S_TARGET, S_TARGET_ROW, S_VECTORS = (
     int(c) for c in step.Sum)
 D_IMAGES, D_TOKENS, D_SOURCE, D_SOURCE_ROW, D_TARGET, D_TARGET_ROW, D_VECTORS = (int(c) for c in step.Add)
@@ -41,7 +41,7 @@ def _rows(jit, share, copy_row):
     def rows(s, thread, threads):
         first, last = share(get(s, R_COUNT), thread, threads)
         for i in range(first, last):
-            pair = get(s, R_PAIRS) + 16 * i
+            pair = get(s, R_OFFSETS) + 16 * i
             copy_row(get(s, R_SOURCE) + get(pair, 0), get(s, R_TARGET) + get(pair, 1), get(s, R_VECTORS))
 
     return rows

@@ -9,6 +9,7 @@ from enum import IntEnum
 COLUMNS = 32  # int64 numbers a step
 AMX_JOB = 256  # bytes of a Job
 TILE = 24  # bytes of a tile in a table of tiles: its rows, a's offset, c's offset
+TILE_SUMS = 4096  # bytes of the sums of one of AMX's tiles
 PARTS = 3  # bfloat16 numbers, of 8 bits each, that add up to a float32, of 24
 
 # What becomes of a finished sum.
@@ -24,13 +25,13 @@ class Product(IntEnum):
     `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go
     through all panels before the next.
 
-    PAIRS: a is bfloat16, a term a pair of them: 1, and b too; or 3, each of its numbers being the sum of three, A_PART
-    bytes apart, and b float32.  HALF: where c goes rounded to bfloat16, each offset half of c's; 0 for nowhere; or,
-    with a HALF_PART, split into three.  C may be 0 then: c is not kept, LDC and the offsets being what they would
-    be."""
+    PARTS: 0 for float32; 1: a and b are bfloat16, a term a pair of them; or 3: each number of a is the sum of three
+    bfloat16, A_PART bytes apart, and b is float32.  HALF: where c goes rounded to bfloat16, each offset half of c's; 0
+    for nowhere; or, with a HALF_PART, split into three.  C may be 0 then: c is not kept, LDC and the offsets being what
+    they would be."""
 
     TILES, TILE_COUNT, A, LDA, SEGMENTS, GROUPS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, \
-        FINISH, BLOCK, PAIRS, A_PART, HALF, HALF_PART, SCRATCH, SCRATCH_SIZE = range(1, 25)
+        FINISH, BLOCK, PARTS, A_PART, HALF, HALF_PART, SCRATCH, SCRATCH_SIZE = range(1, 25)
 
 
 class Job(IntEnum):
@@ -48,12 +49,12 @@ class Attention(IntEnum):
     q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart; KEY and VALUE
     are columns a head.  bias (heads, blocks, keys, width): the queries of a block side by side.  HALF, HALF_PART: as in
     Product.
-    PAIRS: q, k and v are bfloat16, in AMX's tiles; *_PANEL are half as large.  *_TILES: how register tiles divide the
+    BFLOAT16: whether q, k and v are, in AMX's tiles; *_PANEL are half as large.  *_TILES: how register tiles divide the
     keys, the queries of a block, and those of the last; see tile.py."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
-        SCRATCH_SIZE, FINISH, HALF, HALF_PART, PAIRS, KEY_TILES, KEY_COUNT, BLOCK_TILES, BLOCK_COUNT, LAST_TILES, \
-        LAST_COUNT = range(1, 29)
+        SCRATCH_SIZE, FINISH, HALF, HALF_PART, BFLOAT16, KEY_TILES, KEY_COUNT, BLOCK_TILES, BLOCK_COUNT, \
+        LAST_TILES, LAST_COUNT = range(1, 29)
 
 
 class Filtering(IntEnum):
@@ -74,9 +75,9 @@ class Pad(IntEnum):
 
 
 class Rows(IntEnum):
-    """Copies rows: `pairs` of (source's offset, target's offset)."""
+    """Copies COUNT rows; OFFSETS: the source's and the target's of each."""
 
-    PAIRS, COUNT, SOURCE, TARGET, VECTORS = range(1, 6)
+    OFFSETS, COUNT, SOURCE, TARGET, VECTORS = range(1, 6)
 
 
 class Sum(IntEnum):

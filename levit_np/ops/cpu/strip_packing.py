@@ -1,6 +1,6 @@
 """What stands on the left of a gradient, on its side: strips of as many columns as a tile has rows.
 
-a (terms, columns) is strips, each (terms, its columns), the last perhaps narrower, and behind each room for a vector."""
+a (terms, columns) is strips, each (terms, its columns), the last perhaps narrower; behind each is room for a vector."""
 
 from .intrinsics import get_float, set_float
 

@@ -13,7 +13,7 @@ def tile_attention(instructions, jit, share, tiles):
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
-        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, A_PAIRS, A_KEY_TILES, \
+        A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, _, A_KEY_TILES, \
         A_KEY_COUNT, A_BLOCK_TILES, A_BLOCK_COUNT, A_LAST_TILES, A_LAST_COUNT = (int(c) for c in step.Attention)
 
     @jit

@@ -4,13 +4,12 @@ from . import training_step as step
 from .library import library
 from .parts import SPAN, WHOLE, equal_part, row_size, whole_terms
 from .running import whole
-from .step import PARTS
+from .step import PARTS, TILE_SUMS
 from .training_step import AMX_HEAD, Kind
 
 GRADIENT_TERMS = 128  # rows of dy and x at a time
 BLOCK_BYTES = 768 << 10  # of rows, the next ones and sums, which go through all panels: in the L2 cache with those
 FEW_ROWS = 256  # are one block: splitting weights for each block of them would take too large a share
-TILE_BYTES = 4096  # of the sums of a tile
 SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use them
 
 
@@ -34,13 +33,13 @@ def block_rows(rows: int, terms: int, outputs: int) -> int:
 def scratch_size(rows: int, terms: int, outputs: int) -> int:
     """Bytes a thread needs for so many rows at a time: their sums, a panel and what it is split from, and the rows."""
     span = equal_part(terms, SPAN)
-    sums = -(-rows // WHOLE) * (whole(outputs) // WHOLE) * TILE_BYTES
+    sums = -(-rows // WHOLE) * (whole(outputs) // WHOLE) * TILE_SUMS
     return AMX_HEAD + sums + span * WHOLE * (2 * PARTS + 4) + (PARTS * rows + SPARE_ROWS) * row_size(span)
 
 
 def gradient_size(terms: int, columns: int, channels: int) -> int:
     """Bytes a thread needs for so many terms of a gradient at a time."""
-    sums = -(-columns // WHOLE) * (whole(channels) // WHOLE) * TILE_BYTES
+    sums = -(-columns // WHOLE) * (whole(channels) // WHOLE) * TILE_SUMS
     left = (PARTS * whole(columns) + SPARE_ROWS) * row_size(terms)
     return AMX_HEAD + left + PARTS * 2 * whole_terms(terms) * whole(channels) + sums
 

@@ -49,9 +49,9 @@ def training_kernels(instructions):
     each = pointwise_kernel(jit, call, share)
     update = update_kernel(jit, call, share)
     scatter = scatter_kernel(jit, share, packing.fill)
-    PACK, PRODUCT, GRADIENT, EACH, SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, NORMALIZE_BACKWARD, \
-        CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, AMX_PACK, \
-        AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = map(int, step.Kind)
+    PACK, PRODUCT, GRADIENT, EACH, COLUMN_SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, \
+        NORMALIZE_BACKWARD, CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, \
+        AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = map(int, step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -74,7 +74,7 @@ def training_kernels(instructions):
                 amx_gradient(s, thread, threads)
             elif kind == EACH:
                 each(s, thread, threads)
-            elif kind == SUMS:
+            elif kind == COLUMN_SUMS:
                 channel_sums(s, thread, threads, False)
             elif kind == MOMENTS:
                 moments(s, thread, threads)

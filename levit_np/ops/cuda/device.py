@@ -32,8 +32,8 @@ PATIENCE = 1.0  # seconds of compiling that go without a word
 CUTS = 32, 256
 KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
 _used, _number = None, None
-# While a thread records, no other may wait for the whole GPU, and none may count its launches among the recording's: one
-# thread at a time records or evaluates.
+# While a thread records, no other may wait for the whole GPU, and none may count its launches among the recording's:
+# one thread at a time records or evaluates.
 alone = threading.RLock()
 _rounded = {}  # of each array that a recording is given, by its id: what it has become in other types
 

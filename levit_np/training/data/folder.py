@@ -16,8 +16,8 @@ PARTS = "val", "validation", "valid", "test"  # what stands beside train/ where 
 
 
 def are_parts(names) -> bool:
-    """Whether folders of those names are, or are among others, the parts of a data set, of which each has class folders.
-    A class may be called train, too: then other classes stand beside it, and none is called as a part."""
+    """Whether folders of those names are, or are among others, the parts of a data set, each with class folders of its
+    own.  A class may be called train, too: then other classes stand beside it, and none is called as a part."""
     return "train" in names and (len(names) == 1 or any(part in names for part in PARTS))
 
 

@@ -43,7 +43,7 @@ def test_nine_parts_make_four_outputs():
 
 def test_the_kernels_terms_and_their_adjoint():
     w, g = whole_numbers(2, 3, 3, 3), whole_numbers(2, 25, 3, seed=1)
-    terms, (cells, places) = minimal_filtering.kernel_terms(w), minimal_filtering.kernel_pairs(3)
+    terms, (cells, places) = minimal_filtering.kernel_terms(w), minimal_filtering.kernel_places(3)
     for number, (p, q) in enumerate(minimal_filtering.ORDER):
         assert np.array_equal(terms[:, number], np.einsum("i,j,ocij->oc", KERNEL[p], KERNEL[q], w))
     assert np.array_equal(scatter_add(w, cells, places, 75).reshape(2, 25, 3), terms)
