@@ -24,7 +24,7 @@ from report import commit, result_path  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.images.decoding import open_image  # noqa: E402
-from levit_np.images.recipes import normalise, preprocess, recipe  # noqa: E402
+from levit_np.images.preprocessing import normalise, preprocess, preprocessing_named  # noqa: E402
 from levit_np.training.augmentation import one_image  # noqa: E402
 from levit_np.training.augmentation.crop import random_resized_crop  # noqa: E402
 from levit_np.training.augmentation.erasing import random_erasing  # noqa: E402
@@ -36,7 +36,7 @@ from levit_np.training.data.pack import pack  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
 
 SIZE, CLASSES = (224, 224), 4
-PREPROCESSING, RECIPE = recipe("authors", SIZE, 3), Recipe()
+PREPROCESSING, RECIPE = preprocessing_named("authors", SIZE, 3), Recipe()
 
 
 def photograph(seed: int) -> bytes:

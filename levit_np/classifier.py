@@ -12,7 +12,7 @@ import numpy as np
 from . import ops
 from .checkpoints import hub, loading
 from .errors import ImageError, LevitError
-from .images.recipes import preprocess
+from .images.preprocessing import preprocess
 from .inference import executor
 from .layers.layer import Layer
 from .model import LeViT, type_of
@@ -77,8 +77,8 @@ class Classifier(LeViT):
             return self._executors[apart]
 
     def to(self, backend: str) -> "Classifier":
-        """A copy on that backend: of weights, labels, recipe, random state, frozen parts and precision, which that
-        backend must have (BackendError)."""
+        """A copy on that backend: of weights, labels, preprocessing, random state, frozen parts and precision, which
+        that backend must have (BackendError)."""
         ops.stored_type(backend, self.precision)
         return super().to(backend)
 
@@ -113,8 +113,8 @@ class Classifier(LeViT):
         return answers
 
     def prepare(self, image) -> np.ndarray:
-        """One image, whatever predict takes, by the model's own recipe: (C, H, W) of its dtype. Raises ImageError."""
-        return preprocess(image, loading.recipe_of(self)).astype(self.dtype, copy=False)
+        """One image, whatever predict takes, by the model's preprocessing: (C, H, W) of its dtype. Raises ImageError."""
+        return preprocess(image, loading.preprocessing_of(self)).astype(self.dtype, copy=False)
 
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
         """The second half of predict: prepared images (B, C, H, W) -> B lists of (label, probability).
@@ -141,20 +141,21 @@ class Classifier(LeViT):
         from .explain.page.explanation import Explanation
         from .explain.page.writer import write
 
-        labels, recipe = loading.labels_of(self), None
+        labels, preprocessing = loading.labels_of(self), None
         if isinstance(image, np.ndarray) and image.dtype == self.dtype:
             x = image
             self._check(x[None])
         else:
-            x, recipe = self.prepare(image), loading.recipe_of(self).to_dict()
+            x, preprocessing = self.prepare(image), loading.preprocessing_of(self).to_dict()
         if about is None:
             about = os.path.basename(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "image"
         classes = {"target": target, "teacher": teacher, "rival": rival}
         classes = {key: None if which is None else class_number(which, labels) for key, which in classes.items()}
-        return Explanation(*write(super().to("reference"), x[None], labels, recipe, about, whole, **classes))
+        return Explanation(*write(super().to("reference"), x[None], labels, preprocessing, about, whole,
+                                  **classes))
 
     def save(self, path) -> None:
-        """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the recipe.
+        """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the preprocessing.
 
         Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for weights
         that are not finite, or labels that are not one a class; OSError where it cannot be written."""

@@ -204,8 +204,8 @@ def _compare(arguments) -> int:
 def _surroundings(a, b) -> list[str]:
     """How the same arrays would still answer differently: other pixels in, other names out."""
     notes = []
-    if a.recipe and b.recipe and a.recipe != b.recipe:
-        one, two = a.recipe.to_dict(), b.recipe.to_dict()
+    if a.preprocessing and b.preprocessing and a.preprocessing != b.preprocessing:
+        one, two = a.preprocessing.to_dict(), b.preprocessing.to_dict()
         different = [f"{key} {one[key]} against {two[key]}" for key in one if one[key] != two[key]]
         notes.append(f"images are prepared differently: {shown('; '.join(different))}")
     if a.labels and b.labels and list(a.labels) != list(b.labels):

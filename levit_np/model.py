@@ -34,12 +34,12 @@ class LeViT(Layer):
     `model(x)` is the evaluation: running statistics, the two heads averaged.
     """
 
-    BESIDES = "labels", "recipe", "random", "frozen"  # what a copy has besides configuration and state
+    BESIDES = "labels", "preprocessing", "random", "frozen"  # what a copy has besides configuration and state
 
     def __init__(self, config: LeViTConfig, ops):
         super().__init__(ops)
         self.config, self.random = config, np.random.default_rng(0)
-        self.labels, self.recipe = None, None  # what a weight file says of its classes and its preprocessing
+        self.labels, self.preprocessing = None, None  # what a weight file says of its classes and its images
         self.frozen = frozenset()
         channels = config.stages[-1].channels
         self.stem = Stem(ops, config)
@@ -264,7 +264,7 @@ class LeViT(Layer):
                 for name, probabilities in _stage_maps(stage)}
 
     def to(self, backend: str) -> "LeViT":
-        """A copy on that backend, of the same kind: of weights, labels, recipe, random state and frozen parts."""
+        """A copy on that backend, of the same kind: weights, labels, preprocessing, random state and frozen parts."""
         kind, config, _, state, besides = self._parts()
         return _assembled(kind, config, backend, {name: np.array(array) for name, array in state.items()},
                           deepcopy(besides))

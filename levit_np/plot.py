@@ -207,10 +207,10 @@ def _within(what: str, number: int, count: int) -> int:
 
 
 def _pixels(model, x: np.ndarray) -> np.ndarray:
-    """A prepared image (C, H, W) as colours (H, W, 3) from 0 to 1: by the model's recipe, else by its own range."""
-    recipe = model.recipe
-    if recipe is not None and len(recipe.mean) == len(x):
-        x = x * np.array(recipe.std)[:, None, None] + np.array(recipe.mean)[:, None, None]
+    """A prepared image (C, H, W) as colours (H, W, 3) from 0 to 1: by the model's preprocessing, else its own range."""
+    known = model.preprocessing
+    if known is not None and len(known.mean) == len(x):
+        x = x * np.array(known.std)[:, None, None] + np.array(known.mean)[:, None, None]
     else:
         x = (x - x.min()) / ((x.max() - x.min()) or 1)
     x = x if len(x) == 3 else x.mean(0, keepdims=True)

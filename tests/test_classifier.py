@@ -78,7 +78,7 @@ def test_save_keeps_weights_labels_and_recipe(model, tmp_path):
     model.save(tmp_path / "copy.h5")
     again = levit_np.load(tmp_path / "copy.h5")
     assert type(again) is levit_np.Classifier
-    assert (again.config, again.labels, again.recipe) == (model.config, model.labels, model.recipe)
+    assert (again.config, again.labels, again.preprocessing) == (model.config, model.labels, model.preprocessing)
     assert all(np.array_equal(array, model.state()[name]) for name, array in again.state().items())
     again.labels = ["one"]
     with pytest.raises(levit_np.CheckpointError, match="labels: expected 10 texts, found .'one'"):
@@ -93,7 +93,7 @@ def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
     model.random.standard_normal(3)  # not where a fresh generator stands
     other = model.to("reference")
     assert type(other) is levit_np.Classifier and other is not model
-    assert (other.labels, other.recipe) == (model.labels, model.recipe)
+    assert (other.labels, other.preprocessing) == (model.labels, model.preprocessing)
     assert other.random is not model.random
     assert np.array_equal(other.random.standard_normal(5), model.random.standard_normal(5))
     for (label, probability), (same, near) in zip(other.predict(SAMPLES[1]), model.predict(SAMPLES[1])):
@@ -163,7 +163,7 @@ def test_a_copy_is_its_own(model):
     expected = model(x).copy()
     for other in (model.to("cpu"), deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert type(other) is levit_np.Classifier
-        assert (other.config, other.labels, other.recipe) == (model.config, model.labels, model.recipe)
+        assert (other.config, other.labels, other.preprocessing) == (model.config, model.labels, model.preprocessing)
         assert np.array_equal(other(x), expected)
         for array in other.state().values():
             array *= 2

@@ -13,7 +13,7 @@ import pytest
 
 import levit_np
 from levit_np.cli import main
-from levit_np.images.recipes import recipe
+from levit_np.images.preprocessing import preprocessing_named
 from levit_np.ops.cpu.library import library
 
 from .random_model import random_model
@@ -177,7 +177,7 @@ def files(tmp_path_factory):
     other.labels = [f"digit {n}" for n in range(10)]
     other.save(folder / "named.h5")
     other = model.to("reference")
-    other.recipe = recipe("timm", (32, 32), 1)
+    other.preprocessing = preprocessing_named("timm", (32, 32), 1)
     other.save(folder / "timm.h5")
     random_model(num_classes=3).save(folder / "three.h5")
     status, out, err = run("verify", "a.h5", "--record", "a.trace.h5", cwd=folder)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from levit_np.checkpoints.loading import load, recipe_of
+from levit_np.checkpoints.loading import load, preprocessing_of
 from levit_np.cli import main
-from levit_np.images.recipes import preprocess
+from levit_np.images.preprocessing import preprocess
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def test_98_5_percent_of_the_held_out_fifth(script):
     images, labels, train, held = script.digits()
     assert len(held) == 359 and not set(held) & set(train)
     model = load(ROOT / "weights/levit_digits.h5")
-    x = np.stack([preprocess(Image.fromarray(images[index]), recipe_of(model)) for index in held])
+    x = np.stack([preprocess(Image.fromarray(images[index]), preprocessing_of(model)) for index in held])
     assert (model(x).argmax(-1) == labels[held]).mean() >= 0.985
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..config import LeViTConfig, size_of
 from ..errors import CheckpointError, ImageError
 from ..images.labels import imagenet_labels
-from ..images.recipes import RECIPES, Recipe, recipe
+from ..images.preprocessing import NAMES, Preprocessing, preprocessing_named
 from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
 from ..ops import reference
@@ -27,14 +27,14 @@ EXPORTS = (*FORMATS, "timm_conv")
 
 
 def save(model: LeViT, path) -> None:
-    """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the recipe.
+    """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the preprocessing.
 
     Raises CheckpointError for weights that are not finite, or labels that are not one a class."""
     labels = list(labels_of(model))
     if len(labels) != model.config.num_classes or not all(isinstance(label, str) for label in labels):
         raise CheckpointError(f"labels: expected {model.config.num_classes} texts, found {labels!a:.100}")
     try:
-        preprocessing = recipe_of(model).to_dict()
+        preprocessing = preprocessing_of(model).to_dict()
     except ImageError:  # there is none for other than grey and colour
         preprocessing = None
     documents = {"config": model.config.to_dict(), "labels": labels, "recipe": preprocessing}
@@ -67,7 +67,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     _fit(state, config, model, seed, os.fspath(path))
     # One array at a time: peak memory stays at twice the file.
     model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)})
-    model.labels, model.recipe = labels, preprocessing
+    model.labels, model.preprocessing = labels, preprocessing
     return model
 
 
@@ -81,14 +81,14 @@ def _cast(array, dtype, place):
 
 
 def _resized(preprocessing, size):
-    """The recipe for images of another size: the known one of that name, else what surrounds the crop grows with it;
-    mean and deviation stay."""
+    """The preprocessing for images of another size: the known one of that name, else what surrounds the crop grows with
+    it; mean and deviation stay."""
     if preprocessing is None or preprocessing.crop == size:
         return preprocessing
     name, channels = preprocessing.name, len(preprocessing.mean)
     try:
-        if name in RECIPES and preprocessing == recipe(name, preprocessing.crop, channels):
-            return recipe(name, size, channels)
+        if name in NAMES and preprocessing == preprocessing_named(name, preprocessing.crop, channels):
+            return preprocessing_named(name, size, channels)
         resize = preprocessing.resize * max(size) // max(preprocessing.crop)
         return replace(preprocessing, crop=size, resize=max(resize, *size))
     except ImageError:  # there is none for images so large
@@ -181,12 +181,12 @@ def labels_of(model: LeViT) -> tuple[str, ...]:
     return imagenet_labels() if classes == 1000 else tuple(f"class {n}" for n in range(classes))
 
 
-def recipe_of(model: LeViT) -> Recipe:
-    """How images are prepared for the model: its file's recipe, else the authors'."""
-    if model.recipe:
-        return model.recipe
+def preprocessing_of(model: LeViT) -> Preprocessing:
+    """How images are prepared for the model: as its file says, else as the authors do."""
+    if model.preprocessing:
+        return model.preprocessing
     name = "digits" if model.config.in_channels == 1 else "authors"
-    return recipe(name, model.config.image_size, model.config.in_channels)
+    return preprocessing_named(name, model.config.image_size, model.config.in_channels)
 
 
 def _fit(state, config, model, seed, place):

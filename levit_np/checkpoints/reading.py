@@ -7,7 +7,7 @@ import numpy as np
 
 from ..config import LeViTConfig
 from ..errors import CheckpointError, ConfigError, ImageError
-from ..images.recipes import Recipe, recipe
+from ..images.preprocessing import Preprocessing, preprocessing_named
 from ..layers.normalization import BatchNorm
 from ..model import build
 from ..storage import hdf5
@@ -36,7 +36,7 @@ class Content(NamedTuple):
     config: LeViTConfig
     state: dict[str, np.ndarray]
     labels: list[str] | None
-    recipe: Recipe | None
+    preprocessing: Preprocessing | None
 
 
 def read(path, image_size=None) -> Content:
@@ -64,7 +64,7 @@ def _own(place, arrays, documents):
                               f"{', '.join(missing)}")
     try:
         config, preprocessing = LeViTConfig.from_dict(documents["config"]), documents["recipe"]
-        preprocessing = preprocessing and Recipe.from_dict(preprocessing)
+        preprocessing = preprocessing and Preprocessing.from_dict(preprocessing)
         specs = build(config).specs_by_name()
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
@@ -94,7 +94,7 @@ def _foreign(place, tensors, image_size):
                   if name not in state}
     try:
         name = "digits" if config.name == "levit_digits" else "timm" if form == "timm" else "authors"
-        preprocessing = recipe(name, config.image_size, config.in_channels)
+        preprocessing = preprocessing_named(name, config.image_size, config.in_channels)
     except ImageError:
         preprocessing = None
     return Content(config, state, None, preprocessing)

@@ -23,7 +23,7 @@ class Images:
     with a bar; `source`, its `classes`; and `skipped`, the names of those that cannot be used, each said on stderr."""
 
     def __init__(self, arguments, model):
-        from ..checkpoints.loading import recipe_of
+        from ..checkpoints.loading import preprocessing_of
         from ..training.data import open_source
         from ..training.data.loader import EvaluationLoader
 
@@ -32,7 +32,7 @@ class Images:
         self.classes = self.source.classes
         # Processes take longer to start than a few batches to prepare.
         workers = arguments.workers if len(self.source) > 4 * arguments.batch else 0
-        self.loader = EvaluationLoader(self.source, recipe_of(model), batch=arguments.batch, workers=workers,
+        self.loader = EvaluationLoader(self.source, preprocessing_of(model), batch=arguments.batch, workers=workers,
                                        bad_files="skip")
 
     def __enter__(self):

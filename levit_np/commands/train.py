@@ -156,7 +156,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def _train(arguments, settings, before, folder, ranks, open_things) -> None:
-    from ..checkpoints.loading import recipe_of
+    from ..checkpoints.loading import preprocessing_of
     from ..training.data import open_source
     from ..training.data.loader import EvaluationLoader, Loader
     from ..training.folder import require_same
@@ -167,7 +167,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
     source, looked_at = _sources(arguments.data, settings["validation"], open_source)
     model = _network(settings, before, list(source.classes))
-    preprocessing = model.recipe = recipe_of(model)
+    preprocessing = model.preprocessing = preprocessing_of(model)
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
@@ -235,7 +235,7 @@ def _network(settings, before, classes):
 
     from ..checkpoints.reading import is_fused
     from ..config import ABLATIONS, FAMILY, LeViTConfig
-    from ..images.recipes import Recipe as Preprocessing
+    from ..images.preprocessing import Preprocessing
 
     name, kind = settings["model"], {"backend": settings["backend"], "dtype": settings["dtype"]}
     changes = {"num_classes": len(classes), "image_size": settings["image_size"],
@@ -243,7 +243,7 @@ def _network(settings, before, classes):
     changes = {key: value for key, value in changes.items() if value is not None}
     if before:
         model = _empty(LeViTConfig.from_dict(before["network"]), **kind)
-        model.recipe = Preprocessing.from_dict(before["preprocessing"])
+        model.preprocessing = Preprocessing.from_dict(before["preprocessing"])
     elif name in FAMILY | ABLATIONS:
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
@@ -284,7 +284,7 @@ def _teacher(settings, source, recipe, preprocessing):
         return None
     import levit_np
 
-    from ..checkpoints.loading import recipe_of
+    from ..checkpoints.loading import preprocessing_of
     from ..training.teacher import FunctionTeacher, NetworkTeacher, WrittenTeacher, is_logits
 
     path = settings["teacher"]
@@ -293,7 +293,7 @@ def _teacher(settings, source, recipe, preprocessing):
     if Path(path).is_file() and is_logits(path):
         return WrittenTeacher(path, source, recipe, settings["bad_files"] == "skip")
     model = levit_np.load(path, backend=settings["backend"])
-    return NetworkTeacher(model, model.labels, recipe_of(model), list(source.classes), preprocessing)
+    return NetworkTeacher(model, model.labels, preprocessing_of(model), list(source.classes), preprocessing)
 
 
 def _validation(images, run, classes: int):

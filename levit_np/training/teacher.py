@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 
 from ..errors import CheckpointError, LevitError
-from ..images.recipes import Recipe as Preprocessing
+from ..images.preprocessing import Preprocessing
 from ..storage import hdf5
 from .classes import order_note, places
 from .fingerprint import fingerprint

@@ -47,7 +47,7 @@ def test_there_and_back(model, form, capsys):
     assert out == f"theirs: levit_128s for {form}\nagain.h5: levit_128s, 5 classes, images 224 × 224\n" and err == ""
     again = levit_np.load("again.h5")
     assert again.config == model.config and all(np.array_equal(a, again.state()[n]) for n, a in model.state().items())
-    assert again.recipe.name == ("timm" if form.startswith("timm") else "authors")
+    assert again.preprocessing.name == ("timm" if form.startswith("timm") else "authors")
     assert sorted(os.listdir()) == ["again.h5", "ours.h5", "theirs"]
 
 

@@ -113,7 +113,7 @@ def same(model, other):
 
 def test_a_published_name_is_downloaded_converted_and_kept(server, cache, model, capsys):
     found = levit_np.load(NAME)
-    assert same(model, found) and found.recipe.name == "digits" and len(found.labels) == 10
+    assert same(model, found) and found.preprocessing.name == "digits" and len(found.labels) == 10
     assert server.asked == ["/" + hub.PUBLISHED[NAME]] and os.listdir(cache) == [NAME]
     assert capsys.readouterr().out == ""
     server.answer = lambda handler: handler.reply(status=500)

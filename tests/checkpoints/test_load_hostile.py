@@ -20,7 +20,7 @@ from levit_np.checkpoints import loading, reading
 from levit_np.checkpoints.formats import name_table
 from levit_np.config import FAMILY, Stage
 from levit_np.errors import CheckpointError
-from levit_np.images.recipes import recipe
+from levit_np.images.preprocessing import preprocessing_named
 from levit_np.model import build, initial_state
 from levit_np.storage import confined, hdf5
 
@@ -105,7 +105,8 @@ class Fuzz:
     def own(self, times):
         config = FAMILY["levit_digits"]
         arrays = initial_state(build(config), 0, np.float32)
-        documents = {"config": config.to_dict(), "labels": list("0123456789"), "recipe": recipe("digits").to_dict()}
+        documents = {"config": config.to_dict(), "labels": list("0123456789"),
+                     "recipe": preprocessing_named("digits").to_dict()}
         documents = json.loads(json.dumps(documents))
         for _ in range(times):
             damaged = damaged_document(documents, self.rng)

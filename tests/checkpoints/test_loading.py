@@ -11,7 +11,7 @@ from levit_np.checkpoints.formats import name_table
 from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
 from levit_np.config import ABLATIONS, FAMILY
 from levit_np.errors import CheckpointError
-from levit_np.images.recipes import Recipe, recipe
+from levit_np.images.preprocessing import Preprocessing, preprocessing_named
 from levit_np.model import build, create
 
 from ..parity import FIVE, images, pair
@@ -188,14 +188,16 @@ def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path)
 
 def test_another_image_size_keeps_the_preprocessing(tmp_path):
     model = random_model("levit_digits")
-    model.recipe = Recipe("mine", 40, (32, 32), (0.25,), (0.75,), mode="L")
+    model.preprocessing = Preprocessing("mine", 40, (32, 32), (0.25,), (0.75,), mode="L")
     save(model, tmp_path / "a.h5")
-    assert load(tmp_path / "a.h5", image_size=32).recipe == model.recipe
-    assert load(tmp_path / "a.h5", image_size=(64, 48)).recipe == replace(model.recipe, resize=80, crop=(64, 48))
+    assert load(tmp_path / "a.h5", image_size=32).preprocessing == model.preprocessing
+    resized = load(tmp_path / "a.h5", image_size=(64, 48)).preprocessing
+    assert resized == replace(model.preprocessing, resize=80, crop=(64, 48))
     export(random_model("levit_128s", num_classes=5), tmp_path / "timm", format="timm")
     for size in (64, 160, 200, 224, 384):
-        assert load(tmp_path / "timm", image_size=size).recipe.resize == recipe("timm", (size, size)).resize
-        assert Recipe.to_dict(load(tmp_path / "timm", image_size=size).recipe)["crop"] == [size, size]
+        found = load(tmp_path / "timm", image_size=size).preprocessing
+        assert found.resize == preprocessing_named("timm", (size, size)).resize
+        assert found.to_dict()["crop"] == [size, size]
 
 
 def test_numbers_that_no_network_can_have(tmp_path):
@@ -227,4 +229,4 @@ def test_labels_that_are_no_texts_are_not_saved(tmp_path):
 @pytest.mark.parametrize("form", ["facebook", "timm"])
 def test_digits_in_a_foreign_file_are_prepared_as_digits(form, tmp_path):
     export(random_model("levit_digits"), tmp_path / "file", format=form)
-    assert load(tmp_path / "file").recipe == recipe("digits")
+    assert load(tmp_path / "file").preprocessing == preprocessing_named("digits")

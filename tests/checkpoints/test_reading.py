@@ -38,7 +38,7 @@ def test_any_names_in_any_container(container, form, tmp_path):
     named = {there: torch.from_numpy(model.state()[own]) for own, there in name_table(model.config, form).items()}
     CONTAINERS[container](named, tmp_path / "a")
     found = read(tmp_path / "a")
-    assert found.config == model.config and found.recipe.name == ("timm" if form == "timm" else "authors")
+    assert found.config == model.config and found.preprocessing.name == ("timm" if form == "timm" else "authors")
     assert all(np.array_equal(array, found.state[own]) for own, array in model.state().items())
 
 

@@ -8,8 +8,7 @@ import pytest
 
 import levit_np
 from levit_np.errors import CheckpointError, LevitError
-from levit_np.images.recipes import Recipe as Preprocessing
-from levit_np.images.recipes import recipe as preprocessing_named
+from levit_np.images.preprocessing import Preprocessing, preprocessing_named
 from levit_np.storage import hdf5
 from levit_np.training import teacher
 from levit_np.training.data.folder import Folder

@@ -37,7 +37,7 @@ class Pass:
             self.traces["kd"] = trace(model, x, self.target, teacher=self.teacher)
         self.logits_back = [_back_from_logit(model, x, which) for which in self.why]
 
-    def document(self, detail: Detail, labels, about: str, recipe) -> tuple[dict, Tensors]:
+    def document(self, detail: Detail, labels, about: str, preprocessing) -> tuple[dict, Tensors]:
         """(the document, but for the tensors' table, as JSON can hold it; the numbers)."""
         tensors, code = Tensors(detail), _Code()
         shown = sorted(dict.fromkeys([*self.top, self.target, self.teacher, *self.why]))
@@ -46,7 +46,7 @@ class Pass:
         stops = _Stops(self, tensors, code, shown)
         heads = [r.output for r in first.forward if r.name in ("head", "head_dist")]
         document = {
-            "model": self._about_model(), "about": about, "recipe": recipe, "labels": list(labels),
+            "model": self._about_model(), "about": about, "recipe": preprocessing, "labels": list(labels),
             "top": self.top, "target": self.target, "teacher": self.teacher, "why": self.why,
             "losses": {name: found.loss for name, found in self.traces.items()}, "layers": self._layers(),
             "forward": stops.forward(), "backward": stops.backward(), "code": code.table(),

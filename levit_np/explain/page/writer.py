@@ -21,16 +21,16 @@ SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", 
 LIMIT = 9_900_000  # bytes of a page
 
 
-def write(model: LeViT, x: np.ndarray, labels, recipe=None, about: str = "", whole: bool = False,
+def write(model: LeViT, x: np.ndarray, labels, preprocessing=None, about: str = "", whole: bool = False,
           **classes) -> tuple[dict, str]:
     """What `assemble` makes a page of, for one image x (1, C, H, W), in as much detail as LIMIT allows; `whole`: with
     every number, however large it becomes.
 
-    recipe (to_dict) makes the pixels visible again; classes: target, teacher and rival, see Pass."""
+    preprocessing (to_dict) makes the pixels visible again; classes: target, teacher and rival, see Pass."""
     done, details = Pass(model, x, **classes), DETAILS[:2] if whole else DETAILS
     size = 0.5  # bytes a letter that is estimated: at least
     for detail in details:
-        document, tensors = done.document(detail, labels, about, recipe)
+        document, tensors = done.document(detail, labels, about, preprocessing)
         if tensors.estimate() * size > LIMIT and detail is not details[-1]:
             continue
         document["tensors"], numbers = tensors.table()

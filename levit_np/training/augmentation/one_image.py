@@ -3,8 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from ...images.recipes import Recipe as Preprocessing
-from ...images.recipes import normalise
+from ...images.preprocessing import Preprocessing, normalise
 from ..recipe import Recipe
 from .crop import random_resized_crop
 from .erasing import random_erasing

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import ConfigError, DataError
-from ...images.recipes import CHANNELS, recipe as preprocessing_named
-from ...images.recipes import Recipe as Preprocessing
+from ...images.preprocessing import CHANNELS, Preprocessing, preprocessing_named
 from ..recipe import Recipe
 from .steps import EvaluationSteps, Skipped, TrainingSteps
 from .workers import Workers, rows_of
@@ -80,8 +79,8 @@ class Loader(_Loader):
     """The batches of a training.
 
     source: a Folder, a Packed or whatever has their methods.  recipe: which augmentations, how strong.  image_size
-    (height, width) and in_channels: what the network takes; `preprocessing` (images/recipes.py, the authors' unless
-    given) says how pixels are normalised.  batch: images a step on this rank, of the `ranks` that share a global batch
+    (height, width) and in_channels: what the network takes; preprocessing (by default the authors'): how pixels are
+    normalised.  batch: images a step on this rank, of the `ranks` that share a global batch
     of batch × ranks images; rank r has its r-th part.  workers: processes that prepare the next steps, 0 for none;
     they start with the first step and end with close().  bad_files: "stop", an image that cannot be used raises
     ImageError; "skip", it is left out and the batch names it.

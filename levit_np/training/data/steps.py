@@ -11,8 +11,7 @@ import numpy as np
 
 from ...errors import ImageError
 from ...images.decoding import open_image
-from ...images.recipes import CHANNELS, preprocess
-from ...images.recipes import Recipe as Preprocessing
+from ...images.preprocessing import CHANNELS, Preprocessing, preprocess
 from ..augmentation.mixing import Mixture, draw_mixture, mix_pair, smooth_target
 from ..augmentation.one_image import augment
 from ..recipe import Recipe

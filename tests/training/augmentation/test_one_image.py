@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from levit_np.images.recipes import recipe
+from levit_np.images.preprocessing import preprocessing_named
 from levit_np.training.augmentation.one_image import augment, fill_colour
 from levit_np.training.recipe import RECIPES, Recipe
 
 PLAIN = Recipe(crop_scale=(1, 1), crop_ratio=(1, 1), flip=0, augment_layers=0, erase=0)
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
-COLOUR, GREY = recipe("authors", (24, 24), 3), recipe("digits", (24, 24))
+COLOUR, GREY = preprocessing_named("authors", (24, 24), 3), preprocessing_named("digits", (24, 24))
 
 
 def plain(image, preprocessing):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from levit_np.errors import ConfigError, DataError, ImageError
-from levit_np.images.recipes import preprocess, recipe
+from levit_np.images.preprocessing import preprocess, preprocessing_named
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.loader import EvaluationLoader, Loader
 from levit_np.training.data.pack import pack
@@ -121,7 +121,7 @@ def test_neighbours_are_mixed_by_one_mixture(folder, kind):
     for place, (mixed, single) in enumerate(zip(batches(loader(folder, on)), apart, strict=True)):
         partner = np.arange(8) ^ 1
         assert np.array_equal(mixed.indices, single.indices) and (mixed.indices != mixed.indices[partner]).all()
-        plan = TrainingSteps(folder, on, recipe("authors", SIZE, 3), 11, 8, 0, 1, False)
+        plan = TrainingSteps(folder, on, preprocessing_named("authors", SIZE, 3), 11, 8, 0, 1, False)
         share, box = plan.mixture(*divmod(place, 3))
         shares.add(share)
         if kind == "mixup":
@@ -141,7 +141,7 @@ def test_neighbours_are_mixed_by_one_mixture(folder, kind):
 def test_digits_are_grey(tmp_path):
     folder = Folder(digits_folder(tmp_path / "digits", images=4))
     chosen = replace(RECIPES["small"], jitter=0.4)
-    digits = loader(folder, chosen, image_size=(32, 32), in_channels=1, preprocessing=recipe("digits"))
+    digits = loader(folder, chosen, image_size=(32, 32), in_channels=1, preprocessing=preprocessing_named("digits"))
     for batch in batches(digits):
         assert batch.images.shape == (8, 1, 32, 32) and np.isfinite(batch.images).all()
     assert folder.classes == list("0123456789")
@@ -149,7 +149,7 @@ def test_digits_are_grey(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_has_every_image_once(folder, packed, workers):
-    authors = recipe("authors", SIZE, 3)
+    authors = preprocessing_named("authors", SIZE, 3)
     with EvaluationLoader(packed, authors, batch=8, workers=workers) as evaluation:
         for _ in range(2):   # the loader can be used again
             found = list(evaluation)
@@ -163,7 +163,7 @@ def test_evaluation_has_every_image_once(folder, packed, workers):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 30])
 def test_ranks_share_an_evaluation(folder, ranks):
-    authors = recipe("authors", SIZE, 3)
+    authors = preprocessing_named("authors", SIZE, 3)
     parts = [[batch.indices.tolist() for batch in EvaluationLoader(folder, authors, batch=5, rank=rank, ranks=ranks)]
              for rank in range(ranks)]
     assert sum((indices for part in parts for indices in part), []) == list(range(27))
@@ -177,7 +177,7 @@ def test_ranks_share_an_evaluation(folder, ranks):
     ({"rank": 2, "ranks": 2}, ConfigError, "expected 0 to 1, found 2"),
     ({"workers": -1}, ConfigError, "expected 0 or more"),
     ({"bad_files": "replace"}, ConfigError, "expected 'stop' or 'skip'"),
-    ({"preprocessing": recipe("digits")}, ConfigError, "expected 3 channels"),
+    ({"preprocessing": preprocessing_named("digits")}, ConfigError, "expected 3 channels"),
 ])
 def test_wrong_use(folder, options, error, words):
     with pytest.raises(error, match=words):
@@ -216,7 +216,7 @@ def test_skipped_files_are_recorded_and_replaced_by_nothing(damaged, workers):
     assert all(reason.startswith(name) for name, reason in whole.skipped)
     assert sorted(whole.indices) == sorted(set(range(16)) - bad) and len(whole.images) == len(whole.targets) == 13
     # What would be mixed with a bad one stays as it is.
-    order = TrainingSteps(damaged, on, recipe("authors", SIZE, 3), 11, 16, 0, 1, True).indices(0, 0)
+    order = TrainingSteps(damaged, on, preprocessing_named("authors", SIZE, 3), 11, 16, 0, 1, True).indices(0, 0)
     kept = [place for place in range(16) if order[place] not in bad]
     for row, place in enumerate(kept):
         alone = order[place ^ 1] in bad

@@ -19,7 +19,6 @@ from levit_np.cli import main
 from levit_np.errors import CheckpointError, DataError, ImageError
 from levit_np.storage import atomic
 from levit_np.training.data import open_source, packed
-from levit_np.training.data import pack as pack_module
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed

@@ -1,4 +1,4 @@
-"""The recipes, bit for bit against torchvision's arithmetic, re-derived here from torch and PIL."""
+"""Preprocessing, bit for bit against torchvision's arithmetic, re-derived here from torch and PIL."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from levit_np.errors import ImageError
-from levit_np.images.recipes import Recipe, preprocess, recipe
+from levit_np.images.preprocessing import Preprocessing, preprocess, preprocessing_named
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZES = [(333, 500), (500, 333), (224, 224), (225, 1000), (1000, 225), (256, 256), (256, 259), (257, 640),
@@ -47,7 +47,7 @@ def torchvision_pipeline(image, resize, crop, mean, std):
 @pytest.mark.parametrize(("name", "resize"), [("authors", 256), ("timm", 248)])
 def test_bit_equal_to_torchvision(name, resize, size):
     image = picture(*size)
-    x = preprocess(image, recipe(name))
+    x = preprocess(image, preprocessing_named(name))
     assert x.dtype == np.float32 and x.shape == (3, 224, 224) and x.flags.c_contiguous
     assert x.tobytes() == torchvision_pipeline(image, resize, (224, 224), MEAN, STD).tobytes()
 
@@ -56,7 +56,7 @@ def test_bit_equal_to_torchvision(name, resize, size):
 def test_other_crops_are_bit_equal_to_torchvision(crop):
     image = picture(301, 250)
     for name, resize in (("authors", int((256 / 224) * max(crop))), ("timm", math.floor(max(crop) / 0.9))):
-        x = preprocess(image, recipe(name, crop))
+        x = preprocess(image, preprocessing_named(name, crop))
         assert x.tobytes() == torchvision_pipeline(image, resize, crop, MEAN, STD).tobytes()
 
 
@@ -69,11 +69,11 @@ def test_transformers_differs_by_less_than_1e_6_and_by_the_rounding_of_the_crop(
     if (long - 224) % 4 == 3:   # half the margin ends in .5: theirs is rounded down, ours to even, here up
         vertical = size[1] > size[0]
         pad = ((0, 0), (1, 0), (0, 0)) if vertical else ((0, 0), (0, 0), (1, 0))
-        ours = np.pad(preprocess(image, recipe("authors")), pad)[:, :224, :224]
+        ours = np.pad(preprocess(image, preprocessing_named("authors")), pad)[:, :224, :224]
         inner = np.s_[:, 1:] if vertical else np.s_[:, :, 1:]
         ours, theirs = ours[inner], theirs[inner]
     else:
-        ours = preprocess(image, recipe("authors"))
+        ours = preprocess(image, preprocessing_named("authors"))
     assert np.abs(ours - theirs).max() < 1e-6   # theirs: float64 v * (1/255), rounded; ours: float32 v / 255
 
 
@@ -84,19 +84,19 @@ def test_the_sizes_above_have_both_crop_roundings():
 
 def test_grey_recipe_is_bit_equal_to_torchvision():
     image = picture(40, 33, "L")
-    x = preprocess(image, recipe("digits"))
+    x = preprocess(image, preprocessing_named("digits"))
     assert x.shape == (1, 32, 32)
     assert x.tobytes() == torchvision_pipeline(image, 32, (32, 32), [0.5], [0.5]).tobytes()
-    x = preprocess(image, Recipe("mine", 32, (32, 32), mean=(0.1307,), std=(0.3081,), mode="L"))
+    x = preprocess(image, Preprocessing("mine", 32, (32, 32), mean=(0.1307,), std=(0.3081,), mode="L"))
     assert x.tobytes() == torchvision_pipeline(image, 32, (32, 32), [0.1307], [0.3081]).tobytes()
-    x = preprocess(image, recipe("timm", channels=1))
+    x = preprocess(image, preprocessing_named("timm", channels=1))
     mean, std = sum(MEAN) / 3, sum(STD) / 3
     assert x.tobytes() == torchvision_pipeline(image, 248, (224, 224), [mean], [std]).tobytes()
 
 
 def test_normalised_values_are_those_of_exact_arithmetic():
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    x = preprocess(values, Recipe("quarter", 16, (16, 16), (0.25,), (0.5,), "L"))
+    x = preprocess(values, Preprocessing("quarter", 16, (16, 16), (0.25,), (0.5,), "L"))
     exact = [float((Fraction(v, 255) - Fraction(1, 4)) * 2) for v in range(256)]
     np.testing.assert_allclose(x.ravel(), exact, rtol=0, atol=2.0**-23)   # v / 255 <= 1 rounded, then doubled
 
@@ -109,7 +109,7 @@ def test_normalised_values_are_those_of_exact_arithmetic():
 def test_any_image_gives_a_finite_float32_input(width, height, mode, name_and_crop, channels):
     image = Image.new(mode, (width, height))
     image.frombytes(np.random.default_rng(width + height).bytes(len(image.tobytes())))
-    x = preprocess(image, recipe(*name_and_crop, channels))
+    x = preprocess(image, preprocessing_named(*name_and_crop, channels))
     assert x.dtype == np.float32 and x.shape == (channels, *name_and_crop[1])
     assert np.isfinite(x).all() and x.flags.c_contiguous and x.flags.writeable
 
@@ -117,27 +117,28 @@ def test_any_image_gives_a_finite_float32_input(width, height, mode, name_and_cr
 @pytest.mark.parametrize("size", [(256, 300), (256, 256), (302, 256)])   # nothing to resize; margins even
 def test_a_flipped_image_gives_the_flipped_input(size):
     image = picture(*size)
-    x = preprocess(image, recipe("authors"))
+    x = preprocess(image, preprocessing_named("authors"))
     for method, axis in ((Image.Transpose.FLIP_LEFT_RIGHT, 2), (Image.Transpose.FLIP_TOP_BOTTOM, 1)):
-        assert np.array_equal(preprocess(image.transpose(method), recipe("authors")), np.flip(x, axis))
+        assert np.array_equal(preprocess(image.transpose(method), preprocessing_named("authors")), np.flip(x, axis))
 
 
 @pytest.mark.parametrize("size", [(1, 10000), (10000, 1)])
 def test_too_elongated_images_are_refused_before_they_are_resized(size):
     with pytest.raises(ImageError, match=f"^PIL image: expected at most 50 megapixels once resized, "
                                          f"found {size[0]} x {size[1]} resized to 256 x 2560000$"):
-        preprocess(Image.new("L", size), recipe("authors"))
+        preprocess(Image.new("L", size), preprocessing_named("authors"))
 
 
-# -- recipes as data
+# -- preprocessing as data
 
 def test_the_named_recipes():
-    assert recipe("authors") == Recipe("authors", 256, (224, 224), tuple(MEAN), tuple(STD), "RGB", "bicubic")
-    assert recipe("timm") == Recipe("timm", 248, (224, 224), tuple(MEAN), tuple(STD), "RGB", "bicubic")
-    assert recipe("digits") == Recipe("digits", 32, (32, 32), (0.5,), (0.5,), "L", "bicubic")
-    assert [recipe("authors", (s, s)).resize for s in (160, 192, 288, 384)] == [182, 219, 329, 438]
-    assert [recipe("timm", (s, s)).resize for s in (160, 192, 288, 384)] == [177, 213, 320, 426]
-    assert recipe("authors", (128, 224)).resize == recipe("authors", (224, 128)).resize == 256
+    rest = (224, 224), tuple(MEAN), tuple(STD), "RGB", "bicubic"
+    assert preprocessing_named("authors") == Preprocessing("authors", 256, *rest)
+    assert preprocessing_named("timm") == Preprocessing("timm", 248, *rest)
+    assert preprocessing_named("digits") == Preprocessing("digits", 32, (32, 32), (0.5,), (0.5,), "L", "bicubic")
+    assert [preprocessing_named("authors", (s, s)).resize for s in (160, 192, 288, 384)] == [182, 219, 329, 438]
+    assert [preprocessing_named("timm", (s, s)).resize for s in (160, 192, 288, 384)] == [177, 213, 320, 426]
+    assert preprocessing_named("authors", (128, 224)).resize == preprocessing_named("authors", (224, 128)).resize == 256
 
 
 @pytest.mark.parametrize("arguments", [
@@ -147,7 +148,7 @@ def test_the_named_recipes():
 ])
 def test_unknown_recipes_are_refused(arguments):
     with pytest.raises(ImageError, match="^recipe: "):
-        recipe(*arguments)
+        preprocessing_named(*arguments)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -157,12 +158,12 @@ def test_recipes_survive_json(height, width, mode, data):
     mean = data.draw(st.tuples(*[st.floats(-255, 255)] * channels))
     std = data.draw(st.tuples(*[st.floats(1e-4, 1e4)] * channels))
     resize = data.draw(st.integers(max(height, width), 4096))
-    original = Recipe("a name", resize, (height, width), mean, std, mode)
-    assert Recipe.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+    original = Preprocessing("a name", resize, (height, width), mean, std, mode)
+    assert Preprocessing.from_dict(json.loads(json.dumps(original.to_dict()))) == original
 
 
 def test_numpy_numbers_become_plain_ones():
-    made = Recipe("m", np.int64(40), [np.int32(32), 32], [np.float32(0.5)], [np.float64(0.25)], "L")
+    made = Preprocessing("m", np.int64(40), [np.int32(32), 32], [np.float32(0.5)], [np.float64(0.25)], "L")
     assert json.loads(json.dumps(made.to_dict()))["mean"] == [0.5]
     assert type(made.resize) is int and type(made.crop[0]) is int and type(made.mean[0]) is float
 
@@ -189,15 +190,16 @@ def test_numpy_numbers_become_plain_ones():
     ("interpolation", 3, "interpolation"),
 ], ids=lambda value: str(value)[:20])
 def test_damaged_recipes_are_refused(field, value, message):
-    values = recipe("authors").to_dict()
-    assert Recipe.from_dict(values) == recipe("authors")
+    values = preprocessing_named("authors").to_dict()
+    assert Preprocessing.from_dict(values) == preprocessing_named("authors")
     values[field] = value
     with pytest.raises(ImageError, match=f"^recipe: {message}") as caught:
-        Recipe.from_dict(values)
+        Preprocessing.from_dict(values)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("values", [{}, [], None, "recipe", {1: 2}, recipe("timm").to_dict() | {"more": 1}])
+@pytest.mark.parametrize("values", [
+    {}, [], None, "recipe", {1: 2}, preprocessing_named("timm").to_dict() | {"more": 1}])
 def test_recipes_with_other_fields_are_refused(values):
     with pytest.raises(ImageError, match="^recipe: expected the fields"):
-        Recipe.from_dict(values)
+        Preprocessing.from_dict(values)

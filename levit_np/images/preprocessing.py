@@ -1,4 +1,4 @@
-"""The preprocessing recipes: resize the short side, crop the centre, scale to [0, 1], normalise.
+"""How images are prepared for a network: resize the short side, crop the centre, scale to [0, 1], normalise.
 
 Bit-equal to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images, which the authors and
 timm use. transformers' LeViT processor (its PIL one) differs in two ways: it multiplies by 1/255 in float64
@@ -18,14 +18,14 @@ from ..errors import ImageError
 MAX_SIDE = 4096
 MAX_RESIZED_PIXELS = 50_000_000
 CHANNELS = {"RGB": 3, "L": 1}
-RECIPES = "authors", "timm", "digits"
+NAMES = "authors", "timm", "digits"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preprocessing:
     """How an image becomes the model's input. Checked when made: it may come from a stranger's weight file.
 
     resize: the image's short side, in pixels, before the crop; at least the crop's longer side, so that the
@@ -41,7 +41,7 @@ class Recipe:
     mode: str = "RGB"
     interpolation: str = "bicubic"
 
-    def __post_init__(self):
+    def __post_init__(self):  # in messages "recipe", as a weight file calls it
         if not (isinstance(self.name, str) and 1 <= len(self.name) <= 64 and self.name.isprintable()):
             raise ImageError(f"recipe: name: expected 1 to 64 printable characters, found {_show(self.name)}")
         if self.mode not in ("RGB", "L"):
@@ -65,7 +65,7 @@ class Recipe:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> "Recipe":
+    def from_dict(cls, values: Mapping) -> "Preprocessing":
         """The inverse of to_dict; ImageError if a field is missing, unknown or out of range."""
         expected = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != expected:
@@ -91,8 +91,9 @@ def _show(value) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def recipe(name: str, image_size: tuple[int, int] | None = None, channels: int | None = None) -> Recipe:
-    """The recipe of that name, for crops of image_size (height, width), in colour (3 channels) or grey (1).
+def preprocessing_named(name: str, image_size: tuple[int, int] | None = None,
+                        channels: int | None = None) -> Preprocessing:
+    """The preprocessing of that name, for crops of image_size (height, width), in colour (3 channels) or grey (1).
 
     "authors" (also transformers'): resize int(256/224 * size), crop 224 and colour unless said otherwise.
     "timm": resize floor(size / 0.9), the rest the same.
@@ -120,27 +121,27 @@ def recipe(name: str, image_size: tuple[int, int] | None = None, channels: int |
     mean, std = ((0.5,) * 3, (0.5,) * 3) if name == "digits" else (IMAGENET_MEAN, IMAGENET_STD)
     if channels == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    return Recipe(name, resize, crop, mean, std, mode="RGB" if channels == 3 else "L")
+    return Preprocessing(name, resize, crop, mean, std, mode="RGB" if channels == 3 else "L")
 
 
-def preprocess(source, recipe: Recipe) -> np.ndarray:
+def preprocess(source, preprocessing: Preprocessing) -> np.ndarray:
     """One image (whatever open_image takes) -> float32 (C, H, W). Raises ImageError."""
     from .decoding import open_image, source_name  # Pillow: a model that is fed arrays needs none
 
-    image = open_image(source, recipe.mode)
+    image = open_image(source, preprocessing.mode)
     try:
-        image = _resize_short_side(image, recipe.resize)
+        image = _resize_short_side(image, preprocessing.resize)
     except ImageError as error:
         raise ImageError(f"{source_name(source)}: {error}") from None
-    return normalise(_crop_centre(np.asarray(image), recipe.crop), recipe)
+    return normalise(_crop_centre(np.asarray(image), preprocessing.crop), preprocessing)
 
 
-def normalise(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
+def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """(v / 255 - mean) / std, a channel at a time: uint8 (H, W) or (H, W, C) -> float32 (C, H, W)."""
     pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)         # (C, H, W), uint8
     x = np.divide(pixels, np.float32(255), dtype=np.float32, order="C")
-    x -= np.array(recipe.mean, np.float32)[:, None, None]
-    x /= np.array(recipe.std, np.float32)[:, None, None]
+    x -= np.array(preprocessing.mean, np.float32)[:, None, None]
+    x /= np.array(preprocessing.std, np.float32)[:, None, None]
     return x
 
 
