@@ -17,20 +17,14 @@ from pathlib import Path
 import numpy as np
 from report import commit
 
+from levit_np.benchmark.machine import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 15
 COMMANDS = {
     "levit-np classify": [sys.executable, "-m", "levit_np.cli", "classify", "weights/samples/digit_3.png"],
     "import numpy": [sys.executable, "-c", "import numpy"],
 }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def main():

@@ -132,16 +132,12 @@ def onnxruntime_session(path: Path, threads: int):
 
 
 def openvino(job: Job, precision: str):
-    return openvino_call(exported(job), job.images, job.threads, precision)
-
-
-def openvino_call(path: Path, images: np.ndarray, threads: int, precision: str, cache: Path | None = None):
     import openvino
 
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
-                "INFERENCE_PRECISION_HINT": precision} | ({"CACHE_DIR": str(cache)} if cache else {})
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-    request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": job.threads, "NUM_STREAMS": 1,
+                "INFERENCE_PRECISION_HINT": precision}
+    request = openvino.Core().compile_model(exported(job), "CPU", settings).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(job.images, shared_memory=True))
 
     def call():
         request.infer()

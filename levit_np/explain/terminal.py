@@ -19,7 +19,7 @@ _LEAVE = "\x1b[?25h\x1b[?1049l"
 _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 
 
-def walk_through(walk: Walk, labels=(), only: str | None = None, progress=None) -> None:
+def walk_through(walk: Walk, labels, only: str | None, progress) -> None:
     """By keys on a terminal, beginning at the stop that `only` names; elsewhere every stop, or those, is printed.
 
     progress: a context manager of (how many, what), which gives a function to be called at each, for a file: a reader
@@ -37,7 +37,7 @@ def walk_through(walk: Walk, labels=(), only: str | None = None, progress=None) 
         _by_keys(session)
 
 
-def print_all(walk: Walk, labels=(), only: str | None = None, progress=None) -> None:
+def print_all(walk: Walk, labels, only: str | None, progress) -> None:
     """Every stop, 80 columns wide, without colour: what `only` names, with its parts."""
     console = Console(width=80, no_color=True, highlight=False, markup=False, emoji=False)
     page, stops = Page(80, None, False, _unicode()), list(walk.below(only)) if only else walk.stops

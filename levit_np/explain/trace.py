@@ -186,10 +186,9 @@ def _from_document(arrays: dict, document: Any) -> Trace:
                  backward, steps, fields["parameters"], teacher)
 
 
-_ARRAY = np.ndarray
 _TYPES = {  # of the fields of each record
-    Forward: (str, str, (_ARRAY, type(None)), _ARRAY, int, (str, type(None)), int),
-    Backward: (str, str, _ARRAY, (_ARRAY, type(None)), dict, int, (str, type(None)), int),
+    Forward: (str, str, (np.ndarray, type(None)), np.ndarray, int, (str, type(None)), int),
+    Backward: (str, str, np.ndarray, (np.ndarray, type(None)), dict, int, (str, type(None)), int),
     Step: (int, str, str, str, str, str, int, dict, dict),
 }
 
@@ -201,7 +200,7 @@ def _record(kind, row):
                          "version recorded it")
     found = kind(*(_require(value, types) for value, types in zip(row, _TYPES[kind])))
     for array in found.gradients.values() if kind is Backward else ():
-        _require(array, _ARRAY)
+        _require(array, np.ndarray)
     operations.layer_class(found.kind)
     if kind is Step:
         operations.operation(found.op)

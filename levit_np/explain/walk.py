@@ -47,10 +47,6 @@ class Stop:
             return operations.operation(self.kind).shapes
         return "" if self.is_line or self.direction == "backward" else operations.layer_shapes(self.kind)
 
-    @property
-    def depth(self) -> int:
-        return self.parent.depth + 1 if self.parent else 0
-
 
 class Walk:
     """All stops of a trace, forward, loss, backward; each is followed by its parts.
