@@ -113,7 +113,7 @@ class Classifier(LeViT):
         return answers
 
     def prepare(self, image) -> np.ndarray:
-        """One image, whatever predict takes, by the model's preprocessing: (C, H, W) of its dtype. Raises ImageError."""
+        """One image, whatever predict takes, prepared for the model: (C, H, W) of its dtype. Raises ImageError."""
         return preprocess(image, loading.preprocessing_of(self)).astype(self.dtype, copy=False)
 
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:

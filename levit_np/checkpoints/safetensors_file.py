@@ -18,10 +18,7 @@ _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 1 << 20
 _METADATA = "__metadata__"
 # The type of the values in the file, and that of the array they become.
-_TYPES = {
-    "F32": ("<f4", "f4"), "F64": ("<f8", "f8"), "I64": ("<i8", "i8"),
-    "F16": ("<f2", "f4"), "BF16": ("<u2", "f4"),
-}
+_TYPES = {"F32": ("<f4", "f4"), "F64": ("<f8", "f8"), "I64": ("<i8", "i8"), "F16": ("<f2", "f4"), "BF16": ("<u2", "f4")}
 _WRITTEN = {"float32": "F32", "float64": "F64", "int64": "I64"}
 
 
@@ -100,14 +97,11 @@ def _header(file: BinaryIO, place: str) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"{place}: expected safetensors, found {len(prefix)} bytes")
     (length,) = _LENGTH.unpack(prefix)
     if length > _LARGEST_HEADER:
-        raise CheckpointError(
-            f"{place}: expected a header of at most {_LARGEST_HEADER} bytes, found {length}"
-        )
+        raise CheckpointError(f"{place}: expected a header of at most {_LARGEST_HEADER} bytes, found {length}")
     text = file.read(length)
     if len(text) < length or not text.startswith(b"{"):
-        raise CheckpointError(
-            f"{place}: expected a JSON header of {length} bytes, found {text[:8]!r}, {len(text)} bytes"
-        )
+        raise CheckpointError(f"{place}: expected a JSON header of {length} bytes, found {text[:8]!r}, {len(text)} "
+                              "bytes")
     return strict_json.loads(text, f"{place}: header"), _LENGTH.size + length
 
 
@@ -123,9 +117,7 @@ def _tensor(name: str, entry: Any, place: str) -> _Tensor:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if len(entry) == 3:
             pass
         case _:
-            raise CheckpointError(
-                f"{place}: expected dtype, shape and two data_offsets, found {entry!r:.100}"
-            )
+            raise CheckpointError(f"{place}: expected dtype, shape and two data_offsets, found {entry!r:.100}")
     if dtype not in _TYPES:
         raise CheckpointError(f"{place}: expected one of the types {', '.join(_TYPES)}, found {dtype!r:.100}")
     # A bool is an int to isinstance.
@@ -134,9 +126,7 @@ def _tensor(name: str, entry: Any, place: str) -> _Tensor:
     names.check_shape(shape, place)
     nbytes = math.prod(shape) * np.dtype(_TYPES[dtype][0]).itemsize
     if end - begin != nbytes:
-        raise CheckpointError(
-            f"{place}: expected {nbytes} bytes for {dtype} {tuple(shape)}, found {end - begin}"
-        )
+        raise CheckpointError(f"{place}: expected {nbytes} bytes for {dtype} {tuple(shape)}, found {end - begin}")
     return _Tensor(name, dtype, tuple(shape), begin, end)
 
 
@@ -144,9 +134,7 @@ def _require_gapless(tensors: list[_Tensor], length: int, place: str) -> None:
     reached = 0
     for tensor in sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end)):
         if tensor.begin != reached:
-            raise CheckpointError(
-                f"{place}: {tensor.name}: expected to begin at byte {reached}, found {tensor.begin}"
-            )
+            raise CheckpointError(f"{place}: {tensor.name}: expected to begin at byte {reached}, found {tensor.begin}")
         reached = tensor.end
     if reached != length:
         raise CheckpointError(f"{place}: expected {reached} bytes of values, found {length}")
@@ -159,9 +147,7 @@ def _require_same_names(path: str | os.PathLike, tensors: list[_Tensor], place: 
     with safetensors.safe_open(path, framework="numpy") as opened:
         found = sorted(opened.keys())
     if found != sorted(tensor.name for tensor in tensors):
-        raise CheckpointError(
-            f"{place}: expected {len(tensors)} tensors, the safetensors library found {len(found)}"
-        )
+        raise CheckpointError(f"{place}: expected {len(tensors)} tensors, the safetensors library found {len(found)}")
 
 
 def _values(file: BinaryIO, start: int, tensor: _Tensor, place: str) -> np.ndarray:

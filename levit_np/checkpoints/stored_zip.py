@@ -1,5 +1,5 @@
-"""A zip archive of which every byte has one meaning: members stored as they are, one directly after the
-other, then the directory, then its end.
+"""A zip archive of which every byte has one meaning: members stored as they are, one directly after the other, then
+the directory, then its end.
 
 Zip keeps each name and size in two places and lets members overlap; readers that disagree on which counts
 have been deceived, and twelve kilobytes have become gigabytes. Here both must agree and nothing may be left
@@ -62,9 +62,7 @@ def members(file: BinaryIO, place: str) -> dict[str, Member]:
     """
     count, start, size = _directory(file, file.seek(0, os.SEEK_END), place)
     if count > _MOST_MEMBERS or size > _LARGEST_DIRECTORY:
-        raise CheckpointError(
-            f"{place}: expected at most {_MOST_MEMBERS} members, found {count} in {size} bytes"
-        )
+        raise CheckpointError(f"{place}: expected at most {_MOST_MEMBERS} members, found {count} in {size} bytes")
     found: dict[str, Member] = {}
     reached = 0
     for entry in _entries(read_exactly(file, start, size, place), count, place):
@@ -72,10 +70,8 @@ def members(file: BinaryIO, place: str) -> dict[str, Member]:
         if name in found:
             raise CheckpointError(f"{place}: expected one member {name}, found two")
         if entry.offset != reached or entry.size > start:
-            raise CheckpointError(
-                f"{place}: {name}: expected to begin at byte {reached} and end before byte {start}, "
-                f"found byte {entry.offset} and {entry.size} bytes"
-            )
+            raise CheckpointError(f"{place}: {name}: expected to begin at byte {reached} and end before byte {start}, "
+                                  f"found byte {entry.offset} and {entry.size} bytes")
         found[name], reached = _member(file, entry, f"{place}: {name}")
     if reached != start:
         raise CheckpointError(f"{place}: expected the zip directory at byte {reached}, found it at {start}")
@@ -90,9 +86,7 @@ def require_intact(file: BinaryIO, found: dict[str, Member], place: str) -> None
         while left and (block := file.read(min(left, _BLOCK))):
             checksum, left = zlib.crc32(block, checksum), left - len(block)
         if left or checksum != member.checksum:
-            raise CheckpointError(
-                f"{place}: {name}: expected the CRC-32 {member.checksum:08x}, found {checksum:08x}"
-            )
+            raise CheckpointError(f"{place}: {name}: expected the CRC-32 {member.checksum:08x}, found {checksum:08x}")
 
 
 def content(file: BinaryIO, member: Member, most: int, place: str) -> bytes:
@@ -119,15 +113,11 @@ def _directory(file: BinaryIO, length: int, place: str) -> tuple[int, int, int]:
         wide = _directory64(file, locator, place)
         # miniz, the zip library in torch, writes each number here too, as far as it fits.
         if (count, start, size) != (min(wide[0], 0xFFFF), min(wide[1], _ELSEWHERE), min(wide[2], _ELSEWHERE)):
-            raise CheckpointError(
-                f"{place}: expected the two ends of the zip directory to agree, "
-                f"found {(count, start, size)} and {wide}"
-            )
+            raise CheckpointError(f"{place}: expected the two ends of the zip directory to agree, found "
+                                  f"{(count, start, size)} and {wide}")
         (count, start, size), end = wide, locator - _END64.size
     if start + size != end:
-        raise CheckpointError(
-            f"{place}: expected the zip directory to end at byte {end}, found {start} + {size}"
-        )
+        raise CheckpointError(f"{place}: expected the zip directory to end at byte {end}, found {start} + {size}")
     return count, start, size
 
 
@@ -169,9 +159,7 @@ def _entries(directory: bytes, count: int, place: str) -> list[_Entry]:
             raise CheckpointError(f"{member}: expected it stored, found {wide[0]} bytes in {wide[1]}")
         entries.append(_Entry(name, flags, checksum, wide[0], wide[2]))
     if position != len(directory):
-        raise CheckpointError(
-            f"{place}: expected a zip directory of {position} bytes, found {len(directory)}"
-        )
+        raise CheckpointError(f"{place}: expected a zip directory of {position} bytes, found {len(directory)}")
     return entries
 
 
@@ -234,10 +222,8 @@ def _member(file: BinaryIO, entry: _Entry, place: str) -> tuple[Member, int]:
     names = read_exactly(file, entry.offset + _LOCAL.size, sum(lengths), place)
     name, fields = names[: lengths[0]], _extra_fields(names[lengths[0] :], place)
     if (signature, name, flags, method) != (b"PK\3\4", entry.name, entry.flags, 0):
-        raise CheckpointError(
-            f"{place}: expected the header to repeat the directory, found {name!r:.300}, flags {flags:#x}, "
-            f"method {method} at byte {entry.offset}"
-        )
+        raise CheckpointError(f"{place}: expected the header to repeat the directory, found {name!r:.300}, flags "
+                              f"{flags:#x}, method {method} at byte {entry.offset}")
     if flags & _SIZES_FOLLOW:
         followed = _DESCRIPTOR64 if _ZIP64 in fields else _DESCRIPTOR
         end = start + entry.size

@@ -83,9 +83,7 @@ def _read(file: BinaryIO, place: str) -> dict[str, np.ndarray]:
     stored_zip.require_intact(file, found, place)
     members = _without_archive_name(found, place)
     _require_version(file, members, place)
-    records = {
-        name.removeprefix("data/"): member for name, member in members.items() if name.startswith("data/")
-    }
+    records = {name.removeprefix("data/"): member for name, member in members.items() if name.startswith("data/")}
     part = f"{place}: data.pkl"
     program = stored_zip.content(file, members["data.pkl"], _LARGEST_PROGRAM, part)
     sizes = {key: record.size for key, record in records.items()}
@@ -101,9 +99,7 @@ def _require_zip(file: BinaryIO, place: str) -> None:
         raise CheckpointError(f"{place}: expected a zip archive of torch.save 1.6 or newer, found {kind}")
 
 
-def _without_archive_name(
-    found: dict[str, stored_zip.Member], place: str
-) -> dict[str, stored_zip.Member]:
+def _without_archive_name(found: dict[str, stored_zip.Member], place: str) -> dict[str, stored_zip.Member]:
     """The members by what follows the name of the archive's one folder."""
     folder = next(iter(found), "").partition("/")[0]
     members = {}
@@ -112,9 +108,8 @@ def _without_archive_name(
         known = inner in ("data.pkl", "version", "byteorder") or inner.startswith("data/")
         # torch adds hidden members now and then: alignment, an identity. Code is never hidden.
         if inner == name or not known and not inner.startswith("."):
-            raise CheckpointError(
-                f"{place}: expected data.pkl, version, byteorder and data/* in one folder, found {name!r}"
-            )
+            raise CheckpointError(f"{place}: expected data.pkl, version, byteorder and data/* in one folder, found "
+                                  f"{name!r}")
         members[inner] = member
     for inner in ("data.pkl", "version"):
         if inner not in members:
@@ -142,15 +137,12 @@ def _state(top: Any, place: str) -> dict[str, Tensor]:
                     check_name(name, place)
                 return found.items
     contents = (f"{described(key)}: {described(value)}" for key, value in list(top.items.items())[:8])
-    raise CheckpointError(
-        f"{place}: expected a dict of tensors, at the top or as 'model' or 'state_dict', "
-        f"found {{{', '.join(contents):.400}}}"
-    )
+    raise CheckpointError(f"{place}: expected a dict of tensors, at the top or as 'model' or 'state_dict', found "
+                          f"{{{', '.join(contents):.400}}}")
 
 
 def _require_modest(tensors: dict[str, Tensor], length: int, place: str) -> None:
-    """Tensors may share a storage, each gets an array of its own: refuses, before any, more than the bound on
-    memory."""
+    """Tensors may share a storage, each gets an array of its own: refuses more than the bound on memory."""
     needed = greatest = 0
     for tensor in tensors.values():
         itemsize = np.dtype(tensor.storage.native).itemsize
@@ -159,9 +151,8 @@ def _require_modest(tensors: dict[str, Tensor], length: int, place: str) -> None
             greatest = max(greatest, tensor.storage.numel * itemsize)
     needed += greatest
     if needed > 2 * length + _SPARE:
-        raise CheckpointError(
-            f"{place}: expected tensors that take at most {2 * length + _SPARE} bytes, found {needed}"
-        )
+        raise CheckpointError(f"{place}: expected tensors that take at most {2 * length + _SPARE} bytes, found "
+                              f"{needed}")
 
 
 def _is_contiguous(tensor: Tensor) -> bool:
@@ -175,9 +166,8 @@ def _is_contiguous(tensor: Tensor) -> bool:
     return True
 
 
-def _arrays(
-    file: BinaryIO, records: dict[str, stored_zip.Member], tensors: dict[str, Tensor], place: str
-) -> dict[str, np.ndarray]:
+def _arrays(file: BinaryIO, records: dict[str, stored_zip.Member], tensors: dict[str, Tensor],
+            place: str) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = dict.fromkeys(tensors)
     strided: dict[Storage, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -227,9 +217,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
 
 def _pickled(state: Mapping[str, np.ndarray]) -> bytes:
     """{'model': OrderedDict} as a program of protocol 2, after the example of what torch.save emits."""
-    items = b"".join(
-        _text(name) + _pickled_tensor(str(i), array) for i, (name, array) in enumerate(state.items())
-    )
+    items = b"".join(_text(name) + _pickled_tensor(str(i), array) for i, (name, array) in enumerate(state.items()))
     return b"\x80\2}" + _text("model") + _ORDERED_DICT + b"(" + items + b"us."
 
 

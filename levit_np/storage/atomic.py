@@ -51,8 +51,7 @@ def _close(file: BinaryIO) -> None:
 
 
 def _mode_of_regular_file(path: str) -> int | None:
-    """The permission bits, None where there is no such file. Raises OSError for what a rename must not
-    replace."""
+    """The permission bits, None where there is no such file. Raises OSError for what a rename must not replace."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

@@ -14,8 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-# -I: neither the working directory nor the environment adds a module; the caller's own sys.path replaces the
-# child's.
+# -I: neither the working directory nor the environment adds a module; the caller's sys.path replaces the child's.
 _CHILD = """
 import json, sys
 request = json.load(sys.stdin)
@@ -52,8 +51,7 @@ def _wait(question: Any, answer: Any, seconds: float, place: str) -> int:
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _CHILD],
         stdin=question, stdout=answer, stderr=subprocess.DEVNULL,
-        # A pool of threads for linear algebra reserves address space for each processor and is of no use
-        # here.
+        # A pool of threads for linear algebra reserves address space for each processor and is of no use here.
         env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )
     try:

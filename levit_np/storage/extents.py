@@ -1,7 +1,6 @@
 """Where each array and document lies in a file, as its directory claims, and how they are taken out of it.
 
-Whoever read the directory, libhdf5 or the list of a sealed file: nothing is copied before all claims were
-checked.
+Whoever read the directory, libhdf5 or the list of a sealed file: nothing is copied before all claims were checked.
 """
 
 import math
@@ -18,8 +17,7 @@ DOCUMENT_TYPE = "|u1"
 
 
 class Extent(NamedTuple):
-    """The claim that an array, or a document's UTF-8 bytes, of this type and shape begins at byte
-    `offset`."""
+    """The claim that an array, or a document's UTF-8 bytes, of this type and shape begins at byte `offset`."""
 
     parts: tuple[str, ...]
     dtype: str
@@ -66,21 +64,16 @@ def _check(extent: Extent, length: int, place: str) -> None:
     place = f"{place}: {extent.name}"
     allowed = (DOCUMENT_TYPE,) if extent.is_document else ARRAY_TYPES
     if extent.dtype not in allowed:
-        raise CheckpointError(
-            f"{place}: expected the type {' or '.join(allowed)}, found {extent.dtype!r:.100}"
-        )
+        raise CheckpointError(f"{place}: expected the type {' or '.join(allowed)}, found {extent.dtype!r:.100}")
     # A bool is an int to isinstance.
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in (*extent.shape, extent.offset)):
-        raise CheckpointError(
-            f"{place}: expected sizes and an offset of 0 or more, found {str(extent[2:]):.100}"
-        )
+        raise CheckpointError(f"{place}: expected sizes and an offset of 0 or more, found {str(extent[2:]):.100}")
     names.check_shape(extent.shape, place)
     if extent.is_document and (len(extent.parts) != 2 or len(extent.shape) != 1):
         raise CheckpointError(f"{place}: expected a document of shape (bytes,), found {extent.shape}")
     if extent.offset + extent.nbytes > length:
-        raise CheckpointError(
-            f"{place}: expected {extent.nbytes} bytes in the file of {length}, found offset {extent.offset}"
-        )
+        raise CheckpointError(f"{place}: expected {extent.nbytes} bytes in the file of {length}, found offset "
+                              f"{extent.offset}")
 
 
 def _require_disjoint(extents: list[Extent], place: str) -> None:
@@ -88,9 +81,8 @@ def _require_disjoint(extents: list[Extent], place: str) -> None:
     end, before = 0, "the start"
     for extent in sorted((extent for extent in extents if extent.nbytes), key=lambda extent: extent.offset):
         if extent.offset < end:
-            raise CheckpointError(
-                f"{place}: expected disjoint arrays, found {before} and {extent.name} in the same bytes"
-            )
+            raise CheckpointError(f"{place}: expected disjoint arrays, found {before} and {extent.name} in the same "
+                                  "bytes")
         end, before = extent.offset + extent.nbytes, extent.name
 
 

@@ -76,9 +76,8 @@ def _listed(listing: Any, place: str) -> list[Extent]:
             case [[str(), *rest] as parts, str(dtype), list(shape), int(offset)] if _are_strings(rest):
                 extents.append(Extent(tuple(parts), dtype, tuple(shape), offset))
             case _:
-                raise CheckpointError(
-                    f"{place}: {names.CONTENTS}: expected name, type, shape and offset, found {entry!r:.100}"
-                )
+                raise CheckpointError(f"{place}: {names.CONTENTS}: expected name, type, shape and offset, found "
+                                      f"{entry!r:.100}")
     if len({extent.parts for extent in extents}) != len(extents):
         raise CheckpointError(f"{place}: {names.CONTENTS}: expected each name once, found one twice")
     return extents
@@ -108,9 +107,8 @@ def _seal_stranger(path: str, copy: str) -> None:
     write(copy, arrays, documents)
 
 
-def _datasets(
-    arrays: dict[str, np.ndarray], documents: dict[str, Any], place: str
-) -> dict[tuple[str, ...], np.ndarray]:
+def _datasets(arrays: dict[str, np.ndarray], documents: dict[str, Any],
+              place: str) -> dict[tuple[str, ...], np.ndarray]:
     """What is to be stored, by path, checked but for the values."""
     names.check_count(len(arrays) + len(documents), place)
     datasets = {tuple(name.split(".")): array for name, array in arrays.items()}
@@ -118,9 +116,7 @@ def _datasets(
         names.check_array_parts(parts, place)
         for depth in range(1, len(parts)):
             if parts[:depth] in datasets:
-                raise CheckpointError(
-                    f"{place}: {'.'.join(parts)}: expected a group above it, found an array"
-                )
+                raise CheckpointError(f"{place}: {'.'.join(parts)}: expected a group above it, found an array")
     texts = {}
     for name, document in documents.items():
         names.check_parts((names.DOCUMENTS, name), place)

@@ -1,7 +1,6 @@
 """What an array may be called and how many there may be, the same for the writer and for the strict reader.
 
-A name is an attribute path, `stages.0.blocks.1.attention.qkv.weight`; its parts are the groups of an HDF5
-file.
+A name is an attribute path, `stages.0.blocks.1.attention.qkv.weight`; its parts are the groups of an HDF5 file.
 """
 
 import math
@@ -25,26 +24,18 @@ def check_parts(parts: tuple[str, ...], place: str) -> None:
     for part in parts:
         # isprintable refuses what a terminal would obey, and half a surrogate pair.
         if not part or not part.isprintable() or "." in part or "/" in part:
-            raise CheckpointError(
-                f"{place}: expected a name of printable parts joined by dots, found {name!r:.300}"
-            )
+            raise CheckpointError(f"{place}: expected a name of printable parts joined by dots, found {name!r:.300}")
     if len(parts) > DEEPEST:
-        raise CheckpointError(
-            f"{place}: expected a name of at most {DEEPEST} parts, found {len(parts)}: {name!r:.300}"
-        )
+        raise CheckpointError(f"{place}: expected a name of at most {DEEPEST} parts, found {len(parts)}: {name!r:.300}")
     if len(name.encode()) > LONGEST_NAME:
-        raise CheckpointError(
-            f"{place}: expected a name of at most {LONGEST_NAME} bytes, found {name!r:.300}"
-        )
+        raise CheckpointError(f"{place}: expected a name of at most {LONGEST_NAME} bytes, found {name!r:.300}")
 
 
 def check_array_parts(parts: tuple[str, ...], place: str) -> None:
     """`check_parts`, and no name that the container itself uses."""
     check_parts(parts, place)
     if parts[0] in (DOCUMENTS, CONTENTS):
-        raise CheckpointError(
-            f"{place}: expected the name of an array, found the reserved name {'.'.join(parts)!r}"
-        )
+        raise CheckpointError(f"{place}: expected the name of an array, found the reserved name {'.'.join(parts)!r}")
 
 
 def check_count(count: int, place: str) -> None:
@@ -65,6 +56,4 @@ def check_shape(shape: tuple[int, ...], place: str) -> None:
 def check_documents(count: int, place: str) -> None:
     """Raises CheckpointError, beginning with `place`, for more bytes of JSON than is safe to parse."""
     if count > LARGEST_DOCUMENTS:
-        raise CheckpointError(
-            f"{place}: expected at most {LARGEST_DOCUMENTS} bytes of documents, found {count}"
-        )
+        raise CheckpointError(f"{place}: expected at most {LARGEST_DOCUMENTS} bytes of documents, found {count}")

@@ -8,8 +8,7 @@ from ..errors import CheckpointError
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Opens a regular file for reading. Raises CheckpointError, naming `path`, where there is none or it is
-    no such."""
+    """Opens a file for reading. Raises CheckpointError, naming `path`, where there is none or it is no regular one."""
     try:
         # A pipe would block and a device never end.
         if not stat.S_ISREG(os.stat(path).st_mode):

@@ -26,19 +26,15 @@ def seal(content: bytes | memoryview, contents_offset: int, contents_nbytes: int
 
 
 def check(data: bytes, place: str) -> tuple[int, int]:
-    """The offset and the bytes of the list of contents. Raises CheckpointError unless `data` is a seal and
-    its content."""
+    """Offset and bytes of the list of contents. Raises CheckpointError unless `data` is a seal and its content."""
     if len(data) < SIZE or not data.startswith(MAGIC):
-        raise CheckpointError(
-            f"{place}: damaged: expected a seal of {SIZE} bytes, found {data[:8]!r}, {len(data)} bytes"
-        )
+        raise CheckpointError(f"{place}: damaged: expected a seal of {SIZE} bytes, found {data[:8]!r}, {len(data)} "
+                              "bytes")
     _, version, _, length, contents_offset, contents_nbytes, digest = _FIELDS.unpack_from(data)
     if version != VERSION:
         raise CheckpointError(f"{place}: expected version {VERSION} of the file format, found {version}")
     if length != len(data) - SIZE:
-        raise CheckpointError(
-            f"{place}: damaged: expected {length} bytes after the seal, found {len(data) - SIZE}"
-        )
+        raise CheckpointError(f"{place}: damaged: expected {length} bytes after the seal, found {len(data) - SIZE}")
     right = seal(memoryview(data)[SIZE:], contents_offset, contents_nbytes)
     if data[:SIZE] != right:
         found = _FIELDS.unpack_from(right)[-1]

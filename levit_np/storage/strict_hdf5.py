@@ -57,9 +57,7 @@ def _datasets(root: h5g.GroupID, place: str) -> Iterator[tuple[tuple[str, ...], 
     def walk(group: h5g.GroupID, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], h5d.DatasetID]]:
         for path in _links(group, parts, place):
             if next(visited) > _MOST_OBJECTS:
-                raise CheckpointError(
-                    f"{place}: expected at most {_MOST_OBJECTS} groups and datasets, found more"
-                )
+                raise CheckpointError(f"{place}: expected at most {_MOST_OBJECTS} groups and datasets, found more")
             child = _child(group, path, place)
             if isinstance(child, h5g.GroupID):
                 yield from walk(child, path)
@@ -83,9 +81,7 @@ def _links(group: h5g.GroupID, parts: tuple[str, ...], place: str) -> list[tuple
         try:
             paths.append((*parts, name.decode()))
         except UnicodeDecodeError:
-            raise CheckpointError(
-                f"{place}: {'/'.join(parts)}: expected names in UTF-8, found {name!r:.300}"
-            ) from None
+            raise CheckpointError(f"{place}: {'/'.join(parts)}: expected names in UTF-8, found {name!r:.300}") from None
         names.check_parts(paths[-1], place)
     return paths
 
@@ -95,9 +91,7 @@ def _child(group: h5g.GroupID, path: tuple[str, ...], place: str) -> h5g.GroupID
     place = f"{place}: {'.'.join(path)}"
     kind = group.links.get_info(name).type
     if kind != h5l.TYPE_HARD:
-        raise CheckpointError(
-            f"{place}: expected a hard link, found {_LINKS.get(kind, f'a link of type {kind}')}"
-        )
+        raise CheckpointError(f"{place}: expected a hard link, found {_LINKS.get(kind, f'a link of type {kind}')}")
     child = h5o.open(group, name)
     if not isinstance(child, h5g.GroupID | h5d.DatasetID):
         raise CheckpointError(f"{place}: expected a group or an array, found {type(child).__name__}")
@@ -118,9 +112,7 @@ def _extent(dataset: h5d.DatasetID, parts: tuple[str, ...], place: str) -> exten
     extent = extents.Extent(parts, _dtype(dataset.get_type(), place), _shape(dataset.get_space(), place), 0)
     stored = dataset.get_storage_size()
     if stored != extent.nbytes:
-        raise CheckpointError(
-            f"{place}: expected {extent.nbytes} stored bytes for {extent.shape}, found {stored}"
-        )
+        raise CheckpointError(f"{place}: expected {extent.nbytes} stored bytes for {extent.shape}, found {stored}")
     return extent._replace(offset=dataset.get_offset()) if stored else extent
 
 

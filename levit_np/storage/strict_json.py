@@ -10,8 +10,7 @@ DEEPEST = 64
 
 
 def dumps(document: Any, place: str) -> bytes:
-    """UTF-8 JSON without spaces, keys in their order. Raises CheckpointError for what `loads` would not give
-    back."""
+    """UTF-8 JSON without spaces, keys in their order. Raises CheckpointError for what `loads` would not give back."""
     try:
         data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -56,8 +55,7 @@ def _finite(digits: str) -> float:
 
 
 def _check(document: Any) -> None:
-    # The parser's own bound on the depth differs between Python versions; a caller that recurses needs a
-    # fixed one.
+    # The parser's own bound on the depth differs between Python versions; a caller that recurses needs a fixed one.
     level = [document]
     for _ in range(DEEPEST):
         children: list[Any] = []

@@ -27,8 +27,8 @@ def started_by_mpi() -> int:
 
 
 class MPIRanks:
-    """The processes of one training, of which this one is number `rank` of `size`.  All call the same methods in the
-    same order."""
+    """The processes of one training, of which this one is number `rank` of `size`: SingleRank says what each method is
+    for.  All call the same methods in the same order."""
 
     def __init__(self, communicator):
         # One conversation each: what is said in one is never taken for an answer in another.
@@ -36,7 +36,6 @@ class MPIRanks:
         self.rank, self.size = communicator.rank, communicator.size
 
     def reduction(self, model) -> Reduction:
-        """`with reduction: model.backward(...)`: the gradients become the sum over all ranks."""
         if model.ops.NAME == "cuda":
             from .gpus import gpu_sums
 
@@ -44,34 +43,26 @@ class MPIRanks:
         return Reduction(model, lambda array: Started(started_sum(self._gradients, array)))
 
     def synchronize_norms(self, model) -> None:
-        """BN normalizes with the statistics of all ranks' batches from now on."""
         synchronize(model, self._communicator)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on one rank at least."""
         return bool(collected(self._communicator, [flag]).any())
 
     def largest(self, values: list[int]) -> list[int]:
-        """The largest over the ranks of each of the numbers."""
         return [int(number) for number in collected(self._communicator, values).max(0)]
 
     def mean(self, values: list[float]) -> list[float]:
-        """The mean over the ranks of each of the numbers, the same bits on every rank."""
         return [float(column.sum() / self.size) for column in collected(self._communicator, values).T]
 
     def gather(self, value: Any) -> list | None:
-        """Each rank's value on rank 0, None on the others."""
         self._meet()
         return self._communicator.gather(value)
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank."""
         self._meet()
         return self._communicator.bcast(value)
 
     def first(self, work: Callable) -> Any:
-        """What work() gives on rank 0, the only one where it is done, on every rank; a LevitError or OSError of it is
-        raised on every rank."""
         value, error = None, None
         if self.rank == 0:
             try:
@@ -84,7 +75,6 @@ class MPIRanks:
         return value
 
     def require_equal(self, what: str, value: Any) -> None:
-        """Raises LevitError, on every rank, where one of them has another value."""
         values = self.broadcast(self.gather(value))
         for rank, other in enumerate(values):
             if other != values[0]:
