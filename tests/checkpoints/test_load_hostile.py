@@ -100,7 +100,7 @@ class Fuzz:
     def foreign(self, form, times):
         sound = tensors(form)
         for _ in range(times):
-            self.read(reading._foreign, damaged_tensors(sound, self.rng))
+            self.read(reading._foreign, damaged_tensors(sound, self.rng), None)
 
     def own(self, times):
         config = FAMILY["levit_digits"]
