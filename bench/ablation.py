@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import commit  # noqa: E402
+from report import commit, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -157,8 +157,7 @@ class Results:
 
     def add(self, name, seed, top1):
         self.content["top1"].setdefault(name, {})[str(seed)] = top1
-        with replacing(self.path) as file:
-            file.write((json.dumps(self.content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(self.path, self.content)
 
     def of(self, name):
         """{seed: top-1} of what is there."""

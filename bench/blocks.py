@@ -5,7 +5,6 @@ and of DeiT-tiny (LayerNorm, a wider MLP, a class token; Hardswish, so that only
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -128,13 +127,12 @@ def main():
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     import torch
-    from report import commit, result_path
+    from report import commit, result_path, write_json
     from rich.console import Console
     from rich.progress import Progress
 
     from levit_np.benchmark.machine import describe
     from levit_np.benchmark.rounds import interleaved
-    from levit_np.storage.atomic import replacing
 
     torch.set_num_threads(1)
     console, machine, blocks = Console(), describe(("numpy", "numba", "torch")) | {"commit": commit()}, {}
@@ -150,9 +148,7 @@ def main():
         console.print(_table(f"{name}, µs, {machine['processor']}", blocks[name]))
     chosen.results.mkdir(parents=True, exist_ok=True)
     path = result_path(chosen.results, "blocks", machine["processor"])
-    with replacing(path) as file:
-        file.write((json.dumps({"machine": machine, "rounds": chosen.rounds, "microseconds": blocks}, indent=1)
-                    + "\n").encode())
+    write_json(path, {"machine": machine, "rounds": chosen.rounds, "microseconds": blocks})
     console.print(f"written: {path}")
 
 

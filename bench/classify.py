@@ -5,7 +5,6 @@ two interleaved, and writes bench/results/classify.json.  A lone time depends on
 """
 
 import datetime
-import json
 import os
 import platform
 import statistics
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from report import commit
+from report import commit, write_json
 
 from levit_np.benchmark.machine import processor
 
@@ -43,7 +42,7 @@ def main():
         "seconds": {name: {"median": round(statistics.median(t), 3), "fastest": round(min(t), 3),
                            "slowest": round(max(t), 3)} for name, t in times.items()},
     }
-    (ROOT / "bench/results/classify.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(ROOT / "bench/results/classify.json", result)
     for name, seconds in result["seconds"].items():
         print(f"{name:<20}" + "".join(f"  {key} {value:.3f} s" for key, value in seconds.items()))
 

@@ -7,7 +7,6 @@ of B needs B / t images a second.  Writes bench/results/data-<processor>.json.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image, __version__ as pillow  # noqa: E402
-from report import commit, result_path  # noqa: E402
+from report import commit, result_path, write_json  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.images.decoding import open_image  # noqa: E402
@@ -129,8 +128,7 @@ def main():
         machine["load_average_after"] = describe(())["load_average"]
         result = {"machine": machine, "images": arguments.images, "jpeg_bytes": round(size), "batch": arguments.batch,
                   "rounds": arguments.rounds, "milliseconds": milliseconds, "images_per_second": rates}
-        path = result_path(ROOT / "bench/results", "data", machine["processor"])
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(result_path(ROOT / "bench/results", "data", machine["processor"]), result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from gpu import LARGEST, PEERS_OF, V100
 from gpu_predictions import work
-from report import commit, result_path
+from report import commit, result_path, write_json
 from runners import random_state, reference_logits
 
 from levit_np.benchmark.machine import describe
@@ -22,7 +22,6 @@ from levit_np.classifier import Classifier
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.model import build
 from levit_np.ops.cuda import device
-from levit_np.storage.atomic import replacing
 
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "timm", "triton")
 CHECKED = 4  # images, of which a batch has many copies, whose logits are held against float64
@@ -76,8 +75,7 @@ class Measuring:
         self._write()
 
     def _write(self):
-        with replacing(self.path) as file:
-            file.write((json.dumps(self.content, indent=1) + "\n").encode())
+        write_json(self.path, self.content)
 
     def interleaved(self, calls: dict) -> dict:
         """{name: seconds a call, one number a round}, by the GPU's events; A B C A B C …"""

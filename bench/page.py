@@ -1,11 +1,11 @@
 """How long LeViT-256's page takes until it can be used, and its size: python bench/page.py
 
-A page of one image with both losses, opened from disk in nine new headless Chromiums; from the start of navigation to the
-page's own word that the overview is drawn and answers, by the browser's clock.  Writes bench/results/page-<processor>.json.
+A page of one image with both losses, opened from disk in nine new headless Chromiums; from the start of navigation to
+the page's own word that the overview is drawn and answers, by the browser's clock.  Writes
+bench/results/page-<processor>.json.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from report import commit, result_path  # noqa: E402
+from report import commit, result_path, write_json  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
 from tests.explain.chromium import PROGRAM, Chromium  # noqa: E402
@@ -43,8 +43,7 @@ def main():
     result = {"machine": machine, "bytes": size, "seconds to use": {
         "median": median(seconds), "fastest": min(seconds), "slowest": max(seconds)}}
     print(f"{size / 1e6:.2f} MB, ready after {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
-    result_path(ROOT / "bench/results", "page", machine["processor"]).write_text(
-        json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(result_path(ROOT / "bench/results", "page", machine["processor"]), result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the median over the rounds of their ratio.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -21,11 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import commit, result_path  # noqa: E402
+from report import commit, result_path, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
-from levit_np.storage.atomic import replacing  # noqa: E402
 from levit_np.training.mpi import mpi_ranks, started_by_mpi  # noqa: E402
 from levit_np.training.ranks import SingleRank  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
@@ -102,8 +100,7 @@ def main():
                                       "together": median(ranks.size * images / both for _, both in rounds)},
                   "ratio": median(ratios), "ratios": ratios}
         path = result_path(arguments.results, "ranks", before["processor"])
-        with replacing(path) as file:
-            file.write((json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(path, result)
         print(f"{ranks.size} ranks / 1 rank: {result['ratio']:.2f}; written: {path.name}")
 
 

@@ -19,6 +19,12 @@ def result_path(folder: Path, what: str, processor: str) -> Path:
     return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
 
 
+def write_json(path: Path, content) -> None:
+    """Replaces `path`, whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
 def commit() -> str | None:
     """This checkout's, '-dirty' behind it where something was changed."""
     try:
@@ -51,8 +57,7 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        with replacing(self.path) as file:
-            file.write((json.dumps(self.content, indent=1) + "\n").encode())
+        write_json(self.path, self.content)
 
     def plot(self) -> bool:
         """Draws the file beside it; False without matplotlib."""

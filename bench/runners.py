@@ -118,17 +118,13 @@ def exported(job: Job) -> Path:
 
 
 def onnxruntime(job: Job):
-    session = onnxruntime_session(exported(job), job.threads)
-    return lambda: session.run(None, {"images": job.images})[0]
-
-
-def onnxruntime_session(path: Path, threads: int):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = job.threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(exported(job), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": job.images})[0]
 
 
 def openvino(job: Job, precision: str):
@@ -161,4 +157,3 @@ IMPLEMENTATIONS = {
     "openvino": Implementation("OpenVINO", "float32", lambda job: openvino(job, "f32")),
     "openvino-bf16": Implementation("OpenVINO", "bfloat16", lambda job: openvino(job, "bf16")),
 }
-PEERS = [key for key in IMPLEMENTATIONS if not key.startswith("ours")]

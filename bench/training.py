@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from memory import peak_mib  # noqa: E402
-from report import commit, result_path  # noqa: E402
+from report import commit, result_path, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -177,11 +177,11 @@ def main():
             print(f"{name:<11} {peer:<14} {seconds:.3f} s a step  first loss {found['first loss'][peer]:.6f}")
         print(f"{name:<11} {found['times as fast']:.2f} times as fast as {found['fastest peer']}; ms by operation:",
               found["milliseconds by operation"], flush=True)
-        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_json(path, result)
     if arguments.memory:
         result["peak MiB, levit_256"] = {which: peak_memory("levit_256", which) for which in (*PEERS, "levit_np")}
         print("peak MiB, levit_256:", result["peak MiB, levit_256"])
-        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_json(path, result)
 
 
 if __name__ == "__main__":
