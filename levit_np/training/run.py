@@ -11,6 +11,7 @@ from .interrupt import Interrupt, Stopped
 from .schedule import learning_rate
 from .trainer import Trainer
 
+SAVE_SECONDS = 600.0
 KEPT = 0.1  # the share of the first weights in the average's last above which a user is told
 
 
@@ -20,10 +21,9 @@ class Run:
     validate: a network -> {"top1": percent, "loss": …, …}; it is called after each epoch, with the average where there
     is one.  screen: see progress.py.  save_seconds: how much is lost at most, besides what an epoch's end saves."""
 
-    validate: Callable | None = None
-
-    def __init__(self, trainer: Trainer, folder: RunFolder, *, screen, save_seconds: float):
-        self.trainer, self.folder, self.screen = trainer, folder, screen
+    def __init__(self, trainer: Trainer, folder: RunFolder, *, screen, validate: Callable | None = None,
+                 save_seconds: float = SAVE_SECONDS):
+        self.trainer, self.folder, self.screen, self.validate = trainer, folder, screen, validate
         self.save_seconds, self.best = save_seconds, None
         self.writes = trainer.ranks.rank == 0
         self._skipped: set[str] = set()
