@@ -156,7 +156,7 @@ def fuzz_forgery(sound: bytes, times: int, seed: int) -> collections.Counter[str
         content = values + listing
         data = seal.seal(content, seal.SIZE + len(values), len(listing)) + content
         try:
-            found, _ = hdf5._read_sealed(data, None, "file")
+            found, _ = hdf5._read_sealed(data, "file")
             assert sum(array.nbytes for array in found.values()) <= len(data)
             count["accepted"] += 1
         except CheckpointError:
