@@ -40,7 +40,7 @@ def launches(name: str, batch: int, element: str) -> list:
     device.use(Paper())
     try:
         lowering = Lowering(plan.steps_of(model), model.config, element)
-        program = Program(lowering, Buffers(batch), batch, model.config.num_classes, None)
+        program = Program(lowering, Buffers(batch), batch, model.config.num_classes, False)
         images = np.empty((batch, model.config.in_channels, *model.config.image_size), np.float32)
         return [program.reading(images), *program.calls]
     finally:

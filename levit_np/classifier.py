@@ -12,7 +12,7 @@ import numpy as np
 from . import ops
 from .checkpoints import hub, loading
 from .errors import ImageError, LevitError
-from .images.preprocessing import preprocess
+from .images.preprocessing import cropped, normalise, preprocess
 from .inference import executor
 from .layers.layer import Layer
 from .model import LeViT, type_of
@@ -43,15 +43,32 @@ class Classifier(LeViT):
     _executors, _version, _changes = None, -1, -1  # an executor for the heads averaged, and one for them apart
 
     def __call__(self, x):
-        """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.
+        """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.  Images are normalised, of the
+        model's dtype, or bytes (B, H, W, C), which are normalised by the model's own preprocessing, on the cuda backend
+        by the GPU.
 
         On the cpu and cuda backends a plan with every BN folded and the weights packed computes them; it is made at the
         first call, and again after a parameter was replaced, or `state` called, which hands them out to be written into
         (later writing is seen if `written` is called after it).  Raises LevitError where x is not what the
         configuration says."""
+        if getattr(x, "dtype", None) == np.uint8:
+            return self._of_bytes(x)
         self._check(x)
         run = self._executor(apart=False)
         return run(x) if run else super().__call__(x)
+
+    def _of_bytes(self, pixels):
+        expected = (*self.config.image_size, self.config.in_channels)
+        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise LevitError(f"{self.config.name}: expected bytes (B, {', '.join(map(str, expected))}), got "
+                             f"{pixels.shape}")
+        preprocessing = loading.preprocessing_of(self)
+        if self.ops.NAME == "cuda":
+            return self._executor(apart=False)(pixels, preprocessing.mean, preprocessing.std)
+        x = np.empty((len(pixels), self.config.in_channels, *self.config.image_size), self.dtype)
+        for image, values in zip(x, pixels):
+            image[...] = normalise(values, preprocessing)
+        return self(x)
 
     def heads(self, x) -> tuple:
         """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest way.
@@ -100,13 +117,13 @@ class Classifier(LeViT):
         (H, W). The probabilities are the softmax of the averaged heads. Raises ImageError for what cannot be used as
         an image, naming it and its place in the list; LevitError for a top below 1."""
         if not isinstance(images, (list, tuple)):
-            return self.rank(self.prepare(images)[None], top)[0]
+            return self.rank(self.crop(images)[None], top)[0]
         answers = []
         for first in range(0, len(images), BATCH):
             batch = []
             for place, image in enumerate(images[first : first + BATCH], first):
                 try:
-                    batch.append(self.prepare(image))
+                    batch.append(self.crop(image))
                 except ImageError as error:
                     raise ImageError(f"image {place} of the list: {error}") from None
             answers += self.rank(np.stack(batch), top)
@@ -116,8 +133,13 @@ class Classifier(LeViT):
         """One image, whatever predict takes, prepared for the model: (C, H, W) of its dtype. Raises ImageError."""
         return preprocess(image, loading.preprocessing_of(self)).astype(self.dtype, copy=False)
 
+    def crop(self, image) -> np.ndarray:
+        """One image, whatever predict takes, by the model's own preprocessing but for the normalisation: bytes
+        (H, W, C), which the evaluation takes as well. Raises ImageError."""
+        return cropped(image, loading.preprocessing_of(self))
+
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The second half of predict: prepared images (B, C, H, W) -> B lists of (label, probability).
+        """The second half of predict: images as the evaluation takes them -> B lists of (label, probability).
 
         Raises LevitError for a top below 1, and for logits that are not finite."""
         if not isinstance(top, Integral) or top < 1:

@@ -29,17 +29,17 @@ def _classify(arguments) -> int:
     model, failed = load(arguments.weights), False
     with progress(len(arguments.images), "images") as advance:
         for first in range(0, len(arguments.images), BATCH):
-            prepared = {}
+            crops = {}
             for place, image in enumerate(arguments.images[first : first + BATCH]):
                 try:
-                    prepared[place] = model.prepare(image)
+                    crops[place] = model.crop(image)
                 except ImageError as error:
                     print(f"levit-np classify: {error}", file=sys.stderr)
                     failed = True
                 advance()
-            if prepared:
-                answers = model.rank(np.stack(list(prepared.values())), arguments.top)
-                for place, answer in zip(prepared, answers):
+            if crops:
+                answers = model.rank(np.stack(list(crops.values())), arguments.top)
+                for place, answer in zip(crops, answers):
                     _print_answer(arguments.images[first + place], answer)
     return int(failed)
 

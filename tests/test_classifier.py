@@ -185,6 +185,19 @@ def test_a_class_that_is_not_there(model, which):
 
 
 @pytest.mark.parametrize("backend, dtype", [("cpu", "float32"), ("cpu", "float64"), ("reference", "float32")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_are_what_the_preparation_makes_of_them(backend, dtype, channels):
+    model = random_model("levit_digits", in_channels=channels, image_size=(32, 48), backend=backend, dtype=dtype)
+    image = np.random.default_rng(0).integers(0, 256, (70, 60, 3), np.uint8)
+    crop = model.crop(image)
+    assert (crop.shape, crop.dtype) == ((32, 48, channels), np.uint8)
+    assert np.array_equal(model(np.stack([crop, crop[::-1]]))[:1], model(np.stack([model.prepare(image)] * 2))[:1])
+    for wrong in (crop, np.moveaxis(crop, -1, 0)[None]):
+        with pytest.raises(levit_np.LevitError, match=r"expected bytes \(B, 32, 48, \d\), got"):
+            model(wrong)
+
+
+@pytest.mark.parametrize("backend, dtype", [("cpu", "float32"), ("cpu", "float64"), ("reference", "float32")])
 def test_an_empty_batch(backend, dtype):
     model = levit_np.create("levit_digits", backend=backend, dtype=dtype)
     x = np.zeros((0, 1, 32, 32), dtype)

@@ -126,6 +126,11 @@ def preprocessing_named(name: str, image_size: tuple[int, int] | None = None,
 
 def preprocess(source, preprocessing: Preprocessing) -> np.ndarray:
     """One image (whatever open_image takes) -> float32 (C, H, W). Raises ImageError."""
+    return normalise(cropped(source, preprocessing), preprocessing)
+
+
+def cropped(source, preprocessing: Preprocessing) -> np.ndarray:
+    """One image (whatever open_image takes), resized, its middle -> uint8 (H, W, C). Raises ImageError."""
     from .decoding import open_image, source_name  # Pillow: a model that is fed arrays needs none
 
     image = open_image(source, preprocessing.mode)
@@ -133,7 +138,8 @@ def preprocess(source, preprocessing: Preprocessing) -> np.ndarray:
         image = _resize_short_side(image, preprocessing.resize)
     except ImageError as error:
         raise ImageError(f"{source_name(source)}: {error}") from None
-    return normalise(_crop_centre(np.asarray(image), preprocessing.crop), preprocessing)
+    pixels = _crop_centre(np.asarray(image), preprocessing.crop)              # (H, W) or (H, W, C)
+    return pixels.reshape(*preprocessing.crop, -1)
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

@@ -16,8 +16,9 @@ KEPT = 8  # graphs kept, one a batch size and kind of input
 
 
 class CudaExecutor:
-    """logits = executor(images): float32 images (B, C, H, W), or, with `normalization` (mean, std), bytes (B, H, W, C)
-    -> (B, classes) float32, of NumPy for NumPy's images, on the GPU for the GPU's.  apart: see plan.steps_of.
+    """logits = executor(images), float32 (B, C, H, W), or executor(images, mean, std), bytes (B, H, W, C), which are
+    normalised on the GPU -> (B, classes) float32, of NumPy for NumPy's images, on the GPU for the GPU's.  apart: see
+    plan.steps_of.
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
@@ -25,7 +26,7 @@ class CudaExecutor:
     their products are cut otherwise).  Several threads may call it, on any stream of CuPy's, one is served at a time.
     Raises BackendError where the weights do not fit, or not even one image."""
 
-    def __init__(self, model, precision="float32", apart=False, tf32=False, normalization=None, most=MOST):
+    def __init__(self, model, precision="float32", apart=False, tf32=False, most=MOST):
         self.precision, self.tf32, self.most = precision, tf32 and precision == "float32", most
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
         try:
@@ -37,10 +38,6 @@ class CudaExecutor:
             if not device.ran_out(error):
                 raise
             raise BackendError(f"backend cuda: expected memory for the weights, found {error}") from None
-        self._scale_and_shift = None
-        if normalization:
-            mean, std = (np.array(values, np.float64) for values in normalization)
-            self._scale_and_shift = [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
         self._buffers, self._programs, self._last, self._gpu = Buffers(), {}, None, device.current().here()
 
     @property
@@ -49,18 +46,16 @@ class CudaExecutor:
         far asked for."""
         return {"weights": self._lowering.bytes, "buffers": self._buffers.bytes}
 
-    def __call__(self, images):
-        of_bytes = images.dtype == np.uint8
-        if of_bytes and not self._scale_and_shift:
-            raise BackendError("images: expected float32, or a normalization for bytes, found uint8")
+    def __call__(self, images, mean=None, std=None):
         xp, here = device.arrays(), not isinstance(images, device.arrays().ndarray)
         with device.alone, self._gpu:
             logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
             self._last, first = device.current().in_turn(self._last), 0
+            normalization = None if mean is None else _scale_and_shift(mean, std)
             while first < len(images):
                 size = _share(len(images) - first, self.most)
                 try:
-                    found = self._program(size, of_bytes).run(images[first : first + size])
+                    found = self._program(size, bool(normalization)).run(images[first : first + size], normalization)
                 except Exception as error:
                     if not device.ran_out(error):
                         raise
@@ -88,9 +83,14 @@ class CudaExecutor:
                 self._programs, self._buffers = {}, Buffers(batch)
             while len(self._programs) >= KEPT:
                 self._programs.pop(next(iter(self._programs)))
-            self._programs[key] = Program(self._lowering, self._buffers, batch, self._outputs,
-                                          self._scale_and_shift if of_bytes else None)
+            self._programs[key] = Program(self._lowering, self._buffers, batch, self._outputs, of_bytes)
         return self._programs[key]
+
+
+def _scale_and_shift(mean, std):
+    """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
+    mean, std = np.array(mean, np.float64), np.array(std, np.float64)
+    return [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
 
 
 def _share(left, most):
@@ -124,11 +124,12 @@ class Program:
 
     Emitting twice finds the buffers' sizes first: a launch holds addresses."""
 
-    def __init__(self, lowering, buffers, batch, outputs, scale_and_shift):
+    def __init__(self, lowering, buffers, batch, outputs, of_bytes):
         self.batch, self._buffers, self._element = batch, buffers, lowering.element
         self.logits = buffers("logits", outputs, np.float32)[: batch * outputs].reshape(batch, outputs)
-        self._size, self._rows, self._scale_and_shift = lowering.size_of_images, lowering.blocks[0], scale_and_shift
-        self._read = lowering.kernel("image", f"image_of_{'bytes' if scale_and_shift else 'floats'}",
+        self._size, self._rows = lowering.size_of_images, lowering.blocks[0]
+        self._kind, self._of = (np.uint8, "bytes") if of_bytes else (np.float32, "floats")
+        self._read = lowering.kernel("image", f"image_of_{self._of}",
                                      ("SIDE", lowering.side), ("CHANNELS", lowering.channels))
         blocks, width = lowering.blocks[0] * lowering.blocks[1], lowering.layouts["map 0"].width
         for _ in "12":
@@ -137,22 +138,21 @@ class Program:
             calls = [launch for step in lowering.steps for launch in step.emit(self)]
         self.calls, self._run = calls, device.current().recorded(calls)
 
-    def run(self, images):
+    def run(self, images, normalization=None):
         """The logits (B, classes) on the GPU, which the next run overwrites.  images: of the host or of the GPU."""
-        device.current().launch(self.reading(self._on_gpu(images)))
+        device.current().launch(self.reading(self._on_gpu(images), normalization))
         self._run()
         return self.logits
 
-    def reading(self, images):
+    def reading(self, images, normalization=None):
         """The launch that brings images, on the GPU, into the layout of the first convolution."""
         return call(self._read, (self.batch * self._rows,), (THREADS,),
-                    (images, *(self._scale_and_shift or ()), self._first, *self._size))
+                    (images, *(normalization or ()), self._first, *self._size))
 
     def _on_gpu(self, images):
-        kind, name = (np.uint8, "bytes") if self._scale_and_shift else (np.float32, "images")
         if isinstance(images, device.arrays().ndarray):
-            return device.contiguous(images, kind)
-        copy = self._buffers(name, images[0].size, kind)[: images.size]
+            return device.contiguous(images, self._kind)
+        copy = self._buffers(self._of, images[0].size, self._kind)[: images.size]
         device.current().copy(copy, images.reshape(-1))
         return copy
 

@@ -7,6 +7,7 @@ import pytest
 
 import levit_np
 from levit_np.config import Convolution
+from levit_np.images.preprocessing import Preprocessing
 from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
@@ -67,9 +68,9 @@ def test_every_pixel_of_every_size(size, channels, changes, precision):
     mean, std = np.linspace(0.7, 0.2, channels), np.linspace(0.2, 0.3, channels)
     values = np.random.default_rng(0).integers(0, 256, (2, *size, channels), np.uint8)
     x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2)
-    executor, expected = CudaExecutor(model, precision, normalization=(mean, std)), exact(model, x)
+    executor, expected = CudaExecutor(model, precision), exact(model, x)
     assert error(executor(x.astype(np.float32)), expected) < ERROR[precision]
-    assert error(executor(values), expected) < ERROR[precision]
+    assert error(executor(values, mean, std), expected) < ERROR[precision]
 
 
 @pytest.fixture
@@ -114,15 +115,17 @@ def test_a_nan_stays_in_its_image(model):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_bytes_are_normalised_there(channels):
-    model = random_model(in_channels=channels, backend="reference")
+def test_bytes_are_normalised_there(channels, monkeypatch):
+    """By the model's own mean and deviation, whichever it has at the time, and nowhere else."""
+    model = random_model(in_channels=channels, backend="cuda", dtype="float32")
     values = np.random.default_rng(0).integers(0, 256, (3, 32, 32, channels), np.uint8)
-    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
-    x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
-    executor = CudaExecutor(model, "float32", normalization=(mean, std))
-    assert error(executor(values), executor(x)) < 1e-5
-    with pytest.raises(levit_np.BackendError, match="expected float32, or a normalization for bytes"):
-        CudaExecutor(model)(values)
+    monkeypatch.setattr(levit_np.classifier, "normalise", None)
+    for mean, std in (((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), ((0.1, 0.9, 0.2), (0.5, 0.6, 0.7))):
+        mean, std = mean[:channels], std[:channels]
+        model.preprocessing = Preprocessing("mine", 32, (32, 32), mean, std, "RGB" if channels == 3 else "L")
+        x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+        assert error(model(values), model(x)) < 1e-5
+        assert error(model.ops.to_host(model(model.ops.asarray(values))), model(x)) < 1e-5
 
 
 def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
@@ -217,7 +220,7 @@ def test_every_thread_evaluates_on_the_gpu_of_the_weights(model, one, monkeypatc
     monkeypatch.setattr(one.current(), "here", lambda: gpu)
     executor = CudaExecutor(model, "float16")
     monkeypatch.setattr(cuda.Program, "run",
-                        lambda program, images: where.append(list(chosen)) or run(program, images))
+                        lambda program, *images: where.append(list(chosen)) or run(program, *images))
     at_once(lambda _: executor(x), 2)
     assert where == [[gpu], [gpu]] and not chosen
 
