@@ -139,7 +139,8 @@ class Classifier(LeViT):
         return cropped(image, loading.preprocessing_of(self))
 
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The second half of predict: images as the evaluation takes them -> B lists of (label, probability).
+        """The second half of predict: prepared images (B, C, H, W), or bytes (B, H, W, C) -> B lists of (label,
+        probability).
 
         Raises LevitError for a top below 1, and for logits that are not finite."""
         if not isinstance(top, Integral) or top < 1:
