@@ -77,7 +77,7 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _encoded_header(arrays: dict[str, np.ndarray], ordered: list[str], place: str) -> bytes:
-    entries, end = {}, 0
+    entries, end = {_METADATA: {"format": "pt"}}, 0  # without it transformers of early 2024 takes no file
     for name in ordered:
         array = arrays[name]
         begin, end = end, end + array.nbytes

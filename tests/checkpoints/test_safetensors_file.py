@@ -58,6 +58,11 @@ def test_what_the_library_writes_is_read(tmp_path):
     assert_same(safetensors_file.read(tmp_path / "a"), ARRAYS)
 
 
+def test_what_older_transformers_ask_for_is_said(path):
+    with safetensors.safe_open(path, "np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_finite_half_is_widened_exactly(tmp_path, dtype):
     halves = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
