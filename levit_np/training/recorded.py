@@ -27,24 +27,26 @@ class RecordedPass:
             # The first time as it comes: whatever is compiled or put together once is not recorded.
             self._key, self._replay = key, None
             return self._compute(*arrays, share=share)
-        if self._replay is None or any(getattr(layer, name) is not array
-                                       for (layer, name), array in zip(self._state, self._held)):
-            if not self._record(arrays, share):
+        replay, self._replay = self._replay, None  # where this is cut short, by Ctrl-C say, the next is recorded anew
+        if replay is None or any(getattr(layer, name) is not array
+                                 for (layer, name), array in zip(self._state, self._held)):
+            replay = None  # and what it kept
+            if not (replay := self._record(arrays, share)):
                 return self._compute(*arrays, share=share)
         else:
             self._draw()
         for own, array in zip(self._inputs, arrays):
             own[...] = array
-        found = self._replay()
+        found = replay()
         for (layer, name), gradient in zip(reversed(self._places), reversed(found)):
             layer.accumulated[name] = gradient
         self._model.written()
+        self._replay = replay
         return found[: -len(self._places)]
 
-    def _record(self, arrays, share) -> bool:
-        """Whether that could be done."""
+    def _record(self, arrays, share):
+        """What replays the pass; None where it cannot be recorded."""
         ops, random = self._model.ops, self._model.random.bit_generator.state
-        self._replay = None  # and what it kept
         self._inputs = [array.copy() for array in arrays]
         self._held = [getattr(layer, name) for layer, name in self._state]
         batch, dtype = len(arrays[0]), arrays[0].dtype
@@ -65,7 +67,7 @@ class RecordedPass:
             return *values, *(layer.accumulated[name] for layer, name in self._places)
 
         try:
-            self._replay = ops.captured(once, (*self._inputs, *self._held, *(mask for _, mask in self._masks)))
+            return ops.captured(once, (*self._inputs, *self._held, *(mask for _, mask in self._masks)))
         except (RuntimeError, MemoryError) as error:
             if any(layer.completed for _, layer in self._model.walk()):
                 raise  # the other ranks have been told of gradients, and wait for the rest
@@ -76,7 +78,7 @@ class RecordedPass:
             self._refused, self._inputs, self._masks = True, None, None
             print(f"levit_np: training steps are not recorded, and so slower ({type(error).__name__}: {error})",
                   file=sys.stderr, flush=True)
-        return not self._refused
+            return None
 
     def _draw(self):
         for residual, mask in self._masks:

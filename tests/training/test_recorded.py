@@ -116,6 +116,27 @@ def test_parts_that_freeze_later_and_branches_that_drop_later(recordings):
     assert len(recordings) == 3
 
 
+def test_a_recording_that_is_interrupted_before_its_first_replay_is_not_replayed(recordings, monkeypatch):
+    """What it would give first is the gradients of the batch that it was made with."""
+    plain, recorded = pair("levit_digits", RECIPE)
+    record = RecordedPass._record
+
+    def interrupted(*arguments):
+        record(*arguments)
+        raise KeyboardInterrupt
+
+    for trainer in (plain, recorded):
+        step(trainer, 0)
+    monkeypatch.setattr(RecordedPass, "_record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step(recorded, 1)
+    monkeypatch.setattr(RecordedPass, "_record", record)
+    recorded.model.zero_gradients()
+    for number in (2, 3, 4):
+        assert step(recorded, number) == step(plain, number)  # losses do not depend on BN's running statistics
+    assert len(recordings) == 2
+
+
 def test_each_recording_has_scratch_memory_of_its_own(recordings):
     """Another thread may replay one while this one computes."""
     trainers = [pair("levit_digits", RECIPE) for _ in "12"]
