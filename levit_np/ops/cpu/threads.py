@@ -11,15 +11,15 @@ from queue import SimpleQueue
 from ...errors import BackendError
 
 MOST = 64
-_submission = threading.Lock()
+_turn = threading.RLock()
 _queues: list[SimpleQueue] = []
 _count = None
 
 
 def _after_fork():
     """Threads do not survive a fork, and one of them may have held the lock."""
-    global _submission, _queues
-    _submission, _queues = threading.Lock(), []
+    global _turn, _queues
+    _turn, _queues = threading.RLock(), []
 
 
 if hasattr(os, "register_at_fork"):
@@ -50,22 +50,24 @@ def threads() -> int:
 
 def run_with_threads(function, count: int) -> None:
     """function(thread, counter) in `count` threads at once, this one being the first; counter is the address of a
-    shared int64 that starts at 0, or 0 for one thread.  The function's threads may wait for each other."""
+    shared int64 that starts at 0, or 0 for one thread.  The function's threads may wait for each other.
+
+    Calls of several threads take turns: the workers serve them one after the other, and who waits for them in the
+    function, at a barrier, keeps a processor busy."""
     if count == 1:
         function(0, 0)
         return
     counter, sent = ctypes.c_int64(0), []
-    try:
-        # In one piece: two calls that reached two workers in different orders would wait for each other forever.
-        with _submission:
+    with _turn:
+        try:
             jobs = [partial(queue.put, (function, thread, counter))
                     for thread, queue in enumerate(_workers(count - 1), 1)]
             deque(map(call, [*jobs, partial(sent.append, True)]), 0)  # all of them or, where Ctrl-C comes before, none
-        function(0, ctypes.addressof(counter))
-    except BaseException:
-        if sent and counter.value < count:  # Ctrl-C came between: the others wait for this one after their first step
             function(0, ctypes.addressof(counter))
-        raise
+        except BaseException:
+            if sent and counter.value < count:  # Ctrl-C came between: the others wait for it after their first step
+                function(0, ctypes.addressof(counter))
+            raise
 
 
 def _workers(count):

@@ -43,7 +43,7 @@ def test_a_model_goes_on_after_a_fork():
 
 
 @FORK
-@pytest.mark.parametrize("module, name", [(threads, "_submission"), (library, "_lock"), (classifier, "_making")])
+@pytest.mark.parametrize("module, name", [(threads, "_turn"), (library, "_lock"), (classifier, "_making")])
 def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name):
     model = random_model(backend="cpu")
     x = random_images(model, 2)
@@ -88,6 +88,31 @@ def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
         threads.run_with_threads(lambda thread, counter: part(0, 0), 1)
     threads.run_with_threads(lambda thread, counter: thread and other.set(), 2)
     assert other.wait(PATIENCE)
+
+
+def test_calls_of_several_threads_take_turns():
+    """A second one would wait for the workers at a barrier, and keep a processor busy meanwhile."""
+    begun, go_on, second = threading.Event(), threading.Event(), []
+
+    def first(thread, counter):
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    callers = [threading.Thread(target=threads.run_with_threads, args=(function, 2))
+               for function in (first, lambda thread, counter: second.append(thread))]
+    callers[0].start()
+    assert begun.wait(PATIENCE)
+    callers[1].start()
+    time.sleep(0.2)
+    assert not second
+    go_on.set()
+    for caller in callers:
+        caller.join()
+    for _ in range(int(PATIENCE * 100)):
+        if sorted(second) == [0, 1]:
+            break
+        time.sleep(0.01)
+    assert sorted(second) == [0, 1]
 
 
 @FORK
