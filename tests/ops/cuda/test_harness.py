@@ -12,7 +12,7 @@ from levit_np.ops.cuda import device, geometry
 from levit_np.ops.cuda.device import Kernel, View, launch
 
 from .emulator import Emulator
-from .test_operations import draw, exact, put
+from .rounded import draw, exact, put
 
 
 def linear(dtype="float16"):

@@ -18,7 +18,7 @@ from levit_np.ops import cuda as ops
 from levit_np.ops import reference
 
 from ...random_model import random_state
-from .test_operations import draw, exact
+from .rounded import draw, exact
 
 pytestmark = pytest.mark.usefixtures("one")
 

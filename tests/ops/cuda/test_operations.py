@@ -10,37 +10,9 @@ from levit_np.ops.cuda import device, geometry, optimizer
 from levit_np.ops.cuda.geometry import WARPGROUP_TILES
 
 from ..cases import CASES
+from .rounded import ROUNDING, close, draw, exact, put, require_hopper, type_of
 
 pytestmark = pytest.mark.usefixtures("on")
-
-# Relative to the largest value: rounding of the result and of what is rounded on the way; units 2^-24, 2^-11, 2^-8.  A
-# GPU's tensor cores cut their sums off where the emulated ones round, which took float32 to 9e-6 on an H200.
-ROUNDING = {"float32": 1.5e-5, "float16": 4e-3, "bfloat16": 3e-2}
-
-
-def type_of(name):
-    """NumPy's own type, or the one that ml_dtypes adds."""
-    return np.dtype(getattr(pytest.importorskip("ml_dtypes"), name) if name == "bfloat16" else name)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
-
-def put(x, dtype):
-    return None if x is None else ops.asarray(np.asarray(x).astype(dtype))
-
-
-def exact(x):
-    return None if x is None else np.array(ops.to_host(x), np.float64)
-
-
-def close(found, expected, bar, dtype):
-    found = ops.to_host(found)
-    assert found.shape == np.shape(expected) and found.dtype == dtype, (found.shape, found.dtype)
-    assert np.isfinite(np.array(found, np.float64)).all()
-    gap = np.abs(np.array(found, np.float64) - expected).max() if found.size else 0
-    assert gap < bar * max(np.abs(expected).max(initial=0), 0.2), gap  # terms of about 1 may cancel
 
 
 def case(name, backend, seed, dtype):
@@ -107,14 +79,6 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     assert in_blocks or np.array_equal(exact(again), exact(dw))
 
 
-def require_hopper(on, monkeypatch):
-    """What is emulated is as good as one."""
-    if on.current().capability != on.HOPPER:
-        if hasattr(on.current().arrays, "cuda"):
-            pytest.skip(f"expected compute capability 9.0, found {on.current().capability / 10}")
-        monkeypatch.setattr(on.current(), "capability", on.HOPPER)
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("tile", WARPGROUP_TILES)
 def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
@@ -159,124 +123,6 @@ def test_gradients_by_warpgroups(tile, dtype, on, monkeypatch):
         expected = reference.convolution_backward(exact(dy), exact(x), exact(w), stride, padding)
         close(dx, expected[0], bar, kind)
         close(dw, expected[1], ROUNDING["float32"], np.float32)
-
-
-ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
-    "odd": (2, 3, 5, 7, 3, 6, True), "one": (1, 1, 1, 1, 1, 1, True), "shrinking": (1, 2, 16, 49, 16, 64, True),
-    "tiles": (2, 1, 49, 130, 16, 32, True), "no bias": (2, 2, 70, 33, 32, 64, False),
-    "stage 1": (1, 1, 196, 196, 16, 32, True),
-    "many heads": (90, 3, 16, 16, 16, 32, True), "wide": (1, 1, 49, 49, 32, 128, True),
-    "more keys than are in shared memory": (1, 1, 20, 500, 16, 16, True),
-    "the same of wide floats": (1, 1, 17, 150, 32, 128, True),
-    "of which 64 are there": (1, 1, 33, 150, 64, 256, True)}
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("processors, queries, keys, key, value", [
-    (1, 140, 35, 16, 32),  # a block passes its ring of pairs more than twice
-    (2, 196, 196, 32, 64),  # LeViT-256's first stage; one block has a pair more than the other
-    (4, 129, 300, 16, 16)])  # each warp has several parts of the next pair's tokens to ask for
-def test_attention_of_one_pair_after_the_other(processors, queries, keys, key, value, dtype, on, monkeypatch):
-    """A block of more pairs than it holds, with fewer warps than these have tiles of rows."""
-    require_hopper(on, monkeypatch)
-    monkeypatch.setattr(geometry, "PROCESSORS", processors)
-    name, shape = geometry.attention_for(queries, keys, 9, key, value, dtype, True)
-    assert name == "attention_pairs" and shape.grid == (processors,)
-    kind, bar, scale = type_of(dtype), ROUNDING[dtype], key**-0.5
-    q, k, v = (put(draw(3, 3, n, size), kind) for n, size in ((queries, key), (keys, key), (keys, value)))
-    b = put(draw(3, queries, keys), "float32")
-    y, kept = ops.attention(q, k, v, b, scale)
-    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), scale)
-    close(y, expected, bar, kind)
-    close(ops.attention_probabilities(kept), p, bar, np.float32)
-
-
-@pytest.mark.parametrize("rise", [2, 4, -4])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_attention_of_scores_that_rise(rise, dtype):
-    """From key to key, so that what was summed up is scaled down each time, or now and then, or never."""
-    kind = type_of(dtype)
-    q, k, v = (put(draw(2, 1, n, size), kind) for n, size in ((20, 16), (131, 16), (131, 32)))
-    b = put(np.broadcast_to(np.arange(131) // 16 * rise, (1, 20, 131)), "float32")
-    y, kept = ops.attention(q, k, v, b, 0.25)
-    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), 0.25)
-    close(y, expected, ROUNDING[dtype], kind)
-    close(ops.attention_probabilities(kept), p, ROUNDING[dtype], np.float32)
-
-
-@pytest.mark.parametrize("masked", [-np.inf, -1e20])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_attention_of_masked_keys(dtype, masked):
-    """Those that come first, as many as a warp looks at before it has seen another; others; all but one."""
-    kind = type_of(dtype)
-    q, k, v, dy = (put(draw(2, 1, n, size), kind) for n, size in ((20, 16), (131, 16), (131, 32), (20, 32)))
-    bias = draw(1, 20, 131)
-    bias[0, 3, :16] = bias[0, 5, :32] = bias[0, 6, :33] = bias[0, 7, :130] = bias[0, 8, :100] = bias[0, 9, 1:] = masked
-    bias[0, 17, 32:64] = masked
-    y, kept = ops.attention(q, k, v, put(bias, "float32"), 0.25)
-    expected, p = reference.attention(exact(q), exact(k), exact(v), bias, 0.25)
-    close(y, expected, ROUNDING[dtype], kind)
-    close(ops.attention_probabilities(kept), p, ROUNDING[dtype], np.float32)
-    for ours, theirs, type_ in zip(ops.attention_backward(dy, q, k, v, 0.25, kept),
-                                   reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), 0.25, p),
-                                   (kind, kind, kind, np.float32), strict=True):
-        close(ours, theirs, 2 * ROUNDING[dtype], type_)
-
-
-def test_attention_of_a_row_without_keys_is_nan():
-    """As the reference's, and no other row."""
-    q, k, v = (put(draw(1, 1, n, 16), "float16") for n in (20, 70, 70))
-    bias = draw(1, 20, 70)
-    bias[0, 4] = -np.inf
-    y = exact(ops.attention(q, k, v, put(bias, "float32"), 0.25)[0])
-    assert np.isnan(y[0, 0, 4]).all() and np.isnan(y).sum() == 16
-
-
-@pytest.mark.parametrize("dtype, keys, key, value", [("float16", 16, 16, 512), ("float16", 48, 512, 16),
-                                                     ("float16", 32, 16, 1024), ("float32", 16, 512, 16),
-                                                     ("float32", 50, 16, 1024)])  # of which sixteen are there
-def test_attention_of_long_and_short_lines(dtype, keys, key, value):
-    """Shared memory, or what lies there first, does not end where a line of values, or of keys, could begin."""
-    kind, scale = type_of(dtype), key**-0.5
-    q, k, v = (put(draw(1, 1, n, size), kind) for n, size in ((16, key), (keys, key), (keys, value)))
-    y, _ = ops.attention(q, k, v, None, scale)
-    close(y, reference.attention(exact(q), exact(k), exact(v), None, scale)[0], ROUNDING[dtype], kind)
-
-
-# bfloat16 differs from float16 in an instruction: one form of it runs every time.
-@pytest.mark.parametrize("name, dtype", [
-    pytest.param(name, dtype, marks=pytest.mark.slow if dtype == "bfloat16" and name != "odd" else ())
-    for name in ATTENTIONS for dtype in ROUNDING])
-def test_attention(name, dtype):
-    if name == "many heads" and dtype == "float32":
-        pytest.skip("the sharing of a block by several heads is the same for every type")
-    batch, heads, queries, keys, key, value, bias = ATTENTIONS[name]
-    kind, bar, scale = type_of(dtype), ROUNDING[dtype], key**-0.5
-    q, k, v = (put(draw(batch, heads, n, size), kind) for n, size in ((queries, key), (keys, key), (keys, value)))
-    b = put(draw(heads, queries, keys), "float32") if bias else None
-    dy = put(draw(batch, heads, queries, value, seed=1), kind)
-    y, kept = ops.attention(q, k, v, b, scale)
-    expected, p = reference.attention(exact(q), exact(k), exact(v), exact(b), scale)
-    close(y, expected, bar, kind)
-    close(ops.attention_probabilities(kept), p, bar, np.float32)
-    found = ops.attention_backward(dy, q, k, v, scale, kept)
-    for ours, theirs, type_ in zip(found,
-                                   reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), scale, p),
-                                   (kind, kind, kind, np.float32), strict=True):
-        close(ours, theirs, 2 * bar, type_)
-
-
-def test_gradients_of_heads_lie_where_they_are_put_together():
-    """Of the same tokens, and of a shrinking attention's keys and values; others, or of padded sizes, are copied."""
-    for queries, keys, key, value in ((20, 20, 16, 32), (9, 20, 16, 64), (20, 20, 8, 24)):
-        q, k, v = (put(draw(2, 3, n, size), "float16") for n, size in ((queries, key), (keys, key), (keys, value)))
-        y, kept = ops.attention(q, k, v, None, 0.25)
-        dq, dk, dv, _ = ops.attention_backward(y, q, k, v, 0.25, kept)
-        for parts in ([dq, dk, dv], [dv, dk, dq]) if queries == keys else ([dq], [dk, dv]):
-            found = ops.split_heads_backward(parts)
-            np.testing.assert_array_equal(exact(found), reference.split_heads_backward([exact(p) for p in parts]))
-            same = device.current().address(found) == device.current().address(parts[0])
-            assert same == (key == 16 and parts[0] is not dv)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
@@ -410,13 +256,6 @@ def test_a_nan_stays_in_its_row(dtype):
         image[0, 1, 4, 4] = np.nan
         y = exact(ops.convolution(put(image, dtype), put(draw(4, channels, 3, 3), "float32"), 2, 1))
         assert np.isnan(y[0, :, 2, 2]).all() and np.isnan(y[0]).sum() <= most and not np.isnan(y[1]).any()
-
-
-def test_attention_of_scores_far_apart():
-    q, k, v = 100 * draw(1, 1, 3, 4), draw(1, 1, 140, 4), draw(1, 1, 140, 4)
-    y, _ = ops.attention(*(put(a, np.float32) for a in (q, k, v)), None, 1.0)
-    expected = reference.attention(*(exact(put(a, np.float32)) for a in (q, k, v)), None, 1.0)[0]
-    assert np.abs(exact(y) - expected).max() < 1e-3
 
 
 def test_another_type_is_refused_by_name():

@@ -16,7 +16,7 @@ from levit_np.training.trainer import Trainer
 from ...distance import worst_gradient
 from ...random_model import random_images, random_model
 from ...training.in_memory import MemoryLoader
-from .test_operations import exact, type_of
+from .rounded import exact, type_of
 
 pytestmark = pytest.mark.usefixtures("one")
 
