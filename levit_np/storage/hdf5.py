@@ -135,10 +135,16 @@ def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.
     image, extents = io.BytesIO(), []
     # v108: compact headers with checksums, readable by every HDF5 since 2008.
     with h5py.File(image, "w", userblock_size=seal.SIZE, libver=("v108", "v108")) as file:
+        groups = {(): file}  # a path from the root would be walked anew for each dataset, half of the time here
+
+        def group(parts: tuple[str, ...]) -> h5py.Group:
+            if parts not in groups:
+                groups[parts] = group(parts[:-1]).create_group(parts[-1])
+            return groups[parts]
 
         def store(parts: tuple[str, ...], values: np.ndarray) -> int:
             # A time would make the same content differ.
-            dataset = file.create_dataset("/".join(parts), data=values, track_times=False)
+            dataset = group(parts[:-1]).create_dataset(parts[-1], data=values, track_times=False)
             return (dataset.id.get_offset() or 0) if values.size else 0
 
         for parts in sorted(datasets):
