@@ -8,6 +8,7 @@ input of the next, and that of a block the output of its last layer.
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,17 @@ class Trace:
         """(B, classes): the heads averaged, as model.forward(x)."""
         return self.forward[-1].output
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, np.ndarray]:
         """{step: its output}."""
         return {step.name: step.output for step in self.forward}
 
-    @property
+    @cached_property
     def doutputs(self) -> dict[str, np.ndarray]:
         """{step: the gradient that reached its output}."""
         return {step.name: step.doutput for step in self.backward}
 
-    @property
+    @cached_property
     def gradients(self) -> dict[str, np.ndarray]:
         """{parameter: its gradient}, under the names of model.gradients()."""
         return {f"{step.name}.{key}": array for step in self.backward for key, array in step.gradients.items()}
@@ -80,7 +81,7 @@ class Trace:
         """The gradient that reached the images."""
         return self.backward[-1].dinput if self.backward else None
 
-    @property
+    @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """{name: array} of all that is recorded: `input` (the images), `stages.0.blocks.0.mlp.up.weight`, `….output`,
         `….doutput`, `….dweight`, and an operation's, `….linear.x`. Many are one array under several names."""
