@@ -33,6 +33,14 @@ def pytest_ignore_collect(collection_path, config):
     return None if related else True
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The longest tests are the last ones: whoever has none left takes some of another process's."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture
 def not_under_nohup():
     """Whoever started the suite may have had the end of a terminal ignored, and a training started so goes on."""

@@ -109,7 +109,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     limits = {"float16": {"operations": 1e12, "bytes": 1e12}}
     monkeypatch.setattr(measuring.Measuring, "_limits", lambda self, precision: [self.limits.update(limits)])
     taken, wanted = measuring.Measuring(chosen, print), [
-        ("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_256", 2, "float16")),
+        ("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_128s", 1, "float16")),
         ("training", ("levit_256", 2, "float16"))]
     assert gpu.run(taken, wanted, chosen) == 0
     content = json.loads(taken.path.read_text())
@@ -117,7 +117,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     row = content["inference levit_128s 2 float16"]["rows"][0]
     assert row["images_per_second"] == 2000 and row["error"] < 5e-3 and row["same_top1"]
     assert row["memory"]["weights"] > 0
-    kernels = {r["kernel"] for r in content["kernels levit_256 2 float16"]["rows"]}
+    kernels = {r["kernel"] for r in content["kernels levit_128s 1 float16"]["rows"]}
     assert kernels >= {"linear", "convolution", "attention"}
     assert content["training levit_256 2 float16"]["machine"]["device"] == "Emulated"
 
@@ -135,7 +135,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
 
     monkeypatch.setattr(measuring.Measuring, "_kernels", cut_off)
     assert gpu.run(taken, wanted[1:2], chosen) == 130
-    found = json.loads(taken.path.read_text())["kernels levit_256 2 float16"]
+    found = json.loads(taken.path.read_text())["kernels levit_128s 1 float16"]
     assert found["rows"] == [{"kernel": "one"}] and not found["whole"]
     assert not measuring.Measuring(chosen, print).has(*wanted[1])
     assert measuring.Measuring(chosen, print).has(*wanted[0])

@@ -1,6 +1,7 @@
 """Tests run on the emulated device, each operation in both orders of threads;
 with `-m gpu` on the GPU that there is."""
 
+import os
 import warnings
 
 import pytest
@@ -13,8 +14,11 @@ from .emulator import Emulator
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Where g++ leaves the kernels of this session."""
-    return tmp_path_factory.mktemp("kernels")
+    """Where g++ leaves the kernels of this session, for all of its processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Every argument of a launch is checked against the kernel's parameters, and every
 
 import ctypes
 import hashlib
+import os
 import re
 import subprocess
 from contextlib import nullcontext
@@ -160,11 +161,10 @@ class Emulator:
             parts = (text, (HERE / "emulation.h").read_text(), *kernel.options)
             library = self.folder / f"{kernel.source}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
             if not library.exists():
-                file = library.with_suffix(".cpp")
-                file.write_text(text)
-                subprocess.run(["g++", *FLAGS, *kernel.options, f"-I{HERE}", str(file), "-o", f"{library}.new"],
-                               check=True)
-                Path(f"{library}.new").rename(library)
+                made = Path(f"{library}.{os.getpid()}")  # another process may be making the same
+                subprocess.run(["g++", *FLAGS, *kernel.options, f"-I{HERE}", "-x", "c++", "-", "-o", str(made)],
+                               input=text, text=True, check=True)
+                made.rename(library)
             function = getattr(ctypes.CDLL(str(library)), f"launch_{kernel.name}")
             function.restype = ctypes.c_char_p
             self._functions[kernel] = function
