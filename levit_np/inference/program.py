@@ -99,7 +99,8 @@ class Program:
         self.names.append(name)
 
     def _memory(self, key, count):
-        if key not in self._buffers:
+        # A later section may have more images at hand; what came before keeps the smaller one.
+        if key not in self._buffers or self._buffers[key].size < count:
             self._buffers[key] = self.arena.numbers(count)
         return self._buffers[key].ctypes.data
 

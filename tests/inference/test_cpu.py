@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.config import Stage
 from levit_np.inference import cpu
 from levit_np.inference.cpu import CpuExecutor
 from levit_np.inference.reference import ReferenceExecutor
 from levit_np.layers.layer import Layer
+from levit_np.model import build
 from levit_np.ops.cpu import instruction_set, threads
 
+from ..any_network import any_config
 from ..at_once import at_once
-from ..random_model import random_images, random_model
+from ..random_model import random_images, random_model, random_state
 from .test_plan import NETWORKS
 
 
@@ -41,6 +44,27 @@ def test_every_network(name):
     x = random_images(model, 3)
     exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
     assert error(model(x), exact) < 3e-6 and model(x).dtype == np.float32
+
+
+@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 1000))])
+def test_any_network(seed):
+    """Alone and among others, where several images may share what was made for one."""
+    config = any_config(seed)
+    state = random_state(build(config).specs_by_name(), seed)
+    exact, ours = (build(config, backend) for backend in ("reference", "cpu"))
+    exact.set_state(state)
+    ours.set_state({name: array.astype(np.float32) for name, array in state.items()})
+    for batch in (1, 3, 17):
+        x = random_images(exact, batch, seed)
+        assert error(CpuExecutor(ours)(x.astype(np.float32)), exact(x)) < 3e-5, config
+
+
+def test_a_stage_as_wide_as_the_shrinking_attention_before_it():
+    """Both results have one name and one form, but not one number of images at a time."""
+    model = random_model("levit_128s", image_size=128, num_classes=5, stages=(Stage(128, 1, 4), Stage(64, 1, 4, 2)),
+                         backend="cpu")
+    x = random_images(model, 16)
+    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
 
 
 @pytest.fixture(scope="module", params=levit_np.list_models()[:5])
