@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import levit_np
-from levit_np.config import Stage
+from levit_np.config import Convolution, Stage
 from levit_np.inference import cpu
 from levit_np.inference.cpu import CpuExecutor
 from levit_np.inference.reference import ReferenceExecutor
@@ -65,6 +65,15 @@ def test_a_stage_as_wide_as_the_shrinking_attention_before_it():
                          backend="cpu")
     x = random_images(model, 16)
     assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+
+
+def test_layer_norm_of_numbers_that_are_much_alike():
+    """A row of five numbers lies in memory of sixteen, the rest zeros, which are none of its deviation."""
+    model = random_model("levit_digits", normalization="layer", position="embedding", stem=(Convolution(5, 3, 4),),
+                         stages=(Stage(5, 1, 2),), backend="cpu")
+    model.position.embedding += 300
+    x = random_images(model, 3)
+    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-3
 
 
 @pytest.fixture(scope="module", params=levit_np.list_models()[:5])

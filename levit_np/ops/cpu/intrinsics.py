@@ -196,9 +196,9 @@ class RowOperations:
             return _emits(lanes, filtering_rows.sums, 7)
 
         @intrinsic
-        def layer_norm(typingctx, source, target, vectors, channels, padding, gamma, beta, eps):
+        def layer_norm(typingctx, source, target, vectors, channels, gamma, beta, eps):
             (_, generate), i, f = _emits(lanes, rows.layer_norm, 0), types.int64, types.float64
-            return types.void(i, i, i, f, f, i, i, f), generate
+            return types.void(i, i, i, f, i, i, f), generate
 
         self.layer_norm, self.filter_window, self.filter_sums = layer_norm, filter_window, filter_sums
         self.copy, self.add, self.round, self.softmax_columns = copy, add, round_, softmax_columns

@@ -18,7 +18,7 @@ def row_kernels(instructions, jit, share):
     return (_pad(jit, share, lanes, operations.copy), _rows(jit, share, operations.copy),
             _total(jit, share, operations.copy, operations.add), _add(jit, share, operations.add),
             _to_halves(jit, share, operations.round) if instructions.half else jit(lambda s, thread, threads: None),
-            _layer_norm(jit, share, lanes, operations.layer_norm))
+            _layer_norm(jit, share, operations.layer_norm))
 
 
 def _pad(jit, share, lanes, copy_row):
@@ -83,13 +83,13 @@ def _to_halves(jit, share, round_row):
     return to_halves
 
 
-def _layer_norm(jit, share, lanes, normalize_row):
+def _layer_norm(jit, share, normalize_row):
     @jit
     def layer_norm(s, thread, threads):
         first, last = share(get(s, L_ROWS), thread, threads)
         channels, row, vectors_ = get(s, L_CHANNELS), get(s, L_ROW), get(s, L_VECTORS)
         for i in range(first, last):
             normalize_row(get(s, L_SOURCE) + i * row, get(s, L_TARGET) + i * row, vectors_, float(channels),
-                          float(vectors_ * lanes - channels), get(s, L_GAMMA), get(s, L_BETA), as_float(get(s, L_EPS)))
+                          get(s, L_GAMMA), get(s, L_BETA), as_float(get(s, L_EPS)))
 
     return layer_norm

@@ -1,5 +1,7 @@
 """What the kernels do to rows, a vector at a time; each emits into v's builder (see vector.py)."""
 
+from llvmlite import ir
+
 from .tile import emit_loop
 from .vector import F32, number
 
@@ -32,27 +34,28 @@ def round_(v, source, target, vectors, part):
                                                        v.at(target, v.builder.lshr(at, number(1))), part))
 
 
-def layer_norm(v, source, target, vectors, channels, padding, gamma, beta, eps):
+def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
     """target = gamma (x - mean) / √(variance + eps) + beta over a row's first `channels` numbers, behind which stand
-    `padding` zeros; channels, padding and eps are float64."""
+    zeros; channels and eps are float64."""
     b = v.builder
-    count, behind, eps = (b.fptrunc(x, F32) for x in (channels, padding, eps))
+    count, eps = (b.fptrunc(x, F32) for x in (channels, eps))
+    numbered = ir.Constant(ir.VectorType(F32, v.lanes), [float(lane) for lane in range(v.lanes)])
 
-    def total(body):
-        """Σ body(x) over the row."""
-        inside = lambda i, c: [b.fadd(c[0], body(v.load(v.at(source, b.mul(i, number(4 * v.lanes))))))]
-        return v.sum(emit_loop(b, number(0), vectors, 1, [v.splat(0.0)], inside)[1][0])
+    def mean_of(body):
+        """Σ body(x, x's number in the row) / channels."""
+        def inside(i, carried):
+            x = v.load(v.at(source, b.mul(i, number(4 * v.lanes))))
+            return [b.fadd(carried[0], body(x, carried[1])), b.fadd(carried[1], v.splat(float(v.lanes)))]
 
-    mean = b.fdiv(total(lambda x: x), count)
-    centre = v.spread(mean)
+        return v.spread(b.fdiv(v.sum(emit_loop(b, number(0), vectors, 1, [v.splat(0.0), numbered], inside)[1][0]), count))
 
-    def square(x):
-        x = b.fsub(x, centre)
+    def square(x, place):
+        # Only of the row itself: each zero behind it would add mean², in which a small variance is lost.
+        x = b.select(b.fcmp_ordered("<", place, v.spread(count)), b.fsub(x, centre), v.splat(0.0))
         return b.fmul(x, x)
 
-    # Each zero behind the row has added mean².
-    squares = b.fsub(total(square), b.fmul(behind, b.fmul(mean, mean)))
-    deviation = v.root(v.spread(b.fadd(b.fdiv(squares, count), eps)))
+    centre = mean_of(lambda x, place: x)
+    deviation = v.root(b.fadd(mean_of(square), v.spread(eps)))
 
     def normalize(at):
         x = b.fdiv(b.fsub(v.load(v.at(source, at)), centre), deviation)
