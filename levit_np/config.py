@@ -94,11 +94,11 @@ class LeViTConfig:
         size = self.image_size
         for c in self.stem:
             size = tuple((n + 2 * c.padding - c.kernel) // c.stride + 1 for n in size)
+            if min(size) < 1:  # of which a border could make pixels again
+                raise ConfigError(f"config {self.name!r}: an image of {self.image_size} leaves no token")
         sizes = [size]
         for _ in self.stages[1:]:
             sizes.append(tuple((n + 1) // 2 for n in sizes[-1]))
-        if min(sizes[0]) < 1:
-            raise ConfigError(f"config {self.name!r}: an image of {self.image_size} leaves no token")
         return tuple(sizes)
 
     def to_dict(self) -> dict:

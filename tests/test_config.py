@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from levit_np.config import ABLATIONS, FAMILY, LeViTConfig, config_of
+from levit_np.config import ABLATIONS, FAMILY, Convolution, LeViTConfig, config_of
 from levit_np.errors import ConfigError
 from levit_np.model import build
 
@@ -68,3 +68,10 @@ def test_what_a_field_may_be():
             config_of("levit_128s", image_size=size)
     with pytest.raises(ConfigError, match="bogus"):
         config_of("levit_128s", bogus=1)
+
+
+def test_every_convolution_leaves_a_pixel():
+    """The border of the next would make some again, of which none is the image's."""
+    stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
+    with pytest.raises(ConfigError, match=r"an image of \(20, 36\) leaves no token"):
+        build(config_of("levit_128s", stem=tuple(Convolution(*c) for c in stem), image_size=(20, 36)))
