@@ -11,10 +11,12 @@ from levit_np.images.preprocessing import Preprocessing
 from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
+from levit_np.model import build
 
+from ..any_network import any_config
 from ..at_once import at_once
 from ..ops.cuda.conftest import compiled, emulators, one  # noqa: F401  (fixtures)
-from ..random_model import random_images, random_model
+from ..random_model import random_images, random_model, random_state
 from .test_plan import SMALL
 
 pytestmark = pytest.mark.usefixtures("one")
@@ -51,6 +53,16 @@ def test_every_kind_of_step(name):
     model = random_model(name, backend="reference", **ODD[name])
     x = random_images(model, 2)
     assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 200))])
+def test_any_network(seed):
+    precision = [*ERROR][seed % 3]
+    model = build(any_config(seed, 60))
+    model.set_state(random_state(model.specs_by_name(), seed, np.float32))
+    x = random_images(model, 3)
+    # Of a few channels, or of one, there are draws with little but cancellation in them.
+    assert error(CudaExecutor(model, precision)(x), exact(model, x)) < 3 * ERROR[precision]
 
 
 SQUARES = {}  # two convolutions with stride 2: the images are read in blocks of 2×2 pixels

@@ -1,7 +1,7 @@
 """A recorded pass on the cpu backend is the pass itself, to the last bit; what cannot be recorded is not."""
 
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from levit_np.training.recipe import Recipe
 from levit_np.training.recorded import RecordedPass
 from levit_np.training.trainer import Trainer
 
+from ..any_network import any_config
 from ..random_model import random_model
 from .in_memory import MemoryLoader
 
@@ -75,6 +76,18 @@ def test_a_recorded_step_is_the_same(name, recipe, changes, recordings, capsys):
             spoil(recorded, *recordings)
     require_equal(plain, recorded)
     assert len(recordings) == 1 and "not recorded" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 300))])
+def test_any_network(seed, recordings):
+    config = any_config(seed)
+    changes = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "name"}
+    plain, recorded = pair("levit_digits", RECIPE, **changes)
+    for number in range(4):
+        assert step(recorded, number) == step(plain, number)
+        if number > 1:
+            spoil(recorded, *recordings)
+    require_equal(plain, recorded)
 
 
 def spoil(trainer, written):
