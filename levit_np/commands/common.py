@@ -1,6 +1,7 @@
 """What the verbs share: numbers from the command line, signs of life, models by name or file."""
 
 import argparse
+import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -69,8 +70,20 @@ def waiting(what: str):
 
 
 def require_free(path: str, force: bool):
+    """Raises LevitError where there is a file, unless by force; OSError where there can be none."""
     if os.path.lexists(path) and not force:
         raise LevitError(f"{shown(path)}: expected no such file yet, found one; --force replaces it")
+    require_writable(path)
+
+
+def require_writable(path: str):
+    """Raises OSError, before hours of work, where their result could not be written."""
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    number = (errno.EISDIR if os.path.isdir(target) else errno.ENOENT if not os.path.isdir(folder) else
+              errno.EACCES if not os.access(folder, os.W_OK) else 0)
+    if number:
+        raise OSError(number, os.strerror(number), path)
 
 
 def opened(source: str, **options):
