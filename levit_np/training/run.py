@@ -110,9 +110,8 @@ class Run:
         for _, reason in skipped:
             if reason not in self._skipped:
                 self._skipped.add(reason)
-                self.screen.note(f"skipped: {reason}")
-                with open(self.folder.skipped, "a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(f"{reason}\n")
+                if self.folder.record_skipped(reason):
+                    self.screen.note(f"skipped: {reason}")
 
     def _line(self) -> dict:
         """What the log says of the epoch that is over."""
