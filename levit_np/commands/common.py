@@ -78,12 +78,16 @@ def require_free(path: str, force: bool):
 
 def require_writable(path: str):
     """Raises OSError, before hours of work, where their result could not be written."""
+    import tempfile
+
     target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    number = (errno.EISDIR if os.path.isdir(target) else errno.ENOENT if not os.path.isdir(folder) else
-              errno.EACCES if not os.access(folder, os.W_OK) else 0)
-    if number:
-        raise OSError(number, os.strerror(number), path)
+    try:
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=os.path.dirname(target)):  # the system alone knows: the disk may be read-only
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def opened(source: str, **options):
