@@ -44,15 +44,13 @@ class RunFolder:
                     leftover.unlink()
             yield
 
-    def record_skipped(self, reason: str) -> bool:
-        """A line of skipped.txt, unless it is there, by another rank or from before the run went on; -> whether it is
-        new.  Raises OSError."""
+    def record_skipped(self, reason: str) -> None:
+        """A line of skipped.txt, unless it is there, by another rank or from before the run went on.  Raises
+        OSError."""
         with _naming(self.skipped), open(self.skipped, "a+", encoding="utf-8", errors="backslashreplace") as file:
             file.seek(0)
-            new = f"{reason}\n" not in file
-            if new:
+            if f"{reason}\n" not in file:
                 file.write(f"{reason}\n")
-        return new
 
     def write_config(self, config: dict) -> None:
         """Raises OSError."""

@@ -110,8 +110,8 @@ class Run:
         for _, reason in skipped:
             if reason not in self._skipped:
                 self._skipped.add(reason)
-                if self.folder.record_skipped(reason):
-                    self.screen.note(f"skipped: {reason}")
+                self.screen.note(f"skipped: {reason}")
+                self.folder.record_skipped(reason)
 
     def _line(self) -> dict:
         """What the log says of the epoch that is over."""

@@ -390,7 +390,7 @@ def test_an_image_that_is_skipped_again_once_a_run_goes_on_is_not_written_down_a
     for again in (made, Run(made.trainer, made.folder, screen=Silent())):
         again.record_skipped([("a.png", "a.png: truncated"), ("\udcff.png", r"'\udcff.png': truncated")])
     assert (tmp_path / "run/skipped.txt").read_text() == "a.png: truncated\n'\\udcff.png': truncated\n"
-    assert again.screen.notes == []
+    assert again.screen.notes == ["skipped: a.png: truncated", r"skipped: '\udcff.png': truncated"]
 
 
 def test_a_small_file_that_cannot_be_written_is_said_by_name(tmp_path):
