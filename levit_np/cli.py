@@ -298,10 +298,10 @@ def main(argv=None) -> int:
     for name in "stdout", "stderr":
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))
+    if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
+        sys.stdout.reconfigure(errors="replace")  # a letter of a label or a help that the terminal lacks is no failure
     arguments = _parser().parse_args(argv)
     warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
-    if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
-        sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()

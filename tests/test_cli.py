@@ -97,6 +97,12 @@ def test_help_has_an_example(verb):
     assert status == 0 and "example" in out and f"levit-np {verb} " in out.partition("example")[2]
 
 
+@pytest.mark.parametrize("verb", ["pack", "train"])
+def test_an_ascii_terminal_gets_its_help_too(verb):
+    status, out, err = run(verb, "--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (status, err) == (0, "") and "?" in out and "example" in out
+
+
 def test_a_reader_that_leaves_early_is_no_traceback():
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,6 +1,7 @@
 """What the verbs share: numbers from the command line, signs of life, models by name or file."""
 
 import argparse
+import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -69,8 +70,24 @@ def waiting(what: str):
 
 
 def require_free(path: str, force: bool):
+    """Raises LevitError where there is a file, unless by force; OSError where there can be none."""
     if os.path.lexists(path) and not force:
         raise LevitError(f"{shown(path)}: expected no such file yet, found one; --force replaces it")
+    require_writable(path)
+
+
+def require_writable(path: str):
+    """Raises OSError, before hours of work, where their result could not be written."""
+    import tempfile
+
+    target = os.path.realpath(path)
+    try:
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=os.path.dirname(target)):  # the system alone knows: the disk may be read-only
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def opened(source: str, **options):

@@ -4,7 +4,7 @@ import json
 import sys
 
 from ..errors import shown
-from .common import use_threads
+from .common import require_writable, use_threads
 from .images import Images, add_options
 
 
@@ -33,6 +33,8 @@ def _run(arguments) -> int:
     from ..training.evaluation import evaluate
 
     use_threads(arguments)
+    if arguments.confusion:
+        require_writable(arguments.confusion)
     model = load(arguments.weights, backend=arguments.backend, dtype=arguments.dtype)
     classes = model.config.num_classes
     if arguments.confusion:

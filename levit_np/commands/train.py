@@ -7,7 +7,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from pathlib import Path
 
-from ..errors import ConfigError, ImageError, LevitError, TrainingError
+from ..errors import ConfigError, ImageError, LevitError, TrainingError, shown
 from ..training.recipe import RECIPES, Recipe, recipe_named
 from .common import from_zero, use_threads, whole
 
@@ -101,6 +101,7 @@ def _run(arguments) -> int:
     folder = RunFolder(arguments.output)
     settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
     with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:
+        _places(arguments)  # before a folder is made
         with ExitStack() as lock, ExitStack() as open_things:
             ranks.first(lambda: lock.enter_context(folder.locked(fresh=not arguments.resume)))
             before = ranks.first(lambda: folder.read_config() if arguments.resume else None)
@@ -165,7 +166,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     from ..training.trainer import Trainer
 
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
-    source, looked_at = _sources(arguments.data, settings["validation"], open_source)
+    source, looked_at = _sources(arguments, settings["validation"], open_source)
     model = _network(settings, before, list(source.classes))
     preprocessing = model.preprocessing = preprocessing_of(model)
     loader = open_things.enter_context(Loader(
@@ -210,17 +211,30 @@ def _workers(arguments, ranks) -> int:
     return max(0, min(8, cores // ranks.size - 1))
 
 
-def _sources(data, validation, open_source) -> tuple:
-    """The images to train on, and those to look at after each epoch or None."""
+def _places(arguments) -> tuple:
+    """Where the images to train on are, and DATA/val or None.  Raises LevitError for a run among the class folders, as
+    one of which it would count."""
     from ..training.data.folder import are_parts
 
-    data = Path(data)
-    folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."] if data.is_dir() else []
-    source = open_source(data / "train" if are_parts(folders) else data)
-    where = validation or (data / "val" if are_parts(folders) and "val" in folders else None)
+    data, output = Path(arguments.data), Path(os.path.realpath(arguments.output))
+    folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."
+               and Path(os.path.realpath(path)) != output] if data.is_dir() else []
+    parts = are_parts(folders)
+    images = data / "train" if parts else data
+    root = Path(os.path.realpath(images))
+    if root in output.parents and not output.relative_to(root).parts[0].startswith("."):
+        raise LevitError(f"{shown(arguments.output)}: expected an --output outside {shown(str(images))}, whose folders "
+                         "are the classes, found it inside")
+    return images, data / "val" if parts and "val" in folders else None
+
+
+def _sources(arguments, validation, open_source) -> tuple:
+    """The images to train on, and those to look at after each epoch or None."""
+    images, where = _places(arguments)
+    source, where = open_source(images), validation or where
     looked_at = open_source(where) if where else None
     if looked_at and list(looked_at.classes) != list(source.classes):
-        raise LevitError(f"{where}: expected the classes of {data}, found others: "
+        raise LevitError(f"{where}: expected the classes of {images}, found others: "
                          f"{sorted(set(looked_at.classes) ^ set(source.classes))[:3]!a:.100}")
     return source, looked_at
 

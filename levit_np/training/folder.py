@@ -44,6 +44,14 @@ class RunFolder:
                     leftover.unlink()
             yield
 
+    def record_skipped(self, reason: str) -> None:
+        """A line of skipped.txt, unless it is there, by another rank or from before the run went on.  Raises
+        OSError."""
+        with _naming(self.skipped), open(self.skipped, "a+", encoding="utf-8", errors="backslashreplace") as file:
+            file.seek(0)
+            if f"{reason}\n" not in file:
+                file.write(f"{reason}\n")
+
     def write_config(self, config: dict) -> None:
         """Raises OSError."""
         with replacing(self.config) as file:
@@ -76,7 +84,7 @@ def require_same(ours: dict, theirs: dict, place: str) -> None:
 @contextmanager
 def _lock(path: Path, folder: Path) -> Iterator[None]:
     """A lock that the system takes back when the process ends, however it ends."""
-    with open(path, "a+b") as file:
+    with open(path, "a+b", buffering=0) as file:
         try:
             _take(file)
         except OSError as error:
@@ -87,10 +95,19 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
                                     ) from None
             warnings.warn(f"{folder}: its file system has no locks ({error.strerror}): nothing would keep a second run "
                           "from writing there too", stacklevel=2)
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
+        with _naming(path):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError in the block names the file: that of a write to an open one, as to a full disk, does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _take(file) -> None:

@@ -111,8 +111,7 @@ class Run:
             if reason not in self._skipped:
                 self._skipped.add(reason)
                 self.screen.note(f"skipped: {reason}")
-                with open(self.folder.skipped, "a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(f"{reason}\n")
+                self.folder.record_skipped(reason)
 
     def _line(self) -> dict:
         """What the log says of the epoch that is over."""

@@ -179,6 +179,15 @@ def test_teach_leaves_out_bad_images_and_says_so(capsys, weights, data, damaged,
         WrittenTeacher(tmp_path / "t.h5", open_source(data), PLAIN)
 
 
+@pytest.mark.parametrize("place, message", [("none/new", "No such file or directory"), ("", "Is a directory")])
+def test_a_result_that_cannot_be_written_is_said_before_the_work(capsys, weights, tmp_path, place, message):
+    target = tmp_path / place
+    for verb in (["evaluate", weights, "not looked for", "--confusion", target],
+                 ["teach", weights, "not looked for", target, "--force"]):
+        status, out, err = run(capsys, *verb)
+        assert (status, out, err) == (1, "", f"levit-np {verb[0]}: {target}: {message}\n")
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "teach"])
 def test_help_has_an_example(capsys, verb):
     with pytest.raises(SystemExit) as end:

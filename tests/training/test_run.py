@@ -18,8 +18,9 @@ from levit_np.errors import CheckpointError, TrainingError
 from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.folder import RunFolder
 from levit_np.training.interrupt import Interrupt, Stopped
+from levit_np.training.run import Run
 
-from .small_run import RECIPE, STEPS, digest, run, trainer
+from .small_run import RECIPE, STEPS, Silent, digest, run, trainer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -382,6 +383,28 @@ def test_skipped_images_are_written_down(tmp_path):
     _, screen = run(tmp_path / "run", loader=Holes())
     assert (tmp_path / "run/skipped.txt").read_text() == "a.png: truncated\n"
     assert screen.notes.count("skipped: a.png: truncated") == 1
+
+
+def test_an_image_that_is_skipped_again_once_a_run_goes_on_is_not_written_down_again(tmp_path):
+    made, _ = run(tmp_path / "run")
+    for again in (made, Run(made.trainer, made.folder, screen=Silent())):
+        again.record_skipped([("a.png", "a.png: truncated"), ("\udcff.png", r"'\udcff.png': truncated")])
+    assert (tmp_path / "run/skipped.txt").read_text() == "a.png: truncated\n'\\udcff.png': truncated\n"
+    assert again.screen.notes == ["skipped: a.png: truncated", r"skipped: '\udcff.png': truncated"]
+
+
+def test_a_small_file_that_cannot_be_written_is_said_by_name(tmp_path):
+    resource = pytest.importorskip("resource")
+    folder, (soft, hard) = RunFolder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for path, write in ((tmp_path / "lock", lambda: folder.locked(fresh=True).__enter__()),
+                        (folder.skipped, lambda: folder.record_skipped("a.png: truncated"))):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # nothing has room
+        try:
+            with pytest.raises(OSError) as raised:
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(path))
 
 
 def test_a_batch_of_which_one_image_is_left_names_those_skipped(tmp_path):

@@ -326,6 +326,23 @@ def test_too_few_images_and_no_images(shapes, tmp_path, capsys):
                                               tmp_path / "third", *QUICK)
 
 
+def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_path, capsys, monkeypatch):
+    """It would be taken for a class, then and ever after."""
+    shutil.copytree(shapes / "train", tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "data")
+    for data in (".", tmp_path / "data", "bar/.."):
+        assert fails(capsys, data, *QUICK) == (
+            f"levit-np train: run: expected an --output outside {data}, whose folders are the classes, found it inside")
+    assert sorted(os.listdir()) == ["bar", "disc", "ring"]
+    assert train._places(SimpleNamespace(data=".", output=".run")) == (Path(), None)
+
+
+def test_an_output_beside_train_is_no_class(shapes, tmp_path, monkeypatch):
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", ".", *QUICK, "--epochs", "1"]) == 0 == main(["train", ".", "--resume", "--workers", "0"])
+
+
 def test_more_ranks_than_cores_have_no_workers(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
     found = [train._workers(SimpleNamespace(workers=None), SimpleNamespace(size=size)) for size in (1, 2, 4, 100)]

@@ -37,6 +37,7 @@ class Workers:
         self._raw = [context.RawArray("f", AHEAD * int(np.prod(plan.shape))),
                      context.RawArray("f", AHEAD * plan.shape[0] * classes), context.RawArray("q", count)]
         self._images, self._targets, self._at = _views(self._raw, plan.shape, classes)
+        self._at[:] = -1   # none has begun an image; it may die before
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes)
@@ -163,7 +164,6 @@ def _work(pipe, plan, raw: list, worker: int, workers: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     images, targets, at = _views(raw, plan.shape, len(plan.source.classes))
-    at[worker] = -1
     try:
         while True:
             epoch, step, slot = pipe.recv()

@@ -226,7 +226,9 @@ def test_a_script_without_a_guard_is_told_of_it(root):
     done = subprocess.run([sys.executable, str(CHILD), str(root), "1", "unguarded"], capture_output=True, text=True,
                           timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith('a script that starts workers does so below `if __name__ == "__main__":`')
+    said = done.stderr.splitlines()[-1]
+    assert said.endswith('a script that starts workers does so below `if __name__ == "__main__":`')
+    assert "Error: expected a process that prepares images to live" in said  # no image was begun, and none is named
 
 
 class Plan:
