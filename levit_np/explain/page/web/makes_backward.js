@@ -168,7 +168,7 @@ Object.assign(MAKES, {
     const [, queries, keys] = a.dbias.shape,
       [rows, columns] = gridOf(keys),
       [, queryColumns] = gridOf(queries),
-      stride = Math.round(Math.sqrt(keys / queries)),
+      { stride } = layersByName.get(stop.layer),
       terms = [];
     for (const q of range(queries))
       for (const k of range(keys)) {
@@ -184,7 +184,7 @@ Object.assign(MAKES, {
     };
   },
   targets_of: (a, name, [c]) => ({
-    formula: "targets[c] = 1, 0, …",
+    formula: `targets[${c}] = [${c} is the label]`,
     lines: [`${doc.labels[c]}: ${a.targets.text(c)}`],
   }),
   cross_entropy_backward: (a, name, [c]) => believed(a.logits, c, a.targets.at(c), ""),
