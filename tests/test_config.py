@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from levit_np.config import ABLATIONS, FAMILY, LeViTConfig, config_of
+from levit_np.config import ABLATIONS, FAMILY, Convolution, LeViTConfig, Stage, config_of
 from levit_np.errors import ConfigError
 from levit_np.model import build
 
@@ -68,3 +68,14 @@ def test_what_a_field_may_be():
             config_of("levit_128s", image_size=size)
     with pytest.raises(ConfigError, match="bogus"):
         config_of("levit_128s", bogus=1)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 65536, found 0"),
+    ({"key_size": "16"}, "key_size: expected a whole number from 1 to 65536, found '16'"),
+    ({"stem": (Convolution(0), Convolution(128))}, "stem: expected a whole number from 1 to 65536, found 0"),
+    ({"stages": (Stage(128, 2, 4), Stage(256, 3, 6))}, "stages: expected a whole number from 1 to 65536, found 0"),
+    ({"classes": 10}, "config: expected fields among name, stem, .*, found 'classes'")])
+def test_an_impossible_field_is_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of("levit_128s", **changes)
