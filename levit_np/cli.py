@@ -68,9 +68,7 @@ def _summary(arguments) -> int:
     if arguments.model in FAMILY | ABLATIONS:
         model = build(config_of(arguments.model))
     else:
-        from .classifier import load
-
-        model = load(arguments.model)
+        model = opened(arguments.model)
     print(model.summary())
     return 0
 
