@@ -152,6 +152,21 @@ def test_every_layer_has_its_diagram_and_its_cost(opened, digits):
 
 
 @browser
+@pytest.mark.parametrize("layer, at, weights, where", [
+    ("stem.convolutions.1", (5, 4, 4), (5, [0, 1, 2], 0, 0), "before"), ("head_dist", (5,), ([0, 1, 2], 5), "behind")])
+def test_bn_is_folded_into_its_own_layer(opened, digits, layer, at, weights, where):
+    """Into the weights before it; a head's, which comes first, into those behind it."""
+    state = digits.state()
+    scale = state[f"{layer}.bn.gamma"] / np.sqrt(state[f"{layer}.bn.variance"] + 1e-5)
+    i = opened.js(f"doc.forward.findIndex((s) => s.layer === '{layer}.bn')")
+    opened.go(f"#/forward/{i}?name=y&at={','.join(map(str, at))}")
+    told = opened.js("document.querySelectorAll('.way')[2].innerText")
+    shown = [float(n) for n in re.findall(r" = (-?[\d.e-]+)(?=,)", told.partition("w′")[2])]
+    assert np.allclose(shown, scale[5] * state[f"{layer}.weight"][weights], rtol=5e-3, atol=1e-4)
+    assert f"the weights {where} it" in told
+
+
+@browser
 def test_two_classes_are_compared(opened, digits):
     """Any two of the top five: a choice draws another picture, and what is drawn are the logits' gradients."""
     opened.go("#/answer")

@@ -108,6 +108,17 @@ Object.assign(MAKES, {
       ],
     };
   },
+  silu_backward(a, name, index) {
+    const x = a.x.at(...index),
+      s = 1 / (1 + Math.exp(-x)),
+      at = inner(digits(x));
+    return {
+      formula: "dx = dy · s (1 + x (1 − s)),  s = sigmoid(x)",
+      lines: [
+        `${a.dy.text(...index)} · ${digits(s)} · (1 + ${at} · (1 − ${digits(s)})) = ${digits(a.dy.at(...index) * s * (1 + x * (1 - s)))}`,
+      ],
+    };
+  },
   split_heads_backward(a, name, [n, c], stop) {
     const parts = Object.keys(stop.in),
       sizes = parts.map((p) => a[p].shape[2]),

@@ -327,7 +327,7 @@ language.table.en = {
   attentionBackNote:
     "Left the attention weights p of a query, right the gradient that reaches its scores before the softmax. Where p is nearly zero, no gradient passes.",
   bnTitle: "BN three ways",
-  bnNote: "The same layer in training, in evaluation, and folded into the layer before it, for the chosen number.",
+  bnNote: "The same layer in training, in evaluation, and folded away, for the chosen number.",
   bnChannel: "Channel {c}: x = {x}, γ = {g}, β = {b}.",
   bnTraining: "In training",
   bnTrainingNote: "with the mean and variance of this very batch (here: of this image, {n} values a channel)",
@@ -336,6 +336,8 @@ language.table.en = {
   bnEvaluationNote: "with the running mean and variance that training left behind",
   bnFolded: "Folded",
   bnFoldedNote: "Then it is only a scale and a shift, and both join the weights before it: no BN is left to compute.",
+  bnFoldedBehind:
+    "Then it is only a scale and a shift, and both join the weights behind it, the head’s: no BN is left to compute.",
   curveLabel: "The activation's curve with the chosen number",
   answerTitle: "The answer, and why",
   answerIntro:

@@ -319,7 +319,7 @@ language.table.zh = {
   attentionBackNote:
     "左边是一个查询的注意力权重 p，右边是 softmax 之前的分数得到的梯度。p 接近零的地方，没有梯度通过。",
   bnTitle: "批归一化的三种形式",
-  bnNote: "同一层在训练时、推理时，以及折叠进前一层之后，对所选的数各是怎样计算的。",
+  bnNote: "同一层在训练时、推理时，以及折叠之后，对所选的数各是怎样计算的。",
   bnChannel: "通道 {c}：x = {x}，γ = {g}，β = {b}。",
   bnTraining: "训练时",
   bnTrainingNote: "用当前批次的均值和方差（这里是这幅图像，每个通道 {n} 个数）",
@@ -327,7 +327,8 @@ language.table.zh = {
   bnEvaluation: "推理时",
   bnEvaluationNote: "用训练中累积的滑动均值和方差",
   bnFolded: "折叠后",
-  bnFoldedNote: "这时它只是一次缩放和一次平移，两者并入前一层的权重：不再需要计算批归一化。",
+  bnFoldedNote: "这时它只是一次缩放和一次平移，两者并入它之前的权重和偏置：不再需要计算批归一化。",
+  bnFoldedBehind: "这时它只是一次缩放和一次平移，两者并入它之后分类头的权重和偏置：不再需要计算批归一化。",
   curveLabel: "激活函数的曲线与所选的数",
   answerTitle: "预测与原因",
   answerIntro:
