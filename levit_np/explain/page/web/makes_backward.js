@@ -101,9 +101,9 @@ Object.assign(MAKES, {
   hardswish_backward(a, name, index) {
     const x = a.x.at(...index);
     return {
-      formula: "dx = dy · slope(x)",
+      formula: "dx = dy · y′(x)",
       lines: [
-        `x = ${digits(x)}: slope ${x <= -3 ? "0" : x >= 3 ? "1" : `(2 · ${inner(digits(x))} + 3) / 6 = ${digits(slope(x))}`}`,
+        `x = ${digits(x)}: y′(x) = ${x <= -3 ? "0" : x >= 3 ? "1" : `(2 · ${inner(digits(x))} + 3) / 6 = ${digits(slope(x))}`}`,
         `${a.dy.text(...index)} · ${inner(digits(slope(x)))} = ${digits(a.dy.at(...index) * slope(x))}`,
       ],
     };
@@ -195,7 +195,7 @@ Object.assign(MAKES, {
     };
   },
   targets_of: (a, name, [c]) => ({
-    formula: `targets[${c}] = [${c} is the label]`,
+    formula: `targets[${c}] = [${c} = label]`,
     lines: [`${doc.labels[c]}: ${a.targets.text(c)}`],
   }),
   cross_entropy_backward: (a, name, [c]) => believed(a.logits, c, a.targets.at(c), ""),
