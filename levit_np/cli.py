@@ -54,6 +54,8 @@ def _print_answer(image, answer):
 
 def _add_summary(verbs):
     summary = verbs.add_parser("summary", help="each layer with its shape, parameters and multiply-adds",
+                               description="Prints each layer with its output's shape, parameters and "
+                               "multiply-adds (BN folded, as the paper counts them), and the totals.",
                                epilog="example: levit-np summary levit_256")
     summary.add_argument("model", help="a name of the family, or a weight file")
     summary.set_defaults(run=_summary)
@@ -66,9 +68,7 @@ def _summary(arguments) -> int:
     if arguments.model in FAMILY | ABLATIONS:
         model = build(config_of(arguments.model))
     else:
-        from .classifier import load
-
-        model = load(arguments.model)
+        model = opened(arguments.model)
     print(model.summary())
     return 0
 
@@ -114,9 +114,10 @@ def _add_verify(verbs):
     verify = verbs.add_parser(
         "verify", help="whether two weight files, or a model and a recorded pass, agree",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compares the arrays of two weight files, of any format, layer by layer; or lets a model repeat a\n"
-        "recorded pass and compares every activation and gradient. Names the first layer, in the order of\n"
-        "computation, where they part. Exit status 0 if all agree, 1 if not.",
+        description="Compares the arrays of two weight files, of any format, layer by layer; or\n"
+        "lets a model repeat a recorded pass and compares every activation and\n"
+        "gradient. Names the first layer, in the order of computation, where they part.\n"
+        "Exit status 0 if all agree, 1 if not.",
         epilog="examples:\n  levit-np verify levit_256.h5 levit_256.pth\n"
         "  levit-np verify levit_digits.h5 --record trace.h5\n  levit-np verify levit_digits.h5 trace.h5")
     verify.add_argument("model", metavar="MODEL", help="a weight file")

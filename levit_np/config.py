@@ -59,13 +59,15 @@ class LeViTConfig:
             raise ConfigError(f"config: name: expected 1 to 64 printable characters, found {self.name!a:.100}")
         if len(self.image_size) != 2 or not self.stem or not self.stages:
             raise ConfigError(f"config {self.name!r}: expected a stem, stages and image_size (height, width)")
-        counts = [self.key_size, self.in_channels, self.num_classes, *self.image_size, self.value_ratio,
-                  self.shrink_value_ratio, self.mlp_ratio, *(n for c in self.stem for n in c)]
-        counts += [n for s in self.stages for n in s[:3]] + [s.shrink_heads for s in self.stages[1:]]
-        # A bool is an int to isinstance.
-        if wrong := [n for n in counts if type(n) is not int or not 1 <= n <= 65536]:
-            raise ConfigError(f"config {self.name!r}: expected whole numbers from 1 to 65536, found "
-                              f"{ascii(wrong):.100}")
+        counts = {key: (getattr(self, key),) for key in ("key_size", "in_channels", "num_classes", "value_ratio",
+                                                         "shrink_value_ratio", "mlp_ratio")}
+        counts |= {"image_size": self.image_size, "stem": [n for c in self.stem for n in c],
+                   "stages": [n for i, s in enumerate(self.stages) for n in (s if i else s[:3])]}
+        for key, numbers in counts.items():
+            # A bool is an int to isinstance.
+            if wrong := [n for n in numbers if type(n) is not int or not 1 <= n <= 65536]:
+                raise ConfigError(f"config {self.name!r}: {key}: expected a whole number from 1 to 65536, found "
+                                  f"{wrong[0]!a:.100}")
         if sum(s.depth for s in self.stages) > 1024 or len(self.stem) > 16:
             raise ConfigError(f"config {self.name!r}: expected at most 1024 blocks and 16 convolutions")
         if self.stem[-1].channels != self.stages[0].channels:
@@ -181,9 +183,12 @@ def config_of(name: str, **changes) -> LeViTConfig:
         changes["image_size"] = size_of(changes["image_size"])
     changes = {key: int(value) if isinstance(value, Integral) and type(value) is not bool else value
                for key, value in changes.items()}
+    if unknown := [key for key in changes if key not in LeViTConfig.__dataclass_fields__]:
+        raise ConfigError(f"config: expected fields among {', '.join(LeViTConfig.__dataclass_fields__)}, found "
+                          f"{unknown[0]!a:.100}")
     try:
         return replace(known[name], **changes)
-    except TypeError as error:  # there is no such field
+    except TypeError as error:  # stages that are a number, say
         raise ConfigError(f"config: {error}") from None
 
 

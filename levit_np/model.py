@@ -330,7 +330,8 @@ def _assembled(kind, config, backend, state, besides) -> LeViT:
 
 
 def initial_state(model: LeViT, seed: int, dtype) -> dict:
-    """{name: array} as the authors' network starts: uniform ±1/√fan_in, heads normal 0.02 cut at two deviations."""
+    """{name: array} of a fresh network: uniform ±1/√fan_in, as the authors' starts; of heads and embeddings normal, of
+    deviation 0.02 before it is cut at two (the authors' cut is at ±2, a hundred deviations)."""
     generator, state = np.random.default_rng(seed), {}
     for name, spec in model.specs_by_name().items():
         if isinstance(spec.initial, tuple):

@@ -91,10 +91,23 @@ def test_a_failed_job_is_status_1_and_one_line(arguments):
     assert (status, out) == (1, "") and err.startswith(f"levit-np {arguments[0]}: ") and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", ["classify", "explain", "summary", "verify"])
+def test_a_misspelt_name_is_told_the_names():
+    for arguments in (("summary", "levit_265"), ("step", SAMPLES[0], "--weights", "levit_265")):
+        status, _, err = run(*arguments)
+        assert status == 1 and "levit_265: expected" in err and "levit_256, levit_384" in err
+
+
+@pytest.mark.parametrize("verb", ["classify", "explain", "step", "summary", "train", "verify"])
 def test_help_has_an_example(verb):
-    status, out, _ = run(verb, "--help")
+    status, out, _ = run(verb, "--help", COLUMNS="80")
     assert status == 0 and "example" in out and f"levit-np {verb} " in out.partition("example")[2]
+    usage, description, *_ = out.partition("\nexample")[0].split("\n\n")
+    assert "arguments:" not in description and max(map(len, description.splitlines())) <= 80
+
+
+def test_help_says_what_a_word_may_be():
+    _, out, _ = run("train", "--help", COLUMNS="80")
+    assert "--rate-changes epoch|step" in out and "--distillation hard|soft" in out
 
 
 @pytest.mark.parametrize("verb", ["pack", "train"])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from levit_np.config import ABLATIONS, FAMILY, Convolution, LeViTConfig, config_of
+from levit_np.config import ABLATIONS, FAMILY, Convolution, LeViTConfig, Stage, config_of
 from levit_np.errors import ConfigError
 from levit_np.model import build
 
@@ -75,3 +75,14 @@ def test_every_convolution_leaves_a_pixel():
     stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
     with pytest.raises(ConfigError, match=r"an image of \(20, 36\) leaves no token"):
         build(config_of("levit_128s", stem=tuple(Convolution(*c) for c in stem), image_size=(20, 36)))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 65536, found 0"),
+    ({"key_size": "16"}, "key_size: expected a whole number from 1 to 65536, found '16'"),
+    ({"stem": (Convolution(0), Convolution(128))}, "stem: expected a whole number from 1 to 65536, found 0"),
+    ({"stages": (Stage(128, 2, 4), Stage(256, 3, 6))}, "stages: expected a whole number from 1 to 65536, found 0"),
+    ({"classes": 10}, "config: expected fields among name, stem, .*, found 'classes'")])
+def test_an_impossible_field_is_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of("levit_128s", **changes)

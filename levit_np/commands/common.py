@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import contextmanager
 
-from ..errors import BackendError, LevitError, shown
+from ..errors import BackendError, CheckpointError, LevitError, shown
 from ..ops import PRECISIONS
 
 BACKENDS = (*PRECISIONS, "auto")
@@ -96,4 +96,12 @@ def opened(source: str, **options):
 
     from ..config import ABLATIONS, FAMILY
 
-    return (levit_np.create if source in FAMILY | ABLATIONS else levit_np.load)(source, **options)
+    names = FAMILY | ABLATIONS
+    if source in names:
+        return levit_np.create(source, **options)
+    try:
+        return levit_np.load(source, **options)
+    except CheckpointError as error:
+        if os.path.exists(source) or os.path.splitext(source)[1]:
+            raise
+        raise CheckpointError(f"{error}; names of the family are {', '.join(names)}") from None

@@ -15,11 +15,12 @@ def add(verbs):
     explain = verbs.add_parser(
         "explain", help="a page that shows the whole computation, number by number; pictures of it",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Writes one self-contained HTML file, which opens from disk without a network: the image on its\n"
-        "way through the network, every operation with its formula, code and numbers, forward and backward, and why\n"
-        "the answer is what it is. Or pictures: what each head of each attention looks at, the attention biases,\n"
-        "the filters, the feature maps of each stage. Or serves the page, which then takes any image, or a digit\n"
-        "that one draws: on 127.0.0.1, for this machine alone.",
+        description="Writes one self-contained HTML file, which opens from disk without a network:\n"
+        "the image on its way through LeViT, every operation with its formula, code and\n"
+        "numbers, forward and backward, and why the answer is what it is. Or pictures:\n"
+        "what each head of each attention looks at, the attention biases, the filters,\n"
+        "the feature maps of each stage. Or serves the page, which then takes any\n"
+        "image, or a digit that one draws: on 127.0.0.1, for this machine alone.",
         epilog="examples:\n  levit-np explain weights/samples/digit_3.png -o page.html\n"
         "  levit-np explain weights/samples/digit_3.png --png pictures\n"
         "  levit-np explain --serve --weights levit_256.h5 --weights levit_digits.h5")

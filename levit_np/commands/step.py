@@ -11,9 +11,9 @@ def add(verbs):
     step = verbs.add_parser(
         "step", help="walk through the network like a debugger: formula, numbers, source, forward and backward",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Evaluates an image with the textbook's operations, then walks through what happened, layer by\n"
-        "layer, operation by operation, line by line, forward to the answer, the loss, and backward to every\n"
-        "gradient.\n"
+        description="Evaluates an image with the textbook's operations, then walks through what\n"
+        "happened, layer by layer, operation by operation, line by line, forward to the\n"
+        "answer, the loss, and backward to every gradient.\n"
         "On a terminal by keys (? shows them); in a pipe or a file everything is printed.",
         epilog="examples:\n  levit-np step weights/samples/digit_3.png\n"
         "  levit-np step cat.jpg --weights levit_256.h5 --target 'tiger cat'\n"

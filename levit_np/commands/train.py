@@ -21,9 +21,10 @@ MAY_CHANGE = "teacher", "validation", "bad_files"
 def add(verbs):
     train = verbs.add_parser(
         "train", help="weights from a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Trains a fresh model, or trains weights further, on images in a folder a class. Whatever ends\n"
-        "it, a second run with --resume goes on from the last checkpoint, as if nothing had been. Writes into\n"
-        "OUTPUT: last.h5 and, of the epoch that did best on the images of --validation, best.h5 (weights, for every\n"
+        description="Trains a fresh model, or trains weights further, on images in a folder a\n"
+        "class. Whatever ends it, a second run with --resume goes on from the last\n"
+        "checkpoint, as if nothing had been. Writes into OUTPUT: last.h5 and, of the\n"
+        "epoch that did best on the images of --validation, best.h5 (weights, for every\n"
         "other verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
         epilog="examples:\n"
         "  levit-np train flowers --model levit_256.h5 --recipe small --epochs 20 --output run\n"
@@ -33,7 +34,8 @@ def add(verbs):
     train.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or with train/ "
                        "and val/ of that kind in it, or a file that levit-np pack wrote")
     train.add_argument("--validation", metavar="DATA", help="images to look at after each epoch (default: DATA/val)")
-    train.add_argument("--output", default="run", metavar="FOLDER", help="(default: %(default)s)")
+    train.add_argument("--output", default="run", metavar="OUTPUT",
+                       help="the folder to write into (default: %(default)s)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it "
                        "is need not be repeated, and must not differ; files may have moved")
     train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
@@ -84,7 +86,8 @@ def _option(part) -> dict:
     if isinstance(default, tuple):
         return options | {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
     kind = float if default is None else type(default)
-    return options | {"type": kind, "metavar": {str: "WORD", int: "N"}.get(kind, "X")}
+    words = part.metadata["check"][1].replace(" or ", "|")
+    return options | {"type": kind, "metavar": {str: words, int: "N"}.get(kind, "X")}
 
 
 def _run(arguments) -> int:

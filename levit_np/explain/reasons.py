@@ -6,35 +6,36 @@ _PLACES = {
            "offers) and a value (what it passes on), for every head.",
     "kv": "Keys (what a token offers) and values (what it passes on) are made of all tokens; the queries, of "
           "fewer.",
-    "q": "Queries (what a token looks for) are made of every second pixel's token alone: the answer has a quarter "
-         "of the tokens.",
-    "projection": "Mixes what the heads have found, channel by channel, back to the width of the tokens.",
+    "q": "Queries (what a token looks for) are made of the tokens of every second pixel in every second row alone: "
+         "about a quarter of the tokens is left.",
+    "projection": "Mixes what the heads have found, and makes of it as many channels as the next tokens have.",
     "up": "Each token by itself gets more channels, so that the activation has more to choose from.",
-    "down": "And back to the width of the tokens. In a fresh network its last gamma is 0: the branch starts as "
+    "down": "And back to the width of the tokens. In a fresh network the gamma of its BN is 0: the branch starts as "
             "nothing.",
-    "head": "Turns the mean token into a score (a logit) a class; trained with the true labels.",
+    "head": "Turns the pooled token into a score (a logit) a class; trained with the true labels.",
     "head_dist": "A second head, trained to say what a teacher network says; the answer averages the two.",
     "norm": "Normalizes each token before the branch, as ViT does (ablation A3).",
 }
 # By the layer's class.
 _LAYERS = {
-    "LeViT": "The whole network: convolutions make tokens of the image, three stages of attention let the tokens "
-             "exchange what they know, the mean token is classified.",
+    "LeViT": "The whole network: convolutions make tokens of the image, attention lets the tokens exchange what they "
+             "know, and what is pooled of them is classified.",
     "Stem": "Convolutions shrink the image sixteenfold (in LeViT-256) and turn pixels into tokens: cheap there, "
             "where attention would be dear.",
-    "ConvBN": "A small window slides over the image, every second pixel; each output channel answers to one "
+    "ConvBN": "A small window slides over its input, some pixels at a step; each output channel answers to one "
               "pattern.",
-    "Activation": "What makes the network more than one linear map: what is clearly negative is set to 0, what is "
+    "Activation": "What makes the network more than one linear map: what is clearly negative is held back, what is "
                   "clearly positive passes.",
-    "BatchNorm": "Each channel is brought to mean beta and deviation gamma. The statistics are those seen in "
-                 "training; in evaluation it is a scale and a shift, and folds into the layer before.",
+    "BatchNorm": "Each channel is brought to about mean beta and deviation gamma. The statistics are those seen in "
+                 "training, so that in evaluation it is a scale and a shift, which can be folded into a linear map "
+                 "beside it.",
     "LayerNorm": "Each token is brought to mean 0 and deviation 1 over its own channels, then scaled and shifted.",
     "ChannelBias": "A shift a channel: all that is left of BN in ablation A3.",
     "LinearBN": "The same linear map for every token, then BN: it mixes channels, never tokens.",
     "Linear": "The same linear map for every token: it mixes channels, never tokens.",
-    "Stage": "Blocks at one resolution. A stage after the first begins by shrinking: fewer tokens, more channels.",
+    "Stage": "Blocks at one resolution. Every stage but the first begins by shrinking: fewer tokens, more channels.",
     "Block": "Attention moves information between tokens; the MLP then works on each token by itself.",
-    "Downsample": "The step between two resolutions: attention whose queries stand on every second pixel.",
+    "Downsample": "The step between two resolutions: attention with fewer queries than keys, and an MLP.",
     "Residual": "What a branch finds is added to what was there: the tokens are corrected, not replaced, and the "
                 "gradient has a straight way back.",
     "PreNorm": "The branch sees normalized tokens, as in ViT (ablation A3).",
@@ -46,7 +47,7 @@ _LAYERS = {
                      "head: this replaces a position embedding.",
     "MLP": "Two linear maps with an activation between, on each token by itself: here it thinks about what it has "
            "heard.",
-    "Head": "Normalizes the mean token and turns it into a score (a logit) a class.",
+    "Head": "Normalizes the pooled token and turns it into a score (a logit) a class.",
     "PositionEmbedding": "A learned vector a position, as attention without bias cannot tell where a token "
                          "stands.",
     "ClassToken": "One more token, not of the image, that collects what the heads will read.",
@@ -59,7 +60,7 @@ _OPERATIONS = {
     "convolution": "Under each window: multiply by the filter, cell by cell, and sum. b: image; c, o: input and "
                    "output channel; u, v: output pixel; i, j: cell of the filter; s: stride; p: padding.",
     "normalize": "Subtract the channel's mean, divide by its deviation, scale by gamma, shift by beta.",
-    "linear": "One matrix product: row n of y is token n, seen through every row of w.",
+    "linear": "One matrix product: row n of y has the products of token n with each row of w, and b where there is one.",
     "hardswish": "Smooth around 0, exactly 0 below -3, exactly x above 3; cheaper than a sigmoid.",
     "silu": "A smooth gate: each value times its own sigmoid.",
     "identity": "Nothing happens here: the ablation without this activation.",
@@ -79,8 +80,8 @@ _OPERATIONS = {
     "targets_of": "The wanted answer as probabilities: 1 at the target class, 0 elsewhere.",
     "cross_entropy": "-log of the probability that the network gives the target.",
     "hard_distillation": "-log of the probability that the second head gives to the teacher's choice.",
-    "cross_entropy_backward": "The whole lesson in one line: probabilities minus the wanted ones. Too high comes "
-                              "out positive, too low negative.",
+    "cross_entropy_backward": "The whole lesson in one line: probabilities minus the wanted ones, a share of each "
+                              "image. Too high comes out positive, too low negative.",
     "hard_distillation_backward": "Probabilities minus the teacher's choice.",
     "convolution_backward": "To the input: each gradient flows back into the window that it came from. To the "
                             "filter: each gradient times the pixel that was under the cell, summed over all "
@@ -105,8 +106,8 @@ _OPERATIONS = {
     "tokens_to_image": "The rows become pixels again; no number changes.",
     "layer_norm_backward": "Through the token's own mean and deviation, too.",
 }
-_BACKWARD = ("doutput says how much the loss would rise if each output grew by 1; from it follows the same for each "
-             "input ")
+_BACKWARD = ("doutput is the slope of the loss at each output: its change for a small change there, per unit; from it "
+             "follows the same for each input ")
 
 
 def of_operation(name: str) -> str:

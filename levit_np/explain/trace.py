@@ -231,7 +231,7 @@ def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=
     there is one head, and all of it reaches that. With a `teacher`'s choice too, a class or one an image, it is what
     LeViT is trained with, half the cross-entropy of one head with the target and half of the other's with the teacher,
 
-        loss = -1/2B Σ_b log softmax(logits)[b, target_b] + log softmax(logits_dist)[b, teacher_b].
+        loss = -1/(2B) Σ_b (log softmax(logits)[b, target_b] + log softmax(logits_dist)[b, teacher_b]).
 
     The model itself is left alone, its gradients too. Arrays are kept, not copied: a training that writes into the
     model's parameters changes those that the trace shows. Raises LevitError for images, a target or a teacher

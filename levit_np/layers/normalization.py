@@ -55,7 +55,7 @@ class BatchNorm(Layer):
 
 
 class LayerNorm(Layer):
-    """y = gamma x̂ + beta: each token normalized over its own channels (ablation A3)."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: a token at a time, over its channels (ablation A3)."""
 
     eps = 1e-6
 

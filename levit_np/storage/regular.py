@@ -11,8 +11,9 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Opens a file for reading. Raises CheckpointError, naming `path`, where there is none or it is no regular one."""
     try:
         # A pipe would block and a device never end.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CheckpointError(f"{os.fspath(path)}: expected a regular file")
+        if not stat.S_ISREG(mode := os.stat(path).st_mode):
+            raise CheckpointError(f"{os.fspath(path)}: expected a regular file, found a "
+                                  f"{'folder' if stat.S_ISDIR(mode) else 'pipe or device'}")
         return open(path, "rb")
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error.strerror}") from error

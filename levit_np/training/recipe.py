@@ -76,7 +76,7 @@ class Recipe:
     clip: float = _part(0.01, _real(0, 1e6),
                         "adaptive clipping: largest gradient norm, relative to the weight's; 0: none")
     average: float = _part(0.99996, _decay(),
-                           "share of the old in the moving average of the weights, smaller for few steps; 0: none")
+                           "share of the old in the moving average of the weights: less where steps are few; 0: none")
     drop_path: float | None = _part(None, _decay(), "share of residual branches dropped; the model's own if not said")
     freeze: tuple[str, ...] = _part((), _names(), "parts of the network that stay as they are: stem, stage1, …")
     synchronize_norms: bool = _part(False, _switch(), "BN statistics over the batches of all ranks")

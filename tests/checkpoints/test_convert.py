@@ -71,7 +71,7 @@ def test_failures_are_one_line(model, capsys):
     os.mkdir("folder")
     assert "folder: Is a directory" in failure(capsys, "convert", "ours.h5", "folder", "--force")
     assert "folder: Is a directory" in failure(capsys, "export", "ours.h5", "folder", "--format", "timm", "--force")
-    assert "expected a regular file" in failure(capsys, "convert", "folder", "a.h5")
+    assert "expected a regular file, found a folder" in failure(capsys, "convert", "folder", "a.h5")
     with open("text", "w") as file:
         file.write("no weights")
     assert "text: expected HDF5, safetensors or a .pth" in failure(capsys, "convert", "text", "a.h5")

@@ -139,6 +139,34 @@ def test_the_diagram_of_a_block(opened, direction, layer):
 
 
 @browser
+def test_every_layer_has_its_diagram_and_its_cost(opened, digits):
+    """A layer by itself is drawn like a block; what it learned is counted where it stands, a bias's and a BN's too."""
+    attention = "stages.1.downsample.attention"
+    for part, boxes in (("q", 2), ("kv", 2), ("bias", 2), ("q.bn", 1)):
+        layer = f"{attention}.{part}"
+        opened.go(f"#/layer/{layer}")
+        assert opened.js("document.querySelectorAll('.diagram a.box').length") == boxes, layer
+        own = sum(array.size for name, array in digits.trained().items() if name.startswith(f"{layer}."))
+        assert f"{own:,} parameters" in opened.js("document.getElementById('main').innerText"), layer
+    assert opened.js("costOf('').parameters") == opened.js("doc.model.parameters")
+
+
+@browser
+@pytest.mark.parametrize("layer, at, weights, where", [
+    ("stem.convolutions.1", (5, 4, 4), (5, [0, 1, 2], 0, 0), "before"), ("head_dist", (5,), ([0, 1, 2], 5), "behind")])
+def test_bn_is_folded_into_its_own_layer(opened, digits, layer, at, weights, where):
+    """Into the weights before it; a head's, which comes first, into those behind it."""
+    state = digits.state()
+    scale = state[f"{layer}.bn.gamma"] / np.sqrt(state[f"{layer}.bn.variance"] + 1e-5)
+    i = opened.js(f"doc.forward.findIndex((s) => s.layer === '{layer}.bn')")
+    opened.go(f"#/forward/{i}?name=y&at={','.join(map(str, at))}")
+    told = opened.js("document.querySelectorAll('.way')[2].innerText")
+    shown = [float(n) for n in re.findall(r" = (-?[\d.e-]+)(?=,)", told.partition("w′")[2])]
+    assert np.allclose(shown, scale[5] * state[f"{layer}.weight"][weights], rtol=5e-3, atol=1e-4)
+    assert f"the weights {where} it" in told
+
+
+@browser
 def test_two_classes_are_compared(opened, digits):
     """Any two of the top five: a choice draws another picture, and what is drawn are the logits' gradients."""
     opened.go("#/answer")
@@ -218,11 +246,31 @@ def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
     ("levit_128s_a3", {}), ("levit_128s_a5", {"distillation": False}), ("deit_tiny", {"image_size": 32}),
     ("levit_digits", {"activation": "silu", "attention_activation": "identity"})])
 def test_other_networks(chromium, tmp_path, name, changes):
-    """LayerNorm, an embedding, a class token, one head, other activations: every operation has its view."""
+    """LayerNorm, an embedding, a class token, one head, other activations: every operation has its view, and the texts
+    speak of what there is."""
     model = random_model(name, backend="reference", **{"image_size": 48, "num_classes": 7} | changes)
     model.explain(random_images(model, 1)[0]).save(tmp_path / "page.html")
     chromium.errors.clear()
     chromium.open((tmp_path / "page.html").as_uri())
     look_at_all(chromium)
     check_makers(chromium)
+    check_texts(chromium, model.config)
     assert chromium.errors == []
+
+
+def check_texts(chromium, config):
+    """The overview, the tour and the descriptions of layers name no part that this network lacks."""
+    said = chromium.js("tourStops().map(([place, key, values]) => t(`tour.${key}`, values)).join(' ')")
+    for view in ("#/", "#/layer/stem.convolutions.0", "#/layer/stages.0.blocks.0.attention",
+                 "#/layer/stages.0.blocks.0.mlp", "#/layer/head"):
+        chromium.go(view)
+        said += chromium.js("document.getElementById('main').innerText")
+    parts = {"Hardswish": "hardswish" in (config.activation, config.attention_activation),
+             "Two heads|two heads|both heads": config.distillation, "2 times": config.mlp_ratio == 2,
+             r"\bBN\b|Batch norm": config.normalization == "batch", "stride of 16": config.stem[0].stride == 16,
+             r"The bias instead|\+ B\b": config.position == "bias",
+             "[Mm]ean of what|mean over": config.pooling == "average",
+             "shrinks the grid|[Bb]etween two stages": len(config.stages) > 1}
+    for part, there in parts.items():
+        assert bool(re.search(part, said)) == there, part
+    assert not re.search(r"{\w\w+}", said)

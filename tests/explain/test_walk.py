@@ -291,6 +291,16 @@ def test_every_step_says_why_it_is_there(any_walk):
         assert text and text[-1] == ".", (stop.name, stop.kind)
 
 
+def test_the_reasons_are_those_of_this_network(any_walk):
+    config = any_walk.trace.config
+    said = " ".join(reasons.of_layer(stop.name, stop.kind, stop.direction) for stop in any_walk.stops
+                    if not stop.is_operation)
+    shrinks = len(config.stages) > 1
+    for claim, there in (("three stages", len(config.stages) == 3), ("mean token", config.pooling == "average"),
+                         ("every second pixel", shrinks), ("set to 0", config.activation == "hardswish")):
+        assert there or claim not in said, claim
+
+
 def test_a_session(walk):
     session = Session(walk, [str(i) for i in range(10)])
     page = Page(80, 24)

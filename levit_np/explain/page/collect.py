@@ -83,7 +83,8 @@ class Pass:
     def _layers(self) -> list[dict]:
         rows, layers = {name: rest for name, *rest in self.model.rows()}, []
         for name, layer in self.model.walk():
-            shape, parameters, macs = rows.get(name, (None, 0, 0))
+            shape, _, macs = rows.get(name, (None, 0, 0))
+            parameters = sum(math.prod(spec.shape) for spec in layer.specs.values() if spec.trainable)
             more = {"stride": layer.stride} if isinstance(getattr(layer, "stride", None), int) else {}
             layers.append({"name": name, "kind": type(layer).__name__, "shape": shape, "parameters": parameters,
                            "macs": macs, **more})

@@ -106,7 +106,7 @@ def update_running(running, statistics, momentum):
 
 
 def layer_norm(x, gamma, beta, eps):
-    """y = gamma x̂ + beta, x̂ each token's own normalization.  x (..., C)."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: mean and variance are each token's own.  x (..., C)."""
     rows = contiguous(x)
     y = arrays().empty(x.shape, x.dtype)
     count = x.size // x.shape[-1]

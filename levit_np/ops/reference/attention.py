@@ -19,10 +19,10 @@ def attention(q, k, v, bias, scale):
 
 
 def attention_backward(dy, q, k, v, scale, probabilities):
-    """dv = pᵀ dy, ds = p (dy vᵀ - Σ dy vᵀ p), dq = scale · ds k, dk = scale · dsᵀ q, dbias = Σ_b ds.
+    """dv = pᵀ dy, dp = dy vᵀ, ds = p (dp - Σ_k dp p), dq = scale · ds k, dk = scale · dsᵀ q, dbias = Σ_b ds.
 
-    p are the probabilities, ds the gradient to the scores. The bias was added to every image, so its gradient sums
-    over them.  -> dq, dk, dv, dbias (heads, Nq, Nk).
+    p are the probabilities, ds the gradient to the scores; Σ_k goes over the keys of a query. The bias was added to
+    every image, so its gradient sums over them.  -> dq, dk, dv, dbias (heads, Nq, Nk).
     """
     dv = probabilities.swapaxes(-1, -2) @ dy
     dscores = softmax_backward(dy @ v.swapaxes(-1, -2), probabilities)

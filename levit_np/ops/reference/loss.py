@@ -18,7 +18,7 @@ def log_softmax(x):
 
 
 def targets_of(labels, classes, smoothing=0.0, dtype=np.float64):
-    """targets[b, c] = (1 - ε) [c is the label] + ε/classes: ε smooths.  labels (B,) -> targets (B, classes)."""
+    """targets[b, c] = (1 - ε) [c = label] + ε/classes: ε smooths.  labels (B,) -> targets (B, classes)."""
     even = np.full((len(labels), classes), smoothing / classes, dtype)
     return even + (1 - smoothing) * np.eye(classes, dtype=dtype)[labels]
 

@@ -59,7 +59,7 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
     """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), dgamma = Σ dy x̂, dbeta = Σ dy.
 
-    x̂ is the normalized input; the two means are what flows through the batch's mean and variance.  dy and x any shape
+    σ and x̂ as in normalize_backward, of the batch's statistics; the two means are what flows through the batch's mean and variance.  dy and x any shape
     with C at `axis`, gamma (C,).
     -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
@@ -80,7 +80,9 @@ def update_running(running, statistics, momentum):
 
 
 def layer_norm(x, gamma, beta, eps):
-    """y = gamma x̂ + beta, x̂ each token's own normalization.  x (..., C)."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: mean and variance are each token's own, over its channels.
+
+    x (..., C), gamma and beta (C,)."""
     centred = x - x.mean(-1, keepdims=True)
     return gamma * centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) + beta
 
@@ -88,6 +90,7 @@ def layer_norm(x, gamma, beta, eps):
 def layer_norm_backward(dy, x, gamma, eps):
     """dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / σ with dx̂ = gamma dy, dgamma = Σ dy x̂, dbeta = Σ dy.
 
+    σ = √(variance + eps), x̂ = (x - mean)/σ; the means go over a token's channels, the sums over all tokens.
     -> dx, dgamma, dbeta."""
     centred = x - x.mean(-1, keepdims=True)
     deviation = 1 / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)

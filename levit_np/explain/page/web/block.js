@@ -19,11 +19,17 @@ async function layerView(name) {
     "div",
     {},
     h("h1", { tabindex: -1 }, fullTitle(name)),
-    h("p", {}, t(`about.${kindOf(name)}`)),
-    h("p", { class: "cost" }, t("costs", { macs: number(cost.macs), parameters: number(cost.parameters) })),
+    h("p", {}, t(`about.${kindOf(name)}`, wordsFor(name))),
+    h("p", { class: "cost" }, costText(cost)),
     h("div", { class: "columns even" }, h("div", {}, h("h2", {}, t("madeOfParts")), picture), list),
   );
 }
+
+// What only adds or only moves has no multiply-adds.
+const costText = ({ macs, parameters }) =>
+  macs
+    ? t("costs", { macs: number(macs), parameters: number(parameters) })
+    : t("someParameters", { n: number(parameters) });
 
 function kindOf(name) {
   if (/^stages\.\d+$/.test(name)) return "stage";

@@ -11,6 +11,7 @@ async function diagram(name) {
   const first = Object.values(doc.forward[stops[0]].in)[0];
   drawing.end(t("input"), "x", first);
   if (stops.some((i) => doc.forward[i].layer === `${name}.residual`)) drawing.openFork();
+  const attends = stops.some((i) => doc.forward[i].op === "attention");
   let open = null; // the layer of a group of boxes that is being drawn
   for (const [place, i] of stops.entries()) {
     const { op, layer } = doc.forward[i];
@@ -22,11 +23,11 @@ async function diagram(name) {
       if (group) drawing.openGroup(group, stops.slice(place));
       open = group;
     }
-    if (op === "bias_index") continue;
-    if (op === "gather_bias") drawing.bias = i;
+    if (op === "bias_index" && (attends || drawing.back)) continue;
+    if (op === "gather_bias" && attends) drawing.bias = i;
     else if (op === "add") drawing.sum(i);
     else if (op === "attention") await drawing.attention(i);
-    else if (laneOf(doc.forward[i])) drawing.waiting.push(i);
+    else if (attends && laneOf(doc.forward[i])) drawing.waiting.push(i);
     else await drawing.box(i);
   }
   drawing.closeGroup();

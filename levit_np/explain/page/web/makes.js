@@ -100,20 +100,21 @@ const MAKES = {
       ],
     };
   },
-  layer_norm(a, name, [n, c]) {
+  layer_norm(a, name, [n, c], stop) {
     const row = a.x.there(1).map((k) => a.x.at(n, k));
     return {
-      formula: "y = γ x̂ + β",
+      formula: "y = γ (x − μ) / √(σ² + ε) + β",
       lines:
         row.length < a.x.shape[1]
           ? [t("rowNotWhole")]
           : (() => {
-              const mean = row.reduce((s, v) => s + v, 0) / row.length,
+              const { eps } = stop.with,
+                mean = row.reduce((s, v) => s + v, 0) / row.length,
                 variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / row.length,
                 x = a.x.at(n, c);
               return [
-                `${digits(a.gamma.at(c))} · (${digits(x)} − ${inner(digits(mean))}) / √${digits(variance)} + ${inner(digits(a.beta.at(c)))}`,
-                `= ${digits((a.gamma.at(c) * (x - mean)) / Math.sqrt(variance) + a.beta.at(c))}`,
+                `${digits(a.gamma.at(c))} · (${digits(x)} − ${inner(digits(mean))}) / √(${digits(variance)} + ${eps}) + ${inner(digits(a.beta.at(c)))}`,
+                `= ${digits((a.gamma.at(c) * (x - mean)) / Math.sqrt(variance + eps) + a.beta.at(c))}`,
               ];
             })(),
     };

@@ -101,10 +101,21 @@ Object.assign(MAKES, {
   hardswish_backward(a, name, index) {
     const x = a.x.at(...index);
     return {
-      formula: "dx = dy · slope(x)",
+      formula: "dx = dy · y′(x)",
       lines: [
-        `x = ${digits(x)}: slope ${x <= -3 ? "0" : x >= 3 ? "1" : `(2 · ${inner(digits(x))} + 3) / 6 = ${digits(slope(x))}`}`,
+        `x = ${digits(x)}: y′(x) = ${x <= -3 ? "0" : x >= 3 ? "1" : `(2 · ${inner(digits(x))} + 3) / 6 = ${digits(slope(x))}`}`,
         `${a.dy.text(...index)} · ${inner(digits(slope(x)))} = ${digits(a.dy.at(...index) * slope(x))}`,
+      ],
+    };
+  },
+  silu_backward(a, name, index) {
+    const x = a.x.at(...index),
+      s = 1 / (1 + Math.exp(-x)),
+      at = inner(digits(x));
+    return {
+      formula: "dx = dy · s (1 + x (1 − s)),  s = sigmoid(x)",
+      lines: [
+        `${a.dy.text(...index)} · ${digits(s)} · (1 + ${at} · (1 − ${digits(s)})) = ${digits(a.dy.at(...index) * s * (1 + x * (1 - s)))}`,
       ],
     };
   },
@@ -168,7 +179,7 @@ Object.assign(MAKES, {
     const [, queries, keys] = a.dbias.shape,
       [rows, columns] = gridOf(keys),
       [, queryColumns] = gridOf(queries),
-      stride = Math.round(Math.sqrt(keys / queries)),
+      { stride } = layersByName.get(stop.layer),
       terms = [];
     for (const q of range(queries))
       for (const k of range(keys)) {
@@ -184,7 +195,7 @@ Object.assign(MAKES, {
     };
   },
   targets_of: (a, name, [c]) => ({
-    formula: "targets[c] = 1, 0, …",
+    formula: `targets[${c}] = [${c} = label]`,
     lines: [`${doc.labels[c]}: ${a.targets.text(c)}`],
   }),
   cross_entropy_backward: (a, name, [c]) => believed(a.logits, c, a.targets.at(c), ""),

@@ -17,7 +17,25 @@ function titleOf(name) {
   if (!name) return doc.model.name;
   const words = name.split("."),
     last = words.at(-1);
-  return /^\d+$/.test(last) ? t(`part.${words.at(-2)}`, { n: Number(last) + 1 }) : t(`part.${last}`);
+  if (/^\d+$/.test(last)) return t(`part.${words.at(-2)}`, { n: Number(last) + 1 });
+  return t(`part.${{ LayerNorm: "norm", ChannelBias: "beta" }[layersByName.get(name)?.kind] ?? last}`);
+}
+
+// What a text says of this network where others have something else: {activation}, {ratio}, …
+function wordsFor(name = "") {
+  const { config } = doc.model;
+  const batch = config.normalization === "batch";
+  const [, kernel, stride] = config.stem[/^stem\.convolutions\.\d+$/.test(name) ? name.split(".").at(-1) : 0];
+  return {
+    activation: t(`op.${/\.attention(\.|$)/.test(name) ? config.attention_activation : config.activation}`),
+    ratio: config.mlp_ratio,
+    kernel,
+    stride,
+    norm: t(batch ? "part.bn" : "part.norm"),
+    shift: batch ? t("part.bn") : t("op.add_beta"),
+    bias: config.position === "bias" ? " + B" : "",
+    pooled: t(config.pooling === "token" ? "pooledToken" : "pooledMean"),
+  };
 }
 
 const fullTitle = (name) => lineage(name).map(titleOf).join(" › ") || doc.model.name;
@@ -102,9 +120,10 @@ function units() {
     }
   });
   const pool = doc.forward.findIndex((stop) => stop.op === "average_pool" || stop.op === "first_token");
+  const pooling = config.pooling === "token" ? "token" : "pool";
   found.push({
-    name: "pool",
-    title: t("part.pool"),
+    name: pooling,
+    title: t(`part.${pooling}`),
     shape: [config.stages.at(-1).channels],
     href: address.to(`forward/${pool}`),
     group: "heads",
@@ -120,7 +139,7 @@ function units() {
       });
   return found.map((unit) => ({
     ...unit,
-    ...(["image", "pool"].includes(unit.name) ? { parameters: 0, macs: 0 } : costOf(unit.name)),
+    ...(["image", pooling].includes(unit.name) ? { parameters: 0, macs: 0 } : costOf(unit.name)),
   }));
 }
 

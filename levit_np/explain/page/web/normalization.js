@@ -4,8 +4,16 @@
 SPECIAL.normalize = async (stop, arrays, panels) => {
   const body = h("div", {}),
     view = h("section", { class: "special" }, h("h2", {}, t("bnTitle")), h("p", { class: "note" }, t("bnNote")), body);
-  const before = doc.forward[doc.forward.indexOf(stop) - 1];
-  const weight = ["linear", "convolution"].includes(before?.op) ? await tensors.get(before.in.w) : null;
+  // The weights of the same layer: before it, or, a head's, behind it.
+  const [before, behind] = [-1, 1].map((step) => doc.forward[doc.forward.indexOf(stop) + step]);
+  const own = (other) => other && `${other.layer}.bn` === stop.layer && "w" in other.in;
+  const weight = own(before) ? await tensors.get(before.in.w) : own(behind) ? await tensors.get(behind.in.w) : null;
+  const places = (c) => {
+    const axis = own(before) ? 1 : 0;
+    const rest = weight.layout === "filters" ? [0, 0] : [];
+    const others = weight.there(axis).slice(0, 3);
+    return others.map((k) => (axis ? [c, k, ...rest] : [k, c])).filter((place) => weight.has(place));
+  };
   const training = stop.training
     ? await tensors.all({ mean: stop.training.mean, variance: stop.training.variance })
     : null;
@@ -43,18 +51,16 @@ SPECIAL.normalize = async (stop, arrays, panels) => {
       "div",
       { class: "way" },
       h("h3", {}, t("bnFolded")),
-      h("p", { class: "note" }, t("bnFoldedNote")),
+      h("p", { class: "note" }, t(own(before) ? "bnFoldedNote" : "bnFoldedBehind")),
       h("p", { class: "computed" }, `scale = γ / √(σ² + ε) = ${digits(scale)}`),
       h("p", { class: "computed" }, `shift = β − μ · scale = ${digits(shift)}`),
-      weight && weight.has([c, ...weight.there(1).slice(0, 1), ...(weight.layout === "filters" ? [0, 0] : [])])
+      weight && places(c).length
         ? h(
             "p",
             { class: "computed" },
-            `w′[${c}, …] = scale · w = ${weight
-              .there(1)
-              .slice(0, 3)
-              .map((k) => {
-                const w = weight.at(c, k, ...(weight.layout === "filters" ? [0, 0] : []));
+            `w′[${own(before) ? `${c}, …` : `…, ${c}`}] = scale · w = ${places(c)
+              .map((place) => {
+                const w = weight.at(...place);
                 return `${digits(scale)} · ${inner(digits(w))} = ${digits(scale * w)}`;
               })
               .join(",  ")}, …`,

@@ -4,7 +4,17 @@
 async function overviewView() {
   const parts = units(),
     view = h("div", { class: "overview" });
-  view.append(h("h1", { tabindex: -1 }, t("overviewTitle", { model: doc.model.name })), h("p", {}, t("overviewIntro")));
+  const { stages, distillation } = doc.model.config;
+  const intro = [
+    "overviewIntro",
+    ...(stages.length > 1 ? ["overviewStages"] : []),
+    distillation ? "overviewHeads" : "overviewHead",
+    "overviewChoose",
+  ];
+  view.append(
+    h("h1", { tabindex: -1 }, t("overviewTitle", { model: doc.model.name })),
+    h("p", {}, intro.map((key) => t(key, wordsFor())).join(t("space"))),
+  );
   view.append(await answerLine(), await scaleDrawing(parts));
   view.append(h("p", { class: "note" }, t("scaleNote")));
   for (const group of ["image", "stem", ...doc.model.config.stages.map((_, s) => `stages.${s}`), "heads"]) {
@@ -81,7 +91,7 @@ async function scaleDrawing(parts) {
     left = 78,
     isMap = (part) => part.shape.length > 1;
   const largest = (value) => Math.max(...parts.map(value)),
-    pixels = largest((part) => (isMap(part) ? part.shape[1] : 1)),
+    pixels = largest((part) => (isMap(part) ? Math.max(part.shape[1], part.shape[2]) : 1)),
     channels = largest((part) => (isMap(part) ? part.shape[0] : 1));
   const rows = [
       ["macs", base + rowHeight + 14],
@@ -94,12 +104,12 @@ async function scaleDrawing(parts) {
   let x = left,
     groups = new Map();
   for (const part of parts) {
-    const side = Math.max(2, isMap(part) ? (part.shape[1] / pixels) * face : 2),
+    const [high, side] = [1, 2].map((axis) => Math.max(2, isMap(part) ? (part.shape[axis] / pixels) * face : 2)),
       depth = isMap(part) ? Math.max(1, (part.shape[0] / channels) * deep) : 3,
       dx = depth * 0.75,
       dy = depth * 0.4;
     const width = Math.max(47, side + dx + 8),
-      y = base - 18 - side,
+      y = base - 18 - high,
       points = (list) => list.map((p) => p.join()).join(" ");
     const label = t("scalePart", {
       name: part.title,
@@ -117,29 +127,29 @@ async function scaleDrawing(parts) {
           [x, y],
           [x + dx, y - dy],
           [x + side + dx, y - dy],
-          [x + side + dx, y + side - dy],
-          [x + side, y + side],
-          [x, y + side],
+          [x + side + dx, y + high - dy],
+          [x + side, y + high],
+          [x, y + high],
         ]),
         class: "volume",
       }),
       svg(
         "text",
         { x, y: base, class: "size" },
-        isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : `${part.shape[0]}`,
+        part.shape[1] === part.shape[2] && isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : part.shape.join("·"),
       ),
     );
     const picture =
       part.name === "image"
         ? await imageCanvas(100)
-        : part.tensor === undefined || side < 4
+        : part.tensor === undefined || Math.min(high, side) < 4
           ? null
           : await energyCanvas(part.tensor, 100, "");
     if (picture) {
       Object.assign(picture.style, { width: "100%", height: "100%", border: "0" });
       picture.setAttribute("aria-hidden", "true");
       picture.removeAttribute("role");
-      link.append(svg("foreignObject", { x, y, width: side, height: side }, picture));
+      link.append(svg("foreignObject", { x, y, width: side, height: high }, picture));
     }
     for (const [key, bottom] of rows)
       if (part[key]) {

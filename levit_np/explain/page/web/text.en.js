@@ -26,7 +26,7 @@ language.table.en = {
   "loss.kd": "hard distillation = {value}",
   helpTitle: "Find your way",
   helpText:
-    "Each stop is one operation: its formula, its code, the arrays it got and gave. Choose a number, and see what it was made of. Every number is the network's own, rounded to the digits shown; what this page computes from rounded numbers stands in its own typeface and may differ in the last digit.",
+    "Each stop is one operation: its formula, its code, the arrays it got and gave. Choose a number, and see what it was made of. Every number is the network's own, rounded to the digits shown; what this page computes from rounded numbers stands in its own typeface, and its last digits may differ.",
   arrowKeys: "move within a grid of numbers",
   singleKeys: "single keys are commands",
   forward: "forward",
@@ -65,7 +65,13 @@ language.table.en = {
   energyLabel: "{name}: mean size of the channels at each pixel",
   overviewTitle: "How {model} sees this image",
   overviewIntro:
-    "A few convolutions of stride two shrink the image to a few pixels of many channels. Stages of attention and MLP blocks let these pixels exchange what they know; between two stages, every second row and column goes. The mean of what is left is classified by two heads, whose average is the answer. Choose any part to look inside.",
+    "Convolutions with a stride shrink the image to a few pixels of many channels. Blocks of attention and MLP let these pixels exchange what they know.",
+  overviewStages: "Between two stages, every second row and column goes.",
+  overviewHeads: "{pooled} is classified by two heads, whose average is the answer.",
+  overviewHead: "{pooled} is classified by one head.",
+  overviewChoose: "Choose any part to look inside.",
+  pooledMean: "The mean of what is left",
+  pooledToken: "A class token, which stands before the pixels’ own,",
   scaleLabel: "The network to scale",
   scaleNote:
     "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds (one multiplication and one addition: the work) and parameters (the learned numbers). The pictures show, at each pixel, how large the channels are on average: the darker, the more was found there. “256·14²” means 256 channels of 14 × 14 pixels.",
@@ -77,6 +83,7 @@ language.table.en = {
   "short.blocks": "block {n}",
   "short.downsample": "shrink",
   "short.pool": "mean",
+  "short.token": "token",
   "short.head": "head",
   "short.head_dist": "head 2",
   macs: "multiply-adds",
@@ -99,6 +106,7 @@ language.table.en = {
   "part.bias": "Attention bias",
   "part.activation": "Activation",
   "part.bn": "BN",
+  "part.beta": "Bias",
   "part.up": "Up",
   "part.down": "Down",
   "part.residual": "Residual sum",
@@ -113,22 +121,22 @@ language.table.en = {
   "part.loss": "Loss",
   "about.stage": "Blocks at one resolution: every pixel keeps its place, and learns from the others.",
   "about.downsample":
-    "Attention whose queries stand on every second pixel of every second row: a quarter of the pixels is left, with more channels. No residual, for the shapes differ.",
+    "Attention whose queries stand on every second pixel of every second row: about a quarter of the pixels is left, with more channels. No residual, for the shapes differ.",
   "about.block":
     "First attention, in which pixels exchange what they know; then an MLP, in which each pixel thinks by itself. Both add to what was there: x + attention(x), then x + mlp(x).",
-  "about.Attention": "softmax(Q Kᵀ / √D + B) V, then Hardswish and a projection. The heads work side by side.",
+  "about.Attention": "softmax(Q Kᵀ / √D{bias}) V, then the activation ({activation}) and a projection. The heads work side by side.",
   "about.ShrinkingAttention": "As attention, but the queries stand on every second pixel of every second row.",
-  "about.MLP": "Up to twice the channels, Hardswish, and down again: for each pixel by itself.",
+  "about.MLP": "Up to {ratio} times the channels, {activation}, and down again: for each pixel by itself.",
   "about.LinearBN": "A linear map on the channels of each pixel, and BN behind it.",
-  "about.ConvBN": "A convolution of stride 2, and BN behind it: half the rows, half the columns.",
-  "about.Stem": "Strided convolutions turn the image into tokens, one a pixel of a small grid.",
-  "about.Head": "BN, then a linear map to the classes.",
+  "about.ConvBN": "A {kernel} × {kernel} convolution with a stride of {stride}, then {shift}.",
+  "about.Stem": "Convolutions with a stride turn the image into tokens, one for each pixel of a small grid.",
+  "about.Head": "{norm}, then a linear map to the classes.",
   "about.LeViT": "The whole network.",
   "about.layer": "",
   "about.Residual": "x + branch(x)",
   "about.BatchNorm": "Normalises each channel.",
-  "about.Activation": "Hardswish, number by number.",
-  "about.AttentionBias": "A learned table of |Δx|, |Δy| for each head.",
+  "about.Activation": "{activation}, number by number.",
+  "about.AttentionBias": "For each head a learned number for each distance |Δx|, |Δy|.",
   "about.Linear": "A linear map with a bias.",
   "about.LayerNorm": "Normalises each token.",
   "about.PreNorm": "LayerNorm, then the branch.",
@@ -149,8 +157,8 @@ language.table.en = {
   "lane.v": "V, values",
   "lane.b": "B, bias",
   madeOfParts: "Made of",
-  stopsForward: "Its {n} stops, forward",
-  stopsBack: "Its {n} stops, backward",
+  stopsForward: "Stops forward: {n}",
+  stopsBack: "Stops backward: {n}",
   moreStops: "… and {n} more",
   "op.convolution": "convolution",
   "op.linear": "linear map",
@@ -205,8 +213,8 @@ language.table.en = {
     "A small window slides over the image. At each place, every number in it is multiplied by the filter's number there, and all products are added: one number of one output channel.",
   "what.linear":
     "Each output channel is a weighted sum of all input channels, at each pixel by itself: a 1×1 convolution.",
-  "what.normalize": "Each channel is shifted and scaled by what is usual for it, and then by two learned numbers.",
-  "what.layer_norm": "Each token is shifted and scaled by its own mean and deviation.",
+  "what.normalize": "From each channel its mean is taken, by its deviation it is divided; two learned numbers then scale and shift it.",
+  "what.layer_norm": "As batch normalization, but with the mean and deviation of each token’s own channels.",
   "what.hardswish": "Small numbers are damped, negative ones nearly cut off, large ones pass.",
   "what.silu": "x times its own sigmoid.",
   "what.identity": "Nothing happens.",
@@ -276,7 +284,7 @@ language.table.en = {
     "Window {kernel} × {kernel}, a step of {stride} pixels, {padding} row(s) of zeros around the image. Choose another cell of y below, or let it slide.",
   slide: "Slide",
   stop: "Stop",
-  patch: "input channel {channel} around row {row}, column {column}",
+  patch: "input channel {channel}, the window beginning at row {row}, column {column}",
   filter: "filter: output {o}, input {channel}",
   products: "products",
   patchLabel: "Input around the window",
@@ -319,7 +327,7 @@ language.table.en = {
   attentionBackNote:
     "Left the attention weights p of a query, right the gradient that reaches its scores before the softmax. Where p is nearly zero, no gradient passes.",
   bnTitle: "BN three ways",
-  bnNote: "The same layer in training, in evaluation, and folded into the layer before it, for the chosen number.",
+  bnNote: "The same layer in training, in evaluation, and folded away, for the chosen number.",
   bnChannel: "Channel {c}: x = {x}, γ = {g}, β = {b}.",
   bnTraining: "In training",
   bnTrainingNote: "with the mean and variance of this very batch (here: of this image, {n} values a channel)",
@@ -328,12 +336,14 @@ language.table.en = {
   bnEvaluationNote: "with the running mean and variance that training left behind",
   bnFolded: "Folded",
   bnFoldedNote: "Then it is only a scale and a shift, and both join the weights before it: no BN is left to compute.",
+  bnFoldedBehind:
+    "Then it is only a scale and a shift, and both join the weights behind it, the head’s: no BN is left to compute.",
   curveLabel: "The activation's curve with the chosen number",
   answerTitle: "The answer, and why",
   answerIntro:
-    "Two heads read the same mean vector. One was trained with the labels, the other with a teacher's answers. Each gives every class a score, its logit; the average of both counts, and softmax makes probabilities of it.",
+    "Two heads read the same vector. One was trained with the labels, the other with a teacher's answers. Each gives every class a score, its logit; the average of both counts, and softmax makes probabilities of the averages.",
   answerIntroOne:
-    "One head reads the mean vector and gives every class a score, its logit; softmax makes probabilities of it.",
+    "One head reads one vector and gives every class a score, its logit; softmax makes probabilities of the scores.",
   class: "class",
   average: "average",
   probability: "probability",
@@ -359,11 +369,13 @@ language.table.en = {
   "tour.0":
     "This is the whole network, to scale. The image enters on the left as many pixels with few channels (the numbers that each pixel has); it ends as few pixels with many channels. You can click any box; we now follow the image.",
   "tour.1":
-    "The first convolution. A 3×3 window slides over the image two pixels at a time. Press “Slide” and watch the products and their sum. Below are all filters: edges and colours, found by training.",
+    "The first convolution. A {kernel}×{kernel} window slides over the image {stride} pixels at a time. Press “Slide” and watch the products and their sum. Below are all filters: edges and colours, found by training.",
   "tour.2":
     "Batch normalization brings every channel to a usual size. See it three ways: in training with this batch's statistics, in evaluation with remembered ones, and folded away into the convolution.",
+  "tour.2.layer":
+    "Layer normalization brings every token to mean 0 and deviation 1 over its own channels; learned numbers then scale and shift each channel.",
   "tour.3":
-    "The activation bends the line: without it, all layers together would be one linear map. Hardswish keeps large numbers and damps negative ones.",
+    "The activation bends the line: without it, all layers together would be one linear map. {activation} keeps large numbers and damps negative ones.",
   "tour.4":
     "After the stem the image is a small grid of pixels, each with many channels. Such a pixel is called a token. Stage 1 is a row of blocks at this size.",
   "tour.5":
@@ -371,15 +383,18 @@ language.table.en = {
   "tour.6":
     "Attention begins with one linear map. For each token it makes, for every head, a query (what do I look for?), a key (what do I offer?) and a value (what do I tell?).",
   "tour.7":
-    "The heart: equation 1. Choose a query in the image. Its query vector times each key gives a map, the bias is added, softmax makes weights that sum to one. Then look at all heads: each looks elsewhere.",
+    "The heart: equation 1. Choose a query in the image. Its query vector times each key gives a map{bias}; softmax makes of it weights that sum to one. Then look at all heads: each looks elsewhere.",
+  "tour.bias": ", to which the bias is added",
   "tour.8":
     "The bias instead of a position embedding: each head has one learned number for each distance |Δx|, |Δy|. So the network knows how far two pixels are apart in every block.",
-  "tour.9": "The MLP: twice as many channels, Hardswish, and back. Choose a number of y and see which inputs made it.",
+  "tour.9": "The MLP: {ratio} times as many channels, {activation}, and back. Choose a number of y and see which inputs made it.",
   "tour.10":
-    "Between stages attention shrinks the grid: only every second pixel asks, but all pixels answer. A quarter of the tokens is left.",
+    "Between stages attention shrinks the grid: only every second pixel asks, but all pixels answer. About a quarter of the tokens is left.",
   "tour.11": "At the end, the mean over the remaining tokens: one vector for the image. No class token is needed.",
+  "tour.11.token": "At the end, the class token: one vector, which has gathered what it needs from the others.",
   "tour.12":
-    "Two heads classify this vector, and their logits are averaged. Here are the numbers and the five likeliest classes.",
+    "Two heads classify this vector, and their logits are averaged. Here are the numbers and the likeliest classes.",
+  "tour.12.one": "A head classifies this vector. Here are its logits and the likeliest classes.",
   "tour.13":
     "Why this answer? The gradient of the logit with respect to each pixel shows where a change would matter, for two classes side by side.",
   "tour.14":
@@ -408,14 +423,23 @@ language.table.en = {
   "symbols.convolution":
     "x: input, w: filters, y: output; b: image, c and o: input and output channel, u and v: row and column of y, i and j: row and column in the window, s: step, p: padding.",
   "symbols.linear":
-    "x: input, a row for each pixel; w: weights, a row for each output channel; wᵀ: with rows and columns exchanged.",
+    "x: input, a row for each pixel; w: weights, a row for each output channel; wᵀ: with rows and columns exchanged; b: bias, where the layer has one.",
   "symbols.normalize":
-    "γ (gamma) and β (beta): learned; μ and σ²: mean and variance of the channel; eps: a tiny number against dividing by zero.",
+    "γ (gamma) and β (beta): learned; μ and σ²: mean and variance of the channel; ε (eps): a tiny number against dividing by zero; x̂: (x − μ) / √(σ² + ε).",
+  "symbols.layer_norm":
+    "γ (gamma) and β (beta): learned; μ and σ²: mean and variance of the token; ε (eps): a tiny number against dividing by zero; x̂: (x − μ) / √(σ² + ε).",
+  "symbols.split_heads":
+    "b: image, h: head, n: token, j: place in a query, key or value; sizes: of those in a head; start: where they begin in it.",
+  "symbols.merge_heads": "b: image, h: head, n: token, j: place in a head’s result, which has V numbers.",
+  "symbols.targets_of": "[…]: 1 where it holds, else 0; ε: label smoothing, here 0.",
+  "symbols.cross_entropy": "b: image, c: class; B: images at once, here one.",
+  "symbols.hard_distillation": "b: image, t: the class that the teacher chose; B: images at once, here one.",
   "symbols.attention":
     "q, k, v: queries, keys, values; kᵀ: with rows and columns exchanged; scale: 1/√D, D numbers a key; p: attention weights; B: bias; s or A: the scores before the softmax.",
   "symbols.gather_bias": "h: head, q: query pixel, k: key pixel, index: which distance they have.",
   colon: ": ",
-  rounded: "Computed here from rounded numbers: the last digit may differ.",
+  space: " ",
+  rounded: "Computed here from rounded numbers: the last digits may differ.",
   teacherSays: "1 is what the teacher says",
   biasOfQuery:
     "For the query {query} at row {row}, column {column} (outlined), every key at its place. Keys at the same distance share a number.",
