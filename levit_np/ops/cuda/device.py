@@ -47,8 +47,11 @@ class Kernel(NamedTuple):
     defines: tuple = ()
 
     @property
-    def options(self) -> tuple:
-        return (f"-DELEMENT={self.element}", *(f"-D{key}={value}" for key, value in self.defines))
+    def text(self) -> str:
+        """The source with its definitions before it.  As options of the compiler they would cost each process a start of
+        it for each set of them: CuPy compiles an empty file with the options before it looks for what it has kept."""
+        defines = ("ELEMENT", self.element), *self.defines
+        return "".join(f"#define {key} {value}\n" for key, value in defines) + source(self.source)
 
 
 class View(NamedTuple):
@@ -136,8 +139,7 @@ class CupyDevice:
         if kernel not in self._functions:
             begun = time.monotonic()
             target = ("-arch=sm_90a",) if ("WARPGROUPS", 1) in kernel.defines else ()  # else CuPy's own
-            module = self.arrays.RawModule(code=source(kernel.source),
-                                           options=("-std=c++17", *target, *kernel.options))
+            module = self.arrays.RawModule(code=kernel.text, options=("-std=c++17", *target))
             self._functions[kernel] = module.get_function(kernel.name)
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:

@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +140,19 @@ def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
     for number in range(4):
         device.current().function(device.Kernel("bias", "arrange_bias", defines=(("N", number),)))
     assert capsys.readouterr().err == "levit_np: compiling the kernels for this GPU (once: CuPy keeps them)\n"
+
+
+def test_definitions_are_no_options_of_the_compiler(monkeypatch):
+    """For each set of options CuPy starts the compiler once a process, also where it has kept the kernel."""
+    cupy, asked = Cupy(1), []
+    cupy.RawModule = lambda code, options: asked.append((code, options)) or SimpleNamespace(get_function=str)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for defines in ((("KEY_SIZE", 32),), (("KEY_SIZE", 64),), (("WARPGROUPS", 1),)):
+        device.current().function(device.Kernel("attention", "attention", "float16", defines))
+    codes, options = zip(*asked[-3:])
+    assert options == (("-std=c++17",), ("-std=c++17",), ("-std=c++17", "-arch=sm_90a"))
+    assert [code.startswith(f"#define ELEMENT float16\n#define {name} {value}\n")
+            for code, (name, value) in zip(codes, (("KEY_SIZE", 32), ("KEY_SIZE", 64), ("WARPGROUPS", 1)))] == [True] * 3
 
 
 def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
