@@ -25,6 +25,7 @@ OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and async
 HOPPER = 90  # which has instructions that none has before or after it
 TAKES_TWO_TARGETS = 12, 9  # the first NVRTC to take Hopper's own target beside the one that CuPy adds to every source
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+NOTHING = 'extern "C" __global__ void nothing() {}'
 NO_MEMORY = 2  # the status of an error of CUDA's driver, and of its runtime
 PATIENCE = 1.0  # seconds of compiling that go without a word
 # A graph takes the processor some 1 µs a kernel to launch, during which the GPU would wait.  So the kernels of a long
@@ -94,12 +95,14 @@ def _cupy():
                                "which is not installed") from None
         # CuPy explains on a page what it was caused by.
         raise BackendError("backend cuda: expected a cupy that can be imported, found "
-                           f"{_first_line(error.__cause__ or error)}") from None
+                           f"{_line_of(error.__cause__ or error)}") from None
     return cupy
 
 
-def _first_line(error) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _line_of(error) -> str:
+    """The line of its message that says the most: a compiler's warnings may come before its first error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if re.search(r"\berror\s*:", line)), lines[0])
 
 
 class CupyDevice:
@@ -123,9 +126,10 @@ class CupyDevice:
                                f"{capability / 10}")
         try:
             compiler = tuple(cupy.cuda.nvrtc.getVersion())
-        except Exception as error:  # of CuPy's own and of the library that looks for it
-            raise BackendError("backend cuda: expected CUDA's compiler NVRTC (pip install 'levit_np[cuda]'), found "
-                               f"{_first_line(error)}") from None
+            self._compiled(NOTHING, "nothing")  # which needs CUDA's headers, and a driver that knows what is compiled
+        except Exception as error:  # of CuPy's own and of the libraries that look for them
+            raise BackendError("backend cuda: expected CUDA's compiler NVRTC, its headers and a driver for what it makes "
+                               f"(pip install 'levit_np[cuda]'), found {_line_of(error)}") from None
         if capability == HOPPER and compiler < TAKES_TWO_TARGETS:
             self.capability -= 1  # as any other
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
@@ -139,13 +143,21 @@ class CupyDevice:
         if kernel not in self._functions:
             begun = time.monotonic()
             target = ("-arch=sm_90a",) if ("WARPGROUPS", 1) in kernel.defines else ()  # else CuPy's own
-            module = self.arrays.RawModule(code=kernel.text, options=("-std=c++17", *target))
-            self._functions[kernel] = module.get_function(kernel.name)
+            try:
+                self._functions[kernel] = self._compiled(kernel.text, kernel.name, *target)
+            except Exception as error:
+                if ran_out(error):
+                    raise
+                raise BackendError(f"backend cuda: {kernel.name}: expected that CUDA's compiler and this GPU take it, "
+                                   f"found {_line_of(error)}") from None
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:
                 print("levit_np: compiling the kernels for this GPU (once: CuPy keeps them)", file=sys.stderr,
                       flush=True)
         return self._functions[kernel]
+
+    def _compiled(self, text, name, *target):
+        return self.arrays.RawModule(code=text, options=("-std=c++17", *target)).get_function(name)
 
     def address(self, x) -> int:
         return x.data.ptr

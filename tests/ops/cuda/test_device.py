@@ -35,13 +35,18 @@ class Runtime:
         return self.count
 
 
+LOG = """k.cu(7): warning #177-D: variable "WARP" was declared but never referenced
+
+k.cu(9): error: identifier "wgmma" is undefined"""
+
+
 class Cupy:
-    """As much of CuPy as is asked before anything is computed."""
+    """As much of CuPy as is asked before anything is computed; broken: {kernel: the error of who compiles it}."""
 
     __version__ = "14.2.0"
 
-    def __init__(self, count, capability="90", compiler=(13, 0)):
-        self.chosen = []
+    def __init__(self, count, capability="90", compiler=(13, 0), **broken):
+        self.chosen, self.broken = [], broken
 
         class Device:
             compute_capability = capability
@@ -58,8 +63,15 @@ class Cupy:
                     raise OSError("no libnvrtc.so\nin any of 20 places")
                 return compiler
 
+        self.RawModule = lambda code, options: SimpleNamespace(get_function=self.get_function)
         memory = type("memory", (), {"OutOfMemoryError": MemoryError})
         self.cuda = type("cuda", (), {"runtime": Runtime(count), "Device": Device, "nvrtc": Compiler, "memory": memory})
+
+
+    def get_function(self, name):
+        if name in self.broken:
+            raise self.broken[name]
+        return name
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +85,10 @@ def nothing_stands_for_the_gpu():
 @pytest.mark.parametrize("cupy, message", [
     (None, r"expected the package cupy \(pip install 'levit_np\[cuda\]'\), which is not installed"),
     (Cupy(1, compiler=None),
-     r"expected CUDA's compiler NVRTC \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
+     r"compiler NVRTC, its headers and a driver .* \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
+    (Cupy(1, nothing=RuntimeError("Failed to find CUDA headers.")), "NVRTC, .* found Failed to find CUDA headers.$"),
+    (Cupy(1, nothing=RuntimeError("CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image")),
+     "and a driver for what it makes .* found CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image$"),
     (Cupy(0), "expected an NVIDIA GPU, found none"), (Cupy(1, "75"), "compute capability 8.0 or later, found 7.5"),
     (Cupy(Runtime.CUDARuntimeError("driver is insufficient")),
      "an NVIDIA GPU and its driver, found driver is insufficient")])
@@ -133,13 +148,35 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
 
 def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
     cupy, now = Cupy(1), [0.0]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    device.current()
     module = type("Module", (), {"get_function": lambda self, name: now.append(now[-1] + 0.6)})
     cupy.RawModule = lambda code, options: module()
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(device.time, "monotonic", lambda: now[-1])
     for number in range(4):
         device.current().function(device.Kernel("bias", "arrange_bias", defines=(("N", number),)))
     assert capsys.readouterr().err == "levit_np: compiling the kernels for this GPU (once: CuPy keeps them)\n"
+
+
+@pytest.mark.parametrize("error, found", [
+    (type("CompileException", (Exception,), {})(LOG), 'k.cu(9): error: identifier "wgmma" is undefined'),
+    (type("CompileException", (Exception,), {})("nvrtc: error: failed to open libnvrtc-builtins.so.13.0.\n  Make sure"),
+     "nvrtc: error: failed to open libnvrtc-builtins.so.13.0."),
+    (PermissionError(13, "Permission denied", "kernel_cache/tmp1"), "[Errno 13] Permission denied: 'kernel_cache/tmp1'")])
+def test_a_kernel_that_does_not_compile_is_said_in_one_line(error, found, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
+    with pytest.raises(levit_np.BackendError) as caught:
+        device.current().function(device.Kernel("bias", "arrange_bias"))
+    assert str(caught.value) == ("backend cuda: arrange_bias: expected that CUDA's compiler and this GPU take it, found "
+                                 f"{found}")
+
+
+def test_a_kernel_that_memory_does_not_suffice_for_is_tried_again_with_less(monkeypatch):
+    error = type("CUDADriverError", (RuntimeError,), {"status": 2})("CUDA_ERROR_OUT_OF_MEMORY")
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
+    with pytest.raises(RuntimeError) as caught:
+        device.current().function(device.Kernel("bias", "arrange_bias"))
+    assert device.ran_out(caught.value)
 
 
 def test_definitions_are_no_options_of_the_compiler(monkeypatch):
