@@ -4,8 +4,10 @@ What the operations use is two things, `arrays()`, a module like NumPy, and `lau
 kernels compiled for the processor in their place (`use`).
 """
 
+import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -87,16 +89,28 @@ def _flattened(name, seen):
 
 
 def _cupy():
+    if "cupy" not in sys.modules:
+        _where_kernels_are_kept()
     try:
         import cupy
-    except ImportError as error:
-        if error.name == "cupy":
+    except (ImportError, OSError) as error:
+        if getattr(error, "name", "") == "cupy":
             raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), "
                                "which is not installed") from None
         # CuPy explains on a page what it was caused by.
         raise BackendError("backend cuda: expected a cupy that can be imported, found "
                            f"{_line_of(error.__cause__ or error)}") from None
     return cupy
+
+
+def _where_kernels_are_kept():
+    """CuPy makes a folder for its kernels when it is imported, and fails where it may not: in a container whose user has
+    no home, say.  There it keeps none, and compiles them in each process."""
+    folder = os.path.abspath(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        os.environ |= {"CUPY_CACHE_DIR": tempfile.gettempdir(), "CUPY_CACHE_IN_MEMORY": "1"}
 
 
 def _line_of(error) -> str:

@@ -1,7 +1,9 @@
 """Where there is no GPU: one line says so, `auto` takes the processor, and the rest of the package does not mind."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -121,19 +123,43 @@ def test_importing_the_operations_loads_no_cupy():
 
 
 class Broken:
-    """What `import cupy` finds where a library that it needs is missing."""
+    """What `import cupy` finds where a library that it needs is missing, or whatever else."""
+
+    def __init__(self, error=None):
+        self.error = error
 
     def find_spec(self, name, path=None, target=None):
+        if name == "cupy" and self.error:
+            raise self.error
         if name == "cupy":
             raise ImportError("\n=====\na page of advice") from OSError("libnuma.so.1: no such file")
 
 
-def test_a_cupy_that_cannot_be_imported_is_no_missing_one(monkeypatch):
+@pytest.mark.parametrize("error, found", [(None, "libnuma.so.1: no such file"),
+                                          (PermissionError(13, "Permission denied", "/.cupy"),
+                                           r"\[Errno 13\] Permission denied: '/.cupy'")])
+def test_a_cupy_that_cannot_be_imported_is_no_missing_one(error, found, monkeypatch):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
+    with pytest.raises(levit_np.BackendError, match=f"expected a cupy that can be imported, found {found}$"):
+        device.current()
+
+
+@pytest.mark.parametrize("place, kept", [("new/folder", True), ("file/folder", False)])
+def test_a_folder_for_kernels_that_cannot_be_made_costs_a_compilation(place, kept, tmp_path, monkeypatch):
+    """And no more: CuPy itself cannot then be imported."""
+    (tmp_path / "file").touch()
+    for name in ("CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY"):
+        monkeypatch.setenv(name, "")  # which it is again in the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / place))
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(levit_np.BackendError,
-                       match="expected a cupy that can be imported, found libnuma.so.1: no such file$"):
+    with pytest.raises(levit_np.BackendError):
         device.current()
+    found = os.environ.get("CUPY_CACHE_DIR"), os.environ.get("CUPY_CACHE_IN_MEMORY")
+    assert found == ((None, None) if kept else (tempfile.gettempdir(), "1"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # that is CuPy's to do
 
 
 def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
