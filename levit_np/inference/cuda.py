@@ -17,8 +17,8 @@ KEPT = 8  # graphs kept, one a batch size and kind of input
 
 class CudaExecutor:
     """logits = executor(images), float32 (B, C, H, W), or executor(images, mean, std), bytes (B, H, W, C), which are
-    normalised on the GPU -> (B, classes) float32, of NumPy for NumPy's images, on the GPU for the GPU's.  apart: see
-    plan.steps_of.
+    normalised on the GPU -> (B, classes) float32, of NumPy for NumPy's images, on the weights' GPU for a GPU's.  apart:
+    see plan.steps_of.
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
@@ -151,7 +151,7 @@ class Program:
 
     def _on_gpu(self, images):
         if isinstance(images, device.arrays().ndarray):
-            return device.contiguous(images, self._kind)
+            return device.contiguous(device.asarray(images), self._kind)
         copy = self._buffers(self._of, images[0].size, self._kind)[: images.size]
         device.current().copy(copy, images.reshape(-1))
         return copy

@@ -173,6 +173,18 @@ class CupyDevice:
     def _compiled(self, text, name, *target):
         return self.arrays.RawModule(code=text, options=("-std=c++17", *target)).get_function(name)
 
+    def asarray(self, x):
+        """On this thread's GPU: an array of it as it is, a copy of the host's or another GPU's, which kernels may not
+        be able to read."""
+        xp, cuda = self.arrays, self.arrays.cuda
+        if not isinstance(x, xp.ndarray) or x.device.id == cuda.Device().id:
+            return xp.asarray(x)
+        with x.device:
+            cuda.get_current_stream().synchronize()  # what writes it
+        y = x.copy()
+        cuda.get_current_stream().synchronize()  # whoever gives it may write to it again
+        return y
+
     def address(self, x) -> int:
         return x.data.ptr
 
@@ -425,7 +437,7 @@ def type_of(precision: str) -> np.dtype:
 
 def asarray(x):
     """On the GPU."""
-    return arrays().asarray(x)
+    return current().asarray(x)
 
 
 def to_host(x) -> np.ndarray:

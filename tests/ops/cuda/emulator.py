@@ -170,6 +170,9 @@ class Emulator:
             self._functions[kernel] = function
         return self._functions[kernel]
 
+    def asarray(self, x):
+        return self.arrays.asarray(x)
+
     def address(self, x):
         return x.ctypes.data
 

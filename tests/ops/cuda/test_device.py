@@ -366,6 +366,37 @@ def test_another_stream_or_thread_waits_for_the_one_before(log):
     assert log == ["finished"] * 2
 
 
+def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
+    """When what writes it is done, and before anything else may: neither GPU's stream waits for the other's."""
+    cupy, gpu = sys.modules["cupy"], device.current()
+    used = [0]
+
+    class Device:
+        def __init__(self, number=None):
+            self.id = used[-1] if number is None else number
+
+        def __enter__(self):
+            used.append(self.id)
+
+        def __exit__(self, *_):
+            used.pop()
+
+    class Array:
+        def __init__(self, number):
+            self.device = Device(number)
+
+        def copy(self):
+            log.append(f"copied to {used[-1]}")
+            return Array(used[-1])
+
+    stream = SimpleNamespace(synchronize=lambda: log.append(f"waited for {used[-1]}"))
+    cupy.cuda.Device, cupy.ndarray, cupy.cuda.get_current_stream = Device, Array, lambda: stream
+    cupy.asarray = lambda x: x
+    own = Array(0)
+    assert gpu.asarray(own) is own and gpu.asarray([1]) == [1] and log == []
+    assert gpu.asarray(Array(1)).device.id == 0 and log == ["waited for 1", "copied to 0", "waited for 0"]
+
+
 def test_memory_that_was_given_back_while_recording_is_seen(log):
     """A recorded kernel would write to what is no longer there."""
     def function():
