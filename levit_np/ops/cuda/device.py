@@ -149,7 +149,7 @@ class CupyDevice:
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
         self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for, on each GPU
         self._compiling = 0.0  # seconds
-        self._launched, self._cuts, self._cut = 0, (), None  # see captured
+        self._launched, self._cuts, self._cut, self._recorder = 0, (), None, None  # see captured
         self._pools = []  # recordings' memory: [pool, a function that gives the recording while there is one]
 
     def function(self, kernel: Kernel):
@@ -195,7 +195,7 @@ class CupyDevice:
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
         function(call.grid, call.block, arguments, shared_mem=call.shared)
         self._launched += 1
-        if self._launched in self._cuts:
+        if self._launched in self._cuts and threading.get_ident() == self._recorder:
             self._cut()
 
     def _ask_for_shared(self, call, function):
@@ -246,7 +246,7 @@ class CupyDevice:
         self._pools.append(own)
         with stream, cuda.using_allocator(pool.malloc):
             stream.begin_capture()
-            self._launched, self._cuts, self._cut = 0, cuts, cut
+            self._launched, self._cuts, self._cut, self._recorder = 0, cuts, cut, threading.get_ident()
             try:
                 result = function()
             except BaseException:

@@ -466,6 +466,19 @@ def test_a_long_recording_is_several_graphs(log, monkeypatch):
     assert log.count("launch") == 1
 
 
+def test_another_threads_launches_cut_no_recording(log, monkeypatch):
+    """What was launched between its two graphs would run, and be in neither."""
+    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
+    call = device.Launch(device.Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
+
+    def function():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: [device.current().launch(call) for _ in range(32)]).result()
+
+    device.captured(function)
+    assert log.count("begin") == log.count("end") == 1
+
+
 def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
     device.use(emulators[0])
     monkeypatch.setattr(emulators[0], "captured", lambda function, arrays: function())
