@@ -39,6 +39,7 @@ class CudaExecutor:
                 raise
             raise BackendError(f"backend cuda: expected memory for the weights, found {error}") from None
         self._buffers, self._programs, self._last, self._gpu = Buffers(), {}, None, device.current().here()
+        self._normalization = None, None
 
     @property
     def memory(self) -> dict:
@@ -51,7 +52,7 @@ class CudaExecutor:
         with device.alone, self._gpu:
             logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
             self._last, first = device.current().in_turn(self._last), 0
-            normalization = None if mean is None else _scale_and_shift(mean, std)
+            normalization = None if mean is None else self._scale_and_shift(tuple(mean), tuple(std))
             while first < len(images):
                 size = _share(len(images) - first, self.most)
                 try:
@@ -64,6 +65,13 @@ class CudaExecutor:
                 logits[first : first + size] = device.to_host(found) if here else found
                 first += size
         return logits
+
+    def _scale_and_shift(self, mean, std):
+        """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
+        if self._normalization[0] != (mean, std):  # a call after a call has the same: two copies to the GPU
+            m, s = np.array(mean, np.float64), np.array(std, np.float64)
+            self._normalization = (mean, std), [device.asarray(a.astype(np.float32)) for a in (1 / (255 * s), -m / s)]
+        return self._normalization[1]
 
     def _smaller(self, size, error):
         """Half as many images at a time from now on; all memory but the weights' is given back first."""
@@ -85,12 +93,6 @@ class CudaExecutor:
                 self._programs.pop(next(iter(self._programs)))
             self._programs[key] = Program(self._lowering, self._buffers, batch, self._outputs, of_bytes)
         return self._programs[key]
-
-
-def _scale_and_shift(mean, std):
-    """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
-    mean, std = np.array(mean, np.float64), np.array(std, np.float64)
-    return [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
 
 
 def _share(left, most):
