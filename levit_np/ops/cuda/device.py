@@ -320,6 +320,13 @@ def captured(function, arrays=()):
         _rounded.clear()
 
 
+def free() -> None:
+    """Gives back what recordings that are gone had, which nothing else can use."""
+    with alone:
+        current().finish()
+        current().free()
+
+
 def ran_out(error: Exception) -> bool:
     """Whether the GPU's memory did not suffice: for an array, a kernel's code or a graph."""
     return isinstance(error, current().OutOfMemory) or getattr(error, "status", None) == NO_MEMORY
