@@ -89,9 +89,9 @@ def _flattened(name, seen):
 
 
 def _cupy():
-    if "cupy" not in sys.modules:
-        _where_kernels_are_kept()
     try:
+        if "cupy" not in sys.modules:
+            _where_kernels_are_kept()
         import cupy
     except (ImportError, OSError) as error:
         if getattr(error, "name", "") == "cupy":
