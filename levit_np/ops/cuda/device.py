@@ -51,8 +51,9 @@ class Kernel(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The source with its definitions before it.  As options of the compiler they would cost each process a start of
-        it for each set of them: CuPy compiles an empty file with the options before it looks for what it has kept."""
+        """The source with its definitions before it.  As options of the compiler they would cost each process a start
+        of it for each set of them: CuPy compiles an empty file with the options before it looks for what it has kept.
+        """
         defines = ("ELEMENT", self.element), *self.defines
         return "".join(f"#define {key} {value}\n" for key, value in defines) + source(self.source)
 
@@ -104,8 +105,8 @@ def _cupy():
 
 
 def _where_kernels_are_kept():
-    """CuPy makes a folder for its kernels when it is imported, and fails where it may not: in a container whose user has
-    no home, say.  There it keeps none, and compiles them in each process."""
+    """CuPy makes a folder for its kernels when it is imported, and fails where it may not: in a container whose user
+    has no home, say.  There it keeps none, and compiles them in each process."""
     folder = os.path.abspath(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
@@ -142,8 +143,8 @@ class CupyDevice:
             compiler = tuple(cupy.cuda.nvrtc.getVersion())
             self._compiled(NOTHING, "nothing")  # which needs CUDA's headers, and a driver that knows what is compiled
         except Exception as error:  # of CuPy's own and of the libraries that look for them
-            raise BackendError("backend cuda: expected CUDA's compiler NVRTC, its headers and a driver for what it makes "
-                               f"(pip install 'levit_np[cuda]'), found {_line_of(error)}") from None
+            raise BackendError("backend cuda: expected CUDA's compiler NVRTC, its headers and a driver for what it "
+                               f"makes (pip install 'levit_np[cuda]'), found {_line_of(error)}") from None
         if capability == HOPPER and compiler < TAKES_TWO_TARGETS:
             self.capability -= 1  # as any other
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
