@@ -167,8 +167,10 @@ class CupyDevice:
                                    f"found {_line_of(error)}") from None
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:
-                print("levit_np: compiling the kernels for this GPU (once: CuPy keeps them)", file=sys.stderr,
-                      flush=True)
+                kept = os.environ.get("CUPY_CACHE_IN_MEMORY") != "1"
+                print("levit_np: compiling the kernels for this GPU "
+                      f"({'once: CuPy keeps them' if kept else 'in each process: CuPy has no folder for them'})",
+                      file=sys.stderr, flush=True)
         return self._functions[kernel]
 
     def _compiled(self, text, name, *target):

@@ -172,7 +172,10 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
         device.type_of("bfloat16")
 
 
-def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
+@pytest.mark.parametrize("memory, kept", [("", "once: CuPy keeps them"),
+                                          ("1", "in each process: CuPy has no folder for them")])
+def test_that_somebody_waits_for_the_compiler_is_said_once(memory, kept, monkeypatch, capsys):
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", memory)
     cupy, now = Cupy(1), [0.0]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     device.current()
@@ -181,7 +184,7 @@ def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
     monkeypatch.setattr(device.time, "monotonic", lambda: now[-1])
     for number in range(4):
         device.current().function(device.Kernel("bias", "arrange_bias", defines=(("N", number),)))
-    assert capsys.readouterr().err == "levit_np: compiling the kernels for this GPU (once: CuPy keeps them)\n"
+    assert capsys.readouterr().err == f"levit_np: compiling the kernels for this GPU ({kept})\n"
 
 
 @pytest.mark.parametrize("error, found", [
