@@ -27,6 +27,9 @@ class Paper:
     def recorded(self, calls):
         return lambda: None
 
+    def asarray(self, x):
+        return x
+
     def address(self, x):
         return 0
 

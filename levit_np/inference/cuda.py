@@ -17,8 +17,8 @@ KEPT = 8  # graphs kept, one a batch size and kind of input
 
 class CudaExecutor:
     """logits = executor(images), float32 (B, C, H, W), or executor(images, mean, std), bytes (B, H, W, C), which are
-    normalised on the GPU -> (B, classes) float32, of NumPy for NumPy's images, on the GPU for the GPU's.  apart: see
-    plan.steps_of.
+    normalised on the GPU -> (B, classes) float32, of NumPy for NumPy's images, on the weights' GPU for a GPU's.  apart:
+    see plan.steps_of.
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
     tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
@@ -39,6 +39,7 @@ class CudaExecutor:
                 raise
             raise BackendError(f"backend cuda: expected memory for the weights, found {error}") from None
         self._buffers, self._programs, self._last, self._gpu = Buffers(), {}, None, device.current().here()
+        self._normalization = None, None
 
     @property
     def memory(self) -> dict:
@@ -51,7 +52,7 @@ class CudaExecutor:
         with device.alone, self._gpu:
             logits = (np if here else xp).empty((len(images), self._outputs), np.float32)
             self._last, first = device.current().in_turn(self._last), 0
-            normalization = None if mean is None else _scale_and_shift(mean, std)
+            normalization = None if mean is None else self._scale_and_shift(tuple(mean), tuple(std))
             while first < len(images):
                 size = _share(len(images) - first, self.most)
                 try:
@@ -64,6 +65,13 @@ class CudaExecutor:
                 logits[first : first + size] = device.to_host(found) if here else found
                 first += size
         return logits
+
+    def _scale_and_shift(self, mean, std):
+        """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
+        if self._normalization[0] != (mean, std):  # a call after a call has the same: two copies to the GPU
+            m, s = np.array(mean, np.float64), np.array(std, np.float64)
+            self._normalization = (mean, std), [device.asarray(a.astype(np.float32)) for a in (1 / (255 * s), -m / s)]
+        return self._normalization[1]
 
     def _smaller(self, size, error):
         """Half as many images at a time from now on; all memory but the weights' is given back first."""
@@ -85,12 +93,6 @@ class CudaExecutor:
                 self._programs.pop(next(iter(self._programs)))
             self._programs[key] = Program(self._lowering, self._buffers, batch, self._outputs, of_bytes)
         return self._programs[key]
-
-
-def _scale_and_shift(mean, std):
-    """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
-    mean, std = np.array(mean, np.float64), np.array(std, np.float64)
-    return [device.asarray(a.astype(np.float32)) for a in (1 / (255 * std), -mean / std)]
 
 
 def _share(left, most):
@@ -151,7 +153,7 @@ class Program:
 
     def _on_gpu(self, images):
         if isinstance(images, device.arrays().ndarray):
-            return device.contiguous(images, self._kind)
+            return device.contiguous(device.asarray(images), self._kind)
         copy = self._buffers(self._of, images[0].size, self._kind)[: images.size]
         device.current().copy(copy, images.reshape(-1))
         return copy

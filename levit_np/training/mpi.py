@@ -121,7 +121,8 @@ def mpi_ranks() -> Iterator[MPIRanks]:
         raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: "
                          "mpiexec is another MPI's; use the one beside this Python")
     ranks = MPIRanks(MPI.COMM_WORLD)
-    device.choose(ranks.rank)
+    # Counted in its own machine: dealt to machines in turn, ranks would leave every other GPU without one.
+    device.choose(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).rank)
     try:
         yield ranks
     except BaseException as error:

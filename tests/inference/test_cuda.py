@@ -238,6 +238,26 @@ def test_every_thread_evaluates_on_the_gpu_of_the_weights(model, one, monkeypatc
     assert where == [[gpu], [gpu]] and not chosen
 
 
+def test_images_may_be_on_another_gpu(model, one, monkeypatch):  # noqa: F811
+    """Kernels get what `asarray` makes of them, which is a copy then."""
+    gpu, x, asked = one.current(), one.asarray(random_images(model, 2)), []
+    monkeypatch.setattr(gpu, "asarray", lambda array, asarray=gpu.asarray: asked.append(array) or asarray(array))
+    executor = CudaExecutor(model)
+    asked.clear()
+    executor(x)
+    assert [array.shape for array in asked] == [x.shape]
+
+
+def test_a_normalisation_goes_there_once(model, one, monkeypatch):  # noqa: F811
+    gpu, sent = one.current(), []
+    executor = CudaExecutor(model)
+    values = np.zeros((1, *model.config.image_size, model.config.in_channels), np.uint8)
+    monkeypatch.setattr(gpu, "asarray", lambda array, asarray=gpu.asarray: sent.append(array) or asarray(array))
+    for deviation, arrays in ((0.5, 2), (0.5, 2), (0.25, 4)):
+        executor(values, [0.5] * values.shape[-1], [deviation] * values.shape[-1])
+        assert len(sent) == arrays
+
+
 def test_streams_may_alternate(model, one):  # noqa: F811
     """Of images on the GPU, whose logits nobody waits for."""
     arrays, executor = one.current().arrays, CudaExecutor(model, "float16")

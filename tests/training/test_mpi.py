@@ -9,11 +9,13 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from levit_np.errors import LevitError
+from levit_np.ops.cuda import device
 from levit_np.ops.reference import batch_statistics
 from levit_np.training.mpi import mpi_ranks, started_by_mpi
 from levit_np.training.synchronized import merged
@@ -186,6 +188,17 @@ def test_mpiexec_without_mpi4py_is_refused(monkeypatch):
     with pytest.raises(LevitError, match="2 processes under mpiexec: expected mpi4py and an MPI, found"):
         with mpi_ranks():
             pass
+
+
+def test_a_rank_takes_a_gpu_by_its_number_in_its_machine(monkeypatch):
+    """Here the third of four ranks, dealt to two machines in turn: the other GPU of its machine would have no rank."""
+    world = SimpleNamespace(rank=2, size=4, Dup=lambda: None, Split_type=lambda kind: SimpleNamespace(rank=kind))
+    parts = SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1)
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=parts, rc=SimpleNamespace()))
+    monkeypatch.setattr(device, "_number", None)
+    monkeypatch.setenv("PMI_SIZE", "4")
+    with mpi_ranks() as ranks:
+        assert (ranks.rank, device._number) == (2, 1)
 
 
 def test_nobody_started_this_process_by_mpi(monkeypatch):

@@ -11,7 +11,7 @@ from .activation import *  # noqa: F401,F403
 from .arithmetic import *  # noqa: F401,F403
 from .attention import *  # noqa: F401,F403
 from .convolution import *  # noqa: F401,F403
-from .device import asarray, captured, to_host, type_of, zeros, zeros_like  # noqa: F401
+from .device import asarray, captured, free, to_host, type_of, zeros, zeros_like  # noqa: F401
 from .linear import *  # noqa: F401,F403
 from .loss import *  # noqa: F401,F403
 from .normalization import *  # noqa: F401,F403

@@ -4,8 +4,10 @@ What the operations use is two things, `arrays()`, a module like NumPy, and `lau
 kernels compiled for the processor in their place (`use`).
 """
 
+import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -25,6 +27,7 @@ OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and async
 HOPPER = 90  # which has instructions that none has before or after it
 TAKES_TWO_TARGETS = 12, 9  # the first NVRTC to take Hopper's own target beside the one that CuPy adds to every source
 ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+NOTHING = 'extern "C" __global__ void nothing() {}'
 NO_MEMORY = 2  # the status of an error of CUDA's driver, and of its runtime
 PATIENCE = 1.0  # seconds of compiling that go without a word
 # A graph takes the processor some 1 µs a kernel to launch, during which the GPU would wait.  So the kernels of a long
@@ -47,8 +50,12 @@ class Kernel(NamedTuple):
     defines: tuple = ()
 
     @property
-    def options(self) -> tuple:
-        return (f"-DELEMENT={self.element}", *(f"-D{key}={value}" for key, value in self.defines))
+    def text(self) -> str:
+        """The source with its definitions before it.  As options of the compiler they would cost each process a start
+        of it for each set of them: CuPy compiles an empty file with the options before it looks for what it has kept.
+        """
+        defines = ("ELEMENT", self.element), *self.defines
+        return "".join(f"#define {key} {value}\n" for key, value in defines) + source(self.source)
 
 
 class View(NamedTuple):
@@ -84,19 +91,33 @@ def _flattened(name, seen):
 
 def _cupy():
     try:
+        if "cupy" not in sys.modules:
+            _where_kernels_are_kept()
         import cupy
-    except ImportError as error:
-        if error.name == "cupy":
+    except (ImportError, OSError) as error:
+        if getattr(error, "name", "") == "cupy":
             raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), "
                                "which is not installed") from None
         # CuPy explains on a page what it was caused by.
         raise BackendError("backend cuda: expected a cupy that can be imported, found "
-                           f"{_first_line(error.__cause__ or error)}") from None
+                           f"{_line_of(error.__cause__ or error)}") from None
     return cupy
 
 
-def _first_line(error) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _where_kernels_are_kept():
+    """CuPy makes a folder for its kernels when it is imported, and fails where it may not: in a container whose user
+    has no home, say.  There it keeps none, and compiles them in each process."""
+    folder = os.path.abspath(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        os.environ |= {"CUPY_CACHE_DIR": tempfile.gettempdir(), "CUPY_CACHE_IN_MEMORY": "1"}
+
+
+def _line_of(error) -> str:
+    """The line of its message that says the most: a compiler's warnings may come before its first error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if re.search(r"\berror\s*:", line)), lines[0])
 
 
 class CupyDevice:
@@ -120,15 +141,16 @@ class CupyDevice:
                                f"{capability / 10}")
         try:
             compiler = tuple(cupy.cuda.nvrtc.getVersion())
-        except Exception as error:  # of CuPy's own and of the library that looks for it
-            raise BackendError("backend cuda: expected CUDA's compiler NVRTC (pip install 'levit_np[cuda]'), found "
-                               f"{_first_line(error)}") from None
+            self._compiled(NOTHING, "nothing")  # which needs CUDA's headers, and a driver that knows what is compiled
+        except Exception as error:  # of CuPy's own and of the libraries that look for them
+            raise BackendError("backend cuda: expected CUDA's compiler NVRTC, its headers and a driver for what it "
+                               f"makes (pip install 'levit_np[cuda]'), found {_line_of(error)}") from None
         if capability == HOPPER and compiler < TAKES_TWO_TARGETS:
             self.capability -= 1  # as any other
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
         self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for, on each GPU
         self._compiling = 0.0  # seconds
-        self._launched, self._cuts, self._cut = 0, (), None  # see captured
+        self._launched, self._cuts, self._cut, self._recorder = 0, (), None, None  # see captured
         self._pools = []  # recordings' memory: [pool, a function that gives the recording while there is one]
 
     def function(self, kernel: Kernel):
@@ -136,14 +158,35 @@ class CupyDevice:
         if kernel not in self._functions:
             begun = time.monotonic()
             target = ("-arch=sm_90a",) if ("WARPGROUPS", 1) in kernel.defines else ()  # else CuPy's own
-            module = self.arrays.RawModule(code=source(kernel.source),
-                                           options=("-std=c++17", *target, *kernel.options))
-            self._functions[kernel] = module.get_function(kernel.name)
+            try:
+                self._functions[kernel] = self._compiled(kernel.text, kernel.name, *target)
+            except Exception as error:
+                if ran_out(error):
+                    raise
+                raise BackendError(f"backend cuda: {kernel.name}: expected that CUDA's compiler and this GPU take it, "
+                                   f"found {_line_of(error)}") from None
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:
-                print("levit_np: compiling the kernels for this GPU (once: CuPy keeps them)", file=sys.stderr,
-                      flush=True)
+                kept = os.environ.get("CUPY_CACHE_IN_MEMORY") != "1"
+                print("levit_np: compiling the kernels for this GPU "
+                      f"({'once: CuPy keeps them' if kept else 'in each process: CuPy has no folder for them'})",
+                      file=sys.stderr, flush=True)
         return self._functions[kernel]
+
+    def _compiled(self, text, name, *target):
+        return self.arrays.RawModule(code=text, options=("-std=c++17", *target)).get_function(name)
+
+    def asarray(self, x):
+        """On this thread's GPU: an array of it as it is, a copy of the host's or another GPU's, which kernels may not
+        be able to read."""
+        xp, cuda = self.arrays, self.arrays.cuda
+        if not isinstance(x, xp.ndarray) or x.device.id == cuda.Device().id:
+            return xp.asarray(x)
+        with x.device:
+            cuda.get_current_stream().synchronize()  # what writes it
+        y = x.copy()
+        cuda.get_current_stream().synchronize()  # whoever gives it may write to it again
+        return y
 
     def address(self, x) -> int:
         return x.data.ptr
@@ -155,7 +198,7 @@ class CupyDevice:
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
         function(call.grid, call.block, arguments, shared_mem=call.shared)
         self._launched += 1
-        if self._launched in self._cuts:
+        if self._launched in self._cuts and threading.get_ident() == self._recorder:
             self._cut()
 
     def _ask_for_shared(self, call, function):
@@ -206,7 +249,7 @@ class CupyDevice:
         self._pools.append(own)
         with stream, cuda.using_allocator(pool.malloc):
             stream.begin_capture()
-            self._launched, self._cuts, self._cut = 0, cuts, cut
+            self._launched, self._cuts, self._cut, self._recorder = 0, cuts, cut, threading.get_ident()
             try:
                 result = function()
             except BaseException:
@@ -278,6 +321,13 @@ def captured(function, arrays=()):
         raise
     finally:
         _rounded.clear()
+
+
+def free() -> None:
+    """Gives back what recordings that are gone had, which nothing else can use."""
+    with alone:
+        current().finish()
+        current().free()
 
 
 def ran_out(error: Exception) -> bool:
@@ -397,7 +447,7 @@ def type_of(precision: str) -> np.dtype:
 
 def asarray(x):
     """On the GPU."""
-    return arrays().asarray(x)
+    return current().asarray(x)
 
 
 def to_host(x) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..reference import adamw, clip_adaptively, moving_average, scaled_and_clipped, unit_norms  # noqa: F401
 from ..reference.clipping import EPS
-from .device import Kernel, arrays, contiguous, current, launch
+from .device import Kernel, arrays, current, launch
 from .geometry import cover
 
 UNITS = 8  # a block, a warp each
@@ -17,7 +17,7 @@ _tables = {}  # of each kernel's last call: weak references to the arrays, the d
 def squared_norm(*tensors):
     """Σ x² over all tensors, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as
     any of them is."""
-    kept = [contiguous(x) for x in tensors]  # the launch knows their addresses alone
+    kept = [_side_by_side(x) for x in tensors]  # the launch knows their addresses alone
     addresses, first_unit, lengths, units = _table("squared_norms", kept)
     parts = arrays().empty((units,), "float32")
     launch(Kernel("optimizer", "squared_norms"), (cover(units, UNITS),), (32, UNITS),
@@ -31,7 +31,7 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
     place.
 
     scale: what the gradients are multiplied by first."""
-    groups = [list(parameters), [contiguous(g) for g in gradients], list(first), list(second)]
+    groups = [list(parameters), [_side_by_side(g) for g in gradients], list(first), list(second)]
     addresses, first_unit, lengths, units, decays = _table("update_together", *groups, decays=decays)
     launch(Kernel("optimizer", "update_together"), (cover(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, decays, len(groups[0]), float(rate), float(betas[0]), float(betas[1]),
@@ -44,6 +44,12 @@ def average_together(averages, values, decay):
     addresses, first_unit, lengths, units = _table("average_together", *groups)
     launch(Kernel("optimizer", "average_together"), (cover(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, len(groups[0]), float(decay)))
+
+
+def _side_by_side(x):
+    """x, its numbers side by side; that they begin anywhere, as a part of what several ranks have summed up does, is
+    nothing to these kernels, which take one at a time."""
+    return x if x.flags.c_contiguous else arrays().ascontiguousarray(x)
 
 
 def _table(kernel, *groups, decays=None):

@@ -42,10 +42,9 @@ def forms():
 def compiled(folder, name, element, defines, target):
     """[(kernel, registers, bytes spilled)], as ptxas says."""
     file = folder / f"{name}-{element}-{target}.cu"
-    file.write_text(source(name), encoding="utf-8")
-    options = Kernel(name, "", element, defines).options
+    file.write_text(Kernel(name, "", element, defines).text, encoding="utf-8")
     # 177: a header's constant that this source does not use.
-    command = ["nvcc", "-std=c++17", "-diag-suppress=177", f"-arch={target}", *options, "-Xptxas", "-v", "-cubin",
+    command = ["nvcc", "-std=c++17", "-diag-suppress=177", f"-arch={target}", "-Xptxas", "-v", "-cubin",
                str(file), "-o", str(file.with_suffix(".cubin"))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,13 @@
 """Where there is no GPU: one line says so, `auto` takes the processor, and the rest of the package does not mind."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,13 +37,18 @@ class Runtime:
         return self.count
 
 
+LOG = """k.cu(7): warning #177-D: variable "WARP" was declared but never referenced
+
+k.cu(9): error: identifier "wgmma" is undefined"""
+
+
 class Cupy:
-    """As much of CuPy as is asked before anything is computed."""
+    """As much of CuPy as is asked before anything is computed; broken: {kernel: the error of who compiles it}."""
 
     __version__ = "14.2.0"
 
-    def __init__(self, count, capability="90", compiler=(13, 0)):
-        self.chosen = []
+    def __init__(self, count, capability="90", compiler=(13, 0), **broken):
+        self.chosen, self.broken = [], broken
 
         class Device:
             compute_capability = capability
@@ -57,8 +65,15 @@ class Cupy:
                     raise OSError("no libnvrtc.so\nin any of 20 places")
                 return compiler
 
+        self.RawModule = lambda code, options: SimpleNamespace(get_function=self.get_function)
         memory = type("memory", (), {"OutOfMemoryError": MemoryError})
         self.cuda = type("cuda", (), {"runtime": Runtime(count), "Device": Device, "nvrtc": Compiler, "memory": memory})
+
+
+    def get_function(self, name):
+        if name in self.broken:
+            raise self.broken[name]
+        return name
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +87,10 @@ def nothing_stands_for_the_gpu():
 @pytest.mark.parametrize("cupy, message", [
     (None, r"expected the package cupy \(pip install 'levit_np\[cuda\]'\), which is not installed"),
     (Cupy(1, compiler=None),
-     r"expected CUDA's compiler NVRTC \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
+     r"compiler NVRTC, its headers and a driver .* \(pip install 'levit_np\[cuda\]'\), found no libnvrtc.so$"),
+    (Cupy(1, nothing=RuntimeError("Failed to find CUDA headers.")), "NVRTC, .* found Failed to find CUDA headers.$"),
+    (Cupy(1, nothing=RuntimeError("CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image")),
+     "and a driver for what it makes .* found CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image$"),
     (Cupy(0), "expected an NVIDIA GPU, found none"), (Cupy(1, "75"), "compute capability 8.0 or later, found 7.5"),
     (Cupy(Runtime.CUDARuntimeError("driver is insufficient")),
      "an NVIDIA GPU and its driver, found driver is insufficient")])
@@ -105,19 +123,43 @@ def test_importing_the_operations_loads_no_cupy():
 
 
 class Broken:
-    """What `import cupy` finds where a library that it needs is missing."""
+    """What `import cupy` finds where a library that it needs is missing, or whatever else."""
+
+    def __init__(self, error=None):
+        self.error = error
 
     def find_spec(self, name, path=None, target=None):
+        if name == "cupy" and self.error:
+            raise self.error
         if name == "cupy":
             raise ImportError("\n=====\na page of advice") from OSError("libnuma.so.1: no such file")
 
 
-def test_a_cupy_that_cannot_be_imported_is_no_missing_one(monkeypatch):
+@pytest.mark.parametrize("error, found", [(None, "libnuma.so.1: no such file"),
+                                          (PermissionError(13, "Permission denied", "/.cupy"),
+                                           r"\[Errno 13\] Permission denied: '/.cupy'")])
+def test_a_cupy_that_cannot_be_imported_is_no_missing_one(error, found, monkeypatch):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
+    with pytest.raises(levit_np.BackendError, match=f"expected a cupy that can be imported, found {found}$"):
+        device.current()
+
+
+@pytest.mark.parametrize("place, kept", [("new/folder", True), ("file/folder", False)])
+def test_a_folder_for_kernels_that_cannot_be_made_costs_a_compilation(place, kept, tmp_path, monkeypatch):
+    """And no more: CuPy itself cannot then be imported."""
+    (tmp_path / "file").touch()
+    for name in ("CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY"):
+        monkeypatch.setenv(name, "")  # which it is again in the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / place))
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(levit_np.BackendError,
-                       match="expected a cupy that can be imported, found libnuma.so.1: no such file$"):
+    with pytest.raises(levit_np.BackendError):
         device.current()
+    found = os.environ.get("CUPY_CACHE_DIR"), os.environ.get("CUPY_CACHE_IN_MEMORY")
+    assert found == ((None, None) if kept else (tempfile.gettempdir(), "1"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # that is CuPy's to do
 
 
 def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
@@ -130,15 +172,54 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
         device.type_of("bfloat16")
 
 
-def test_that_somebody_waits_for_the_compiler_is_said_once(monkeypatch, capsys):
+@pytest.mark.parametrize("memory, kept", [("", "once: CuPy keeps them"),
+                                          ("1", "in each process: CuPy has no folder for them")])
+def test_that_somebody_waits_for_the_compiler_is_said_once(memory, kept, monkeypatch, capsys):
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", memory)
     cupy, now = Cupy(1), [0.0]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    device.current()
     module = type("Module", (), {"get_function": lambda self, name: now.append(now[-1] + 0.6)})
     cupy.RawModule = lambda code, options: module()
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(device.time, "monotonic", lambda: now[-1])
     for number in range(4):
         device.current().function(device.Kernel("bias", "arrange_bias", defines=(("N", number),)))
-    assert capsys.readouterr().err == "levit_np: compiling the kernels for this GPU (once: CuPy keeps them)\n"
+    assert capsys.readouterr().err == f"levit_np: compiling the kernels for this GPU ({kept})\n"
+
+
+@pytest.mark.parametrize("error, found", [
+    (type("CompileException", (Exception,), {})(LOG), 'k.cu(9): error: identifier "wgmma" is undefined'),
+    (type("CompileException", (Exception,), {})("nvrtc: error: failed to open libnvrtc-builtins.so.13.0.\n  Make sure"),
+     "nvrtc: error: failed to open libnvrtc-builtins.so.13.0."),
+    (PermissionError(13, "Permission denied", "cache/tmp1"), "[Errno 13] Permission denied: 'cache/tmp1'")])
+def test_a_kernel_that_does_not_compile_is_said_in_one_line(error, found, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
+    with pytest.raises(levit_np.BackendError) as caught:
+        device.current().function(device.Kernel("bias", "arrange_bias"))
+    assert str(caught.value) == ("backend cuda: arrange_bias: expected that CUDA's compiler and this GPU take it, "
+                                 f"found {found}")
+
+
+def test_a_kernel_that_memory_does_not_suffice_for_is_tried_again_with_less(monkeypatch):
+    error = type("CUDADriverError", (RuntimeError,), {"status": 2})("CUDA_ERROR_OUT_OF_MEMORY")
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
+    with pytest.raises(RuntimeError) as caught:
+        device.current().function(device.Kernel("bias", "arrange_bias"))
+    assert device.ran_out(caught.value)
+
+
+def test_definitions_are_no_options_of_the_compiler(monkeypatch):
+    """For each set of options CuPy starts the compiler once a process, also where it has kept the kernel."""
+    cupy, asked = Cupy(1), []
+    cupy.RawModule = lambda code, options: asked.append((code, options)) or SimpleNamespace(get_function=str)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for defines in ((("KEY_SIZE", 32),), (("KEY_SIZE", 64),), (("WARPGROUPS", 1),)):
+        device.current().function(device.Kernel("attention", "attention", "float16", defines))
+    codes, options = zip(*asked[-3:])
+    first = "#define ELEMENT float16\n#define "
+    assert options == (("-std=c++17",), ("-std=c++17",), ("-std=c++17", "-arch=sm_90a"))
+    assert [code.startswith(f"{first}{definition}\n")
+            for code, definition in zip(codes, ("KEY_SIZE 32", "KEY_SIZE 64", "WARPGROUPS 1"))] == [True] * 3
 
 
 def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
@@ -289,6 +370,37 @@ def test_another_stream_or_thread_waits_for_the_one_before(log):
     assert log == ["finished"] * 2
 
 
+def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
+    """When what writes it is done, and before anything else may: neither GPU's stream waits for the other's."""
+    cupy, gpu = sys.modules["cupy"], device.current()
+    used = [0]
+
+    class Device:
+        def __init__(self, number=None):
+            self.id = used[-1] if number is None else number
+
+        def __enter__(self):
+            used.append(self.id)
+
+        def __exit__(self, *_):
+            used.pop()
+
+    class Array:
+        def __init__(self, number):
+            self.device = Device(number)
+
+        def copy(self):
+            log.append(f"copied to {used[-1]}")
+            return Array(used[-1])
+
+    stream = SimpleNamespace(synchronize=lambda: log.append(f"waited for {used[-1]}"))
+    cupy.cuda.Device, cupy.ndarray, cupy.cuda.get_current_stream = Device, Array, lambda: stream
+    cupy.asarray = lambda x: x
+    own = Array(0)
+    assert gpu.asarray(own) is own and gpu.asarray([1]) == [1] and log == []
+    assert gpu.asarray(Array(1)).device.id == 0 and log == ["waited for 1", "copied to 0", "waited for 0"]
+
+
 def test_memory_that_was_given_back_while_recording_is_seen(log):
     """A recorded kernel would write to what is no longer there."""
     def function():
@@ -356,6 +468,19 @@ def test_a_long_recording_is_several_graphs(log, monkeypatch):
     log.clear()
     device.current().recorded(calls)()
     assert log.count("launch") == 1
+
+
+def test_another_threads_launches_cut_no_recording(log, monkeypatch):
+    """What was launched between its two graphs would run, and be in neither."""
+    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
+    call = device.Launch(device.Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
+
+    def function():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: [device.current().launch(call) for _ in range(32)]).result()
+
+    device.captured(function)
+    assert log.count("begin") == log.count("end") == 1
 
 
 def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):

@@ -1,5 +1,6 @@
 """Training on the GPU's backend, emulated: a network's gradients against the float64 textbook, steps, loss scaling."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from levit_np.ops import cuda as ops
 from levit_np.ops import reference
 from levit_np.ops.cuda import device
 from levit_np.training.recipe import Recipe
+from levit_np.training.recorded import RecordedPass
 from levit_np.training.scaling import LONG, LossScale
 from levit_np.training.trainer import Trainer
 
@@ -184,6 +186,29 @@ def test_a_step_is_recorded_anew_where_it_has_become_another(captures):
         assert plain.step([batch]) == recorded.step([batch])
         assert len(captures) == [0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5][number]
     np.testing.assert_equal(recorded.state(), plain.state())
+
+
+def test_the_memory_of_a_recording_is_given_back_before_as_much_is_taken_again(monkeypatch):
+    """A step at another loss scale: both at once would not fit where one takes more than half of the GPU's."""
+    gpu, trainer, recordings, log = device.current(), trainer_of("float16"), [], []
+
+    def captured(function, arrays=(), captured=gpu.captured):
+        replay = captured(function, arrays)
+        recordings.append(weakref.ref(replay))
+        return replay
+
+    def passed(*arrays, share):
+        log.append("pass")
+        return trainer.passed(*arrays, share=share)
+
+    monkeypatch.setattr(gpu, "captured", captured)
+    monkeypatch.setattr(gpu, "free", lambda: log.append([recording() is None for recording in recordings]))
+    trainer.one_pass = RecordedPass(trainer.model, passed)
+    trainer.step([trainer.loader.batch_at(0, 0)]), trainer.step([trainer.loader.batch_at(0, 1)])
+    log.clear()
+    trainer.scale.value /= 2
+    trainer.step([trainer.loader.batch_at(0, 2)])
+    assert log == [[True], "pass"]
 
 
 def test_a_gpu_that_records_nothing_trains_the_same(captures, capsys):
