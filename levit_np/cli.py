@@ -295,13 +295,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    for name in "stdout", "stderr":
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
         if getattr(sys, name) is None:  # closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))
-    arguments = _parser().parse_args(argv)
-    warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
+            setattr(sys, name, open(os.devnull, mode))
     if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
         sys.stdout.reconfigure(errors="replace")  # a label that the terminal has no letters for is no failure
+    arguments = _parser().parse_args(argv)
+    warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()
