@@ -28,7 +28,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         try:
             yield file
             file.flush()
-            if mode is not None:
+            if mode is not None and os.name != "nt":  # there read-only, which it knows alone, would only keep it here
                 os.chmod(temporary, mode)
             os.fsync(file.fileno())
         finally:

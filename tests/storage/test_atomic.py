@@ -160,6 +160,23 @@ def test_an_existing_file_keeps_its_permissions(target):
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
+def test_where_a_read_only_file_can_be_neither_replaced_nor_removed_nothing_is_left(target, monkeypatch):
+    """On Windows."""
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    unlink = os.unlink
+    target.chmod(0o444)
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr(os, "replace", refused)
+        windows.setattr(os, "unlink", lambda path: unlink(path) if os.stat(path).st_mode & stat.S_IWUSR else refused())
+        with pytest.raises(PermissionError) as caught, replacing(str(target)) as file:
+            file.write(NEW)
+    assert caught.value.filename == str(target)
+    assert target.read_bytes() == OLD and os.listdir(target.parent) == [target.name]
+
+
 def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced(target, tmp_path):
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "latest.h5"
