@@ -134,9 +134,10 @@ def test_the_small_model_answers_with_little_imported():
     assert out.splitlines()[-1] == "[]"
 
 
-def test_it_prints_into_a_callers_buffer():
+@pytest.mark.parametrize("arguments", [["summary", "levit_128s"], ["step", SAMPLES[3], "--only", "stem"]])
+def test_it_prints_into_a_callers_buffer(arguments):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert main(["summary", "levit_128s"]) == 0
+        assert main(arguments) == 0
     assert "stem" in out.getvalue()
 
 
