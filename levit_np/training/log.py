@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..storage import strict_json
-from ..storage.atomic import replacing
+from ..storage.atomic import force, replacing
 
 
 class Log:
@@ -43,7 +43,7 @@ class Log:
             try:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
-                os.fsync(descriptor)
+                force(descriptor)
             except BaseException:
                 os.ftruncate(descriptor, size)
                 raise

@@ -76,6 +76,24 @@ def test_data_is_forced_to_the_disk_before_the_rename_and_the_rename_after(targe
     assert steps == [f"{len(NEW)} bytes", "rename", "directory"]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_on_macos_the_disk_is_told_to_keep_no_data_in_its_own_memory(target, monkeypatch, known):
+    fcntl = pytest.importorskip("fcntl")
+    whole, synced = [], []
+
+    def full(descriptor: int, command: int) -> None:
+        if not known:  # by a file system, of a network say
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        whole.append(command)
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor))
+    replace(target)
+    assert target.read_bytes() == NEW
+    assert (whole, len(synced)) == (([51, 51], 0) if known else ([], 2))  # of the file and of its folder
+
+
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("step", ["fsync", "replace", "chmod", "open", "block", "block after writing"])
 def test_a_failure_before_the_rename_leaves_the_old_file_alone(target, monkeypatch, step, failure):
