@@ -296,9 +296,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    for name in "stdout", "stderr":
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
         if getattr(sys, name) is None:  # closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, mode))
     if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
         sys.stdout.reconfigure(errors="replace")  # a letter of a label or a help that the terminal lacks is no failure
     arguments = _parser().parse_args(argv)

@@ -73,6 +73,12 @@ def test_an_ascii_terminal_gets_its_bars_too():
     assert (status, err) == (0, "") and "####" in out
 
 
+@pytest.mark.parametrize("verb", ["pack", "train"])
+def test_help_on_a_terminal_without_all_letters(verb):
+    status, out, err = run(verb, "--help", PYTHONIOENCODING="cp437", PYTHONUTF8="0")
+    assert (status, err) == (0, "") and "example" in out
+
+
 @pytest.mark.parametrize("arguments", [
     (), ("classify",), ("fly",), ("classify", "a.png", "--top", "0"), ("classify", "a.png", "--top", "x"), ("summary",),
     ("verify",), ("verify", "a.h5"), ("verify", "a.h5", "b.h5", "--record", "c.h5"),
@@ -147,9 +153,10 @@ def test_the_small_model_answers_with_little_imported():
     assert out.splitlines()[-1] == "[]"
 
 
-def test_it_prints_into_a_callers_buffer():
+@pytest.mark.parametrize("arguments", [["summary", "levit_128s"], ["step", SAMPLES[3], "--only", "stem"]])
+def test_it_prints_into_a_callers_buffer(arguments):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert main(["summary", "levit_128s"]) == 0
+        assert main(arguments) == 0
     assert "stem" in out.getvalue()
 
 
@@ -158,6 +165,12 @@ def test_a_stream_that_was_closed_hinders_nothing(closed):
     command = f"{sys.executable} -m levit_np.cli classify --top 1 {SAMPLES[3]} {closed}"
     done = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr, done.stdout != "") == (0, "", closed == "2>&-")
+
+
+def test_without_a_standard_input_the_walk_is_printed():
+    command = f"{sys.executable} -m levit_np.cli step {SAMPLES[3]} --only head <&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and "head" in done.stdout
 
 
 def test_too_little_memory_is_said_in_one_line():

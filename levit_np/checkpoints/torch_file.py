@@ -209,6 +209,7 @@ def _strided(values: np.ndarray, tensors: dict[str, Tensor]) -> dict[str, np.nda
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
     """Adds a stored member, its content aligned by an extra field of padding as in torch's own files."""
     member = zipfile.ZipInfo(f"archive/{name}")
+    member.create_system = 3  # Unix, on Windows too: the bytes are the same everywhere
     start = archive.fp.tell() + zipfile.sizeFileHeader + len(member.filename) + 4
     padding = -start % _ALIGNMENT
     member.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)

@@ -25,8 +25,7 @@ def walk_through(walk: Walk, labels, only: str | None, progress) -> None:
     progress: a context manager of (how many, what), which gives a function to be called at each, for a file: a reader
     at the other end of a pipe has the terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        into_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
-        print_all(walk, labels, only, progress if into_file else None)
+        print_all(walk, labels, only, progress if _into_file() else None)
         return
     session = Session(walk, labels)
     if only:
@@ -48,6 +47,13 @@ def print_all(walk: Walk, labels, only: str | None, progress) -> None:
                 console.print(line, soft_wrap=True)
             console.print()
             advance()
+
+
+def _into_file() -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # a buffer of the caller's
+        return False
 
 
 def _unicode() -> bool:

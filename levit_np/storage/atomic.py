@@ -28,9 +28,9 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         try:
             yield file
             file.flush()
-            if mode is not None:
+            if mode is not None and os.name != "nt":  # there read-only, which it knows alone, would only keep it here
                 os.chmod(temporary, mode)
-            os.fsync(file.fileno())
+            force(file.fileno())
         finally:
             _close(file)
         os.replace(temporary, target)
@@ -42,6 +42,18 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
             raise OSError(error.errno, error.strerror, target) from error
         raise
+
+
+def force(descriptor: int) -> None:
+    """fsync, which on macOS leaves the data in the disk's own memory; there is another call for it to get further."""
+    try:
+        from fcntl import F_FULLFSYNC, fcntl
+    except ImportError:
+        return os.fsync(descriptor)
+    try:
+        fcntl(descriptor, F_FULLFSYNC)
+    except OSError:  # some file systems do not know it; a full disk's error comes again
+        os.fsync(descriptor)
 
 
 def _close(file: BinaryIO) -> None:
@@ -69,7 +81,7 @@ def _sync_directory(path: str) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        force(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise

@@ -16,6 +16,8 @@ from .log import Log
 
 # What some network file systems (Lustre, NFS, FUSE) answer who asks for a lock.
 LOCKLESS = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP
+# Windows locks bytes, which nobody else can read then: this one, far behind the owner's number.
+LOCKED = 1 << 20
 
 
 class RunFolder:
@@ -116,5 +118,6 @@ def _take(file) -> None:
     except ImportError:  # Windows
         import msvcrt
 
+        file.seek(LOCKED)
         return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..storage import strict_json
-from ..storage.atomic import replacing
+from ..storage.atomic import force, replacing
 
 
 class Log:
@@ -36,13 +36,14 @@ class Log:
 
     def append(self, line: dict) -> None:
         """Raises OSError, the file then being as it was."""
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        binary = getattr(os, "O_BINARY", 0)  # else Windows writes \r\n for \n
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | binary, 0o666)
         try:
             size, rest = os.fstat(descriptor).st_size, _text(line)
             try:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
-                os.fsync(descriptor)
+                force(descriptor)
             except BaseException:
                 os.ftruncate(descriptor, size)
                 raise

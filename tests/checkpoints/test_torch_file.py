@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -296,9 +297,12 @@ def test_as_many_tensors_with_as_long_names_as_allowed_come_back(tmp_path):
         torch_file.write(tmp_path / "a.pth", state | {"a": np.ones(1)})
 
 
-def test_the_same_content_gives_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("platform", [sys.platform, "win32"])
+def test_the_same_content_gives_the_same_bytes(tmp_path, monkeypatch, platform):
     torch_file.write(tmp_path / "a", ARRAYS)
-    torch_file.write(tmp_path / "b", ARRAYS)
+    with monkeypatch.context() as there:
+        there.setattr(sys, "platform", platform)
+        torch_file.write(tmp_path / "b", ARRAYS)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

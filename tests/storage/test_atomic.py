@@ -76,6 +76,24 @@ def test_data_is_forced_to_the_disk_before_the_rename_and_the_rename_after(targe
     assert steps == [f"{len(NEW)} bytes", "rename", "directory"]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_on_macos_the_disk_is_told_to_keep_no_data_in_its_own_memory(target, monkeypatch, known):
+    fcntl = pytest.importorskip("fcntl")
+    whole, synced = [], []
+
+    def full(descriptor: int, command: int) -> None:
+        if not known:  # by a file system, of a network say
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        whole.append(command)
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor))
+    replace(target)
+    assert target.read_bytes() == NEW
+    assert (whole, len(synced)) == (([51, 51], 0) if known else ([], 2))  # of the file and of its folder
+
+
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("step", ["fsync", "replace", "chmod", "open", "block", "block after writing"])
 def test_a_failure_before_the_rename_leaves_the_old_file_alone(target, monkeypatch, step, failure):
@@ -158,6 +176,23 @@ def test_an_existing_file_keeps_its_permissions(target):
     target.chmod(0o640)
     replace(target)
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_where_a_read_only_file_can_be_neither_replaced_nor_removed_nothing_is_left(target, monkeypatch):
+    """On Windows."""
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    unlink = os.unlink
+    target.chmod(0o444)
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr(os, "replace", refused)
+        windows.setattr(os, "unlink", lambda path: unlink(path) if os.stat(path).st_mode & stat.S_IWUSR else refused())
+        with pytest.raises(PermissionError) as caught, replacing(str(target)) as file:
+            file.write(NEW)
+    assert caught.value.filename == str(target)
+    assert target.read_bytes() == OLD and os.listdir(target.parent) == [target.name]
 
 
 def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced(target, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.errors import LevitError
@@ -22,6 +22,7 @@ def test_by_hand():
     assert score.to_dict() == {"images": 3, "top1": 100 / 3, "top5": 200 / 3, "loss": score.loss}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(1, 9), st.integers(0, 1000))
 def test_the_size_of_the_batches_does_not_matter(images, classes, batch, seed):
     generator = np.random.default_rng(seed)

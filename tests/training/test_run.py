@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from levit_np.errors import CheckpointError, TrainingError
 from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.folder import RunFolder
 from levit_np.training.interrupt import Interrupt, Stopped
+from levit_np.training.log import Log
 from levit_np.training.run import Run
 
 from .small_run import RECIPE, STEPS, Silent, digest, run, trainer
@@ -307,6 +309,25 @@ def test_one_writer(tmp_path):
         pass
 
 
+def test_one_writer_where_bytes_of_a_file_are_locked(tmp_path, monkeypatch):
+    """Windows locks them from the file's position on, and lets nobody else read them."""
+    taken = []
+
+    def locking(descriptor, mode, count):
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if place in taken:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        taken.append(place)
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with RunFolder(tmp_path).locked(fresh=True):
+        with pytest.raises(TrainingError, match=f"found another, process '{os.getpid()}'"):
+            with RunFolder(tmp_path).locked(fresh=True):
+                pass
+        assert taken[0] >= (tmp_path / "lock").stat().st_size
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
 def test_a_file_system_without_locks_is_written_to_with_a_warning(tmp_path, monkeypatch, number):
     fcntl = pytest.importorskip("fcntl")
@@ -431,3 +452,12 @@ def test_a_half_line_of_the_log_is_cut_and_no_epoch_stands_twice(whole, tmp_path
         file.write(b'{"epoch": 2, "loss": 0.1}\n{"epoch": 3, "lo')
     run(path, resume=True)
     assert end_of(path) == end_of(whole)
+
+
+def test_a_line_of_the_log_has_the_same_bytes_on_every_system(tmp_path, monkeypatch):
+    """Windows writes \\r\\n for \\n to a file that was not opened as binary."""
+    opened, flags = os.open, []
+    monkeypatch.setattr(os, "O_BINARY", os.O_CLOEXEC, raising=False)  # which changes nothing here
+    monkeypatch.setattr(os, "open", lambda path, how, *mode: flags.append(how) or opened(path, how, *mode))
+    Log(tmp_path / "log.jsonl").append({"epoch": 1})
+    assert flags[0] & os.O_BINARY

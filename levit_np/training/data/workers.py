@@ -41,8 +41,6 @@ class Workers:
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes)
-        with _safe_path():
-            resource_tracker.ensure_running()   # it unblocks signals that are blocked next
         with _safe_path(), _blocked_signals():
             for worker in range(count):
                 ours, theirs = context.Pipe()
@@ -139,6 +137,7 @@ def _blocked_signals():
     if not hasattr(signal, "pthread_sigmask"):   # Windows
         yield
         return
+    resource_tracker.ensure_running()   # started later, it would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

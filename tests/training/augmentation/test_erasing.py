@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.training.augmentation.erasing import erase_box, random_erasing
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))
 def test_a_box_lies_within_and_is_smaller(height, width, seed):
     box = erase_box(height, width, np.random.default_rng(seed))

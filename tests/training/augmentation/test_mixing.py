@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.training.augmentation.mixing import Mixture, cut_mixture, draw_mixture, mix_pair, smooth_target
@@ -47,6 +47,7 @@ def test_what_is_off_is_never_drawn():
     assert all(mixture.box is not None for mixture in draws(50, mixup=0.0))
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
 def test_a_cut_is_in_the_image_and_its_share_is_what_stayed(share, height, width, seed):
     mixture = cut_mixture(share, (height, width), np.random.default_rng(seed))
@@ -96,6 +97,7 @@ def test_cutmix_of_a_pair():
     np.testing.assert_allclose(targets, [0.75 * s + 0.25 * t, 0.75 * t + 0.25 * s], rtol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 2000), st.floats(0, 0.99), st.data())
 def test_smoothing(classes, smoothing, data):
     """(1 - s) onehot + s / classes."""

@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.errors import DataError, ImageError
@@ -165,6 +165,7 @@ def test_names_command_no_terminal(tmp_path):
     assert folder.read(2) == b"odd"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
 def test_names_come_back(names):
     held = Names.of(names)

@@ -1,7 +1,7 @@
 """The order of an epoch against what repeated augmentation says of it, for any sizes."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.training.data.order import epoch_order
@@ -16,6 +16,7 @@ def row_of(order):
     return np.concatenate([order[:, 0::2], order[:, 1::2]], axis=1).ravel()
 
 
+@settings(deadline=None)
 @given(**SIZES)
 def test_an_epoch_is_a_row_of_repeated_shuffled_images(count, repeats, global_batch, seed, epoch):
     """As the authors' sampler: no more positions than images, each image `repeats` times in a row."""
@@ -28,6 +29,7 @@ def test_an_epoch_is_a_row_of_repeated_shuffled_images(count, repeats, global_ba
     assert all(0 <= image < count for image in chosen)
 
 
+@settings(deadline=None)
 @given(**SIZES)
 def test_copies_are_no_neighbours(count, repeats, global_batch, seed, epoch):
     """Neither to the image that they are mixed with, nor to the next."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_nothing_is_imported_from_the_present_folder(root, tmp_path, monkeypatch
     with loader(Folder(root), workers=2) as batches:
         next(batches.epoch(0))
     assert not (tmp_path / "imported").exists() and "PYTHONSAFEPATH" not in os.environ
+
+
+def test_workers_start_where_no_signals_can_be_blocked(root, monkeypatch):
+    """On Windows, where multiprocessing's tracker cannot be started either."""
+    def tracked():
+        raise ModuleNotFoundError("No module named '_posixsubprocess'")
+
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    monkeypatch.setattr(resource_tracker, "ensure_running", tracked)
+    with loader(Folder(root), workers=2) as batches:
+        assert len(next(batches.epoch(0)).images) == 12
 
 
 def test_a_worker_killed_from_outside(root):
