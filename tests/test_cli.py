@@ -73,12 +73,6 @@ def test_an_ascii_terminal_gets_its_bars_too():
     assert (status, err) == (0, "") and "####" in out
 
 
-@pytest.mark.parametrize("verb", ["pack", "train"])
-def test_help_on_a_terminal_without_all_letters(verb):
-    status, out, err = run(verb, "--help", PYTHONIOENCODING="cp437", PYTHONUTF8="0")
-    assert (status, err) == (0, "") and "example" in out
-
-
 @pytest.mark.parametrize("arguments", [
     (), ("classify",), ("fly",), ("classify", "a.png", "--top", "0"), ("classify", "a.png", "--top", "x"), ("summary",),
     ("verify",), ("verify", "a.h5"), ("verify", "a.h5", "b.h5", "--record", "c.h5"),

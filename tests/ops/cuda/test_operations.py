@@ -97,7 +97,7 @@ def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
     close(ops.convolution(x, w, 2, 1), reference.convolution(exact(x), exact(w), 2, 1), bar, kind)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tile", [*(tile for tile in WARPGROUP_TILES if tile.columns % 64 == 0), geometry.FLAT])
 def test_gradients_by_warpgroups(tile, dtype, on, monkeypatch):
     """The same of the products whose terms run across an operand's lines: of one part and of several."""
