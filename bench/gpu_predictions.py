@@ -12,6 +12,7 @@ from levit_np.inference.cuda import Buffers, Program
 from levit_np.inference.cuda_lowering import Lowering
 from levit_np.model import create
 from levit_np.ops.cuda import device
+from levit_np.ops.cuda.kernel import View
 
 OPERATIONS, BYTES, LAUNCH = 692e12, 4.24e12, 2e-6  # a second; a kernel in a graph
 
@@ -52,7 +53,7 @@ def launches(name: str, batch: int, element: str) -> list:
 
 def work(call) -> tuple[float, float]:
     """(operations, bytes) of a launch: two operations a multiply-add, every array once."""
-    arrays = [a.array if isinstance(a, device.View) else a for a in call.arguments]
+    arrays = [a.array if isinstance(a, View) else a for a in call.arguments]
     size = float(sum(a.nbytes for a in arrays if hasattr(a, "nbytes") and getattr(a, "ndim", 0)))
     numbers = [int(a) for a in call.arguments if isinstance(a, np.integer)]
     if call.kernel.name.startswith("linear"):

@@ -5,8 +5,9 @@ import numpy as np
 from ..errors import BackendError
 from ..model import build
 from ..ops.cuda import device
-from ..ops.cuda.device import ELEMENTS, call
+from ..ops.cuda.device import call
 from ..ops.cuda.geometry import cover
+from ..ops.cuda.kernel import ELEMENTS
 from . import plan
 from .cuda_lowering import THREADS, Lowering
 

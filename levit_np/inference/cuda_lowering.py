@@ -12,8 +12,9 @@ from ..ops.cuda import device
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.convolution import over_blocks
-from ..ops.cuda.device import Kernel, View, call, chunk_of
+from ..ops.cuda.device import call, chunk_of
 from ..ops.cuda.geometry import attention_for, cover, cut_for, head_size, tile_for, whole
+from ..ops.cuda.kernel import Kernel, View
 from ..ops.reference import convolution_size
 from . import plan
 from .packing import to_bfloat16

@@ -3,8 +3,9 @@
 import numpy as np
 
 from ..reference import identity, identity_backward, softmax, softmax_backward  # noqa: F401
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
+from .device import arrays, chunk_of, contiguous, element_of, launch
 from .geometry import cover
+from .kernel import Kernel
 
 THREADS = 256
 IDENTITY, HARDSWISH, SILU = range(3)  # as in machine.cuh

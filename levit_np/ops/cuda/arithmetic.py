@@ -4,8 +4,9 @@ from operator import mul as multiply  # noqa: F401
 
 import numpy as np
 
-from .device import ELEMENTS, Kernel, arrays, chunk_of, current, element_of, launch
+from .device import arrays, chunk_of, current, element_of, launch
 from .geometry import CHUNK_BYTES, cover
+from .kernel import ELEMENTS, Kernel
 
 THREADS = 256
 

@@ -1,4 +1,4 @@
-"""The GPU: where arrays live, and how a kernel is compiled and launched.  CuPy is loaded when it is first needed.
+"""The GPU: where arrays live, and how kernels (kernel.py) are compiled and launched.  CuPy is loaded when first needed.
 
 What the operations use is two things, `arrays()`, a module like NumPy, and `launch`: the tests put NumPy and the same
 kernels compiled for the processor in their place (`use`).
@@ -14,19 +14,16 @@ import traceback
 import weakref
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import BackendError
 from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES, tiles_of
+from .kernel import ELEMENTS, Kernel, Launch, View
 
-FOLDER = Path(__file__).resolve().parent
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 HOPPER = 90  # which has instructions that none has before or after it
 TAKES_TWO_TARGETS = 12, 9  # the first NVRTC to take Hopper's own target beside the one that CuPy adds to every source
-ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
 NOTHING = 'extern "C" __global__ void nothing() {}'
 NO_MEMORY = 2  # the status of an error of CUDA's driver, and of its runtime
 PATIENCE = 1.0  # seconds of compiling that go without a word
@@ -39,54 +36,6 @@ _used, _number = None, None
 # one thread at a time records or evaluates.
 alone = threading.RLock()
 _rounded = {}  # of each array that a recording is given, by its id: what it has become in other types
-
-
-class Kernel(NamedTuple):
-    """A function of a .cu file, and what the file is compiled for."""
-
-    source: str
-    name: str
-    element: str = "float"
-    defines: tuple = ()
-
-    @property
-    def text(self) -> str:
-        """The source with its definitions before it.  As options of the compiler they would cost each process a start
-        of it for each set of them: CuPy compiles an empty file with the options before it looks for what it has kept.
-        """
-        defines = ("ELEMENT", self.element), *self.defines
-        return "".join(f"#define {key} {value}\n" for key, value in defines) + source(self.source)
-
-
-class View(NamedTuple):
-    """An array whose strides the kernel is told: an argument that need not be contiguous."""
-
-    array: object
-
-
-class Launch(NamedTuple):
-    """A kernel with everything it needs to run.  Arguments are contiguous arrays, Views, None, or NumPy scalars."""
-
-    kernel: Kernel
-    grid: tuple
-    block: tuple
-    shared: int
-    arguments: tuple
-
-
-@cache
-def source(name: str) -> str:
-    """The text of a .cu file with its headers in it: CuPy keeps compiled kernels by this text."""
-    return _flattened(f"{name}.cu", set())
-
-
-def _flattened(name, seen):
-    if name in seen:
-        return ""
-    seen.add(name)
-    text = (FOLDER / name).read_text(encoding="utf-8")
-    text = text.replace("#pragma once\n", "")
-    return re.sub(r'^#include "(\w+\.cuh)"$', lambda found: _flattened(found[1], seen), text, flags=re.M)
 
 
 def _cupy():

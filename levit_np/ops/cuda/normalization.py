@@ -3,8 +3,9 @@ and beta are float32 whatever x is."""
 
 from ..reference import Statistics
 from .activation import HARDSWISH, IDENTITY
-from .device import Kernel, arrays, chunk_of, contiguous, element_of, launch
+from .device import arrays, chunk_of, contiguous, element_of, launch
 from .geometry import COLUMN_THREADS, columns_for, cover
+from .kernel import Kernel
 from .reduction import sum_columns, sum_parts
 
 THREADS = 128

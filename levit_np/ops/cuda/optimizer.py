@@ -7,8 +7,9 @@ import numpy as np
 
 from ..reference import adamw, clip_adaptively, moving_average, scaled_and_clipped, unit_norms  # noqa: F401
 from ..reference.clipping import EPS
-from .device import Kernel, arrays, current, launch
+from .device import arrays, current, launch
 from .geometry import cover
+from .kernel import Kernel
 
 UNITS = 8  # a block, a warp each
 _tables = {}  # of each kernel's last call: weak references to the arrays, the decays, and what stood in the table

@@ -3,8 +3,9 @@
 from ..reference import (  # noqa: F401
     first_token, image_to_tokens, prepend_token, subsample, tokens_to_image)
 from ..reference import drop_path_mask as _mask
-from .device import Kernel, arrays, contiguous, element_of, launch
+from .device import arrays, contiguous, element_of, launch
 from .geometry import cover
+from .kernel import Kernel
 from .reduction import sum_columns
 
 THREADS = 128

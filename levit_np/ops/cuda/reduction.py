@@ -1,7 +1,8 @@
 """Sums in float32, always in one order."""
 
-from .device import Kernel, arrays, contiguous, element_of, launch
+from .device import arrays, contiguous, element_of, launch
 from .geometry import PROCESSORS, cover
+from .kernel import Kernel
 
 THREADS = 128
 # Of a block of sum_parts, numbers and threads that share one's parts, at most: of few numbers, and of many.

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from levit_np.ops.cuda.device import HOPPER, View, source
+from levit_np.ops.cuda.device import HOPPER
 from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
+from levit_np.ops.cuda.kernel import View, source
 
 HERE = Path(__file__).resolve().parent
 GUARD = 512  # bytes before and behind an array

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from levit_np.config import FAMILY
-from levit_np.ops.cuda.device import FOLDER, Kernel, source
+from levit_np.ops.cuda.kernel import FOLDER, Kernel, source
 from levit_np.ops.cuda.geometry import (
     BROAD, FLAT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, WIDEST_KEY, WIDEST_VALUE, head_size, resident_for)
 

@@ -4,9 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +12,9 @@ import pytest
 import levit_np
 from levit_np import ops
 from levit_np.ops.cuda import device
+from levit_np.ops.cuda.kernel import Kernel, Launch
+
+from .standing_cupy import Cupy, Runtime
 
 
 class Refused:
@@ -25,55 +25,9 @@ class Refused:
             raise ModuleNotFoundError(name, name="cupy")
 
 
-class Runtime:
-    CUDARuntimeError = type("CUDARuntimeError", (RuntimeError,), {})
-
-    def __init__(self, count):
-        self.count = count
-
-    def getDeviceCount(self):  # noqa: N802  CuPy's name
-        if isinstance(self.count, Exception):
-            raise self.count
-        return self.count
-
-
 LOG = """k.cu(7): warning #177-D: variable "WARP" was declared but never referenced
 
 k.cu(9): error: identifier "wgmma" is undefined"""
-
-
-class Cupy:
-    """As much of CuPy as is asked before anything is computed; broken: {kernel: the error of who compiles it}."""
-
-    __version__ = "14.2.0"
-
-    def __init__(self, count, capability="90", compiler=(13, 0), **broken):
-        self.chosen, self.broken = [], broken
-
-        class Device:
-            compute_capability = capability
-
-            def __init__(self, *number):
-                self.number = number
-
-            def use(device):
-                self.chosen += device.number
-
-        class Compiler:
-            def getVersion():  # noqa: N802  CuPy's name
-                if not compiler:
-                    raise OSError("no libnvrtc.so\nin any of 20 places")
-                return compiler
-
-        self.RawModule = lambda code, options: SimpleNamespace(get_function=self.get_function)
-        memory = type("memory", (), {"OutOfMemoryError": MemoryError})
-        self.cuda = type("cuda", (), {"runtime": Runtime(count), "Device": Device, "nvrtc": Compiler, "memory": memory})
-
-
-    def get_function(self, name):
-        if name in self.broken:
-            raise self.broken[name]
-        return name
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +137,7 @@ def test_that_somebody_waits_for_the_compiler_is_said_once(memory, kept, monkeyp
     cupy.RawModule = lambda code, options: module()
     monkeypatch.setattr(device.time, "monotonic", lambda: now[-1])
     for number in range(4):
-        device.current().function(device.Kernel("bias", "arrange_bias", defines=(("N", number),)))
+        device.current().function(Kernel("bias", "arrange_bias", defines=(("N", number),)))
     assert capsys.readouterr().err == f"levit_np: compiling the kernels for this GPU ({kept})\n"
 
 
@@ -195,7 +149,7 @@ def test_that_somebody_waits_for_the_compiler_is_said_once(memory, kept, monkeyp
 def test_a_kernel_that_does_not_compile_is_said_in_one_line(error, found, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
     with pytest.raises(levit_np.BackendError) as caught:
-        device.current().function(device.Kernel("bias", "arrange_bias"))
+        device.current().function(Kernel("bias", "arrange_bias"))
     assert str(caught.value) == ("backend cuda: arrange_bias: expected that CUDA's compiler and this GPU take it, "
                                  f"found {found}")
 
@@ -204,7 +158,7 @@ def test_a_kernel_that_memory_does_not_suffice_for_is_tried_again_with_less(monk
     error = type("CUDADriverError", (RuntimeError,), {"status": 2})("CUDA_ERROR_OUT_OF_MEMORY")
     monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
     with pytest.raises(RuntimeError) as caught:
-        device.current().function(device.Kernel("bias", "arrange_bias"))
+        device.current().function(Kernel("bias", "arrange_bias"))
     assert device.ran_out(caught.value)
 
 
@@ -214,7 +168,7 @@ def test_definitions_are_no_options_of_the_compiler(monkeypatch):
     cupy.RawModule = lambda code, options: asked.append((code, options)) or SimpleNamespace(get_function=str)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     for defines in ((("KEY_SIZE", 32),), (("KEY_SIZE", 64),), (("WARPGROUPS", 1),)):
-        device.current().function(device.Kernel("attention", "attention", "float16", defines))
+        device.current().function(Kernel("attention", "attention", "float16", defines))
     codes, options = zip(*asked[-3:])
     first = "#define ELEMENT float16\n#define "
     assert options == (("-std=c++17",), ("-std=c++17",), ("-std=c++17", "-arch=sm_90a"))
@@ -234,184 +188,6 @@ def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
     assert cupy.chosen == [2]
 
 
-class Stream:
-    """CuPy's, as far as recording goes; what happens is written down."""
-
-    def __init__(self, log, non_blocking):
-        self.log = log
-        assert non_blocking  # one that may be recorded
-
-    def __enter__(self):
-        self.log.append("stream")
-
-    def __exit__(self, *_):
-        self.log.append("no stream")
-
-    def begin_capture(self):
-        self.log.append("begin")
-
-    def end_capture(self):
-        self.log.append("end")
-        return type("Graph", (), {"launch": lambda graph: self.log.append("launch")})()
-
-
-class Pool:
-    """CuPy's: what it has taken it keeps until it is told otherwise, also when nobody has it any more."""
-
-    using = None
-
-    def __init__(self, take):
-        self.take, self.held = take, 0
-
-    def malloc(self, size):
-        self.take(size)
-        self.held += size
-
-    def total_bytes(self):
-        return self.held
-
-    def free_all_blocks(self):
-        self.held = 0
-
-
-@contextmanager
-def using(log, malloc):
-    Pool.using = malloc.__self__
-    log.append("pool")
-    yield
-    log.append("no pool")
-
-
-@pytest.fixture
-def log(monkeypatch):
-    """What a CuPy that records is asked for."""
-    cupy, log = Cupy(1), []
-    cupy.cuda.Stream, cupy.cuda.using_allocator = partial(Stream, log), partial(using, log)
-    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.MemoryPointer = Pool, int, lambda memory, offset: memory
-    cupy.cuda.Device.synchronize = lambda one: log.append("finished")
-    cupy.get_default_memory_pool = lambda: type("", (), {"free_all_blocks": lambda pool: log.append("freed")})()
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    return log
-
-
-@pytest.mark.parametrize("error", [None, MemoryError("no room")])
-def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
-    """And the recording ends, whatever happens in it."""
-    def function():
-        log.append("function")
-        if error:
-            raise error
-        return ["found"]
-
-    if error:
-        with pytest.raises(MemoryError):
-            device.captured(function)
-        assert log[-4:] == ["function", "end", "no stream", "freed"]
-        return
-    replay = device.captured(function)
-    recording = ["finished", "freed", "stream", "pool", "begin", "function", "end", "no pool", "no stream"]
-    assert log == recording
-    assert replay() is replay() == ["found"] and log == [*recording, "launch", "launch"]
-    log.clear()
-    monkeypatch.setattr(device.CupyDevice, "launch", lambda gpu, call: log.append(call))
-    device.current().recorded(["a", "b"])()
-    assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
-
-
-def test_what_broke_a_recording_is_what_is_raised(log, monkeypatch):
-    """Not that it is broken, which CUDA says when the recording ends: memory that ran out is answered by less."""
-    def broken(stream):
-        raise Runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
-
-    def function():
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(Stream, "end_capture", broken)
-    with pytest.raises(MemoryError, match="no room"):
-        device.captured(function)
-    with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
-        device.captured(lambda: "recorded")
-    assert log[-2:] == ["no stream", "freed"]
-
-
-def test_a_recording_that_is_gone_gives_its_memory_back(log):
-    """When memory is freed next; so does one that failed, at once."""
-    replay = device.captured(lambda: Pool.using.malloc(100))
-    pool, gpu = Pool.using, device.current()
-    gpu.free()
-    assert pool.held == 100
-    del replay
-    gpu.free()
-    assert pool.held == 0 and gpu._pools == []
-
-    def scarce(size):
-        kept.append(np.ones(size))
-        Pool.using.malloc(100)
-        raise MemoryError("no more")
-
-    kept = []
-    with pytest.raises(MemoryError, match="no more"):
-        device.captured(lambda: scarce(3))
-    assert Pool.using.held == 0 and gpu._pools == []
-
-
-def test_another_stream_or_thread_waits_for_the_one_before(log):
-    """Where both use the same memory: nothing else would make the second wait."""
-    cupy, gpu = sys.modules["cupy"], device.current()
-    stream = type("", (), {"ptr": 0})()
-    cupy.cuda.get_current_stream = lambda: stream
-    first = gpu.in_turn(None)
-    assert gpu.in_turn(first) == first and log == []
-    stream.ptr = 7
-    second = gpu.in_turn(first)
-    assert log == ["finished"] and gpu.in_turn(second) == second and log == ["finished"]
-    with ThreadPoolExecutor(1) as pool:  # each thread may have a default stream of its own, of the same number
-        pool.submit(gpu.in_turn, second).result()
-    assert log == ["finished"] * 2
-
-
-def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
-    """When what writes it is done, and before anything else may: neither GPU's stream waits for the other's."""
-    cupy, gpu = sys.modules["cupy"], device.current()
-    used = [0]
-
-    class Device:
-        def __init__(self, number=None):
-            self.id = used[-1] if number is None else number
-
-        def __enter__(self):
-            used.append(self.id)
-
-        def __exit__(self, *_):
-            used.pop()
-
-    class Array:
-        def __init__(self, number):
-            self.device = Device(number)
-
-        def copy(self):
-            log.append(f"copied to {used[-1]}")
-            return Array(used[-1])
-
-    stream = SimpleNamespace(synchronize=lambda: log.append(f"waited for {used[-1]}"))
-    cupy.cuda.Device, cupy.ndarray, cupy.cuda.get_current_stream = Device, Array, lambda: stream
-    cupy.asarray = lambda x: x
-    own = Array(0)
-    assert gpu.asarray(own) is own and gpu.asarray([1]) == [1] and log == []
-    assert gpu.asarray(Array(1)).device.id == 0 and log == ["waited for 1", "copied to 0", "waited for 0"]
-
-
-def test_memory_that_was_given_back_while_recording_is_seen(log):
-    """A recorded kernel would write to what is no longer there."""
-    def function():
-        Pool.using.malloc(900)
-        Pool.using.free_all_blocks()  # as CuPy does before it says that there is no more
-        Pool.using.malloc(1100)
-
-    with pytest.raises(MemoryError):
-        device.captured(function)
-
-
 def test_shared_memory_is_asked_for(monkeypatch):
     """Once for each kernel and GPU; more than there is is refused in one line."""
     cupy, asked = Cupy(2), []
@@ -428,14 +204,14 @@ def test_shared_memory_is_asked_for(monkeypatch):
             pass
 
     monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: Function())
-    kernel, gpu = device.Kernel("attention", "attention"), device.current()
+    kernel, gpu = Kernel("attention", "attention"), device.current()
     for number, size in ((0, 48 << 10), (0, 64 << 10), (0, 50 << 10), (0, 99 << 10), (1, 50 << 10), (1, 50 << 10)):
-        gpu.launch(device.Launch(kernel, (1, 1, 1), (32, 1, 1), size, ()))
+        gpu.launch(Launch(kernel, (1, 1, 1), (32, 1, 1), size, ()))
     assert asked == [("max_dynamic_shared_size_bytes", *which)
                      for which in ((0, 64 << 10), (0, 99 << 10), (1, 50 << 10))]
     with pytest.raises(levit_np.BackendError, match="backend cuda: attention: expected a GPU with 101,392 bytes of "
                                                     "shared memory for a block, found 101,376: its heads are too wide"):
-        gpu.launch(device.Launch(kernel, (1, 1, 1), (32, 1, 1), (99 << 10) + 16, ()))
+        gpu.launch(Launch(kernel, (1, 1, 1), (32, 1, 1), (99 << 10) + 16, ()))
 
 
 @pytest.mark.parametrize("compiler, suits", [((12, 8), False), ((12, 9), True), ((13, 0), True)])
@@ -451,50 +227,3 @@ def test_memory_runs_out_in_several_ways(emulators):
         assert [device.ran_out(error) for error in errors] == [True, True, False]
     finally:
         device.use(None)
-
-
-def test_a_long_recording_is_several_graphs(log, monkeypatch):
-    """So that the GPU has something to do while the rest is launched; what is short, or evaluates, is one."""
-    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
-    calls = [device.Launch(device.Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())] * 300
-
-    def launched(count):
-        log.clear()
-        device.captured(lambda: [device.current().launch(call) for call in calls[:count]])()
-        return [log.count(what) for what in ("begin", "end", "launch")]
-
-    assert device.CUTS == (32, 256)
-    assert [launched(count) for count in (31, 32, 255, 300)] == [[1] * 3, [2] * 3, [2] * 3, [3] * 3]
-    log.clear()
-    device.current().recorded(calls)()
-    assert log.count("launch") == 1
-
-
-def test_another_threads_launches_cut_no_recording(log, monkeypatch):
-    """What was launched between its two graphs would run, and be in neither."""
-    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
-    call = device.Launch(device.Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
-
-    def function():
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda: [device.current().launch(call) for _ in range(32)]).result()
-
-    device.captured(function)
-    assert log.count("begin") == log.count("end") == 1
-
-
-def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
-    device.use(emulators[0])
-    monkeypatch.setattr(emulators[0], "captured", lambda function, arrays: function())
-    w, other = (device.asarray(np.ones((4, 8), np.float32)) for _ in "12")
-
-    def function():
-        return [device.contiguous(a, np.dtype(kind)) for a in (w, other) for kind in ("float16", "float16", "float32")]
-
-    try:
-        found, apart = device.captured(function, (w,)), function()
-    finally:
-        device.use(None)
-    assert found[0] is found[1] is not found[2] and found[3] is not found[4]
-    assert apart[0] is not apart[1]  # whose values may have changed
-    assert [a.dtype.name for a in found[:3]] == ["float16", "float16", "float32"]

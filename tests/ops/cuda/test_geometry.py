@@ -3,7 +3,7 @@
 import pytest
 
 from levit_np.config import FAMILY
-from levit_np.ops.cuda.device import FOLDER
+from levit_np.ops.cuda.kernel import FOLDER
 from levit_np.ops.cuda.geometry import (
     BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
     attention_for, columns_for, cover, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of,

@@ -9,7 +9,8 @@ import pytest
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
 from levit_np.ops.cuda import device, geometry
-from levit_np.ops.cuda.device import Kernel, View, launch
+from levit_np.ops.cuda.device import launch
+from levit_np.ops.cuda.kernel import Kernel, View
 
 from .emulator import Emulator
 from .rounded import draw, exact, put

@@ -1,0 +1,247 @@
+"""What a CuPy that records is asked for, and what streams, threads and GPUs wait for of each other."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from levit_np.ops.cuda import device
+from levit_np.ops.cuda.kernel import Kernel, Launch
+
+from .standing_cupy import Cupy, Runtime
+
+
+@pytest.fixture(autouse=True)
+def nothing_stands_for_the_gpu():
+    device.use(None)
+    yield
+    device.use(None)
+
+
+class Stream:
+    """CuPy's, as far as recording goes; what happens is written down."""
+
+    def __init__(self, log, non_blocking):
+        self.log = log
+        assert non_blocking  # one that may be recorded
+
+    def __enter__(self):
+        self.log.append("stream")
+
+    def __exit__(self, *_):
+        self.log.append("no stream")
+
+    def begin_capture(self):
+        self.log.append("begin")
+
+    def end_capture(self):
+        self.log.append("end")
+        return type("Graph", (), {"launch": lambda graph: self.log.append("launch")})()
+
+
+class Pool:
+    """CuPy's: what it has taken it keeps until it is told otherwise, also when nobody has it any more."""
+
+    using = None
+
+    def __init__(self, take):
+        self.take, self.held = take, 0
+
+    def malloc(self, size):
+        self.take(size)
+        self.held += size
+
+    def total_bytes(self):
+        return self.held
+
+    def free_all_blocks(self):
+        self.held = 0
+
+
+@contextmanager
+def using(log, malloc):
+    Pool.using = malloc.__self__
+    log.append("pool")
+    yield
+    log.append("no pool")
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What a CuPy that records is asked for."""
+    cupy, log = Cupy(1), []
+    cupy.cuda.Stream, cupy.cuda.using_allocator = partial(Stream, log), partial(using, log)
+    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.MemoryPointer = Pool, int, lambda memory, offset: memory
+    cupy.cuda.Device.synchronize = lambda one: log.append("finished")
+    cupy.get_default_memory_pool = lambda: type("", (), {"free_all_blocks": lambda pool: log.append("freed")})()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return log
+
+
+@pytest.mark.parametrize("error", [None, MemoryError("no room")])
+def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
+    """And the recording ends, whatever happens in it."""
+    def function():
+        log.append("function")
+        if error:
+            raise error
+        return ["found"]
+
+    if error:
+        with pytest.raises(MemoryError):
+            device.captured(function)
+        assert log[-4:] == ["function", "end", "no stream", "freed"]
+        return
+    replay = device.captured(function)
+    recording = ["finished", "freed", "stream", "pool", "begin", "function", "end", "no pool", "no stream"]
+    assert log == recording
+    assert replay() is replay() == ["found"] and log == [*recording, "launch", "launch"]
+    log.clear()
+    monkeypatch.setattr(device.CupyDevice, "launch", lambda gpu, call: log.append(call))
+    device.current().recorded(["a", "b"])()
+    assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
+
+
+def test_what_broke_a_recording_is_what_is_raised(log, monkeypatch):
+    """Not that it is broken, which CUDA says when the recording ends: memory that ran out is answered by less."""
+    def broken(stream):
+        raise Runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    def function():
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Stream, "end_capture", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        device.captured(function)
+    with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+        device.captured(lambda: "recorded")
+    assert log[-2:] == ["no stream", "freed"]
+
+
+def test_a_recording_that_is_gone_gives_its_memory_back(log):
+    """When memory is freed next; so does one that failed, at once."""
+    replay = device.captured(lambda: Pool.using.malloc(100))
+    pool, gpu = Pool.using, device.current()
+    gpu.free()
+    assert pool.held == 100
+    del replay
+    gpu.free()
+    assert pool.held == 0 and gpu._pools == []
+
+    def scarce(size):
+        kept.append(np.ones(size))
+        Pool.using.malloc(100)
+        raise MemoryError("no more")
+
+    kept = []
+    with pytest.raises(MemoryError, match="no more"):
+        device.captured(lambda: scarce(3))
+    assert Pool.using.held == 0 and gpu._pools == []
+
+
+def test_another_stream_or_thread_waits_for_the_one_before(log):
+    """Where both use the same memory: nothing else would make the second wait."""
+    cupy, gpu = sys.modules["cupy"], device.current()
+    stream = type("", (), {"ptr": 0})()
+    cupy.cuda.get_current_stream = lambda: stream
+    first = gpu.in_turn(None)
+    assert gpu.in_turn(first) == first and log == []
+    stream.ptr = 7
+    second = gpu.in_turn(first)
+    assert log == ["finished"] and gpu.in_turn(second) == second and log == ["finished"]
+    with ThreadPoolExecutor(1) as pool:  # each thread may have a default stream of its own, of the same number
+        pool.submit(gpu.in_turn, second).result()
+    assert log == ["finished"] * 2
+
+
+def test_memory_that_was_given_back_while_recording_is_seen(log):
+    """A recorded kernel would write to what is no longer there."""
+    def function():
+        Pool.using.malloc(900)
+        Pool.using.free_all_blocks()  # as CuPy does before it says that there is no more
+        Pool.using.malloc(1100)
+
+    with pytest.raises(MemoryError):
+        device.captured(function)
+
+
+def test_a_long_recording_is_several_graphs(log, monkeypatch):
+    """So that the GPU has something to do while the rest is launched; what is short, or evaluates, is one."""
+    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
+    calls = [Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())] * 300
+
+    def launched(count):
+        log.clear()
+        device.captured(lambda: [device.current().launch(call) for call in calls[:count]])()
+        return [log.count(what) for what in ("begin", "end", "launch")]
+
+    assert device.CUTS == (32, 256)
+    assert [launched(count) for count in (31, 32, 255, 300)] == [[1] * 3, [2] * 3, [2] * 3, [3] * 3]
+    log.clear()
+    device.current().recorded(calls)()
+    assert log.count("launch") == 1
+
+
+def test_another_threads_launches_cut_no_recording(log, monkeypatch):
+    """What was launched between its two graphs would run, and be in neither."""
+    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
+    call = Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
+
+    def function():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: [device.current().launch(call) for _ in range(32)]).result()
+
+    device.captured(function)
+    assert log.count("begin") == log.count("end") == 1
+
+
+def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
+    device.use(emulators[0])
+    monkeypatch.setattr(emulators[0], "captured", lambda function, arrays: function())
+    w, other = (device.asarray(np.ones((4, 8), np.float32)) for _ in "12")
+
+    def function():
+        return [device.contiguous(a, np.dtype(kind)) for a in (w, other) for kind in ("float16", "float16", "float32")]
+
+    try:
+        found, apart = device.captured(function, (w,)), function()
+    finally:
+        device.use(None)
+    assert found[0] is found[1] is not found[2] and found[3] is not found[4]
+    assert apart[0] is not apart[1]  # whose values may have changed
+    assert [a.dtype.name for a in found[:3]] == ["float16", "float16", "float32"]
+
+
+def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
+    """When what writes it is done, and before anything else may: neither GPU's stream waits for the other's."""
+    cupy, gpu = sys.modules["cupy"], device.current()
+    used = [0]
+
+    class Device:
+        def __init__(self, number=None):
+            self.id = used[-1] if number is None else number
+
+        def __enter__(self):
+            used.append(self.id)
+
+        def __exit__(self, *_):
+            used.pop()
+
+    class Array:
+        def __init__(self, number):
+            self.device = Device(number)
+
+        def copy(self):
+            log.append(f"copied to {used[-1]}")
+            return Array(used[-1])
+
+    stream = SimpleNamespace(synchronize=lambda: log.append(f"waited for {used[-1]}"))
+    cupy.cuda.Device, cupy.ndarray, cupy.cuda.get_current_stream = Device, Array, lambda: stream
+    cupy.asarray = lambda x: x
+    own = Array(0)
+    assert gpu.asarray(own) is own and gpu.asarray([1]) == [1] and log == []
+    assert gpu.asarray(Array(1)).device.id == 0 and log == ["waited for 1", "copied to 0", "waited for 0"]
