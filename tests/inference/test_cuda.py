@@ -12,6 +12,7 @@ from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
 from levit_np.model import build
+from levit_np.ops.cuda import operands
 
 from ..any_network import any_config
 from ..at_once import at_once
@@ -145,7 +146,7 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     """The same logits, from smaller parts; and one line where nothing helps."""
     device, x = one.current(), random_images(model, 9)
     expected = CudaExecutor(model, "float16")(x)
-    executor, zeros, freed = CudaExecutor(model, "float16"), one.zeros, []
+    executor, zeros, freed = CudaExecutor(model, "float16"), operands.zeros, []
     executor(x[:1])
     image = max(array.nbytes for array in executor._buffers._arrays.values())
 
@@ -155,14 +156,14 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
                 raise device.OutOfMemory(2, 1)  # CuPy's says how much was asked for, and how much there was
             return zeros(shape, dtype)
 
-        monkeypatch.setattr(one, "zeros", scarce)
+        monkeypatch.setattr(operands, "zeros", scarce)
 
     monkeypatch.setattr(type(device), "free", lambda self: freed.append(1))
     limit(5 * image)
     np.testing.assert_array_equal(executor(x), expected)
     assert (freed == [1] or len(freed) > 1 and hasattr(device.arrays, "cuda")) and executor.most == 4  # recordings free
     executor = CudaExecutor(model, "float16")
-    monkeypatch.setattr(one, "zeros", zeros)
+    monkeypatch.setattr(operands, "zeros", zeros)
     monkeypatch.setattr(cuda, "MOST_BYTES", 5 * image)  # more than the kernels can count is as good as no memory
     np.testing.assert_array_equal(executor(x), expected)
     assert executor.most == 4
@@ -175,7 +176,7 @@ def test_weights_that_do_not_fit_are_said_in_one_line(model, one, monkeypatch): 
     def scarce(x):
         raise one.current().OutOfMemory(2, 1)
 
-    monkeypatch.setattr(one, "asarray", scarce)
+    monkeypatch.setattr(operands, "asarray", scarce)
     with pytest.raises(levit_np.BackendError, match="expected memory for the weights, found"):
         CudaExecutor(model, "float16")
 
@@ -240,7 +241,7 @@ def test_every_thread_evaluates_on_the_gpu_of_the_weights(model, one, monkeypatc
 
 def test_images_may_be_on_another_gpu(model, one, monkeypatch):  # noqa: F811
     """Kernels get what `asarray` makes of them, which is a copy then."""
-    gpu, x, asked = one.current(), one.asarray(random_images(model, 2)), []
+    gpu, x, asked = one.current(), operands.asarray(random_images(model, 2)), []
     monkeypatch.setattr(gpu, "asarray", lambda array, asarray=gpu.asarray: asked.append(array) or asarray(array))
     executor = CudaExecutor(model)
     asked.clear()
@@ -262,8 +263,8 @@ def test_streams_may_alternate(model, one):  # noqa: F811
     """Of images on the GPU, whose logits nobody waits for."""
     arrays, executor = one.current().arrays, CudaExecutor(model, "float16")
     on_gpu = hasattr(arrays, "cuda")
-    x = [one.asarray(random_images(model, 256 if on_gpu else 2, seed)) for seed in (0, 1)]
-    expected = [one.to_host(executor(images)) for images in x]
+    x = [operands.asarray(random_images(model, 256 if on_gpu else 2, seed)) for seed in (0, 1)]
+    expected = [operands.to_host(executor(images)) for images in x]
     streams = [arrays.cuda.Stream(non_blocking=True) if on_gpu else nullcontext() for _ in x]
     one.current().finish()
     found = []
@@ -273,7 +274,7 @@ def test_streams_may_alternate(model, one):  # noqa: F811
                 found.append(executor(images))
     one.current().finish()
     for number, logits in enumerate(found):
-        np.testing.assert_array_equal(one.to_host(logits), expected[number % 2])
+        np.testing.assert_array_equal(operands.to_host(logits), expected[number % 2])
 
 
 def test_memory_is_bounded_and_told(model, monkeypatch):
