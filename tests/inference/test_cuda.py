@@ -73,7 +73,7 @@ KEEPING = {"stem": (Convolution(16, 3, 1), Convolution(64, 4, 4))}
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("size, channels, changes", [
-    ((32, 32), 3, SQUARES), ((33, 31), 3, SQUARES), ((30, 37), 1, SQUARES), ((65, 65), 5, SQUARES),
+    ((32, 32), 3, SQUARES), ((33, 31), 3, SQUARES), ((30, 37), 1, SQUARES), ((33, 33), 5, SQUARES),
     ((33, 31), 3, PATCHES), ((18, 17), 3, KEEPING)])
 def test_every_pixel_of_every_size(size, channels, changes, precision):
     """Of floats and of bytes, to the edges: a shift far from zero would show in a border that is normalised too."""
@@ -88,7 +88,8 @@ def test_every_pixel_of_every_size(size, channels, changes, precision):
 
 @pytest.fixture
 def model():
-    return random_model(backend="reference")
+    """As small as it can be and have every step: what follows is not about its numbers."""
+    return random_model(backend="reference", image_size=16)
 
 
 def test_a_batch_is_its_images(model):
@@ -130,12 +131,12 @@ def test_a_nan_stays_in_its_image(model):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bytes_are_normalised_there(channels, monkeypatch):
     """By the model's own mean and deviation, whichever it has at the time, and nowhere else."""
-    model = random_model(in_channels=channels, backend="cuda", dtype="float32")
-    values = np.random.default_rng(0).integers(0, 256, (3, 32, 32, channels), np.uint8)
+    model = random_model(in_channels=channels, backend="cuda", dtype="float32", image_size=16)
+    values = np.random.default_rng(0).integers(0, 256, (3, 16, 16, channels), np.uint8)
     monkeypatch.setattr(levit_np.classifier, "normalise", None)
     for mean, std in (((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), ((0.1, 0.9, 0.2), (0.5, 0.6, 0.7))):
         mean, std = mean[:channels], std[:channels]
-        model.preprocessing = Preprocessing("mine", 32, (32, 32), mean, std, "RGB" if channels == 3 else "L")
+        model.preprocessing = Preprocessing("mine", 16, (16, 16), mean, std, "RGB" if channels == 3 else "L")
         x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
         expected = model(x)
         assert error(model(values), expected) < 1e-5
@@ -182,7 +183,7 @@ def test_weights_that_do_not_fit_are_said_in_one_line(model, one, monkeypatch): 
 
 
 def test_eight_threads_share_one_snapshot():
-    model = random_model(backend="cuda", dtype="float32")
+    model = random_model(backend="cuda", dtype="float32", image_size=16)
     x = random_images(model.to("reference"), 2)
     found, executors = [], []
 
@@ -195,7 +196,7 @@ def test_eight_threads_share_one_snapshot():
 
 
 def test_a_snapshot_is_renewed_while_others_are_evaluated():
-    model = random_model(backend="cuda", dtype="float32")
+    model = random_model(backend="cuda", dtype="float32", image_size=16)
     x = random_images(model.to("reference"), 2)
     expected, wrong = model(x), []
 
