@@ -21,7 +21,7 @@ from levit_np.benchmark.short import operations
 from levit_np.classifier import Classifier
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.model import build
-from levit_np.ops.cuda import device
+from levit_np.ops.cuda import device, operands
 
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "timm", "triton")
 CHECKED = 4  # images, of which a batch has many copies, whose logits are held against float64
@@ -159,7 +159,7 @@ class Measuring:
         def ours():
             return executor(x)
 
-        logits = device.to_host(ours())
+        logits = operands.to_host(ours())
         self.say(f"    the paper's V100, float16: {V100[name]:,} images/s")
         yield row("ours", self.interleaved({"ours": ours})["ours"], logits, memory=executor.memory)
         yield from self._beside(ours, PEERS_OF["inference"],
@@ -331,7 +331,7 @@ def _reason(error) -> str:
 
 def _repeated(images, batch):
     """On the GPU, (batch, …): the images over and over."""
-    return device.asarray(images)[device.asarray(np.arange(batch) % len(images))]
+    return operands.asarray(images)[operands.asarray(np.arange(batch) % len(images))]
 
 
 def _line(row):

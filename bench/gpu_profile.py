@@ -62,11 +62,11 @@ def subject(chosen):
     from levit_np.classifier import Classifier
     from levit_np.inference.cuda import CudaExecutor
     from levit_np.model import build
-    from levit_np.ops.cuda import device
+    from levit_np.ops.cuda import operands
 
     config, state = random_state(chosen.model)
     images = np.random.default_rng(0).standard_normal((CHECKED, 3, *config.image_size)).astype(np.float32)
-    x = device.asarray(images)[device.asarray(np.arange(chosen.batch) % CHECKED)]
+    x = operands.asarray(images)[operands.asarray(np.arange(chosen.batch) % CHECKED)]
     if chosen.what == "training":
         return training_step(chosen.model, state, x, np.arange(chosen.batch) % config.num_classes, chosen.precision)
     model = build(config, "cuda", Classifier)

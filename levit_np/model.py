@@ -139,6 +139,7 @@ class LeViT(Layer):
     def freeze(self, parts=()) -> None:
         """From here on, the parts called so stay as they are: where the others train, these compute as in evaluation
         (running statistics, no drop path) and have no gradients.  Raises LevitError for a part that is not there."""
+        parts = [parts] if isinstance(parts, str) else parts
         if unknown := sorted(set(parts) - set(self.parts())):
             raise LevitError(f"freeze: expected parts among {', '.join(self.parts())}, found {unknown[0]!a:.100}")
         self.frozen = frozenset(parts)
@@ -216,7 +217,8 @@ class LeViT(Layer):
 
     def set_state(self, state: dict) -> None:
         """Takes every array of `state`, as float64 if one of them is, else as float32; what is of another type is
-        copied.  Raises LevitError, and takes none, where one is missing, of another shape, or not floating."""
+        copied.  Raises LevitError, and takes none, where one is missing, of another shape, not floating, or not one of
+        the network's."""
         self._require(state)
         dtype = type_of(state)
         for name, layer in self._named:
@@ -224,7 +226,10 @@ class LeViT(Layer):
                 setattr(layer, key, self.ops.asarray(state[f"{name}.{key}"].astype(dtype, copy=False)))
 
     def _require(self, state):
-        for name, spec in self.specs_by_name().items():
+        specs = self.specs_by_name()
+        if unknown := next((name for name in state if name not in specs), None):
+            raise LevitError(f"{unknown!a:.100}: expected no such array, the network has no layer of that name")
+        for name, spec in specs.items():
             array = state.get(name)
             if getattr(array, "shape", None) != spec.shape or array.dtype.kind != "f":
                 kind, shape = getattr(array, "dtype", type(array).__name__), getattr(array, "shape", "")

@@ -217,15 +217,22 @@ def _pixels(model, x: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.clip(x, 0, 1).transpose(1, 2, 0), (*x.shape[1:], 3))
 
 
-@cache
-def _figure_class():
-    """A Matplotlib figure that a notebook shows without pyplot, whose global state nothing here needs."""
+def require_matplotlib(picture: str, extra: str) -> type:
+    """Matplotlib's Figure.  Raises LevitError, naming the picture and the extra to install, where there is none."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise LevitError("plot: expected matplotlib, found none; pip install 'levit_np[plot]'") from None
+        raise LevitError(f"{picture}: expected matplotlib, found none; pip install 'levit_np[{extra}]'") from None
+    except ValueError as error:  # MPLBACKEND, or a matplotlibrc, names what Matplotlib does not have
+        raise LevitError(f"{picture}: matplotlib does not start: {error}") from None
+    return Figure
 
-    class Picture(Figure):
+
+@cache
+def _figure_class():
+    """A Matplotlib figure that a notebook shows without pyplot, whose global state nothing here needs."""
+
+    class Picture(require_matplotlib("plot", "plot")):
         def _repr_png_(self):
             buffer = BytesIO()
             self.savefig(buffer, format="png", dpi=100)

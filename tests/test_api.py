@@ -146,6 +146,8 @@ def test_state_and_set_state(model, x):
     wrong = model.state() | {"head.bias": np.zeros(8, np.float32)}
     with pytest.raises(levit_np.LevitError, match=r"head.bias: expected a floating array \(7,\), found float32 \(8,\)"):
         other.set_state(wrong)
+    with pytest.raises(levit_np.LevitError, match="'head.offset': expected no such array"):
+        other.set_state(model.state() | {"head.offset": np.zeros(7, np.float32)})
 
 
 def test_to(model, x):

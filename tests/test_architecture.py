@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "layers": {"errors"},  # their operations are handed to them
     "model": BASE,
     "inference": MODEL,
-    "training": MODEL | {"images", "storage"},
+    "training": MODEL | {"images", "plot", "storage"},
     "checkpoints": MODEL | {"cache", "images", "storage"},
     "explain": MODEL | {"images", "storage"},
     "benchmark": MODEL | {"inference"},

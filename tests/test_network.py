@@ -238,6 +238,8 @@ def test_what_is_frozen_can_be_thawed_and_must_exist():
     assert any(n.startswith("stem") for n in model.trained())
     with pytest.raises(LevitError, match="freeze: expected parts among stem, stage1, stage2, found 'stage3'"):
         model.freeze(["stage3"])
+    model.freeze("stem")  # one name, not four letters
+    assert model.frozen == {"stem"}
 
 
 def test_a_backward_of_other_gradients_is_refused_by_name():

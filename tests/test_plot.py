@@ -1,5 +1,6 @@
 """The pictures hold the model's own numbers; what is not there is refused; all are written as PNG."""
 
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,17 @@ def test_without_matplotlib_it_says_what_to_install():
             "except levit_np.LevitError as error: print(error)")
     out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
     assert out == "plot: expected matplotlib, found none; pip install 'levit_np[plot]'\n"
+
+
+def test_a_matplotlib_that_does_not_start_is_no_traceback(monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(levit_np.LevitError, match="^curves: .* Key backend: 'x' is"):
+        def refuse(name, *arguments, importing=builtins.__import__):
+            if name == "matplotlib.figure":  # what it says of MPLBACKEND=x
+                raise ValueError("Key backend: 'x' is not a valid value")
+            return importing(name, *arguments)
+
+        patched.setattr(builtins, "__import__", refuse)
+        plot.require_matplotlib("curves", "train")
 
 
 def command(*arguments):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import BackendError
 from ..model import build
-from ..ops.cuda import device
+from ..ops.cuda import device, operands
 from ..ops.cuda.device import call
 from ..ops.cuda.geometry import cover
 from ..ops.cuda.kernel import ELEMENTS
@@ -63,7 +63,7 @@ class CudaExecutor:
                         raise
                     self._smaller(size, error)
                     continue
-                logits[first : first + size] = device.to_host(found) if here else found
+                logits[first : first + size] = operands.to_host(found) if here else found
                 first += size
         return logits
 
@@ -71,7 +71,7 @@ class CudaExecutor:
         """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
         if self._normalization[0] != (mean, std):  # a call after a call has the same: two copies to the GPU
             m, s = np.array(mean, np.float64), np.array(std, np.float64)
-            self._normalization = (mean, std), [device.asarray(a.astype(np.float32)) for a in (1 / (255 * s), -m / s)]
+            self._normalization = (mean, std), [operands.asarray(a.astype(np.float32)) for a in (1 / (255 * s), -m / s)]
         return self._normalization[1]
 
     def _smaller(self, size, error):
@@ -118,7 +118,7 @@ class Buffers:
             raise device.current().OutOfMemory(size, MOST_BYTES)
         array = self._arrays.get(name)
         if array is None or array.size < count * self.batch:
-            array = self._arrays[name] = device.zeros((count * self.batch,), dtype)
+            array = self._arrays[name] = operands.zeros((count * self.batch,), dtype)
         return array
 
 
@@ -154,7 +154,7 @@ class Program:
 
     def _on_gpu(self, images):
         if isinstance(images, device.arrays().ndarray):
-            return device.contiguous(device.asarray(images), self._kind)
+            return operands.contiguous(operands.asarray(images), self._kind)
         copy = self._buffers(self._of, images[0].size, self._kind)[: images.size]
         device.current().copy(copy, images.reshape(-1))
         return copy

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ops.cuda import device
+from ..ops.cuda import device, operands
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.convolution import over_blocks
-from ..ops.cuda.device import call, chunk_of
-from ..ops.cuda.geometry import attention_for, cover, cut_for, head_size, tile_for, whole
+from ..ops.cuda.device import call
+from ..ops.cuda.geometry import attention_for, chunk_of, cover, cut_for, head_size, tile_for, whole
 from ..ops.cuda.kernel import Kernel, View
 from ..ops.reference import convolution_size
 from . import plan
@@ -68,13 +68,13 @@ class Lowering:
         """Rounded to the elements' type, whose 16 bits NumPy need not know."""
         bits = rounded(array, self.element)
         self.bytes += bits.nbytes
-        return device.asarray(bits)
+        return operands.asarray(bits)
 
     def floats(self, values, layout: Layout):
         padded = np.zeros(layout.width, np.float32)
         padded[layout.places] = values
         self.bytes += padded.nbytes
-        return device.asarray(padded)
+        return operands.asarray(padded)
 
     def tile_for(self, rows, outputs):
         return tile_for(rows, outputs, device.tiles(self.element))
@@ -181,7 +181,7 @@ class Attention:
         self.sizes, self.activation = (head_size(step.key), head_size(step.value)), NUMBERS[step.activation]
         self.keys = lowering.tokens
         self.count = lowering.queries = self.keys if step.queries == step.source else lowering.kept.tokens
-        bias = None if step.bias is None else device.asarray(np.ascontiguousarray(step.bias, np.float32))
+        bias = None if step.bias is None else operands.asarray(np.ascontiguousarray(step.bias, np.float32))
         kind = np.float32 if lowering.element == "float" else np.uint16
         self.bias = arranged(bias, self.count, self.keys, False, lowering.element, kind, 1)
         lowering.bytes += self.bias[0].nbytes

@@ -3,6 +3,7 @@
 import warnings
 
 from ..errors import LevitError
+from ..plot import require_matplotlib
 from ..storage.atomic import replacing
 
 MOST = 50  # classes whose names can still be read
@@ -12,10 +13,7 @@ def require_drawable(classes: int) -> None:
     """Raises LevitError, before hours of evaluation, for a picture that could not be drawn after them."""
     if classes > MOST:
         raise LevitError(f"confusion picture: expected at most {MOST} classes, found {classes}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise LevitError("confusion picture: expected matplotlib, found none; pip install 'levit_np[train]'") from None
+    require_matplotlib("confusion picture", "train")
 
 
 def draw_confusion(confusion, labels, path) -> None:

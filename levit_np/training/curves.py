@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+from ..errors import LevitError
+from ..plot import require_matplotlib
 from ..storage.atomic import replacing
 
 
 def draw(lines: list[dict], path: Path) -> str:
     """Writes the picture (PNG) of a log's lines; -> a sentence that says where it is, or why there is none."""
     try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        return f"{path}: not drawn: expected matplotlib, found none; pip install 'levit_np[train]'"
-    figure = Figure(figsize=(10, 4), layout="constrained")
+        figure = require_matplotlib(f"{path}: not drawn", "train")(figsize=(10, 4), layout="constrained")
+    except LevitError as error:  # after days of training, all of which is saved
+        return str(error)
+    from matplotlib.ticker import MaxNLocator
+
     for axes, key, label in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %")):
         epochs = [line["epoch"] for line in lines]
         axes.plot(epochs, [line[key] for line in lines], ".-", label="training (augmented)")

@@ -7,7 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable
 
-from ..ops.cuda import device
+from ..ops.cuda import device, operands
 from .collective import Started, started_sum
 
 
@@ -49,7 +49,7 @@ class HostSums:
         self._communicator = communicator
 
     def __call__(self, array) -> Started:
-        host = device.to_host(array)
+        host = operands.to_host(array)
         return Started(started_sum(self._communicator, host), lambda: device.current().copy(array, host))
 
 

@@ -27,7 +27,7 @@ FORMS = {
     "the labels on both heads": (BASE, False),
     "hard distillation": (replace(BASE, alpha=0.3, clip=0.003), True),
     "soft distillation": (replace(BASE, distillation="soft", temperature=3.0, rate_changes="step"), True),
-    "accumulation": (replace(BASE, accumulation=3, batch=4), False),
+    "accumulation": (replace(BASE, accumulation=2, batch=4), False),
     "neither clipping nor decay": (replace(BASE, clip=0.0, decay=0.0), True),
 }
 

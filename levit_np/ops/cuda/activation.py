@@ -3,9 +3,10 @@
 import numpy as np
 
 from ..reference import identity, identity_backward, softmax, softmax_backward  # noqa: F401
-from .device import arrays, chunk_of, contiguous, element_of, launch
-from .geometry import cover
+from .device import arrays, launch
+from .geometry import chunk_of, cover
 from .kernel import Kernel
+from .operands import contiguous, element_of
 
 THREADS = 256
 IDENTITY, HARDSWISH, SILU = range(3)  # as in machine.cuh

@@ -4,9 +4,10 @@ from operator import mul as multiply  # noqa: F401
 
 import numpy as np
 
-from .device import arrays, chunk_of, current, element_of, launch
-from .geometry import CHUNK_BYTES, cover
+from .device import arrays, current, launch
+from .geometry import CHUNK_BYTES, chunk_of, cover
 from .kernel import ELEMENTS, Kernel
+from .operands import element_of
 
 THREADS = 256
 

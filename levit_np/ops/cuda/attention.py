@@ -8,9 +8,10 @@ import numpy as np
 from .. import reference
 from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
 from ..side_by_side import whole_of
-from .device import arrays, contiguous, current, element_of, launch, on_hopper
+from .device import arrays, current, launch, on_hopper
 from .geometry import CHUNK_BYTES, SIZES, WARP, attention_for, cover, head_size, heads_for, images_for
 from .kernel import Kernel, View
+from .operands import contiguous, element_of
 from .reduction import sum_parts
 
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2

@@ -5,9 +5,10 @@ Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixe
 import numpy as np
 
 from ..reference import convolution_size
-from .device import arrays, chunk_of, contiguous, element_of, launch, on_hopper, padded, tiles
-from .geometry import cover, parts_for, tile_for, whole
+from .device import arrays, launch, on_hopper, tiles
+from .geometry import chunk_of, cover, parts_for, tile_for, whole
 from .kernel import Kernel
+from .operands import contiguous, element_of, padded
 from .reduction import sum_parts
 
 PIXELS = 128  # a block of threads, when an image's planes are laid side by side

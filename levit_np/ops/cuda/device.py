@@ -13,13 +13,12 @@ import time
 import traceback
 import weakref
 from contextlib import suppress
-from functools import cache
 
 import numpy as np
 
 from ...errors import BackendError
-from .geometry import CHUNK_BYTES, SHARED_WITHOUT_ASKING, SIZES, tiles_of
-from .kernel import ELEMENTS, Kernel, Launch, View
+from .geometry import SHARED_WITHOUT_ASKING, tiles_of
+from .kernel import Kernel, Launch, View
 
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
 HOPPER = 90  # which has instructions that none has before or after it
@@ -35,7 +34,7 @@ _used, _number = None, None
 # While a thread records, no other may wait for the whole GPU, and none may count its launches among the recording's:
 # one thread at a time records or evaluates.
 alone = threading.RLock()
-_rounded = {}  # of each array that a recording is given, by its id: what it has become in other types
+_recording = threading.local()  # .rounded: see rounded
 
 
 def _cupy():
@@ -261,7 +260,7 @@ class CupyDevice:
 
 def captured(function, arrays=()):
     """See CupyDevice.captured.  A weight that the forward rounds is not rounded again for the backward."""
-    _rounded.update((id(array), {}) for array in arrays)
+    _recording.rounded = {id(array): {} for array in arrays}
     try:
         return current().captured(function, arrays)
     except (RuntimeError, MemoryError) as error:
@@ -269,7 +268,13 @@ def captured(function, arrays=()):
         current().free()
         raise
     finally:
-        _rounded.clear()
+        _recording.rounded = {}
+
+
+def rounded(array) -> dict:
+    """While this thread records: what an array that the recording is given has become, by type; what is put in stays
+    until the end.  Of any other array, and at other times, an empty one that nobody keeps."""
+    return getattr(_recording, "rounded", {}).get(id(array), {})
 
 
 def free() -> None:
@@ -330,20 +335,6 @@ def _argument(value):
     return value
 
 
-def element_of(*values) -> str:
-    """The kernels' name for the type that all have.  Raises BackendError for a type they do not compute in."""
-    kinds = {_name(value.dtype) for value in values}
-    if len(kinds) > 1 or not kinds <= set(ELEMENTS):
-        raise BackendError(f"backend cuda: expected arrays of one type of {', '.join(ELEMENTS)}, "
-                           f"found {', '.join(sorted(kinds))}")
-    return ELEMENTS[kinds.pop()]
-
-
-@cache
-def _name(dtype) -> str:  # which NumPy puts together each time
-    return dtype.name
-
-
 def on_hopper() -> bool:
     """Whether this GPU has the instructions that Hopper alone has."""
     return current().capability == HOPPER
@@ -352,63 +343,3 @@ def on_hopper() -> bool:
 def tiles(element: str, across: bool = False) -> tuple:
     """Of products of this type, on this GPU."""
     return tiles_of(element, on_hopper(), across)
-
-
-def chunk_of(element: str) -> int:
-    """Numbers in 16 bytes."""
-    return CHUNK_BYTES // SIZES[element]
-
-
-def contiguous(x, dtype=None):
-    """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
-    if x.flags.c_contiguous and dtype in (None, x.dtype) and current().address(x) % CHUNK_BYTES == 0:
-        return x
-    known = _rounded.get(id(x), {})
-    if dtype not in known:
-        y = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
-        known[dtype] = y if current().address(y) % CHUNK_BYTES == 0 else y.copy()
-    return known[dtype]
-
-
-def padded(x, part: int, dtype=None):
-    """contiguous(x), with zeros behind the last axis where it is not whole parts."""
-    missing = -x.shape[-1] % part
-    if not missing:
-        return contiguous(x, dtype)
-    y = arrays().zeros((*x.shape[:-1], x.shape[-1] + missing), dtype or x.dtype)
-    y[..., : x.shape[-1]] = x
-    return y
-
-
-def type_of(precision: str) -> np.dtype:
-    """NumPy's type of a precision.  Raises BackendError for bfloat16 where the package that adds it is missing, or a
-    CuPy that takes it."""
-    if precision != "bfloat16":
-        return np.dtype(precision)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed"
-                           ) from None
-    current().require_bfloat16()
-    return np.dtype(ml_dtypes.bfloat16)
-
-
-def asarray(x):
-    """On the GPU."""
-    return current().asarray(x)
-
-
-def to_host(x) -> np.ndarray:
-    """The inverse: NumPy's."""
-    return arrays().asnumpy(x)
-
-
-def zeros(shape, dtype=float):
-    """As NumPy's."""
-    return arrays().zeros(shape, dtype)
-
-
-def zeros_like(x):
-    """As NumPy's."""
-    return arrays().zeros(x.shape, x.dtype)

@@ -15,6 +15,11 @@ SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 
 SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
 
 
+def chunk_of(element: str) -> int:
+    """Numbers in 16 bytes."""
+    return CHUNK_BYTES // SIZES[element]
+
+
 class Tile(NamedTuple):
     """What a block of product.cuh computes: rows × columns, by `down` × `across` warps."""
 

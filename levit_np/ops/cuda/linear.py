@@ -1,9 +1,10 @@
 """The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
 gradients are float32 again."""
 
-from .device import arrays, chunk_of, contiguous, element_of, launch, on_hopper, padded, tiles
-from .geometry import cover, cut_for, parts_for, tile_for, whole
+from .device import arrays, launch, on_hopper, tiles
+from .geometry import chunk_of, cover, cut_for, parts_for, tile_for, whole
 from .kernel import Kernel
+from .operands import contiguous, element_of, padded
 from .reduction import sum_columns, sum_parts
 
 

@@ -3,9 +3,10 @@ and beta are float32 whatever x is."""
 
 from ..reference import Statistics
 from .activation import HARDSWISH, IDENTITY
-from .device import arrays, chunk_of, contiguous, element_of, launch
-from .geometry import COLUMN_THREADS, columns_for, cover
+from .device import arrays, launch
+from .geometry import COLUMN_THREADS, chunk_of, columns_for, cover
 from .kernel import Kernel
+from .operands import contiguous, element_of
 from .reduction import sum_columns, sum_parts
 
 THREADS = 128

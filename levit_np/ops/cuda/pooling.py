@@ -3,9 +3,10 @@
 from ..reference import (  # noqa: F401
     first_token, image_to_tokens, prepend_token, subsample, tokens_to_image)
 from ..reference import drop_path_mask as _mask
-from .device import arrays, contiguous, element_of, launch
+from .device import arrays, launch
 from .geometry import cover
 from .kernel import Kernel
+from .operands import contiguous, element_of
 from .reduction import sum_columns
 
 THREADS = 128

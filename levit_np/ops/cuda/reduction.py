@@ -1,8 +1,9 @@
 """Sums in float32, always in one order."""
 
-from .device import arrays, contiguous, element_of, launch
+from .device import arrays, launch
 from .geometry import PROCESSORS, cover
 from .kernel import Kernel
+from .operands import contiguous, element_of
 
 THREADS = 128
 # Of a block of sum_parts, numbers and threads that share one's parts, at most: of few numbers, and of many.

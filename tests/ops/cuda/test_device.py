@@ -11,7 +11,7 @@ import pytest
 
 import levit_np
 from levit_np import ops
-from levit_np.ops.cuda import device
+from levit_np.ops.cuda import device, operands
 from levit_np.ops.cuda.kernel import Kernel, Launch
 
 from .standing_cupy import Cupy, Runtime
@@ -120,10 +120,10 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
     pytest.importorskip("ml_dtypes")
     cupy = Cupy(1)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    assert device.type_of("bfloat16").name == "bfloat16" and device.type_of("float16") == np.float16
+    assert operands.type_of("bfloat16").name == "bfloat16" and operands.type_of("float16") == np.float16
     cupy.__version__ = "13.6.0"
     with pytest.raises(levit_np.BackendError, match="expected CuPy 14 or later to train in it, found 13.6.0"):
-        device.type_of("bfloat16")
+        operands.type_of("bfloat16")
 
 
 @pytest.mark.parametrize("memory, kept", [("", "once: CuPy keeps them"),

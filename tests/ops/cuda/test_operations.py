@@ -6,7 +6,7 @@ import pytest
 from levit_np.errors import BackendError
 from levit_np.ops import cuda as ops
 from levit_np.ops import reference
-from levit_np.ops.cuda import device, geometry, optimizer
+from levit_np.ops.cuda import device, geometry, operands, optimizer
 from levit_np.ops.cuda.geometry import WARPGROUP_TILES
 
 from ..cases import CASES
@@ -75,7 +75,7 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     without, again = ops.convolution_backward(dy, x, w, stride, padding, input_gradient=False)
     assert without is None
     close(again, dw_expected, ROUNDING["float32"], np.float32)
-    in_blocks = (kernel, stride, padding) == (3, 2, 1) and 2 * shape[1] <= device.chunk_of(device.element_of(x))
+    in_blocks = (kernel, stride, padding) == (3, 2, 1) and 2 * shape[1] <= geometry.chunk_of(operands.element_of(x))
     assert in_blocks or np.array_equal(exact(again), exact(dw))
 
 

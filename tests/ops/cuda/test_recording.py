@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from levit_np.ops.cuda import device
+from levit_np.ops.cuda import device, operands
 from levit_np.ops.cuda.kernel import Kernel, Launch
 
 from .standing_cupy import Cupy, Runtime
@@ -202,17 +202,23 @@ def test_another_threads_launches_cut_no_recording(log, monkeypatch):
 def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
     device.use(emulators[0])
     monkeypatch.setattr(emulators[0], "captured", lambda function, arrays: function())
-    w, other = (device.asarray(np.ones((4, 8), np.float32)) for _ in "12")
+    w, other = (operands.asarray(np.ones((4, 8), np.float32)) for _ in "12")
 
     def function():
-        return [device.contiguous(a, np.dtype(kind)) for a in (w, other) for kind in ("float16", "float16", "float32")]
+        kinds = "float16", "float16", "float32"
+        return [operands.contiguous(array, np.dtype(kind)) for array in (w, other) for kind in kinds]
+
+    def with_another_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return function(), pool.submit(function).result()
 
     try:
-        found, apart = device.captured(function, (w,)), function()
+        (found, elsewhere), apart = device.captured(with_another_thread, (w,)), function()
     finally:
         device.use(None)
     assert found[0] is found[1] is not found[2] and found[3] is not found[4]
     assert apart[0] is not apart[1]  # whose values may have changed
+    assert elsewhere[0] is not elsewhere[1]  # what is recorded has no values yet
     assert [a.dtype.name for a in found[:3]] == ["float16", "float16", "float32"]
 
 

@@ -1,0 +1,79 @@
+"""Operands as the kernels read them: on the GPU, of one type, side by side, in whole chunks of 16 bytes."""
+
+from functools import cache
+
+import numpy as np
+
+from ...errors import BackendError
+from .device import arrays, current, rounded
+from .geometry import CHUNK_BYTES
+from .kernel import ELEMENTS
+
+
+def element_of(*values) -> str:
+    """The kernels' name for the type that all have.  Raises BackendError for a type they do not compute in."""
+    kinds = {_name(value.dtype) for value in values}
+    if len(kinds) > 1 or not kinds <= set(ELEMENTS):
+        raise BackendError(f"backend cuda: expected arrays of one type of {', '.join(ELEMENTS)}, "
+                           f"found {', '.join(sorted(kinds))}")
+    return ELEMENTS[kinds.pop()]
+
+
+@cache
+def _name(dtype) -> str:  # which NumPy puts together each time
+    return dtype.name
+
+
+def contiguous(x, dtype=None):
+    """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
+    if x.flags.c_contiguous and dtype in (None, x.dtype) and current().address(x) % CHUNK_BYTES == 0:
+        return x
+    known = rounded(x)
+    if dtype not in known:
+        y = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
+        known[dtype] = y if current().address(y) % CHUNK_BYTES == 0 else y.copy()
+    return known[dtype]
+
+
+def padded(x, part: int, dtype=None):
+    """contiguous(x), with zeros behind the last axis where it is not whole parts."""
+    missing = -x.shape[-1] % part
+    if not missing:
+        return contiguous(x, dtype)
+    y = arrays().zeros((*x.shape[:-1], x.shape[-1] + missing), dtype or x.dtype)
+    y[..., : x.shape[-1]] = x
+    return y
+
+
+def type_of(precision: str) -> np.dtype:
+    """NumPy's type of a precision.  Raises BackendError for bfloat16 where the package that adds it is missing, or a
+    CuPy that takes it."""
+    if precision != "bfloat16":
+        return np.dtype(precision)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise BackendError("dtype bfloat16: expected the package ml_dtypes to train in it, which is not installed"
+                           ) from None
+    current().require_bfloat16()
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def asarray(x):
+    """On the GPU."""
+    return current().asarray(x)
+
+
+def to_host(x) -> np.ndarray:
+    """The inverse: NumPy's."""
+    return arrays().asnumpy(x)
+
+
+def zeros(shape, dtype=float):
+    """As NumPy's."""
+    return arrays().zeros(shape, dtype)
+
+
+def zeros_like(x):
+    """As NumPy's."""
+    return arrays().zeros(x.shape, x.dtype)
