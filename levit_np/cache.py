@@ -13,11 +13,11 @@ def directory() -> str:
     if not os.path.isabs(home):  # a user without one, in a container say: nothing is kept, least of all in a folder ~
         home = os.devnull
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
+        base = os.path.join(home, os.environ.get("LOCALAPPDATA") or os.path.join("AppData", "Local"))
     elif sys.platform == "darwin":
         base = os.path.join(home, "Library", "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    else:  # a relative one is no place at all: it stands for one below home, not for one in each folder one works in
+        base = os.path.join(home, os.environ.get("XDG_CACHE_HOME") or ".cache")
     return os.path.join(base, "levit_np")
 
 

@@ -309,13 +309,17 @@ def main(argv=None) -> int:
         return status
     except LevitError as error:
         print(f"levit-np {arguments.verb}: {error}", file=sys.stderr)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough; what is still to be written goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError as error:
         print(f"levit-np {arguments.verb}: expected more memory (a smaller batch needs less), found {error}",
               file=sys.stderr)
     except OSError as error:
-        print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        if not isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
+            print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror or error}",
+                  file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # at its end Python would try again, and say so; what is still to be written goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
     return 1

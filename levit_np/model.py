@@ -3,12 +3,13 @@
 import weakref
 from copy import deepcopy
 from dataclasses import replace
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 
 from .config import LeViTConfig, config_of
-from .errors import LevitError
+from .errors import ConfigError, LevitError
 from .layers.block import Residual, Stage
 from .layers.layer import Layer
 from .layers.linear import Head
@@ -336,7 +337,10 @@ def _assembled(kind, config, backend, state, besides) -> LeViT:
 
 def initial_state(model: LeViT, seed: int, dtype) -> dict:
     """{name: array} of a fresh network: uniform ±1/√fan_in, as the authors' starts; of heads and embeddings normal, of
-    deviation 0.02 before it is cut at two (the authors' cut is at ±2, a hundred deviations)."""
+    deviation 0.02 before it is cut at two (the authors' cut is at ±2, a hundred deviations).  Raises ConfigError for a
+    seed below 0."""
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ConfigError(f"seed: expected a whole number from 0, found {seed!r:.100}")
     generator, state = np.random.default_rng(seed), {}
     for name, spec in model.specs_by_name().items():
         if isinstance(spec.initial, tuple):

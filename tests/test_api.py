@@ -48,6 +48,12 @@ def test_create_takes_every_field_and_the_same_seed_gives_the_same_model():
     assert one.dtype == np.float64 and one.forward(np.zeros((1, 2, 64, 96)), training="frozen")[0].shape == (1, 10)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", None])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(levit_np.LevitError, match="seed: expected a whole number from 0, found"):
+        levit_np.create("levit_digits", seed=seed)
+
+
 def test_load_with_backend_and_dtype(model, x, tmp_path):
     model.save(tmp_path / "mine.h5")
     for dtype in ("float32", "float64"):

@@ -20,8 +20,10 @@ def test_the_platforms_places(monkeypatch):
         monkeypatch.setattr(sys, "platform", platform)
         assert Path(cache.directory()) == Path(HOME, default, "levit_np")
         if variable:
-            monkeypatch.setenv(variable, "BASE")
-            assert Path(cache.directory()) == Path("BASE", "levit_np")
+            monkeypatch.setenv(variable, os.path.abspath("BASE"))
+            assert Path(cache.directory()) == Path(os.path.abspath("BASE"), "levit_np")
+            monkeypatch.setenv(variable, "relative")
+            assert Path(cache.directory()) == Path(HOME, "relative", "levit_np")
     monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
     assert cache.directory() == "MINE"
     monkeypatch.setenv("LEVIT_NP_CACHE", "~/mine")  # as a Dockerfile has it

@@ -125,6 +125,16 @@ def test_a_reader_that_leaves_early_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # empty: short output waits for a flush, the last one Python's
+def test_a_full_disk_below_the_output_is_status_1_and_one_line(unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "levit_np.cli", "summary", "levit_digits"], cwd=ROOT, stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=60,
+                              env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert (done.returncode, done.stderr) == (1, "levit-np summary: output: No space left on device\n")
+
+
 def test_many_images_into_a_pipe_show_progress_on_a_terminal_and_none_elsewhere():
     images = (SAMPLES * 3)[:20]
     command = [sys.executable, "-m", "levit_np.cli", "classify", "--top", "1", *images]

@@ -64,7 +64,8 @@ def _own(place, arrays, documents):
                               f"{', '.join(missing)}")
     try:
         config, preprocessing = LeViTConfig.from_dict(documents["config"]), documents["recipe"]
-        preprocessing = preprocessing and Preprocessing.from_dict(preprocessing)
+        if preprocessing is not None:
+            preprocessing = Preprocessing.from_dict(preprocessing)
         specs = build(config).specs_by_name()
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None

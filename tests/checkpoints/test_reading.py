@@ -132,6 +132,15 @@ def test_files_that_are_no_weights(tmp_path):
     assert refusal(tmp_path / "a") == "expected HDF5 that levit_np wrote, found none of its documents config, recipe"
 
 
+@pytest.mark.parametrize("recipe", [[], {}, "", 0, False])
+def test_an_empty_recipe_is_not_none(recipe, tmp_path):
+    """Taken for none, it would let another decide how images are prepared."""
+    save(random_model("levit_digits"), tmp_path / "a")
+    arrays, documents = hdf5.read(tmp_path / "a")
+    hdf5.write(tmp_path / "a", arrays, documents | {"recipe": recipe})
+    assert refusal(tmp_path / "a").startswith("recipe: expected the fields ['crop', ")
+
+
 def test_any_number_of_channels_goes_through_every_format(tmp_path):
     """There is a recipe for grey and colour alone."""
     model = random_model("levit_128s", num_classes=5, in_channels=6)
