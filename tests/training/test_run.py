@@ -322,6 +322,17 @@ def test_a_gradient_that_overflows_beside_a_finite_loss_stops_it():
     assert np.array_equal(made.model.head.weight, before) and made.update.steps == 0
 
 
+def test_a_teacher_that_is_not_finite_stops_it():
+    """Its first choice would be a NaN's place, and the loss finite."""
+    made, asked = trainer(), trainer().teacher
+    made.teacher = lambda batch: np.where(batch.indices[:, None] == 2, np.nan, asked(batch))
+    before = made.model.on_host()
+    with pytest.raises(TrainingError, match="^epoch 1, batch 1 of 5: teacher: expected finite logits, found nan of "
+                                            "image 2 of epoch 0$"):
+        next(made.train_epoch())
+    np.testing.assert_equal(made.model.on_host(), before)
+
+
 def test_what_is_not_finite_is_not_saved(tmp_path):
     """Statistics that overflowed beside a loss that did not."""
     made = trainer()
