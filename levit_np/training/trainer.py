@@ -217,9 +217,12 @@ class Trainer:
             own = document["ranks"][self.ranks.rank]
             if len(document["ranks"]) != self.ranks.size:
                 raise TrainingError(f"expected {self.ranks.size} ranks, found {len(document['ranks'])}")
+            for key, most in (("epoch", self.recipe.epochs), ("batch", self.loader.steps)):
+                if not 0 <= document[key] <= most:
+                    raise TrainingError(f"{key}: expected 0 to {most}, found {document[key]}")
             self.model.random.bit_generator.state = own["random"]
             self.epoch, self.batch, self.update.steps = (int(document[key]) for key in ("epoch", "batch", "steps"))
-            self.totals = dict(own["totals"])
+            self.totals = {key: own["totals"][key] for key in self.totals}
             if self.scale.used:
                 self.scale.value, self.scale.quiet = float(document["scale"][0]), int(document["scale"][1])
         except (KeyError, IndexError, TypeError, ValueError) as error:
