@@ -1,6 +1,7 @@
 """The ranks of a training that `mpiexec` started: what they say to each other, and how they end together."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -126,6 +127,7 @@ def mpi_ranks() -> Iterator[MPIRanks]:
     try:
         yield ranks
     except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ended in here by Ctrl-C, it would leave the others waiting
         if not ranks.end_together():
             _say(error, ranks)
             time.sleep(PASSED_ON)

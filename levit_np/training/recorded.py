@@ -25,10 +25,12 @@ class RecordedPass:
         key = (share, self._model.frozen, *map(id, self._model.dropping()), *((a.shape, a.dtype) for a in arrays))
         if self._refused or key != self._key:
             # The first time as it comes: whatever is compiled or put together once is not recorded.
-            held, self._key, self._replay = self._replay is not None, key, None
+            held, self._key, self._replay = self._replay is not None, None, None
             if held and hasattr(self._model.ops, "free"):  # as much memory as this pass takes too
                 self._model.ops.free()
-            return self._compute(*arrays, share=share)
+            found = self._compute(*arrays, share=share)
+            self._key = key  # not that of a pass that is refused, for a batch of one say
+            return found
         replay, self._replay = self._replay, None  # where this is cut short, by Ctrl-C say, the next is recorded anew
         if replay is None or any(getattr(layer, name) is not array
                                  for (layer, name), array in zip(self._state, self._held)):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from ..errors import TrainingError
 from .curves import draw
 from .fingerprint import fingerprint
 from .folder import RunFolder
@@ -47,12 +48,16 @@ class Run:
                              "begins with; a smaller --average forgets sooner, 0 keeps none")
 
     def resume(self) -> None:
-        """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none."""
+        """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none, or it is of
+        another training."""
         ranks = self.trainer.ranks
         arrays, document, skipped = ranks.first(self.folder.checkpoints.newest)
         for reason in skipped:
             self.screen.note(f"left out: {reason}")
-        self.trainer.set_state(arrays, document)
+        try:
+            self.trainer.set_state(arrays, document)
+        except TrainingError as error:
+            raise TrainingError(f"{self.folder.checkpoints.folder}: {error}") from None
         self.best = document.get("best")
         ranks.first(lambda: self.folder.log.cut(self.trainer.epoch))
         self._saved = time.monotonic()

@@ -79,14 +79,12 @@ class FunctionTeacher:
         return cls(function, classes, hashlib.sha256(source).hexdigest())
 
     def __call__(self, batch):
-        """The function's logits.  Raises LevitError where they are not finite numbers (B, classes)."""
+        """The function's logits.  Raises LevitError where they are not (B, classes) of a floating type."""
         # Whatever it does to its images, the student's stay as they are.
         logits, expected = np.asarray(self._function(batch.images.copy())), (len(batch.images), self._classes)
         if logits.shape != expected or logits.dtype.kind != "f":
             raise LevitError(f"teacher: expected logits {expected} of a floating type, found {logits.shape} of "
                              f"{logits.dtype}")
-        if not np.isfinite(logits).all():
-            raise LevitError("teacher: expected finite logits, found a NaN or an infinity")
         return logits
 
 

@@ -158,8 +158,14 @@ class Trainer:
         return ops.correct(ops.add(*outputs) if isinstance(outputs, tuple) else outputs, targets)
 
     def logits(self, batch):
-        """The teacher's (B, classes)."""
-        return self.model.ops.asarray(np.asarray(self.teacher(batch), self.model.dtype))
+        """The teacher's (B, classes).  Raises TrainingError, naming the first image, where they are not finite: hard
+        distillation would take the place of a NaN for a label, and its loss is finite."""
+        logits = np.asarray(self.teacher(batch), self.model.dtype)
+        if not (finite := np.isfinite(logits)).all():
+            row = int(finite.all(1).argmin())
+            found = logits[row][~finite[row]][0]
+            raise TrainingError(f"{self._place()}: teacher: expected finite logits, found {found} of {batch.names[row]}")
+        return self.model.ops.asarray(logits)
 
     def finite(self, loss, gradients, batches) -> bool:
         """Whether the step may be taken.  Raises TrainingError, on every rank, where the loss of one is not finite, or
@@ -211,9 +217,12 @@ class Trainer:
             own = document["ranks"][self.ranks.rank]
             if len(document["ranks"]) != self.ranks.size:
                 raise TrainingError(f"expected {self.ranks.size} ranks, found {len(document['ranks'])}")
+            for key, most in (("epoch", self.recipe.epochs), ("batch", self.loader.steps)):
+                if not 0 <= document[key] <= most:
+                    raise TrainingError(f"{key}: expected 0 to {most}, found {document[key]}")
             self.model.random.bit_generator.state = own["random"]
             self.epoch, self.batch, self.update.steps = (int(document[key]) for key in ("epoch", "batch", "steps"))
-            self.totals = dict(own["totals"])
+            self.totals = {key: own["totals"][key] for key in self.totals}
             if self.scale.used:
                 self.scale.value, self.scale.quiet = float(document["scale"][0]), int(document["scale"][1])
         except (KeyError, IndexError, TypeError, ValueError) as error:

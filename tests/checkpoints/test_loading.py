@@ -14,6 +14,7 @@ from levit_np.errors import CheckpointError
 from levit_np.images.preprocessing import Preprocessing, preprocessing_named
 from levit_np.model import build, create
 
+from ..networks import TINY, random_network
 from ..parity import FIVE, images, pair
 
 
@@ -184,6 +185,18 @@ def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path)
     again = load(tmp_path / "file", image_size=(64, 96))
     assert again.config == model.config
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
+@pytest.mark.parametrize("config", [TINY["vit"], replace(TINY["base"], position="embedding")])
+def test_another_image_size_resizes_the_position_embedding(config, tmp_path):
+    """As the biases; the class token's vector, the first where there is one, stays."""
+    model, old, new = random_network(config, dtype=np.float32), (5, 3), (8, 5)
+    save(model, tmp_path / "a.h5")
+    again, token = load(tmp_path / "a.h5", image_size=(30, 20)), config.pooling == "token"
+    assert (model.config.resolutions[0], again.config.resolutions[0]) == (old, new)
+    before, after = (m.state()["position.embedding"] for m in (model, again))
+    assert np.array_equal(after[:token], before[:token])
+    np.testing.assert_array_equal(after[token:], resize_bias(before[token:].T, old, new).T)
 
 
 def test_another_image_size_keeps_the_preprocessing(tmp_path):

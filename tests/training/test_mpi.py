@@ -17,6 +17,7 @@ import pytest
 from levit_np.errors import LevitError
 from levit_np.ops.cuda import device
 from levit_np.ops.reference import batch_statistics
+from levit_np.training import mpi
 from levit_np.training.mpi import mpi_ranks, started_by_mpi
 from levit_np.training.synchronized import merged
 
@@ -199,6 +200,25 @@ def test_a_rank_takes_a_gpu_by_its_number_in_its_machine(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "4")
     with mpi_ranks() as ranks:
         assert (ranks.rank, device._number) == (2, 1)
+
+
+def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypatch, capsys):
+    """It may wait seconds for them, which wait for it."""
+    ended, asking = [], SimpleNamespace(Test=lambda: os.kill(os.getpid(), signal.SIGINT))
+    world = SimpleNamespace(rank=1, size=2, Dup=lambda: SimpleNamespace(Ibarrier=lambda: asking), Abort=ended.append,
+                            Split_type=lambda kind: SimpleNamespace(rank=0))
+    parts = SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1)
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=parts, rc=SimpleNamespace()))
+    monkeypatch.setattr(device, "_number", None)
+    monkeypatch.setattr(mpi, "PATIENCE", 0.0)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((SystemExit, KeyboardInterrupt)), mpi_ranks():
+            raise LevitError("a bad image")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [1] and capsys.readouterr().err == "rank 1 of 2: a bad image\n"
 
 
 def test_nobody_started_this_process_by_mpi(monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.errors import LevitError
 from levit_np.ops import cpu
 from levit_np.ops.cpu import recording, running
 from levit_np.training.recipe import Recipe
@@ -127,6 +128,16 @@ def test_parts_that_freeze_later_and_branches_that_drop_later(recordings):
         assert step(recorded, number) == step(plain, number)
     require_equal(plain, recorded)
     assert len(recordings) == 3
+
+
+def test_a_batch_that_is_refused_twice_draws_no_mask(recordings):
+    """The second time is when a pass is recorded, whose masks are drawn before it."""
+    plain, recorded = pair("levit_digits", replace(RECIPE, drop_path=0.5))
+    for number in range(2):
+        for trainer in (plain, recorded):
+            with pytest.raises(LevitError, match="at least two images"):
+                step(trainer, number, images=1)
+    assert step(recorded, 2) == step(plain, 2) and not recordings
 
 
 def test_a_recording_that_is_interrupted_before_its_first_replay_is_not_replayed(recordings, monkeypatch):

@@ -243,6 +243,13 @@ def test_a_weight_file_in_the_place_of_a_checkpoint(whole, tmp_path):
         Checkpoints(tmp_path).newest()
 
 
+def test_a_checkpoint_of_another_recipe_is_refused_with_its_place(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", each=interrupted_at(1))
+    with pytest.raises(TrainingError, match="^.*run.checkpoints: .*: expected none, found float32"):
+        run(tmp_path / "run", resume=True, recipe=replace(RECIPE, average=0.0))
+
+
 def test_no_run_to_go_on_with(tmp_path):
     with pytest.raises(TrainingError, match="expected a run to go on with, found no config.json"):
         run(tmp_path / "run", resume=True)
@@ -280,6 +287,9 @@ def test_a_state_of_another_training_is_refused_by_name():
         (lambda a, d: d.__setitem__("ranks", 2 * d["ranks"]), "expected 1 ranks, found 2"),
         (lambda a, d: d["ranks"][0].__setitem__("random", {"bit_generator": "PCG64"}),
          "expected the state of a training"),
+        (lambda a, d: d["ranks"][0].__setitem__("totals", {}), "found KeyError: 'loss'"),
+        (lambda a, d: d.__setitem__("batch", 6), "batch: expected 0 to 5, found 6"),  # of more data, say
+        (lambda a, d: d.__setitem__("epoch", -1), "epoch: expected 0 to 3, found -1"),
         (lambda a, d: d.pop("epoch"), "found KeyError: 'epoch'")]
     for change, message in wrong:
         copies, own = dict(arrays), json.loads(json.dumps(document))
@@ -320,6 +330,17 @@ def test_a_gradient_that_overflows_beside_a_finite_loss_stops_it():
     finally:
         made.model.ops.squared_norm = kept
     assert np.array_equal(made.model.head.weight, before) and made.update.steps == 0
+
+
+def test_a_teacher_that_is_not_finite_stops_it():
+    """Its first choice would be a NaN's place, and the loss finite."""
+    made, asked = trainer(), trainer().teacher
+    made.teacher = lambda batch: np.where(batch.indices[:, None] == 2, np.nan, asked(batch))
+    before = made.model.on_host()
+    with pytest.raises(TrainingError, match="^epoch 1, batch 1 of 5: teacher: expected finite logits, found nan of "
+                                            "image 2 of epoch 0$"):
+        next(made.train_epoch())
+    np.testing.assert_equal(made.model.on_host(), before)
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path):

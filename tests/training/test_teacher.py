@@ -100,8 +100,7 @@ def test_a_function_is_asked_and_its_answer_checked():
     x = np.ones((2, 1, 4, 4), np.float32)
     taught = teacher.FunctionTeacher(lambda images: images.sum((2, 3)) * np.arange(3.0), 3)(batch(x))
     assert np.array_equal(taught, [[0, 16, 32]] * 2)
-    for answer, found in ((np.zeros((2, 4)), r"\(2, 4\)"), (np.zeros((2, 3), int), "int64"),
-                          (np.array([[0, 1, np.nan]] * 2), "NaN")):
+    for answer, found in ((np.zeros((2, 4)), r"\(2, 4\)"), (np.zeros((2, 3), int), "int64")):
         with pytest.raises(LevitError, match=f"teacher: expected .*{found}"):
             teacher.FunctionTeacher(lambda images: answer, 3)(batch(x))
 
