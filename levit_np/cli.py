@@ -170,7 +170,8 @@ def _record(arguments) -> int:
         # The gradient of a class that the model is sure of is little more than rounding.
         recorded = trace(model, x, target=int(model(x)[0].argmin()), about=about, backend=arguments.backend)
         recorded.save(arguments.record)
-    print(f"{shown(arguments.record)}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of {about}")
+    print(f"{shown(arguments.record)}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of "
+          f"{about}")
     return 0
 
 

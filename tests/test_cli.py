@@ -188,7 +188,8 @@ def test_a_message_is_one_line_that_commands_no_terminal(tmp_path, capsys):
     assert main(["verify", name, "--record", name]) == 1
     *_, usage, last = capsys.readouterr().err.splitlines()
     assert usage == "levit-np: error: expected no empty argument, found one"
-    assert last.endswith("new\\nline \\x1b[31m.h5: expected a new file or a recorded pass to replace, found another file'")
+    assert last.endswith("new\\nline \\x1b[31m.h5: expected a new file or a recorded pass to replace, found another "
+                         "file'")
 
 
 def test_summary_of_a_name_and_of_a_file():
