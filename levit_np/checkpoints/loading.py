@@ -110,6 +110,8 @@ def convert(source, target) -> LeViTConfig:
             copy = os.path.join(directory, "converted.h5")
             # Half-precision weights double when read, and are held twice when written.
             config = confined.run(_converted, source, copy, seconds=60 + size / 5e6, memory=5 * size + (512 << 20))
+            if isinstance(config, int):
+                raise OSError(config, os.strerror(config))
             with open(copy, "rb") as converted:
                 shutil.copyfileobj(converted, file)
     except OSError as error:
@@ -117,10 +119,13 @@ def convert(source, target) -> LeViTConfig:
     return LeViTConfig.from_dict(config)
 
 
-def _converted(source: str, copy: str) -> dict:
-    """The child's part of convert."""
+def _converted(source: str, copy: str) -> dict | int:
+    """The child's part of convert: the configuration, or the number of the error that the disk has answered with."""
     model = load(source)
-    save(model, copy)
+    try:
+        save(model, copy)
+    except OSError as error:
+        return error.errno
     return model.config.to_dict()
 
 
