@@ -50,9 +50,9 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
-    resizes the attention biases, and what images are resized to; distillation, true or false, adds a second head or
-    leaves it out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the file,
-    ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
+    resizes attention biases, position embedding and what images are resized to; distillation, true or false, adds a
+    second head or leaves it out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with
+    the file, ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
     """
     size = image_size if image_size is None else size_of(image_size)
     config, state, labels, preprocessing = read(path, size)
@@ -195,7 +195,8 @@ def preprocessing_of(model: LeViT) -> Preprocessing:
 
 
 def _fit(state, config, model, seed, place):
-    """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases resized."""
+    """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases and embedding
+    resized."""
     specs = model.specs_by_name()
     old = _biases(build(config))
     other_classes = model.config.num_classes != config.num_classes
@@ -212,6 +213,11 @@ def _fit(state, config, model, seed, place):
     for name, layer in _biases(model).items():
         if layer.grid != old[name].grid:
             state[name] = resize_bias(state[name], old[name].grid, layer.grid)
+    grid, wanted = config.resolutions[0], model.config.resolutions[0]
+    if model.position and grid != wanted:
+        embedding, token = state["position.embedding"], config.pooling == "token"  # whose own stays as it is
+        pixels = resize_bias(embedding[token:].T, grid, wanted).T
+        state["position.embedding"] = np.concatenate([embedding[:token], pixels])
 
 
 def _biases(model):
@@ -221,7 +227,7 @@ def _biases(model):
 
 def resize_bias(table, old, new):
     """Attention biases (heads, H·W) of one grid for another: bilinear on the grid of offsets, offset 0 staying 0
-    and the largest staying the largest."""
+    and the largest staying the largest.  An embedding (C, H·W) alike, corners staying corners."""
     values = table.reshape(len(table), *old)
     for axis, (have, want) in enumerate(zip(old, new), 1):
         at = np.linspace(0, have - 1, want) if want > 1 else np.zeros(1)

@@ -91,6 +91,19 @@ def test_another_image_size_resizes_the_biases(tmp_path):
     assert np.isfinite(again(x)).all()
 
 
+@pytest.mark.parametrize("name, size", [("levit_128s_a5", (64, 48)),  # as many tokens in another grid
+                                        ("deit_tiny", (48, 80))])
+def test_another_image_size_resizes_the_embedding(tmp_path, name, size):
+    model = random_model(name, num_classes=5, image_size=(48, 64))  # 3×4 tokens
+    save(model, tmp_path / "a.h5")
+    again = load(tmp_path / "a.h5", image_size=size)
+    old, new = model.state()["position.embedding"], again.state()["position.embedding"]
+    expected = torch.nn.functional.interpolate(torch.from_numpy(old[-12:].reshape(1, 3, 4, -1)).permute(0, 3, 1, 2),
+                                               size=(size[0] // 16, size[1] // 16), mode="bilinear", align_corners=True)
+    np.testing.assert_allclose(new[len(old) - 12:], expected[0].flatten(1).T.numpy(), atol=1e-6)
+    assert np.array_equal(new[: len(old) - 12], old[:-12])  # a class token's stays
+
+
 @pytest.mark.parametrize("new", [(10, 12), (14, 14), (1, 3), (20, 5)])
 def test_resized_biases_are_bilinear(new):
     table = np.random.default_rng(0).standard_normal((3, 14 * 14))
