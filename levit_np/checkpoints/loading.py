@@ -30,14 +30,11 @@ def save(model: LeViT, path) -> None:
     """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the preprocessing.
 
     Raises CheckpointError for weights that are not finite, or labels that are not one a class."""
-    labels = list(labels_of(model))
-    if len(labels) != model.config.num_classes or not all(isinstance(label, str) for label in labels):
-        raise CheckpointError(f"labels: expected {model.config.num_classes} texts, found {labels!a:.100}")
     try:
         preprocessing = preprocessing_of(model).to_dict()
     except ImageError:  # there is none for other than grey and colour
         preprocessing = None
-    documents = {"config": model.config.to_dict(), "labels": labels, "recipe": preprocessing}
+    documents = {"config": model.config.to_dict(), "labels": list(labels_of(model)), "recipe": preprocessing}
     state = {name: array.astype(np.float32, copy=False) for name, array in model.on_host().items()}
     hdf5.write(path, state, documents)
 
@@ -143,8 +140,7 @@ def export(model: LeViT, path, format: str) -> None:
         state = {name: array[:, :, None, None] if name.endswith(".weight") and array.ndim == 2
                  and not name.startswith("head") else array for name, array in state.items()}
     named = rename(state, config=model.config, format=format)
-    _require_told(model.config, config_from_shapes({name: array.shape for name, array in named.items()}, format,
-                                                   model.config.image_size), format)
+    _require_told(model.config, {name: array.shape for name, array in named.items()}, format)
     for name in list(named):
         if name.endswith(".running_mean"):
             named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
@@ -157,9 +153,14 @@ def export(model: LeViT, path, format: str) -> None:
     torch_file.write(path, named)
 
 
-def _require_told(config, told, format):
+def _require_told(config, shapes, format):
     """Raises CheckpointError where a file's names and shapes tell of another network than theirs; what decides nothing
     in evaluation, they need not tell."""
+    try:
+        told = config_from_shapes(shapes, format, config.image_size)
+    except CheckpointError:  # other strides than those that are assumed do not lead to its tokens
+        raise CheckpointError(f"{config.name}: {format} files do not say stem {config.stem!a:.100}, and could not be "
+                              "read") from None
     for field in fields(config):
         ours, theirs = getattr(config, field.name), getattr(told, field.name)
         if field.name not in ("name", "drop_path") and ours != theirs:
@@ -179,10 +180,14 @@ def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
 
 
 def labels_of(model: LeViT) -> tuple[str, ...]:
-    """The model's own class names, ImageNet's for 1000 classes without names, else numbers."""
-    if model.labels is not None and len(model.labels):
-        return tuple(model.labels)
+    """The model's own class names, ImageNet's for 1000 classes without names, else numbers.  Raises CheckpointError for
+    names that are not one a class."""
     classes = model.config.num_classes
+    if model.labels is not None and len(model.labels):
+        labels = tuple(model.labels)
+        if len(labels) != classes or not all(isinstance(label, str) for label in labels):
+            raise CheckpointError(f"labels: expected {classes} texts, found {list(labels)!a:.100}")
+        return labels
     return imagenet_labels() if classes == 1000 else tuple(f"class {n}" for n in range(classes))
 
 

@@ -199,6 +199,12 @@ def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path)
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
 
+def test_a_stem_that_no_file_tells_is_not_exported(tmp_path):
+    model = random_model("levit_digits", stem=[[32, 3, 2], [64, 3, 1]], image_size=(32, 64))
+    with pytest.raises(CheckpointError, match="^levit_digits: timm files do not say stem .*, and could not be read$"):
+        export(model, tmp_path / "file", format="timm")
+
+
 def test_another_image_size_keeps_the_preprocessing(tmp_path):
     model = random_model("levit_digits")
     model.preprocessing = Preprocessing("mine", 40, (32, 32), (0.25,), (0.75,), mode="L")
