@@ -161,9 +161,12 @@ def _require_told(config, shapes, format):
     except CheckpointError:  # other strides than those that are assumed do not lead to its tokens
         raise CheckpointError(f"{config.name}: {format} files do not say stem {config.stem!a:.100}, and could not be "
                               "read") from None
+    told = replace(told, name=config.name, drop_path=config.drop_path)
+    if len(config.stages) == 1:
+        told = replace(told, shrink_value_ratio=config.shrink_value_ratio)
     for field in fields(config):
         ours, theirs = getattr(config, field.name), getattr(told, field.name)
-        if field.name not in ("name", "drop_path") and ours != theirs:
+        if ours != theirs:
             raise CheckpointError(f"{config.name}: {format} files do not say {field.name} {ours!a:.100}, and would be "
                                   f"read as {theirs!a:.100}")
 

@@ -205,6 +205,12 @@ def test_a_stem_that_no_file_tells_is_not_exported(tmp_path):
         export(model, tmp_path / "file", format="timm")
 
 
+def test_what_one_stage_has_no_use_for_need_not_be_told(tmp_path):
+    model = random_model("levit_128s_a1", num_classes=5, image_size=32, shrink_value_ratio=1)
+    export(model, tmp_path / "file", format="timm")
+    assert all(np.array_equal(v, model.state()[k]) for k, v in load(tmp_path / "file").state().items())
+
+
 def test_another_image_size_keeps_the_preprocessing(tmp_path):
     model = random_model("levit_digits")
     model.preprocessing = Preprocessing("mine", 40, (32, 32), (0.25,), (0.75,), mode="L")
