@@ -206,8 +206,8 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
-    resizes attention biases and embeddings; distillation, true or false, adds a second head or leaves it out. Raises
-    CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype that is not there."""
+    resizes attention biases and position embedding; distillation, true or false, adds a second head or leaves it out.
+    Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype not there."""
     stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,

@@ -170,7 +170,8 @@ def _record(arguments) -> int:
         # The gradient of a class that the model is sure of is little more than rounding.
         recorded = trace(model, x, target=int(model(x)[0].argmin()), about=about, backend=arguments.backend)
         recorded.save(arguments.record)
-    print(f"{arguments.record}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of {about}")
+    print(f"{shown(arguments.record)}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of "
+          f"{about}")
     return 0
 
 
@@ -301,21 +302,26 @@ def main(argv=None) -> int:
             setattr(sys, name, open(os.devnull, mode))
     if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
         sys.stdout.reconfigure(errors="replace")  # a letter of a label or a help that the terminal lacks is no failure
-    arguments = _parser().parse_args(argv)
-    warnings.showwarning = lambda message, *place: print(f"levit-np {arguments.verb}: {message}", file=sys.stderr)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if any(value == "" or isinstance(value, list) and "" in value for value in vars(arguments).values()):
+        parser.error("expected no empty argument, found one")  # a shell's variable that is not set, say
+
+    def say(text):  # in one line, whatever names a file or an argument has
+        print(f"levit-np {arguments.verb}: {shown(str(text))}", file=sys.stderr)
+
+    warnings.showwarning = lambda message, *place: say(message)
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except LevitError as error:
-        print(f"levit-np {arguments.verb}: {error}", file=sys.stderr)
+        say(error)
     except MemoryError as error:
-        print(f"levit-np {arguments.verb}: expected more memory (a smaller batch needs less), found {error}",
-              file=sys.stderr)
+        say(f"expected more memory (a smaller batch needs less), found {error}")
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
-            print(f"levit-np {arguments.verb}: {error.filename or 'output'}: {error.strerror or error}",
-                  file=sys.stderr)
+            say(f"{error.filename or 'output'}: {error.strerror or error}")
         try:
             sys.stdout.flush()
         except OSError:  # at its end Python would try again, and say so; what is still to be written goes nowhere

@@ -186,10 +186,7 @@ def config_of(name: str, **changes) -> LeViTConfig:
     if unknown := [key for key in changes if key not in LeViTConfig.__dataclass_fields__]:
         raise ConfigError(f"config: expected fields among {', '.join(LeViTConfig.__dataclass_fields__)}, found "
                           f"{unknown[0]!a:.100}")
-    try:
-        return replace(known[name], **changes)
-    except TypeError as error:  # stages that are a number, say
-        raise ConfigError(f"config: {error}") from None
+    return LeViTConfig.from_dict(known[name].to_dict() | changes)
 
 
 def size_of(image_size) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from .errors import LevitError
 from .layers.attention import Attention, ShrinkingAttention
 from .layers.stem import ConvBN
+from .storage.atomic import replacing
 
 _ATTENTION, _SIGNED, _IMAGE = "inferno", "RdBu_r", "gray"
 
@@ -140,7 +141,9 @@ def write_all(model, image, folder) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (function, options) in pictures(model).items():
         path = folder / f"{name}.png"
-        function(model, x, **options).savefig(path, dpi=120)
+        figure = function(model, x, **options)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
         yield path
 
 

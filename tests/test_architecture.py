@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "explain": MODEL | {"images", "storage"},
     "benchmark": MODEL | {"inference"},
     "classifier": MODEL | {"checkpoints", "explain", "images", "inference"},
-    "plot": MODEL,
+    "plot": MODEL | {"storage"},
     "__init__": {"classifier", "config"},
 }
 HEAVY = {"numba", "cupy", "h5py", "torch", "scipy", "sklearn", "transformers", "rich", "PIL", "safetensors",

@@ -81,6 +81,8 @@ def test_save_keeps_weights_labels_and_recipe(model, tmp_path):
     assert (again.config, again.labels, again.preprocessing) == (model.config, model.labels, model.preprocessing)
     assert all(np.array_equal(array, model.state()[name]) for name, array in again.state().items())
     again.labels = ["one"]
+    with pytest.raises(levit_np.LevitError, match="labels: expected 10 texts, found .'one'"):
+        again.predict(np.zeros((32, 32), np.uint8))
     with pytest.raises(levit_np.CheckpointError, match="labels: expected 10 texts, found .'one'"):
         again.save(tmp_path / "copy.h5")
     again.labels, again.head.bias = None, np.full(10, np.nan, np.float32)

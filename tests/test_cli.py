@@ -189,6 +189,19 @@ def test_too_little_memory_is_said_in_one_line():
                            "bytes\n")
 
 
+def test_a_message_is_one_line_that_commands_no_terminal(tmp_path, capsys):
+    name = str(tmp_path / "new\nline \x1b[31m.h5")
+    assert main(["verify", SAMPLES[0], name]) == 1
+    random_model().save(name)
+    with pytest.raises(SystemExit):
+        main(["verify", name, "--record", ""])  # as a shell has it of a variable that is not set
+    assert main(["verify", name, "--record", name]) == 1
+    *_, usage, last = capsys.readouterr().err.splitlines()
+    assert usage == "levit-np: error: expected no empty argument, found one"
+    assert last.endswith("new\\nline \\x1b[31m.h5: expected a new file or a recorded pass to replace, found another "
+                         "file'")
+
+
 def test_summary_of_a_name_and_of_a_file():
     status, out, _ = run("summary", "levit_256")
     assert status == 0 and "18,893,876" in out.splitlines()[-1]

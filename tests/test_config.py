@@ -86,3 +86,11 @@ def test_every_convolution_leaves_a_pixel():
 def test_an_impossible_field_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         config_of("levit_128s", **changes)
+
+
+def test_parts_may_be_plain_numbers():
+    plain = config_of("levit_digits", stem=[[32, 3, 2], [64, 3, 2]], stages=((64, 1, 2),))
+    assert plain == config_of("levit_digits", stages=(Stage(64, 1, 2),))
+    for wrong in ("abc", 5, [5], [[1, 2, 3, 4]]):
+        with pytest.raises(ConfigError):
+            config_of("levit_digits", stem=wrong)

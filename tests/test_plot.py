@@ -154,6 +154,20 @@ def command(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+def test_a_picture_appears_whole_or_not_at_all(tmp_path, digits, monkeypatch):
+    """On a full disk, say, which is said of the picture's file."""
+    (tmp_path / "filters.png").write_bytes(b"before")
+
+    def full(figure, file, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError) as raised:
+        next(plot.write_all(digits, IMAGE, tmp_path))
+    assert raised.value.filename == str(tmp_path / "filters.png")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
 def test_explain_writes_them_all(tmp_path, digits):
     status, out, err = command(IMAGE, "--png", tmp_path / "pictures")
     files = sorted(path.stem for path in (tmp_path / "pictures").iterdir())

@@ -30,14 +30,11 @@ def save(model: LeViT, path) -> None:
     """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the preprocessing.
 
     Raises CheckpointError for weights that are not finite, or labels that are not one a class."""
-    labels = list(labels_of(model))
-    if len(labels) != model.config.num_classes or not all(isinstance(label, str) for label in labels):
-        raise CheckpointError(f"labels: expected {model.config.num_classes} texts, found {labels!a:.100}")
     try:
         preprocessing = preprocessing_of(model).to_dict()
     except ImageError:  # there is none for other than grey and colour
         preprocessing = None
-    documents = {"config": model.config.to_dict(), "labels": labels, "recipe": preprocessing}
+    documents = {"config": model.config.to_dict(), "labels": list(labels_of(model)), "recipe": preprocessing}
     state = {name: array.astype(np.float32, copy=False) for name, array in model.on_host().items()}
     hdf5.write(path, state, documents)
 
@@ -50,9 +47,9 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
-    resizes attention biases and embeddings, and what images are resized to; distillation, true or false, adds a second
-    head or leaves it out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with the
-    file, ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
+    resizes attention biases, position embedding and what images are resized to; distillation, true or false, adds a
+    second head or leaves it out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with
+    the file, ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
     """
     size = image_size if image_size is None else size_of(image_size)
     config, state, labels, preprocessing = read(path, size)
@@ -110,6 +107,8 @@ def convert(source, target) -> LeViTConfig:
             copy = os.path.join(directory, "converted.h5")
             # Half-precision weights double when read, and are held twice when written.
             config = confined.run(_converted, source, copy, seconds=60 + size / 5e6, memory=5 * size + (512 << 20))
+            if isinstance(config, int):
+                raise OSError(config, os.strerror(config))
             with open(copy, "rb") as converted:
                 shutil.copyfileobj(converted, file)
     except OSError as error:
@@ -117,10 +116,13 @@ def convert(source, target) -> LeViTConfig:
     return LeViTConfig.from_dict(config)
 
 
-def _converted(source: str, copy: str) -> dict:
-    """The child's part of convert."""
+def _converted(source: str, copy: str) -> dict | int:
+    """The child's part of convert: the configuration, or the number of the error that the disk has answered with."""
     model = load(source)
-    save(model, copy)
+    try:
+        save(model, copy)
+    except OSError as error:
+        return error.errno
     return model.config.to_dict()
 
 
@@ -138,8 +140,7 @@ def export(model: LeViT, path, format: str) -> None:
         state = {name: array[:, :, None, None] if name.endswith(".weight") and array.ndim == 2
                  and not name.startswith("head") else array for name, array in state.items()}
     named = rename(state, config=model.config, format=format)
-    _require_told(model.config, config_from_shapes({name: array.shape for name, array in named.items()}, format,
-                                                   model.config.image_size), format)
+    _require_told(model.config, {name: array.shape for name, array in named.items()}, format)
     for name in list(named):
         if name.endswith(".running_mean"):
             named[name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
@@ -152,12 +153,20 @@ def export(model: LeViT, path, format: str) -> None:
     torch_file.write(path, named)
 
 
-def _require_told(config, told, format):
+def _require_told(config, shapes, format):
     """Raises CheckpointError where a file's names and shapes tell of another network than theirs; what decides nothing
     in evaluation, they need not tell."""
+    try:
+        told = config_from_shapes(shapes, format, config.image_size)
+    except CheckpointError:  # other strides than those that are assumed do not lead to its tokens
+        raise CheckpointError(f"{config.name}: {format} files do not say stem {config.stem!a:.100}, and could not be "
+                              "read") from None
+    told = replace(told, name=config.name, drop_path=config.drop_path)
+    if len(config.stages) == 1:
+        told = replace(told, shrink_value_ratio=config.shrink_value_ratio)
     for field in fields(config):
         ours, theirs = getattr(config, field.name), getattr(told, field.name)
-        if field.name not in ("name", "drop_path") and ours != theirs:
+        if ours != theirs:
             raise CheckpointError(f"{config.name}: {format} files do not say {field.name} {ours!a:.100}, and would be "
                                   f"read as {theirs!a:.100}")
 
@@ -174,10 +183,14 @@ def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
 
 
 def labels_of(model: LeViT) -> tuple[str, ...]:
-    """The model's own class names, ImageNet's for 1000 classes without names, else numbers."""
-    if model.labels is not None and len(model.labels):
-        return tuple(model.labels)
+    """The model's own class names, ImageNet's for 1000 classes without names, else numbers.  Raises CheckpointError for
+    names that are not one a class."""
     classes = model.config.num_classes
+    if model.labels is not None and len(model.labels):
+        labels = tuple(model.labels)
+        if len(labels) != classes or not all(isinstance(label, str) for label in labels):
+            raise CheckpointError(f"labels: expected {classes} texts, found {list(labels)!a:.100}")
+        return labels
     return imagenet_labels() if classes == 1000 else tuple(f"class {n}" for n in range(classes))
 
 
@@ -190,7 +203,7 @@ def preprocessing_of(model: LeViT) -> Preprocessing:
 
 
 def _fit(state, config, model, seed, place):
-    """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases and embeddings
+    """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases and embedding
     resized."""
     specs = model.specs_by_name()
     old = _biases(build(config))
@@ -208,12 +221,11 @@ def _fit(state, config, model, seed, place):
     for name, layer in _biases(model).items():
         if layer.grid != old[name].grid:
             state[name] = resize_bias(state[name], old[name].grid, layer.grid)
-    old_grid, grid = config.resolutions[0], model.config.resolutions[0]
-    if model.position and old_grid != grid:
-        vectors = state["position.embedding"]  # of the class token, where there is one, then of the pixels
-        first = len(vectors) - old_grid[0] * old_grid[1]
-        resized = resize_bias(vectors[first:].T, old_grid, grid).T.copy()
-        state["position.embedding"] = np.concatenate([vectors[:first], resized])
+    grid, wanted = config.resolutions[0], model.config.resolutions[0]
+    if model.position and grid != wanted:
+        embedding, token = state["position.embedding"], config.pooling == "token"  # whose own stays as it is
+        pixels = resize_bias(embedding[token:].T, grid, wanted).T
+        state["position.embedding"] = np.concatenate([embedding[:token], pixels])
 
 
 def _biases(model):
@@ -222,8 +234,8 @@ def _biases(model):
 
 
 def resize_bias(table, old, new):
-    """Attention biases (heads, H·W), or embeddings (C, H·W), of one grid for another: bilinear on the grid of offsets,
-    offset 0 staying 0 and the largest staying the largest."""
+    """Attention biases (heads, H·W) of one grid for another: bilinear on the grid of offsets, offset 0 staying 0
+    and the largest staying the largest.  An embedding (C, H·W) alike, corners staying corners."""
     values = table.reshape(len(table), *old)
     for axis, (have, want) in enumerate(zip(old, new), 1):
         at = np.linspace(0, have - 1, want) if want > 1 else np.zeros(1)

@@ -1,7 +1,6 @@
 """What the verbs share: numbers from the command line, signs of life, models by name or file."""
 
 import argparse
-import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -80,10 +79,11 @@ def require_writable(path: str):
     """Raises OSError, before hours of work, where their result could not be written."""
     import tempfile
 
+    from ..storage.atomic import mode_of_regular_file
+
     target = os.path.realpath(path)
     try:
-        if os.path.isdir(target):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        mode_of_regular_file(target)  # nothing else can be replaced
         with tempfile.TemporaryFile(dir=os.path.dirname(target)):  # the system alone knows: the disk may be read-only
             pass
     except OSError as error:

@@ -23,7 +23,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".levit_np-{secrets.token_hex(8)}.tmp")
     try:
-        mode = _mode_of_regular_file(target)
+        mode = mode_of_regular_file(target)
         file = open(temporary, "x+b")
         try:
             yield file
@@ -62,7 +62,7 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-def _mode_of_regular_file(path: str) -> int | None:
+def mode_of_regular_file(path: str) -> int | None:
     """The permission bits, None where there is no such file. Raises OSError for what a rename must not replace."""
     try:
         mode = os.stat(path).st_mode

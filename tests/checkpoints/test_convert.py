@@ -104,6 +104,15 @@ def test_a_strangers_file_is_read_in_the_child_alone(model, monkeypatch, capsys)
     assert not os.path.exists("b.h5")
 
 
+def test_what_the_child_cannot_write_is_the_targets_failure(model, monkeypatch, capsys):
+    """A full disk, say: neither a damaged source, nor a temporary file that nobody has heard of."""
+    model.save("ours.h5")
+    run = confined.run
+    monkeypatch.setattr(confined, "run", lambda function, source, copy, **limits: run(
+        function, source, os.path.join(copy, "none"), **limits))
+    assert failure(capsys, "convert", "ours.h5", "a.h5").endswith("/a.h5: No such file or directory\n")
+
+
 def test_attacks_are_refused_and_leave_nothing(capsys):
     for name in list(attacks_torch.ATTACKS)[::80]:
         with open("attack.pth", "wb") as file:

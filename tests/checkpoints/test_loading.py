@@ -14,7 +14,6 @@ from levit_np.errors import CheckpointError
 from levit_np.images.preprocessing import Preprocessing, preprocessing_named
 from levit_np.model import build, create
 
-from ..networks import TINY, random_network
 from ..parity import FIVE, images, pair
 
 
@@ -90,6 +89,19 @@ def test_another_image_size_resizes_the_biases(tmp_path):
     assert again.config.resolutions[0] == (10, 12)
     x = np.random.default_rng(0).standard_normal((1, 3, 160, 192)).astype(np.float32)
     assert np.isfinite(again(x)).all()
+
+
+@pytest.mark.parametrize("name, size", [("levit_128s_a5", (64, 48)),  # as many tokens in another grid
+                                        ("deit_tiny", (48, 80))])
+def test_another_image_size_resizes_the_embedding(tmp_path, name, size):
+    model = random_model(name, num_classes=5, image_size=(48, 64))  # 3×4 tokens
+    save(model, tmp_path / "a.h5")
+    again = load(tmp_path / "a.h5", image_size=size)
+    old, new = model.state()["position.embedding"], again.state()["position.embedding"]
+    expected = torch.nn.functional.interpolate(torch.from_numpy(old[-12:].reshape(1, 3, 4, -1)).permute(0, 3, 1, 2),
+                                               size=(size[0] // 16, size[1] // 16), mode="bilinear", align_corners=True)
+    np.testing.assert_allclose(new[len(old) - 12:], expected[0].flatten(1).T.numpy(), atol=1e-6)
+    assert np.array_equal(new[: len(old) - 12], old[:-12])  # a class token's stays
 
 
 @pytest.mark.parametrize("new", [(10, 12), (14, 14), (1, 3), (20, 5)])
@@ -187,16 +199,16 @@ def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path)
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
 
-@pytest.mark.parametrize("config", [TINY["vit"], replace(TINY["base"], position="embedding")])
-def test_another_image_size_resizes_the_position_embedding(config, tmp_path):
-    """As the biases; the class token's vector, the first where there is one, stays."""
-    model, old, new = random_network(config, dtype=np.float32), (5, 3), (8, 5)
-    save(model, tmp_path / "a.h5")
-    again, token = load(tmp_path / "a.h5", image_size=(30, 20)), config.pooling == "token"
-    assert (model.config.resolutions[0], again.config.resolutions[0]) == (old, new)
-    before, after = (m.state()["position.embedding"] for m in (model, again))
-    assert np.array_equal(after[:token], before[:token])
-    np.testing.assert_array_equal(after[token:], resize_bias(before[token:].T, old, new).T)
+def test_a_stem_that_no_file_tells_is_not_exported(tmp_path):
+    model = random_model("levit_digits", stem=[[32, 3, 2], [64, 3, 1]], image_size=(32, 64))
+    with pytest.raises(CheckpointError, match="^levit_digits: timm files do not say stem .*, and could not be read$"):
+        export(model, tmp_path / "file", format="timm")
+
+
+def test_what_one_stage_has_no_use_for_need_not_be_told(tmp_path):
+    model = random_model("levit_128s_a1", num_classes=5, image_size=32, shrink_value_ratio=1)
+    export(model, tmp_path / "file", format="timm")
+    assert all(np.array_equal(v, model.state()[k]) for k, v in load(tmp_path / "file").state().items())
 
 
 def test_another_image_size_keeps_the_preprocessing(tmp_path):

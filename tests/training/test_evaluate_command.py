@@ -179,7 +179,8 @@ def test_teach_leaves_out_bad_images_and_says_so(capsys, weights, data, damaged,
         WrittenTeacher(tmp_path / "t.h5", open_source(data), PLAIN)
 
 
-@pytest.mark.parametrize("place, message", [("none/new", "No such file or directory"), ("", "Is a directory")])
+@pytest.mark.parametrize("place, message", [("none/new", "No such file or directory"), ("", "Is a directory"),
+                                            ("/dev/null", "expected a regular file")])
 def test_a_result_that_cannot_be_written_is_said_before_the_work(capsys, weights, tmp_path, place, message):
     target = tmp_path / place
     for verb in (["evaluate", weights, "not looked for", "--confusion", target],
