@@ -13,12 +13,18 @@ def directory() -> str:
     if not os.path.isabs(home):  # a user without one, in a container say: nothing is kept, least of all in a folder ~
         home = os.devnull
     if sys.platform == "win32":
-        base = os.path.join(home, os.environ.get("LOCALAPPDATA") or os.path.join("AppData", "Local"))
+        base = _absolute("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
     elif sys.platform == "darwin":
         base = os.path.join(home, "Library", "Caches")
-    else:  # a relative one is no place at all: it stands for one below home, not for one in each folder one works in
-        base = os.path.join(home, os.environ.get("XDG_CACHE_HOME") or ".cache")
+    else:
+        base = _absolute("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     return os.path.join(base, "levit_np")
+
+
+def _absolute(variable):
+    """The folder a variable names; None where it names none, or one that depends on where one works: XDG's rule."""
+    folder = os.environ.get(variable, "")
+    return folder if os.path.isabs(folder) else None
 
 
 def make() -> Path:

@@ -23,7 +23,7 @@ def test_the_platforms_places(monkeypatch):
             monkeypatch.setenv(variable, os.path.abspath("BASE"))
             assert Path(cache.directory()) == Path(os.path.abspath("BASE"), "levit_np")
             monkeypatch.setenv(variable, "relative")
-            assert Path(cache.directory()) == Path(HOME, "relative", "levit_np")
+            assert Path(cache.directory()) == Path(HOME, default, "levit_np")
     monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
     assert cache.directory() == "MINE"
     monkeypatch.setenv("LEVIT_NP_CACHE", "~/mine")  # as a Dockerfile has it

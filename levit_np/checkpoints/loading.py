@@ -12,7 +12,6 @@ from ..config import LeViTConfig, size_of
 from ..errors import CheckpointError, ImageError
 from ..images.labels import imagenet_labels
 from ..images.preprocessing import NAMES, Preprocessing, preprocessing_named
-from ..layers.attention import AttentionBias
 from ..model import LeViT, build, initial_state
 from ..ops import reference
 from ..storage import confined, hdf5
@@ -21,7 +20,7 @@ from ..storage.finite import require_finite
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import FORMATS, config_from_shapes, name_table
-from .reading import read
+from .reading import biases_of, read
 
 EXPORTS = (*FORMATS, "timm_conv")
 
@@ -147,7 +146,7 @@ def export(model: LeViT, path, format: str) -> None:
     if format != "facebook":
         return safetensors_file.write(path, named)
     table = name_table(model.config, format)
-    for name, layer in _biases(model).items():  # the authors' files store the index too
+    for name, layer in biases_of(model).items():  # the authors' files store the index too
         there = table[name].removesuffix("attention_biases")
         named[f"{there}attention_bias_idxs"] = reference.bias_index(*layer.grid, layer.stride)
     torch_file.write(path, named)
@@ -206,7 +205,7 @@ def _fit(state, config, model, seed, place):
     """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases and embedding
     resized."""
     specs = model.specs_by_name()
-    old = _biases(build(config))
+    old = biases_of(build(config))
     other_classes = model.config.num_classes != config.num_classes
     fresh = [name for name in specs if name not in state
              or other_classes and name in ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")]
@@ -218,7 +217,7 @@ def _fit(state, config, model, seed, place):
         state |= {name: initial[name] for name in fresh}
     for name in state.keys() - specs.keys():  # of the head that is not wanted
         del state[name]
-    for name, layer in _biases(model).items():
+    for name, layer in biases_of(model).items():
         if layer.grid != old[name].grid:
             state[name] = resize_bias(state[name], old[name].grid, layer.grid)
     grid, wanted = config.resolutions[0], model.config.resolutions[0]
@@ -226,11 +225,6 @@ def _fit(state, config, model, seed, place):
         embedding, token = state["position.embedding"], config.pooling == "token"  # whose own stays as it is
         pixels = resize_bias(embedding[token:].T, grid, wanted).T
         state["position.embedding"] = np.concatenate([embedding[:token], pixels])
-
-
-def _biases(model):
-    """{name of its table: layer} of every attention bias."""
-    return {f"{name}.table": layer for name, layer in model.walk() if isinstance(layer, AttentionBias)}
 
 
 def resize_bias(table, old, new):

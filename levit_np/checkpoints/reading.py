@@ -8,16 +8,18 @@ import numpy as np
 from ..config import LeViTConfig
 from ..errors import CheckpointError, ConfigError, ImageError
 from ..images.preprocessing import Preprocessing, preprocessing_named
+from ..layers.attention import AttentionBias
 from ..layers.normalization import BatchNorm
 from ..model import build
+from ..ops.reference import bias_index
 from ..storage import hdf5
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import config_from_shapes, name_table, recognize
 
 _DOCUMENTS = "config", "labels", "recipe"
-# Arrays of foreign files that say nothing: BN's count of batches, and a table that follows from the grid.
-_IGNORED = "num_batches_tracked", "attention_bias_idxs"
+_TABLE, _INDEX = "attention_biases", "attention_bias_idxs"  # the second says which entry of the first a pair uses
+_COUNT = "num_batches_tracked"  # of a BN, whose momentum is fixed
 # gamma (x - mean) / √(variance + eps) + beta = x
 _IDENTITY = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1 - BatchNorm.eps}
 
@@ -81,14 +83,22 @@ def _foreign(place, tensors, image_size):
     # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
     stem = "patch_embed", "stem.", "levit.patch_embeddings"
     tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t
-               for name, t in tensors.items() if not name.endswith(_IGNORED)}
+               for name, t in tensors.items() if not name.endswith(_COUNT)}
+    indices = {name: tensors.pop(name) for name in list(tensors) if name.endswith(_INDEX)}
     try:
         form = recognize(tensors)
         config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form, image_size)
-        table, specs = name_table(config, form), build(config).specs_by_name()
+        table, network = name_table(config, form), build(config)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{place}: {error}") from None
+    specs = network.specs_by_name()
     _require(place, tensors, {there: specs[own].shape for own, there in table.items()})
+    for own, layer in biases_of(network).items():
+        found = indices.get(name := table[own].removesuffix(_TABLE) + _INDEX)
+        if found is not None and not np.array_equal(found, bias_index(*layer.grid, layer.stride)):
+            height, width = layer.grid
+            raise CheckpointError(f"{place}: {name}: expected |Δy| · {width} + |Δx| for pixels {height}×{width} at a "
+                                  f"stride of {layer.stride}, found another index {found.shape}")
     state = {own: tensors[there] for own, there in table.items()}
     if form == "fused":
         state |= {name: np.full(spec.shape, _IDENTITY[name.rpartition(".")[2]]) for name, spec in specs.items()
@@ -99,6 +109,11 @@ def _foreign(place, tensors, image_size):
     except ImageError:
         preprocessing = None
     return Content(config, state, None, preprocessing)
+
+
+def biases_of(network) -> dict:
+    """{name of its table: layer} of every attention bias."""
+    return {f"{name}.table": layer for name, layer in network.walk() if isinstance(layer, AttentionBias)}
 
 
 def _require(place, arrays, shapes):

@@ -121,6 +121,17 @@ def test_the_authors_file_has_the_index_of_each_bias(tmp_path):
     assert state["head.bn.num_batches_tracked"].dtype == torch.int64
 
 
+def test_a_stored_index_must_be_ours(tmp_path):
+    """torch would take the biases by it."""
+    export(random_model("levit_128s", num_classes=5, image_size=64), tmp_path / "a.pth", format="facebook")
+    state = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
+    name = "blocks.4.attention_bias_idxs"
+    state[name] = state[name].flip(0)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"{name}: expected \|Δy\| · 4 \+ \|Δx\| .* 4×4 at a stride of 2"):
+        load(tmp_path / "a.pth")
+
+
 def test_a_safetensors_file_under_the_authors_names_is_read(tmp_path):
     """As timm 0.6 and older had them."""
     model = random_model("levit_128s", num_classes=5)
