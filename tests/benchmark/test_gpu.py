@@ -96,7 +96,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     monkeypatch.setattr(arrays, "cuda", cuda, raising=False)
     measuring, gpu = bench("gpu_measuring"), bench("gpu")
     chosen = gpu.arguments(["--results", str(tmp_path), "--rounds", "1", "--seconds", "1e-4", "--peers"])
-    small = random_model("levit_digits", backend="reference")
+    small = random_model("levit_digits", backend="reference", image_size=16)
     state, config = small.state(), small.config
     monkeypatch.setattr(measuring, "random_state", lambda name: (config, state))
     monkeypatch.setattr(measuring, "reference_logits", lambda name, state, images, progress=None: np.asarray(
@@ -105,7 +105,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     monkeypatch.setattr(measuring, "REPEATED", 2)
     standard_normal = np.random.default_rng(0).standard_normal
     monkeypatch.setattr(measuring.Measuring, "_model", lambda self, name: (
-        small.to("cuda"), state, (x := standard_normal((2, 1, 32, 32)).astype(np.float32)), small.forward(x)[0]))
+        small.to("cuda"), state, (x := standard_normal((2, 1, 16, 16)).astype(np.float32)), small.forward(x)[0]))
     limits = {"float16": {"operations": 1e12, "bytes": 1e12}}
     monkeypatch.setattr(measuring.Measuring, "_limits", lambda self, precision: [self.limits.update(limits)])
     taken, wanted = measuring.Measuring(chosen, print), [

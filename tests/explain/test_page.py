@@ -244,7 +244,7 @@ def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
 @browser
 @pytest.mark.parametrize("name, changes", [
     ("levit_128s_a3", {}), ("levit_128s_a5", {"distillation": False}), ("deit_tiny", {"image_size": 32}),
-    ("levit_digits", {"activation": "silu", "attention_activation": "identity"})])
+    ("levit_digits", {"image_size": 24, "activation": "silu", "attention_activation": "identity"})])
 def test_other_networks(chromium, tmp_path, name, changes):
     """LayerNorm, an embedding, a class token, one head, other activations: every operation has its view, and the texts
     speak of what there is."""
