@@ -230,6 +230,15 @@ def test_training_needs_no_gradient_of_its_images(name):
     assert gradients.keys() == same.keys() and all(np.array_equal(gradients[n], same[n]) for n in same)
 
 
+def test_a_walk_goes_on_while_another_thread_says_that_it_has_written():
+    """For a network's first time, which adds an attribute: an evaluation that looks for changes walks meanwhile."""
+    model = random_network(TINY["base"])
+    expected, walk = [name for name, _ in model.walk()], model.walk()
+    found = [next(walk)[0] for _ in "123"]
+    model.written()
+    assert found + [name for name, _ in walk] == expected
+
+
 def test_what_is_frozen_can_be_thawed_and_must_exist():
     model = random_network(TINY["base"])
     model.freeze(["stem"])

@@ -56,7 +56,7 @@ class Layer:
             self.completed(self)
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):  # at once: another thread may add an attribute meanwhile
             if isinstance(value, Layer):
                 yield name, value
             elif isinstance(value, list) and value and isinstance(value[0], Layer):
