@@ -10,8 +10,9 @@ def add(verbs):
         "teach", help="write down what a model says of each image, for distillation",
         description="Writes the logits (the heads averaged) of a model for each image of a set, as it is, without "
         "augmentation, into an HDF5 file that levit-np train takes as --teacher: the teacher then costs nothing in "
-        "training. The file says which images and classes it is of. An image that cannot be used is named and left "
-        "out; exit status 1 then.",
+        "training, which must not mix images (--mixup 0 --cutmix 0), for the teacher has not seen mixtures. The file "
+        "says which images and classes it is of. An image that cannot be used is named and left out; exit status 1 "
+        "then.",
         epilog="example: levit-np teach levit_384.h5 flowers/train flowers_teacher.h5")
     teach.add_argument("weights", metavar="WEIGHTS", help="the teacher's weight file")
     add_options(teach)

@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..errors import ConfigError, ImageError, LevitError, TrainingError, shown
-from ..training.recipe import RECIPES, Recipe, recipe_named
-from .common import from_zero, use_threads, whole
+from ..training.recipe import RECIPES, Recipe
+from .common import BACKENDS, from_zero, use_threads, whole
 
 # What a run is, besides its recipe: most of it cannot change when the run goes on.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
@@ -48,7 +48,7 @@ def add(verbs):
     train.add_argument("--seed", type=from_zero, metavar="N", help="(default: 0)")
     train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be "
                        "used does (default: stop); those skipped are named in OUTPUT/skipped.txt")
-    train.add_argument("--backend", metavar="NAME", help="of cpu, cuda, reference, auto (default: cpu)")
+    train.add_argument("--backend", choices=BACKENDS, help="(default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N",
@@ -149,8 +149,10 @@ def _absolute(place: str) -> str:
 
 
 def _recipe(name: str) -> Recipe:
+    if name in RECIPES:
+        return RECIPES[name]
     if not name.endswith(".json"):
-        return recipe_named(name)
+        raise ConfigError(f"recipe: expected {', '.join(RECIPES)} or a file that ends in .json, found {name!a:.100}")
     from ..storage import strict_json
 
     try:

@@ -147,10 +147,3 @@ RECIPES: dict[str, Recipe] = {
         mixup=0.2, cutmix=0.0, mix_probability=0.5, repeats=1, crop_scale=(0.35, 1.0), augment_layers=1,
         augment_magnitude=7.0, erase=0.1),
 }
-
-
-def recipe_named(name: str) -> Recipe:
-    """The recipe called `name`.  Raises ConfigError for another, naming those there are."""
-    if name not in RECIPES:
-        raise ConfigError(f"recipe: expected one of {', '.join(RECIPES)}, found {name!a:.100}")
-    return RECIPES[name]

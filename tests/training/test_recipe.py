@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 
 from levit_np.errors import ConfigError
-from levit_np.training.recipe import RECIPES, Recipe, recipe_named
+from levit_np.training.recipe import RECIPES, Recipe
 
 
 def test_the_default_is_the_papers():
@@ -24,7 +24,7 @@ def test_the_default_is_the_papers():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_json_and_back(name):
-    recipe = recipe_named(name)
+    recipe = RECIPES[name]
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert hash(recipe) == hash(replace(recipe))
 
@@ -54,8 +54,6 @@ def test_other_refusals():
         Recipe.from_dict({"epoch": 3})
     with pytest.raises(ConfigError, match="expected an object"):
         Recipe.from_dict([])
-    with pytest.raises(ConfigError, match="expected one of paper, small"):
-        recipe_named("large")
 
 
 def test_every_part_says_what_it_is():

@@ -187,7 +187,8 @@ def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shap
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--recipe", "large"], "recipe: expected one of paper, small"), (["--epochs", "many"], "--epochs"),
+    (["--recipe", "large"], "recipe: expected paper, small or a file that ends in .json"),
+    (["--backend", "gpu"], "--backend"), (["--epochs", "many"], "--epochs"),
     (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
     (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"),
     (["--save-every", "nan"], "--save-every"),
