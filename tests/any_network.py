@@ -34,7 +34,8 @@ def _drawn(random):
     position = one_of("bias", "bias", "embedding")
     key = one_of(*KEYS)
     return LeViTConfig(
-        "any", tuple(Convolution(c, kernel := one_of(1, 2, 3, 3, 3, 4, 5, 8), one_of(1, 2, 2, 3, kernel)) for c in stem),
+        "any",
+        tuple(Convolution(c, kernel := one_of(1, 2, 3, 3, 3, 4, 5, 8), one_of(1, 2, 2, 3, kernel)) for c in stem),
         tuple(Stage(c, upto(2), upto(4), upto(4) if number else 0) for number, c in enumerate(channels)), key,
         image_size=(upto(66) + 3, upto(66) + 3), in_channels=one_of(1, 2, 3, 3, 4, 5), num_classes=one_of(1, 2, 10, 37),
         distillation=one_of(True, False), value_ratio=upto(3), shrink_value_ratio=upto(5), mlp_ratio=upto(4),

@@ -98,6 +98,13 @@ def test_heavy_packages_are_imported_where_they_are_needed():
     assert found.stdout.split() == []
 
 
+def test_lines_fit_a_page():
+    for folder in PACKAGE, Path(__file__).parent:
+        for path in folder.rglob("*.py"):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                assert len(line) <= 120, f"{path}:{number}"
+
+
 def test_the_floating_point_mode_stays():
     """Neither the import nor a pass flushes what is denormal to zero, or silences numpy."""
     code = ("import numpy as np, levit_np; before = np.geterr(); x = np.full(4, 1e-40, np.float32);"

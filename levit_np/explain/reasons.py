@@ -60,7 +60,8 @@ _OPERATIONS = {
     "convolution": "Under each window: multiply by the filter, cell by cell, and sum. b: image; c, o: input and "
                    "output channel; u, v: output pixel; i, j: cell of the filter; s: stride; p: padding.",
     "normalize": "Subtract the channel's mean, divide by its deviation, scale by gamma, shift by beta.",
-    "linear": "One matrix product: row n of y has the products of token n with each row of w, and b where there is one.",
+    "linear": "One matrix product: row n of y has the products of token n with each row of w, and b where there is "
+              "one.",
     "hardswish": "Smooth around 0, exactly 0 below -3, exactly x above 3; cheaper than a sigmoid.",
     "silu": "A smooth gate: each value times its own sigmoid.",
     "identity": "Nothing happens here: the ablation without this activation.",

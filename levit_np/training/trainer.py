@@ -164,7 +164,8 @@ class Trainer:
         if not (finite := np.isfinite(logits)).all():
             row = int(finite.all(1).argmin())
             found = logits[row][~finite[row]][0]
-            raise TrainingError(f"{self._place()}: teacher: expected finite logits, found {found} of {batch.names[row]}")
+            raise TrainingError(f"{self._place()}: teacher: expected finite logits, found {found} of "
+                                f"{batch.names[row]}")
         return self.model.ops.asarray(logits)
 
     def finite(self, loss, gradients, batches) -> bool:

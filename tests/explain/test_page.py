@@ -93,7 +93,8 @@ def look_at_all(chromium):
         text = chromium.js("document.getElementById('main').innerText")
         wrong = re.search(r"undefined|NaN|(?m:^|\s)(op|what|part|axis|about)\.\w+", text)
         assert not wrong and chromium.js("document.querySelector('h1').textContent"), (view, wrong, text)
-        marked = chromium.js("[...document.querySelectorAll('.line.here')].map((l) => l.innerText.split('#')[0]).join()")
+        marked = chromium.js("[...document.querySelectorAll('.line.here')].map((l) => l.innerText.split('#')[0])"
+                             ".join()")
         assert marked.count("(") == marked.count(")"), (view, marked)  # a call to its end
         assert bool(marked) == view.startswith(("#/forward/", "#/backward/")), view
 

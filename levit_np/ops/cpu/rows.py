@@ -47,7 +47,8 @@ def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
             x = v.load(v.at(source, b.mul(i, number(4 * v.lanes))))
             return [b.fadd(carried[0], body(x, carried[1])), b.fadd(carried[1], v.splat(float(v.lanes)))]
 
-        return v.spread(b.fdiv(v.sum(emit_loop(b, number(0), vectors, 1, [v.splat(0.0), numbered], inside)[1][0]), count))
+        total, _ = emit_loop(b, number(0), vectors, 1, [v.splat(0.0), numbered], inside)[1]
+        return v.spread(b.fdiv(v.sum(total), count))
 
     def square(x, place):
         # Only of the row itself: each zero behind it would add mean², in which a small variance is lost.

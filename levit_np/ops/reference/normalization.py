@@ -59,9 +59,8 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
 def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
     """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), dgamma = Σ dy x̂, dbeta = Σ dy.
 
-    σ and x̂ as in normalize_backward, of the batch's statistics; the two means are what flows through the batch's mean and variance.  dy and x any shape
-    with C at `axis`, gamma (C,).
-    -> dx, dgamma, dbeta."""
+    σ and x̂ as in normalize_backward, of the batch's statistics; the two means are what flows through the batch's mean
+    and variance.  dy and x any shape with C at `axis`, gamma (C,).  -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
     deviation = 1 / np.sqrt(statistics.variance + eps)
     normalized = (x - statistics.mean.reshape(shape)) * deviation.reshape(shape)

@@ -215,7 +215,8 @@ def test_a_gpu_that_records_nothing_trains_the_same(captures, capsys):
     plain, refused = trainer_of("float32"), trainer_of("float32")
     plain.one_pass, captures.refuse = plain.passed, MemoryError("no room")
     np.testing.assert_equal(two_epochs(refused), two_epochs(plain))
-    assert capsys.readouterr().err == "levit_np: training steps are not recorded, and so slower (MemoryError: no room)\n"
+    assert capsys.readouterr().err == ("levit_np: training steps are not recorded, and so slower "
+                                       "(MemoryError: no room)\n")
 
 
 def test_several_batches_a_step_are_not_recorded(captures):
