@@ -121,7 +121,7 @@ language.table.en = {
   "part.loss": "Loss",
   "about.stage": "Blocks at one resolution: every pixel keeps its place, and learns from the others.",
   "about.downsample":
-    "Attention whose queries stand on every second pixel of every second row: about a quarter of the pixels is left, with more channels. No residual, for the shapes differ.",
+    "Attention whose queries stand on every second pixel of every second row: about a quarter of the pixels is left, as a rule with more channels. No residual, for the shapes differ.",
   "about.block":
     "First attention, in which pixels exchange what they know; then an MLP, in which each pixel thinks by itself. Both add to what was there: x + attention(x), then x + mlp(x).",
   "about.Attention": "softmax(Q Kᵀ / √D{bias}) V, then the activation ({activation}) and a projection. The heads work side by side.",
@@ -356,7 +356,7 @@ language.table.en = {
   towards: "towards {name}",
   difference: "{a} minus {b}",
   whyNote:
-    "Red: brighter raises the logit; blue: darker does; white: no matter. Of three colours, the one with the largest gradient. It is a slope at this image, not a full explanation.",
+    "Red: brighter raises the logit; blue: darker does; white: no matter. In a colour image, the channel with the largest gradient. It is a slope at this image, not a full explanation.",
   whyMaps: "Which attention mattered",
   whyMapsIntro:
     "For every attention layer and head: the weight times the gradient of the logit to that weight, summed over all queries, at each key pixel.",
