@@ -8,6 +8,7 @@ wrote down, a function.
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -71,8 +72,10 @@ class FunctionTeacher:
         """The function NAME of the Python file FILE.py, `place` being FILE.py:NAME.  Runs the file, and raises what it
         raises; OSError where there is none, LevitError where it has no such function."""
         path, _, name = place.rpartition(":")
-        source, module = Path(path).read_bytes(), ModuleType("teacher")
+        source, module = Path(path).read_bytes(), ModuleType(path)
         module.__file__ = path
+        sys.modules[path] = module  # where a dataclass looks for its own
+        sys.path.append(os.path.dirname(os.path.abspath(path)))  # for the files beside it
         exec(compile(source, path, "exec"), vars(module))
         if not callable(function := getattr(module, name, None)):
             raise LevitError(f"{path}: expected a function {name!a:.100}, found none")

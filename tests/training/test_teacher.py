@@ -1,6 +1,7 @@
 """Teachers of each kind: the answer in the student's order of classes, and each mismatch refused by name."""
 
 import hashlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +113,19 @@ def test_a_function_that_works_in_place_leaves_the_students_images():
 
     x = np.ones((2, 1, 4, 4), np.float32)
     assert not teacher.FunctionTeacher(in_place, 3)(batch(x)).any() and (x == 1).all()
+
+
+def test_a_file_with_a_function_is_a_module_as_any(tmp_path, monkeypatch):
+    """It may import the files beside it; a dataclass looks its own module up."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_the_teacher.py").write_text("CLASSES = 3\n")
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n"
+        "from beside_the_teacher import CLASSES\n@dataclass\nclass Teacher:\n    first: float = 1.0\n"
+        "    def __call__(self, images):\n        return self.first + np.zeros((len(images), CLASSES))\n"
+        "teach = Teacher()\n")
+    taught = teacher.FunctionTeacher.of(f"{tmp_path}/mine.py:teach", 3)
+    assert np.array_equal(taught(batch(np.ones((2, 1, 4, 4), np.float32))), np.ones((2, 3)))
 
 
 def test_a_function_in_a_file(tmp_path):
