@@ -15,11 +15,12 @@
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // Bessel and his kin, whose templates would be a third of a compilation
+#include <cmath>
 
 #define __global__
 #define __device__
