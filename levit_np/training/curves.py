@@ -17,7 +17,7 @@ def draw(lines: list[dict], path: Path) -> str:
 
     for axes, key, label in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %")):
         epochs = [line["epoch"] for line in lines]
-        axes.plot(epochs, [line[key] for line in lines], ".-", label="training (augmented)")
+        axes.plot(epochs, [line.get(key) for line in lines], ".-", label="training (augmented)")
         if all("validation" in line for line in lines):
             axes.plot(epochs, [line["validation"][key] for line in lines], ".-", label="validation")
         axes.set(xlabel="epoch", ylabel=label)

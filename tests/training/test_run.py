@@ -14,6 +14,7 @@ import pytest
 import levit_np
 from levit_np.errors import CheckpointError, TrainingError
 from levit_np.training.checkpoint import KEPT, Checkpoints
+from levit_np.training.curves import draw
 from levit_np.training.interrupt import Interrupt, Stopped
 from levit_np.training.run import Run
 
@@ -71,6 +72,10 @@ def test_without_matplotlib_it_says_why_there_is_no_picture(tmp_path, monkeypatc
     _, screen = run(tmp_path / "run", curves=True)
     assert screen.notes[-1] == (f"{tmp_path}/run/curves.png: not drawn: expected matplotlib, found none; pip install "
                                 "'levit_np[train]'")
+
+
+def test_a_log_that_somebody_has_edited_is_drawn_as_far_as_it_goes(tmp_path):
+    assert draw([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "top1": 50.0}], tmp_path / "a.png").startswith("curves: ")
 
 
 @pytest.mark.parametrize("seed", range(4))
