@@ -52,7 +52,8 @@ class Workers:
         self._at[:] = -1   # none has begun an image; it may die before
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
-        self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, os.getpid())
+        self.owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, self.owner)
         with _safe_path(), _blocked_signals():
             for worker in range(count):
                 ours, theirs = context.Pipe()

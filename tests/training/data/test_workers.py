@@ -213,6 +213,22 @@ def test_a_forked_process_that_ends_leaves_the_workers_alive(root):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_goes_on_with_workers_of_its_own(root):
+    """To those of the parent it would talk with the parent's voice, and read what they answer the parent."""
+    with loader(Folder(root), batch=4, workers=1) as parents:
+        first, *rest = [batch.names for batch in parents.epoch(0)]
+        next(parents.epoch(0))
+        before = parents._workers
+
+        def goes_on():
+            found = next(parents.epoch(0, 1)).names
+            return found == rest[0] and parents._workers is not before
+
+        assert forked(goes_on) == 0
+        assert [batch.names for batch in parents.epoch(0, 1)] == rest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_loader_starts_in_a_process_that_was_forked_while_another_one_started():
     def safe():
         with workers_module._safe_path():
