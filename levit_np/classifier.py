@@ -79,8 +79,8 @@ class Classifier(LeViT):
 
     def _executor(self, apart):
         """Of the weights as they are now; None on a backend that has no faster way."""
-        executors = self._executors
-        if self._changes == Layer.changes and apart in executors:
+        # Those looked up before the question would be the old ones where another thread makes new ones in between.
+        if self._changes == Layer.changes and apart in (executors := self._executors):
             return executors[apart]
         with _making:  # of several threads that come at once, all take what the first has made
             changes = Layer.changes  # before it is asked what they are: others may follow meanwhile
@@ -106,8 +106,8 @@ class Classifier(LeViT):
         double = type_of(state) is np.float64
         precision = self.precision if double == (self.precision == "float64") else "float64" if double else "float32"
         ops.stored_type(self.ops.NAME, precision)
+        self.precision = precision  # before it is said that something has changed
         super().set_state(state)
-        self.precision = precision
 
     def predict(self, images, top: int = 5) -> list:
         """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or

@@ -129,7 +129,8 @@ def function_named(name: str):
 
 
 def _modules():
-    return [module for name, module in sys.modules.items() if name.startswith(f"{reference.__name__}.")]
+    modules = list(sys.modules.items())  # at once: another thread may import one meanwhile
+    return [module for name, module in modules if name.startswith(f"{reference.__name__}.")]
 
 
 @cache

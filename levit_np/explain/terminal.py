@@ -146,10 +146,17 @@ class _Keys:
         self.handlers = {number: signal.signal(number, handler) for number, handler in (
             (signal.SIGWINCH, self._resized), (signal.SIGTERM, self._ended), (signal.SIGHUP, self._ended),
             (signal.SIGTSTP, self._stopped), (signal.SIGCONT, self._continued))}
-        self._take()
+        try:
+            self._take()
+        except BaseException:  # Ctrl-C
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error):
+        self.handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+        for number in self.handlers:  # a second Ctrl-C, say, would leave the terminal as it is here
+            signal.signal(number, signal.SIG_IGN)
         self._give_back()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
@@ -160,10 +167,10 @@ class _Keys:
         import tty
 
         tty.setcbreak(self.input)  # keys at once and unseen; Ctrl-C still interrupts
-        self.write(_ENTER)
+        os.write(self.output, _ENTER.encode())
 
     def _give_back(self):
-        self.write(_LEAVE)
+        os.write(self.output, _LEAVE.encode())  # not to sys.stdout, which the signal may have found at work
         self.termios.tcsetattr(self.input, self.termios.TCSADRAIN, self.before)
 
     def write(self, text: str):

@@ -41,10 +41,12 @@ class RecordedPass:
             self._draw()
         for own, array in zip(self._inputs, arrays):
             own[...] = array
-        found = replay()
+        try:
+            found = replay()
+        finally:  # cut short it has written too, to BN's running statistics
+            self._model.written()
         for (layer, name), gradient in zip(reversed(self._places), reversed(found)):
             layer.accumulated[name] = gradient
-        self._model.written()
         self._replay = replay
         return found[: -len(self._places)]
 

@@ -1,6 +1,7 @@
 """levit-np step as a user meets it: in a real terminal by keys, in a dumb one by lines, in a pipe."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -13,12 +14,15 @@ import sys
 import tempfile
 import termios
 import time
+import tty
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import levit_np
+from levit_np.explain import terminal as terminal_module
 from levit_np.explain.trace import trace
 from levit_np.explain.walk import Walk
 
@@ -210,6 +214,73 @@ def test_an_error_within_gives_the_terminal_back():
     assert process.wait(60) == 1 and termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """(keys, master, slave, signals): what reads keys on a pseudo-terminal, not yet entered; the next of these signals
+    comes while a page is written, or the terminal's modes are: to a slow one, or one held by Ctrl-S."""
+    master, slave = pty.openpty()
+    signals, tcsetattr = [], termios.tcsetattr
+
+    class Output(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def fileno(self):
+            return slave
+
+        def write(self, data):
+            come()
+            return os.write(slave, data)
+
+    def come():
+        while signals:
+            signal.raise_signal(signals.pop(0))
+
+    def set_modes(*arguments):
+        come()
+        tcsetattr(*arguments)
+
+    streams = SimpleNamespace(stdin=SimpleNamespace(fileno=lambda: slave),
+                              stdout=io.TextIOWrapper(io.BufferedWriter(Output()), "utf-8"))
+    monkeypatch.setattr(terminal_module, "sys", streams)
+    monkeypatch.setattr(termios, "tcsetattr", set_modes)
+    monkeypatch.setattr(os, "kill", lambda *_: None)  # nobody is stopped
+    yield terminal_module._Keys(), master, slave, signals
+    os.close(master)
+    os.close(slave)
+
+
+def test_ctrl_z_while_a_page_is_written(slow):
+    keys, master, _, signals = slow
+    with keys:
+        signals += [signal.SIGTSTP, signal.SIGCONT]
+        keys.write("a page")
+    enter, leave = terminal_module._ENTER, terminal_module._LEAVE
+    assert read_until(master, f"page{leave}") == f"{enter}{leave}{enter}a page{leave}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP])
+def test_a_second_signal_while_the_terminal_is_given_back(number, slow):
+    keys, _, slave, signals = slow
+    before, handlers = termios.tcgetattr(slave), {n: signal.getsignal(n) for n in signal.valid_signals()}
+    with pytest.raises(KeyboardInterrupt) as caught, keys:
+        assert termios.tcgetattr(slave) != before
+        signals.append(number)
+        raise (first := KeyboardInterrupt())
+    assert caught.value is first and termios.tcgetattr(slave) == before
+    assert {n: signal.getsignal(n) for n in signal.valid_signals()} == handlers
+
+
+def test_ctrl_c_before_the_first_page(slow, monkeypatch):
+    (keys, _, slave, _), take = slow, tty.setcbreak
+    before, handlers = termios.tcgetattr(slave), {n: signal.getsignal(n) for n in signal.valid_signals()}
+    monkeypatch.setattr(tty, "setcbreak", lambda file: (take(file), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt), keys:
+        pass
+    assert termios.tcgetattr(slave) == before
+    assert {n: signal.getsignal(n) for n in signal.valid_signals()} == handlers
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_a_prompt(record):

@@ -13,12 +13,13 @@ import levit_np
 from levit_np import LevitError
 from levit_np.explain import operations, reasons
 from levit_np.explain.ask import arrays_at, look_up, parse
-from levit_np.explain.inside import look_inside
+from levit_np.explain.inside import function_named, look_inside
 from levit_np.explain.screen import Page, View, show
 from levit_np.explain.session import HELP, WORDS, Session
 from levit_np.explain.trace import trace
 from levit_np.explain.values import exact, histogram, number, picture, plane_of, statistics, table
 from levit_np.explain.walk import Walk
+from levit_np.ops.reference import softmax
 
 from ..random_model import random_images, random_model
 from .test_trace import NETWORKS
@@ -208,6 +209,17 @@ def test_looking_inside_leaves_a_debugger_alone(walk):
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(before)
+
+
+def test_looking_for_a_function_while_another_thread_imports(monkeypatch):
+    class Module(str):
+        def startswith(self, *_):
+            monkeypatch.setitem(sys.modules, "imported meanwhile", sys)
+            return False
+
+    monkeypatch.setitem(sys.modules, Module("in the middle"), sys)
+    assert function_named("softmax") is softmax
+    assert "imported meanwhile" in sys.modules
 
 
 def test_statistics_and_histogram():

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -299,6 +300,44 @@ def test_threads_are_checked(monkeypatch):
             threads.threads()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     assert threads.threads() == 1
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_another_threads_evaluation_between_two_looks_at_what_there_is(evaluated, monkeypatch):
+    """At what was made before, of other weights or nothing, and at what has changed since, which by then is nothing."""
+    model, others = random_model(backend="cpu"), []
+    x = random_images(model, 2)
+    if evaluated:
+        model(x)
+        model.head.bias = model.head.bias + 5
+
+    def changes(model):
+        if not others:
+            others.append(True)
+            model(x)
+        return vars(model).get("seen", -1)
+
+    if evaluated:
+        vars(model)["seen"] = vars(model).pop("_changes")
+    monkeypatch.setattr(type(model), "_changes", property(changes, lambda model, value: vars(model).update(seen=value)))
+    np.testing.assert_allclose(model(x), model.forward(x)[0], rtol=1e-4, atol=1e-4)
+    assert others
+
+
+def test_an_evaluation_while_a_state_of_another_type_is_taken(monkeypatch):
+    """By another thread, after the arrays or before them: what it was given is not kept for the new ones."""
+    model, double = random_model(backend="cpu"), random_model(dtype="float64", backend="cpu")
+    x, kind = random_images(double, 2), type(model)
+
+    def slow(model, name, value):
+        if name == "precision":
+            with suppress(levit_np.LevitError):
+                model(x.astype(model.dtype))
+        super(kind, model).__setattr__(name, value)
+
+    monkeypatch.setattr(kind, "__setattr__", slow)
+    model.set_state(double.state())
+    np.testing.assert_allclose(model(x), double(x), rtol=1e-12)
 
 
 def test_a_parameter_replaced_while_it_is_asked_what_has_changed(monkeypatch):

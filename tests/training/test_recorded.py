@@ -1,6 +1,7 @@
 """A recorded pass on the cpu backend is the pass itself, to the last bit; what cannot be recorded is not."""
 
 import threading
+from copy import deepcopy
 from dataclasses import fields, replace
 
 import numpy as np
@@ -159,6 +160,24 @@ def test_a_recording_that_is_interrupted_before_its_first_replay_is_not_replayed
     for number in (2, 3, 4):
         assert step(recorded, number) == step(plain, number)  # losses do not depend on BN's running statistics
     assert len(recordings) == 2
+
+
+def test_an_evaluation_sees_what_an_interrupted_replay_has_written():
+    """BN's running statistics, with the bits that a copy of the network gives."""
+    _, trainer = pair("levit_digits", RECIPE)
+    for number in range(3):
+        step(trainer, number)
+    model, replay, x = trainer.model, trainer.one_pass._replay, trainer.loader.batch_at(0, 0).images
+    before = model(x)
+
+    def interrupted():
+        replay()
+        raise KeyboardInterrupt
+
+    trainer.one_pass._replay = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        step(trainer, 3)
+    assert np.array_equal(model(x), deepcopy(model)(x)) and not np.array_equal(model(x), before)
 
 
 def test_each_recording_has_scratch_memory_of_its_own(recordings):

@@ -107,7 +107,8 @@ class CupyDevice:
             begun = time.monotonic()
             target = ("-arch=sm_90a",) if ("WARPGROUPS", 1) in kernel.defines else ()  # else CuPy's own
             try:
-                self._functions[kernel] = self._compiled(kernel.text, kernel.name, *target)
+                # Two threads that come at once have one function: shared memory is asked of it once, for both.
+                self._functions.setdefault(kernel, self._compiled(kernel.text, kernel.name, *target))
             except Exception as error:
                 if ran_out(error):
                     raise
@@ -158,7 +159,9 @@ class CupyDevice:
         if call.shared > most:  # for attention of heads that no model of the family has
             raise BackendError(f"backend cuda: {call.kernel.name}: expected a GPU with {call.shared:,} bytes of shared "
                                f"memory for a block, found {most:,}: its heads are too wide")
-        function.max_dynamic_shared_size_bytes = self._shared[number, call.kernel] = call.shared
+        with alone:  # another thread's launch may have asked for more meanwhile
+            if call.shared > self._shared.get((number, call.kernel), 0):
+                function.max_dynamic_shared_size_bytes = self._shared[number, call.kernel] = call.shared
 
     def recorded(self, calls: list):
         """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""

@@ -1,5 +1,6 @@
 """Batches in the order of a training, or of an evaluation, prepared ahead by worker processes where there are any."""
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -68,6 +69,8 @@ class _Loader:
                        for bad in self._plan.fill(epoch, step, rows, images, targets, lambda index: None)]
             return keep(images, targets, skipped)
         try:
+            if self._workers and self._workers.owner != os.getpid():
+                self.close()   # of the process that this one was forked from, which they answer
             self._workers = self._workers or Workers(self._plan, self._count)
             return self._workers.take(epoch, step, keep)
         except BaseException:   # what was interrupted may have left half a message behind

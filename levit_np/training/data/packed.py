@@ -182,8 +182,14 @@ class Packed:
         return data
 
     def _read(self, offset: int, count: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(count)
+        if not hasattr(os, "pread"):  # Windows
+            self._file.seek(offset)
+            return self._file.read(count)
+        # Other threads read too, and after a fork other processes: none must move the place that another has sought.
+        data = bytearray()
+        while len(data) < count and (more := os.pread(self._file.fileno(), count - len(data), offset + len(data))):
+            data += more
+        return bytes(data)
 
 
 def _claims(contents: bytes, length: int, place: str) -> dict[str, Extent]:

@@ -13,6 +13,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 import weakref
 from collections import deque
@@ -25,6 +26,17 @@ from ...errors import DataError, LevitError
 from ..interrupt import SIGNALS
 
 AHEAD = 2   # steps in memory besides the one that was handed out
+_environment = threading.Lock()
+
+
+def _after_fork():
+    """Another thread, which the child does not have, may have held the lock."""
+    global _environment
+    _environment = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Workers:
@@ -40,7 +52,8 @@ class Workers:
         self._at[:] = -1   # none has begun an image; it may die before
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
-        self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes)
+        self.owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, self.owner)
         with _safe_path(), _blocked_signals():
             for worker in range(count):
                 ours, theirs = context.Pipe()
@@ -148,14 +161,15 @@ def _blocked_signals():
 @contextlib.contextmanager
 def _safe_path():
     """Python, started meanwhile, imports nothing from the folder that the user happens to be in."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONSAFEPATH"]
-        if before is not None:
-            os.environ["PYTHONSAFEPATH"] = before
+    with _environment:  # which all threads share: who came second would find, and leave, what the first had put there
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONSAFEPATH"]
+            if before is not None:
+                os.environ["PYTHONSAFEPATH"] = before
 
 
 def _work(pipe, plan, raw: list, worker: int, workers: int) -> None:
@@ -197,12 +211,13 @@ def _units(plan, epoch, step, images, targets, at, worker, workers) -> tuple:
     return skipped, None
 
 
-def _stop(processes: list, pipes: list) -> None:
-    for process in processes:
-        process.kill()   # they only read files and write memory
-    for process in processes:
-        process.join()
-        process.close()
+def _stop(processes: list, pipes: list, owner: int) -> None:
+    if os.getpid() == owner:   # a process that was forked from it has a copy of the list, and ends none of them
+        for process in processes:
+            process.kill()   # they only read files and write memory
+        for process in processes:
+            process.join()
+            process.close()
     for pipe in pipes:
         pipe.close()
     processes.clear()

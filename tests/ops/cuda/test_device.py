@@ -214,6 +214,40 @@ def test_shared_memory_is_asked_for(monkeypatch):
         gpu.launch(Launch(kernel, (1, 1, 1), (32, 1, 1), (99 << 10) + 16, ()))
 
 
+def test_two_threads_compile_and_launch_a_kernel_for_the_first_time(monkeypatch):
+    """The second comes while the first compiles, and again while it looks how much shared memory there is: both then
+    have one function, and what the larger launch has asked for stays."""
+    cupy, asked, others = Cupy(1), [], []
+    runtime, kernel = cupy.cuda.runtime, Kernel("attention", "attention")
+    runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice = 97, lambda: 0
+
+    def launch(size):
+        gpu.launch(Launch(kernel, (1, 1, 1), (32, 1, 1), size, ()))
+
+    def meanwhile(size, what):
+        if what not in others:
+            others.append(what)
+            launch(size)
+
+    class Function:
+        def __setattr__(self, name, size):
+            asked.append((self, size))
+
+        def __call__(self, *launch, shared_mem):
+            pass
+
+    def compiled(name):
+        meanwhile(50 << 10, "compiling")
+        return Function()
+
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    gpu = device.current()
+    cupy.RawModule = lambda code, options: SimpleNamespace(get_function=compiled)
+    runtime.deviceGetAttribute = lambda *_: meanwhile(80 << 10, "asking") or 99 << 10
+    launch(64 << 10)
+    assert len({function for function, _ in asked}) == 1 and [size for _, size in asked] == [80 << 10]
+
+
 @pytest.mark.parametrize("compiler, suits", [((12, 8), False), ((12, 9), True), ((13, 0), True)])
 def test_hoppers_instructions_need_a_compiler_that_takes_their_target(compiler, suits, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", Cupy(1, "90", compiler))

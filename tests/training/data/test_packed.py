@@ -22,6 +22,7 @@ from levit_np.training.data import open_source, packed
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed
+from tests.forked import forked
 from tests.mutations import mutated
 
 from ..image_folders import make_folder
@@ -46,6 +47,35 @@ def test_what_was_packed_comes_back(folder, whole):
         assert source.read(index) == folder.read(index)
         assert (source.name(index), source.target(index)) == (folder.name(index), folder.target(index))
     assert source.fingerprint == folder.fingerprint
+
+
+def test_a_read_while_another_is_under_way(folder, whole):
+    """By another thread: a training and an evaluation may have one source, and one file has one place."""
+    source, second = open_source(whole), []
+
+    class File:
+        """Lets another read come after each thing that is asked of the file."""
+
+        def __getattr__(self, name):
+            def asked(*arguments):
+                found = getattr(file, name)(*arguments)
+                if not second:
+                    second.append(True)
+                    assert source.read(7) == folder.read(7)
+                return found
+            return asked
+
+    file, source._file = source._file, File()
+    assert source.read(2) == folder.read(2) and second
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_read_after_a_fork_leaves_the_parents_file_where_it_is(folder, whole):
+    """Which is the child's too: between two steps of a read, one would move it under the other."""
+    source = open_source(whole)
+    before = source._file.tell()
+    assert forked(lambda: source.read(7) == folder.read(7)) == 0
+    assert source._file.tell() == before
 
 
 def test_any_hdf5_tool_reads_it(folder, whole):

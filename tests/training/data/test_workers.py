@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -18,6 +19,7 @@ from levit_np.training.data.loader import Loader
 from levit_np.training.data.workers import rows_of
 from levit_np.training.recipe import Recipe
 
+from ...forked import forked
 from ..image_folders import make_folder
 
 CHILD = Path(__file__).with_name("loader_child.py")
@@ -179,6 +181,61 @@ def test_a_loader_that_is_forgotten_ends_its_processes(root):
     assert multiprocessing.active_children()
     del forgotten
     assert not multiprocessing.active_children()
+
+
+def test_loaders_that_start_in_two_threads_leave_the_environment_as_it_was(monkeypatch):
+    """The second would begin while the first starts its processes, and end after it."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    found, first_is_done = [], threading.Event()
+
+    def second():
+        with workers_module._safe_path():
+            first_is_done.wait(60)
+            found.append(os.environ.get("PYTHONSAFEPATH"))
+        found.append(os.environ.get("PYTHONSAFEPATH"))
+
+    thread = threading.Thread(target=second)
+    with workers_module._safe_path():
+        thread.start()
+        thread.join(0.1)  # as long as it takes to be inside, if it may
+    first_is_done.set()
+    thread.join()
+    assert found == ["1", None]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_that_ends_leaves_the_workers_alive(root):
+    """It closes its copy of the loader then, but the processes are the parent's."""
+    with loader(Folder(root), batch=4, workers=1) as parents:
+        next(parents.epoch(0))
+        assert forked(lambda: parents.close() is None) == 0
+        assert [process.is_alive() for process in multiprocessing.active_children()] == [True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_goes_on_with_workers_of_its_own(root):
+    """To those of the parent it would talk with the parent's voice, and read what they answer the parent."""
+    with loader(Folder(root), batch=4, workers=1) as parents:
+        first, *rest = [batch.names for batch in parents.epoch(0)]
+        next(parents.epoch(0))
+        before = parents._workers
+
+        def goes_on():
+            found = next(parents.epoch(0, 1)).names
+            return found == rest[0] and parents._workers is not before
+
+        assert forked(goes_on) == 0
+        assert [batch.names for batch in parents.epoch(0, 1)] == rest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_loader_starts_in_a_process_that_was_forked_while_another_one_started():
+    def safe():
+        with workers_module._safe_path():
+            return True
+
+    with workers_module._safe_path():
+        assert forked(safe, patience=5) == 0
 
 
 def descendants(session):
