@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from levit_np.config import FAMILY, Convolution
+from levit_np.errors import BackendError
 from levit_np.inference import plan
 from levit_np.inference.cuda import Buffers, Program
 from levit_np.inference.cuda_lowering import Lowering
 from levit_np.model import build
 from levit_np.ops.cuda import device
+from levit_np.ops.cuda.attention import arranged
 from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
 from levit_np.ops.cuda.kernel import View, source
 
@@ -159,3 +161,11 @@ def test_the_last_of_2_to_the_32_chunks_is_none(paper):
     Buffers(1)("x", 2**35 - 8, np.uint16)
     with pytest.raises(MemoryError):
         Buffers(1)("x", 2**35, np.uint16)
+
+
+def test_a_bias_that_the_kernels_cannot_count_is_refused(paper):
+    """Of an image of 4096²; its kernel would stop before it had written anything."""
+    paper(80)
+    arranged(None, 2**14, 2**14, False, "float16", np.uint16, 1)
+    with pytest.raises(BackendError, match="at most 2,147,483,647 numbers of an attention's bias, found 4,294"):
+        arranged(None, 2**16, 2**16, False, "float16", np.uint16, 1)
