@@ -1,5 +1,5 @@
-"""Batches as large as a GPU's memory, and images of 1024²: every launch of the plans keeps within what a GPU takes,
-and what its kernel counts within the integers that it counts with.  Nothing is computed, arrays are but their sizes."""
+"""Batches as large as a GPU's memory, and images of 1024²: every launch of the plans, and of training, keeps within
+what a GPU takes, and what its kernel counts within the integers that it counts with.  Nothing is computed."""
 
 import re
 from contextlib import nullcontext
@@ -20,6 +20,8 @@ from levit_np.ops.cuda.attention import arranged
 from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
 from levit_np.ops.cuda.kernel import View, source
 
+from .emulator import Arrays, on_device
+
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 MOST = 2**31 - 1  # of int, in which kernels count rows
 TILE = 192  # rows that a block counts beyond the last, at most
@@ -27,11 +29,15 @@ TILE = 192  # rows that a block counts beyond the last, at most
 COUNTED = {
     "convolution": lambda of: of["images"] * of["out_height"] * of["out_width"] + TILE,
     "linear": lambda of: of["rows"] + TILE, "linear_resident": lambda of: of["rows"] + 2 * TILE * 132,
-    "linear_floats": lambda of: of["rows"] + TILE,
+    "linear_floats": lambda of: of["rows"] + TILE, "linear_data": lambda of: of["rows"] + TILE,
+    "linear_data_resident": lambda of: of["rows"] + 2 * TILE * 132,
+    "linear_weight": lambda of: of["rows"] + of["length"],
+    "convolution_data": lambda of: of["images"] * of["height"] * of["width"] + TILE,
+    "convolution_weight": lambda of: of["images"] * of["out_height"] * of["out_width"] + of["length"],
     "attention": lambda of: (of["images"] * of["heads"] + 8) * (of["queries"] // 16 + 1),
     "attention_pairs": lambda of: (of["images"] * of["heads"] + 132) * of["row_tiles"],
     "average_tokens": lambda of: of["images"] * of["channels"] + 128}
-BY_CHUNKS = ("convolution", "linear", "linear_resident", "linear_floats")  # count 16 bytes in 32 bits; the last is NONE
+BY_CHUNKS = "convolution", "linear", "resident"  # sources that count 16 bytes in 32 bits, the last of which is NONE
 
 
 class Extent:
@@ -85,9 +91,31 @@ class Paper:
         of = dict(zip(parameters(call.kernel.source, name), call.arguments, strict=True))
         counted = COUNTED.get(name, lambda of: 0)({key: int(n) for key, n in of.items() if isinstance(n, np.generic)})
         assert counted <= MOST, (name, counted)
-        arrays = [a.array if isinstance(a, View) else a for a in call.arguments if isinstance(a, (Extent, View))]
-        assert name not in BY_CHUNKS or all(a.nbytes < 2**32 * 16 for a in arrays), name
+        arrays = [a for a in call.arguments if not isinstance(a, (np.generic, View, type(None)))]
+        assert call.kernel.source not in BY_CHUNKS or all(a.nbytes < 2**32 * 16 for a in arrays), name
         self.seen.add(name)
+
+
+class Unwritten(Arrays):
+    """Arrays of the host whose memory, as nobody writes to it, is not there either."""
+
+    @staticmethod
+    def empty(shape, dtype):
+        return on_device(np.empty(shape, dtype))
+
+
+class Training(Paper):
+    """The same for operations, which look at their arrays."""
+
+    def __init__(self, capability):
+        super().__init__(capability)
+        self.arrays = Unwritten()
+
+    def asarray(self, x):
+        return x if isinstance(x, self.arrays.ndarray) else self.arrays.asarray(x)
+
+    def address(self, x):
+        return x.ctypes.data
 
 
 @cache
@@ -98,18 +126,27 @@ def parameters(kernel_source, name):
 
 @pytest.fixture
 def paper():
-    yield lambda capability: device.use(found := Paper(capability)) or found
+    yield lambda capability, kind=Paper: device.use(found := kind(capability)) or found
     device.use(None)
 
 
 @cache
 def steps(name, **changes):
-    """The plan of one block a stage, all of whose weights are 1."""
+    """A configuration of one block a stage, and its plan."""
+    config = short(name, **changes)
+    return config, list(plan.steps_of(ones(build(config))))
+
+
+def short(name, **changes):
     config = FAMILY[name]
-    config = replace(config, stages=tuple(stage._replace(depth=1) for stage in config.stages), **changes)
-    model = build(config)
-    model.set_state({key: np.ones(spec.shape, np.float32) for key, spec in model.specs_by_name().items()})
-    return config, list(plan.steps_of(model))
+    return replace(config, stages=tuple(stage._replace(depth=1) for stage in config.stages), **changes)
+
+
+def ones(model):
+    """The model, all of whose weights are 1."""
+    model.set_state({key: model.ops.asarray(np.ones(spec.shape, np.float32))
+                     for key, spec in model.specs_by_name().items()})
+    return model
 
 
 def walk(config, of, element, *batches):
@@ -144,6 +181,21 @@ def test_launches_of_large_images(capability, paper):
     for element in ("float", "float16"):
         walk(config, of, element, 256, 1024)
     assert {"attention", "add_repeated"} <= gpu.seen
+
+
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:4])])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_launches_of_training(name, precision, capability, paper):
+    """2048 images, forward and backward: what the operations between the kernels do is NumPy's, of nothing."""
+    gpu = paper(capability, Training)
+    model = ones(build(short(name), "cuda"))
+    with np.errstate(all="ignore"):
+        outputs, saved = model.forward(gpu.arrays.empty((2048, 3, 224, 224), precision), training=True)
+        model.backward([gpu.arrays.empty(y.shape, y.dtype) for y in outputs], saved)
+    assert {"convolution_weight", "convolution_data", "linear_weight", "attention_queries", "attention_keys",
+            "attention_values", "sum_over_images", "batch_statistics", "normalize_backward"} <= gpu.seen
+    assert ("linear_data_resident" in gpu.seen) == (capability == 90 and precision == "float16")
 
 
 def test_rows_are_counted_in_31_bits(paper):
