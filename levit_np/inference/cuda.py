@@ -12,7 +12,9 @@ from . import plan
 from .cuda_lowering import THREADS, Lowering
 
 MOST = 1024  # images at a time; a larger batch goes through in parts
-MOST_BYTES = 64 << 30  # of a tensor: the kernels count 16 bytes in 32 bits
+# Of a tensor: the kernels count 16 bytes in 32 bits, of which the last number is no place; and rows in 31, those of the
+# last tiles that are not there among them.
+MOST_BYTES, MOST_ROWS = (64 << 30) - 16, 2**31 - 2**16
 KEPT = 8  # graphs kept, one a batch size and kind of input
 
 
@@ -162,6 +164,8 @@ class Program:
     def tensor(self, name, tokens, width):
         """(B · tokens, width), to be written."""
         count = tokens * width
+        if self.batch * tokens > MOST_ROWS:
+            raise device.current().OutOfMemory(self.batch * count, MOST_ROWS * width)
         memory = self._buffers(name, count, np.float32 if self._element == "float" else np.uint16)
         self._tensors[name], self._names[name] = memory[: self.batch * count].reshape(-1, width), name
         return self._tensors[name]

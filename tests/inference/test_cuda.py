@@ -62,8 +62,11 @@ def test_any_network(seed):
     model = build(any_config(seed, 60))
     model.set_state(random_state(model.specs_by_name(), seed, np.float32))
     x = random_images(model, 3)
-    # Of a few channels, or of one, there are draws with little but cancellation in them.
-    assert error(CudaExecutor(model, precision)(x), exact(model, x)) < 3 * ERROR[precision]
+    # Of a few channels, or of one, there are draws with little but cancellation in them: a single class, say, whose
+    # three logits are below a hundredth.
+    expected = exact(model, x)
+    difference = np.abs(CudaExecutor(model, precision)(x) - expected).max()
+    assert difference / max(np.abs(expected).max(), 0.05) < 3 * ERROR[precision]
 
 
 SQUARES = {}  # two convolutions with stride 2: the images are read in blocks of 2×2 pixels

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import BackendError
 from .. import reference
 from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
 from ..side_by_side import whole_of
@@ -17,6 +18,7 @@ from .reduction import sum_parts
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
 THREADS = 256
 OFFSETS = 8  # as in bias.cu
+MOST_NUMBERS = 2**31 - 1  # of a bias in the order of the lanes, which its kernels count
 
 
 class Kept(NamedTuple):
@@ -141,6 +143,10 @@ def arranged(bias, queries, keys, turned, element, dtype, scale):
     across): rows are queries, or, turned, keys."""
     rows, columns, strides = (keys, queries, (1, keys)) if turned else (queries, keys, (keys, 1))
     heads, tiles = 1 if bias is None else len(bias), (cover(rows, 16), 2 * cover(columns, 16))
+    size = heads * tiles[0] * tiles[1] * 128
+    if size > MOST_NUMBERS:
+        raise BackendError(f"backend cuda: expected at most {MOST_NUMBERS:,} numbers of an attention's bias, found "
+                           f"{size:,}: the images are too large")
     out = arrays().empty((heads, *tiles, 128), dtype)
     if out.size:
         launch(Kernel("bias", "arrange_bias", element), (cover(out.size, THREADS),), (THREADS,),

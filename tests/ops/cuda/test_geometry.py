@@ -1,11 +1,12 @@
 """How work is cut up: every number of a result belongs to one block, and no block asks for more than a GPU has."""
 
+import numpy as np
 import pytest
 
 from levit_np.config import FAMILY
 from levit_np.ops.cuda.kernel import FOLDER
 from levit_np.ops.cuda.geometry import (
-    BROAD, COLUMN_THREADS, FLAT, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
+    BROAD, COLUMN_THREADS, FLAT, MOST_TERMS, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
     attention_for, columns_for, cover, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of,
     tokens_held)
 
@@ -40,6 +41,27 @@ def test_parts_cover_all_terms(rows, columns, terms, element, hopper):
     _, parts, length = parts_for(rows, columns, terms, element, hopper)
     assert (parts - 1) * length < terms <= parts * length
     assert length % (128 // SIZES[element]) == 0  # a step of one part never reads another's terms
+
+
+@pytest.mark.parametrize("hopper", [False, True])
+@pytest.mark.parametrize("element", SIZES)
+def test_no_part_has_more_pixels_than_floats_tell_apart(element, hopper):
+    """Of a wide convolution, whose blocks are so many that nothing else would part its sums: 2048 images of 64²."""
+    _, parts, length = parts_for(1024, 9 * 1024, 2048 * 64 * 64, element, hopper)
+    assert (parts - 1) * length < 2048 * 64 * 64 <= parts * length and length <= MOST_TERMS
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 63, 112, 255, 511, 4095])
+@pytest.mark.parametrize("ulps", [-2, 2])
+def test_quotients_of_floats(width, ulps):
+    """convolution.cu's, with a reciprocal as inexact as __fdividef's may be, at the numbers that are nearest to the
+    next quotient and to the last."""
+    reciprocal = np.float32(1) / np.float32(width)
+    reciprocal += ulps * np.spacing(reciprocal)
+    multiples = np.arange(0, MOST_TERMS + 2 * width, width)
+    for n in (multiples, multiples + width - 1):
+        found = ((n.astype(np.float32) + np.float32(0.5)) * reciprocal).astype(np.int64)
+        np.testing.assert_array_equal(found, n // width)
 
 
 @pytest.mark.parametrize("rows, columns, tile",

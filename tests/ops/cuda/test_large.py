@@ -1,0 +1,223 @@
+"""Batches as large as a GPU's memory, and images of 1024²: every launch of the plans, and of training, keeps within
+what a GPU takes, and what its kernel counts within the integers that it counts with.  Nothing is computed."""
+
+import re
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from levit_np.config import FAMILY, Convolution
+from levit_np.errors import BackendError
+from levit_np.inference import plan
+from levit_np.inference.cuda import Buffers, Program
+from levit_np.inference.cuda_lowering import Lowering
+from levit_np.model import build
+from levit_np.ops.cuda import device
+from levit_np.ops.cuda.attention import arranged
+from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
+from levit_np.ops.cuda.kernel import View, source
+
+from .emulator import Arrays, on_device
+
+NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
+MOST = 2**31 - 1  # of int, in which kernels count rows
+TILE = 192  # rows that a block counts beyond the last, at most
+# What a kernel counts in an int, by its parameters; of any other it is the parameters alone.
+COUNTED = {
+    "convolution": lambda of: of["images"] * of["out_height"] * of["out_width"] + TILE,
+    "linear": lambda of: of["rows"] + TILE, "linear_resident": lambda of: of["rows"] + 2 * TILE * 132,
+    "linear_floats": lambda of: of["rows"] + TILE, "linear_data": lambda of: of["rows"] + TILE,
+    "linear_data_resident": lambda of: of["rows"] + 2 * TILE * 132,
+    "linear_weight": lambda of: of["rows"] + of["length"],
+    "convolution_data": lambda of: of["images"] * of["height"] * of["width"] + TILE,
+    "convolution_weight": lambda of: of["images"] * of["out_height"] * of["out_width"] + of["length"],
+    "attention": lambda of: (of["images"] * of["heads"] + 8) * (of["queries"] // 16 + 1),
+    "attention_pairs": lambda of: (of["images"] * of["heads"] + 132) * of["row_tiles"],
+    "average_tokens": lambda of: of["images"] * of["channels"] + 128}
+BY_CHUNKS = "convolution", "linear", "resident"  # sources that count 16 bytes in 32 bits, the last of which is NONE
+
+
+class Extent:
+    """An array's sizes, without the array."""
+
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype = tuple(np.atleast_1d(shape).tolist()), np.dtype(dtype)
+        self.size = int(np.prod(self.shape, dtype=object))
+        self.nbytes = self.size * self.dtype.itemsize
+        self.flags = type("Flags", (), {"c_contiguous": True})
+
+    def __len__(self):
+        return self.shape[0]
+
+    def reshape(self, *shape):
+        known = int(np.prod([n for n in shape if n >= 0], dtype=object))
+        return Extent([self.size // known if n < 0 else n for n in shape], self.dtype)
+
+    def __getitem__(self, part):
+        return Extent([len(range(*part.indices(self.size)))], self.dtype)
+
+
+class Paper:
+    """A GPU of which only the limits are there."""
+
+    OutOfMemory = MemoryError
+
+    def __init__(self, capability):
+        self.capability, self.arrays, self.seen = capability, self, set()
+
+    def empty(self, shape, dtype):
+        return Extent(shape, dtype)
+
+    zeros = empty
+
+    def asarray(self, x):
+        return Extent(x.shape, x.dtype)
+
+    def here(self):
+        return nullcontext()
+
+    def recorded(self, calls):
+        for call in calls:
+            self.launch(call)
+
+    def launch(self, call):
+        name, (x, y, z), threads = call.kernel.name, call.grid, int(np.prod(call.block))
+        assert 0 < x <= MOST and 0 < y < 65536 and 0 < z < 65536, (name, call.grid)
+        assert threads % 32 == 0 and threads <= 1024, (name, call.block)
+        assert call.shared <= (SHARED_OF_HOPPER if self.capability == device.HOPPER else SHARED_AT_MOST), name
+        of = dict(zip(parameters(call.kernel.source, name), call.arguments, strict=True))
+        counted = COUNTED.get(name, lambda of: 0)({key: int(n) for key, n in of.items() if isinstance(n, np.generic)})
+        assert counted <= MOST, (name, counted)
+        arrays = [a for a in call.arguments if not isinstance(a, (np.generic, View, type(None)))]
+        assert call.kernel.source not in BY_CHUNKS or all(a.nbytes < 2**32 * 16 for a in arrays), name
+        self.seen.add(name)
+
+
+class Unwritten(Arrays):
+    """Arrays of the host whose memory, as nobody writes to it, is not there either."""
+
+    @staticmethod
+    def empty(shape, dtype):
+        return on_device(np.empty(shape, dtype))
+
+
+class Training(Paper):
+    """The same for operations, which look at their arrays."""
+
+    def __init__(self, capability):
+        super().__init__(capability)
+        self.arrays = Unwritten()
+
+    def asarray(self, x):
+        return x if isinstance(x, self.arrays.ndarray) else self.arrays.asarray(x)
+
+    def address(self, x):
+        return x.ctypes.data
+
+
+@cache
+def parameters(kernel_source, name):
+    found = re.search(rf"\b{name}\((.*?)\)\s*\{{", source(kernel_source), re.S)
+    return [parameter.split()[-1].lstrip("*") for parameter in found[1].split(",")]
+
+
+@pytest.fixture
+def paper():
+    yield lambda capability, kind=Paper: device.use(found := kind(capability)) or found
+    device.use(None)
+
+
+@cache
+def steps(name, **changes):
+    """A configuration of one block a stage, and its plan."""
+    config = short(name, **changes)
+    return config, list(plan.steps_of(ones(build(config))))
+
+
+def short(name, **changes):
+    config = FAMILY[name]
+    return replace(config, stages=tuple(stage._replace(depth=1) for stage in config.stages), **changes)
+
+
+def ones(model):
+    """The model, all of whose weights are 1."""
+    model.set_state({key: model.ops.asarray(np.ones(spec.shape, np.float32))
+                     for key, spec in model.specs_by_name().items()})
+    return model
+
+
+def walk(config, of, element, *batches):
+    """The launches for each batch, or for the half of it, as the executor does."""
+    lowering = Lowering(of, config, element)
+    for batch in batches:
+        try:
+            program = Program(lowering, Buffers(batch), batch, config.num_classes, False)
+        except MemoryError:
+            batch //= 2
+            program = Program(lowering, Buffers(batch), batch, config.num_classes, False)
+        device.current().launch(program.reading(Extent((batch, config.in_channels, *config.image_size), np.float32)))
+
+
+@pytest.mark.parametrize("name", [*NAMES[:-1], pytest.param(NAMES[-1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_launches_of_large_batches(name, capability, paper):
+    """1024, and what 139 GB may hold."""
+    gpu = paper(capability)
+    config, of = steps(name)
+    for element in ("float", "float16"):
+        walk(config, of, element, 1024, 30_000)
+    assert {"convolution", "linear", "linear_floats", "attention", "average_tokens", "image_of_floats"} <= gpu.seen
+    assert ({"linear_resident", "attention_pairs"} <= gpu.seen) == (capability == 90), gpu.seen
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_launches_of_large_images(capability, paper):
+    """Without a bias, which would be an array of 4096² a head."""
+    gpu = paper(capability)
+    config, of = steps("levit_128s", image_size=(1024, 1024), position="embedding")
+    for element in ("float", "float16"):
+        walk(config, of, element, 256, 1024)
+    assert {"attention", "add_repeated"} <= gpu.seen
+
+
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:4])])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_launches_of_training(name, precision, capability, paper):
+    """2048 images, forward and backward: what the operations between the kernels do is NumPy's, of nothing."""
+    gpu = paper(capability, Training)
+    model = ones(build(short(name), "cuda"))
+    with np.errstate(all="ignore"):
+        outputs, saved = model.forward(gpu.arrays.empty((2048, 3, 224, 224), precision), training=True)
+        model.backward([gpu.arrays.empty(y.shape, y.dtype) for y in outputs], saved)
+    assert {"convolution_weight", "convolution_data", "linear_weight", "attention_queries", "attention_keys",
+            "attention_values", "sum_over_images", "batch_statistics", "normalize_backward"} <= gpu.seen
+    assert ("linear_data_resident" in gpu.seen) == (capability == 90 and precision == "float16")
+
+
+def test_rows_are_counted_in_31_bits(paper):
+    """With 8 channels a map may have more pixels than an int counts before it has 64 GiB: fewer images at a time."""
+    paper(80)
+    stem = tuple(Convolution(channels, 3, 2) for channels in (8, 16, 64, 128))
+    config, of = steps("levit_128s", stem=stem, in_channels=1)
+    for batch in 2**31 // 112**2, 2**31 // 112**2 + 1:
+        walk(config, of, "float16", batch)
+
+
+def test_the_last_of_2_to_the_32_chunks_is_none(paper):
+    """Its number says that nothing is there: an array of just 64 GiB would never be written to its end."""
+    paper(80)
+    Buffers(1)("x", 2**35 - 8, np.uint16)
+    with pytest.raises(MemoryError):
+        Buffers(1)("x", 2**35, np.uint16)
+
+
+def test_a_bias_that_the_kernels_cannot_count_is_refused(paper):
+    """Of an image of 4096²; its kernel would stop before it had written anything."""
+    paper(80)
+    arranged(None, 2**14, 2**14, False, "float16", np.uint16, 1)
+    with pytest.raises(BackendError, match="at most 2,147,483,647 numbers of an attention's bias, found 4,294"):
+        arranged(None, 2**16, 2**16, False, "float16", np.uint16, 1)
