@@ -4,7 +4,6 @@ It stands above model.py, which knows arrays alone: images in, label names out, 
 """
 
 import os
-import threading
 from numbers import Integral
 
 import numpy as np
@@ -15,23 +14,14 @@ from .errors import ImageError, LevitError
 from .images.preprocessing import cropped, normalise, preprocess
 from .inference import executor
 from .layers.layer import Layer
+from .lock import Lock
 from .model import LeViT, type_of
 from .model import create as create_network
 from .ops.reference import softmax
 
 BACKEND = "cpu"  # what load and create give unless told otherwise
 BATCH = 16  # images that predict evaluates at once
-_making = threading.Lock()
-
-
-def _after_fork():
-    """Another thread, which the child does not have, may have held the lock."""
-    global _making
-    _making = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_making = Lock()
 
 
 class Classifier(LeViT):

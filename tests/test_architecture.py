@@ -19,18 +19,19 @@ MODEL = BASE | {"model"}
 MAY_IMPORT = {
     "errors": set(),
     "cache": set(),
+    "lock": set(),
     "config": {"errors"},
-    "ops": {"errors", "cache"},
+    "ops": {"errors", "cache", "lock"},
     "storage": {"errors"},
     "images": {"errors", "storage"},
     "layers": {"errors"},  # their operations are handed to them
     "model": BASE,
     "inference": MODEL,
-    "training": MODEL | {"images", "plot", "storage"},
+    "training": MODEL | {"images", "lock", "plot", "storage"},
     "checkpoints": MODEL | {"cache", "images", "storage"},
     "explain": MODEL | {"images", "storage"},
     "benchmark": MODEL | {"inference"},
-    "classifier": MODEL | {"checkpoints", "explain", "images", "inference"},
+    "classifier": MODEL | {"checkpoints", "explain", "images", "inference", "lock"},
     "plot": MODEL | {"storage"},
     "__init__": {"classifier", "config"},
 }

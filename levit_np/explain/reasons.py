@@ -33,7 +33,8 @@ _LAYERS = {
     "ChannelBias": "A shift a channel: all that is left of BN in ablation A3.",
     "LinearBN": "The same linear map for every token, then BN: it mixes channels, never tokens.",
     "Linear": "The same linear map for every token: it mixes channels, never tokens.",
-    "Stage": "Blocks at one resolution. Every stage but the first begins by shrinking: fewer tokens, mostly more channels.",
+    "Stage": "Blocks at one resolution. Every stage but the first begins by shrinking: fewer tokens, mostly more "
+             "channels.",
     "Block": "Attention moves information between tokens; the MLP then works on each token by itself.",
     "Downsample": "The step between two resolutions: attention with fewer queries than keys, and an MLP.",
     "Residual": "What a branch finds is added to what was there: the tokens are corrected, not replaced, and the "

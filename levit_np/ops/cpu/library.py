@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 from ... import cache
 from ...errors import BackendError
+from ...lock import Lock
 from . import build, machine_code, processor
 from .instruction_set import InstructionSet, chosen
 
@@ -191,17 +191,7 @@ def _give_way():
 
 
 _libraries: dict[str, Library] = {}
-_lock = threading.Lock()
-
-
-def _after_fork():
-    """Another thread, which the child does not have, may have held the lock."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = Lock()
 
 
 def library(part: str = "kernels") -> Library:

@@ -13,7 +13,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 import weakref
 from collections import deque
@@ -23,20 +22,11 @@ from multiprocessing.connection import wait
 import numpy as np
 
 from ...errors import DataError, LevitError
+from ...lock import Lock
 from ..interrupt import SIGNALS
 
 AHEAD = 2   # steps in memory besides the one that was handed out
-_environment = threading.Lock()
-
-
-def _after_fork():
-    """Another thread, which the child does not have, may have held the lock."""
-    global _environment
-    _environment = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_environment = Lock()
 
 
 class Workers:
