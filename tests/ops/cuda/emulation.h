@@ -19,7 +19,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <utility>
-#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // Bessel and his kin, whose templates would be a third of a compilation
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // Bessel functions and such: each kernel would read their templates
 #include <cmath>
 
 #define __global__
