@@ -89,7 +89,7 @@ class Classifier(LeViT):
         ops.stored_type(backend, self.precision)
         return super().to(backend)
 
-    def set_state(self, state: dict) -> None:
+    def set_state(self, state: dict, copy: bool = True) -> None:
         """As the network's; what an evaluation computes in changes with the type, which the backend must have
         (BackendError)."""
         self._require(state)
@@ -97,7 +97,7 @@ class Classifier(LeViT):
         precision = self.precision if double == (self.precision == "float64") else "float64" if double else "float32"
         ops.stored_type(self.ops.NAME, precision)
         self.precision = precision  # before it is said that something has changed
-        super().set_state(state)
+        super().set_state(state, copy)
 
     def predict(self, images, top: int = 5) -> list:
         """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or

@@ -216,15 +216,15 @@ class LeViT(Layer):
         """The state as NumPy's arrays, to be read."""
         return {name: self.ops.to_host(array) for name, array in self._arrays().items()}
 
-    def set_state(self, state: dict) -> None:
-        """Takes every array of `state`, as float64 if one of them is, else as float32; what is of another type is
-        copied.  Raises LevitError, and takes none, where one is missing, of another shape, not floating, or not one of
-        the network's."""
+    def set_state(self, state: dict, copy: bool = True) -> None:
+        """Takes a copy of every array of `state`, as float64 if one of them is, else as float32.  Without `copy` those
+        of the right type become the network's own, which training writes to.  Raises LevitError, and takes none, where
+        one is missing, of another shape, not floating, or not one of the network's."""
         self._require(state)
         dtype = type_of(state)
         for name, layer in self._named:
             for key in layer.specs:
-                setattr(layer, key, self.ops.asarray(state[f"{name}.{key}"].astype(dtype, copy=False)))
+                setattr(layer, key, self.ops.asarray(state[f"{name}.{key}"].astype(dtype, copy=copy)))
 
     def _require(self, state):
         specs = self.specs_by_name()
@@ -329,7 +329,7 @@ def type_of(state: dict):
 
 def _assembled(kind, config, backend, state, besides) -> LeViT:
     model = build(config, backend, kind)
-    model.set_state(state)
+    model.set_state(state, copy=False)
     for key, value in besides.items():
         setattr(model, key, value)
     return model
@@ -369,6 +369,6 @@ def create(name: str, *, seed: int = 0, backend: str = "reference", dtype: str =
     """A fresh model of the family, by name; `changes` replace fields of its configuration (num_classes,
     distillation, image_size, in_channels, …).  Raises ConfigError for an unknown name or an impossible field."""
     model = build(config_of(name, **changes), backend, kind)
-    model.set_state(initial_state(model, seed, dtype))
+    model.set_state(initial_state(model, seed, dtype), copy=False)
     model.random = np.random.default_rng(seed)
     return model

@@ -181,6 +181,17 @@ def test_folded_bn_is_bn(name):
     np.testing.assert_allclose(model(x), expected, rtol=1e-10, atol=1e-11)
 
 
+def test_a_state_that_was_given_is_not_written_to():
+    """Nor does the network change with it afterwards."""
+    model = random_network(TINY["base"])
+    state = {name: array.copy() for name, array in model.state().items()}
+    model.set_state(state)
+    for array in model.state().values():
+        array += 1
+    for name, array in model.state().items():
+        assert not np.may_share_memory(array, state[name]) and (array == state[name] + 1).all()
+
+
 @pytest.mark.parametrize("name, parts", [("base", ["stem"]), ("drop", ["stage2"]), ("base", ["stem", "stage1"]),
                                          ("silu", ["stage1"]), ("vit", ["stem"]),
                                          ("base", ["stem", "stage1", "stage2"])])

@@ -62,7 +62,8 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     model = build(wanted, backend, kind)
     _fit(state, config, model, seed, os.fspath(path))
     # One array at a time: peak memory stays at twice the file.
-    model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)})
+    model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)},
+                    copy=False)
     model.labels, model.preprocessing = labels, preprocessing
     return model
 

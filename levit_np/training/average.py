@@ -8,7 +8,6 @@ class Average:
 
     def __init__(self, model, decay: float):
         self.decay, self.model = decay, model.to(model.ops.NAME)
-        self.model.set_state({name: array.copy() for name, array in model.state().items()})
 
     def update(self, model) -> None:
         """Takes a step's result in."""

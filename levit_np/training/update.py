@@ -18,7 +18,7 @@ class Update:
     def __init__(self, model, recipe: Recipe):
         self.model, self.recipe, self.steps = model, recipe, 0
         trained = model.trained()
-        model.set_state(model.state() | {name: array.copy() for name, array in trained.items()})
+        model.set_state(model.state())
         self.first, self.second = ({name: model.ops.zeros_like(array) for name, array in trained.items()} for _ in "12")
         self.decay = {name: recipe.decay if is_decayed(name) else 0.0 for name in trained}
 
