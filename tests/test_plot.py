@@ -11,6 +11,7 @@ from PIL import Image
 
 import levit_np
 from levit_np import plot
+from levit_np.config import Stage
 
 from .random_model import random_images, random_model
 
@@ -168,11 +169,13 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, digits, monkeypatch):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
-def test_explain_writes_them_all(tmp_path, digits):
-    status, out, err = command(IMAGE, "--png", tmp_path / "pictures")
+def test_explain_writes_them_all(tmp_path):
+    model = random_model("levit_digits", stages=(Stage(64, 1, 3), Stage(80, 1, 4, 4)))
+    model.save(tmp_path / "small.h5")
+    status, out, err = command(IMAGE, "--png", tmp_path / "pictures", "--weights", tmp_path / "small.h5")
     files = sorted(path.stem for path in (tmp_path / "pictures").iterdir())
-    assert (status, err) == (0, "") and files == sorted(plot.pictures(digits)) and f": {len(files)} pictures of" in out
-    assert len(files) == 2 + 3 * 8
+    assert (status, err) == (0, "") and files == sorted(plot.pictures(model)) and f": {len(files)} pictures of" in out
+    assert len(files) == 2 + 3 * 3
     for path in (tmp_path / "pictures").iterdir():
         with Image.open(path) as picture:
             assert min(picture.size) > 100 and np.asarray(picture.convert("L")).std() > 10, path

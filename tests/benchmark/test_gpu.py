@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from levit_np.config import Stage
 from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401  (fixtures)
 from tests.random_model import random_model
 
@@ -96,7 +97,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     monkeypatch.setattr(arrays, "cuda", cuda, raising=False)
     measuring, gpu = bench("gpu_measuring"), bench("gpu")
     chosen = gpu.arguments(["--results", str(tmp_path), "--rounds", "1", "--seconds", "1e-4", "--peers"])
-    small = random_model("levit_digits", backend="reference", image_size=16)
+    small = random_model("levit_digits", backend="reference", image_size=16, stages=(Stage(64, 1, 2), Stage(80, 1, 2, 3)))
     state, config = small.state(), small.config
     monkeypatch.setattr(measuring, "random_state", lambda name: (config, state))
     monkeypatch.setattr(measuring, "reference_logits", lambda name, state, images, progress=None: np.asarray(

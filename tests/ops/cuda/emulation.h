@@ -286,6 +286,7 @@ inline float cut_off(double x) {
   return fabs((double)y) > fabs(x) ? nextafterf(y, 0) : y;
 }
 struct Fragments { unsigned a[4], b[2]; };
+typedef double Row __attribute__((vector_size(64)));  // of 8 columns
 // The first lane to leave the meeting computes for all: lane 4 g + t holds rows g and g + 8 of a and column g of b, and
 // gets columns 2t and 2t + 1 of rows g and g + 8 of the product, as the PTX manual says.
 template <int DEPTH, class Read>
@@ -294,16 +295,16 @@ void product(Meeting meeting, float (&d)[4], const unsigned (&a)[4], unsigned b0
   Exchange& e = meet(meeting, mine);
   if (!e.computed) {
     e.computed = true;
-    float left[16][DEPTH], right[DEPTH][8];
+    double left[16][DEPTH];
+    Row right[DEPTH];
     for (int k = 0; k < DEPTH; k++) {
       for (int row = 0; row < 16; row++) left[row][k] = read(e, row % 8 * 4, k, row / 8, true);
       for (int column = 0; column < 8; column++) right[k][column] = read(e, column * 4, k, 0, false);
     }
     for (int row = 0; row < 16; row++) {
-      double sum[8] = {};
-      for (int k = 0; k < DEPTH; k++)
-        for (int column = 0; column < 8; column++) sum[column] += (double)left[row][k] * right[k][column];
-      memcpy(e.product[row], sum, sizeof sum);
+      Row sum = {};
+      for (int k = 0; k < DEPTH; k++) sum += left[row][k] * right[k];
+      memcpy(e.product[row], &sum, sizeof sum);
     }
   }
   unsigned g = current->lane / 4, t = current->lane % 4;
@@ -389,14 +390,18 @@ inline unsigned short at(const Lines& lines, int row, int k) {
 // A warpgroup's product by hand: what a lane holds of it.
 template <class T> void add_product(const Product& p) {
   unsigned g = current->lane / 4, t = current->lane % 4;
-  for (int i = 0; i < p.fragments; i++)
-    for (int e = 0; e < 4; e++) {
-      int row = current->warp % 4 * 16 + g + e / 2 * 8, column = i * 8 + 2 * t + e % 2;
-      double sum = p.d[i * 4 + e];
-      for (int k = 0; k < 16; k++)
-        sum += (double)half_of(T{}, at(p.a, row, k)) * half_of(T{}, at(p.b, column, k));
-      p.d[i * 4 + e] = cut_off(sum);
+  double left[2][16], right[16];
+  for (int row = 0; row < 2; row++)
+    for (int k = 0; k < 16; k++) left[row][k] = half_of(T{}, at(p.a, current->warp % 4 * 16 + g + row * 8, k));
+  for (int i = 0; i < p.fragments * 2; i++) {
+    for (int k = 0; k < 16; k++) right[k] = half_of(T{}, at(p.b, i / 2 * 8 + 2 * t + i % 2, k));
+    for (int row = 0; row < 2; row++) {
+      float& d = p.d[i / 2 * 4 + row * 2 + i % 2];
+      double sum = d;
+      for (int k = 0; k < 16; k++) sum += left[row][k] * right[k];
+      d = cut_off(sum);
     }
+  }
 }
 }  // namespace emulation
 template <bool A_ALONG, bool B_ALONG, class T, int N>
