@@ -11,7 +11,7 @@ import numpy as np
 from ..ops.cuda import device, operands
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
-from ..ops.cuda.convolution import over_blocks
+from ..ops.cuda.convolution import over_blocks, require_size
 from ..ops.cuda.device import call
 from ..ops.cuda.geometry import attention_for, chunk_of, cover, cut_for, head_size, tile_for, whole
 from ..ops.cuda.kernel import Kernel, View
@@ -100,6 +100,7 @@ class Convolution:
         self.size = lowering.size
         if lowering.maps == 0 and lowering.side == 2:
             weight, self.stride, self.size = over_blocks(weight), 1, lowering.blocks
+        require_size(self.size)
         self.kernel, self.source, self.activation = weight.shape[1], f"map {lowering.maps}", NUMBERS[step.activation]
         inputs, outputs = lowering.layouts[self.source], lowering.plain(len(step.weight))
         lowering.maps += 1

@@ -97,7 +97,8 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     monkeypatch.setattr(arrays, "cuda", cuda, raising=False)
     measuring, gpu = bench("gpu_measuring"), bench("gpu")
     chosen = gpu.arguments(["--results", str(tmp_path), "--rounds", "1", "--seconds", "1e-4", "--peers"])
-    small = random_model("levit_digits", backend="reference", image_size=16, stages=(Stage(64, 1, 2), Stage(80, 1, 2, 3)))
+    small = random_model("levit_digits", backend="reference", image_size=16,
+                         stages=(Stage(64, 1, 2), Stage(80, 1, 2, 3)))
     state, config = small.state(), small.config
     monkeypatch.setattr(measuring, "random_state", lambda name: (config, state))
     monkeypatch.setattr(measuring, "reference_logits", lambda name, state, images, progress=None: np.asarray(

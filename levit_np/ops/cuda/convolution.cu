@@ -21,7 +21,7 @@ struct Corner {
   int both;         // y and x in 16 bits each: a thread keeps several
   unsigned chunks;  // modulo 2^32, as a cell's: their sum is what counts
   INLINE Corner() {}
-  INLINE Corner(int y, int x, unsigned chunks) : both(y << 16 | (x & 0xffff)), chunks(chunks) {}
+  INLINE Corner(int y, int x, unsigned chunks) : both((unsigned)y << 16 | (x & 0xffff)), chunks(chunks) {}
   INLINE int y() const { return both >> 16; }
   INLINE int x() const { return (short)both; }
 };

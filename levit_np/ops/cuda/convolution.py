@@ -4,6 +4,7 @@ Results are views (B, C, H, W) of memory (B, H, W, C): what follows reads a pixe
 
 import numpy as np
 
+from ...errors import BackendError
 from ..reference import convolution_size
 from .device import arrays, launch, on_hopper, tiles
 from .geometry import chunk_of, cover, parts_for, tile_for, whole
@@ -12,6 +13,7 @@ from .operands import contiguous, element_of, padded
 from .reduction import sum_parts
 
 PIXELS = 128  # a block of threads, when an image's planes are laid side by side
+MOST_SIDE = 2**15 - 1  # of what the kernels take for pixels: where a window begins, they keep in 16 bits
 
 
 def convolution(x, w, stride, padding):
@@ -60,6 +62,13 @@ def _weight(shape, dy, x, w):
     return shape.gradient(sum_parts(sums), w)
 
 
+def require_size(size):
+    """Raises BackendError for images, (height, width) in the kernels' pixels, that are larger than these count."""
+    if max(size) > MOST_SIDE:
+        raise BackendError(f"backend cuda: expected a convolution of at most {MOST_SIDE:,} pixels, or blocks of 2×2, a "
+                           f"side, found {' by '.join(f'{n:,}' for n in size)}")
+
+
 def over_blocks(weight):
     """Of a 3×3 convolution with stride 2 and padding 1, weight (O, 3, 3, C), the same over blocks of 2×2 pixels:
     (O, 2, 2, 4 C), with stride 1.
@@ -93,6 +102,7 @@ class _Shape:
         self.side = 2 if in_blocks else 1
         if in_blocks:
             kernel, stride, channels, size = 2, 1, 4 * channels, [cover(n, 2) for n in size]
+        require_size(size)
         self.kernel, self.stride = kernel, stride
         self.outputs, self.channels = whole(len(w), self.part), whole(channels, self.part)
         self.laid = len(x), *size, self.channels  # the images, as the kernels have them

@@ -5,18 +5,20 @@ import re
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from levit_np.config import FAMILY, Convolution
 from levit_np.errors import BackendError
-from levit_np.inference import plan
+from levit_np.inference import cuda_lowering, plan
 from levit_np.inference.cuda import Buffers, Program
 from levit_np.inference.cuda_lowering import Lowering
 from levit_np.model import build
 from levit_np.ops.cuda import device
 from levit_np.ops.cuda.attention import arranged
+from levit_np.ops.cuda.convolution import _Shape
 from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
 from levit_np.ops.cuda.kernel import View, source
 
@@ -221,3 +223,15 @@ def test_a_bias_that_the_kernels_cannot_count_is_refused(paper):
     arranged(None, 2**14, 2**14, False, "float16", np.uint16, 1)
     with pytest.raises(BackendError, match="at most 2,147,483,647 numbers of an attention's bias, found 4,294"):
         arranged(None, 2**16, 2**16, False, "float16", np.uint16, 1)
+
+
+def test_a_side_that_windows_cannot_count_is_refused(paper):
+    """They keep where they begin in 16 bits, and would read elsewhere, or nothing."""
+    gpu = paper(80)
+    x, w = (gpu.arrays.empty(shape, np.float16) for shape in ((1, 8, 2**15 - 1, 2), (8, 8, 3, 3)))
+    _Shape(x, w, 1, 1)
+    with pytest.raises(BackendError, match="at most 32,767 pixels, or blocks of 2×2, a side, found 32,768 by 2"):
+        _Shape(gpu.arrays.empty((1, 8, 2**15, 2), np.float16), w, 1, 1)
+    step = SimpleNamespace(weight=np.empty((8, 3, 3, 3)), stride=2, padding=1, activation="identity")
+    with pytest.raises(BackendError, match="found 32,768 by 8"):
+        cuda_lowering.Convolution(step, SimpleNamespace(size=(2**16, 16), maps=0, side=2, blocks=(2**15, 8)))
