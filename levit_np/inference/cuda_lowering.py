@@ -11,7 +11,7 @@ import numpy as np
 from ..ops.cuda import device, operands
 from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
-from ..ops.cuda.convolution import over_blocks, require_size
+from ..ops.cuda.convolution import over_blocks, require_countable
 from ..ops.cuda.device import call
 from ..ops.cuda.geometry import attention_for, chunk_of, cover, cut_for, head_size, tile_for, whole
 from ..ops.cuda.kernel import Kernel, View
@@ -100,12 +100,12 @@ class Convolution:
         self.size = lowering.size
         if lowering.maps == 0 and lowering.side == 2:
             weight, self.stride, self.size = over_blocks(weight), 1, lowering.blocks
-        require_size(self.size)
         self.kernel, self.source, self.activation = weight.shape[1], f"map {lowering.maps}", NUMBERS[step.activation]
         inputs, outputs = lowering.layouts[self.source], lowering.plain(len(step.weight))
         lowering.maps += 1
         self.target, self.lowering = f"map {lowering.maps}", lowering
         self.channels, self.outputs = inputs.width, outputs.width
+        require_countable(self.size, self.kernel**2 * self.channels)
         # The last map is the residual stream.
         lowering.layouts[self.target] = lowering.layouts["x"] = outputs
         self.weight, self.bias = lowering.weight(weight, outputs, inputs), lowering.floats(step.bias, outputs)

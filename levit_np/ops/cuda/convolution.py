@@ -7,7 +7,7 @@ import numpy as np
 from ...errors import BackendError
 from ..reference import convolution_size
 from .device import arrays, launch, on_hopper, tiles
-from .geometry import chunk_of, cover, parts_for, tile_for, whole
+from .geometry import MOST_TERMS, chunk_of, cover, parts_for, tile_for, whole
 from .kernel import Kernel
 from .operands import contiguous, element_of, padded
 from .reduction import sum_parts
@@ -62,8 +62,11 @@ def _weight(shape, dy, x, w):
     return shape.gradient(sum_parts(sums), w)
 
 
-def require_size(size):
-    """Raises BackendError for images, (height, width) in the kernels' pixels, that are larger than these count."""
+def require_countable(size, terms):
+    """Raises BackendError for images, (height, width) in the kernels' pixels, or windows that are larger than these
+    count."""
+    if terms > MOST_TERMS:
+        raise BackendError(f"backend cuda: expected a convolution of at most {MOST_TERMS:,} terms, found {terms:,}")
     if max(size) > MOST_SIDE:
         raise BackendError(f"backend cuda: expected a convolution of at most {MOST_SIDE:,} pixels, or blocks of 2×2, a "
                            f"side, found {' by '.join(f'{n:,}' for n in size)}")
@@ -102,9 +105,9 @@ class _Shape:
         self.side = 2 if in_blocks else 1
         if in_blocks:
             kernel, stride, channels, size = 2, 1, 4 * channels, [cover(n, 2) for n in size]
-        require_size(size)
         self.kernel, self.stride = kernel, stride
         self.outputs, self.channels = whole(len(w), self.part), whole(channels, self.part)
+        require_countable(size, kernel**2 * self.channels)
         self.laid = len(x), *size, self.channels  # the images, as the kernels have them
         self.numbers = (*self.laid, *self.out, self.outputs, kernel, stride, padding)
 

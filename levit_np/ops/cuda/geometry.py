@@ -12,7 +12,7 @@ SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have; more must be asked f
 SHARED_OF_HOPPER = 227 << 10
 SHARED_AT_MOST = 99 << 10  # of compute capabilities 8.6, 8.9 and 12.0; 8.0 has 163 KiB, 9.0 has 227
 
-MOST_TERMS = 1 << 19  # of a part: a convolution finds the pixels by floats, which is exact far below 2^20
+MOST_TERMS = 1 << 19  # of a part: a convolution finds cells and pixels by floats, which is exact far below 2^20
 SIZES = {"float": 4, "float16": 2, "bfloat16": 2}
 
 

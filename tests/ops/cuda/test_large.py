@@ -5,7 +5,6 @@ import re
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,13 +224,21 @@ def test_a_bias_that_the_kernels_cannot_count_is_refused(paper):
         arranged(None, 2**16, 2**16, False, "float16", np.uint16, 1)
 
 
-def test_a_side_that_windows_cannot_count_is_refused(paper):
-    """They keep where they begin in 16 bits, and would read elsewhere, or nothing."""
+def test_sides_and_windows_that_the_kernels_cannot_count_are_refused(paper):
+    """Where a window begins is kept in 16 bits, and its cells are found by floats: others would be read, or none."""
     gpu = paper(80)
-    x, w = (gpu.arrays.empty(shape, np.float16) for shape in ((1, 8, 2**15 - 1, 2), (8, 8, 3, 3)))
-    _Shape(x, w, 1, 1)
+
+    def shape(x, w):
+        return _Shape(*(gpu.arrays.empty(sizes, np.float16) for sizes in (x, w)), 1, 1)
+
+    shape((1, 8, 2**15 - 1, 2), (8, 8, 3, 3))
+    shape((1, 8, 300, 300), (8, 8, 256, 256))
     with pytest.raises(BackendError, match="at most 32,767 pixels, or blocks of 2×2, a side, found 32,768 by 2"):
-        _Shape(gpu.arrays.empty((1, 8, 2**15, 2), np.float16), w, 1, 1)
-    step = SimpleNamespace(weight=np.empty((8, 3, 3, 3)), stride=2, padding=1, activation="identity")
+        shape((1, 8, 2**15, 2), (8, 8, 3, 3))
+    with pytest.raises(BackendError, match="at most 524,288 terms, found 528,392"):
+        shape((1, 8, 300, 300), (8, 8, 257, 257))
+    config, of = steps("levit_128s")
+    lowering = Lowering([], config, "float16")
+    lowering.size = lowering.blocks = 2**15, 8
     with pytest.raises(BackendError, match="found 32,768 by 8"):
-        cuda_lowering.Convolution(step, SimpleNamespace(size=(2**16, 16), maps=0, side=2, blocks=(2**15, 8)))
+        cuda_lowering.Convolution(of[0], lowering)
