@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,13 @@ def test_an_image_becomes_a_page(port):
 def test_what_cannot_be_computed_is_refused_with_a_reason(port, path, body, reason):
     status, _, text = ask(port, "POST", path, DIGIT.read_bytes() if body is None else body)
     assert status in (400, 413) and reason in text and "Traceback" not in text
+
+
+def test_those_who_come_at_once_wait_in_silence(port):
+    """More than it has threads; what it says on standard error is read in the end."""
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: ask(port, "POST", "/compute", DIGIT.read_bytes())[0], range(6)))
+    assert found == [200] * 6
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(port):

@@ -6,6 +6,7 @@ Origin). waitress reads the requests: it bounds their size and waits for no one,
 """
 
 import json
+import logging
 import re
 import secrets
 from collections import OrderedDict
@@ -104,5 +105,6 @@ def listen(server: Server, port: int = 0):
                                 connection_limit=64)
     except OSError as error:
         raise LevitError(f"port {port}: expected a free one: {error.strerror}") from None
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is nothing to warn of
     server.port = running.effective_port
     return running
