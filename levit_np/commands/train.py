@@ -227,9 +227,10 @@ def _places(arguments) -> tuple:
     parts = are_parts(folders)
     images = data / "train" if parts else data
     root = Path(os.path.realpath(images))
-    if root in output.parents and not output.relative_to(root).parts[0].startswith("."):
+    inside = root in output.parents and not output.relative_to(root).parts[0].startswith(".")
+    if inside or output in (root, Path(os.path.realpath(data))):
         raise LevitError(f"{shown(arguments.output)}: expected an --output outside {shown(str(images))}, whose folders "
-                         "are the classes, found it inside")
+                         f"are the classes, found {'it inside' if inside else 'the folder of the images itself'}")
     return images, data / "val" if parts and "val" in folders else None
 
 

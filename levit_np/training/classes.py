@@ -11,12 +11,15 @@ def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
 
     By name where one of them is among the labels (None: the network has no names), and then all must be.  Names that
     it does not know at all, such as ImageNet's n01440764, are taken in their own order, if they are as many as its
-    classes.  Raises LevitError, beginning with `place`, else."""
+    classes.  Raises LevitError, beginning with `place`, else, and where two of them have a name that is wanted."""
     at = {label: n for n, label in enumerate(labels or ())}
     if any(name in at for name in wanted):
         if missing := [name for name in wanted if name not in at]:
             raise LevitError(f"{place}: expected each class by its name, found none called {missing[0]!a:.100} among "
                              f"its {count}")
+        if twice := [name for name in wanted if list(labels).count(name) > 1]:
+            raise LevitError(f"{place}: expected each class by a name of its own, found two called "
+                             f"{twice[0]!a:.100} among its {count}")
         return np.array([at[name] for name in wanted]), True
     if len(wanted) != count:
         raise LevitError(f"{place}: expected {len(wanted)} classes, or the names of all of them among its own, found "

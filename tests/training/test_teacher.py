@@ -50,6 +50,11 @@ def test_a_network_answers_in_the_students_order_of_classes():
     x = random_images(model, 3)
     taught = teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "0", "3"], DIGITS)(batch(x))
     assert np.array_equal(taught, model(x)[:, [7, 0, 3]])
+    twice = ["7", "7", *NAMES[2:]]
+    assert np.array_equal(teacher.NetworkTeacher(model, twice, DIGITS, ["3", "2"], DIGITS)(batch(x)),
+                          model(x)[:, [3, 2]])  # what is not asked for may be called as it likes
+    with pytest.raises(LevitError, match="teacher: expected each class by a name of its own, found two called '7'"):
+        teacher.NetworkTeacher(model, twice, DIGITS, ["3", "7"], DIGITS)
     with pytest.raises(LevitError, match="teacher: expected each class by its name, found none called 'ten'"):
         teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "ten"], DIGITS)
 

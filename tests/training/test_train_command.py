@@ -334,13 +334,18 @@ def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_pa
     for data in (".", tmp_path / "data", "bar/.."):
         assert fails(capsys, data, *QUICK) == (
             f"levit-np train: run: expected an --output outside {data}, whose folders are the classes, found it inside")
+        assert fails(capsys, data, *QUICK, "--output", ".") == (
+            f"levit-np train: .: expected an --output outside {data}, whose folders are the classes, found the folder "
+            "of the images itself")
     assert sorted(os.listdir()) == ["bar", "disc", "ring"]
     assert train._places(SimpleNamespace(data=".", output=".run")) == (Path(), None)
 
 
-def test_an_output_beside_train_is_no_class(shapes, tmp_path, monkeypatch):
+def test_an_output_beside_train_is_no_class(shapes, tmp_path, capsys, monkeypatch):
     shutil.copytree(shapes / "train", tmp_path / "train")
     monkeypatch.chdir(tmp_path)
+    for output in (".", "train"):  # beside which a run's files would be, or among the classes
+        assert "expected an --output outside" in fails(capsys, ".", *QUICK, "--output", output)
     assert main(["train", ".", *QUICK, "--epochs", "1"]) == 0 == main(["train", ".", "--resume", "--workers", "0"])
 
 

@@ -219,8 +219,12 @@ def _claims(contents: bytes, length: int, place: str) -> dict[str, Extent]:
             raise CheckpointError(f"{place}: {name}: expected 1 byte or more in the file of {length}, found "
                                   f"{extent.nbytes} from {extent.offset}")
     # A sparse file may be longer than its disk.
-    if not 0 < count <= MOST_IMAGES or max(found[name].nbytes for name in ("names", "classes")) > MOST_NAME_BYTES:
+    if not 0 < count <= MOST_IMAGES:
         raise CheckpointError(f"{place}: expected 1 to {MOST_IMAGES} images, found {count}")
+    for name in ("classes", "names"):
+        if found[name].nbytes > MOST_NAME_BYTES:
+            raise CheckpointError(f"{place}: {name}: expected {MOST_NAME_BYTES} bytes at most, found "
+                                  f"{found[name].nbytes}")
     return found
 
 

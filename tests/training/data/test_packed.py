@@ -250,6 +250,14 @@ def test_a_forged_seal(whole, tmp_path, field, value):
         Packed(tmp_path / "f.h5")
 
 
+@pytest.mark.parametrize("most, words", [(20, "classes: expected 20 bytes at most, found 21"),
+                                         (21, "names: expected 21 bytes at most, found ")])
+def test_more_bytes_of_names_than_are_read(whole, monkeypatch, most, words):
+    monkeypatch.setattr(packed, "MOST_NAME_BYTES", most)
+    with pytest.raises(CheckpointError, match=words):
+        Packed(whole)
+
+
 def test_deep_and_doubtful_lists(whole, tmp_path):
     content = whole.read_bytes()
     for contents in (b"[" * 60_000, b"null", b"{}", b'"x"', b"[NaN]", b"\xff", b""):
