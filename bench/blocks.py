@@ -147,7 +147,7 @@ def main():
                         for who in ("ours", "PyTorch")} | {"paper": paper}
         console.print(_table(f"{name}, µs, {machine['processor']}", blocks[name]))
     chosen.results.mkdir(parents=True, exist_ok=True)
-    path = result_path(chosen.results, "blocks", machine["processor"])
+    path = result_path(chosen.results, "blocks", machine)
     write_json(path, {"machine": machine, "rounds": chosen.rounds, "microseconds": blocks})
     console.print(f"written: {path}")
 

@@ -71,7 +71,7 @@ def main() -> int:
         console.print(f"[yellow]{max(chosen.threads)} threads on {machine['usable_cores']} usable cores: no figure of "
                       "these will mean anything")
     chosen.results.mkdir(parents=True, exist_ok=True)
-    results = Results(result_path(chosen.results, "cpu", machine["processor"]), IMPLEMENTATIONS)
+    results = Results(result_path(chosen.results, "cpu", machine), IMPLEMENTATIONS)
     try:
         with tempfile.TemporaryDirectory() as folder:
             if chosen.startup:

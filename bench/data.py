@@ -128,7 +128,7 @@ def main():
         machine["load_average_after"] = describe(())["load_average"]
         result = {"machine": machine, "images": arguments.images, "jpeg_bytes": round(size), "batch": arguments.batch,
                   "rounds": arguments.rounds, "milliseconds": milliseconds, "images_per_second": rates}
-        write_json(result_path(ROOT / "bench/results", "data", machine["processor"]), result)
+        write_json(result_path(ROOT / "bench/results", "data", machine), result)
 
 
 if __name__ == "__main__":

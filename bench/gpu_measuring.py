@@ -43,7 +43,7 @@ class Measuring:
             "driver": cuda.runtime.driverGetVersion(), "runtime": cuda.runtime.runtimeGetVersion(),
             "compiler": list(cuda.nvrtc.getVersion())}
         chosen.results.mkdir(parents=True, exist_ok=True)
-        self.path = result_path(Path(chosen.results), "gpu", self.machine["device"])
+        self.path = result_path(Path(chosen.results), "gpu", self.machine)
         self.content = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.limits, self._models = {}, {}
         say(f"{self.machine['device']}, {self.machine['versions']}")

@@ -43,7 +43,7 @@ def main():
     result = {"machine": machine, "bytes": size, "seconds to use": {
         "median": median(seconds), "fastest": min(seconds), "slowest": max(seconds)}}
     print(f"{size / 1e6:.2f} MB, ready after {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
-    write_json(result_path(ROOT / "bench/results", "page", machine["processor"]), result)
+    write_json(result_path(ROOT / "bench/results", "page", machine), result)
 
 
 if __name__ == "__main__":

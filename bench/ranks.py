@@ -99,7 +99,7 @@ def main():
                   "images a second": {"alone": median(images / by_itself for by_itself, _ in rounds),
                                       "together": median(ranks.size * images / both for _, both in rounds)},
                   "ratio": median(ratios), "ratios": ratios}
-        path = result_path(arguments.results, "ranks", before["processor"])
+        path = result_path(arguments.results, "ranks", before)
         write_json(path, result)
         print(f"{ranks.size} ranks / 1 rank: {result['ratio']:.2f}; written: {path.name}")
 

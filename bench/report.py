@@ -13,9 +13,15 @@ TOP1 = {"levit_128s": 76.6, "levit_128": 78.6, "levit_192": 80.0, "levit_256": 8
 COLORS = {"ours": "#c0392b", "ours-bf16": "#e67e22", "eager": "#95a5a6", "compile": "#566573", "onnxruntime": "#2980b9",
           "openvino": "#27ae60", "openvino-bf16": "#82c99d"}
 
+# What vector units are called in a machine's features and in the names of results, the widest first.
+WIDEST = {"amx-bf16": "amx", "avx512f": "avx512", "avx2": "avx2", "neon": "neon"}
 
-def result_path(folder: Path, what: str, processor: str) -> Path:
-    name = re.sub(r"\((r|tm)\)", "", processor.lower())
+
+def result_path(folder: Path, what: str, machine: dict) -> Path:
+    """The file of a GPU, or of a processor and the widest instructions it has: virtual machines on processors of the
+    same name are given more or fewer of them."""
+    widest = next((name for feature, name in WIDEST.items() if feature in (machine["features"] or ())), "")
+    name = re.sub(r"\((r|tm)\)", "", machine.get("device", f"{machine['processor']} {widest}").lower())
     return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
 
 

@@ -168,7 +168,7 @@ def main():
     if arguments.only:
         return only(arguments.models[0], arguments.only)
     machine = describe(("numpy", "numba", "torch", "transformers")) | {"commit": commit()}
-    path = result_path(ROOT / "bench/results", "training", machine["processor"])
+    path = result_path(ROOT / "bench/results", "training", machine)
     result = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.models:
         found = measured(name, arguments.rounds)
