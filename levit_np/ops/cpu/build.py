@@ -15,26 +15,32 @@ from .instruction_set import SETS
 
 def compiled(part: str, name: str) -> tuple[bytes, str]:
     """(an object file, the name of `run` in it) of "kernels", evaluation's, or "training_kernels", for the instruction
-    set called `name`."""
+    set called `name`.
+
+    Numba would optimise and assemble each function alone and again in whatever calls it: it is told not to (NUMBA_OPT,
+    before it is imported), and the whole is optimised once, in half the time."""
+    from llvmlite import binding
     from numba import types
-    from numba.core.codegen import JITCPUCodegen
 
-    options_of = JITCPUCodegen._customize_tm_options
-
-    def near(codegen, options):
-        """Numba's code names absolute addresses of 64 bits; this, distances of 32: it runs wherever it lies."""
-        options_of(codegen, options)
-        options |= {"reloc": "pic", "codemodel": "small"}
-
-    if machine_code.IS_IMAGE:
-        JITCPUCodegen._customize_tm_options = near
     run = getattr(import_module(f".{part}", __package__), part)(SETS[name])
-    run.compile(types.void(*[types.int64] * 7))
-    (result,) = run.overloads.values()
-    # Numba's own way to keep compiled code.
-    _, kind, (code, _) = result.library.serialize_using_object_code()
-    assert kind == "object"
-    return code, result.fndesc.llvm_func_name
+    signature = types.void(*[types.int64] * 7)
+    run.compile(signature)
+    module = binding.parse_assembly(run.inspect_llvm(signature.args))
+    machine = _machine(SETS[name].cpu)
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine.emit_object(module), run.overloads[signature.args].fndesc.llvm_func_name
+
+
+def _machine(cpu: str):
+    """LLVM's, for what it calls `cpu`, or for this processor."""
+    from llvmlite import binding
+
+    near = {"reloc": "pic", "codemodel": "small"}  # distances of 32 bits, not addresses: it runs wherever it lies
+    return binding.Target.from_default_triple().create_target_machine(
+        cpu=cpu or binding.get_host_cpu_name(), features="" if cpu else binding.get_host_cpu_features().flatten(),
+        opt=3, **near if machine_code.IS_IMAGE else {"jit": True})
 
 
 def write(part: str, name: str, file: int) -> None:

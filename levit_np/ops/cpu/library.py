@@ -23,7 +23,7 @@ from ...lock import Lock
 from . import build, machine_code, processor
 from .instruction_set import InstructionSet, chosen
 
-NOTICE = "levit_np: compiling the kernels for this processor (once, about twenty seconds)"
+NOTICE = "levit_np: compiling the kernels for this processor (once, ten to twenty seconds)"
 SUFFIX = ".kernels"
 KEPT = 16  # files; older ones go when a new one comes
 
@@ -95,8 +95,7 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}
     for name in [name for name in environment if name.startswith("NUMBA_")]:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
-    if instructions.cpu:
-        environment |= {"NUMBA_CPU_NAME": instructions.cpu, "NUMBA_CPU_FEATURES": ""}
+    environment["NUMBA_OPT"] = "0"  # see build.py
     try:
         if getattr(sys, "frozen", False):  # there `sys.executable` is the program itself
             raise OSError("a program without an interpreter of its own")
