@@ -60,8 +60,10 @@ def peaks(threads: int = 1) -> dict[str, float]:
 
 def peak_of(precision: str, found: dict[str, float]) -> float | None:
     """The limit that a share is taken of: the fastest unit of that precision, or, for float32, the one that
-    LEVIT_NP_INSTRUCTIONS keeps the kernels to.  None where it was not measured."""
-    names = [unit.name for unit in UNITS if unit.precision == precision] + ["amx_bf16"] * (precision == "bfloat16")
+    LEVIT_NP_INSTRUCTIONS keeps the kernels to.  A bfloat16 number is a float32 number, with whose units it can be
+    multiplied too.  None where it was not measured."""
+    names = [unit.name for unit in UNITS if unit.precision in ("float32", precision)]
+    names += ["amx_bf16"] * (precision == "bfloat16")
     forced = os.environ.get("LEVIT_NP_INSTRUCTIONS")
     if precision == "float32" and forced in found:
         return found[forced]

@@ -20,7 +20,8 @@ GROUP_ROWS = 392  # tokens of a stage that share a pass through its weights
 class CpuExecutor:
     """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32; apart: see plan.steps_of.
 
-    half: products of bfloat16, summed in float32; the residual stream, the softmax and the head stay in float32.
+    half: products of bfloat16, or where float32's are faster with weights of it, summed in float32; the residual
+    stream, the softmax and the head stay in float32.
     May be called by several threads at once: each call has buffers of its own."""
 
     def __init__(self, model, half=False, apart=False):

@@ -9,7 +9,8 @@ from ..ops.cpu.minimal_filtering import FEW_SQUARES, WINDOW_BYTES
 from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, TILE, TILE_SUMS
 from ..ops.reference import convolution_size
 from . import plan
-from .packing import GRAIN, HALF_GRAIN, head_columns, key_size, pack, padded, plain_columns, spread
+from .packing import (GRAIN, HALF_GRAIN, head_columns, key_size, nested, pack, padded, plain_columns, spread,
+                      to_bfloat16)
 from .program import PANEL_BYTES, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
@@ -28,7 +29,9 @@ class Lowering:
         self.instructions, tiles = instructions, instructions.half == "tiles"
         # Bfloat16 numbers that stand for one in products (but for the image's and the head's): the rounded one; or,
         # where AMX makes that the faster way to multiply float32, as many as are exactly it.
-        self.parts = 1 if half else PARTS if tiles else 0
+        self.parts = 1 if half and instructions.rounds else PARTS if tiles else 0
+        # How two weights of a linear map share 32 bits, if they do.
+        self.pairs = (to_bfloat16 if instructions.rounds else nested) if half else None
         self.grain = HALF_GRAIN if self.parts else GRAIN
         self.half_attention = half and tiles  # q, k and v in bfloat16 too
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
@@ -39,12 +42,12 @@ class Lowering:
             if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
                 self.sections.append([])
 
-    def pack(self, weight, bias, rows, columns, parts):
-        return pack(self.arena, weight, bias, self.width, rows, columns, pairs=parts == 1)
+    def pack(self, weight, bias, rows, columns, pairs):
+        return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
 
-    def most(self, parts, outputs):
+    def most(self, parts, pairs, outputs):
         """Rows of the tiles of a product: of bfloat16, of two panels at a time, or of one."""
-        if parts:
+        if parts or pairs:
             return 32 if parts == PARTS else self.instructions.pair_rows
         doubled = outputs >= 2 * self.width and self.instructions.double
         return self.instructions.double if doubled else self.instructions.rows
@@ -98,9 +101,10 @@ class Convolution:
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(cells)])
         lowering.convolutions.append(self)
         columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
-        self.outputs, self.most = len(columns), lowering.most(self.parts_read, len(columns))
+        pairs = lowering.pairs if self.parts_read == 1 else None
+        self.outputs, self.most = len(columns), lowering.most(self.parts_read, pairs, len(columns))
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
-        self.weight = lowering.pack(weight, step.bias, rows, columns, self.parts_read)
+        self.weight = lowering.pack(weight, step.bias, rows, columns, pairs)
 
     def input(self, program):
         """The bordered map it reads, and its height with the border."""
@@ -169,7 +173,8 @@ class Linear:
         pooled = step.target in ("pooled", "logits")
         self.parts, self.exact = 0 if pooled else lowering.parts, step.target == "last hidden" or not lowering.parts
         self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
-        self.most = lowering.most(self.parts, len(columns))
+        pairs = None if pooled else lowering.pairs
+        self.most = lowering.most(self.parts, pairs, len(columns))
         lowering.columns[step.target] = columns
         base = np.ones(len(step.weight))
         if step.groups and step.target != "kv":  # the queries come first
@@ -185,7 +190,7 @@ class Linear:
         weight = np.multiply(step.weight, scale * base[:, None], out=np.empty(step.weight.shape, np.float32),
                              casting="same_kind")
         self.outputs = len(columns)
-        self.weight = lowering.pack(weight, shift, self.rows, columns, self.parts)
+        self.weight = lowering.pack(weight, shift, self.rows, columns, pairs)
 
     @staticmethod
     def _columns(step, lowering):

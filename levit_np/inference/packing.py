@@ -34,39 +34,54 @@ def head_columns(heads: int, size: int, to: int, grain: int, start: int = 0) -> 
 
 
 class Panels(NamedTuple):
-    """A packed weight.  panel: bytes of one; tail: 1 if a narrow one follows the `full` ones."""
+    """A packed weight.  panel: bytes of one; tail: 1 if a narrow one follows the `full` ones; pairs: whether of 16 bits
+    a number."""
 
     address: int
     panel: int
     full: int
     tail: int
     bias: int
+    pairs: bool
 
 
-def pack(arena, weight, bias, width, rows, columns, pairs=False) -> Panels:
+def pack(arena, weight, bias, width, rows, columns, pairs=None) -> Panels:
     """weight (O, K), bias (O,), with `columns` choosing from the O outputs and `rows` from the K terms (-1: zero), as
-    panels (terms, width) of float32; with pairs (terms / 2, width, 2) of bfloat16."""
+    panels (terms, width) of float32; or (terms / 2, width, 2) of what `pairs`, to_bfloat16 or nested, makes of two."""
     terms, outputs = len(rows), len(columns)
     full, rest = divmod(outputs, width)
     together = 2 if pairs else 1
     target = arena.numbers(terms * outputs, np.uint16 if pairs else np.float32)
     chosen = _take(_take(weight, columns, 0), rows, 1)  # (outputs, terms)
-    if pairs:
-        chosen = to_bfloat16(chosen)
     chosen = chosen.reshape(outputs, terms // together, together)
+    if pairs:
+        chosen = pairs(chosen)
     for start, panels, wide in ((0, full, width), (full * width, int(rest > 0), rest)):
         part = target[start * terms : (start + panels * wide) * terms]
         part.reshape(panels, terms // together, wide, together)[...] = chosen[start : start + panels * wide].reshape(
             panels, wide, terms // together, together).swapaxes(1, 2)
     shift = arena.numbers(outputs)
     shift[...] = _take(bias, columns, 0)
-    return Panels(target.ctypes.data, terms * width * target.itemsize, full, int(rest > 0), shift.ctypes.data)
+    return Panels(target.ctypes.data, terms * width * target.itemsize, full, int(rest > 0), shift.ctypes.data,
+                  bool(pairs))
 
 
 def to_bfloat16(array):
     """The upper half of float32's bits, rounded to even; uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def nested(pairs):
+    """Pairs of float32 (…, 2) as uint16 that are quickly float32 again.  The first is rounded to bfloat16, and followed
+    by zeros.  The second's 16 bits are followed by the first's, as both lie in memory, and chosen for that: its error is
+    half of the last of 8 bits at most, as the first's.  But it comes no nearer to 0 than 2⁻¹⁰⁰: with numbers that are
+    hardly one a processor takes its time."""
+    halves = to_bfloat16(pairs)
+    bits = np.ascontiguousarray(pairs[..., 1], np.float32).view(np.int32)
+    size = (bits & 0x7FFFFFFF) - halves[..., 0] + 0x8000 >> 16
+    halves[..., 1] = (bits >> 16 & 0x8000) | np.maximum(size, 27 << 7)
+    return halves
 
 
 def spread(array, columns):

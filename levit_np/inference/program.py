@@ -194,21 +194,23 @@ class Program:
         if split or not operand.parts and target.address:  # bfloat16 itself is much less exact than a long sum
             # Where an image has few tiles, splitting the weights takes longest: those at hand and the next fit in L1.
             few = split and tiles[1] <= 2 * self.images
-            longest = FEW_TILES_SUM if few else PANEL_BYTES // (4 * self.width)
-            segments, length, groups = _groups(segments, length, longest, bool(operand.parts))
+            longest = FEW_TILES_SUM if few else PANEL_BYTES // ((2 if weight.pairs else 4) * self.width)
+            grain = HALF_GRAIN if split else 1 + weight.pairs
+            segments, length, groups = _groups(segments, length, longest, 2 if split else 4, grain)
         if split:
             block, scratch = min(MOST_TILES, SPLIT_BLOCK // (32 * terms * 2 * PARTS)), SPLIT_SCRATCH
         else:
             most = BLOCK_BYTES_A_COLUMN * self.width
             block, scratch = most // (self.rows_a_tile * terms * (2 if operand.parts else 4)), AMX_JOB + TILE_SUMS
+        words = length // 2 if operand.parts or weight.pairs else length
         self.add(name, table.Kind.PRODUCT, {
             p.TILES: tiles[0], p.TILE_COUNT: tiles[1], p.A: operand.address, p.LDA: operand.row,
             p.SEGMENTS: self.segments(*segments), p.GROUPS: groups, p.COUNT: len(segments) // groups,
-            p.LENGTH: length // 2 if operand.parts else length, p.B: weight.address, p.B_PANEL: weight.panel,
+            p.LENGTH: words, p.B: weight.address, p.B_PANEL: weight.panel,
             p.PANELS: weight.full, p.TAIL: weight.tail, p.C: target.address, p.HALF: target.half,
             p.HALF_PART: target.part, p.LDC: target.row, p.C_PANEL: target.panel, p.BIAS: weight.bias,
             p.FINISH: finish, p.PARTS: operand.parts, p.A_PART: operand.part, p.SCRATCH: self.scratch(scratch),
-            p.SCRATCH_SIZE: scratch, p.BLOCK: max(1, block)})
+            p.SCRATCH_SIZE: scratch, p.BLOCK: max(1, block), p.PAIRS: weight.pairs})
 
 
 def _divided(count, most):
@@ -219,11 +221,11 @@ def _divided(count, most):
     return sizes, np.cumsum(sizes) - sizes
 
 
-def _groups(segments, length, longest, pairs):
-    """(segments, their length, how many groups they are): a longer sum is cut, every segment into even parts."""
+def _groups(segments, length, longest, size, grain):
+    """(segments, their length, how many groups they are): a longer sum is cut, every segment into even parts of whole
+    grains; size: bytes of a number."""
     if len(segments) * length <= longest:
         return segments, length, 1
-    size, grain = (2, HALF_GRAIN) if pairs else (4, 1)
     parts = next(n for n in range(-(-length // longest), length + 1) if length % (n * grain) == 0)
     length //= parts
     segments = tuple(start + size * length * part for start in segments for part in range(parts))

@@ -50,5 +50,7 @@ def test_the_share_is_taken_of_the_fastest_unit_or_of_the_one_forced(monkeypatch
     found = {"avx512": 200.0, "avx2": 100.0, "avx512_bf16": 90.0, "amx_bf16": 3000.0}
     monkeypatch.delenv("LEVIT_NP_INSTRUCTIONS", raising=False)
     assert peak.peak_of("float32", found) == 200 and peak.peak_of("bfloat16", found) == 3000
+    del found["amx_bf16"]
+    assert peak.peak_of("bfloat16", found) == 200
     monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx2")
     assert peak.peak_of("float32", found) == 100 and peak.peak_of("bfloat16", {}) is None

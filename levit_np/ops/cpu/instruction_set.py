@@ -13,8 +13,9 @@ class InstructionSet(NamedTuple):
     """lanes: float32 numbers a vector; rows × vectors: the largest register tile; tail: vectors of a narrow panel;
     double: rows of a tile that spans two panels, 0 where the registers do not suffice.
 
-    half: how bfloat16 is multiplied: "dot" (products of pairs, AVX512-BF16), "tiles" (AMX's tile registers) or "", not
-    at all.  cpu: what LLVM calls the oldest processor that has these instructions; "" is the processor this runs on."""
+    half: how bfloat16 is multiplied: "dot" (products of pairs, AVX512-BF16), "tiles" (AMX's tile registers), "widened"
+    (weights alone are bfloat16, and become float32 in registers) or "", not at all.  cpu: what LLVM calls the oldest
+    processor that has these instructions; "" is the processor this runs on."""
 
     name: str
     lanes: int
@@ -32,6 +33,11 @@ class InstructionSet(NamedTuple):
         return 28 if self.half == "tiles" else self.rows
 
     @property
+    def rounds(self) -> bool:
+        """Whether what products read may be bfloat16, or parts of it."""
+        return self.half in ("dot", "tiles")
+
+    @property
     def width(self) -> int:
         """Columns of one packed panel of weights."""
         return self.lanes * self.vectors
@@ -43,6 +49,7 @@ class InstructionSet(NamedTuple):
 SETS = {
     "avx512_amx": InstructionSet("avx512_amx", 16, 14, 2, 1, 6, "tiles", ""),
     "avx512_bf16": InstructionSet("avx512_bf16", 16, 14, 2, 1, 6, "dot", ""),
+    "avx512_widened": InstructionSet("avx512_widened", 16, 14, 2, 1, 6, "widened", ""),
     "avx512": InstructionSet("avx512", 16, 14, 2, 1, 6, "", ""),
     "avx2": InstructionSet("avx2", 8, 6, 2, 2, 0, "", "haswell"),
     "neon": InstructionSet("neon", 4, 5, 4, 4, 0, "", ""),
@@ -50,7 +57,7 @@ SETS = {
 # By Linux's names without underscores.
 AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq")
 NEEDS = {"avx512_amx": (*AVX512, "avx512bf16", "amxbf16", "amxtile"), "avx512_bf16": (*AVX512, "avx512bf16"),
-         "avx512": AVX512, "avx2": ("avx2", "fma")}
+         "avx512_widened": (*AVX512, "avx512bf16"), "avx512": AVX512, "avx2": ("avx2", "fma")}
 
 
 def available() -> list[str]:
@@ -58,6 +65,10 @@ def available() -> list[str]:
     if processor.is_arm():
         return ["neon"]
     found = [name for name, needs in NEEDS.items() if processor.features() >= set(needs)]
+    if "avx512_bf16" in found and not processor.is_amd():
+        # Intel's cores make a quarter as many products of pairs as multiply-adds, AMD's as many.
+        at = found.index("avx512_bf16")
+        found[at : at + 2] = reversed(found[at : at + 2])
     return [name for name in found if name != "avx512_amx" or tiles_permitted()]
 
 

@@ -37,6 +37,11 @@ def is_arm() -> bool:
     return platform.machine().lower() in ("arm64", "aarch64")
 
 
+def is_amd() -> bool:
+    """By Linux's name of the vendor or LLVM's of its cores."""
+    return "AuthenticAMD" in description() or description().startswith("znver")
+
+
 def _first_processor() -> str:
     lines = []
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:

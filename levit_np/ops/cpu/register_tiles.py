@@ -13,12 +13,12 @@ class Tiles(NamedTuple):
     tile: Any
     across: Any
     double: Any  # spans two panels
-    pairs: Any  # of bfloat16
+    pairs: Any  # its weights are pairs of bfloat16, perhaps what they multiply too
 
 
 def register_tiles(instructions, jit):
     lanes, vectors, double_rows, halves = (instructions.lanes, instructions.vectors, instructions.double,
-                                           bool(instructions.half))
+                                           instructions.rounds)
 
     def of_its_own(multiply):
         @jit
@@ -34,6 +34,9 @@ def register_tiles(instructions, jit):
     tile = tile_like(tile_function, halves=halves)
     across = tile_like(across_function, sizes=(vectors,), width=instructions.width, halves=halves)
     double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
-    dot = instructions.half == "dot"
-    pairs = tile_like(tile_function, sizes=(vectors,), pairs=True, halves=True) if dot else tile
+    pairs = tile
+    if instructions.half == "dot":
+        pairs = tile_like(tile_function, sizes=(vectors,), pairs="dot", halves=True)
+    elif instructions.half == "widened":
+        pairs = tile_like(tile_function, pairs="widened")
     return Tiles(tile, across, double, pairs)

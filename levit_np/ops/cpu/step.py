@@ -25,13 +25,14 @@ class Product(IntEnum):
     `length` terms, a group summed on its own; b in `panels` packed panels and perhaps a narrow `tail`; `block` tiles go
     through all panels before the next.
 
-    PARTS: 0 for float32; 1: a and b are bfloat16, a term a pair of them; or 3: each number of a is the sum of three
-    bfloat16, A_PART bytes apart, and b is float32.  HALF: where c goes rounded to bfloat16, each offset half of c's; 0
-    for nowhere; or, with a HALF_PART, split into three.  C may be 0 then: c is not kept, LDC and the offsets being what
-    they would be."""
+    PAIRS: whether b has 16 bits a number, a term being two.  PARTS: 0 where a is float32; 1: it is bfloat16, as b is;
+    or 3: each number of a is the sum of three bfloat16, A_PART bytes apart, and b is float32.  HALF: where c goes
+    rounded to bfloat16, each offset half of c's; 0 for nowhere; or, with a HALF_PART, split into three.  C may be 0
+    then: c is not kept, LDC and the offsets being what they would be."""
 
     TILES, TILE_COUNT, A, LDA, SEGMENTS, GROUPS, COUNT, LENGTH, B, B_PANEL, PANELS, TAIL, C, LDC, C_PANEL, BIAS, \
-        FINISH, BLOCK, PARTS, A_PART, HALF, HALF_PART, SCRATCH, SCRATCH_SIZE = range(1, 25)
+        FINISH, BLOCK, PARTS, A_PART, HALF, HALF_PART, SCRATCH, SCRATCH_SIZE, \
+        PAIRS = range(1, 26)
 
 
 class Job(IntEnum):

@@ -5,6 +5,8 @@ linear maps, convolutions (a's row is then several segments of memory, one a row
 attention.
 """
 
+from functools import partial
+
 from llvmlite import ir
 
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU, TILE
@@ -16,7 +18,7 @@ UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 
 
-def tile_function(module, lanes, sizes, vectors, panels=1, pairs=False, halves=False):
+def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=False):
     """Tiles of rows × (panels · vectors), one after another, as an LLVM function of int64 arguments, defined in
     `module` once: one call for many tiles, for a call costs as much as twenty terms.
 
@@ -27,16 +29,19 @@ def tile_function(module, lanes, sizes, vectors, panels=1, pairs=False, halves=F
     bias_panel are for c and bias; ahead: what to bring to the L2 cache meanwhile, each tile `share` bytes of it,
     `advance` every UNROLL terms.  moves: -1, or 0 where c is the same place for all tiles.
 
-    pairs: a and b are bfloat16, a term being a pair of them.  halves: the result may go, rounded to bfloat16, to
-    `half` too, if that is not 0, half of c's offsets apart; in parts, if they are `part` bytes apart.
+    pairs: a term is two of them, whose weights share 32 bits: a and b are bfloat16 ("dot": one instruction multiplies
+    and adds both), or a is float32 and b nested, to become float32 in registers ("widened").  halves: the result may
+    go, rounded to bfloat16, to `half` too, if that is not 0, half of c's offsets apart; in parts, if they are `part`
+    bytes apart.
     """
-    name = f"levit_tiles_{lanes}_{max(sizes)}x{vectors}x{panels}" + pairs * "_pairs"
+    name = f"levit_tiles_{lanes}_{max(sizes)}x{vectors}x{panels}" + (pairs and f"_{pairs}")
 
     def tile(v, rows, argument):
         b = v.builder
         offsets = row_offsets(v, argument["lda"], rows)
-        place = lambda a, i, u: v.at(v.at(a, offsets[i]), 4 * u)
-        sums = _sum_segments(v, argument, rows, (panels, vectors), place, 4, pairs)
+        step = 8 if pairs == "widened" else 4
+        place = lambda a, i, u: v.at(v.at(a, offsets[i]), step * u)
+        sums = _sum_segments(v, argument, rows, (panels, vectors), place, step, pairs)
         starts = _places(v, argument, "bias", "ldbias", "bias_panel", rows, (panels, vectors))
         sums = [b.fadd(y, v.load(at)) for y, at in zip(sums, starts)]
         cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
@@ -152,20 +157,28 @@ def _places(v, argument, base, row, panel, rows, columns):
                  j * v.lanes * 4) for i in range(rows) for p in range(panels) for j in range(vectors)]
 
 
-def _sum_segments(v, argument, rows, columns, place, step, pairs=False):
+def _sum_segments(v, argument, rows, columns, place, step, pairs=""):
     """The sums of products, from 0: `place(a, i, u)` is where row i's term u stands,
     `step` bytes from one to the next."""
     b, (panels, vectors) = v.builder, columns
     width, across = vectors * v.lanes * 4, panels * vectors
-    load, spread, multiply = ((v.load_pairs, v.spread_pair, v.dot) if pairs else
-                              (v.load, lambda at: v.spread(v.load_scalar(at)), v.fma))
+    single = v.load, lambda at: v.spread(v.load_scalar(at)), v.fma
+    # What is done for a term, each time with how much further a's number stands.
+    passes = {"": [(0, *single)], "dot": [(0, v.load_pairs, v.spread_pair, v.dot)],
+              "widened": [(4 * half, partial(v.load_widened, half), *single[1:]) for half in range(2)]}[pairs]
 
     def term(a, weights, sums, u):
-        """One k: a row of b in registers, each of a's rows spread over a vector."""
-        right = [load(v.at(v.at(weights, b.mul(argument["b_panel"], number(p))), u * width + j * v.lanes * 4))
-                 for p in range(panels) for j in range(vectors)]
-        left = (spread(place(a, i, u)) for i in range(rows))
-        return [multiply(x, w, sums[i * across + j]) for i, x in enumerate(left) for j, w in enumerate(right)]
+        """One k, or two: a row of b in registers, each of a's rows spread over a vector."""
+        for further, load, spread, multiply in passes:
+            right = [load(v.at(v.at(weights, b.mul(argument["b_panel"], number(p))), u * width + j * v.lanes * 4))
+                     for p in range(panels) for j in range(vectors)]
+            left = (spread(v.at(place(a, i, u), further)) for i in range(rows))
+            sums = [multiply(x, w, sums[i * across + j]) for i, x in enumerate(left) for j, w in enumerate(right)]
+            if pairs == "widened":
+                sums = v.keep_order_after(sums)
+            else:
+                v.keep_order()
+        return sums
 
     def terms(count):
         def body(a, carried):
@@ -176,7 +189,6 @@ def _sum_segments(v, argument, rows, columns, place, step, pairs=False):
                 ahead = v.at(ahead, argument["advance"])
             for u in range(count):
                 sums = term(a, weights, sums, u)
-                v.keep_order()
             return [v.at(weights, count * width), ahead, *sums]
         return body
 

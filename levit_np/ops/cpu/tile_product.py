@@ -6,17 +6,17 @@ from .step import PLAIN, RESIDUAL, TILE
 from .tile import UNROLL
 
 P_TILES, _, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_PANELS, _, P_C, P_LDC, P_C_PANEL, \
-    P_BIAS, P_FINISH, P_BLOCK, P_PARTS, _, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = map(int, step.Product)
+    P_BIAS, P_FINISH, P_BLOCK, _, _, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE, P_PAIRS = map(int, step.Product)
 
 
 def _any_tiles(jit, tiles):
     tile, double, pairs_tile = tiles.tile, tiles.double, tiles.pairs
 
     @jit
-    def multiply(parts, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share,
+    def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share,
                  advance, c, ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
-        """Tiles that read bfloat16, that span two panels, or ordinary ones."""
-        if parts:
+        """Tiles whose weights are bfloat16, that span two panels, or ordinary ones."""
+        if pairs:
             pairs_tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,
                        ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
         elif span == 2:
@@ -45,7 +45,7 @@ def tile_product(instructions, jit, tiles, divide):
         bias, finish, full = get(s, P_BIAS), get(s, P_FINISH), get(s, P_PANELS)
         terms = segment_count * length  # of a group
         b, b_panel, c_panel, block = get(s, P_B), get(s, P_B_PANEL), get(s, P_C_PANEL), get(s, P_BLOCK)
-        parts, half, half_part = get(s, P_PARTS), get(s, P_HALF), get(s, P_HALF_PART)
+        pairs, half, half_part = get(s, P_PAIRS), get(s, P_HALF), get(s, P_HALF_PART)
         scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
         start = first
         while start < last:  # a range whose step may be 0 could raise
@@ -54,7 +54,7 @@ def tile_product(instructions, jit, tiles, divide):
             while j < right:
                 wide = vectors if j < full else tail_vectors
                 span = 1
-                if not parts and j + 2 <= min(right, full) and get(tiles + TILE * start, 0) <= double_rows:
+                if not pairs and j + 2 <= min(right, full) and get(tiles + TILE * start, 0) <= double_rows:
                     span = 2
                 # A group of terms at a time: its part of the panel stays in the L1 cache while all tiles of the block
                 # use it, and rounding does not grow with the length of a row.  Meanwhile the next panel is fetched:
@@ -71,7 +71,7 @@ def tile_product(instructions, jit, tiles, divide):
                     from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
                     if group:
                         from_, from_row, from_panel = to, ldc, c_panel
-                    multiply(parts, span, wide, tiles + TILE * start, stop - start, a, lda,
+                    multiply(pairs, span, wide, tiles + TILE * start, stop - start, a, lda,
                              segments + group * segment_count * 8, segment_count, length,
                              b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead, part,
                              part * UNROLL // terms, to, to_row, c_panel, moves, from_, from_row, from_panel, code,

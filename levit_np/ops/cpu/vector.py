@@ -89,6 +89,13 @@ class Vectors:
         words = self.builder.load(self.pointer(address, self.integers), align=4, typ=self.integers)
         return self.builder.bitcast(words, self.pairs)
 
+    def load_widened(self, half, address):
+        """The first (half 0) or the second number of each of `lanes` nested pairs (inference/packing.py), as float32."""
+        if half:
+            return self.load(address)
+        words = self.builder.load(self.pointer(address, self.integers), align=4, typ=self.integers)
+        return self.builder.bitcast(self.builder.shl(words, self.splat_integer(16)), self.type)
+
     def spread_pair(self, address):
         """Two neighbouring bfloat16 in every pair of lanes."""
         return self.builder.bitcast(self.spread(self.load_scalar(address, I32)), self.pairs)
@@ -134,6 +141,17 @@ class Vectors:
         """Nothing is loaded earlier or later than here; no instruction.  LLVM otherwise loads for several terms at
         once, and has to put sums on the stack meanwhile."""
         self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+
+    def keep_order_after(self, values):
+        """The same, and these values are found before it.  -> them."""
+        b, count = self.builder, len(values)
+        if count == 1:  # LLVM has no structure of one result
+            self.keep_order()
+            return values
+        kind = ir.FunctionType(ir.LiteralStructType([self.type] * count), [self.type] * count)
+        constraints = ",".join(["=v"] * count + [str(n) for n in range(count)] + ["~{memory}"])
+        found = b.asm(kind, "", constraints, values, True)
+        return [b.extract_value(found, n) for n in range(count)]
 
     def spread(self, scalar):
         """One number in every lane."""

@@ -10,7 +10,7 @@ import pytest
 
 from levit_np import BackendError
 from levit_np.inference.reference import ReferenceExecutor
-from levit_np.ops.cpu import instruction_set
+from levit_np.ops.cpu import instruction_set, processor
 
 from ...random_model import random_images, random_model
 from ...can_start import NEEDS_INTERPRETER
@@ -24,13 +24,15 @@ CHILD = """
 import numpy as np
 from tests.ops.cpu.test_instruction_sets import NETWORKS, relative_error
 from levit_np.ops.cpu.library import library
-print(library().instructions.name, *(relative_error(name) for name in NETWORKS))
+kinds = ["float32"] + ["bfloat16"] * bool(library().instructions.half)
+print(library().instructions.name, *(relative_error(name, kind) for kind in kinds for name in NETWORKS))
 """
 
 
-def relative_error(name):
+def relative_error(name, precision):
     """Of a batch of three; a NaN if an image alone has another answer."""
     model = random_model(name, backend="cpu", **NETWORKS[name])
+    model.precision = precision
     x = random_images(model, 3)
     exact, logits = ReferenceExecutor(model, np.float64)(x.astype(np.float64)), model(x)
     same = np.array_equal(logits, np.concatenate([model(image[None]) for image in x]))
@@ -46,7 +48,9 @@ def test_a_lower_set_computes_the_same(name):
                           env=os.environ | {"LEVIT_NP_INSTRUCTIONS": name, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr
     used, *errors = done.stdout.split()
-    assert used == name and len(errors) == len(NETWORKS) and all(float(error) < 3e-6 for error in errors)
+    exact, rounded = errors[: len(NETWORKS)], errors[len(NETWORKS) :]
+    assert used == name and len(rounded) == len(NETWORKS) * bool(instruction_set.SETS[name].half)
+    assert all(float(error) < 3e-6 for error in exact) and all(1e-6 < float(error) < 2e-2 for error in rounded)
 
 
 @pytest.mark.parametrize("wrong", ["sse", "AVX2", " ", "neon" if "neon" not in THERE else "avx2"])
@@ -62,3 +66,19 @@ def test_empty_is_the_best(monkeypatch):
     for value in ("", *THERE):
         monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", value)
         assert instruction_set.chosen().name == (value or THERE[0])
+
+
+@pytest.mark.parametrize("description, found", [
+    ("vendor_id : GenuineIntel", ["avx512_widened", "avx512_bf16", "avx512", "avx2"]),
+    ("vendor_id : AuthenticAMD", ["avx512_bf16", "avx512_widened", "avx512", "avx2"]),
+    ("znver5", ["avx512_bf16", "avx512_widened", "avx512", "avx2"])])
+def test_the_faster_way_to_multiply_bfloat16_comes_first(monkeypatch, description, found):
+    """Products of pairs where they are as fast as multiply-adds, else multiply-adds of widened numbers."""
+    features = "avx2 fma avx512f avx512vl avx512bw avx512dq avx512_bf16"
+    monkeypatch.setattr(processor, "description", lambda: f"{description}\nflags : {features}")
+    monkeypatch.setattr(processor, "is_arm", lambda: False)
+    processor.features.cache_clear()
+    try:
+        assert instruction_set.available() == found
+    finally:
+        processor.features.cache_clear()
