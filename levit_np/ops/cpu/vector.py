@@ -90,7 +90,7 @@ class Vectors:
         return self.builder.bitcast(words, self.pairs)
 
     def load_widened(self, half, address):
-        """The first (half 0) or the second number of each of `lanes` nested pairs (inference/packing.py), as float32."""
+        """The first (half 0) or the second number of each of `lanes` nested pairs, as float32; see packing.nested."""
         if half:
             return self.load(address)
         words = self.builder.load(self.pointer(address, self.integers), align=4, typ=self.integers)
