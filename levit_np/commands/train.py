@@ -225,13 +225,15 @@ def _places(arguments) -> tuple:
     folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."
                and Path(os.path.realpath(path)) != output] if data.is_dir() else []
     parts = are_parts(folders)
-    images = data / "train" if parts else data
-    root = Path(os.path.realpath(images))
-    inside = root in output.parents and not output.relative_to(root).parts[0].startswith(".")
-    if inside or output in (root, Path(os.path.realpath(data))):
-        raise LevitError(f"{shown(arguments.output)}: expected an --output outside {shown(str(images))}, whose folders "
-                         f"are the classes, found {'it inside' if inside else 'the folder of the images itself'}")
-    return images, data / "val" if parts and "val" in folders else None
+    images, looked_at = (data / "train", data / "val" if "val" in folders else None) if parts else (data, None)
+    for folder in filter(None, (data, images, arguments.validation or looked_at)):
+        root = Path(os.path.realpath(folder))
+        inside = (root in output.parents and not output.relative_to(root).parts[0].startswith(".")
+                  and not (parts and folder is data))  # beside train
+        if inside or output == root:
+            raise LevitError(f"{shown(arguments.output)}: expected an --output outside {shown(str(folder))}, whose "
+                             f"folders are the classes, found {'it inside' if inside else 'that folder itself'}")
+    return images, looked_at
 
 
 def _sources(arguments, validation, open_source) -> tuple:

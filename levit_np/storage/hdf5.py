@@ -53,8 +53,8 @@ def read(path: str | os.PathLike) -> _Content:
                 raise CheckpointError(f"{place}: expected an HDF5 file, found one that begins with {magic!r}")
             if magic != seal.MAGIC:
                 return _read_stranger(path, os.fstat(file.fileno()).st_size)
-            file.seek(0)
-            return _read_sealed(file.read(), place)
+            file.raw.seek(0)  # what is buffered would be put before the rest, and all of it copied for that
+            return _read_sealed(file.raw.readall(), place)
     except OSError as error:
         raise CheckpointError(f"{place}: {error.strerror or error}") from error
     except MemoryError as error:

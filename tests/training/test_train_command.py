@@ -335,10 +335,12 @@ def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_pa
         assert fails(capsys, data, *QUICK) == (
             f"levit-np train: run: expected an --output outside {data}, whose folders are the classes, found it inside")
         assert fails(capsys, data, *QUICK, "--output", ".") == (
-            f"levit-np train: .: expected an --output outside {data}, whose folders are the classes, found the folder "
-            "of the images itself")
+            f"levit-np train: .: expected an --output outside {data}, whose folders are the classes, found that folder "
+            "itself")
+    assert fails(capsys, shapes, *QUICK, "--validation", ".", "--output", "run") == (
+        "levit-np train: run: expected an --output outside ., whose folders are the classes, found it inside")
     assert sorted(os.listdir()) == ["bar", "disc", "ring"]
-    assert train._places(SimpleNamespace(data=".", output=".run")) == (Path(), None)
+    assert train._places(SimpleNamespace(data=".", output=".run", validation=None)) == (Path(), None)
 
 
 def test_an_output_beside_train_is_no_class(shapes, tmp_path, capsys, monkeypatch):
