@@ -4,6 +4,10 @@
 // again from q and k by each kernel, which is cheaper than to write and read it.  The row's sum Σ_k p dp is Σ dy y
 // ("dot").
 //
+// A row of ds has the sum 0.  Rounding leaves δ of it, which is what the dot lacked, and in dq δ times whatever the
+// keys have in common.  But for a sum of 0 any constant may be taken from all keys: the first kernel, which sees whole
+// rows, makes Σ ds (k - k₀) = Σ ds k - δ k₀ of dq, and adds δ to the dot that the second has its ds from.
+//
 // dq is a sum over keys, dk and dv are sums over queries: three kernels, each with its own tokens in registers and the
 // others passing by.  dk and dv at once would spare one p, but their sums leave registers for half as many warps.  The
 // first kernel finds the dots, and writes ds for dbias, which is a sum over images (see bias.cu).
@@ -59,8 +63,6 @@ attention_queries(const element* q, const element* k, const element* v, const el
                                     Heads{v, v_image, v_token, v_head}, images, heads, keys);
   bool there = place.there && place.row < queries;
   int tile_row = at_most(place.row, (row_tiles - 1) * 16), lane = threadIdx.x % WARP;
-  NextBias<QUERIES_AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, tile_row, row_tiles, column_tiles),
-                                 stream.lines / 16);
   unsigned query[K_PARTS][4], gradient[V_PARTS][4], result[V_PARTS][4];
   load_rows(query, Heads{q, q_image, q_token, q_head}.at(place.image, place.head, 0), q_token, place.row, queries);
   load_rows(gradient, Heads{dy, dy_image, dy_token, dy_head}.at(place.image, place.head, 0), dy_token, place.row,
@@ -68,7 +70,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
   long long y_token = (long long)heads * VALUE_SIZE;
   load_rows(result, Heads{y, queries * y_token, y_token, VALUE_SIZE}.at(place.image, place.head, 0), y_token, place.row,
             queries);
-  float logarithm[2], dot[2], sums[KEY_SIZE / 8][4] = {};
+  float logarithm[2], dot[2], rest[2] = {}, sums[KEY_SIZE / 8][4] = {};  // rest: a row's sum of ds
   dots_of(dot, gradient, result);
   long long pair = (long long)place.image * heads + place.head;
 #pragma unroll
@@ -77,6 +79,9 @@ attention_queries(const element* q, const element* k, const element* v, const el
     logarithm[half] = logarithms[pair * queries + at_most(n, queries - 1)];
     if (there && lane % 4 == 0) ((Row*)rows)[pair * row_tiles * 16 + n] = Row{logarithm[half], dot[half]};
   }
+  // Not before: beside it there would be no registers for the results.
+  NextBias<QUERIES_AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, tile_row, row_tiles, column_tiles),
+                                 stream.lines / 16);
   Quad* next_ds = (Quad*)ds + (pair * row_tiles + tile_row / 16) * column_tiles * WARP + lane;
   auto add = [&](int group, auto count) {
     constexpr int COUNT = decltype(count)::value;
@@ -97,17 +102,32 @@ attention_queries(const element* q, const element* k, const element* v, const el
       for (int e = 0; e < 8; e++)
         found[i * 2 + e / 4][e % 4] *= exp2_fast(scores[i * 2 + e / 4][e % 4] * score_scale - logarithm[e / 2 % 2]);
 #pragma unroll
-      for (int tile = 0; tile < 2; tile++)
+      for (int tile = 0; tile < 2; tile++) {
         next_ds[(i * 2 + tile) * WARP] = quad_of(found[i * 2 + tile], element{});
+#pragma unroll
+        for (int e = 0; e < 4; e++) rest[e / 2] += found[i * 2 + tile][e];
+      }
       add_weighted_tokens<KEY_SIZE>(sums, found + i * 2, key_tokens, i * 16);
       if (i == 0) next.pass(COUNT);
     }
     next_ds += COUNT * 2 * WARP;
   };
   stream.pass(there, [&](int group, int end) { by_groups<QUERIES_AT_ONCE>(group, end, add); });
+  if (!there) return;
   Place to(images, heads);
-  if (there)
-    store_rows<KEY_SIZE>(sums, dq + to.image * dq_image + to.head * dq_head, dq_token, to.row, queries, scale);
+  int own = unknown(threadIdx.x) % WARP;  // the lane, which is not kept until here either
+  const element* first_key = Heads{k, k_image, k_token, k_head}.at(to.image, to.head, 0);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    rest[half] = row_sum(rest[half]);
+    int n = to.row + own / 4 + half * 8;
+    if (own % 4 == 0) ((Row*)rows)[((long long)to.image * heads + to.head) * row_tiles * 16 + n].dot += rest[half];
+  }
+#pragma unroll
+  for (int i = 0; i < KEY_SIZE / 8; i++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sums[i][e] -= rest[e / 2] * to_float(first_key[i * 8 + own % 4 * 2 + e % 2]);
+  store_rows<KEY_SIZE>(sums, dq + to.image * dq_image + to.head * dq_head, dq_token, to.row, queries, scale);
 }
 LAUNCHABLE(attention_queries)
 
@@ -136,7 +156,14 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
     constexpr int COUNT = decltype(count)::value;
     auto query_tokens = stream.first_of(group);
     auto gradient_tokens = stream.second_of(group);
-    float scores[COUNT * 2][4], ds[COUNT * 2][4] = {};  // ds: at first dp
+    float scores[COUNT * 2][4], ds[COUNT * 2][4];  // ds: at first dp - dot, summed up from there as dq's is
+    Rows of[COUNT * 2];
+#pragma unroll
+    for (int tile = 0; tile < COUNT * 2; tile++) {
+      of[tile] = columns[tile * 4];
+#pragma unroll
+      for (int e = 0; e < 4; e++) ds[tile][e] = -of[tile].row[e % 2].dot;
+    }
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       next.start(scores + i * 2, i);
@@ -146,14 +173,10 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
 #pragma unroll
-      for (int tile = i * 2; tile < i * 2 + 2; tile++) {
-        Rows of = columns[tile * 4];
+      for (int tile = i * 2; tile < i * 2 + 2; tile++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-          float p = exp2_fast(scores[tile][e] * score_scale - of.row[e % 2].logarithm);
-          ds[tile][e] = p * (ds[tile][e] - of.row[e % 2].dot);
-        }
-      }
+        for (int e = 0; e < 4; e++)
+          ds[tile][e] *= exp2_fast(scores[tile][e] * score_scale - of[tile].row[e % 2].logarithm);
       add_weighted_tokens<KEY_SIZE>(sums, ds + i * 2, query_tokens, i * 16);
       if (i == 0) next.pass(COUNT);
     }

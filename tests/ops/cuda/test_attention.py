@@ -116,6 +116,18 @@ def test_attention(name, dtype):
         close(ours, theirs, 2 * bar, type_)
 
 
+@pytest.mark.parametrize("queries, keys, key, value", [(20, 35, 16, 32), (49, 49, 32, 128)])
+def test_gradients_where_keys_have_much_in_common(queries, keys, key, value):
+    """A row of ds has the sum 0, and what rounding leaves of it is not multiplied by what all keys have in common."""
+    q, k, v = 0.01 * draw(1, 2, queries, key), 50 + draw(1, 2, keys, key), 50 + draw(1, 2, keys, value)
+    q, k, v, dy = (put(a, np.float32) for a in (q, k, v, draw(1, 2, queries, value, seed=1)))
+    _, kept = ops.attention(q, k, v, None, 1.0)
+    _, p = reference.attention(exact(q), exact(k), exact(v), None, 1.0)
+    expected = reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), 1.0, p)
+    for ours, theirs, bar in zip(ops.attention_backward(dy, q, k, v, 1.0, kept), expected, (2e-3, 3e-5)):
+        assert np.abs(exact(ours) - theirs).max() < bar * np.abs(theirs).max()
+
+
 def test_gradients_of_heads_lie_where_they_are_put_together():
     """Of the same tokens, and of a shrinking attention's keys and values; others, or of padded sizes, are copied."""
     for queries, keys, key, value in ((20, 20, 16, 32), (9, 20, 16, 64), (20, 20, 8, 24)):
