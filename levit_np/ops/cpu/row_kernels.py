@@ -17,7 +17,7 @@ def row_kernels(instructions, jit, share):
     lanes, operations = instructions.lanes, RowOperations(instructions.lanes)
     return (_pad(jit, share, lanes, operations.copy), _rows(jit, share, operations.copy),
             _total(jit, share, operations.copy, operations.add), _add(jit, share, operations.add),
-            _to_halves(jit, share, operations.round) if instructions.half else jit(lambda s, thread, threads: None),
+            _to_halves(jit, share, operations.round) if instructions.rounds else jit(lambda s, thread, threads: None),
             _layer_norm(jit, share, operations.layer_norm))
 
 
