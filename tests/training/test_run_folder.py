@@ -4,12 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from levit_np.errors import TrainingError
-from levit_np.training.folder import RunFolder
+from levit_np.training.folder import RunFolder, require_same
 from levit_np.training.log import Log
 
 from .small_run import run
@@ -84,3 +85,92 @@ def test_a_line_of_the_log_has_the_same_bytes_on_every_system(tmp_path, monkeypa
     monkeypatch.setattr(os, "open", lambda path, how, *mode: flags.append(how) or opened(path, how, *mode))
     Log(tmp_path / "log.jsonl").append({"epoch": 1})
     assert flags[0] & os.O_BINARY
+
+
+def test_a_log_is_read_as_far_as_its_lines_are_of_epochs(tmp_path):
+    log, lines = Log(tmp_path / "log.jsonl"), [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "note": "∞"}]
+    assert log.lines() == []
+    for line in lines:
+        log.append(line)
+    assert log.lines() == lines
+    whole = log.path.read_bytes()
+    for other in ('{"epoch": 3}', "[3]", "3", '{"loss": 0.1}', '{"epoch": "3"}', '{"epoch": true}', "{"):
+        log.path.write_bytes(whole + f"{other}\n".encode() + b'{"epoch": 4}\n')
+        assert log.lines()[:2] == lines and len(log.lines()) == (4 if other == '{"epoch": 3}' else 2)
+    log.cut(1)
+    assert log.lines() == lines[:1]
+
+
+def test_a_line_of_the_log_is_forced_to_the_disk_and_its_file_closed(tmp_path, monkeypatch):
+    """A training has more epochs than a process may have open files."""
+    log, forced = Log(tmp_path / "log.jsonl"), []
+    monkeypatch.setattr("levit_np.training.log.force", lambda file: forced.append((file, log.path.read_bytes())))
+    log.append({"epoch": 1})
+    ((descriptor, text),) = forced
+    assert text == b'{"epoch": 1}\n'
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
+def test_a_line_that_the_disk_has_no_room_for_leaves_the_log_as_it_was(tmp_path):
+    resource = pytest.importorskip("resource")
+    log, (soft, hard) = Log(tmp_path / "log.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.append({"epoch": 1})
+    before = log.path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 4, hard))  # room for the first letters of another
+    try:
+        with pytest.raises(OSError) as raised:
+            log.append({"epoch": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(log.path))
+    assert log.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name, there", [("config.json", True), ("checkpoints/step-000000001.h5", True),
+                                         ("checkpoints/step-000000000.h5", False)])
+def test_a_run_is_there_once_it_has_a_configuration_or_a_step(tmp_path, name, there):
+    """One that was killed before it had written config.json, or a step, begins again."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(TrainingError, match="expected no run yet, found one") if there else nullcontext():
+        with RunFolder(tmp_path).locked(fresh=True):
+            pass
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    left, kept = ([folder / name for folder in (tmp_path, tmp_path / "checkpoints")]
+                  for name in (".levit_np-1.tmp", "mine.tmp"))
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    with RunFolder(tmp_path).locked(fresh=True):
+        assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+
+
+def test_a_configuration_comes_back_and_what_is_none_is_refused(tmp_path):
+    folder, config = RunFolder(tmp_path), {"settings": {"seed": 1}, "network": {}, "preprocessing": {}}
+    with pytest.raises(TrainingError, match="config.json: expected the configuration of a run, found: .*No such file"):
+        folder.read_config()
+    folder.write_config(config)
+    assert folder.read_config() == config and folder.config.read_text().endswith("}\n")
+    for text, message in (("{", "found: .*config.json"), ("[1]", r"found '\[1\]'")):
+        folder.config.write_text(text)
+        with pytest.raises(TrainingError, match=f"config.json: expected the configuration of a run, {message}"):
+            folder.read_config()
+    for key in config:
+        folder.write_config({other: value for other, value in config.items() if other != key})
+        with pytest.raises(TrainingError, match=f"expected the {key} of a run in config.json, found none"):
+            folder.read_config()
+
+
+@pytest.mark.parametrize("ours, theirs, message", [
+    ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "run: a: c: expected 2 as the run began with, found 3"),
+    ({"a": 1}, {"a": {"b": 1}}, "run: a: expected 1 as the run began with, found {'b': 1}"),
+    ({"a": {"b": 1}}, {"a": 1}, "run: a: expected {'b': 1} as the run began with, found 1"),
+    ({"a": 1}, {"a": 1, "b": None}, "run: b: expected None .*"),
+    ({"a": 1, "b": None}, {"a": 1}, "run: b: expected None .*"),
+    ({"a": {"b": 1}, "c": [1]}, {"c": [1], "a": {"b": 1}}, None)])
+def test_the_first_difference_of_two_configurations_is_named(ours, theirs, message):
+    with pytest.raises(TrainingError, match=f"^{message}$") if message else nullcontext():
+        require_same(ours, theirs, "run")
