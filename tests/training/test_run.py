@@ -6,6 +6,7 @@ import pty
 import random
 import signal
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -184,6 +185,56 @@ def test_under_nohup_the_end_of_the_terminal_is_nothing():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_only_a_second_ctrl_c_ends_it_at_once():
+    """A service's or a terminal's end may be said twice, and to one that ends already."""
+    for numbers in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGHUP), (signal.SIGINT,)):
+        with Interrupt() as interrupt:
+            for number in numbers:
+                interrupt._take(number, None)
+            assert interrupt.asked == numbers[-1]
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
+        interrupt._take(signal.SIGTERM, None)
+        interrupt._take(signal.SIGINT, None)
+
+
+def test_what_may_end_at_once_may_do_so_while_it_lasts():
+    with Interrupt() as interrupt:
+        with interrupt.at_once():
+            pass
+        interrupt._take(signal.SIGTERM, None)  # again there is something to save
+        with pytest.raises(Stopped) as stopped, interrupt.at_once():
+            raise AssertionError("it was begun")
+        assert stopped.value.status == 143 and str(stopped.value) == "SIGTERM"
+
+
+def test_in_a_thread_signals_stay_the_main_one_s():
+    found = []
+
+    def enter():
+        with Interrupt() as interrupt:
+            found.append((interrupt.asked, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [(None, signal.getsignal(signal.SIGINT))]
+
+
+def test_the_end_of_a_service_is_no_word_on_the_terminal(monkeypatch):
+    written = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(os, "write", lambda *arguments: written.append(arguments))
+    with Interrupt() as interrupt:
+        interrupt._take(signal.SIGTERM, None)
+    assert not written
+
+
+def test_a_log_that_lies_there_before_a_run_begins_is_not_the_run_s(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    made, _ = run(tmp_path, recipe=replace(RECIPE, epochs=2))
+    assert [(line["epoch"], "loss" in line) for line in made.folder.log.lines()] == [(1, True), (2, True)]
 
 
 def damaged(path, change):

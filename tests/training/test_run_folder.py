@@ -29,7 +29,7 @@ def test_one_writer(tmp_path):
         other.kill()
     run(path)  # a kill leaves no lock
     with RunFolder(path).locked(fresh=False):
-        pass
+        assert (path / "lock").read_text() == str(os.getpid())  # the last one's alone
 
 
 def test_one_writer_where_bytes_of_a_file_are_locked(tmp_path, monkeypatch):

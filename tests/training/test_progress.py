@@ -1,0 +1,112 @@
+"""What the screen of a training says, and when, by a clock of the test's own."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from levit_np.training import progress
+from levit_np.training.progress import Screen
+
+STEP = SimpleNamespace(images=8)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Its `now`, in seconds, is what the screen sees."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    return clock
+
+
+def trainer(epoch=1, batch=0):
+    """In the second of three epochs of four batches, on two ranks."""
+    return SimpleNamespace(epoch=epoch, batch=batch, recipe=SimpleNamespace(epochs=3), loader=SimpleNamespace(steps=4),
+                           ranks=SimpleNamespace(size=2), totals={"loss": 30.0, "correct": 5, "images": 20})
+
+
+def test_a_line_now_and_then_with_the_speed_of_all_ranks_and_the_time_left(clock, capsys):
+    screen, training = Screen(), trainer()
+    with screen.training(training):
+        for seconds, batch in ((29, 1), (30, 2), (59, 3)):
+            clock.now, training.batch = 100.0 + seconds, batch
+            screen.step(STEP)
+        # 2 × 16 images in 30 s, two of the eight batches that were to come.
+        assert capsys.readouterr().out == "epoch 2/3  2/4  1.07 images/s  loss 1.500  accuracy 25.0%  0:01:30 left\n"
+        clock.now, training.batch = 100.0 + 64, 4
+        screen.step(STEP)
+        assert capsys.readouterr().out == "epoch 2/3  4/4  1 images/s  loss 1.500  accuracy 25.0%  0:01:04 left\n"
+
+
+def test_a_line_an_epoch(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 1e9)
+    screen, training = Screen(), trainer()
+    line = {"epoch": 2, "loss": 1.25, "top1": 62.5}
+    with screen.training(training):
+        screen.epoch(line, False)  # a run that goes on at an epoch's end has seen no image
+        clock.now += 10
+        screen.step(STEP)
+        clock.now += 90  # a validation is no part of the speed
+        screen.epoch(line | {"validation": {"loss": 0.5, "top1": 75.0}}, True)
+        clock.now += 4
+        screen.step(STEP)
+        screen.epoch(line | {"validation": {"loss": 0.5, "top1": 75.0}}, False)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 2/3  loss 1.2500  top1 62.50",
+        "epoch 2/3  loss 1.2500  top1 62.50  validation loss 0.5000  top1 75.00  best  1.6 images/s",
+        "epoch 2/3  loss 1.2500  top1 62.50  validation loss 0.5000  top1 75.00  4 images/s"]
+
+
+def test_a_quiet_one_says_nothing_on_a_terminal_either(clock, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    screen, training = Screen(quiet=True), trainer()
+    with screen.training(training), screen.waiting("validation"):
+        clock.now, training.batch = 1100.0, 1
+        screen.step(STEP)
+        screen.note("a note")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_is_seen_at_once_also_in_a_file(monkeypatch):
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file))
+    Screen().note("a note\x1b")
+    assert file.getvalue() == b"'a note\\x1b'\n"
+    monkeypatch.undo()
+
+
+def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeypatch):
+    class Bar:
+        """What rich's progress bar is told."""
+
+        def __init__(self):
+            self.told = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def add_task(self, description, **numbers):
+            self.told.append((description, numbers))
+            return 7
+
+        def update(self, task, description, **numbers):
+            self.told.append((task, description.split("  ")[:2], numbers))
+
+    bar, screen, training = Bar(), Screen(), trainer()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(screen, "_made_bar", lambda: bar)
+    with screen.training(training):
+        training.batch = 3
+        screen.step(STEP)
+        with screen.waiting("validation"):
+            pass
+    with screen.waiting("more"):  # there is no bar any more
+        pass
+    assert bar.told == [("starting", {"total": 12, "completed": 4}), (7, ["epoch 2/3", "3/4"], {"completed": 7}),
+                        (7, ["epoch 2", "validation"], {})]
+    assert capsys.readouterr().out == ""
