@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +67,52 @@ def test_a_whole_run(whole):
     model = levit_np.load(whole / "best.h5")
     assert model.labels == ["pattern 0", "pattern 1", "pattern 2"]
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_log_has_the_means_over_the_images_of_an_epoch(tmp_path):
+    steps = []
+    made, screen = run(tmp_path, each=steps.append, recipe=replace(RECIPE, epochs=2))
+    assert [step.images for step in steps] == 2 * [12, 12, 6]
+    for number, (line, _) in enumerate(screen.lines):
+        epoch = steps[3 * number : 3 * number + 3]
+        assert line["loss"] == pytest.approx(sum(step.loss * step.images for step in epoch) / 30, rel=1e-6)
+        assert line["top1"] == pytest.approx(100 * sum(step.correct for step in epoch) / 30)
+        assert (line["epoch"], line["steps"], line["rate"]) == (number + 1, 3 * number + 3, epoch[0].rate)
+    assert [line for line, _ in screen.lines] == made.folder.log.lines()
+
+
+def test_the_best_weights_are_those_of_the_first_epoch_with_the_highest_accuracy(tmp_path, monkeypatch):
+    from . import small_run
+    figures = iter([50.0, 40.0, 50.0])
+    monkeypatch.setattr(small_run, "validate", lambda model: {"top1": next(figures), "loss": 1.0})
+    path, kept = tmp_path / "run", []
+    with pytest.raises(Stopped):
+        run(path, each=interrupted_at(4))
+    kept.append((path / "last.h5").read_bytes())
+    _, screen = run(path, resume=True)
+    assert [best for _, best in screen.lines] == [False, False]
+    assert (path / "best.h5").read_bytes() == kept[0] != (path / "last.h5").read_bytes()
+    assert screen.notes[-2] == f"weights: {path}/best.h5 (validation top1 50.00), {path}/last.h5"
+
+
+def test_a_run_that_looks_at_no_images_has_no_best_weights(tmp_path, monkeypatch):
+    from . import small_run
+    monkeypatch.setattr(small_run, "validate", None)
+    made, screen = run(tmp_path, recipe=replace(RECIPE, epochs=1))
+    assert screen.notes[-2] == f"weights: {tmp_path}/last.h5" and not made.folder.best.exists()
+    assert [("validation" in line, best) for line, best in screen.lines] == [(False, False)]
+
+
+def test_between_the_ends_of_epochs_it_saves_as_often_as_asked(tmp_path, monkeypatch):
+    """Steps of five seconds, three an epoch, of which ten may be lost."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("levit_np.training.run.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def each(step):
+        clock.now += 5
+
+    run(tmp_path / "run", each=each, save_seconds=10, saved=tmp_path / "saved")
+    assert list((tmp_path / "saved").read_bytes()) == [2, 3, 5, 6, 8, 9]
 
 
 def test_without_matplotlib_it_says_why_there_is_no_picture(tmp_path, monkeypatch):
@@ -222,13 +269,26 @@ def test_in_a_thread_signals_stay_the_main_one_s():
     assert found == [(None, signal.getsignal(signal.SIGINT))]
 
 
-def test_the_end_of_a_service_is_no_word_on_the_terminal(monkeypatch):
+@pytest.mark.parametrize("number, terminal, words", [(signal.SIGINT, True, 1), (signal.SIGTERM, True, 0),
+                                                     (signal.SIGINT, False, 0)])
+def test_only_a_ctrl_c_on_a_terminal_is_answered_there(monkeypatch, number, terminal, words):
     written = []
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal, fileno=lambda: 2))
     monkeypatch.setattr(os, "write", lambda *arguments: written.append(arguments))
     with Interrupt() as interrupt:
-        interrupt._take(signal.SIGTERM, None)
-    assert not written
+        interrupt._take(number, None)
+    assert len(written) == words
+
+
+def test_a_process_in_the_background_of_a_script_takes_a_ctrl_c_that_is_sent_to_it():
+    """A shell has it ignore them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interrupt.asked == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_log_that_lies_there_before_a_run_begins_is_not_the_run_s(tmp_path):
