@@ -83,16 +83,19 @@ def test_the_log_has_the_means_over_the_images_of_an_epoch(tmp_path):
 
 def test_the_best_weights_are_those_of_the_first_epoch_with_the_highest_accuracy(tmp_path, monkeypatch):
     from . import small_run
-    figures = iter([50.0, 40.0, 50.0])
+    figures = iter([50.0, 50.0, 40.0, 60.0])
     monkeypatch.setattr(small_run, "validate", lambda model: {"top1": next(figures), "loss": 1.0})
-    path, kept = tmp_path / "run", []
+    path, recipe = tmp_path / "run", replace(RECIPE, epochs=4)
     with pytest.raises(Stopped):
-        run(path, each=interrupted_at(4))
-    kept.append((path / "last.h5").read_bytes())
-    _, screen = run(path, resume=True)
-    assert [best for _, best in screen.lines] == [False, False]
-    assert (path / "best.h5").read_bytes() == kept[0] != (path / "last.h5").read_bytes()
-    assert screen.notes[-2] == f"weights: {path}/best.h5 (validation top1 50.00), {path}/last.h5"
+        run(path, each=interrupted_at(4), recipe=recipe)
+    first = (path / "last.h5").read_bytes()
+    with pytest.raises(Stopped):
+        run(path, each=interrupted_at(6), resume=True, recipe=recipe)
+    assert (path / "best.h5").read_bytes() == first != (path / "last.h5").read_bytes()
+    _, screen = run(path, resume=True, recipe=recipe)
+    assert [best for _, best in screen.lines] == [True]
+    assert (path / "best.h5").read_bytes() == (path / "last.h5").read_bytes()
+    assert screen.notes[-2] == f"weights: {path}/best.h5 (validation top1 60.00), {path}/last.h5"
 
 
 def test_a_run_that_looks_at_no_images_has_no_best_weights(tmp_path, monkeypatch):
