@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,11 +21,18 @@ import pytest
 from PIL import Image
 
 import levit_np
+from levit_np.checkpoints.loading import preprocessing_of
 from levit_np.checkpoints.reading import is_fused
 from levit_np.cli import main
 from levit_np.commands import train
+from levit_np.images.preprocessing import preprocessing_named
 from levit_np.storage import hdf5
 from levit_np.training.checkpoint import Checkpoints
+from levit_np.training.data.folder import Folder
+from levit_np.training.data.loader import EvaluationLoader
+from levit_np.training.ranks import SingleRank
+from levit_np.training.recipe import Recipe
+from levit_np.training.teacher import write_logits
 
 from ..random_model import random_model
 from .test_run import end_of
@@ -253,6 +261,56 @@ def test_heads_that_start_anew_are_the_seeds():
     model = train._network(train.DEFAULTS | {"model": weights, "seed": 1}, None, ["a", "b", "c"])
     assert np.array_equal(model.state()["head.weight"],
                           levit_np.load(weights, num_classes=3, seed=1).state()["head.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:.* start anew")
+@pytest.mark.parametrize("own, asked, heads", [(2, None, 2), (2, 1, 1), (1, None, 1), (1, 2, 2)])
+def test_a_run_that_goes_on_has_the_network_that_it_began_with(tmp_path, own, asked, heads):
+    levit_np.create("levit_digits", distillation=own == 2).save(tmp_path / "model.h5")
+    settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "heads": asked, "image_size": 48,
+                                 "backend": "reference", "dtype": "float64"}
+    begun = train._network(settings, None, ["a", "b", "c"])
+    begun.preprocessing = replace(preprocessing_of(begun), mean=(0.25,))
+    before = json.loads(json.dumps({"network": begun.config.to_dict(), "preprocessing": begun.preprocessing.to_dict()}))
+    found = train._network(settings | {"model": "moved.h5", "image_size": None}, before, ["a", "b", "c"])
+    for model in (begun, found):
+        assert (model.config.distillation, model.config.num_classes, model.config.image_size) == (heads == 2, 3, (48, 48))
+        assert (model.dtype, model.precision, model.labels) == (np.float64, "float64", ["a", "b", "c"])
+    assert (found.config, found.preprocessing) == (begun.config, begun.preprocessing)
+
+
+def test_what_is_looked_at_after_an_epoch_is_held_against_its_class(shapes):
+    source, skipped, seen = Folder(shapes / "val"), [], []
+    run = SimpleNamespace(record_skipped=skipped.extend, trainer=SimpleNamespace(ranks=SingleRank()))
+
+    def heads(x):
+        """Right but for the last three images."""
+        at = np.arange(len(x)) + sum(map(len, seen))
+        seen.append(x)
+        return (9 * np.eye(3)[[source.target(n) if n < 9 else 0 for n in at]],)
+
+    with EvaluationLoader(source, preprocessing_named("digits"), batch=5) as images:
+        figures = train._validation(images, run, 3)(SimpleNamespace(dtype=np.float64, heads=heads))
+    assert (figures["images"], figures["top1"], skipped) == (12, 75, []) and figures["loss"] == pytest.approx(9 / 4, 0.01)
+    assert [(len(x), x.dtype) for x in seen] == [(5, np.float64), (5, np.float64), (2, np.float64)]
+
+
+def test_logits_that_were_written_down_are_a_teacher(shapes, tmp_path):
+    source, recipe = Folder(shapes / "val"), Recipe(mixup=0.0, cutmix=0.0)
+    settings = train.DEFAULTS | {"teacher": str(tmp_path / "logits.h5")}
+    logits = np.arange(33, dtype=np.float32).reshape(11, 3)
+    write_logits(tmp_path / "logits.h5", logits, range(11), source, source.classes, "a teacher")
+    with pytest.raises(levit_np.LevitError, match="logits.h5: expected logits of all 12 images, found none of ring/03"):
+        train._teacher(settings, source, recipe, None)
+    taught = train._teacher(settings | {"bad_files": "skip"}, source, recipe, None)
+    assert np.array_equal(taught(SimpleNamespace(indices=np.array([10, 0]))), logits[[10, 0]])
+
+
+def test_other_libraries_take_as_many_threads_unless_they_are_told_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    fails(capsys, tmp_path / "none", "--output", tmp_path / "run")
+    assert (os.environ["OPENBLAS_NUM_THREADS"], os.environ["OMP_NUM_THREADS"]) == ("1", "5")
 
 
 def test_distillation(shapes, trained, tmp_path, capsys):
