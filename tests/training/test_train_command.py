@@ -274,7 +274,8 @@ def test_a_run_that_goes_on_has_the_network_that_it_began_with(tmp_path, own, as
     before = json.loads(json.dumps({"network": begun.config.to_dict(), "preprocessing": begun.preprocessing.to_dict()}))
     found = train._network(settings | {"model": "moved.h5", "image_size": None}, before, ["a", "b", "c"])
     for model in (begun, found):
-        assert (model.config.distillation, model.config.num_classes, model.config.image_size) == (heads == 2, 3, (48, 48))
+        config = model.config
+        assert (config.distillation, config.num_classes, config.image_size) == (heads == 2, 3, (48, 48))
         assert (model.dtype, model.precision, model.labels) == (np.float64, "float64", ["a", "b", "c"])
     assert (found.config, found.preprocessing) == (begun.config, begun.preprocessing)
 
@@ -291,7 +292,8 @@ def test_what_is_looked_at_after_an_epoch_is_held_against_its_class(shapes):
 
     with EvaluationLoader(source, preprocessing_named("digits"), batch=5) as images:
         figures = train._validation(images, run, 3)(SimpleNamespace(dtype=np.float64, heads=heads))
-    assert (figures["images"], figures["top1"], skipped) == (12, 75, []) and figures["loss"] == pytest.approx(9 / 4, 0.01)
+    assert (figures["images"], figures["top1"], skipped) == (12, 75, [])
+    assert figures["loss"] == pytest.approx(9 / 4, rel=0.01)
     assert [(len(x), x.dtype) for x in seen] == [(5, np.float64), (5, np.float64), (2, np.float64)]
 
 

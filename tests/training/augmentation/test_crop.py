@@ -53,6 +53,17 @@ def test_where_nothing_fits_it_is_the_middle(width, height, expected):
     assert crop_box(width, height, (0.9, 1.0), RATIO, np.random.default_rng(0)) == expected
 
 
+@pytest.mark.parametrize("ratio", [0.1, 10])
+def test_a_box_has_a_pixel_at_least(ratio):
+    assert crop_box(1, 1, (0.1, 0.1), (ratio, ratio), np.random.default_rng(0)) == (0, 0, 1, 1)
+
+
+def test_a_box_may_be_as_wide_or_as_high_as_the_image():
+    random = np.random.default_rng(1)
+    wide, high = ({crop_box(10, 10, (0.5, 0.5), (ratio, ratio), random) for _ in range(100)} for ratio in (2, 0.5))
+    assert wide == {(0, y, 10, y + 5) for y in range(6)} and high == {(x, 0, x + 5, 10) for x in range(6)}
+
+
 def test_the_whole_image():
     random = np.random.default_rng(0)
     assert crop_box(37, 37, (1, 1), (1, 1), random) == (0, 0, 37, 37)
