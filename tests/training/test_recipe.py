@@ -40,13 +40,22 @@ WRONG = {"epochs": (0, 1.5, True, "3", None), "batch": (1,), "rate": (-1e-9, flo
          "freeze": ("stem", ("stem", "stem"), ("stages.0",), (1,), (["stem"],)),
          "rate_changes": ("minute",), "distillation": ("none", None), "synchronize_norms": (1,),
          "crop_scale": ((0.5,), (0.9, 0.1), 0.5, (0.0, 1.0), ("a", "b"), None), "repeats": (0,),
-         "crop_ratio": ((0.05, 1.0),), "augment_magnitude": (11,), "adam_eps": (0,)}
+         "crop_ratio": ((0.05, 1.0), (1.0, 10.5), (True, 1.0)), "augment_magnitude": (11, True), "adam_eps": (0,),
+         "accumulation": (65537,), "alpha": (1.01, -0.01), "smoothing": (1.0, -0.01, True), "warmup_epochs": (-1,)}
 
 
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in WRONG.items() for value in values])
 def test_what_cannot_be_is_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=f"recipe: {key}: expected .*, found "):
         Recipe.from_dict({key: value})
+
+
+@pytest.mark.parametrize("key, value", [
+    ("epochs", 1), ("epochs", 1 << 31), ("batch", 2), ("batch", 65536), ("repeats", 64), ("warmup_epochs", 0),
+    ("alpha", 0.0), ("alpha", 1.0), ("smoothing", 0.0), ("crop_scale", (0.001, 1.0)), ("crop_scale", (1.0, 1.0)),
+    ("crop_ratio", (0.1, 10.0)), ("drop_path", 0.0), ("drop_path", None), ("freeze", ()), ("freeze", ("stem", "stage1"))])
+def test_what_lies_at_the_edge_is_taken(key, value):
+    assert getattr(Recipe.from_dict({key: value}), key) == value
 
 
 def test_other_refusals():

@@ -243,6 +243,15 @@ def test_the_scale_grows_again():
     for _ in range(LONG):
         scale.fitted()
     assert scale.value == 2.0**15
+    for _ in range(LONG - 1):  # counted anew
+        scale.fitted()
+    assert scale.value == 2.0**15 and scale.overflowed()
+    for _ in range(LONG - 1):
+        scale.fitted()
+    assert scale.value == 2.0**14
+    while scale.overflowed():
+        pass
+    assert scale.value == 1
     assert not LossScale("bfloat16").overflowed() and LossScale("float32").value == 1
 
 
