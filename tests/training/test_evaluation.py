@@ -1,11 +1,14 @@
 """Scores against a computation by hand and against PyTorch, however the images are grouped."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.errors import LevitError
+from levit_np.training import confusion
 from levit_np.training.classes import places
 from levit_np.training.evaluation import Evaluation, Score, evaluate
 
@@ -92,3 +95,39 @@ def test_classes_are_found_by_name_or_by_order():
         places(["b", "z"], ["a", "x", "b"], 3, "model")
     with pytest.raises(LevitError, match="^model: expected 1 classes, .*found 3: the first, 'z'"):
         places(["z"], ["a", "x", "b"], 3, "model")
+
+
+def test_the_parts_of_several_ranks_are_one_evaluation():
+    generator = np.random.default_rng(5)
+    outputs = [generator.standard_normal((9, 4)).astype(np.float32) for _ in range(2)]
+    labels = generator.integers(0, 4, 9)
+
+    def parts(*cuts):
+        return [evaluation(slice(*cut)) for cut in zip((0, *cuts), (*cuts, 9))]
+
+    def evaluation(rows):
+        own = Evaluation(4)
+        if rows.stop > rows.start:  # else a rank without an image
+            own.add([out[rows] for out in outputs], labels[rows])
+        return own
+
+    def heads(rows):
+        return [out[rows] for out in outputs]
+
+    whole = evaluate(heads, [(slice(0, 9), labels)], 4)
+    for cuts in ((4,), (0, 3, 5)):
+        others = parts(*cuts)
+        ranks = SimpleNamespace(gather=lambda own: [own, *others[1:]], broadcast=lambda value: value)
+        first = slice(0, cuts[0])
+        found = evaluate(heads, [(first, labels[first])] if cuts[0] else [], 4, ranks)
+        assert np.array_equal(found.confusion, whole.confusion) and found.average.images == 9
+        for kind, figures in whole.to_dict().items():
+            assert found.to_dict()[kind] == pytest.approx(figures, rel=1e-12), kind
+    assert [line.partition("*")[0] for line in str(whole).splitlines()] == ["head      ", "head_dist ", ""]
+
+
+def test_as_many_classes_as_can_be_read_are_drawn(monkeypatch):
+    monkeypatch.setattr(confusion, "require_matplotlib", lambda *words: None)
+    confusion.require_drawable(50)
+    with pytest.raises(LevitError, match="at most 50 classes, found 51"):
+        confusion.require_drawable(51)
