@@ -73,13 +73,14 @@ def test_names_that_a_teacher_does_not_know_are_taken_in_order_and_it_says_so(wr
     assert not teacher.NetworkTeacher(model, None, DIGITS, named, DIGITS).note
 
 
-def test_a_network_sees_its_own_normalization():
-    """The same pixels, normalized for the student and for the teacher."""
+@pytest.mark.parametrize("mean, std", [(0.2, 0.7), (0.5, 0.7), (0.2, 0.25), (0.5, 0.25)])
+def test_a_network_sees_its_own_normalization(mean, std):
+    """The same pixels, normalized for the student and for the teacher, whose mean or deviation may be the same."""
     model = random_model()
     pixels = np.random.default_rng(0).random((4, 1, 32, 32)).astype(np.float32)
-    own, student = (Preprocessing("x", 32, (32, 32), (mean,), (std,), "L") for mean, std in ((0.2, 0.7), (0.5, 0.25)))
+    own, student = (Preprocessing("x", 32, (32, 32), (m,), (s,), "L") for m, s in ((mean, std), (0.5, 0.25)))
     taught = teacher.NetworkTeacher(model, None, own, NAMES, student)(batch((pixels - 0.5) / np.float32(0.25)))
-    expected = model(((pixels - np.float32(0.2)) / np.float32(0.7)).astype(np.float32))
+    expected = model(((pixels - np.float32(mean)) / np.float32(std)).astype(np.float32))
     assert np.abs(taught - expected).max() < 1e-4 * np.abs(expected).max()
 
 
