@@ -184,6 +184,9 @@ def test_what_written_logits_do_not_know_is_named(written):
         teacher.WrittenTeacher(path, Source(["a/1.png"], ["a", "d"]), PLAIN)
     with pytest.raises(LevitError, match="expected a recipe without mixup and cutmix.*found mixup 0.8, cutmix 1 with"):
         teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe())
+    for one in ({"mixup": 0.0}, {"cutmix": 0.0}):
+        with pytest.raises(LevitError, match="expected a recipe without mixup and cutmix"):
+            teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe(**one))
     teacher.WrittenTeacher(path, Source(["a/1.png"]), Recipe(mix_probability=0.0))
 
 

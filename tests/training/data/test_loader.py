@@ -225,6 +225,25 @@ def test_skipped_files_are_recorded_and_replaced_by_nothing(damaged, workers):
         assert np.array_equal(whole.targets[row], single.targets[row]) == (alone or same_class)
 
 
+def test_an_evaluation_stops_at_a_bad_file_or_goes_on_without_it(damaged):
+    authors, bad = preprocessing_named("authors", SIZE, 3), {3, 9, 12}
+    with pytest.raises(ImageError, match=f"^{damaged.name(3)}: "):
+        list(EvaluationLoader(damaged, authors, batch=5))
+    for batch in (5, 1):  # of one image, the bad one's is empty
+        loader = EvaluationLoader(damaged, authors, batch=batch, bad_files="skip")
+        found = list(loader)
+        assert loader.skips and len(found) == loader.steps == -(-16 // batch)
+        kept = np.concatenate([part.indices for part in found])
+        assert kept.tolist() == sorted(set(range(16)) - bad)
+        assert np.array_equal(np.concatenate([part.targets for part in found]), np.eye(2)[kept // 8])
+        images = np.concatenate([part.images for part in found])
+        for image, index in zip(images, kept, strict=True):
+            assert np.array_equal(image, preprocess(damaged.path(index), authors))
+        assert [name for part in found for name, _ in part.skipped] == [damaged.name(index) for index in sorted(bad)]
+        assert all(reason.startswith(f"{name}: ") and "bytes: " not in reason
+                   for part in found for name, reason in part.skipped)
+
+
 def test_nothing_usable(tmp_path):
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=2))
     for index in range(4):
