@@ -219,6 +219,7 @@ def test_of_images_that_are_skipped_nothing_need_be_written(written):
     assert np.array_equal(taught(batch(indices=[0])), logits[[1]][:, [1, 2, 0]])
     with pytest.raises(LevitError, match="teacher.h5: expected logits of all 2 images, found none of a/2.png"):
         taught(batch(indices=[0, 1]))
+    teacher.WrittenTeacher(path, Source(["c/4.png", "a/2.png"]), PLAIN, skip=True)  # the first of the file alone
     with pytest.raises(LevitError, match="found none of a/2.png and 1 more"):
         teacher.WrittenTeacher(path, Source(["a/2.png", "d/1.png"]), PLAIN, skip=True)
 
@@ -230,6 +231,17 @@ def test_numbers_of_images_that_are_no_list_are_refused(written, names):
     hdf5.write(path, arrays | {"names": np.asarray(names)}, documents)
     with pytest.raises(CheckpointError, match="expected logits that levit-np teach wrote, found another"):
         teacher.WrittenTeacher(path, Source(["a/1.png"]), PLAIN)
+
+
+@pytest.mark.parametrize("names, logits, changes", [
+    (2, (3, 3), {}), (3, (3, 2), {}), (3, (3, 3), {"classes": ["c", "a"]}), (0, (0, 3), {}),
+    (3, (3, 3), {"images by": "content"}), (3, (3, 3), {"classes": ["c", "a", 3]}), (3, (3, 3), {"classes": []})])
+def test_logits_that_do_not_fit_their_images_and_classes_are_refused(monkeypatch, names, logits, changes):
+    arrays = {"names": np.zeros(names, np.int64), "logits": np.zeros(logits, np.float32)}
+    about = {"classes": ["c", "a", "b"], "images by": teacher.KNOWN_BY} | changes
+    monkeypatch.setattr(hdf5, "read", lambda path: (arrays, {teacher.DOCUMENT: about}))
+    with pytest.raises(CheckpointError, match="a.h5: expected logits that levit-np teach wrote, found another"):
+        teacher.WrittenTeacher("a.h5", Source(["a/1.png"]), PLAIN)
 
 
 def test_another_or_a_damaged_file_is_refused(written, tmp_path):

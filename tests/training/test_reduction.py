@@ -1,0 +1,81 @@
+"""The sum of the ranks' gradients, by a start of the test's own in place of MPI's; test_mpi.py has several processes."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from levit_np.training import reduction
+from levit_np.training.reduction import Reduction
+
+from ..random_model import random_images, random_model
+
+
+class Sum:
+    """With two other ranks of the same gradients: the array is three times itself, once it is finished."""
+
+    def __init__(self, array):
+        self.array, self.moves, self.before = array, 0, array.copy()
+
+    def move(self):
+        self.moves += 1
+
+    def finish(self):
+        assert np.array_equal(self.array, self.before)  # who gave it away has left it alone
+        self.array *= 3
+
+
+@pytest.mark.parametrize("bucket", [512, 4096, 1 << 20])
+def test_gradients_become_their_sum_whatever_travels_together(monkeypatch, bucket):
+    monkeypatch.setattr(reduction, "BUCKET", bucket)
+    model, started = random_model(backend="reference"), []
+    x = random_images(model, 2)
+
+    def backward():
+        model.zero_gradients()
+        (first, second), saved = model.forward(x, training=True)
+        model.backward((first, second), saved)
+
+    model.random = np.random.default_rng(0)
+    backward()
+    expected = {name: 3 * gradient for name, gradient in model.gradients().items()}
+    reducing = Reduction(model, lambda array: started.append(Sum(array)) or started[-1])
+    for times in (1, 2):
+        model.random = np.random.default_rng(0)
+        with reducing:
+            backward()
+        found = dict(model.gradients())
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            assert gradient.shape == expected[name].shape and np.array_equal(gradient, expected[name]), name
+        assert sum(sum_.array.size for sum_ in started) == times * sum(map(np.size, found.values()))
+        assert max(sum_.array.nbytes for sum_ in started) <= bucket
+        if times == 1:
+            messages, bias = [sum_.array.size for sum_ in started], found["head.bias"]
+    assert [sum_.array.size for sum_ in started] == 2 * messages
+    assert started[0].moves > 1 or len(started) == 2  # the first left while the backward went on
+    assert np.shares_memory(found["head.bias"], bias)  # used again
+    assert len(messages) < len(found) or bucket < 1 << 20  # few messages
+    model.freeze(["stem"])  # less travels now
+    parts = []
+    for context in (nullcontext(), reducing):
+        model.random = np.random.default_rng(0)
+        with context:
+            backward()
+        parts.append(dict(model.gradients()))
+    for name, gradient in parts[0].items():
+        assert np.array_equal(parts[1][name], 3 * gradient), name
+
+
+def test_between_reductions_gradients_stay_this_rank_s(monkeypatch):
+    monkeypatch.setattr(reduction, "BUCKET", 1 << 30)
+    model = random_model(backend="reference")
+    reducing = Reduction(model, lambda array: pytest.fail("was sent"))
+    x = random_images(model, 2)
+    logits, saved = model.forward(x, training=True)
+    model.backward(logits, saved)
+    with pytest.raises(KeyError), reducing:
+        model.backward(*model.forward(x, training=True))
+        raise KeyError  # the other ranks are ended by whoever catches it
+    logits, saved = model.forward(x, training=True)
+    model.backward(logits, saved)
