@@ -19,7 +19,9 @@ from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.curves import draw
 from levit_np.training.interrupt import Interrupt, Stopped
 from levit_np.training.run import Run
+from levit_np.training.scaling import LossScale
 
+from .in_memory import SMALL
 from .small_run import RECIPE, STEPS, Silent, digest, run, trainer
 
 
@@ -403,7 +405,7 @@ def test_a_state_of_another_training_is_refused_by_name():
         (lambda a, d: a.__setitem__("second.head.bias", np.zeros(3)), "expected float32 .*found float64"),
         (lambda a, d: a.__setitem__("other", np.zeros(4)), "expected the state of a training, found KeyError"),
         (lambda a, d: d.__setitem__("ranks", []), "expected the state of a training, found IndexError"),
-        (lambda a, d: d.__setitem__("ranks", 2 * d["ranks"]), "expected 1 ranks, found 2"),
+        (lambda a, d: d.__setitem__("ranks", 2 * d["ranks"]), "^expected 1 ranks, found 2$"),
         (lambda a, d: d["ranks"][0].__setitem__("random", {"bit_generator": "PCG64"}),
          "expected the state of a training"),
         (lambda a, d: d["ranks"][0].__setitem__("totals", {}), "found KeyError: 'loss'"),
@@ -415,6 +417,31 @@ def test_a_state_of_another_training_is_refused_by_name():
         change(copies, own)
         with pytest.raises(TrainingError, match=message):
             trainer().set_state(copies, own)
+
+
+def test_a_state_of_one_head_without_an_average_comes_back():
+    recipe, config = replace(RECIPE, average=0.0), replace(SMALL, distillation=False)
+    made, again = (trainer(recipe, seed, config=config) for seed in (0, 3))
+    step = next(made.train_epoch())
+    assert 0 <= step.correct <= step.images
+    arrays, document = made.state()
+    assert not any(name.startswith("average") for name in arrays) and "scale" not in document
+    again.set_state({name: array.copy() for name, array in arrays.items()}, json.loads(json.dumps(document)))
+    assert digest(*again.state()) == digest(arrays, document)
+
+
+def test_a_loss_scale_is_a_part_of_the_state():
+    made, again = trainer(), trainer()
+    for one in (made, again):
+        one.scale = LossScale("float16")
+    made.scale.overflowed()
+    made.scale.fitted()
+    arrays, document = made.state()
+    again.set_state(arrays, json.loads(json.dumps(document)))
+    assert (again.scale.value, again.scale.quiet) == (made.scale.value, 1) == (2.0**14, 1)
+    del document["scale"]
+    with pytest.raises(TrainingError, match="expected the state of a training, found KeyError: 'scale'"):
+        again.set_state(arrays, document)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -449,6 +476,16 @@ def test_a_gradient_that_overflows_beside_a_finite_loss_stops_it():
     finally:
         made.model.ops.squared_norm = kept
     assert np.array_equal(made.model.head.weight, before) and made.update.steps == 0
+
+
+def test_a_loss_that_overflows_beside_finite_gradients_stops_it():
+    made = trainer()
+    before, one_pass = made.model.on_host(), made.one_pass
+    made.one_pass = lambda *arrays, share: (np.inf, one_pass(*arrays, share=share)[1])
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 1 of 5: .*found loss inf, gradient norm \d"):
+        next(made.train_epoch())
+    weights = [name for name in before if name.endswith(("weight", "gamma", "beta", "bias"))]
+    assert weights and all(np.array_equal(made.model.state()[name], before[name]) for name in weights)
 
 
 def test_a_teacher_that_is_not_finite_stops_it():

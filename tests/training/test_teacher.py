@@ -224,7 +224,8 @@ def test_of_images_that_are_skipped_nothing_need_be_written(written):
         teacher.WrittenTeacher(path, Source(["a/2.png", "d/1.png"]), PLAIN, skip=True)
 
 
-@pytest.mark.parametrize("names", [np.int64(1), np.ones((3, 1), np.int64), np.ones((3, 3), np.int64)])
+@pytest.mark.parametrize("names", [np.int64(1), np.ones((3, 1), np.int64), np.ones((3, 3), np.int64),
+                                   np.ones(3, np.float32)])
 def test_numbers_of_images_that_are_no_list_are_refused(written, names):
     path, _ = written
     arrays, documents = hdf5.read(path)
