@@ -70,6 +70,16 @@ def test_a_class_may_be_called_train_but_parts_of_a_data_set_are_no_classes(tmp_
     assert are_parts(["train"]) and are_parts(["annotations", "test", "train"]) and not are_parts(["train", "tram"])
 
 
+@pytest.mark.parametrize("names, parts", [
+    (["train"], True), (["train", "val"], True), (["extra", "test", "train"], True), (["train", "tram"], False),
+    (["bus"], False), (["test", "val"], False)])
+def test_folders_are_parts_where_one_is_called_train_and_no_other_may_be_a_class(tmp_path, names, parts):
+    assert are_parts(names) is parts
+    if not parts and len(names) > 1:
+        touch(tmp_path, *(f"{name}/1.jpg" for name in names))
+        assert Folder(tmp_path).classes == names
+
+
 def test_the_fingerprint_tells_names_and_order(tmp_path):
     prints = {Folder(touch(tmp_path / str(i), *names)).fingerprint for i, names in enumerate([
         ("a/1.jpg", "b/2.jpg"), ("a/1.jpg", "b/3.jpg"), ("a/1.jpg", "c/2.jpg"), ("a/1.jpg", "b/1.jpg", "b/2.jpg"),
@@ -151,7 +161,10 @@ def test_a_file_that_went_away_or_grew(tmp_path):
     folder.path(0).unlink()
     with pytest.raises(ImageError, match="class0/000.jpg: cannot be read: No such file"):
         folder.read(0)
+    assert folder.size(0) == 0
     with open(folder.path(1), "wb") as file:
+        file.truncate(50_000_000)
+        assert len(folder.read(1)) == folder.size(1) == 50_000_000
         file.truncate(50_000_001)
     with pytest.raises(ImageError, match="class1/000.jpg: expected at most 50 MB, found more"):
         folder.read(1)
@@ -170,3 +183,5 @@ def test_names_command_no_terminal(tmp_path):
 def test_names_come_back(names):
     held = Names.of(names)
     assert list(held) == names and len(held) == len(names) and list(Names(held.text)) == names
+    with pytest.raises(ValueError, match="a NUL after each name"):
+        Names(held.text[:-1] + b"a")
