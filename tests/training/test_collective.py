@@ -43,10 +43,12 @@ def test_a_long_wait_sleeps(monkeypatch):
 
 
 def test_what_each_rank_has_is_a_row():
+    request = Request(3)
+
     def gather(values, rows):
         rows[:] = np.arange(3)[:, None] * values
-        return Request(3)
+        return request
 
     communicator = SimpleNamespace(size=3, Iallgather=gather)
     rows = collective.collected(communicator, np.array([1, 2], np.float32))
-    assert rows.dtype == np.float64 and np.array_equal(rows, [[0, 0], [1, 2], [2, 4]])
+    assert request.left == 0 and rows.dtype == np.float64 and np.array_equal(rows, [[0, 0], [1, 2], [2, 4]])

@@ -53,7 +53,8 @@ def test_what_cannot_be_is_refused_by_name(key, value):
 @pytest.mark.parametrize("key, value", [
     ("epochs", 1), ("epochs", 1 << 31), ("batch", 2), ("batch", 65536), ("repeats", 64), ("warmup_epochs", 0),
     ("alpha", 0.0), ("alpha", 1.0), ("smoothing", 0.0), ("crop_scale", (0.001, 1.0)), ("crop_scale", (1.0, 1.0)),
-    ("crop_ratio", (0.1, 10.0)), ("drop_path", 0.0), ("drop_path", None), ("freeze", ()), ("freeze", ("stem", "stage1"))])
+    ("crop_ratio", (0.1, 10.0)), ("drop_path", 0.0), ("drop_path", None), ("freeze", ()),
+    ("freeze", ("stem", "stage1"))])
 def test_what_lies_at_the_edge_is_taken(key, value):
     assert getattr(Recipe.from_dict({key: value}), key) == value
 

@@ -1,4 +1,4 @@
-"""The sum of the ranks' gradients, by a start of the test's own in place of MPI's; test_mpi.py has several processes."""
+"""The sum of the ranks' gradients, by a sum of the test's own; test_mpi.py has several processes."""
 
 from contextlib import nullcontext
 

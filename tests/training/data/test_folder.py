@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from levit_np.errors import DataError, ImageError
 from levit_np.training.data import open_source
 from levit_np.training.data.folder import Folder, are_parts
-from levit_np.training.data.names import Names
+from levit_np.training.data.names import Names, fingerprint
 
 from ..image_folders import make_folder
 
@@ -176,6 +176,13 @@ def test_names_command_no_terminal(tmp_path):
     folder = Folder(tmp_path)
     assert [folder.name(i) for i in range(3)] == [r"'a/\x1b[2J.jpg'", "b/1.jpg", r"'b/\udcff.jpg'"]
     assert folder.read(2) == b"odd"
+
+
+def test_the_same_names_of_other_classes_have_another_fingerprint():
+    names = Names.of(["1.jpg", "2.jpg"])
+    found = {fingerprint(classes, names, targets) for classes in (["a", "b"], ["b", "a"])
+             for targets in ([0, 1], [1, 0])}
+    assert len(found) == 4
 
 
 @settings(deadline=None)

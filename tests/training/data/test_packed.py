@@ -325,9 +325,10 @@ def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
 
 
 def test_a_file_that_grows_meanwhile(tmp_path, monkeypatch):
+    """The last, by a byte."""
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=2))
-    monkeypatch.setattr(Folder, "size", lambda folder, index: 100)
-    with pytest.raises(DataError, match="expected files that stay as they are, found some grown"):
+    monkeypatch.setattr(Folder, "size", lambda folder, index: len(folder.read(index)) - (index == 3))
+    with pytest.raises(DataError, match="class1/001.png: expected files that stay as they are, found some grown"):
         pack(folder, tmp_path / "d.h5")
     assert os.listdir(tmp_path) == ["d"]
 
