@@ -92,6 +92,12 @@ def test_the_same_images_give_the_same_bytes(folder, whole, tmp_path):
     assert (tmp_path / "again.h5").read_bytes() == whole.read_bytes()
 
 
+def test_it_holds_no_time(whole):
+    """Else the same images would give the same bytes within a second alone."""
+    with h5py.File(whole) as file:
+        assert [dataset.id.get_create_plist().get_obj_track_times() for dataset in file.values()] == 8 * [False]
+
+
 def test_a_copy_in_another_process(folder, whole, tmp_path):
     path = shutil.copy(whole, tmp_path / "train.h5")
     source = Packed(path)
@@ -320,6 +326,10 @@ def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
     for index in (4, 5, 7):
         folder.path(index).write_bytes(b"")
     with pytest.raises(DataError, match="class1: expected at least one good image"):
+        pack(folder, tmp_path / "d.h5", skip=True)
+    for index in range(8):
+        folder.path(index).write_bytes(b"")
+    with pytest.raises(DataError, match="class0: expected at least one good image"):
         pack(folder, tmp_path / "d.h5", skip=True)
     assert len(Packed(tmp_path / "d.h5")) == 6
 
