@@ -18,10 +18,12 @@ from levit_np.errors import CheckpointError, TrainingError
 from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.curves import draw
 from levit_np.training.interrupt import Interrupt, Stopped
+from levit_np.training.ranks import SingleRank
 from levit_np.training.run import Run
 from levit_np.training.scaling import LossScale
+from levit_np.training.trainer import Trainer
 
-from .in_memory import SMALL
+from .in_memory import SMALL, MemoryLoader
 from .small_run import RECIPE, STEPS, Silent, digest, run, trainer
 
 
@@ -417,6 +419,36 @@ def test_a_state_of_another_training_is_refused_by_name():
         change(copies, own)
         with pytest.raises(TrainingError, match=message):
             trainer().set_state(copies, own)
+
+
+def test_a_trainer_needs_a_batch_and_a_head_for_its_teacher():
+    assert trainer(loader=MemoryLoader(steps=1)).loader.steps == 1
+    with pytest.raises(TrainingError, match="expected at least one batch of 6 images an epoch, found none"):
+        trainer(loader=MemoryLoader(steps=0))
+    made = trainer(config=replace(SMALL, distillation=False))
+    with pytest.raises(TrainingError, match="teacher: expected a network with two heads to distil into, found one"):
+        Trainer(made.model, made.loader, RECIPE, teacher=lambda batch: batch.targets)
+
+
+def test_the_branches_that_drop_are_the_seed_s_and_the_rank_s():
+    class Second(SingleRank):
+        rank = 1
+
+    drawn = [trainer(seed=seed, ranks=ranks).model.random.integers(1 << 62)
+             for seed, ranks in ((1, None), (1, None), (2, None), (1, Second()))]
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize("chosen, rates", [(None, [0.2]), (0.0, []), (0.5, [0.5])])
+def test_a_recipe_may_say_how_many_branches_drop_and_what_is_frozen(chosen, rates):
+    made = trainer(replace(RECIPE, drop_path=chosen, freeze=("stem",)))
+    assert sorted({residual.rate for residual in made.model.dropping()})[-1:] == rates
+    before = made.model.on_host()
+    list(made.train_epoch())
+    same = {name.startswith("stem"): True for name in before}
+    for name, array in made.model.state().items():
+        same[name.startswith("stem")] &= np.array_equal(array, before[name])
+    assert same == {True: True, False: False}
 
 
 def test_a_state_of_one_head_without_an_average_comes_back():
