@@ -1,6 +1,7 @@
-"""Parameters and multiply-adds against the paper's tables."""
+"""Parameters and multiply-adds against the paper's tables; what describes a network and what does not."""
 
 import math
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,19 @@ def test_what_a_field_may_be():
         config_of("levit_128s", bogus=1)
 
 
+def test_a_config_is_a_value():
+    one, same = (config_of("levit_128s", num_classes=3) for _ in "12")
+    assert one == same and hash(one) == hash(same)
+    with pytest.raises(FrozenInstanceError):
+        one.num_classes = 4
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_a_border_keeps_what_a_stride_leaves(kernel):
+    config = config_of("levit_128s", stem=[[128, kernel, 2]], image_size=(33, 64))
+    assert config.resolutions == ((17, 32), (9, 16), (5, 8))
+
+
 def test_every_convolution_leaves_a_pixel():
     """The border of the next would make some again, of which none is the image's."""
     stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
@@ -86,6 +100,43 @@ def test_every_convolution_leaves_a_pixel():
 def test_an_impossible_field_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         config_of("levit_128s", **changes)
+
+
+CHANNELS = [[128, 3, 1]] * 15
+
+
+@pytest.mark.parametrize("name, field, sound, beyond", [
+    ("levit_128s", "name", ["x", "é" * 64], ["", "x" * 65, "two\nlines", 3, None]),
+    ("levit_128s", "num_classes", [1, 65536], [0, 65537, True, 2.0, None]),
+    ("levit_128s", "image_size", [(65536, 1)], [(0, 1), (1, 65537), (224,), (224, 224, 3), (224, 224.0), ()]),
+    ("levit_128s", "stem", [[*CHANNELS, [128, 3, 2]]], [[[128, 3, 1], *CHANNELS, [128, 3, 2]], [], [[129, 3, 2]],
+                                                        [[128, 0, 2]], [[128, 3, 0]]]),
+    ("levit_128s", "stages", [[[128, 1000, 4], [256, 24, 6, 1]]], [[[128, 1000, 4], [256, 25, 6, 1]], [],
+                                                                   [[128, 2, 4, 0], [256, 3, 6, 0]]]),
+    ("levit_128s", "drop_path", [0, 0.0, 0.999], [-0.001, 1, 1.0, True, "0", math.nan]),
+    ("levit_128s", "distillation", [True, False], [0, 1, "yes", None]),
+    ("levit_128s", "activation", ["hardswish", "silu"], ["identity"]),
+    ("levit_128s", "attention_activation", ["hardswish", "silu", "identity"], ["relu"]),
+    ("levit_128s", "normalization", ["batch", "layer"], ["", None]),
+    ("levit_128s", "position", ["bias", "embedding"], ["both", []]),
+    ("levit_128s", "pooling", ["average"], ["token", "max"]),
+    ("deit_tiny", "pooling", ["average", "token"], ["max"]),
+    ("deit_tiny", "position", ["embedding"], ["bias"]),
+    ("deit_tiny", "stages", [[[192, 1, 3]]], [[[192, 1, 3], [192, 1, 3, 3]]])])
+def test_a_field_up_to_its_bound_and_beyond(name, field, sound, beyond):
+    data = (FAMILY | ABLATIONS)[name].to_dict()
+    for value in sound:
+        LeViTConfig.from_dict(data | {field: value})
+    for value in beyond:
+        with pytest.raises(ConfigError, match=r"\Aconfig[^\n]{10,200}\Z"):
+            LeViTConfig.from_dict(data | {field: value})
+
+
+@pytest.mark.parametrize("field", ["name", "stem", "stages", "key_size"])
+def test_a_field_that_has_no_default_is_asked_for(field):
+    data = FAMILY["levit_128s"].to_dict()
+    with pytest.raises(ConfigError, match=f"config: .*{field}"):
+        LeViTConfig.from_dict({key: value for key, value in data.items() if key != field})
 
 
 def test_parts_may_be_plain_numbers():
