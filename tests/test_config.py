@@ -1,7 +1,9 @@
 """Parameters and multiply-adds against the paper's tables; what describes a network and what does not."""
 
+import json
 import math
-from dataclasses import FrozenInstanceError, replace
+from copy import deepcopy
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -54,7 +56,10 @@ def test_deit_tiny_is_as_large_as_published():
 
 def test_a_config_survives_its_dictionary_and_refuses_nonsense():
     for config in (FAMILY | ABLATIONS).values():
-        assert LeViTConfig.from_dict(config.to_dict()) == config
+        plain = json.loads(json.dumps(config.to_dict()))
+        before = deepcopy(plain)
+        assert LeViTConfig.from_dict(config.to_dict()) == LeViTConfig.from_dict(plain) == config
+        assert plain == before
     for field, value in (("pooling", "token"), ("key_size", 0), ("stages", [[1, 10**9, 1]]), ("activation", "relu"),
                          ("x", 1)):
         with pytest.raises(ConfigError):
@@ -86,6 +91,7 @@ def test_a_border_keeps_what_a_stride_leaves(kernel):
 
 def test_every_convolution_leaves_a_pixel():
     """The border of the next would make some again, of which none is the image's."""
+    assert config_of("levit_128s", image_size=16).resolutions == ((1, 1),) * 3
     stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
     with pytest.raises(ConfigError, match=r"an image of \(20, 36\) leaves no token"):
         build(config_of("levit_128s", stem=tuple(Convolution(*c) for c in stem), image_size=(20, 36)))

@@ -86,8 +86,7 @@ def _resized(preprocessing, size):
     try:
         if name in NAMES and preprocessing == preprocessing_named(name, preprocessing.crop, channels):
             return preprocessing_named(name, size, channels)
-        resize = preprocessing.resize * max(size) // max(preprocessing.crop)
-        return replace(preprocessing, crop=size, resize=max(resize, *size))
+        return replace(preprocessing, crop=size, resize=preprocessing.resize * max(size) // max(preprocessing.crop))
     except ImageError:  # there is none for images so large
         return None
 

@@ -82,6 +82,15 @@ def test_another_number_of_classes_starts_the_heads_anew_and_says_so(tmp_path):
     assert np.array_equal(again.state()["stem.convolutions.0.weight"], model.state()["stem.convolutions.0.weight"])
 
 
+def test_names_of_classes_stay_while_their_number_does(tmp_path):
+    model = random_model("levit_digits")
+    model.labels = list("abcdefghij")
+    save(model, tmp_path / "a.h5")
+    assert load(tmp_path / "a.h5", num_classes=10).labels == model.labels
+    with pytest.warns(UserWarning, match="expected 3 classes, found 10: .* start anew"):
+        assert load(tmp_path / "a.h5", num_classes=3).labels is None
+
+
 def test_another_image_size_resizes_the_biases(tmp_path):
     model = random_model("levit_128s", num_classes=5)
     save(model, tmp_path / "a.h5")
@@ -236,6 +245,27 @@ def test_another_image_size_keeps_the_preprocessing(tmp_path):
         assert found.to_dict()["crop"] == [size, size]
 
 
+def test_a_preprocessing_that_has_anothers_name_stays_itself(tmp_path):
+    model = random_model("levit_digits")
+    model.preprocessing = replace(preprocessing_named("digits"), mean=(0.25,))
+    save(model, tmp_path / "a.h5")
+    assert load(tmp_path / "a.h5", image_size=64).preprocessing == replace(
+        preprocessing_named("digits", (64, 64)), mean=(0.25,))
+
+
+@pytest.mark.parametrize("name", ["digits", "mine"])
+def test_images_may_be_too_large_for_any_preprocessing(name, tmp_path):
+    """A network is fed arrays, too; such a one is kept in a file as any other."""
+    model = random_model("levit_digits")
+    model.preprocessing = replace(preprocessing_named("digits"), name=name)
+    save(model, tmp_path / "a.h5")
+    assert load(tmp_path / "a.h5", image_size=(32, 4096)).preprocessing.crop == (32, 4096)
+    large = load(tmp_path / "a.h5", image_size=(32, 4112))
+    assert large.preprocessing is None
+    save(large, tmp_path / "large.h5")
+    assert load(tmp_path / "large.h5").config.image_size == (32, 4112)
+
+
 def test_numbers_that_no_network_can_have(tmp_path):
     model = random_model("levit_digits", dtype="float64")
     model.set_state({n: a.astype(np.float64) for n, a in model.state().items()})
@@ -260,6 +290,9 @@ def test_labels_that_are_no_texts_are_not_saved(tmp_path):
     model.labels = np.array(list("abcdefghij"))
     save(model, tmp_path / "a.h5")
     assert list(load(tmp_path / "a.h5").labels) == list("abcdefghij")
+    model.labels = []  # as good as none
+    save(model, tmp_path / "a.h5")
+    assert load(tmp_path / "a.h5").labels == [f"class {n}" for n in range(10)]
 
 
 @pytest.mark.parametrize("form", ["facebook", "timm"])

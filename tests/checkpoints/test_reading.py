@@ -141,6 +141,22 @@ def test_an_empty_recipe_is_not_none(recipe, tmp_path):
     assert refusal(tmp_path / "a").startswith("recipe: expected the fields ['crop', ")
 
 
+@pytest.mark.parametrize("labels", [None, "0123456789", {}, list("012345678"), [*"012345678", 9], [*"0123456789a"]])
+def test_a_file_has_a_text_for_each_class(labels, tmp_path):
+    save(random_model("levit_digits"), tmp_path / "a")
+    arrays, documents = hdf5.read(tmp_path / "a")
+    hdf5.write(tmp_path / "a", arrays, documents | {"labels": labels})
+    assert refusal(tmp_path / "a") == "labels: expected 10 texts"
+
+
+@pytest.mark.parametrize("count, words", [(4, "a0, a1, a2, a3"), (6, "a0, a1, a2, a3 and 2 more")])
+def test_of_many_names_four_are_reported(count, words, tmp_path):
+    save(random_model("levit_digits"), tmp_path / "a")
+    arrays, documents = hdf5.read(tmp_path / "a")
+    hdf5.write(tmp_path / "a", arrays | {f"a{n}": np.ones(1) for n in range(count)}, documents)
+    assert refusal(tmp_path / "a") == f"unexpected: {words}"
+
+
 def test_any_number_of_channels_goes_through_every_format(tmp_path):
     """There is a recipe for grey and colour alone."""
     model = random_model("levit_128s", num_classes=5, in_channels=6)
