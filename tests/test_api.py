@@ -45,6 +45,8 @@ def test_create_takes_every_field_and_the_same_seed_gives_the_same_model():
         10, False, (64, 96), 2)
     assert all(np.array_equal(array, same.state()[name]) for name, array in one.state().items())
     assert not np.array_equal(one.state()["head.weight"], other.state()["head.weight"])
+    drawn = [fresh.random.random() for fresh in (one, same, other)]
+    assert drawn[0] == drawn[1] != drawn[2]
     assert one.dtype == np.float64 and one.forward(np.zeros((1, 2, 64, 96)), training="frozen")[0].shape == (1, 10)
 
 

@@ -46,8 +46,10 @@ def test_probabilities_are_the_softmax_of_the_logits_in_falling_order(model):
     assert [label for label, _ in answer] == [str(n) for n in np.argsort(-expected)]
     np.testing.assert_allclose([p for _, p in answer], np.sort(expected)[::-1], rtol=1e-4, atol=1e-7)
     assert model.predict(SAMPLES[5], top=99) == answer
-    with pytest.raises(levit_np.LevitError, match="top: expected a whole number from 1, found 0"):
-        model.predict(SAMPLES[5], top=0)
+    for top in (0, -1, 2.0, "3", None):
+        with pytest.raises(levit_np.LevitError, match=f"top: expected a whole number from 1, found {top!a}"):
+            model.predict(SAMPLES[5], top=top)
+    assert model.predict(SAMPLES[5], top=np.int64(2)) == answer[:2]
 
 
 def test_a_list_is_evaluated_in_batches_and_answered_in_order(model, monkeypatch):
@@ -180,7 +182,14 @@ def test_logits_that_are_not_finite_rank_nothing(model):
         model.predict(SAMPLES[3])
 
 
-@pytest.mark.parametrize("which", ["9" * 5000, "10", "ten"])
+def test_a_class_is_found_by_its_name_before_its_number():
+    labels = ("3", "1", "two", "0")
+    for which, number in (("3", 0), (3, 0), ("0", 3), ("two", 2), ("2", 2), (2, 2), (np.int64(1), 1)):
+        assert classifier.class_number(which, labels) == number
+    assert classifier.class_number(3, ("a", "b", "c", "d")) == 3
+
+
+@pytest.mark.parametrize("which", ["9" * 5000, "10", "ten", "-1", "1.0", "", None])
 def test_a_class_that_is_not_there(model, which):
     with pytest.raises(levit_np.LevitError, match="class: expected a name, or a number from 0 to 9"):
         classifier.class_number(which, model.labels)

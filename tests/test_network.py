@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.config import Convolution, Stage
-from levit_np.errors import LevitError
+from levit_np.errors import ConfigError, LevitError
+from levit_np.model import create
 
 from .networks import TINY, images_of, random_network
 
@@ -179,6 +180,49 @@ def test_folded_bn_is_bn(name):
                   f"{layer}bn.variance": np.ones_like(variance)}
     model.set_state(state)
     np.testing.assert_allclose(model(x), expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "deit_tiny"])
+def test_how_a_fresh_network_starts(name):
+    """As the authors': uniform to 1/√fan_in; heads and embeddings normal and cut; branches that add nothing."""
+    model = create(name, image_size=64, seed=1)
+    for key, array in model.state().items():
+        kind = key.rpartition(".")[2]
+        if kind not in ("weight", "embedding", "token"):
+            ends_a_branch = key.endswith((".mlp.down.bn.gamma", ".attention.projection.bn.gamma"))
+            residual = ends_a_branch and not key.endswith("downsample.attention.projection.bn.gamma")
+            assert (array == (kind == "variance" or kind == "gamma" and not residual)).all(), key
+            continue
+        uniform = kind == "weight" and not key.startswith("head")
+        width = np.prod(array.shape[1:]) ** -0.5 if uniform else 0.04
+        deviation = width / 3**0.5 if uniform else 0.02 * 0.8796  # of a normal that is cut at two of its deviations
+        assert 0.95 * width < np.abs(array).max() <= width * (1 + 1e-6), key
+        few = 4 / array.size**0.5
+        assert abs(array.mean()) < few * deviation and abs(array.std() / deviation - 1) < few, key
+
+
+def test_drop_path_is_set_for_all_branches_or_refused():
+    model = random_network(TINY["base"])
+    assert model.dropping() == []
+    model.set_drop_path(0.25)
+    assert model.config.drop_path == 0.25 and [branch.rate for branch in model.dropping()] == [0.25] * 5
+    model.freeze(["stage1"])
+    assert len(model.dropping()) == 3
+    for rate in (1, -0.5):
+        with pytest.raises(ConfigError, match="drop_path"):
+            model.set_drop_path(rate)
+    assert model.config.drop_path == 0.25 and [branch.rate for branch in model.dropping()] == [0.25] * 3
+
+
+def test_a_state_is_taken_whole_or_not_at_all():
+    model = random_network(TINY["base"], dtype=np.float32)
+    state = {name: array.copy() for name, array in model.state().items()}
+    for wrong, found in ((None, "nothing"), (np.zeros(5, np.int64), r"int64 \(5,\)"), ([0.0] * 5, "list "),
+                         (np.zeros((5, 1), np.float32), r"float32 \(5, 1\)")):
+        given = {name: array + 1 for name, array in state.items()} | {"head.bias": wrong}
+        with pytest.raises(LevitError, match=rf"head.bias: expected a floating array \(5,\), found {found}\Z"):
+            model.set_state({name: array for name, array in given.items() if array is not None})
+    assert all(np.array_equal(array, state[name]) for name, array in model.state().items())
 
 
 def test_a_state_that_was_given_is_not_written_to():
