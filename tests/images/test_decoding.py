@@ -102,6 +102,20 @@ def test_refused_sources(source, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_source_is_called_by_the_name_that_it_has(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(encode(Image.fromarray(COLOUR), "PNG"))
+    image = Image.open(path)
+    image.close()
+    (tmp_path / "none").write_bytes(b"no image")
+    with open(tmp_path / "none", "rb") as file:
+        for source, name in ((file, tmp_path / "none"), (image, path), (io.BytesIO(b"no image"), "BytesIO"), (3, "int"),
+                             (bytearray(9), "bytearray")):
+            with pytest.raises(ImageError) as caught:
+                open_image(source)
+            assert str(caught.value).startswith(f"{name}: ")
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ImageError, match="expected mode 'RGB' or 'L', found 'RGBA'"):
         open_image(COLOUR, "RGBA")

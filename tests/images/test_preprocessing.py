@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 
 import numpy as np
@@ -166,6 +167,15 @@ def test_numpy_numbers_become_plain_ones():
     made = Preprocessing("m", np.int64(40), [np.int32(32), 32], [np.float32(0.5)], [np.float64(0.25)], "L")
     assert json.loads(json.dumps(made.to_dict()))["mean"] == [0.5]
     assert type(made.resize) is int and type(made.crop[0]) is int and type(made.mean[0]) is float
+    assert made.to_dict()["crop"] == [32, 32] and type(made.to_dict()["std"]) is list
+
+
+def test_a_preprocessing_is_a_value():
+    one, same = (preprocessing_named("timm", (96, 64)) for _ in "12")
+    assert one == same and hash(one) == hash(same)
+    with pytest.raises(FrozenInstanceError):
+        one.resize = 1
+    assert replace(one, name="x" * 64).name == "x" * 64
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [

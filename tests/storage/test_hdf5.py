@@ -234,6 +234,24 @@ def test_what_is_no_file_is_refused(tmp_path, make):
     refusal(tmp_path / "a.h5")
 
 
+def test_a_path_that_no_file_can_have_is_refused():
+    with pytest.raises(CheckpointError, match=r"\A'a\\x00b.h5': expected a path, found embedded null byte\Z"):
+        hdf5.read("a\0b.h5")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(OSError(5, "I/O error"), "I/O error"), (OSError("several"), "several"),
+     (MemoryError(), "expected enough memory for the file, found too little")],
+)
+def test_whatever_goes_wrong_inside_is_one_exception(path, monkeypatch, error, words):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(hdf5, "copies", fails)
+    assert refusal(path) == f"{path}: {words}"
+
+
 # Strangers.
 
 
