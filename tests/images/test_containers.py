@@ -117,6 +117,8 @@ def test_pillows_own_limit_holds_if_it_is_lower_and_stays_as_it_is(monkeypatch):
     for source in [*FILES.values(), PICTURE, np.asarray(PICTURE)]:
         assert "expected at most 0.0001 megapixels, found 14 x 9" in refusal(source)
     assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14 * 9)
+    assert open_image(PICTURE).size == (14, 9)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert open_image(PICTURE).size == (14, 9)
     assert "50 megapixels" in refusal(jpeg_of(65500, 65500))
@@ -148,7 +150,9 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     last = data.rindex(b"\xff\xda")
     scan = data[last:-2]
     assert open_image(data[:-2] + scan * 50 + data[-2:]).size == (14, 9)
-    assert f"at most {MAX_JPEG_SCANS} scans" in refusal(data[:-2] + scan * MAX_JPEG_SCANS + data[-2:])
+    more = MAX_JPEG_SCANS - data.count(b"\xff\xda")
+    assert read_container(data[:-2] + scan * more + data[-2:]).width == 14
+    assert f"at most {MAX_JPEG_SCANS} scans" in refusal(data[:-2] + scan * (more + 1) + data[-2:])
 
 
 def test_files_of_very_many_parts_are_refused():
@@ -219,6 +223,7 @@ def test_whatever_pillow_raises_is_an_image_error_in_one_line(monkeypatch):
     (FILES["jpeg"].replace(b"\xff\xc0", b"\xff\xe3"), "the JPEG holds no frame header"),
     (FILES["jpeg"].replace(b"\xff\xdb", b"\xff\xc0", 1), "two frame headers"),
     (FILES["png"].replace(b"IHDR", b"ihdr"), "one PNG header, first"),
+    (with_crcs(FILES["png"][:11] + b"\x0e" + FILES["png"][12:29] + bytes(5) + FILES["png"][33:]), "of 13 bytes"),
     (FILES["png"][:33] + FILES["png"][8:], "one PNG header, first"),
     (with_crcs(FILES["png"].replace(b"IDAT", b"CgBI")), "critical chunk 'CgBI'"),
     (with_crcs(FILES["png"].replace(b"IDAT", b"iDAT")), "cannot be decoded"),
@@ -226,7 +231,7 @@ def test_whatever_pillow_raises_is_an_image_error_in_one_line(monkeypatch):
     (FILES["webp"].replace(b"VP8 ", b"VP7 "), "found the chunk 'VP7 ' first"),
     (b"RIFF\x0c\0\0\0WEBPVP8X\0\0\0\0", "ends inside its header"),
     (b"RIFF\x04\0\0\0WEBP", "found the chunk '' first"),
-], ids=range(13))
+], ids=range(14))
 def test_damaged_framing_is_refused(data, message):
     assert message in refusal(data)
 
@@ -237,6 +242,26 @@ def test_a_png_chunk_with_a_wrong_checksum_is_refused(chunk):
     position = data.index(chunk) + 4 + struct.unpack_from(">I", data, data.index(chunk) - 4)[0]
     assert f"the checksum of PNG chunk '{chunk.decode()}' does not match" in refusal(
         replaced(data, position, bytes([data[position] ^ 1])))
+
+
+def test_a_png_whose_orientation_is_damaged_is_refused():
+    data = FILES["png"]
+    assert "the checksum of PNG chunk 'eXIf' does not match" in refusal(replaced(data, data.index(TURNED) + 19, b"\3"))
+
+
+def test_the_first_orientation_of_a_jpeg_counts():
+    data, other = FILES["jpeg"], TURNED[:19] + b"\3" + TURNED[20:]
+    second = b"\xff\xe1" + struct.pack(">H", 8 + len(other)) + b"Exif\0\0" + other
+    start = data.index(b"\xff\xdb")
+    assert read_container(data[:2] + second + data[2:]).orientation == 3
+    assert read_container(data[:start] + second + data[start:]).orientation == 6
+
+
+@pytest.mark.parametrize("marker", [0xC4, 0xC8, 0xCC])
+def test_tables_and_extensions_of_a_jpeg_are_no_frame(marker):
+    data = FILES["jpeg"]
+    container = read_container(data[:2] + bytes([0xFF, marker]) + b"\0\x08\x08\0\1\0\1\0" + data[2:])
+    assert (container.width, container.height) == (14, 9)
 
 
 @pytest.mark.parametrize("kind", FILES)
