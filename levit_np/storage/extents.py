@@ -88,7 +88,5 @@ def _require_disjoint(extents: list[Extent], place: str) -> None:
 
 def _copy(data: bytes, extent: Extent) -> np.ndarray:
     dtype = np.dtype(extent.dtype)
-    if extent.nbytes == 0:
-        return np.zeros(extent.shape, dtype.newbyteorder("="))
     values = np.frombuffer(data, dtype, math.prod(extent.shape), extent.offset).reshape(extent.shape)
     return values.astype(dtype.newbyteorder("="), copy=True)

@@ -351,6 +351,9 @@ _document("depth of 65", b"[" * 65 + b"]" * 65)
 _document("depth of 100,000", b"[" * 100_000 + b"]" * 100_000)
 _document("not UTF-8", b'"\xff"')
 _document("half a surrogate pair", rb'"\ud800"')
+_document("half a surrogate pair in an object", rb'{"a": ["\ud800"]}')
+_document("half a surrogate pair as a key", rb'{"\ud800": 1}')
+_document("objects 65 deep", b'{"a":' * 65 + b"1" + b"}" * 65)
 _document("two megabytes", b'"' + b"a" * (2 << 20) + b'"')
 
 

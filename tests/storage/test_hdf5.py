@@ -119,6 +119,17 @@ def test_a_document_that_cannot_be_kept_is_refused(tmp_path, document):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("nested", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["lists", "objects"])
+def test_a_document_is_at_most_64_levels_deep(tmp_path, nested):
+    document = 1
+    for _ in range(63):
+        document = nested(document)
+    hdf5.write(tmp_path / "a.h5", {}, {"config": document})
+    assert hdf5.read(tmp_path / "a.h5") == ({}, {"config": document})
+    with pytest.raises(CheckpointError, match="documents/config: .*more than 64 levels"):
+        hdf5.write(tmp_path / "a.h5", {}, {"config": nested(document)})
+
+
 def test_an_array_cannot_be_a_group_too(tmp_path):
     with pytest.raises(CheckpointError, match="a.b.c: expected a group above it"):
         hdf5.write(tmp_path / "a.h5", {"a.b.c": np.ones(1), "a.b": np.ones(1)}, {})

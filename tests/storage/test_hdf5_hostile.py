@@ -126,6 +126,12 @@ def test_a_forgery_is_refused(tmp_path, name):
     assert "content hash" not in refusal(tmp_path / "a.h5")
 
 
+@pytest.mark.parametrize("name", ["big-endian", "shape larger than the file", "offset below zero", "NaN"])
+def test_a_forged_array_is_named(tmp_path, name):
+    (tmp_path / "a.h5").write_bytes(FORGERIES[name])
+    assert refusal(tmp_path / "a.h5").startswith(f"{tmp_path / 'a.h5'}: a: expected ")
+
+
 def test_the_honest_file_of_the_forger_is_accepted(tmp_path):
     (tmp_path / "a.h5").write_bytes(HONEST)
     np.testing.assert_array_equal(hdf5.read(tmp_path / "a.h5")[0]["a"], np.arange(8))
