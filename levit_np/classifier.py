@@ -49,7 +49,7 @@ class Classifier(LeViT):
 
     def _of_bytes(self, pixels):
         expected = (*self.config.image_size, self.config.in_channels)
-        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+        if pixels.shape[1:] != expected:
             raise LevitError(f"{self.config.name}: expected bytes (B, {', '.join(map(str, expected))}), got "
                              f"{pixels.shape}")
         preprocessing = loading.preprocessing_of(self)

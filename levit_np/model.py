@@ -182,7 +182,7 @@ class LeViT(Layer):
         expected = (self.config.in_channels, *self.config.image_size)
         if not isinstance(getattr(x, "dtype", None), np.dtype):
             raise LevitError(f"{self.config.name}: expected an array of NumPy or CuPy, got {type(x).__name__}")
-        if x.ndim != 4 or x.shape[1:] != expected:
+        if x.shape[1:] != expected:
             raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), got {x.shape}")
         if x.dtype != self.dtype and x.dtype.name not in self.ops.HALVES:
             raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")

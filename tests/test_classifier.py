@@ -173,6 +173,9 @@ def test_a_copy_is_its_own(model):
             array *= 2
         assert np.array_equal(model(x), expected) and not np.array_equal(other(x), expected)
     assert deepcopy(random_model(dtype="float64")).precision == "float64"
+    half = deepcopy(model)
+    half.precision = "bfloat16"  # of which the weights, float32 as before, say nothing
+    assert deepcopy(half).precision == pickle.loads(pickle.dumps(half)).precision == "bfloat16"
 
 
 def test_logits_that_are_not_finite_rank_nothing(model):

@@ -170,6 +170,13 @@ def test_damaged_exif_leaves_the_image_as_it_is_stored(damaged):
     assert not seen
 
 
+def test_damaged_exif_leaves_a_pil_image_as_it_is():
+    data = encode(Image.fromarray(COLOUR), "PNG", exif=b"Exif\0\0" + b"no tiff" * 9)
+    with pytest.raises(SyntaxError):
+        Image.open(io.BytesIO(data)).getexif()
+    np.testing.assert_array_equal(opened(Image.open(io.BytesIO(data))), COLOUR)
+
+
 def test_orientation_written_as_a_long_is_taken():
     data = encode(Image.fromarray(GREY), "PNG", exif=b"Exif\0\0" + exif(6, kind=4, order=">"))
     np.testing.assert_array_equal(opened(data, "L"), UPRIGHT[6](GREY))
