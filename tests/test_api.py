@@ -77,9 +77,10 @@ def test_call_is_the_evaluation_with_the_heads_averaged(model, x):
     assert type(logits) is np.ndarray and logits.shape == (2, 7) and logits.dtype == np.float32
     np.testing.assert_allclose(logits, (one + two) / 2, rtol=1e-5, atol=1e-5)
     assert np.abs(one - two).max() > 1e-3 and np.array_equal(x, before)
-    for wrong in (x[0], x[:, :, 1:], x.astype(np.float64), None):
-        with pytest.raises(levit_np.LevitError, match=model.config.name):
-            model(wrong)
+    for wrong in (x[0], x[:, :, 1:], x.astype(np.float64), None, 0.5, x.tolist()):
+        for evaluation in (model, model.heads, model.features, model.attention_maps):
+            with pytest.raises(levit_np.LevitError, match=f"{model.config.name}: expected"):
+                evaluation(wrong)
 
 
 def test_predict(model):
