@@ -225,6 +225,16 @@ def test_a_stem_that_no_file_tells_is_not_exported(tmp_path):
         export(model, tmp_path / "file", format="timm")
 
 
+@pytest.mark.parametrize("form", ["facebook", "timm", "timm_conv"])
+def test_a_stem_of_one_pixel_kernels_stays_a_convolution(form, tmp_path):
+    """Other weights of that shape are linear maps, as some projects store them."""
+    model = random_model("levit_digits", stem=[[32, 1, 2], [64, 1, 2]])
+    export(model, tmp_path / "file", format=form)
+    again = load(tmp_path / "file")
+    assert again.config.stem == model.config.stem
+    assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
 def test_what_one_stage_has_no_use_for_need_not_be_told(tmp_path):
     model = random_model("levit_128s_a1", num_classes=5, image_size=32, shrink_value_ratio=1)
     export(model, tmp_path / "file", format="timm")
