@@ -161,6 +161,28 @@ def test_an_evaluation_follows_a_state_that_is_written_into_or_of_another_type()
         model(x.astype("f8"))
 
 
+def test_what_a_state_changes_beside_the_weights(model):
+    """The type that an evaluation computes in, where the state is of another and is taken."""
+    model = deepcopy(model)
+    state = {name: array.copy() for name, array in model.state().items()}
+    double = {name: array.astype(np.float64) for name, array in state.items()}
+    with pytest.raises(levit_np.LevitError, match="head.bias"):
+        model.set_state(double | {"head.bias": np.zeros(3)})
+    assert model.precision == "float32" and model.dtype == np.float32
+    model.set_state(state)
+    model.state()["head.bias"] += 1
+    assert not np.array_equal(state["head.bias"], model.state()["head.bias"])
+    model.precision = "bfloat16"
+    model.set_state(state)
+    assert model.precision == "bfloat16"
+    with pytest.raises(levit_np.BackendError, match="bfloat16"):
+        model.to("reference")
+    model.set_state(double)
+    assert model.precision == "float64" and model.to("reference").precision == "float64"
+    model.set_state(state)
+    assert model.precision == "float32"
+
+
 def test_a_copy_is_its_own(model):
     """By to, copy and pickle."""
     x = random_images(model)
