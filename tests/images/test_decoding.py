@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def test_all_sources_of_one_picture_are_equal(tmp_path):
     path.write_bytes(data)
     alpha = np.dstack([COLOUR, np.full((7, 11), 255, np.uint8)])
     sources = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), Unseekable(data),
+               SimpleNamespace(read=io.BytesIO(data).read),   # as of an archive, or of a server's answer
                Image.fromarray(COLOUR), Image.open(path), COLOUR, alpha, np.asfortranarray(COLOUR),
                COLOUR[::-1, ::-1][::-1, ::-1]]
     with open(path, "rb") as file:
