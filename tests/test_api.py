@@ -177,6 +177,9 @@ def test_export_and_rename(model, x, tmp_path):
         assert np.array_equal(levit_np.load(tmp_path / "out.safetensors")(x), model(x))
     with pytest.raises(levit_np.CheckpointError, match="timm"):
         levit_np.export(model, tmp_path / "out", format="onnx")
+    for unknown in ("onnx", "timm_conv"):
+        with pytest.raises(levit_np.CheckpointError, match="format: expected one of facebook, timm, transformers, "):
+            levit_np.rename({}, config=model.config, format=unknown)
     with pytest.raises(levit_np.CheckpointError, match="expected names of its arrays, found 'weight'"):
         levit_np.rename({"weight": 0}, config=model.config, format="timm")
 
