@@ -61,6 +61,14 @@ def as_float(typingctx, bits):
 
 
 @intrinsic
+def root(typingctx, x):
+    """√x, of float32 or float64: math.sqrt is an instruction for some versions of LLVM, for others a library's call."""
+    def generate(context, builder, signature, arguments):
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [arguments[0].type]), arguments)
+    return x(x), generate
+
+
+@intrinsic
 def add_atomic(typingctx, address, value):
     """Adds to the int64 at `address`; what was written before is seen by whoever sees the sum.  -> the old value."""
     def generate(context, builder, signature, arguments):

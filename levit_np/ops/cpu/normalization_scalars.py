@@ -3,12 +3,10 @@
 It stands in a step's scratch, for each column of a row: two float64 totals, then as float32 the centre that is taken
 off x, the scale and the shift, and what flows back through mean and variance."""
 
-from math import sqrt
-
 from numba import types
 
 from . import training_step as step
-from .intrinsics import as_float, get, get_float, set_float
+from .intrinsics import as_float, get, get_float, root, set_float
 
 
 def places(jit):
@@ -68,7 +66,7 @@ def normalization_scalars(jit, share):
         first, last = share(channels, thread, threads)
         for c in range(first, last):
             mean = get_float(get(s, N_MEAN) + 4 * c)
-            factor = get_float(get(s, N_GAMMA) + 4 * c) / sqrt(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
+            factor = get_float(get(s, N_GAMMA) + 4 * c) / root(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
             for j in range(beside):
                 at = c + j * channels
                 set_float(centre + 4 * at, mean)
@@ -88,7 +86,7 @@ def normalization_scalars(jit, share):
                 at = c + j * channels
                 dbeta += number(sums, at)
                 product += number(products, at)
-            deviation = 1 / sqrt(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
+            deviation = 1 / root(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
             set_float(get(s, N_DGAMMA) + 4 * c, types.float32(product * deviation))
             set_float(get(s, N_DBETA) + 4 * c, types.float32(dbeta))
             for j in range(beside):

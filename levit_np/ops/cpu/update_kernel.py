@@ -1,11 +1,9 @@
 """AdamW with adaptive clipping, of one parameter: what optimizer.update_together asks for, a unit after the other."""
 
-from math import sqrt
-
 from numba import types
 
 from . import training_step as step
-from .intrinsics import as_float, get, get_float, set_float
+from .intrinsics import as_float, get, get_float, root, set_float
 
 CONSTANTS = 8  # of optimizer.py's ten, which a thread's scratch begins with; the factor stands behind them
 EPS, LEAST = 32, 36  # where the last two are
@@ -20,7 +18,7 @@ def update_kernel(jit, call, share):
     @jit
     def norm(x, count, scratch):
         squares(x, scratch + SQUARES, count, 0, 0, 0, 0, 0, 0)
-        return sqrt(get_float(scratch + SQUARES))
+        return root(get_float(scratch + SQUARES))
 
     @jit
     def factor(s, parameter, gradient, scratch):

@@ -18,10 +18,9 @@ X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w
 ARM = {"multiply": r"fmla", "label": r"^\.\w+:", "jump": r"^b(?:\.[a-z]+)? (\.\w+)$", "stack": r"\[sp",
        "vector": r"\b[qdsv]\d+", "copy": r"mov v\d+\.16b"}
 # LLVM's name of the system and of processors with these instructions, for each of which it orders them differently, how
-# it writes, and a whole vector register.  LLVM 15, the oldest Numba's, ends the process at a name it does not know.
-AVX512 = ("skylake-avx512", "znver4") if binding.llvm_version_info >= (16,) else ("skylake-avx512",)
+# it writes, and a whole vector register.
 TARGETS = {
-    "avx512": ("x86_64-unknown-linux-gnu", AVX512, X86, r"%zmm\d+"),
+    "avx512": ("x86_64-unknown-linux-gnu", ("skylake-avx512", "znver4"), X86, r"%zmm\d+"),
     "avx2": ("x86_64-unknown-linux-gnu", ("haswell",), X86, r"%ymm\d+"),
     "neon": ("aarch64-unknown-linux-gnu", ("generic", "cortex-a53", "neoverse-n1", "apple-m1"), ARM, r"v\d+\.4s"),
 }
