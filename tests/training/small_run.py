@@ -3,6 +3,8 @@ a teacher."""
 
 import hashlib
 import json
+import os
+import signal
 from contextlib import nullcontext
 from unittest.mock import patch
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from levit_np.classifier import Classifier
 from levit_np.model import build, initial_state
+from levit_np.training.checkpoint import Checkpoints
 from levit_np.training.folder import RunFolder
 from levit_np.training.recipe import Recipe
 from levit_np.training.run import Run
@@ -93,3 +96,20 @@ def digest(arrays, document) -> str:
     for name in sorted(arrays):
         found.update(name.encode() + str(arrays[name].dtype).encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return found.hexdigest()
+
+
+def end_of(path):
+    """The bytes of everything that a run ends with."""
+    newest = Checkpoints(path / "checkpoints").paths()[0]
+    return {file.name: file.read_bytes() for file in (newest, path / "best.h5", path / "last.h5", path / "log.jsonl")}
+
+
+def interrupted_at(cut, number=signal.SIGINT):
+    """What sends this process a signal after so many steps."""
+    left = [cut]
+
+    def each(step):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+    return each

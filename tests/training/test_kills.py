@@ -17,8 +17,7 @@ from levit_np.errors import TrainingError
 from levit_np.storage import atomic
 from levit_np.training.checkpoint import Checkpoints
 
-from .small_run import STEPS, digest, run
-from .test_run import end_of
+from .small_run import STEPS, digest, end_of, interrupted_at, run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 
@@ -185,7 +184,6 @@ def nearly_done(tmp_path, undisturbed):
 
     from levit_np.training.interrupt import Stopped
 
-    from .test_run import interrupted_at
     with pytest.raises(Stopped):
         run(tmp_path / "start", each=interrupted_at(STEPS - 1), save_seconds=0)
 

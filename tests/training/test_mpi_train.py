@@ -15,8 +15,8 @@ import levit_np
 from levit_np.training.checkpoint import Checkpoints
 
 from .image_folders import make_folder
+from .small_run import end_of
 from .test_mpi import MPIEXEC, ROOT, alive, needs_mpi
-from .test_run import end_of
 
 pytestmark = needs_mpi
 

@@ -7,12 +7,9 @@ import os
 import pty
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +18,6 @@ import pytest
 from PIL import Image
 
 import levit_np
-from levit_np.checkpoints.loading import preprocessing_of
 from levit_np.checkpoints.reading import is_fused
 from levit_np.cli import main
 from levit_np.commands import train
@@ -35,44 +31,10 @@ from levit_np.training.recipe import Recipe
 from levit_np.training.teacher import write_logits
 
 from ..random_model import random_model
-from .test_run import end_of
+from .small_run import end_of
+from .train_command import QUICK, ROOT, fails
 
-ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--model", "levit_digits", "--recipe", "small", "--epochs", "2", "--batch", "8", "--rate", "0.05",
-         "--cutmix", "0.5", "--warmup-epochs", "1", "--backend", "reference", "--workers", "0"]
-
-
-@pytest.fixture(autouse=True)
-def surroundings():
-    """What the command sets for its process."""
-    kept = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(kept)
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """A folder of three classes of grey shapes: train, 14 of each, and val."""
-    folder, generator = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
-    for part, count in (("train", 14), ("val", 4)):
-        for number, kind in enumerate(("bar", "disc", "ring")):
-            (folder / part / kind).mkdir(parents=True)
-            for n in range(count):
-                y, x = np.mgrid[:36, :34] - 17 - generator.integers(-4, 5, (2, 1, 1))
-                r = np.hypot(y, x)
-                shape = (np.abs(x) < 4, r < 11, (r > 7) & (r < 12))[number]
-                image = (40 + 160 * shape + generator.integers(0, 40, shape.shape)).astype(np.uint8)
-                Image.fromarray(image).save(folder / part / kind / f"{n:02}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(shapes, tmp_path_factory):
-    """A run of the command."""
-    path = tmp_path_factory.mktemp("runs") / "trained"
-    assert main(["train", str(shapes), "--output", str(path), *QUICK]) == 0
-    return path
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
 def test_a_run_leaves_weights_a_log_and_curves(trained, shapes, capsys):
@@ -127,71 +89,6 @@ def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
     assert process.returncode == 0 and "starting" in text
     assert re.search(r"epoch 2/2  \d/5  [\d.e+]+ images/s  loss \d\.\d{3}  accuracy \d+\.\d% .*\d:\d\d:\d\d left", text)
     assert out.startswith("no teacher") and "images/s  loss" not in out
-
-
-def start(*arguments):
-    """levit-np in a process, and a group of processes, of its own."""
-    return subprocess.Popen([sys.executable, "-m", "levit_np.cli", *map(str, arguments)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def when_it_stands_at(path, steps, process):
-    """Waits until a checkpoint of so many steps is there."""
-    while not (found := Checkpoints(path / "checkpoints").paths()) or int(found[0].stem[5:]) < steps:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-
-
-@pytest.mark.usefixtures("not_under_nohup")
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
-def test_stopped_or_killed_it_goes_on_to_the_same_end(trained, shapes, tmp_path, number, status):
-    """With worker processes, where the undisturbed run had none; to which the signals go too, as the end of a service
-    or of a terminal has it."""
-    path = tmp_path / "run"
-    arguments = ["train", shapes, "--output", path, *QUICK[:-1], "2", "--save-every", "0"]
-    with start(*arguments) as process:
-        when_it_stands_at(path, 2, process)
-        os.killpg(process.pid, number)
-        out, err = process.communicate()
-    assert (process.returncode, err) == (status, "")
-    assert (f"{number.name}: saved; levit-np train … --output" in out) is (number != signal.SIGKILL)
-    before = Checkpoints(path / "checkpoints").newest()[1]["steps"]
-    assert 2 <= before < 10
-    assert main(["train", str(shapes), "--output", str(path), "--resume", "--workers", "0"]) == 0
-    assert end_of(path) == end_of(trained)
-
-
-def fails(capsys, *arguments):
-    """The one line that a failed command says."""
-    capsys.readouterr()
-    assert main(["train", *map(str, arguments)]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].startswith("levit-np train: ")
-    return said[0]
-
-
-def test_a_run_that_goes_on_must_be_the_same(trained, shapes, tmp_path, capsys):
-    here = (shapes, "--output", trained, "--resume", "--workers", 0)
-    assert "run: recipe: rate: expected 0.05 as the run began with, found 0.1" in fails(capsys, *here, "--rate", 0.1
-                                                                                        ).replace(str(trained), "run")
-    assert "epochs: expected 2 as the run began with, found 1000" in fails(capsys, *here, "--recipe", "paper")
-    assert "seed: expected 0 as the run began with, found 1" in fails(capsys, *here, "--seed", 1)
-    assert "model: expected 'levit_digits' as" in fails(capsys, *here, "--model", "levit_128")
-    assert "data: " in fails(capsys, shapes / "val", *here[1:])
-    assert "validation: images: expected 12 as the run began with, found 42" in fails(
-        capsys, *here, "--validation", shapes / "train")
-    assert "validation: expected {'images': 12, " in fails(capsys, shapes / "train", *here[1:])
-    assert "expected no run yet, found one; --resume goes on with it" in fails(
-        capsys, shapes, "--output", trained, *QUICK)
-    assert "expected a run to go on with" in fails(capsys, shapes, "--output", tmp_path / "none", "--resume")
-    (tmp_path / "config.json").write_text("{}")
-    assert "config.json" in fails(capsys, shapes, "--output", tmp_path, "--resume")
-
-
-def test_a_finished_run_looks_at_its_end_again_and_changes_nothing(trained, shapes):
-    before = end_of(trained)
-    assert main(["train", str(shapes), "--output", str(trained), "--resume", *QUICK]) == 0
-    assert end_of(trained) == before
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -261,23 +158,6 @@ def test_heads_that_start_anew_are_the_seeds():
     model = train._network(train.DEFAULTS | {"model": weights, "seed": 1}, None, ["a", "b", "c"])
     assert np.array_equal(model.state()["head.weight"],
                           levit_np.load(weights, num_classes=3, seed=1).state()["head.weight"])
-
-
-@pytest.mark.filterwarnings("ignore:.* start anew")
-@pytest.mark.parametrize("own, asked, heads", [(2, None, 2), (2, 1, 1), (1, None, 1), (1, 2, 2)])
-def test_a_run_that_goes_on_has_the_network_that_it_began_with(tmp_path, own, asked, heads):
-    levit_np.create("levit_digits", distillation=own == 2).save(tmp_path / "model.h5")
-    settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "heads": asked, "image_size": 48,
-                                 "backend": "reference", "dtype": "float64"}
-    begun = train._network(settings, None, ["a", "b", "c"])
-    begun.preprocessing = replace(preprocessing_of(begun), mean=(0.25,))
-    before = json.loads(json.dumps({"network": begun.config.to_dict(), "preprocessing": begun.preprocessing.to_dict()}))
-    found = train._network(settings | {"model": "moved.h5", "image_size": None}, before, ["a", "b", "c"])
-    for model in (begun, found):
-        config = model.config
-        assert (config.distillation, config.num_classes, config.image_size) == (heads == 2, 3, (48, 48))
-        assert (model.dtype, model.precision, model.labels) == (np.float64, "float64", ["a", "b", "c"])
-    assert (found.config, found.preprocessing) == (begun.config, begun.preprocessing)
 
 
 def test_what_is_looked_at_after_an_epoch_is_held_against_its_class(shapes):
@@ -448,57 +328,6 @@ def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
     said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--model", tmp_path / "fused.h5")
     assert "fused.h5: expected weights with BN's statistics to train further, found a fused file" in said
     assert not is_fused(levit_np.create("levit_digits").state())
-
-
-def test_a_run_remembers_where_its_images_are_and_what_bad_ones_do(shapes, tmp_path, capsys):
-    shutil.copytree(shapes / "val", tmp_path / "here")
-    (tmp_path / "here/ring/01.png").write_bytes(b"no image")
-    path = tmp_path / "run"
-    train_, config = ["train", str(shapes / "train"), "--output", str(path)], path / "config.json"
-    here = ["--validation", str(tmp_path / "here"), "--bad-files", "skip"]
-    assert main([*train_, *QUICK, "--epochs", "1", *here]) == 0
-    again = [*train_, "--resume", "--workers", "0"]
-    assert main(again) == 0
-    (tmp_path / "here").rename(tmp_path / "there")
-    assert main([*again, "--validation", str(tmp_path / "there")]) == 0
-    assert main(again) == 0
-    assert "ring/01.png: " in fails(capsys, *again[1:], "--bad-files", "stop")
-    begun = json.loads(config.read_text())
-    assert begun["settings"]["bad_files"] == "stop"  # the last that was said
-    # A run of an earlier version does not remember.
-    del begun["settings"]["bad_files"], begun["settings"]["validation"]
-    config.write_text(json.dumps(begun))
-    assert "validation: expected {'images': 12, " in fails(capsys, *again[1:])
-    assert main([*again, "--validation", str(tmp_path / "there"), "--bad-files", "skip"]) == 0 == main(again)
-
-
-def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
-    (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
-    arguments = [shapes / "train", "--output", tmp_path / "run", *QUICK, "--epochs", "1"]
-    assert main(["train", *map(str, arguments), "--teacher", f"{tmp_path}/other.py:logits"]) == 0
-    (tmp_path / "other.py").rename(tmp_path / "moved.py")
-    assert "other.py" in fails(capsys, *arguments[:3], "--resume", "--workers", "0")
-    again = ["train", *map(str, arguments[:3]), "--resume", "--workers", "0"]
-    assert main([*again, "--teacher", f"{tmp_path}/moved.py:logits"]) == 0 == main(again)
-
-
-def test_a_run_goes_on_from_another_folder(shapes, tmp_path, monkeypatch):
-    (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path)
-    arguments = ["train", str(shapes / "train"), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]
-    assert main([*arguments, "--teacher", "other.py:logits", "--validation", os.path.relpath(shapes / "val")]) == 0
-    monkeypatch.chdir("elsewhere")
-    assert main([*arguments[:4], "--resume", "--workers", "0"]) == 0
-
-
-@pytest.mark.parametrize("key", ["network", "preprocessing", "settings"])
-def test_a_configuration_without_a_part_is_one_line(trained, shapes, tmp_path, capsys, key):
-    shutil.copytree(trained, tmp_path / "run")
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    del config[key]
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
-    assert re.search(f"run: expected the .*{key}", fails(capsys, shapes, "--output", tmp_path / "run", "--resume"))
 
 
 def test_an_image_size_that_cannot_be_is_no_bad_file(shapes, tmp_path, capsys):
