@@ -41,6 +41,7 @@ class Lowering:
             stem_ends = isinstance(step, plan.Convolution) and len(self.convolutions) == len(config.stem)
             if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
                 self.sections.append([])
+            del step  # or it would stand beside the next, both in float64
 
     def pack(self, weight, bias, rows, columns, pairs):
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)

@@ -168,6 +168,20 @@ def test_images_that_lie_otherwise_are_copied_a_part_at_a_time(model):
         tracemalloc.stop()
 
 
+def test_a_plan_is_made_a_layer_at_a_time():
+    """In float64, of weights that are float32: all at once they would be the largest arrays of a start."""
+    model = random_model("levit_128s", image_size=64, num_classes=10)
+    one = max(array.size for array in model.state().values()) * 8  # bytes of the largest
+    CpuExecutor(model)  # imports, and what is compiled, are not its weights
+    tracemalloc.start()
+    try:
+        kept = CpuExecutor(model)
+        assert tracemalloc.get_traced_memory()[1] < 2.7 * one
+        assert kept(random_images(model, 1)).shape == (1, 10)
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_answer_is_the_callers(model):
     """What a call returned is not overwritten by the next."""
     x = random_images(model, 2)

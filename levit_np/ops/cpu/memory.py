@@ -1,5 +1,6 @@
 """Aligned memory for the kernels, handed out in pieces of large blocks that are kept as long as the arena."""
 
+import ctypes
 import mmap
 from contextlib import suppress
 
@@ -28,6 +29,12 @@ class Arena:
         if free is self._free or rest.size > self._free.size:  # of two blocks, what is left of one is given up
             self._free = rest
         return piece[: count * np.dtype(dtype).itemsize].view(dtype)
+
+
+def give_back():
+    """Gives the system what malloc keeps for later: after the freeing of large arrays it may be twice the largest."""
+    with suppress(AttributeError, OSError, TypeError):  # of another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _block(size):
