@@ -7,6 +7,8 @@ from sys import getrefcount
 
 import numpy as np
 
+from .memory import Pieces
+
 LARGE = 512 << 10  # numbers, 2 MiB
 LONG = 1000  # large blocks asked for, the number of several steps: what has lain idle for so long goes back
 
@@ -16,6 +18,7 @@ class Blocks:
 
     def __init__(self):
         self._kept, self._requests = {}, 0  # {count: blocks of so many}, each [array, the request it answered last]
+        self._pieces, self._others = Pieces(), Pieces()  # of large pages
         self._least, self._first = LARGE, None
 
     def block(self, count: int) -> np.ndarray:
@@ -28,10 +31,14 @@ class Blocks:
         same = self._kept.setdefault(count, [])
         found = next((kept for kept in same if _references(kept) == IDLE), None)
         if found is None:
-            found = [np.empty(count, np.float32), 0]
+            found = [self._pieces.numbers(count), 0]
             same.append(found)
         found[1] = self._requests
         return found[0]
+
+    def unshared(self, count: int) -> np.ndarray:
+        """`count` numbers that are given once."""
+        return self._others.numbers(count)
 
     def take_over(self, others: "Blocks") -> None:
         """Has from now on what others had."""
@@ -68,6 +75,11 @@ _here = threading.local()
 def block(count: int) -> np.ndarray:
     """`count` numbers of this thread's blocks."""
     return _blocks().block(count)
+
+
+def unshared(count: int) -> np.ndarray:
+    """`count` numbers that no other array will lie in."""
+    return _blocks().unshared(count)
 
 
 def use(blocks: Blocks) -> Blocks:

@@ -1,4 +1,4 @@
-"""Aligned memory for the kernels, handed out in pieces of large blocks that are kept as long as the arena."""
+"""Aligned memory for the kernels, handed out in pieces of large blocks, for which the system has large pages."""
 
 import ctypes
 import mmap
@@ -12,23 +12,34 @@ ALIGNMENT = 64  # a cache line, and the widest vector
 SLACK = 1 << 18  # behind a block: AMX tiles read, and do not use, up to 31 rows behind the last, of 8 KiB at most
 
 
-class Arena:
-    """numbers(count, dtype) -> a zeroed array of its own, at an address that is a multiple of 64."""
+class Pieces:
+    """numbers(count, dtype) -> a zeroed array of its own, at an address that is a multiple of 64.  A block goes back to
+    the system with the last array in it."""
 
     def __init__(self):
-        self._blocks, self._free = [], np.empty(0, np.uint8)
+        self._block, self._at, self._end = None, 0, 0  # what is free
 
     def numbers(self, count: int, dtype=np.float32) -> np.ndarray:
         size = -(-count * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
-        free = self._free
-        if size > free.size:
+        block, at, end = self._block, self._at, self._end
+        if size > end - at:
             block = _block(-(-(max(size, BLOCK) + SLACK) // PAGE) * PAGE)
-            self._blocks.append(block)
-            free = block[: block.size - SLACK]
-        piece, rest = free[:size], free[size:]
-        if free is self._free or rest.size > self._free.size:  # of two blocks, what is left of one is given up
-            self._free = rest
-        return piece[: count * np.dtype(dtype).itemsize].view(dtype)
+            at, end = 0, len(block) - SLACK
+        if block is self._block or end - at - size > self._end - self._at:  # what is left of one of two is given up
+            self._block, self._at, self._end = block, at + size, end
+        return np.frombuffer(block, dtype, count, at)
+
+
+class Arena(Pieces):
+    """All of whose arrays are kept as long as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self._kept = []
+
+    def numbers(self, count: int, dtype=np.float32) -> np.ndarray:
+        self._kept.append(super().numbers(count, dtype))
+        return self._kept[-1]
 
 
 def give_back():
@@ -37,7 +48,7 @@ def give_back():
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _block(size):
+def _block(size: int) -> mmap.mmap:
     """Zeros, from the system itself and given back to it: malloc would keep them among its own for later.  Raises
     MemoryError."""
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -47,4 +58,4 @@ def _block(size):
         raise MemoryError(f"{size >> 20} MiB for a network's weights or buffers: {error.strerror}") from None
     with suppress(AttributeError, OSError):  # of a system, or a kernel, without large pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    return memory

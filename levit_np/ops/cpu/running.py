@@ -9,9 +9,10 @@ from math import prod
 
 import numpy as np
 
+from . import blocks
 from . import training_step as step
-from .blocks import block
 from .library import library
+from .memory import Pieces
 from .recording import computed, recording
 from .threads import MOST, run_with_threads, threads
 
@@ -70,14 +71,14 @@ def whole(columns: int) -> int:
 def empty(*shape) -> np.ndarray:
     """float32, whatever was there, from the start of a cache line on."""
     count = prod(shape)
-    memory = _made(block(count + LINE // 4))
+    memory = _made(blocks.block(count + LINE // 4))
     start = -address(memory) % LINE // 4
     return memory[start : start + count].reshape(shape)
 
 
 def unshared(*shape) -> np.ndarray:
     """float32, whatever was there, in memory that is no other array's: a gradient, which may be sent as it is."""
-    return _made(np.empty(shape, np.float32))
+    return _made(blocks.unshared(prod(shape))).reshape(shape)
 
 
 def _made(result):
@@ -106,7 +107,7 @@ def scratch(size: int) -> tuple[int, int]:
     kept.threads = now.threads if now else threads()
     total = size * kept.threads + 64
     if getattr(kept, "size", 0) < total:
-        kept.memory, kept.size = np.empty(total, np.uint8), total
+        kept.memory, kept.size = Pieces().numbers(total, np.uint8), total
         kept.address = address(kept.memory) + -address(kept.memory) % 64
     _made(kept.memory)
     return kept.address, size
