@@ -2,6 +2,7 @@
 
 from . import training_step as step
 from .intrinsics import get
+from .routines import ADDED
 from .training_step import HEAD
 from .windows import windows
 
@@ -12,7 +13,7 @@ C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HE
 def convolution_kernels(jit, call, share, packing, products, on_tiles):
     """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
     whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
-    multiply, begin, amx_multiply = products.multiply, on_tiles.begin, on_tiles.multiply_whole
+    multiply_block, begin, amx_multiply = products.multiply_block, on_tiles.begin, on_tiles.multiply_whole
     unfold, fold = windows(jit, call, fill)
 
     @jit
@@ -30,7 +31,7 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
             amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), columns, 0, panels(columns), c, ldc,
                          past, 0, 0, 0)
         else:
-            multiply(a, lda, rows, terms, get(s, C_B), columns, c, ldc)
+            multiply_block(a, lda, rows, terms, get(s, C_B), columns, c, ldc, past, 0)
 
     @jit
     def begin_all(s, scratch):
@@ -100,6 +101,6 @@ def _weight(jit, share, packing, add_gradient, amx_add_gradient, unfold, sizes, 
                                      n + start > 0, n + 1 == get(s, C_IMAGES) and group + 1 == groups)
                 else:
                     add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
-                                 first, last, get(s, C_C), get(s, C_C_ROW), n + start, scratch)
+                                 first, last, get(s, C_C), get(s, C_C_ROW), min(n + start, ADDED), scratch, 0)
 
     return convolution_weight

@@ -6,7 +6,7 @@ from . import minimal_filtering, tiles
 from .library import library
 from .linear import gradient_size
 from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_places
-from .running import ONE, contiguous, empty, run, scratch, whole
+from .running import ONE, contiguous, empty, past_caches, run, scratch, whole
 from .scatter import scatter_add
 from .training_step import Kind, Pack
 from .training_step import Filtering as F
@@ -75,13 +75,14 @@ class _Shape:
     def output(self, w):
         y = empty(len(self.x), 2 * self.down, 2 * self.across, self.outputs)
         parts = len(PARTS) * library("training_kernels").instructions.width * 4  # of a panel
-        self.run(Kind.FILTERING, self.window + parts, {F.Y: y}, w, True)
+        self.run(Kind.FILTERING, self.window + parts, {F.Y: y, F.PAST: past_caches(y, self.outputs)}, w, True)
         return y.transpose(0, 3, 1, 2)
 
     def input(self, columns, w):
         dx = empty(*self.x.shape)
         parts = len(PARTS) * self.outputs * 4
-        self.run(Kind.FILTERING_INPUT, self.window + parts, columns | {F.X: dx}, w, False)
+        into = {F.X: dx, F.PAST: past_caches(dx, self.channels)}
+        self.run(Kind.FILTERING_INPUT, self.window + parts, columns | into, w, False)
         return dx.transpose(0, 3, 1, 2)
 
     def weight(self, columns):

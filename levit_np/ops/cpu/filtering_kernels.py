@@ -9,7 +9,7 @@ from .step import PLAIN
 
 NUMBER = len(PARTS)
 F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, F_ROWS, \
-    F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
+    F_SCRATCH, F_SCRATCH_SIZE, F_PAST = (int(c) for c in step.Filtering)
 
 
 def filtering_kernels(jit, lanes, width, call, share, packing, products):
@@ -21,8 +21,8 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
 
 
 def _output(jit, lanes, width, call, share, packing, products, squares):
-    panels, multiply, sums, (sizes, square, windows, _) = (
-        packing.panels, products.multiply, call["square_sums"], squares)
+    panels, multiply, (sizes, square, windows, _) = packing.panels, products.multiply, squares
+    sums, sums_past = call["square_sums"], call["square_sums_past"]
 
     @jit
     def filtering(s, thread, threads):
@@ -47,15 +47,18 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
                              parts + i * part, width * 4)
                     number += terms
                 for i in range(count * across):
-                    sums(parts + i * width * 4, part, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4,
-                         4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
+                    of, to = parts + i * width * 4, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4
+                    if get(s, F_PAST):
+                        sums_past(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
+                    else:
+                        sums(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
 
     return filtering
 
 
 def _input(jit, lanes, call, share, packing, products, squares):
     whole, fill, multiply, (sizes, square, _, all_parts) = packing.whole, packing.fill, products.multiply, squares
-    copy, window_backward = call["copy"], call["window_backward"]
+    copy, copy_past, window_backward = call["copy"], call["copy_past"], call["window_backward"]
 
     @jit
     def filtering_input(s, thread, threads):
@@ -89,8 +92,11 @@ def _input(jit, lanes, call, share, packing, products, squares):
                 for i in range(4 * count + (group + 1 == groups)):
                     line = 4 * start - 1 + i
                     if 0 <= line < get(s, F_HEIGHT):
-                        copy(bordered + i * row + channels * 4, x + line * columns * channels * 4, 0, 0, 0, 0, 0, 0,
-                             columns * channels)
+                        of, to = bordered + i * row + channels * 4, x + line * columns * channels * 4
+                        if get(s, F_PAST):
+                            copy_past(of, to, 0, 0, 0, 0, 0, 0, columns * channels)
+                        else:
+                            copy(of, to, 0, 0, 0, 0, 0, 0, columns * channels)
                 copy(bordered + 4 * count * row, bordered, 0, 0, 0, 0, 0, 0, row // 4)
 
     return filtering_input
@@ -125,7 +131,7 @@ def _weight(jit, share, packing, products, squares):
                     terms = get(get(s, F_SIZES), i) * channels
                     first, last = share(panels(terms), thread, threads)
                     add_gradient(parts + i * part, outputs * 4, outputs, rows + number * 4, terms_row, terms, there,
-                                 first, last, get(s, F_C) + number * 4, whole(TERMS * channels) * 4, more, scratch)
+                                 first, last, get(s, F_C) + number * 4, whole(TERMS * channels) * 4, more, scratch, 0)
                     number += terms
                 there, more = 0, 1
 

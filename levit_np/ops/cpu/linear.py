@@ -10,12 +10,14 @@ from .parts import WHOLE
 from .recording import computed
 from .running import (
     ONE, contiguous, empty, fits, past_caches, rows_of, run, scratch, unshared, whole, without_padding)
-from .training_step import HEAD, Kind
+from .training_step import FETCHES, HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
 # Rows of dy and x at most that are packed and multiplied at a time: of a panel and a strip so much fits into the L1
 # cache.
 GRADIENT_TERMS = 288
+# About so many, if they are not all, where the next ones are fetched meanwhile: the L2 cache has both.
+FETCHED_TERMS = 144
 
 
 def linear(x, w, b=None):
@@ -32,6 +34,14 @@ def linear_backward(dy, x, w):
         return reference.linear_backward(dy, x, w)
     dy, x, w = rows_of(dy), rows_of(x), contiguous(w)
     return _product(dy, w, False), _gradient(dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
+
+
+def _gradient_terms(terms: int) -> int:
+    """Rows at a time, about as many each."""
+    if terms <= GRADIENT_TERMS:
+        return terms
+    fetches = library("training_kernels").instructions.lanes >= FETCHES
+    return -(-terms // -(-terms // (FETCHED_TERMS if fetches else GRADIENT_TERMS)))
 
 
 def packed_size(terms: int, outputs: int) -> int:
@@ -59,14 +69,14 @@ def _product(x, w, transposed):
     rows, p = x.size // terms, step.Product
     y = empty(*x.shape[:-1], whole(outputs))
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x, p.LDA: terms * 4, p.C: y,
-               p.LDC: whole(outputs) * 4}
+               p.LDC: whole(outputs) * 4, p.PAST: past_caches(y)}
     if tiles.suit(rows, terms, outputs):
         block = tiles.block_rows(rows, terms, outputs)
         few, own = rows <= block, tiles.scratch_size(block, terms, outputs)
         address, size = scratch(own + (0 if few else tiles.packed_size(terms, outputs)))
         product = Kind.AMX_PRODUCT, columns | {
-            p.B: 0 if few else address + own, p.BLOCK: block, p.PAST: past_caches(y), p.SCRATCH: address,
-            p.SCRATCH_SIZE: size, p.SOURCE: w, p.SOURCE_ROW: w.shape[1] * 4, p.TRANSPOSED: transposed}
+            p.B: 0 if few else address + own, p.BLOCK: block, p.SCRATCH: address, p.SCRATCH_SIZE: size, p.SOURCE: w,
+            p.SOURCE_ROW: w.shape[1] * 4, p.TRANSPOSED: transposed}
         before = () if few else (tiles.pack(w, terms, outputs, transposed, address + own, address, size),)
         run(*before, product)
     else:
@@ -86,7 +96,7 @@ def _gradient(dy, x):
         kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
         address, size = scratch(tiles.gradient_size(block, outputs, channels))
     else:
-        kind, block = Kind.GRADIENT, -(-terms // -(-terms // GRADIENT_TERMS))
+        kind, block = Kind.GRADIENT, _gradient_terms(terms)
         address, size = scratch(gradient_size(block, outputs, channels))
     run((kind, columns | {g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
     return dw if dw.shape[1] == channels else contiguous(dw[:, :channels])

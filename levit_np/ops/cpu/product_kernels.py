@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from . import training_step as step
 from .intrinsics import get
+from .routines import ADDED, LINE, NEW, PAST, UNROLL
 from .strip_packing import strip_packing
 from .training_step import HEAD
 
@@ -16,6 +17,7 @@ class Products(NamedTuple):
     """Functions of a packed b, or that pack it."""
 
     multiply: Any
+    multiply_block: Any
     multiply_across: Any
     add_gradient: Any
 
@@ -29,15 +31,29 @@ def product_functions(instructions, jit, call, packing):
     tile, across, from_strips = call["multiply"], call["across"], call["from_strips"]
 
     @jit
-    def multiply(a, lda, rows, terms, b, columns, c, ldc):
-        """c = a b, b packed; a group of terms at a time, whose part of a panel stays in the L1 cache."""
-        groups = (terms + GROUP - 1) // GROUP
+    def fetched(terms):
+        """Bytes that a tile brings to the L2 cache."""
+        return terms // UNROLL * LINE
+
+    @jit
+    def multiply_block(a, lda, rows, terms, b, columns, c, ldc, past, following):
+        """c = a b, b packed; a group of terms at a time, whose part of a panel stays in the L1 cache.  Meanwhile the
+        `following` bytes behind these rows are fetched.  past: see running.past_caches."""
+        groups, ahead = (terms + GROUP - 1) // GROUP, a + rows * lda
+        last = ahead + following
         for j in range(panels(columns)):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
             for group in range(groups):
                 at, stop = terms * group // groups, terms * (group + 1) // groups
-                tile(a + at * 4, lda, rows, stop - at, b + (j * terms * width + at * wide * lanes) * 4, wide,
-                     c + j * width * 4, ldc, group)
+                into = ADDED if group else PAST if past and groups == 1 else NEW
+                panel = b + (j * terms * width + at * wide * lanes) * 4
+                there = ahead if ahead < last else panel  # of which nothing need be fetched
+                tile(a + at * 4, lda, rows, stop - at, panel, wide, c + j * width * 4, ldc, into, there)
+                ahead += (rows + largest - 1) // largest * fetched(stop - at)
+
+    @jit
+    def multiply(a, lda, rows, terms, b, columns, c, ldc):
+        multiply_block(a, lda, rows, terms, b, columns, c, ldc, 0, 0)
 
     @jit
     def multiply_across(a, term, rows, terms, b, columns, first, last, c, ldc, more):
@@ -47,23 +63,30 @@ def product_functions(instructions, jit, call, packing):
             across(a, term, rows, terms, b + j * terms * width * 4, wide, c + j * width * 4, ldc, more)
 
     @jit
-    def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, more, scratch):
+    def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, into, scratch, following):
         """c = aᵀ b, or c += aᵀ b, for panels first to last of b; both are packed, so that they stream from the
-        cache: a few hundred terms at a time."""
+        cache: a few hundred terms at a time.  Meanwhile the `following` rows of both are fetched."""
         a_packed = scratch + HEAD
         b_packed = a_packed + (a_columns + largest - 1) // largest * strip(terms)
         pack_strips(a, a_row, terms, a_columns, a_packed)
         pack_rows(b, b_row, terms, b_columns, first, last, scratch, b_packed)
         strips, rest = a_columns // largest, a_columns % largest
+        ahead, of_a, of_b = 0, following * a_row, following * b_row
         for j in range(first, last):
             wide = min(width, whole(b_columns) - j * width) // lanes
             panel, to = b_packed + j * terms * width * 4, c + j * width * 4
-            from_strips(a_packed, strip(terms), strips, terms, panel, wide, to, c_row, more)
+            there = panel  # of which nothing need be fetched
+            if ahead < of_a:
+                there = a + terms * a_row + ahead
+            elif ahead < of_a + of_b:
+                there = b + terms * b_row + ahead - of_a
+            from_strips(a_packed, strip(terms), strips, terms, panel, wide, to, c_row, into, there)
+            ahead += strips * fetched(terms)
             if rest:
                 across(a_packed + strips * strip(terms), largest * 4, rest, terms, panel, wide,
-                       to + strips * largest * c_row, c_row, more)
+                       to + strips * largest * c_row, c_row, into)
 
-    return Products(multiply, multiply_across, add_gradient)
+    return Products(multiply, multiply_block, multiply_across, add_gradient)
 
 
 def division(jit, share):
@@ -87,7 +110,7 @@ def product_kernels(instructions, jit, share, packing, products):
     width, largest, divide = instructions.width, instructions.rows, division(jit, share)
     panels, prepare, pack_rows, pack_columns = (
         packing.panels, packing.prepare, packing.pack_rows, packing.pack_columns)
-    multiply, add_gradient = products.multiply, products.add_gradient
+    multiply_block, add_gradient = products.multiply_block, products.add_gradient
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, *_ = (int(c) for c in step.Pack)
 
     @jit
@@ -100,18 +123,20 @@ def product_kernels(instructions, jit, share, packing, products):
         else:
             pack_rows(source, row, terms, outputs, first, last, get(s, K_ONE), target)
 
-    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, *_ = (int(c) for c in step.Product)
+    P_ROWS, P_TERMS, P_OUTPUTS, P_A, P_LDA, P_B, P_C, P_LDC, P_BLOCK, P_PAST, *_ = (int(c) for c in step.Product)
 
     @jit
     def product(s, thread, threads):
-        rows, terms, outputs, ldc, block = (get(s, P_ROWS), get(s, P_TERMS), get(s, P_OUTPUTS), get(s, P_LDC),
-                                            get(s, P_BLOCK))
+        rows, terms, outputs, lda, ldc, block = (get(s, P_ROWS), get(s, P_TERMS), get(s, P_OUTPUTS), get(s, P_LDA),
+                                                 get(s, P_LDC), get(s, P_BLOCK))
         first, last, left, right = divide(rows, panels(outputs), largest, thread, threads)
         left, right = left * width, min(right * width, outputs)
         for n in range((last - first + block - 1) // block):
             start = first + n * block
-            multiply(get(s, P_A) + start * get(s, P_LDA), get(s, P_LDA), min(block, last - start), terms,
-                     get(s, P_B) + left * terms * 4, right - left, get(s, P_C) + start * ldc + left * 4, ldc)
+            count = min(block, last - start)
+            multiply_block(get(s, P_A) + start * lda, lda, count, terms, get(s, P_B) + left * terms * 4, right - left,
+                           get(s, P_C) + start * ldc + left * 4, ldc, get(s, P_PAST),
+                           min(block, last - start - count) * lda)
 
     G_TERMS, G_A, G_A_ROW, G_A_COLUMNS, G_B, G_B_ROW, G_B_COLUMNS, G_C, G_C_ROW, G_BLOCK, G_SCRATCH, G_SCRATCH_SIZE = (
         int(c) for c in step.Gradient)
@@ -124,9 +149,11 @@ def product_kernels(instructions, jit, share, packing, products):
         first, last = share(panels(get(s, G_B_COLUMNS)), thread, threads)
         for n in range((terms + block - 1) // block):
             start = n * block
+            count = min(block, terms - start)
+            into = ADDED if start else PAST if count == terms else NEW
             add_gradient(get(s, G_A) + start * get(s, G_A_ROW), get(s, G_A_ROW), get(s, G_A_COLUMNS),
                          get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), get(s, G_B_COLUMNS),
-                         min(block, terms - start), first, last, get(s, G_C), get(s, G_C_ROW),
-                         start, scratch)
+                         count, first, last, get(s, G_C), get(s, G_C_ROW), into, scratch,
+                         min(block, terms - start - count))
 
     return pack, product, gradient

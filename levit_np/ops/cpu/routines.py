@@ -5,6 +5,7 @@ is called, and defined in the module of the outermost function.
 """
 
 from functools import partial
+from inspect import Parameter, Signature
 
 from llvmlite import binding, ir
 from numba import types
@@ -13,15 +14,18 @@ from numba.extending import intrinsic
 from . import amx, filtering_rows
 from .row_functions import row_functions
 from .tile import emit_loop, emit_switch, row_offsets
+from .training_step import FETCHES
 from .vector import I64, Vectors, number
 
 UNROLL = 4
+LINE = 64  # bytes of a cache line
 PACKED = 8  # rows at a time
-KIND = ir.FunctionType(ir.VoidType(), [I64] * 9)
+ARGUMENTS = {"multiply": 10, "from_strips": 10}  # int64 numbers, where they are not nine
+NEW, ADDED, PAST = range(3)  # what a product is to its result; PAST: new, and written past the caches
 
 
 def routines(instructions):
-    """({name: what calls it with nine int64}, what defines them all)."""
+    """({name: what calls it with int64 numbers}, what defines them all)."""
     emitters = row_functions(instructions.lanes) | {
         "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
         "transpose": _transpose(instructions.lanes), "fours": _fours,
@@ -34,14 +38,14 @@ def routines(instructions):
     def define(typingctx):
         def generate(context, builder, signature, arguments):
             for name, emit in emitters.items():
-                _define(builder.module, f"levit_{name}", emit)
+                _define(builder.module, name, emit)
             return context.get_dummy_value()
         return types.void(), generate
 
     for name in emitters:
         # Numba links each function as soon as it is compiled; none of them is called here.
         binding.add_symbol(f"levit_{name}", 1)
-    return {name: _caller(f"levit_{name}") for name in emitters}, define
+    return {name: _caller(name) for name in emitters}, define
 
 
 def _filtering(lanes):
@@ -49,12 +53,13 @@ def _filtering(lanes):
     return {"window": _emits(lanes, filtering_rows.window, 5),
             "window_backward": _emits(lanes, filtering_rows.window_backward, 5),
             "square_sums": _emits(lanes, filtering_rows.sums, 7),
+            "square_sums_past": _emits(lanes, filtering_rows.sums, 7, True),
             "square_sums_backward": _emits(lanes, filtering_rows.sums_backward, 6)}
 
 
-def _emits(lanes, emit, count):
+def _emits(lanes, emit, count, past=False):
     """emit(v, the first `count` arguments)."""
-    return lambda builder, arguments: emit(Vectors(builder, lanes), *arguments[:count])
+    return lambda builder, arguments: emit(Vectors(builder, lanes, past), *arguments[:count])
 
 
 def _amx(lanes):
@@ -68,19 +73,24 @@ def _amx(lanes):
 
 
 def _caller(name):
-    @intrinsic
-    def routine(typingctx, a, b, c, d, e, f, g, h, i):
+    def routine(typingctx, *given):
         def generate(context, builder, signature, arguments):
-            module = builder.module
-            builder.call(module.globals.get(name) or ir.Function(module, KIND, name), arguments)
+            builder.call(_declared(builder.module, name), arguments)
             return context.get_dummy_value()
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * len(given)), generate
 
-    return routine
+    names = "typingctx", *(f"x{i}" for i in range(ARGUMENTS.get(name, 9)))
+    routine.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    return intrinsic(routine)
+
+
+def _declared(module, name):
+    kind = ir.FunctionType(ir.VoidType(), [I64] * ARGUMENTS.get(name, 9))
+    return module.globals.get(f"levit_{name}") or ir.Function(module, kind, f"levit_{name}")
 
 
 def _define(module, name, emit):
-    function = module.globals.get(name) or ir.Function(module, KIND, name)
+    function = _declared(module, name)
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("start"))
     emit(builder, function.args)
@@ -88,24 +98,24 @@ def _define(module, name, emit):
 
 
 def _rows(instructions, emit):
-    """f(a, step, rows, terms, b, vectors, c, ldc, add): all rows, in as few tiles as there can be, the larger ones
-    first; emit makes one tile of them.  One call for many, for a call costs as much as twenty terms."""
+    """f(a, step, rows, terms, b, vectors, c, ldc, into[, ahead]): all rows, in as few tiles as there can be, the larger
+    ones first; emit makes one tile of them.  One call for many, for a call costs as much as twenty terms."""
     def every(b, arguments):
-        a, step, rows, terms, weights, vectors, c, ldc, add = arguments
+        a, step, rows, terms, weights, vectors, c, ldc, into, *ahead = arguments
         tiles = b.sdiv(b.add(rows, number(instructions.rows - 1)), number(instructions.rows))
         least, more = b.sdiv(rows, tiles), b.srem(rows, tiles)
 
         def of_width(width):
-            def tile(size, a, c):
-                emit(Vectors(b, instructions.lanes), size, width, a, step, terms, weights, c, ldc, add)
+            def tile(size, a, c, *ahead):
+                emit(Vectors(b, instructions.lanes), size, width, a, step, terms, weights, c, ldc, into, *ahead)
 
             def each(i, carried):
                 size = b.add(least, b.zext(b.icmp_signed("<", i, more), I64))
                 emit_switch(b, size, {n: partial(tile, n, *carried) for n in range(1, instructions.rows + 1)})
                 return [b.add(carried[0], b.mul(size, number(4) if emit is _across else step)),
-                        b.add(carried[1], b.mul(size, ldc))]
+                        b.add(carried[1], b.mul(size, ldc)), *(_further(b, at, terms) for at in carried[2:])]
 
-            emit_loop(b, number(0), tiles, 1, [a, c], each)
+            emit_loop(b, number(0), tiles, 1, [a, c, *ahead], each)
 
         with b.if_then(b.icmp_signed(">", rows, number(0))):
             emit_switch(b, vectors, {width: partial(of_width, width)
@@ -115,21 +125,22 @@ def _rows(instructions, emit):
 
 
 def _from_strips(instructions):
-    """f(a, strip, strips, terms, b, vectors, c, ldc, add): c = aᵀ b, or c += aᵀ b, a in strips, `strip` bytes from one
-    to the next, each (terms, as many columns as the largest tile has rows)."""
+    """f(a, strip, strips, terms, b, vectors, c, ldc, into, ahead): c = aᵀ b, or c += aᵀ b, a in strips, `strip` bytes
+    from one to the next, each (terms, as many columns as the largest tile has rows)."""
     rows = instructions.rows
 
     def every(b, arguments):
-        a, strip, strips, terms, weights, vectors, c, ldc, add = arguments
+        a, strip, strips, terms, weights, vectors, c, ldc, into, ahead = arguments
         steps, offsets = ([number(4 * n * i) for i in range(count)] for n, count in ((rows, UNROLL + 1), (1, rows)))
 
         def of_width(width):
             def each(i, carried):
-                a, c = carried
-                _tile(Vectors(b, instructions.lanes), rows, width, a, steps, offsets, terms, weights, c, ldc, add)
-                return [b.add(a, strip), b.add(c, b.mul(ldc, number(rows)))]
+                a, c, ahead = carried
+                v = Vectors(b, instructions.lanes)
+                _tile(v, rows, width, a, steps, offsets, terms, weights, c, ldc, into, ahead)
+                return [b.add(a, strip), b.add(c, b.mul(ldc, number(rows))), _further(b, ahead, terms)]
 
-            emit_loop(b, number(0), strips, 1, [a, c], each)
+            emit_loop(b, number(0), strips, 1, [a, c, ahead], each)
 
         emit_switch(b, vectors, {width: partial(of_width, width)
                                  for width in sorted({instructions.vectors, instructions.tail})})
@@ -137,49 +148,65 @@ def _from_strips(instructions):
     return every
 
 
-def _multiply(v, rows, vectors, a, lda, terms, b, c, ldc, add):
+def _further(b, ahead, terms):
+    """Where a tile stopped to fetch."""
+    return b.add(ahead, b.mul(b.sdiv(terms, number(UNROLL)), number(LINE)))
+
+
+def _multiply(v, rows, vectors, a, lda, terms, b, c, ldc, into, ahead):
     """c = a b, or c += a b: a tile whose sums stay in registers.  a: lda bytes a row; b: a panel (terms,
     vectors · lanes)."""
     offsets = row_offsets(v, lda, rows)
-    _tile(v, rows, vectors, a, [number(4 * u) for u in range(UNROLL + 1)], offsets, terms, b, c, ldc, add)
+    _tile(v, rows, vectors, a, [number(4 * u) for u in range(UNROLL + 1)], offsets, terms, b, c, ldc, into, ahead)
 
 
-def _across(v, rows, vectors, a, term, terms, b, c, ldc, add):
+def _across(v, rows, vectors, a, term, terms, b, c, ldc, into):
     """c = aᵀ b: a stands on its side, `term` bytes from a term to the next, its columns the tile's rows."""
     steps = [v.builder.mul(term, number(u)) for u in range(UNROLL + 1)]
-    _tile(v, rows, vectors, a, steps, [number(4 * i) for i in range(rows)], terms, b, c, ldc, add)
+    _tile(v, rows, vectors, a, steps, [number(4 * i) for i in range(rows)], terms, b, c, ldc, into)
 
 
-def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, add):
-    """steps[u]: bytes to the u-th next term; offsets[i]: bytes to row i."""
+def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, into, ahead=None):
+    """steps[u]: bytes to the u-th next term; offsets[i]: bytes to row i; ahead: from where on memory is brought to the
+    L2 cache meanwhile, a line every UNROLL terms."""
     build, panel = v.builder, vectors * v.lanes * 4
+    fetched = [] if ahead is None or v.lanes < FETCHES else [ahead]
 
     def some(count):
         def body(at, carried):
             weights, *sums = carried
+            if fetched:
+                line = sums.pop()
+                v.prefetch(line)
             for u in range(count):
                 right = [v.load(v.at(weights, u * panel + j * v.lanes * 4)) for j in range(vectors)]
                 for i in range(rows):
                     x = v.spread(v.load_scalar(v.at(v.at(at, offsets[i]), steps[u])))
                     for j, w in enumerate(right):
                         sums[i * vectors + j] = v.fma(x, w, sums[i * vectors + j])
-            return [v.at(weights, count * panel), *sums]
+            return [v.at(weights, count * panel), *sums, *([v.at(line, LINE)] if fetched else [])]
         return body
 
-    for i in range(rows):  # a gradient is added to again and again, and is larger than the caches
-        v.prefetch(v.at(c, build.mul(ldc, number(i))), writing=True)
+    with build.if_then(build.icmp_signed("!=", into, number(PAST))):
+        for i in range(rows):  # a gradient is added to again and again, and is larger than the caches
+            v.prefetch(v.at(c, build.mul(ldc, number(i))), writing=True)
     stop = v.at(a, build.mul(terms, steps[1]))
-    at, carried = emit_loop(build, a, stop, steps[UNROLL], [b, *[v.splat(0.0)] * (rows * vectors)], some(UNROLL))
+    at, carried = emit_loop(build, a, stop, steps[UNROLL], [b, *[v.splat(0.0)] * (rows * vectors), *fetched],
+                            some(UNROLL))
     _, (_, *sums) = emit_loop(build, at, stop, steps[1], carried, some(1))
+    sums = sums[: rows * vectors]
     places = [v.at(v.at(c, build.mul(ldc, number(n // vectors))), n % vectors * v.lanes * 4) for n in range(len(sums))]
-    adds = build.icmp_signed("!=", add, number(0))
-    with build.if_else(adds) as (more, new):
-        with more:
-            for y, place in zip(sums, places):
-                v.store(build.fadd(v.load(place), y), place)
-        with new:
-            for y, place in zip(sums, places):
-                v.store(y, place)
+
+    def store(past=False):
+        to = Vectors(build, v.lanes, past)
+        for y, place in zip(sums, places):
+            to.store(y, place)
+
+    def add():
+        for y, place in zip(sums, places):
+            v.store(build.fadd(v.load(place), y), place)
+
+    emit_switch(build, into, {NEW: store, ADDED: add, PAST: partial(store, bool(fetched))})
 
 
 def _transpose(lanes):

@@ -176,7 +176,8 @@ def _adamw(v, at, raw):
 
 # Those whose results may be too large for the caches: where they are written past them, the caches need not read what
 # is there first.
-PAST = "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward", "blend", "scale"
+PAST = ("copy", "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward", "blend",
+        "scale")
 EACH = {"copy": _copy, "add": _add_to, "normalize": _normalize,
         "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
         "silu": _silu, "silu_backward": _silu_backward, "blend": _blend, "scale": _scale, "adamw": _adamw}

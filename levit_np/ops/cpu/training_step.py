@@ -5,6 +5,7 @@ them.
 
 from enum import IntEnum
 
+FETCHES = 16  # lanes, from which on there is an L2 cache with room for what products read next
 COLUMNS = 24  # int64 numbers a step
 HEAD = 64  # bytes at the start of a thread's scratch, which hold a 1.0
 COLUMN_BYTES = 2 * 8 + 5 * 4  # of scratch a column of a BN: see normalization_scalars.py
@@ -20,8 +21,9 @@ class Kind(IntEnum):
 
 
 class Product(IntEnum):
-    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  From PAST
-    on for AMX: where B is 0, b stands at SOURCE as it came, its transpose if TRANSPOSED, and is split as it is used."""
+    """c (rows, outputs) = a (rows, terms) b, b packed; `block` rows go through all panels before the next.  PAST: see
+    running.past_caches.  What follows it is for AMX: where B is 0, b stands at SOURCE as it came, its transpose if
+    TRANSPOSED, and is split as it is used."""
 
     ROWS, TERMS, OUTPUTS, A, LDA, B, C, LDC, BLOCK, PAST, SCRATCH, SCRATCH_SIZE, SOURCE, SOURCE_ROW, \
         TRANSPOSED = range(1, 16)
@@ -77,10 +79,10 @@ class Filtering(IntEnum):
     """A convolution by minimal filtering: x (IMAGES, HEIGHT, WIDTH, CHANNELS), y of DOWN × ACROSS squares of four
     outputs.  B: the packed weights of its nine parts, one after the other; C: their gradient, (OUTPUTS, 25 · CHANNELS).
     SIZES: the address of how many numbers a channel each part has.  LINES of squares, for the gradient up to ROWS
-    squares, at a time."""
+    squares, at a time.  PAST: see running.past_caches."""
 
-    X, IMAGES, CHANNELS, HEIGHT, WIDTH, DOWN, ACROSS, LINES, Y, OUTPUTS, B, C, SIZES, ROWS, SCRATCH, \
-        SCRATCH_SIZE = range(1, 17)
+    X, IMAGES, CHANNELS, HEIGHT, WIDTH, DOWN, ACROSS, LINES, Y, OUTPUTS, B, C, SIZES, ROWS, SCRATCH, SCRATCH_SIZE, \
+        PAST = range(1, 18)
 
 
 class Attention(IntEnum):

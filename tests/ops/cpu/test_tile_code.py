@@ -3,6 +3,7 @@ vectors, and no number leaves the registers and comes back."""
 
 import ast
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,10 @@ def inner_loop(name, text):
 def training(emit):
     """The tile that training's products are made of, alone in a function."""
     def define(module, lanes, rows, vectors):
-        routines._define(module, "tile", lambda builder, arguments: emit(Vectors(builder, lanes), *rows, vectors,
-                                                                         *arguments[:7]))
-        return module.globals["tile"]
+        count = len(signature(emit).parameters) - 3
+        routines._define(module, "multiply", lambda builder, arguments: emit(Vectors(builder, lanes), *rows, vectors,
+                                                                             *arguments[:count]))
+        return module.globals["levit_multiply"]
 
     define.__name__ = f"training{emit.__name__}"
     return define
@@ -113,6 +115,16 @@ def test_the_inner_loop(name, processor, define, rows, vectors, more):
     assert [line for line in loop if re.match(words["copy"], line)] == []
     # Besides them: a load a vector of weights, perhaps what widens it, a load a row, and a few for addresses.
     assert len(loop) - len(multiplies) <= terms * (rows + vectors * (more.get("panels", 1) + widened)) + 32
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_comes_next_is_fetched_where_there_is_room(name):
+    """And what would not stay in the caches can be written past them."""
+    chosen, processor = SETS[name], TARGETS[name][1][0]
+    text = assembly(name, processor, MULTIPLY, chosen.rows, chosen.vectors)
+    fetches = [line for line in inner_loop(name, text) if re.match(r"prefetcht1|prfm", line)]
+    assert len(fetches) == (name == "avx512")
+    assert ("vmovntps" in text) == (name == "avx512")
 
 
 def test_no_arithmetic_is_fast_and_loose():
