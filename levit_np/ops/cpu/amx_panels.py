@@ -99,7 +99,7 @@ def amx_panels(jit, call, fill):
                 fetch_next(scratch, turns)
                 put(scratch, A, a + at * row + start * 2)
                 put(scratch, ROWS_A_STEP, (get(scratch, ROWS) + steps - 1) // steps)  # of the tile before
-                multiply(stop - at, PARTS, scratch, 0, 0, 0, 0, 0, 0)
+                multiply(stop - at, PARTS, scratch)
                 put(scratch, C, c + at * ldc if last else total)
                 put(scratch, LDC, ldc if last else ROW)
                 put(scratch, FINISH, PAST if past and last else PLAIN)
@@ -109,7 +109,7 @@ def amx_panels(jit, call, fill):
 
     @jit
     def finish(scratch):
-        finish_last(scratch, 0, 0, 0, 0, 0, 0, 0, 0)
+        finish_last(scratch)
         put(scratch, ROWS, 0)
 
     return Panels(begin, bring, multiply_panel, finish)

@@ -23,12 +23,12 @@ def amx_split(jit, lanes, call, fill):
         done = vectors * lanes
         more = (whole_terms(terms) - done) // lanes
         for i in range(rows):
-            split_row(a + i * lda, target + i * row, part, vectors, 0, 0, 0, 0, 0)
+            split_row(a + i * lda, target + i * row, part, vectors)
             if more:
                 fill(square, 2 * lanes)
                 for k in range(done, terms):
                     set_float(square + (k - done) * 4, get_float(a + i * lda + k * 4))
-                split_row(square, target + i * row + done * 2, part, more, 0, 0, 0, 0, 0)
+                split_row(square, target + i * row + done * 2, part, more)
 
     @jit
     def split_columns(a, lda, terms, columns, target, part, square):
@@ -43,20 +43,20 @@ def amx_split(jit, lanes, call, fill):
                         for j in range(min(lanes, columns - c)):
                             set_float(square + (i * lanes + j) * 4, get_float(source + i * lda + j * 4))
                     source, source_row = square, own
-                split_square(source, source_row, to, row, part, 0, 0, 0, 0)
+                split_square(source, source_row, to, row, part)
 
     @jit
     def split_panel_of(b, row, terms, j, target, square):
         """Panel j of b (terms, columns) in parts, its columns all there; the last terms filled up with zeros."""
         pairs = whole_terms(terms) // 2
         source = b + j * ROW
-        split_panel(source, row, target, pairs * ROW, 0, 0, terms // 2, 0, 0)
+        split_panel(source, row, target, pairs * ROW, 0, 0, terms // 2)
         if terms // 2 < pairs:
             for n in range(terms // 2, pairs):
                 fill(square, 2 * COLUMNS)
                 if 2 * n < terms:
                     for c in range(COLUMNS):
                         set_float(square + 4 * c, get_float(source + 2 * n * row + 4 * c))
-                split_panel(square, ROW, target + n * ROW, pairs * ROW, 0, 0, 1, 0, 0)
+                split_panel(square, ROW, target + n * ROW, pairs * ROW, 0, 0, 1)
 
     return split_rows, split_columns, split_panel_of

@@ -80,7 +80,7 @@ def product_functions(jit, lanes, call, packing, tiles, places):
         else:
             pack_rows(source + start * row, row, present, outputs, j, j + 1, scratch + ONE, base)
         fill(plain + present * ROW, (length - present) * COLUMNS)
-        split_panel(plain, ROW, target, length // 2 * ROW, 0, 0, length // 2, 0, 0)
+        split_panel(plain, ROW, target, length // 2 * ROW, 0, 0, length // 2)
 
     @jit
     def multiply_whole(scratch, a, lda, rows, terms, b, outputs, first, last, c, ldc, past, source, source_row,

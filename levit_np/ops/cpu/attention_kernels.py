@@ -55,7 +55,7 @@ def _forward(jit, softmax, share, packing, multiply, view):
                     bias = nothing
                     if get(s, A_BIAS):
                         bias = get(s, A_BIAS) + (head * queries + start + i) * keys * 4
-                    softmax(scores + i * row, bias, scale, target + i * keys * 4, keys, 0, 0, 0, 0)
+                    softmax(scores + i * row, bias, scale, target + i * keys * 4, keys)
                 multiply(target, keys * 4, rows, keys, v_packed, value, y + start * y_row, y_row)
 
     return attention
@@ -99,7 +99,7 @@ def _backward(jit, softmax_backward, share, packing, products, view):
                 pack_rows(dy, dy_row, queries, value, 0, panels(value), scratch, dy_packed)
                 multiply(dy, dy_row, queries, value, v_packed, keys, dscores, row)
                 for i in range(queries):
-                    softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys, 0, 0, 0, 0, 0)
+                    softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys)
                 multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, 0)
                 multiply(dscores, row, queries, keys, k_packed, key, dq, dq_row)
                 multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, 0)

@@ -21,8 +21,8 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
 
 
 def _output(jit, lanes, width, call, share, packing, products, squares):
-    panels, multiply, (sizes, square, windows, _) = packing.panels, products.multiply, squares
-    sums, sums_past = call["square_sums"], call["square_sums_past"]
+    panels, multiply, sums, (sizes, square, windows, _) = (
+        packing.panels, products.multiply, call["square_sums"], squares)
 
     @jit
     def filtering(s, thread, threads):
@@ -48,17 +48,14 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
                     number += terms
                 for i in range(count * across):
                     of, to = parts + i * width * 4, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4
-                    if get(s, F_PAST):
-                        sums_past(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
-                    else:
-                        sums(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, 0, 0)
+                    sums(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, get(s, F_PAST))
 
     return filtering
 
 
 def _input(jit, lanes, call, share, packing, products, squares):
     whole, fill, multiply, (sizes, square, _, all_parts) = packing.whole, packing.fill, products.multiply, squares
-    copy, copy_past, window_backward = call["copy"], call["copy_past"], call["window_backward"]
+    copy, window_backward = call["copy"], call["window_backward"]
 
     @jit
     def filtering_input(s, thread, threads):
@@ -87,17 +84,14 @@ def _input(jit, lanes, call, share, packing, products, squares):
                     fill(bordered + i * row, channels)
                 for i in range(count * across):
                     window_backward(rows + i * terms_row, 4 * channels, row,
-                                    bordered + square(s, i, 16 * channels, 4 * row), channels // lanes, 0, 0, 0, 0)
+                                    bordered + square(s, i, 16 * channels, 4 * row), channels // lanes)
                 # The last line is the next squares' too.
                 for i in range(4 * count + (group + 1 == groups)):
                     line = 4 * start - 1 + i
                     if 0 <= line < get(s, F_HEIGHT):
-                        of, to = bordered + i * row + channels * 4, x + line * columns * channels * 4
-                        if get(s, F_PAST):
-                            copy_past(of, to, 0, 0, 0, 0, 0, 0, columns * channels)
-                        else:
-                            copy(of, to, 0, 0, 0, 0, 0, 0, columns * channels)
-                copy(bordered + 4 * count * row, bordered, 0, 0, 0, 0, 0, 0, row // 4)
+                        copy(bordered + i * row + channels * 4, x + line * columns * channels * 4, columns * channels,
+                             get(s, F_PAST))
+                copy(bordered + 4 * count * row, bordered, row // 4, 0)
 
     return filtering_input
 

@@ -35,11 +35,11 @@ def filtering_squares(jit, lanes, call, fill):
             at, line = lines + i * row, 4 * start - 1 + i
             present = columns if 0 <= line < get(s, F_HEIGHT) else 0
             fill(at, channels)
-            copy(x + line * columns * channels * 4, at + channels * 4, 0, 0, 0, 0, 0, 0, present * channels)
+            copy(x + line * columns * channels * 4, at + channels * 4, present * channels, 0)
             fill(at + (1 + present) * channels * 4, (4 * get(s, F_ACROSS) - present) * channels)
         for i in range(count * get(s, F_ACROSS)):
             window(lines + square(s, i, 16 * channels, 4 * row), 4 * channels, row, target + i * TERMS * channels * 4,
-                   channels // lanes, 0, 0, 0, 0)
+                   channels // lanes)
 
     @jit
     def all_parts(s, y, count, parts, part):
@@ -48,6 +48,6 @@ def filtering_squares(jit, lanes, call, fill):
         line = 2 * get(s, F_ACROSS) * outputs * 4
         for i in range(count * get(s, F_ACROSS)):
             sums_backward(y + square(s, i, 8 * outputs, 2 * line), 4 * outputs, line, parts + i * outputs * 4, part,
-                          outputs // lanes, 0, 0, 0)
+                          outputs // lanes)
 
     return sizes, square, windows, all_parts

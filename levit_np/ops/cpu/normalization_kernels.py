@@ -21,9 +21,9 @@ def column_sums(lanes, jit, call, share):
     @jit
     def find_centre(x, row, rows, centre, columns):
         """The mean of the first rows."""
-        copy(x, centre, 0, 0, 0, 0, 0, 0, columns)
+        copy(x, centre, columns, 0)
         for i in range(1, rows):
-            add(x + i * row, centre, 0, 0, 0, 0, 0, 0, columns)
+            add(x + i * row, centre, columns)
         for at in range(centre, centre + 4 * columns, 4):
             set_float(at, get_float(at) / types.float32(rows))
 
@@ -59,8 +59,7 @@ def column_sums(lanes, jit, call, share):
 
 def normalization_kernels(jit, call, share):
     """(normalization, normalization_backward): kernels of a step.  call: the routines by name."""
-    normalize_row, normalize_row_past, normalize_row_backward, normalize_row_backward_past = (
-        call[name] for name in ("normalize", "normalize_past", "normalize_backward", "normalize_backward_past"))
+    normalize_row, normalize_row_backward = call["normalize"], call["normalize_backward"]
     _, array = places(jit)
     N_ROWS, N_WIDTH, N_X, N_DY, N_OUT, N_PAST, N_ACTIVATED = (
         int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "OUT", "PAST", "ACTIVATED"))
@@ -73,10 +72,7 @@ def normalization_kernels(jit, call, share):
         centre, scale, shift = array(s, 0), array(s, 1), array(s, 2)
         for row in range(first, last):
             at = row * width * 4
-            if past:
-                normalize_row_past(x + at, out + at, centre, scale, shift, activated, 0, 0, width)
-            else:
-                normalize_row(x + at, out + at, centre, scale, shift, activated, 0, 0, width)
+            normalize_row(x + at, out + at, centre, scale, shift, activated, width, past)
 
     @jit
     def normalization_backward(s, thread, threads):
@@ -86,9 +82,6 @@ def normalization_kernels(jit, call, share):
         shift = array(s, 2) if get(s, N_ACTIVATED) else 0
         for row in range(first, last):
             at = row * width * 4
-            if past:
-                normalize_row_backward_past(dy + at, x + at, out + at, centre, scale, one, two, shift, width)
-            else:
-                normalize_row_backward(dy + at, x + at, out + at, centre, scale, one, two, shift, width)
+            normalize_row_backward(dy + at, x + at, out + at, centre, scale, one, two, shift, width, past)
 
     return normalization, normalization_backward

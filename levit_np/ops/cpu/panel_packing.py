@@ -50,8 +50,7 @@ def panel_packing(instructions, jit, call):
         """Panels first to last of b (terms, columns), each number times the one at `scale`."""
         full = min(last, columns // width)
         if first < full:
-            pack_panels(source + first * width * 4, row, target + first * terms * width * 4, terms, full - first, scale,
-                        0, 0, 0)
+            pack_panels(source + first * width * 4, row, target + first * terms * width * 4, terms, full - first, scale)
         for j in range(max(first, full), last):
             wide = whole(columns) - j * width
             present = columns - j * width
@@ -73,7 +72,7 @@ def panel_packing(instructions, jit, call):
                 present = max(0, min(lanes, columns - j * width - o))
                 squares = terms // lanes * lanes if present == lanes else 0
                 for k in range(0, squares, lanes):
-                    transpose_square(here + k * 4, row, to + (k * wide + o) * 4, wide * 4, 0, 0, 0, 0, 0)
+                    transpose_square(here + k * 4, row, to + (k * wide + o) * 4, wide * 4)
                 for k in range(squares, terms):
                     for i in range(present):
                         set_float(to + (k * wide + o + i) * 4, get_float(here + i * row + k * 4))

@@ -10,8 +10,6 @@ POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward", "blend",
 def pointwise_kernel(jit, call, share):
     """The kernel of a step.  call: the routines by name."""
     hardswish, hardswish_backward, silu, silu_backward, blend, scale = (call[name] for name in POINTWISE)
-    hardswish_past, hardswish_backward_past, silu_past, silu_backward_past, blend_past, scale_past = (
-        call[f"{name}_past"] for name in POINTWISE)
     E_FUNCTION, E_COUNT, E_PAST, E_A = (int(c) for c in step.Each)
     HARDSWISH, HARDSWISH_BACKWARD, SILU, SILU_BACKWARD, BLEND, SCALE = (int(x) for x in step.Function)
 
@@ -22,29 +20,17 @@ def pointwise_kernel(jit, call, share):
         first, last = first * LINE, min(last * LINE, get(s, E_COUNT))
         count, function, offset, past = last - first, get(s, E_FUNCTION), 4 * first, get(s, E_PAST)
         a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
-        if function == HARDSWISH and past:
-            hardswish_past(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == HARDSWISH:
-            hardswish(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == HARDSWISH_BACKWARD and past:
-            hardswish_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
+        if function == HARDSWISH:
+            hardswish(a, b, count, past)
         elif function == HARDSWISH_BACKWARD:
-            hardswish_backward(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == SILU and past:
-            silu_past(a, b, 0, 0, 0, 0, 0, 0, count)
+            hardswish_backward(a, b, c, count, past)
         elif function == SILU:
-            silu(a, b, 0, 0, 0, 0, 0, 0, count)
-        elif function == SILU_BACKWARD and past:
-            silu_backward_past(a, b, c, 0, 0, 0, 0, 0, count)
+            silu(a, b, count, past)
         elif function == SILU_BACKWARD:
-            silu_backward(a, b, c, 0, 0, 0, 0, 0, count)
-        elif function == BLEND and past:
-            blend_past(a, b, c, get(s, E_A + 3), 0, 0, 0, 0, count)
+            silu_backward(a, b, c, count, past)
         elif function == BLEND:
-            blend(a, b, c, get(s, E_A + 3), 0, 0, 0, 0, count)
-        elif function == SCALE and past:
-            scale_past(a, b, get(s, E_A + 2), 0, 0, 0, 0, 0, count)
+            blend(a, b, c, get(s, E_A + 3), count, past)
         elif function == SCALE:
-            scale(a, b, get(s, E_A + 2), 0, 0, 0, 0, 0, count)
+            scale(a, b, get(s, E_A + 2), count, past)
 
     return each

@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import amx, filtering_rows
-from .row_functions import row_functions
+from .row_functions import if_not_zero, row_functions
 from .tile import emit_loop, emit_switch, row_offsets
 from .training_step import FETCHES
 from .vector import I64, Vectors, number
@@ -20,46 +20,48 @@ from .vector import I64, Vectors, number
 UNROLL = 4
 LINE = 64  # bytes of a cache line
 PACKED = 8  # rows at a time
-ARGUMENTS = {"multiply": 10, "from_strips": 10}  # int64 numbers, where they are not nine
 NEW, ADDED, PAST = range(3)  # what a product is to its result; PAST: new, and written past the caches
 
 
 def routines(instructions):
     """({name: what calls it with int64 numbers}, what defines them all)."""
-    emitters = row_functions(instructions.lanes) | {
-        "multiply": _rows(instructions, _multiply), "across": _rows(instructions, _across),
-        "transpose": _transpose(instructions.lanes), "fours": _fours,
-        "pack": _pack(instructions.lanes, instructions.width), "from_strips": _from_strips(instructions),
-        "strips": _strips(instructions.lanes, instructions.rows)} | _filtering(instructions.lanes)
+    lanes = instructions.lanes
+    emitters = row_functions(lanes) | {
+        "multiply": (10, _rows(instructions, _multiply)), "across": (9, _rows(instructions, _across)),
+        "from_strips": (10, _from_strips(instructions)), "transpose": (4, _transpose(lanes)), "fours": (5, _fours),
+        "pack": (6, _pack(lanes, instructions.width)), "strips": (6, _strips(lanes, instructions.rows))}
+    emitters |= _filtering(lanes)
     if instructions.half == "tiles":
-        emitters |= _amx(instructions.lanes)
+        emitters |= _amx(lanes)
 
     @intrinsic
     def define(typingctx):
         def generate(context, builder, signature, arguments):
-            for name, emit in emitters.items():
-                _define(builder.module, name, emit)
+            for name, (count, emit) in emitters.items():
+                _define(builder.module, name, count, emit)
             return context.get_dummy_value()
         return types.void(), generate
 
     for name in emitters:
         # Numba links each function as soon as it is compiled; none of them is called here.
         binding.add_symbol(f"levit_{name}", 1)
-    return {name: _caller(name) for name in emitters}, define
+    return {name: _caller(name, count) for name, (count, _) in emitters.items()}, define
 
 
 def _filtering(lanes):
     """What filtering_kernels.py is made of."""
-    return {"window": _emits(lanes, filtering_rows.window, 5),
-            "window_backward": _emits(lanes, filtering_rows.window_backward, 5),
-            "square_sums": _emits(lanes, filtering_rows.sums, 7),
-            "square_sums_past": _emits(lanes, filtering_rows.sums, 7, True),
-            "square_sums_backward": _emits(lanes, filtering_rows.sums_backward, 6)}
+    def sums(past):
+        return lambda builder, arguments: filtering_rows.sums(Vectors(builder, lanes, past), *arguments[:7])
+
+    return {"window": _emits(lanes, 5, filtering_rows.window),
+            "window_backward": _emits(lanes, 5, filtering_rows.window_backward),
+            "square_sums": (8, if_not_zero(7, sums(True), sums(False))),  # the last says whether past the caches
+            "square_sums_backward": _emits(lanes, 6, filtering_rows.sums_backward)}
 
 
-def _emits(lanes, emit, count, past=False):
-    """emit(v, the first `count` arguments)."""
-    return lambda builder, arguments: emit(Vectors(builder, lanes, past), *arguments[:count])
+def _emits(lanes, count, emit):
+    """emit(v, `count` arguments)."""
+    return count, lambda builder, arguments: emit(Vectors(builder, lanes), *arguments)
 
 
 def _amx(lanes):
@@ -67,30 +69,30 @@ def _amx(lanes):
     def split_panel(v, *arguments):
         v.builder.call(amx.split_function(v.builder.module, lanes), arguments)
 
-    return {"amx_multiply": _emits(lanes, amx.multiply, 3), "amx_finish_last": _emits(lanes, amx.finish_last, 1),
-            "split_row": _emits(lanes, amx.split_row, 4), "split_square": _emits(lanes, amx.split_square, 5),
-            "split_panel": _emits(lanes, split_panel, 7)}
+    return {"amx_multiply": _emits(lanes, 3, amx.multiply), "amx_finish_last": _emits(lanes, 1, amx.finish_last),
+            "split_row": _emits(lanes, 4, amx.split_row), "split_square": _emits(lanes, 5, amx.split_square),
+            "split_panel": _emits(lanes, 7, split_panel)}
 
 
-def _caller(name):
+def _caller(name, count):
     def routine(typingctx, *given):
         def generate(context, builder, signature, arguments):
-            builder.call(_declared(builder.module, name), arguments)
+            builder.call(_declared(builder.module, name, count), arguments)
             return context.get_dummy_value()
-        return types.void(*[types.int64] * len(given)), generate
+        return types.void(*[types.int64] * count), generate
 
-    names = "typingctx", *(f"x{i}" for i in range(ARGUMENTS.get(name, 9)))
+    names = "typingctx", *(f"x{i}" for i in range(count))  # as many as Numba is to expect
     routine.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
     return intrinsic(routine)
 
 
-def _declared(module, name):
-    kind = ir.FunctionType(ir.VoidType(), [I64] * ARGUMENTS.get(name, 9))
+def _declared(module, name, count):
+    kind = ir.FunctionType(ir.VoidType(), [I64] * count)
     return module.globals.get(f"levit_{name}") or ir.Function(module, kind, f"levit_{name}")
 
 
-def _define(module, name, emit):
-    function = _declared(module, name)
+def _define(module, name, count, emit):
+    function = _declared(module, name, count)
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("start"))
     emit(builder, function.args)
@@ -212,7 +214,7 @@ def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, into, ahead=Non
 def _transpose(lanes):
     """f(source, row, target, column): a square of `lanes` × `lanes` numbers; bytes from a row to the next in each."""
     def emit(builder, arguments):
-        source, row, target, column, *_ = arguments
+        source, row, target, column = arguments
         v = Vectors(builder, lanes)
         rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
         for i, x in enumerate(v.transposed(rows)):
@@ -223,7 +225,7 @@ def _transpose(lanes):
 
 def _fours(builder, arguments):
     """f(source, step, target, row, count): four numbers, `count` times, so many bytes from one to the next in each."""
-    source, step, target, row, count, *_ = arguments
+    source, step, target, row, count = arguments
     v = Vectors(builder, 4)
 
     def each(i, carried):
@@ -238,7 +240,7 @@ def _pack(lanes, columns):
     """f(source, row, target, terms, panels, scale): panels of so many columns, times the number at `scale`.  A few rows
     at a time go into all panels: they are read one number after the other, which the processor foresees."""
     def emit(builder, arguments):
-        source, row, target, terms, panels, scale, *_ = arguments
+        source, row, target, terms, panels, scale = arguments
         v = Vectors(builder, lanes)
         factor, panel = v.spread(v.load_scalar(scale)), builder.mul(terms, number(4 * columns))
         _into_panels(v, columns, source, row, target, terms, panels, panel, lambda x: builder.fmul(x, factor))
@@ -250,7 +252,7 @@ def _strips(lanes, columns):
     """f(source, row, target, terms, strips, strip): the same, narrower than whole vectors and `strip` bytes apart: what
     a vector has too much, the next row overwrites, and behind a strip there is room."""
     def emit(builder, arguments):
-        _into_panels(Vectors(builder, lanes), columns, *arguments[:6], lambda x: x)
+        _into_panels(Vectors(builder, lanes), columns, *arguments, lambda x: x)
 
     return emit
 

@@ -14,26 +14,33 @@ SUMMED = 4  # rows summed in float32, before their sum is added in float64
 
 
 def row_functions(lanes):
-    """{name: emit(builder, nine arguments)}."""
-    found = {name: _of_kind(lanes, name) for name in EACH}
-    found |= {f"{name}_past": _of_kind(lanes, name, True) for name in PAST}
+    """{name: (how many arguments, emit(builder, arguments))}."""
+    found = {name: _each_number(lanes, name) for name in EACH}
     for rows, name in ((1, "row_sums"), (SUMMED, "rows_sums")):
         for backward in (False, True):
-            found[name + "_backward" * backward] = _column_sums(lanes, rows, backward)
-    return found | {"squares": _squares(lanes), "softmax": _softmax(lanes),
-                    "softmax_backward": _softmax_backward(lanes)}
+            found[name + "_backward" * backward] = 9, _column_sums(lanes, rows, backward)
+    return found | {"squares": (3, _squares(lanes)), "softmax": (5, _softmax(lanes)),
+                    "softmax_backward": (4, _softmax_backward(lanes))}
 
 
-def _of_kind(lanes, name, past=False):
-    """The function of that name; if it has a twin with an activation, that one where an argument says so."""
-    plain = _each_number(lanes, EACH[name], past)
-    if name not in ACTIVATED:
-        return plain
-    place, body = ACTIVATED[name]
-    return _if_not_zero(place, _each_number(lanes, body, past), plain)
+def _each_number(lanes, name):
+    """f(a, b, …, count), with as many addresses as EACH says; f(…, count, past) of those in PAST.  If it has a twin
+    with an activation, that one where an argument says so."""
+    count, body = EACH[name]
+
+    def loop(past):
+        plain = _loop(lanes, body, count, past)
+        if name not in ACTIVATED:
+            return plain
+        place, twin = ACTIVATED[name]
+        return if_not_zero(place, _loop(lanes, twin, count, past), plain)
+
+    if name not in PAST:
+        return count + 1, loop(False)
+    return count + 2, if_not_zero(count + 1, loop(True), loop(False))
 
 
-def _if_not_zero(place, emit, otherwise):
+def if_not_zero(place, emit, otherwise):
     """emit where the argument at that place is not 0."""
     def either(builder, arguments):
         with builder.if_else(builder.icmp_signed("!=", arguments[place], number(0))) as (yes, no):
@@ -44,11 +51,11 @@ def _if_not_zero(place, emit, otherwise):
     return either
 
 
-def _each_number(lanes, body, past=False):
-    """f(a, b, …, h, count): body(vectors, the addresses of these numbers, the addresses as they came in)."""
+def _loop(lanes, body, count, past):
+    """body(vectors, the addresses of these numbers, the addresses as they came in), of `count` addresses."""
     def emit(builder, arguments):
-        *addresses, count = arguments
-        _over(builder, lanes, count, [],
+        addresses = arguments[:count]
+        _over(builder, lanes, arguments[count], [],
               lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [], past)
     return emit
 
@@ -174,13 +181,14 @@ def _adamw(v, at, raw):
         v.store(value, at[to])
 
 
-# Those whose results may be too large for the caches: where they are written past them, the caches need not read what
-# is there first.
+# Those whose results may be too large for the caches: where `past` is not 0 they are written past them, and the caches
+# need not read what is there first.
 PAST = ("copy", "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward", "blend",
         "scale")
-EACH = {"copy": _copy, "add": _add_to, "normalize": _normalize,
-        "normalize_backward": _normalize_backward, "hardswish": _hardswish, "hardswish_backward": _hardswish_backward,
-        "silu": _silu, "silu_backward": _silu_backward, "blend": _blend, "scale": _scale, "adamw": _adamw}
+EACH = {"copy": (2, _copy), "add": (2, _add_to), "normalize": (6, _normalize),
+        "normalize_backward": (8, _normalize_backward), "hardswish": (2, _hardswish),
+        "hardswish_backward": (3, _hardswish_backward), "silu": (2, _silu), "silu_backward": (3, _silu_backward),
+        "blend": (4, _blend), "scale": (3, _scale), "adamw": (8, _adamw)}
 # Those that have a twin with Hardswish behind them: the place of the argument that asks for it, and the twin.
 ACTIVATED = {"normalize": (5, _normalize_hardswish), "normalize_backward": (7, _normalize_hardswish_backward)}
 
@@ -190,7 +198,7 @@ def _column_sums(lanes, rows, backward):
     rows, sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  The rows' sums in float32, the totals in
     float64.  Backward, if scale is not 0, dy is times hardswish'(d · scale + shift)."""
     if backward:
-        return _if_not_zero(6, _sums(lanes, rows, True, True), _sums(lanes, rows, True, False))
+        return if_not_zero(6, _sums(lanes, rows, True, True), _sums(lanes, rows, True, False))
     return _sums(lanes, rows, False, False)
 
 
@@ -232,7 +240,7 @@ def _sums(lanes, rows, backward, activated):
 def _squares(lanes):
     """f(x, target, count): target = Σ x²."""
     def emit(builder, arguments):
-        x, target, count, *_ = arguments
+        x, target, count = arguments
 
         def each(v, at, carried):
             y = v.load(at(x))
@@ -246,7 +254,7 @@ def _squares(lanes):
 def _softmax(lanes):
     """f(scores, bias, scale, target, count): target = softmax(scale · scores + bias), scores being overwritten."""
     def emit(builder, arguments):
-        scores, bias, scale, target, count, *_ = arguments
+        scores, bias, scale, target, count = arguments
         one = Vectors(builder, 1)
 
         def shift(v, at, carried):
@@ -276,7 +284,7 @@ def _softmax(lanes):
 def _softmax_backward(lanes):
     """f(dy, y, dbias, count): dy becomes y (dy - Σ dy y), which is added to dbias too."""
     def emit(builder, arguments):
-        dy, y, dbias, count, *_ = arguments
+        dy, y, dbias, count = arguments
         one = Vectors(builder, 1)
         (total,) = _over(builder, lanes, count, [(0.0, _add)],
                          lambda v, at, carried: [v.fma(v.load(at(dy)), v.load(at(y)), carried[0])])

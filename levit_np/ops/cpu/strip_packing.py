@@ -19,7 +19,7 @@ def strip_packing(instructions, jit, call):
     @jit
     def pack_strips(source, row, terms, columns, target):
         full = (columns - read) // wide + 1 if columns >= read else 0
-        copy_strips(source, row, target, terms, full, strip(terms), 0, 0, 0)
+        copy_strips(source, row, target, terms, full, strip(terms))
         for j in range(full, (columns + wide - 1) // wide):
             to, present = target + j * strip(terms), min(wide, columns - j * wide)
             for k in range(terms):

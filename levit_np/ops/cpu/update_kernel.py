@@ -17,7 +17,7 @@ def update_kernel(jit, call, share):
 
     @jit
     def norm(x, count, scratch):
-        squares(x, scratch + SQUARES, count, 0, 0, 0, 0, 0, 0)
+        squares(x, scratch + SQUARES, count)
         return root(get_float(scratch + SQUARES))
 
     @jit

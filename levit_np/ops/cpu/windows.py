@@ -48,13 +48,13 @@ def line_windows(jit, call, fill):
                 if first <= v < last:
                     source = window(s, x, u, v, p, 0)[0]
                     for i in range(kernel):
-                        copy(source + i * line, to + i * run * 4, 0, 0, 0, 0, 0, 0, run)
+                        copy(source + i * line, to + i * run * 4, run, 0)
                     continue
                 for i in range(kernel):
                     source, left, right = window(s, x, u, v, p, i)
                     at = to + i * run * 4
                     fill(at, left)
-                    copy(source, at + left * 4, 0, 0, 0, 0, 0, 0, right - left)
+                    copy(source, at + left * 4, right - left, 0)
                     fill(at + right * 4, run - right)
 
     @jit
@@ -68,11 +68,11 @@ def line_windows(jit, call, fill):
                 if first <= v < last:
                     target = window(s, x, u, v, p, 0)[0]
                     for i in range(kernel):
-                        add(at + i * run * 4, target + i * line, 0, 0, 0, 0, 0, 0, run)
+                        add(at + i * run * 4, target + i * line, run)
                     continue
                 for i in range(kernel):
                     target, left, right = window(s, x, u, v, p, i)
-                    add(at + (i * run + left) * 4, target, 0, 0, 0, 0, 0, 0, right - left)
+                    add(at + (i * run + left) * 4, target, right - left)
 
     return unfold_lines, fold_lines
 
@@ -103,7 +103,7 @@ def plane_windows(jit, call):
             begin, _, start = inside(s, u, p, i, 0)
             # Behind the last there may be nothing to read.
             end = max(begin, inside(s, u, p, i, 2)[1] - 1) if kernel == 3 else begin
-            fours(x + 4 * start, step, to + begin * row, row, end - begin, 0, 0, 0, 0)
+            fours(x + 4 * start, step, to + begin * row, row, end - begin)
             for j in range(kernel):
                 first, last, start = inside(s, u, p, i, j)
                 cell, source = to + 4 * j, x + 4 * start - first * step

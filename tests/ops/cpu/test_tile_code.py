@@ -68,9 +68,9 @@ def inner_loop(name, text):
 def training(emit):
     """The tile that training's products are made of, alone in a function."""
     def define(module, lanes, rows, vectors):
-        count = len(signature(emit).parameters) - 3
-        routines._define(module, "multiply", lambda builder, arguments: emit(Vectors(builder, lanes), *rows, vectors,
-                                                                             *arguments[:count]))
+        count = len(signature(emit).parameters) - 3  # but v, rows and vectors
+        routines._define(module, "multiply", count, lambda builder, arguments: emit(
+            Vectors(builder, lanes), *rows, vectors, *arguments))
         return module.globals["levit_multiply"]
 
     define.__name__ = f"training{emit.__name__}"
