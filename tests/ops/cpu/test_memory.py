@@ -12,6 +12,8 @@ import pytest
 
 from levit_np.ops.cpu import memory
 
+from ...can_start import NEEDS_INTERPRETER
+
 
 def refusing(name, number):
     """mmap.mmap, of a system whose call of that name fails."""
@@ -49,6 +51,7 @@ print(before - resident() >> 20)
 """
 
 
+@NEEDS_INTERPRETER
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="GNU's malloc has a trim")
 def test_what_malloc_keeps_is_given_back():
     """It keeps 32 MiB here for later, as it does of itself where an array half as large was freed before."""
