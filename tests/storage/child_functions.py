@@ -62,12 +62,21 @@ def write_file(path: str, count: int) -> int:
 
 
 def limits() -> dict[str, Any]:
+    """The limits of this process, each as [soft, hard]; what its alarm does, and when."""
     import resource
     import signal
 
-    names = ("RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_FSIZE")
-    found = {name: resource.getrlimit(getattr(resource, name))[0] for name in names}
-    return found | {"timer": signal.getitimer(signal.ITIMER_REAL)[0]}
+    names = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_FSIZE")
+    found = {name: resource.getrlimit(getattr(resource, name)) for name in names}
+    return found | {"timer": signal.getitimer(signal.ITIMER_REAL)[0], "alarm": signal.getsignal(signal.SIGALRM)}
+
+
+def room() -> int:
+    """How many bytes this process may add to its address space."""
+    import resource
+
+    with open("/proc/self/statm") as file:
+        return resource.getrlimit(resource.RLIMIT_AS)[0] - int(file.read().split()[0]) * resource.getpagesize()
 
 
 def replace_on_a_full_disk(path: str, size: int, limit: int) -> str:

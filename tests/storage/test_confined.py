@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -79,10 +80,30 @@ def test_a_file_larger_than_the_memory_is_refused(tmp_path):
 
 def test_all_limits_are_set():
     found = confined.run(functions.limits, seconds=20, memory=64 << 20)
-    assert 20 <= found["RLIMIT_CPU"] <= 25
+    assert 20 <= found["RLIMIT_CPU"][0] <= 25
     assert 20 < found["timer"] <= 21
-    assert found["RLIMIT_CORE"] == 0
-    assert found["RLIMIT_FSIZE"] == 64 << 20
+    # The second number is the one to which a subverted child could raise the first.
+    assert found["RLIMIT_CORE"] == [0, 0]
+    assert found["RLIMIT_FSIZE"] == [64 << 20, 64 << 20]
+
+
+def test_a_child_that_takes_too_much_of_the_processor_is_told_so_before_it_is_killed():
+    assert confined.run(functions.limits)["RLIMIT_CPU"][1] == resource.getrlimit(resource.RLIMIT_CPU)[1]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the address space is read there")
+def test_the_address_space_may_grow_by_the_memory_and_no_more():
+    assert 63 << 20 < confined.run(functions.room, memory=64 << 20) <= 64 << 20
+    soft, hard = confined.run(functions.limits, memory=64 << 20)["RLIMIT_AS"]
+    assert soft == hard
+
+
+def test_a_parent_that_ignores_the_alarm_does_not_make_the_child_immortal():
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        assert confined.run(functions.limits)["alarm"] == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_too_much_time_is_named():
