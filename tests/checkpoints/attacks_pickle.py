@@ -99,6 +99,7 @@ _weight("quantized storage", _UNKNOWN, stored=storage("QUInt8Storage", numel=16)
 _weight("untyped storage", _UNKNOWN, stored=storage("storage.UntypedStorage", numel=16))
 _beside("storage as a value", storage(), "expected plain values and tensors")
 _beside("storage in a tuple as a value", storage() + b"\x85", "expected plain values and tensors")
+_beside("storage before a number in a tuple as a value", storage() + b"K\1\x86", "expected plain values and tensors")
 _beside("class as a value", b"ctorch\nFloatStorage\n", "expected plain values and tensors")
 
 # Shapes, offsets and strides.
