@@ -200,6 +200,12 @@ def test_without_a_network_one_line_says_what_to_do(server, cache, monkeypatch):
     monkeypatch.setattr(hub, "AUTHORS", "https://nowhere.invalid/")
     refused(server, cache, "could not be downloaded")
 
+    def fails(url):
+        raise TimeoutError  # which has nothing to say
+
+    monkeypatch.setattr(hub, "_opened", fails)
+    refused(server, cache, r"could not be downloaded \(TimeoutError\)")
+
 
 def test_the_hash_does_not_make_a_file_trusted(server, cache, monkeypatch):
     for name in list(attacks_torch.ATTACKS)[::60]:
