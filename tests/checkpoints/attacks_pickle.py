@@ -95,6 +95,9 @@ _weight("record outside the archive", "expected the id of a storage", stored=sto
 _weight("record that is the program", "expected the id of a storage", stored=storage(key="../data.pkl"))
 _weight("more values than the record", "expected a torch.FloatStorage of 16 bytes", stored=storage(numel=5))
 _weight("fewer values than the record", "of 16 bytes", stored=storage(numel=3))
+_file("a truth for the number of values",
+      checkpoint(state(a=tensor(storage(numel=1).replace(integer(1) + b"tQ", b"\x88tQ"), 0, (1,), (1,))),
+                 {"0": bytes(4)}), "of 4 bytes")
 _weight("values below zero", "of 16 bytes", stored=storage(numel=-4))
 _weight("2^62 + 4 values", "of 16 bytes", stored=storage(numel=(1 << 62) + 4))
 _weight("wider type than the record", "expected a torch.DoubleStorage of 16", stored=storage("DoubleStorage"))

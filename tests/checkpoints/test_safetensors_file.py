@@ -226,6 +226,7 @@ def test_an_attack_is_refused(tmp_path, name):
 
 
 REASONS = {
+    "seven bytes": "expected safetensors, found 7 bytes",
     "header of 2 MB": "header of at most",
     "header that begins with a space": "expected a JSON header",
     "name twice": "the key 'a' twice",

@@ -40,6 +40,17 @@ def test_the_new_content_is_there_and_nothing_else(target):
     assert os.listdir(target.parent) == [target.name]
 
 
+def test_no_descriptor_stays_open(target):
+    """A training writes thousands of files."""
+    def next_one() -> int:
+        with open(os.devnull) as file:
+            return file.fileno()
+
+    before = next_one()
+    replace(target)
+    assert next_one() == before
+
+
 def test_the_file_can_be_read_and_changed_before_it_appears(tmp_path):
     with replacing(tmp_path / "a") as file:
         file.write(b"seal:content")
@@ -162,6 +173,12 @@ def test_an_error_of_the_block_about_another_file_keeps_its_name(target):
     assert caught.value.filename == "/no/such/file"
 
 
+def test_an_error_of_the_block_without_a_number_keeps_its_words(target):
+    """As libhdf5's."""
+    with pytest.raises(OSError, match="^Unable to write$"), replacing(target):
+        raise OSError("Unable to write")
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path, umask):
     before = os.umask(umask)
@@ -195,6 +212,14 @@ def test_where_a_read_only_file_can_be_neither_replaced_nor_removed_nothing_is_l
     assert target.read_bytes() == OLD and os.listdir(target.parent) == [target.name]
 
 
+def test_windows_which_opens_no_directory_does_without_the_sync_of_one(target, monkeypatch):
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr(os, "open", lambda *_: pytest.fail("was opened"))
+        replace(str(target))
+    assert target.read_bytes() == NEW
+
+
 def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced(target, tmp_path):
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "latest.h5"
@@ -210,11 +235,14 @@ def test_a_symbolic_link_to_nothing_gets_a_file(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == NEW
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
-def test_what_is_no_regular_file_is_never_replaced(tmp_path, make: Callable[[Path], None]):
+@pytest.mark.parametrize(
+    ("make", "words"), [(Path.mkdir, os.strerror(errno.EISDIR)), (os.mkfifo, "expected a regular file")],
+    ids=["directory", "pipe"],
+)
+def test_what_is_no_regular_file_is_never_replaced(tmp_path, make: Callable[[Path], None], words):
     make(tmp_path / "a")
     kind = stat.S_IFMT(os.stat(tmp_path / "a").st_mode)
-    with pytest.raises(OSError, match=f"'{tmp_path / 'a'}'"):
+    with pytest.raises(OSError, match=f"{words}: '{tmp_path / 'a'}'"):
         replace(tmp_path / "a")
     assert stat.S_IFMT(os.stat(tmp_path / "a").st_mode) == kind
     assert os.listdir(tmp_path) == ["a"]
