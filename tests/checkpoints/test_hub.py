@@ -148,6 +148,16 @@ def test_a_connection_that_is_cut_is_refused(server, cache, content):
     refused(server, cache, "could not be downloaded")
 
 
+def test_a_server_need_not_say_how_much_it_sends(server, cache, content, model):
+    def without_length(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    server.answer = without_length
+    assert same(model, levit_np.load(NAME))
+
+
 def test_a_server_that_says_nothing_is_given_up(server, cache, monkeypatch):
     monkeypatch.setattr(hub, "_PATIENCE", 0.2)
     done = threading.Event()
