@@ -216,6 +216,7 @@ def test_zip64_members_are_read(tmp_path, with_offset):
 @pytest.mark.parametrize(
     "data",
     [checkpoint(), altered("data/0", flags=UTF8), altered("data/0", flags=FOLLOWS, extra=b"FB\3\0ZZZ"),
+     altered("data/0", central={"external": 0o100644 << 16}),
      altered("version", data=b"10\n"), altered("version", data=b"1"),
      archive([*parts().values(), Part(b"archive/.data/serialization_id", b"1" * 40)]),
      checkpoint(state(a=tensor()) + text("n") + b"(K\1M\1\1J\1\0\0\1\x8a\0\x8a\x08" + b"\xff" * 8
@@ -223,7 +224,7 @@ def test_zip64_members_are_read(tmp_path, with_offset):
      checkpoint(state(a=tensor()) + text("n") + b"Nr\xff\xff\3\0" + b"s" + text("m") + b"](" + b"N" * 65_536 + b"es"
                 + text("o") + b")" + b"\x85" * 62 + b"s"),
      checkpoint(b"}K\0NsJ\xff\xff\xff\x7fNs" + text("state_dict") + b"}" + text("a") + tensor() + b"ss")],
-    ids=["honest", "sizes in the header", "no UTF-8", "version 10", "version 1", "hidden member",
+    ids=["honest", "sizes in the header", "no UTF-8", "file of Unix", "version 10", "version 1", "hidden member",
          "every opcode for a value", "largest memo, list and depth", "numbers as keys"],
 )
 def test_the_honest_files_of_the_attacks_are_accepted(tmp_path, data):
