@@ -80,8 +80,8 @@ def network() -> torch.nn.Module:
      lambda weights: {"state_dict": weights},
      lambda weights: {"model": dict(weights), "epoch": 3, "best": 0.5, "name": "é", "ok": True, "none": None,
                       "large": 1 << 40, "list": [1, [2.0], (3, "a")], "ema": weights, "one": torch.ones(2)},
-     lambda weights: {"model": 3, "state_dict": weights}],
-    ids=["OrderedDict", "dict", "model", "state_dict", "beside others", "model is no dict"],
+     lambda weights: {"model": 3, "state_dict": weights}, lambda weights: {"model": [3], "state_dict": weights}],
+    ids=["OrderedDict", "dict", "model", "state_dict", "beside others", "model is no dict", "model is a list"],
 )
 def test_a_module_is_read_wherever_its_state_stands(tmp_path, wrap):
     weights = network().state_dict()
