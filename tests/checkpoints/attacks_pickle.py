@@ -76,6 +76,7 @@ _pickle("Parameter of a tensor by another call", state(a=REBUILD + b"(" + tensor
 _weight("tensor by another call", "expected a call", function=_PARAMETER)
 _weight("another function of torch", _UNKNOWN, function=b"ctorch._utils\n_rebuild_sparse_tensor\n")
 _weight("hooks", "expected a call", last=FALSE + ORDERED + text("a") + integer(1) + b"s")
+_weight("hooks that are a number", "expected a call", last=FALSE + b"K\1")
 _weight("hooks in a dict", "expected a call", last=FALSE + b"}")
 _weight("metadata that negates", "expected a call", last=FALSE + ORDERED + b"}" + text("neg") + b"\x88s")
 
