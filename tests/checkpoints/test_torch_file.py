@@ -198,6 +198,7 @@ def zip64_part(part: Part, offset: int | None) -> Part:
         central["offset"] = 0xFFFFFFFF
     central_extra = struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
     extra = central_extra[:12] + bytes(8) + central_extra[20:]
+    central_extra, extra = (fields + b"FB\3\0ZZZ" for fields in (central_extra, extra))  # and padding behind it
     descriptor = struct.pack("<4sL2Q", b"PK\7\10", crc, size, size)
     return part._replace(central=central, central_extra=central_extra, extra=extra, descriptor=descriptor)
 
