@@ -2,7 +2,6 @@
 
 import _thread
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -88,6 +87,7 @@ def test_all_limits_are_set():
 
 
 def test_a_child_that_takes_too_much_of_the_processor_is_told_so_before_it_is_killed():
+    resource = pytest.importorskip("resource")
     assert confined.run(functions.limits)["RLIMIT_CPU"][1] == resource.getrlimit(resource.RLIMIT_CPU)[1]
 
 
