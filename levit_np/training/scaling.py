@@ -17,7 +17,7 @@ class LossScale:
 
     def overflowed(self) -> bool:
         """Takes in that gradients were not finite.  -> whether a smaller scale may help."""
-        if not self.used or self.value <= 1:
+        if self.value <= 1:
             return False
         self.value, self.quiet = self.value / 2, 0
         return True

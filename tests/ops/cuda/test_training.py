@@ -252,7 +252,11 @@ def test_the_scale_grows_again():
     while scale.overflowed():
         pass
     assert scale.value == 1
-    assert not LossScale("bfloat16").overflowed() and LossScale("float32").value == 1
+    for precision in ("float32", "bfloat16"):
+        unused = LossScale(precision)
+        for _ in range(LONG + 1):
+            unused.fitted()
+        assert not unused.overflowed() and unused.value == 1
 
 
 def test_sixteen_bits_train_on_this_backend_alone():

@@ -1,6 +1,7 @@
 """The order of an epoch against what repeated augmentation says of it, for any sizes."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +48,11 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     epoch_order.cache_clear()
     assert order(1, 0) == first
     assert len({tuple(order(seed, epoch)) for seed in range(5) for epoch in range(5)}) == 25
+
+
+def test_an_order_that_is_kept_for_the_next_step_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(60, seed=1, epoch=0, repeats=1, global_batch=6)[0, 0] = 1
 
 
 def test_each_image_comes_anywhere():
