@@ -59,5 +59,14 @@ def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):
         ("reference", 2, False), ("cpu", 2, False), ("cuda", 2, True)]
 
 
+def test_the_speed_is_the_median_round_s_and_the_share_the_processor_s(monkeypatch):
+    monkeypatch.delenv("LEVIT_NP_INSTRUCTIONS", raising=False)
+    monkeypatch.setattr(short, "peaks", lambda threads: {"avx512": 100.0 * threads})
+    monkeypatch.setattr(short, "interleaved", lambda calls, rounds, progress: {key: [0.5, 0.25, 0.1] for key in calls})
+    model = build(config_of("levit_digits"))
+    (row,) = short.speeds({("cpu", "float32"): model}, [2], threads=3)
+    assert row[:4] == ("cpu", "float32", 2, 8.0) and row.share == pytest.approx(8 * operations(model) / 300e9)
+
+
 def test_operations_are_the_papers():
     assert operations(build(config_of("levit_256"))) == 2 * 1_128_024_056

@@ -46,6 +46,15 @@ def test_every_unit_of_this_processor_has_a_rate(monkeypatch):
     assert found and all(math.isfinite(rate) and rate > 0.001 for rate in found.values())
 
 
+def test_the_rate_is_that_of_all_threads_in_the_fastest_round(monkeypatch):
+    times, asked = [], []
+    for start in range(20):
+        times += [10.0 * start, 10.0 * start + (2 if start == 13 else 5)]
+    monkeypatch.setattr(peak, "perf_counter", lambda: times.pop(0))
+    rate = peak._rate(lambda data, rounds: asked.append(rounds), operations=256, threads=2)
+    assert asked == 40 * [4 * peak.ROUNDS] and rate == 256 * 4 * peak.ROUNDS * 2 / 2 / 1e9
+
+
 def test_the_share_is_taken_of_the_fastest_unit_or_of_the_one_forced(monkeypatch):
     found = {"avx512": 200.0, "avx2": 100.0, "avx512_bf16": 90.0, "amx_bf16": 3000.0}
     monkeypatch.delenv("LEVIT_NP_INSTRUCTIONS", raising=False)

@@ -131,3 +131,17 @@ def test_as_many_classes_as_can_be_read_are_drawn(monkeypatch):
     confusion.require_drawable(50)
     with pytest.raises(LevitError, match="at most 50 classes, found 51"):
         confusion.require_drawable(51)
+
+
+def test_the_picture_has_a_row_for_each_label_and_a_column_for_each_answer(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(pytest.importorskip("matplotlib.figure").Figure, "savefig",
+                        lambda figure, file, **options: drawn.append(figure))
+    confusion.draw_confusion(np.array([[2, 6, 0], [0, 0, 0], [1, 0, 1]]), ["a", 21 * "b", 20 * "c"], tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    assert np.array_equal(axes.images[0].get_array(), [[0.25, 0.75, 0], [0, 0, 0], [0.5, 0, 0.5]])
+    assert {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts} == {
+        (0, 0): ("2", "black"), (1, 0): ("6", "white"), (0, 2): ("1", "black"), (2, 2): ("1", "black")}
+    for names in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [name.get_text() for name in names] == ["a", 19 * "b" + "…", 20 * "c"]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("answered", "label", "30.00% of 10 images")

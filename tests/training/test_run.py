@@ -100,6 +100,24 @@ def test_without_matplotlib_it_says_why_there_is_no_picture(tmp_path, monkeypatc
                                 "'levit_np[train]'")
 
 
+def test_the_curves_are_the_log_s(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pytest.importorskip("matplotlib.figure").Figure, "savefig",
+                        lambda figure, file, **options: drawn.append(figure))
+    lines = [{"epoch": n, "loss": 3.0 - n, "top1": 20.0 * n, "validation": {"loss": 4.0 - n, "top1": 10.0 * n}}
+             for n in (1, 2)]
+    draw(lines, tmp_path / "a.png")
+    del lines[0]["validation"]
+    draw(lines, tmp_path / "a.png")
+    found = [[(axes.get_ylabel(), [(line.get_label(), *map(list, line.get_data())) for line in axes.lines])
+              for axes in figure.axes] for figure in drawn]
+    training, validation = "training (augmented)", "validation"
+    assert found[0] == [
+        ("loss", [(training, [1, 2], [2.0, 1.0]), (validation, [1, 2], [3.0, 2.0])]),
+        ("top-1 accuracy, %", [(training, [1, 2], [20.0, 40.0]), (validation, [1, 2], [10.0, 20.0])])]
+    assert found[1] == [(label, shown[:1]) for label, shown in found[0]]
+
+
 def test_a_log_that_somebody_has_edited_is_drawn_as_far_as_it_goes(tmp_path):
     assert draw([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "top1": 50.0}], tmp_path / "a.png").startswith("curves: ")
 
