@@ -12,7 +12,7 @@ from levit_np.training.data.folder import Folder
 from levit_np.training.data.loader import EvaluationLoader, Loader
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed
-from levit_np.training.data.steps import TrainingSteps
+from levit_np.training.data.steps import EvaluationSteps, TrainingSteps
 from levit_np.training.recipe import RECIPES, Recipe
 
 from ..image_folders import digits_folder, make_folder
@@ -91,6 +91,15 @@ def test_ranks_share_a_global_batch(folder, expected, workers):
         for part, name in enumerate(("images", "targets", "indices")):
             joined = np.concatenate([shares[rank][place][part] for rank in range(2)])
             assert np.array_equal(joined, getattr(whole, name))
+
+
+def test_what_is_begun_ahead_is_what_comes_next(folder):
+    """Else workers would make a step that nobody asks for, and then, late, the one that is asked for."""
+    authors = preprocessing_named("authors", SIZE, 3)
+    training = TrainingSteps(folder, Recipe(), authors, 11, 8, 0, 1, False)
+    assert [training.after(4, step) for step in range(3)] == [(4, 1), (4, 2), (5, 0)]
+    evaluation = EvaluationSteps(folder, authors, 8, 0, 1, False)
+    assert [evaluation.after(0, step) for step in range(4)] == [(0, 1), (0, 2), (0, 3), None]
 
 
 def test_another_seed_another_epoch(folder, expected):
