@@ -172,6 +172,18 @@ def test_teach_writes_what_the_model_says(capsys, weights, data, tmp_path):
     assert (tmp_path / "t.h5").read_bytes() == before
 
 
+def test_teach_writes_of_the_data_s_classes_alone(capsys, weights, data, tmp_path):
+    for name in "37":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "000.png").write_bytes((data / name / "000.png").read_bytes())
+    assert run(capsys, "teach", weights, tmp_path / "data", tmp_path / "t.h5")[:2] == (
+        0, f"{tmp_path / 't.h5'}: 2 logits of each of 2 images\n")
+    source, model = open_source(tmp_path / "data"), levit_np.load(weights)
+    taught = WrittenTeacher(tmp_path / "t.h5", source, PLAIN)(SimpleNamespace(indices=np.array([0, 1])))
+    expected = model(np.stack([model.prepare(source.path(index)) for index in (0, 1)]))[:, [3, 7]]
+    assert np.abs(taught - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def test_teach_leaves_out_bad_images_and_says_so(capsys, weights, data, damaged, tmp_path):
     status, out, err = run(capsys, "teach", weights, damaged, tmp_path / "t.h5")
     assert status == 1 and "of 49 images" in out and "3/bad.png" in err
@@ -187,6 +199,19 @@ def test_a_result_that_cannot_be_written_is_said_before_the_work(capsys, weights
                  ["teach", weights, "not looked for", target, "--force"]):
         status, out, err = run(capsys, *verb)
         assert (status, out, err) == (1, "", f"levit-np {verb[0]}: {target}: {message}\n")
+
+
+def test_the_model_computes_where_and_in_what_it_was_told_to(capsys, monkeypatch):
+    def load(weights, **options):
+        raise levit_np.LevitError(f"{weights}, {options}")
+
+    monkeypatch.setattr("levit_np.classifier.load", load)
+    for verb, options in (
+            (["evaluate", "a.h5", "data", "--backend", "reference", "--dtype", "float64"],
+             {"backend": "reference", "dtype": "float64"}),
+            (["evaluate", "a.h5", "data"], {"backend": "cpu", "dtype": "float32"}),
+            (["teach", "a.h5", "data", "never.h5", "--backend", "reference"], {"backend": "reference"})):
+        assert run(capsys, *verb) == (1, "", f"levit-np {verb[0]}: a.h5, {options}\n")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "teach"])

@@ -1,6 +1,7 @@
 """Packed files: what was packed comes back; every damage, and every hostile claim, is a CheckpointError."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -148,6 +149,19 @@ def test_cut_short_or_longer(whole, tmp_path, cut):
     path.write_bytes(whole.read_bytes() + b"x")
     with pytest.raises(CheckpointError, match="damaged: expected a file of"):
         Packed(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="needs pread")
+def test_a_disk_that_cannot_be_read_is_said_of_the_file_and_of_the_image(folder, whole, monkeypatch):
+    def broken(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = Packed(whole)
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(CheckpointError, match=f"train.h5: {folder.name(5)}: cannot be read: Input/output error$"):
+        source.read(5)
+    with pytest.raises(CheckpointError, match="train.h5: cannot be read: Input/output error$"):
+        Packed(whole)
 
 
 def test_another_file(tmp_path):
@@ -405,6 +419,17 @@ def test_the_command(tmp_path, capsys):
         main(["pack", str(root)])
 
 
-def test_the_format_is_the_one_written_down(whole):
-    """A file of today has to be read tomorrow: the seal's fields, in this order and of these sizes."""
-    assert struct.unpack_from("<8sII", whole.read_bytes()) == (b"levitpak", 1, 512)
+def test_the_format_is_the_one_written_down(folder, whole):
+    """A file of today has to be read tomorrow."""
+    content = whole.read_bytes()
+    magic, version, block, length, offset, nbytes, digest = struct.unpack_from("<8sIIQQQ32s", content)
+    assert (magic, version, block, length) == (b"levitpak", 1, 512, len(content))
+    contents = json.loads(content[offset : offset + nbytes])
+    hashed = content[:40].ljust(512, b"\0") + content[offset : offset + nbytes]
+    with h5py.File(whole) as file:
+        assert contents == [[name, file[name].dtype.str, list(file[name].shape), file[name].id.get_offset()]
+                            for name in ("images", "offsets", "sizes", "targets", "digests", "names", "classes")]
+        for name, *_ in contents[1:]:
+            hashed += file[name][()].tobytes()
+        assert file["digests"][5].tobytes() == hashlib.blake2b(folder.read(5), digest_size=16).digest()
+    assert hashlib.sha256(hashed).digest() == digest
