@@ -151,6 +151,18 @@ def test_cut_short_or_longer(whole, tmp_path, cut):
         Packed(path)
 
 
+@pytest.mark.parametrize("most", [7, None])
+def test_a_read_that_brings_a_part_goes_on_and_without_pread_it_seeks(folder, whole, monkeypatch, most):
+    """A part, as a network's disk may; without pread, as on Windows."""
+    pread = getattr(os, "pread", None)
+    if most and pread:
+        monkeypatch.setattr(os, "pread", lambda file, count, offset: pread(file, min(count, most), offset))
+    else:
+        monkeypatch.delattr(os, "pread", raising=False)
+    source = Packed(whole)
+    assert [source.read(index) for index in (5, 2)] == [folder.read(index) for index in (5, 2)]
+
+
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="needs pread")
 def test_a_disk_that_cannot_be_read_is_said_of_the_file_and_of_the_image(folder, whole, monkeypatch):
     def broken(*arguments):
@@ -215,6 +227,11 @@ def text(name, old, new):
     return change
 
 
+def one_class(contents, arrays):
+    arrays["targets"][:] = 0
+    text("classes", b"class0\0class1\0", b"class0-class1-")(contents, arrays)
+
+
 def test_a_forgery_that_changes_nothing_is_read(folder, whole, tmp_path):
     assert Packed(forged(tmp_path / "f.h5", whole, lambda contents, arrays: None)).read(7) == folder.read(7)
 
@@ -251,23 +268,47 @@ def test_a_forgery_that_changes_nothing_is_read(folder, whole, tmp_path):
     (number("names", 5, 0), "names: expected 12, found 13"),
     (number("names", -1, 65), "names: expected a NUL after each name"),
     (text("classes", b"class1", b"class0"), "classes: expected two or more, each once"),
+    (one_class, "classes: expected two or more, each once, found 1"),
     (text("classes", b"class1", b"clas\n1"), "classes: expected printable names"),
     (text("classes", b"class1", b"clas\xff1"), "classes: expected printable names"),
+    (text("classes", b"class1", b"\0clas1"), "classes: expected printable names, found ''"),
 ])
 def test_hostile_claims(whole, tmp_path, change, words):
     with pytest.raises(CheckpointError, match=words):
         Packed(forged(tmp_path / "f.h5", whole, change))
 
 
-@pytest.mark.parametrize("field, value", [(1, 2), (3, 1 << 63), (4, 1 << 40), (5, 1 << 40), (5, 0), (4, 1 << 63)])
-def test_a_forged_seal(whole, tmp_path, field, value):
+def test_an_image_may_have_as_many_bytes_as_are_decoded_and_no_more(folder, whole, monkeypatch):
+    most = max(map(folder.size, range(len(folder))))
+    monkeypatch.setattr(packed, "MAX_BYTES", most)
+    assert len(Packed(whole)) == len(folder)
+    monkeypatch.setattr(packed, "MAX_BYTES", most - 1)
+    with pytest.raises(CheckpointError, match=f"expected 1 to {most - 1} bytes within .*, found {most} from"):
+        Packed(whole)
+
+
+@pytest.mark.parametrize("field, value, words", [
+    (1, 2, "expected version 1 of packed images, found 2"), (3, 1 << 63, "expected a file of"),
+    (4, 1 << 40, "expected the list of contents within"), (5, 1 << 40, "expected the list of contents within"),
+    (5, 0, "contents: "), (4, 1 << 63, "expected the list of contents within")])
+def test_a_forged_seal(whole, tmp_path, field, value, words):
     content = bytearray(whole.read_bytes())
     fields = list(packed._SEAL.unpack_from(content))
     fields[field] = value
     content[: packed._SEAL.size] = packed._SEAL.pack(*fields)
     (tmp_path / "f.h5").write_bytes(content)
-    with pytest.raises(CheckpointError, match="f.h5: "):
+    with pytest.raises(CheckpointError, match=words):
         Packed(tmp_path / "f.h5")
+
+
+def test_a_list_of_contents_is_read_up_to_a_size(whole, monkeypatch):
+    """Of a file of hundreds of gigabytes it could be most."""
+    *_, nbytes, _ = packed._SEAL.unpack_from(whole.read_bytes())
+    monkeypatch.setattr(packed, "LONGEST_CONTENTS", nbytes)
+    assert len(Packed(whole)) == 12
+    monkeypatch.setattr(packed, "LONGEST_CONTENTS", nbytes - 1)
+    with pytest.raises(CheckpointError, match="expected the list of contents within"):
+        Packed(whole)
 
 
 @pytest.mark.parametrize("most, words", [(20, "classes: expected 20 bytes at most, found 21"),
