@@ -1,16 +1,19 @@
 """A trainer's state, what it refuses to take for one, and numbers that stop it."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from levit_np.errors import TrainingError
+from levit_np.model import build
 from levit_np.training.checkpoint import Checkpoints
 from levit_np.training.ranks import SingleRank
 from levit_np.training.scaling import LossScale
 from levit_np.training.trainer import Trainer
+from levit_np.training.update import Update
 
 from .in_memory import SMALL, MemoryLoader
 from .small_run import RECIPE, digest, run, trainer
@@ -89,6 +92,24 @@ def test_a_trainer_needs_a_batch_and_a_head_for_its_teacher():
     made = trainer(config=replace(SMALL, distillation=False))
     with pytest.raises(TrainingError, match="teacher: expected a network with two heads to distil into, found one"):
         Trainer(made.model, made.loader, RECIPE, teacher=lambda batch: batch.targets)
+
+
+def test_a_network_that_has_the_same_arrays_stays_as_it_is():
+    other, model = trainer().model, build(SMALL, "reference")
+    model.set_state(other.state(), copy=False)
+    assert model.head.weight is other.head.weight
+    before = deepcopy(other.state())
+    list(Trainer(model, MemoryLoader(), RECIPE).train_epoch())
+    np.testing.assert_equal(other.state(), before)
+
+
+def test_an_evaluation_after_an_update_is_of_the_new_weights():
+    """On the backend that folds and packs them, before BN's statistics change too."""
+    model, x = trainer().model.to("cpu"), MemoryLoader().batch_at(0, 0).images
+    update, before = Update(model, RECIPE), model(x)
+    update({name: np.ones_like(array) for name, array in model.trained().items()}, 0.1)
+    after = model(x)
+    assert not np.array_equal(after, before) and np.array_equal(after, deepcopy(model)(x))
 
 
 def test_the_branches_that_drop_are_the_seed_s_and_the_rank_s():
