@@ -193,6 +193,14 @@ def test_wrong_use(folder, options, error, words):
         loader(folder, **options)
 
 
+@pytest.mark.parametrize("options, words", [
+    ({"batch": 0}, "batch: expected 1 or more, found 0"), ({"rank": -1}, "rank: expected 0 to 0, found -1"),
+    ({"bad_files": "replace"}, "bad_files: expected 'stop' or 'skip', found 'replace'"), ({"workers": -1}, "workers: ")])
+def test_wrong_use_in_an_evaluation(folder, options, words):
+    with pytest.raises(ConfigError, match=words):
+        EvaluationLoader(folder, preprocessing_named("authors", SIZE, 3), **{"batch": 8} | options)
+
+
 def test_an_odd_batch_without_mixing(folder):
     unmixed = replace(Recipe(), mixup=0, cutmix=0)
     assert [len(batch.images) for batch in batches(loader(folder, unmixed, batch=7))] == [7] * 6

@@ -250,6 +250,7 @@ def test_a_forgery_that_changes_nothing_is_read(folder, whole, tmp_path):
     (listed(1, 2, [3, 4]), "expected shape"),
     (listed(2, 2, [11]), "sizes: expected shape"),
     (listed(4, 2, [12, 15]), "digests: expected shape"),
+    (listed(6, 2, [3, 7]), r"classes: expected shape \(bytes,\), found \(3, 7\)"),
     (listed(5, 2, [0]), "names: expected 1 byte or more"),
     (listed(0, 2, [0]), "images: expected 1 byte or more"),
     (listed(0, 3, 1 << 62), "expected sizes and offsets within the file"),
@@ -308,6 +309,14 @@ def test_a_list_of_contents_is_read_up_to_a_size(whole, monkeypatch):
     assert len(Packed(whole)) == 12
     monkeypatch.setattr(packed, "LONGEST_CONTENTS", nbytes - 1)
     with pytest.raises(CheckpointError, match="expected the list of contents within"):
+        Packed(whole)
+
+
+def test_more_images_than_are_read(whole, monkeypatch):
+    monkeypatch.setattr(packed, "MOST_IMAGES", 12)
+    assert len(Packed(whole)) == 12
+    monkeypatch.setattr(packed, "MOST_IMAGES", 11)
+    with pytest.raises(CheckpointError, match="expected 1 to 11 images, found 12"):
         Packed(whole)
 
 
