@@ -26,9 +26,10 @@ BASE = Recipe(epochs=12, batch=6, rate=1e-3, warmup_epochs=3, average=0.95, drop
 FORMS = {
     "the labels on both heads": (BASE, False),
     "hard distillation": (replace(BASE, alpha=0.3, clip=0.003), True),
-    "soft distillation": (replace(BASE, distillation="soft", temperature=3.0, rate_changes="step"), True),
+    "soft distillation": (replace(BASE, distillation="soft", temperature=3.0, rate_changes="step", warmup_rate=2e-6,
+                                  final_rate=3e-6), True),
     "accumulation": (replace(BASE, accumulation=2, batch=4), False),
-    "neither clipping nor decay": (replace(BASE, clip=0.0, decay=0.0), True),
+    "neither clipping nor decay": (replace(BASE, clip=0.0, decay=0.0, beta1=0.8, beta2=0.99, adam_eps=1e-6), True),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from levit_np.images.preprocessing import preprocessing_named
+from levit_np.training.augmentation import one_image
 from levit_np.training.augmentation.one_image import augment, fill_colour
 from levit_np.training.recipe import RECIPES, Recipe
 
@@ -49,6 +50,21 @@ def test_each_part_can_be_switched_on_alone(part):
     changed = [not np.allclose(augment(IMAGE, replace(PLAIN, **part), COLOUR, random), plain(IMAGE, COLOUR), atol=1e-4)
                for _ in range(10)]
     assert sum(changed) >= 4   # of RandAugment a quarter of images stays
+
+
+def test_each_part_is_as_strong_as_the_recipe_says(monkeypatch):
+    asked = []
+    for name in ("random_resized_crop", "rand_augment", "colour_jitter", "random_erasing"):
+        def part(*arguments, name=name, function=getattr(one_image, name)):
+            asked.append((name, *arguments[1:-1]))
+            return function(*arguments)
+
+        monkeypatch.setattr(one_image, name, part)
+    recipe = Recipe(crop_scale=(0.3, 0.4), crop_ratio=(0.5, 0.6), augment_layers=3, augment_magnitude=4.0,
+                    augment_deviation=0.7, jitter=0.2, erase=0.1)
+    augment(IMAGE, recipe, COLOUR, np.random.default_rng(0))
+    assert asked == [("random_resized_crop", (24, 24), (0.3, 0.4), (0.5, 0.6)),
+                     ("rand_augment", 3, 4.0, 0.7, (124, 116, 104)), ("colour_jitter", 0.2), ("random_erasing", 0.1)]
 
 
 def test_noise_comes_after_the_normalisation():

@@ -111,14 +111,14 @@ def test_without_augmentation_a_batch_is_the_images(tmp_path):
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=4))
     for index in range(len(folder)):
         Image.open(folder.path(index)).resize((33, 33)).save(folder.path(index))
-    (batch,) = loader(folder, PLAIN, image_size=(24, 24)).epoch(0)
+    (batch,) = loader(folder, replace(PLAIN, smoothing=0.3), image_size=(24, 24)).epoch(0)
     assert sorted(batch.indices) == list(range(8))
     for x, target, index in zip(*batch[:3]):
         picture = Image.open(folder.path(index)).convert("RGB").resize((24, 24), Image.Resampling.BICUBIC)
         expected = (np.asarray(picture) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         np.testing.assert_allclose(x, expected.transpose(2, 0, 1), atol=2e-6)
-        smoothed = np.full(2, 0.05)
-        smoothed[index // 4] = 0.95
+        smoothed = np.full(2, 0.15)
+        smoothed[index // 4] = 0.85
         np.testing.assert_allclose(target, smoothed, rtol=1e-6)
 
 
