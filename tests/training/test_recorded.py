@@ -255,6 +255,18 @@ def test_a_loss_that_no_operation_computes_is_seen_in_time(recordings, capsys):
     assert len(recordings) == 1 and "found one of shape ()" in capsys.readouterr().err
 
 
+def test_a_recording_that_fails_when_other_ranks_were_told_of_gradients_is_an_error(capsys):
+    """They wait for the rest of them, and would take those of a second pass for it."""
+    _, refused = pair("levit_digits", RECIPE)
+    told, loss = [], refused.loss
+    refused.loss = lambda *arguments: (np.float32(float(loss(*arguments)[0])), loss(*arguments)[1])
+    refused.model.head.completed = told.append
+    step(refused, 0)
+    with pytest.raises(RuntimeError, match=r"found one of shape \(\)"):
+        step(refused, 1)
+    assert told == 2 * [refused.model.head] and "not recorded" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dtype, recipe", [("float64", {}), ("float32", {"accumulation": 2})])
 def test_no_recording_where_it_would_not_do(dtype, recipe):
     """float64 has no kernels, and its arrays would all be kept; gradients of several batches add up."""
