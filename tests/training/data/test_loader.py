@@ -242,6 +242,17 @@ def test_skipped_files_are_recorded_and_replaced_by_nothing(damaged, workers):
         assert np.array_equal(whole.targets[row], single.targets[row]) == (alone or same_class)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_files_are_named_in_the_order_of_their_rows(tmp_path, workers):
+    """Of two workers the first had the first and the last of them, the second the other."""
+    folder, on = Folder(make_folder(tmp_path / "d", classes=2, images=8)), Recipe(repeats=1)
+    bad = next(loader(folder, on, batch=16).epoch(0)).indices[[1, 3, 5]]
+    for index in bad:
+        folder.path(index).write_bytes(b"no image")
+    (batch,) = batches(loader(folder, on, batch=16, bad_files="skip", workers=workers), epochs=[0])
+    assert [name for name, _ in batch.skipped] == [folder.name(index) for index in bad]
+
+
 def test_an_evaluation_stops_at_a_bad_file_or_goes_on_without_it(damaged):
     authors, bad = preprocessing_named("authors", SIZE, 3), {3, 9, 12}
     with pytest.raises(ImageError, match=f"^{damaged.name(3)}: "):

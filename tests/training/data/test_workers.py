@@ -324,3 +324,18 @@ def test_every_row_is_made_by_one_worker_and_all_workers_have_some(batch, unit, 
                 made[worker] += len(unit_rows)
         assert sorted(rows) == list(range(batch))
     assert max(made.values()) - min(made.values()) <= unit
+
+
+def test_a_worker_is_at_the_image_that_it_reads_and_afterwards_at_none():
+    """Who ends it then is not to blame an image for it."""
+    at, arrived = [-1, -1], []
+
+    class Filling(Plan):
+        def fill(self, epoch, step, rows, images, targets, arrive):
+            for row in rows:
+                arrive(10 + row)
+                arrived.append(list(at))
+            return []
+
+    assert workers_module._units(Filling(8, 2), 0, 0, None, None, at, worker=1, workers=2) == ([], None)
+    assert arrived == [[-1, 12], [-1, 13], [-1, 16], [-1, 17]] and at == [-1, -1]
