@@ -4,6 +4,7 @@ import builtins
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,16 @@ def test_attention_is_the_models(digits, layer, query, grid):
     step = 32 / (grid[0] if "downsample" not in name else 8)
     assert (marked.get_x(), marked.get_y()) == ((column * (2 if "downsample" in name else 1)) * step - 0.5,
                                                 (row * (2 if "downsample" in name else 1)) * step - 0.5)
+
+
+def test_the_image_is_as_it_was_before_it_was_normalised(digits):
+    grey = np.asarray(Image.open(IMAGE).convert("L")) / 255
+    shown = plot.attention(digits, IMAGE).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, np.repeat(grey[..., None], 3, 2), atol=1e-6)
+    # Where nobody knows how it was normalised, its smallest number is black, its largest white.
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    expected = (x - x.min()) / (x.max() - x.min())
+    np.testing.assert_allclose(plot._pixels(SimpleNamespace(preprocessing=None), x), expected.transpose(1, 2, 0))
 
 
 def test_one_head(digits):
