@@ -195,7 +195,8 @@ def test_wrong_use(folder, options, error, words):
 
 @pytest.mark.parametrize("options, words", [
     ({"batch": 0}, "batch: expected 1 or more, found 0"), ({"rank": -1}, "rank: expected 0 to 0, found -1"),
-    ({"bad_files": "replace"}, "bad_files: expected 'stop' or 'skip', found 'replace'"), ({"workers": -1}, "workers: ")])
+    ({"bad_files": "replace"}, "bad_files: expected 'stop' or 'skip', found 'replace'"),
+    ({"workers": -1}, "workers: expected 0 or more, found -1")])
 def test_wrong_use_in_an_evaluation(folder, options, words):
     with pytest.raises(ConfigError, match=words):
         EvaluationLoader(folder, preprocessing_named("authors", SIZE, 3), **{"batch": 8} | options)
