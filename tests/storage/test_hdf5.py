@@ -246,7 +246,7 @@ def test_what_is_no_file_is_refused(tmp_path, make):
 
 
 def test_a_path_that_no_file_can_have_is_refused():
-    with pytest.raises(CheckpointError, match=r"\A'a\\x00b.h5': expected a path, found embedded null byte\Z"):
+    with pytest.raises(CheckpointError, match=r"\A'a\\x00b.h5': expected a path, found .*embedded null "):
         hdf5.read("a\0b.h5")
 
 
