@@ -1,8 +1,9 @@
 """Weights of 16 bits, two of which share a word."""
 
 import numpy as np
+import pytest
 
-from levit_np.inference.packing import nested, to_bfloat16
+from levit_np.inference.packing import key_size, nested, to_bfloat16
 
 
 def widened(words):
@@ -35,3 +36,10 @@ def test_nothing_nested_is_slow_or_of_another_sign():
 
 def test_zeros_may_be_first():
     assert np.array_equal(widened(nested(np.array([[0, 1], [0, -1]], np.float32))), [[0, 1], [0, -1]])
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_a_head_has_no_more_columns_than_fill_panels_or_divide_one(width):
+    for key in range(1, 200):
+        assert key_size(key, width) == next(size for size in range(16, 300, 16) if size >= key
+                                            and (size % width == 0 or width % size == 0)), key
