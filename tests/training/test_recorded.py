@@ -267,6 +267,18 @@ def test_a_recording_that_fails_when_other_ranks_were_told_of_gradients_is_an_er
     assert told == 2 * [refused.model.head] and "not recorded" not in capsys.readouterr().err
 
 
+def test_what_an_operation_calls_is_done_again_as_a_part_of_it():
+    """Not by itself, with the rest left out: another rank would wait for a gradient, say."""
+    x, told = np.ones(3, np.float32), []
+    tell = cpu.repeated(lambda x: told.append(float(cpu.sum(x, 0))))
+    replay = cpu.captured(lambda: tell(x), [x])
+    replay()
+    for number in (2, 3):
+        x[...] = number
+        replay()
+    assert told == [3, 6, 9]
+
+
 @pytest.mark.parametrize("dtype, recipe", [("float64", {}), ("float32", {"accumulation": 2})])
 def test_no_recording_where_it_would_not_do(dtype, recipe):
     """float64 has no kernels, and its arrays would all be kept; gradients of several batches add up."""
