@@ -387,6 +387,38 @@ def test_shapes_that_do_not_fit(name, arguments):
         getattr(cpu, name)(*arguments)
 
 
+Q, K, V, BIAS = draw(2, 3, 4, 5), draw(2, 3, 6, 5), draw(2, 3, 6, 7), draw(3, 4, 6)
+P = reference.attention(Q, K, V, BIAS, 0.3)[1]
+X, C, ONE = draw(4, 3), draw(3), draw(1)
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("attention", (Q[:1], K, V, BIAS, 0.3)), ("attention", (Q[:, :1], K, V, BIAS, 0.3)),
+    ("attention", (Q, K[:1], V[:1], BIAS, 0.3)), ("attention", (Q, K, V[:1], BIAS, 0.3)),
+    ("attention", (Q[0], K[0], V[0], BIAS, 0.3)), ("attention", (Q, K, V, BIAS[:1], 0.3)),
+    ("attention", (Q, K, V, BIAS[:, :1], 0.3)), ("attention", (Q, K, V, BIAS[None], 0.3)),
+    ("attention", (Q, K, V, BIAS.astype(np.float64), 0.3)),
+    ("attention_backward", (draw(1, 3, 4, 7), Q, K, V, 0.3, P)),
+    ("attention_backward", (draw(2, 3, 4, 7), Q, K[:1], V[:1], 0.3, P)),
+    ("attention_backward", (draw(2, 3, 4, 7), Q, K, V, 0.3, P[:1])),
+    ("normalize", (X, ONE, C, C, C**2, 1e-5)), ("normalize", (X, C, C, C, ONE**2, 1e-5)),
+    ("normalize_backward", (X[:1], X, C, C, C**2, 1e-5)), ("normalize_backward", (X, X, ONE, C, C**2, 1e-5)),
+    ("batch_norm", (X, ONE, C, 1e-5)), ("batch_norm_hardswish", (X, C, ONE, 1e-5)),
+    ("batch_norm_backward", (X[:1], X, C, reference.Statistics(C, C**2, 4), 1e-5)),
+    ("batch_norm_hardswish_backward", (X[:1], X, C, C, reference.Statistics(C, C**2, 4), 1e-5)),
+    ("update_running", ((C, C**2), reference.Statistics(ONE, ONE**2, 4), 0.1)),
+    ("update_running", ((ONE, C**2), reference.Statistics(C, C**2, 4), 0.1)),
+    ("update_running", ((C, C**2), reference.Statistics(C, ONE**2, 4), 0.1)),
+    ("adamw", (X, X[:1], X, X**2, 3, 1e-3)), ("adamw", (X, X, X, X[:1] ** 2, 3, 1e-3)),
+    ("hardswish_backward", (X[:1], X)), ("silu_backward", (X, X[:1])), ("add", (X, X[:1])), ("add", (X, C)),
+    *(("multiply", (X, factor)) for factor in (X, X[:1], X[:, :1].astype(np.float64), C, ONE[0])),
+    ("gather_bias_backward", (BIAS, np.zeros((4, 6), np.int32), 9))])
+def test_what_numpy_broadcasts_or_converts_is_the_textbooks(name, arguments):
+    """The kernels have one number for each, of one type, and would read on where there are fewer."""
+    for ours, theirs in zip(perform(cpu, name, arguments), perform(TEXTBOOK, name, arguments), strict=True):
+        assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+
+
 def test_a_bias_or_none():
     q, k, v, _, scale = SMALL["attention"]
     x, w = SMALL["linear"]
