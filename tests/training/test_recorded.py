@@ -279,6 +279,47 @@ def test_what_an_operation_calls_is_done_again_as_a_part_of_it():
     assert told == [3, 6, 9]
 
 
+def test_a_recording_knows_what_it_is_given_and_what_cannot_change():
+    x, fixed = np.ones(3, np.float32), np.ones(3, np.float32)
+    fixed.flags.writeable = False
+    product, within = cpu.repeated(lambda x, y: x * y), cpu.repeated(lambda x: cpu.add(x, np.ones(3, np.float32)))
+    for y in (x, x[::-1], fixed, np.arange(3), np.int64(2), 2.0, None):
+        cpu.captured(lambda: None if y is None else product(x, y), [x])
+    for other in (lambda: product(x, np.ones(3)), lambda: product(x, y=np.ones(3)), lambda: product(x, np.float32(2)),
+                  lambda: cpu.add(x, np.ones(3, np.float32)), lambda: within(x), lambda: x + 1,
+                  lambda: (x, [np.float64(1)])):
+        with pytest.raises(RuntimeError, match="expected arrays of the backend's operations"):
+            cpu.captured(other, [x])
+    assert recording.recording() is None
+
+
+def test_a_recording_that_is_refused_gives_back_the_memory_that_it_took_over():
+    x, blocks = np.ones(3, np.float32), recording.blocks
+    mine, there = blocks._blocks(), blocks.block(blocks.LARGE).ctypes.data
+
+    def refused():
+        assert blocks._blocks() is not mine and blocks.block(blocks.LARGE).ctypes.data == there
+        return x + 1
+
+    with pytest.raises(RuntimeError):
+        cpu.captured(refused, [x])
+    assert blocks._blocks() is mine and blocks.block(blocks.LARGE).ctypes.data == there
+
+
+def test_neither_a_view_nor_what_runs_kernels_is_called_again():
+    called, x = [], np.ones((3, 4), np.float32)
+
+    def operation(name, function):
+        return cpu.repeated(lambda x: called.append(name) or function(x))
+
+    view, kernels, other = (operation("view", lambda x: x[1:]), operation("kernels", lambda x: cpu.add(x, x)),
+                            operation("other", lambda x: x.sum(0)))
+    replay = cpu.captured(lambda: other(kernels(view(x))), [x])
+    assert (replay() == 4).all() and called == ["view", "kernels", "other"]
+    x[...] = 3
+    assert (replay() == 12).all() and called[3:] == ["other"]
+
+
 @pytest.mark.parametrize("dtype, recipe", [("float64", {}), ("float32", {"accumulation": 2})])
 def test_no_recording_where_it_would_not_do(dtype, recipe):
     """float64 has no kernels, and its arrays would all be kept; gradients of several batches add up."""

@@ -412,6 +412,7 @@ X, C, ONE = draw(4, 3), draw(3), draw(1)
     ("adamw", (X, X[:1], X, X**2, 3, 1e-3)), ("adamw", (X, X, X, X[:1] ** 2, 3, 1e-3)),
     ("hardswish_backward", (X[:1], X)), ("silu_backward", (X, X[:1])), ("add", (X, X[:1])), ("add", (X, C)),
     *(("multiply", (X, factor)) for factor in (X, X[:1], X[:, :1].astype(np.float64), C, ONE[0])),
+    ("multiply", (X.astype(np.float64), X[:, :1])), ("multiply", (draw(3, 3), C)),
     ("gather_bias_backward", (BIAS, np.zeros((4, 6), np.int32), 9))])
 def test_what_numpy_broadcasts_or_converts_is_the_textbooks(name, arguments):
     """The kernels have one number for each, of one type, and would read on where there are fewer."""
