@@ -293,6 +293,10 @@ def test_few_programs_are_kept():
     for batch in (1, 2, 3, 4, 5, 6) * 2:
         executor(random_images(model, batch))
     assert len(executor._idle) <= cpu.KEPT
+    last = made[-1]()
+    executor(random_images(model, 6))
+    assert made[-1]() is last is not None  # and taken again
+    del last
     gc.collect()
     assert len({id(p) for program in made if (p := program())}) <= cpu.KEPT  # and nothing else keeps the others
 

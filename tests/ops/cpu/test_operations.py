@@ -154,17 +154,23 @@ def test_every_backend_has_the_same_functions(name):
 def test_copyto_and_sum():
     """In any layout, and where the kernels take only one of them."""
     for target, source in ((np.zeros((5, 7), np.float32), draw(5, 7)), (np.zeros((7, 5), np.float32).T, draw(5, 7)),
-                           (np.zeros((5, 7)), draw(5, 7)), (np.zeros((5, 7), np.float32), draw(7))):
+                           (np.zeros((5, 7), np.float32), draw(7, 5).T), (np.zeros((5, 7)), draw(5, 7)),
+                           (np.zeros((5, 7), np.float32), draw(7))):
         assert cpu.copyto(target, source) is None
         np.testing.assert_array_equal(target, np.broadcast_to(source, (5, 7)))
     np.testing.assert_array_equal(cpu.sum(draw(3, 4, 5), (0, 2)), draw(3, 4, 5).sum((0, 2)))
 
 
-def test_the_kernels_are_used():
+def test_the_kernels_are_used(monkeypatch):
     """A backend that fell back to the textbook would pass all that follows."""
-    for name in FAST:
-        function = getattr(cpu, name.split()[0])
-        assert function.__module__.startswith("levit_np.ops.cpu"), name
+    runs, run = [], running.run_with_threads
+    monkeypatch.setattr(running, "run_with_threads", lambda *arguments: runs.append(1) or run(*arguments))
+    q, k, v, _, scale = SMALL["attention"]
+    for name, arguments in [*SMALL.items(), ("attention", (q, k, v, None, scale)),
+                            ("copyto", (np.zeros((5, 7), np.float32), draw(5, 7)))]:
+        runs.clear()
+        getattr(cpu, name.split()[0])(*arguments)
+        assert runs, name
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -266,6 +272,19 @@ def test_all_parameters_together(backend, clip, scale):
     averages = [np.ones_like(p) for p in parameters]
     backend.average_together(averages, parameters, 0.9)
     assert all(np.array_equal(a, backend.moving_average(np.ones_like(p), p, 0.9)) for a, p in zip(averages, parameters))
+
+
+@pytest.mark.parametrize("parameter, gradient", [(np.asfortranarray, np.array), (np.array, np.float64),
+                                                 (np.array, lambda g: g[:1])])
+def test_what_the_kernel_cannot_take_among_all_parameters(parameter, gradient):
+    """A network keeps the order of its state's axes, Fortran's too."""
+    first, g = draw(6, 3), gradient(draw(6, 3, seed=1))
+    expected, found = ([first.copy(), np.zeros_like(first), np.zeros_like(first)] for _ in "12")
+    found[0] = parameter(first)
+    reference.adamw(expected[0], g, *expected[1:], 3, 1e-2, decay=0.1, out=expected)
+    cpu.update_together(found[:1], [g], *([a] for a in found[1:]), [0.1], 3, 1e-2)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -377,6 +396,7 @@ def test_empty_arrays():
     ("convolution_backward", (draw(1, 3, 4, 4), draw(1, 3, 8, 8), draw(4, 3, 3, 3), 2, 1)),
     ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 3), draw(1, 2, 5, 4), None, 1.0)),
     ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 4), draw(1, 2, 6, 4), None, 1.0)),
+    ("gather_bias_backward", (draw(2, 4, 6), np.zeros((4, 8), np.int64), 9)),
     ("batch_norm", (draw(4, 3), draw(2), draw(3), 1e-5)), ("hardswish_backward", (draw(4, 3), draw(4, 2))),
     ("batch_norm_backward", (draw(4, 2), *bn((0, draw(4, 3), draw(3)))[1:], 1e-5)),
     ("batch_norm_hardswish", (draw(4, 3), draw(3), draw(2), 1e-5)),
