@@ -410,6 +410,7 @@ def test_shapes_that_do_not_fit(name, arguments):
 Q, K, V, BIAS = draw(2, 3, 4, 5), draw(2, 3, 6, 5), draw(2, 3, 6, 7), draw(3, 4, 6)
 P = reference.attention(Q, K, V, BIAS, 0.3)[1]
 X, C, ONE = draw(4, 3), draw(3), draw(1)
+WIDE, S = X.astype(np.float64), reference.Statistics(C, C**2, 4)
 
 
 @pytest.mark.parametrize("name, arguments", [
@@ -424,8 +425,11 @@ X, C, ONE = draw(4, 3), draw(3), draw(1)
     ("normalize", (X, ONE, C, C, C**2, 1e-5)), ("normalize", (X, C, C, C, ONE**2, 1e-5)),
     ("normalize_backward", (X[:1], X, C, C, C**2, 1e-5)), ("normalize_backward", (X, X, ONE, C, C**2, 1e-5)),
     ("batch_norm", (X, ONE, C, 1e-5)), ("batch_norm_hardswish", (X, C, ONE, 1e-5)),
-    ("batch_norm_backward", (X[:1], X, C, reference.Statistics(C, C**2, 4), 1e-5)),
-    ("batch_norm_hardswish_backward", (X[:1], X, C, C, reference.Statistics(C, C**2, 4), 1e-5)),
+    *(("batch_norm_backward", (dy, X, gamma, S, 1e-5)) for dy, gamma in ((X[:1], C), (X, ONE), (WIDE, C))),
+    *(("batch_norm_hardswish_backward", (dy, X, gamma, C, S, 1e-5)) for dy, gamma in ((X[:1], C), (X, ONE), (WIDE, C))),
+    ("normalize_backward", (WIDE, X, C, C, C**2, 1e-5)), ("hardswish_backward", (WIDE, X)), ("add", (X, WIDE)),
+    ("linear_backward", (WIDE, draw(4, 2), draw(3, 2))), ("adamw", (X, WIDE, X, X**2, 3, 1e-3)),
+    ("attention_backward", (draw(2, 3, 4, 7).astype(np.float64), Q, K, V, 0.3, P)),
     ("update_running", ((C, C**2), reference.Statistics(ONE, ONE**2, 4), 0.1)),
     ("update_running", ((ONE, C**2), reference.Statistics(C, C**2, 4), 0.1)),
     ("update_running", ((C, C**2), reference.Statistics(C, ONE**2, 4), 0.1)),
