@@ -392,6 +392,7 @@ def test_empty_arrays():
 
 @pytest.mark.parametrize("name, arguments", [
     ("linear", (draw(4, 3), draw(5, 4))), ("linear_backward", (draw(4, 5), draw(3, 3), draw(5, 3))),
+    ("linear_backward", (draw(4, 6), draw(4, 3), draw(5, 3))),
     ("convolution", (draw(1, 3, 8, 8), draw(4, 2, 3, 3), 2, 1)),
     ("convolution_backward", (draw(1, 3, 4, 4), draw(1, 3, 8, 8), draw(4, 3, 3, 3), 2, 1)),
     ("attention", (draw(1, 2, 3, 4), draw(1, 2, 5, 3), draw(1, 2, 5, 4), None, 1.0)),
