@@ -306,6 +306,16 @@ def test_what_is_frozen_can_be_thawed_and_must_exist():
     assert model.frozen == {"stem"}
 
 
+def test_what_is_frozen_is_shown_and_differentiated_as_ever_outside_of_training():
+    model, x = random_network(TINY["base"]), images_of(TINY["base"], 3)
+    found = []
+    for parts in ((), ("stem", "stage1")):
+        model.freeze(parts)
+        outputs, saved = model.forward(x, training="frozen")
+        found.append([model.backward(outputs, saved), *model.attention_maps(x).values()])
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_backward_of_other_gradients_is_refused_by_name():
     model, x = random_network(TINY["base"]), images_of(TINY["base"], 3)
     (y, y_dist), saved = model.forward(x, training=True)
