@@ -359,6 +359,28 @@ def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
     assert len(asked) == 11  # two products each in linear_backward and convolution_backward
 
 
+def test_scratch_memory_is_as_large_as_all_threads_parts(monkeypatch):
+    """And stays where it is for as long as it suffices."""
+    kept = SimpleNamespace()
+    monkeypatch.setattr(running, "_kept", kept)
+    for count, size in ((1, 100), (3, 100), (3, 1000), (2, 65), (3, 1024)):
+        levit_np.set_threads(count)
+        address, part = running.scratch(size)
+        first = kept.memory.ctypes.data
+        assert address % 64 == part % 64 == 0 and size <= part < size + 64 and kept.threads == count
+        assert first <= address and address + count * part <= first + kept.memory.nbytes
+        memory = kept.memory
+        assert running.scratch(size // 2)[0] == address and kept.memory is memory
+
+
+def test_results_begin_with_a_cache_line(monkeypatch):
+    memory = np.zeros(100, np.float32)
+    for first in range(16):
+        monkeypatch.setattr(running.blocks, "block", lambda count: memory[first : first + count])
+        y = running.empty(5, 7)
+        assert y.ctypes.data % 64 == 0 and y.shape == (5, 7) and np.shares_memory(y, memory)
+
+
 def test_places_that_there_are_not():
     """Outside of a bias's table: never written to."""
     dbias, index = draw(2, 12, 12), reference.bias_index(3, 4)
