@@ -105,10 +105,10 @@ def scratch(size: int) -> tuple[int, int]:
     size, now = -(-size // 64) * 64, recording()
     kept = now.scratch if now else _kept
     kept.threads = now.threads if now else threads()
-    total = size * kept.threads + 64
+    total = size * kept.threads
     if getattr(kept, "size", 0) < total:
         kept.memory, kept.size = Pieces().numbers(total, np.uint8), total
-        kept.address = address(kept.memory) + -address(kept.memory) % 64
+        kept.address = address(kept.memory)
     _made(kept.memory)
     return kept.address, size
 
