@@ -19,12 +19,6 @@ filtering = import_module("levit_np.ops.cpu.filtering")
 INPUT = np.array([[1, 0, -1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, -1, 0, 1], [0, 0, 0, 1, 0]])
 
 
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
-
-
 def whole_numbers(*shape, seed=0):
     return np.random.default_rng(seed).integers(-9, 10, shape).astype(np.float32)
 

@@ -2,8 +2,6 @@
 
 import inspect
 from functools import partial
-from importlib import import_module
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,134 +9,13 @@ import pytest
 import levit_np
 from levit_np import ops
 from levit_np.ops import cpu, reference
+from levit_np.ops.cpu import running
 
-from ...at_once import at_once
 from ..cases import CASES, drawn
+from .operation_calls import FAST, LARGE, SMALL, TEXTBOOK, arrays, bn, changed, draw, gap, perform, with_beta
 
 # Rounding of float32, a unit being 6e-8, in sums of a few terms or, at the sizes below, of a few thousand.
 ROUNDING, LONG_SUMS = 5e-6, 1e-5
-
-# The package's names are the functions.
-attention, convolution, filtering, linear, running = (
-    import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "filtering", "linear",
-                                                           "running"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
-
-
-def hardswish_after(x, gamma, beta, *rest):
-    y, statistics = reference.batch_norm(x, gamma, beta, *rest)
-    return reference.hardswish(y), statistics
-
-
-def backward_of_hardswish_after(dy, x, gamma, beta, statistics, *rest):
-    y = reference.normalize(x, gamma, beta, *statistics[:2], *rest)
-    return reference.batch_norm_backward(reference.hardswish_backward(dy, y), x, gamma, statistics, *rest)
-
-
-# With what only this backend has as one operation.
-TEXTBOOK = SimpleNamespace(**vars(reference) | {"batch_norm_hardswish": hardswish_after,
-                                                "batch_norm_hardswish_backward": backward_of_hardswish_after})
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
-
-
-def gap(found, exact):
-    """The largest difference, relative to the largest value."""
-    found, exact = np.asarray(found), np.asarray(exact)
-    assert found.shape == exact.shape and found.dtype == np.float32
-    return np.abs(found - exact).max() / max(np.abs(exact).max(), 1e-3)
-
-
-def arrays(result):
-    """The arrays of a result, those within named tuples too."""
-    if isinstance(result, np.ndarray):
-        return [result]
-    return [a for part in result if isinstance(part, (tuple, list, np.ndarray)) for a in arrays(part)]
-
-
-def bn(inputs, axis=-1):
-    """(inputs of batch_norm_backward, the same with the statistics in float64)."""
-    dy, x, gamma = inputs
-    return dy, x, gamma, reference.Statistics(*(a.astype(x.dtype) for a in reference.batch_statistics(
-        x.astype(np.float64), axis)[:2]), x.size // x.shape[axis])
-
-
-def with_beta(inputs, beta, *rest):
-    """The inputs of batch_norm_hardswish_backward, from those of batch_norm_backward."""
-    dy, x, gamma, statistics = inputs
-    return dy, x, gamma, beta, statistics, *rest
-
-
-def calls(sizes):
-    """{name of an operation: its arguments}, for everything that the kernels do; `sizes` gives larger ones."""
-    if sizes == "small":
-        m, c, o, image, attention = 5, 3, 7, (2, 3, 9, 6), (2, 3, 4, 9, 5, 6)
-        squares, outputs, index = draw(2, 32, 3, 8), 16, reference.bias_index(3, 4)
-    else:  # several blocks of rows, whole and partial panels; a wide convolution; keys beyond a panel
-        m, c, o, image, attention = 1203, 48, 77, (2, 32, 23, 40), (2, 3, 17, 49, 16, 32)
-        squares, outputs = draw(7, 48, 28, 15), 80  # several groups of lines an image, of images a gradient
-        index = reference.bias_index(14, 14, 2)
-    batch, heads, queries, keys, key, value = attention
-    x, dy, w, gamma, beta = draw(2, m, c), draw(2, m, o), draw(o, c), draw(c), draw(c, seed=1)
-    pixels, kernel = draw(*image), draw(24, image[1], 3, 3)
-    dpixels = draw(*reference.convolution(pixels, kernel, 2, 1).shape)
-    filters = draw(outputs, squares.shape[1], 3, 3)  # of what minimal filtering is for: see filtering.suits
-    dsquares = draw(*reference.convolution(squares, filters, 2, 1).shape)
-    q, k, v = draw(batch, heads, queries, key), draw(batch, heads, keys, key), draw(batch, heads, keys, value)
-    bias, probabilities = draw(heads, queries, keys), reference.softmax(draw(batch, heads, queries, keys))
-    channels = draw(image[1]), draw(image[1], seed=1)
-    mean, variance = draw(c, seed=2), draw(c, seed=3) ** 2 + np.float32(0.1)
-    wide = 3 * draw(m, c)
-    return {
-        "linear": (x, w), "linear_backward": (dy, x, w),
-        "convolution": (pixels, kernel, 2, 1), "convolution_backward": (dpixels, pixels, kernel, 2, 1),
-        "attention": (q, k, v, bias, 0.3),
-        "attention_backward": (draw(batch, heads, queries, value, seed=1), q, k, v, 0.3, probabilities),
-        "gather_bias_backward": (draw(heads, *index.shape), index, int(index.max()) + 1),
-        "normalize": (x, gamma, beta, mean, variance, 1e-5),
-        "normalize_backward": (draw(2, m, c, seed=1), x, gamma, mean, variance, 1e-5),
-        "batch_statistics": (x,), "batch_norm": (x, gamma, beta, 1e-5),
-        "batch_norm_backward": (*bn((draw(2, m, c, seed=1), x, gamma)), 1e-5),
-        "batch_norm_hardswish": (x, 3 * gamma, beta, 1e-5),
-        "batch_norm_hardswish_backward": with_beta(bn((draw(2, m, c, seed=1), x, 3 * gamma)), beta, 1e-5),
-        "hardswish": (wide,), "hardswish_backward": (draw(m, c), wide), "silu": (wide,),
-        "silu_backward": (draw(m, c), wide),
-        "adamw": (wide, draw(m, c), draw(m, c, seed=1), draw(m, c, seed=2) ** 2, 7, 1e-3, (0.9, 0.99), 1e-8, 0.1),
-        "add": (x, draw(2, m, c, seed=1)), "add of images": (pixels, draw(*image, seed=1)),
-        "multiply": (x, draw(2, 1, 1)), "multiply of images": (pixels, draw(image[0], 1, 1, 1)),
-        "update_running": ((mean, variance), reference.Statistics(gamma, beta**2, m), 0.1),
-        "convolution_backward without dx": (dpixels, pixels, kernel, 2, 1, False),
-        "convolution in squares": (squares, filters, 2, 1),
-        "convolution_backward in squares": (dsquares, squares, filters, 2, 1),
-        "convolution_backward in squares without dx": (dsquares, squares, filters, 2, 1, False),
-        "batch_norm of images": (pixels, *channels, 1e-5, 1),
-        "batch_norm_backward of images": (*bn((draw(*image, seed=1), pixels, channels[0]), 1), 1e-5, 1),
-        "batch_norm_hardswish of images": (pixels, *channels, 1e-5, 1),
-        "batch_norm_hardswish_backward of images": with_beta(
-            bn((draw(*image, seed=1), pixels, channels[0]), 1), channels[1], 1e-5, 1),
-    }
-
-
-def perform(backend, name, arguments):
-    return arrays(getattr(backend, name.split()[0])(*arguments))
-
-
-def changed(arguments, change):
-    """The arguments with `change` made to every array of numbers, those within named tuples too."""
-    return tuple(change(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else
-                 a._replace(mean=change(a.mean), variance=change(a.variance)) if isinstance(a, reference.Statistics)
-                 else changed(a, change) if isinstance(a, tuple) else a for a in arguments)
-
-
-SMALL, LARGE = calls("small"), calls("large")
-FAST = sorted(SMALL)
 
 
 @pytest.mark.parametrize("name", ops.PRECISIONS)
@@ -285,100 +162,6 @@ def test_what_the_kernel_cannot_take_among_all_parameters(parameter, gradient):
     cpu.update_together(found[:1], [g], *([a] for a in found[1:]), [0.1], 3, 1e-2)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("name", FAST)
-def test_the_number_of_threads_changes_nothing(name, count):
-    expected = perform(cpu, name, LARGE[name])
-    levit_np.set_threads(count)
-    for ours, same in zip(perform(cpu, name, LARGE[name]), expected, strict=True):
-        assert np.array_equal(ours, same)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_eight_callers_at_once(count):
-    """A caller has scratch memory of its own, and calls of several threads do not wait for each other forever."""
-    expected, wrong = {name: perform(cpu, name, SMALL[name]) for name in FAST}, []
-    levit_np.set_threads(count)
-
-    def call(_):
-        for name in FAST * 20:
-            if not all(map(np.array_equal, perform(cpu, name, SMALL[name]), expected[name])):
-                wrong.append(name)
-
-    at_once(call, 8)
-    assert not wrong
-
-
-@pytest.mark.parametrize("name", ["linear", "attention_backward"])
-def test_more_threads_while_an_operation_is_prepared_have_no_scratch_in_it(name, monkeypatch):
-    """set_threads, called by another thread, counts from the next operation on."""
-    expected, counts, made = perform(cpu, name, SMALL[name]), [], running.run_with_threads
-
-    def run(function, count):
-        counts.append(count)
-        levit_np.set_threads(1)
-        made(function, count)
-
-    def scratch(size, real=running.scratch):
-        found = real(size)
-        levit_np.set_threads(4)
-        return found
-
-    monkeypatch.setattr(running, "run_with_threads", run)
-    for module in (attention, linear):
-        monkeypatch.setattr(module, "scratch", scratch)
-    levit_np.set_threads(1)
-    assert all(map(np.array_equal, perform(cpu, name, SMALL[name]), expected))
-    assert counts and set(counts) == {1}
-
-
-@pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
-    """What lies behind it, and before, is as it was."""
-    memory, asked = np.empty(1 << 24, np.uint8), []
-
-    def scratch(size):
-        size = -(-size // 64) * 64
-        memory[...] = 171
-        asked.append(size * count)
-        return memory.ctypes.data + 4096 - memory.ctypes.data % 64, size
-
-    for module in (attention, convolution, filtering, linear):
-        monkeypatch.setattr(module, "scratch", scratch)
-    levit_np.set_threads(count)
-    monkeypatch.setattr(running._kept, "threads", count, raising=False)
-    for name in ("linear", "linear_backward", "convolution", "convolution_backward", "convolution in squares",
-                 "convolution_backward in squares", "attention", "attention_backward"):
-        perform(cpu, name, sizes[name])
-        first = 4096 - memory.ctypes.data % 64
-        assert (memory[:first] == 171).all() and (memory[first + asked[-1] :] == 171).all(), name
-        assert (memory[first : first + asked[-1]] != 171).any()
-    assert len(asked) == 11  # two products each in linear_backward and convolution_backward
-
-
-def test_scratch_memory_is_as_large_as_all_threads_parts(monkeypatch):
-    """And stays where it is for as long as it suffices."""
-    kept = SimpleNamespace()
-    monkeypatch.setattr(running, "_kept", kept)
-    for count, size in ((1, 100), (3, 100), (3, 1000), (2, 65), (3, 1024)):
-        levit_np.set_threads(count)
-        address, part = running.scratch(size)
-        first = kept.memory.ctypes.data
-        assert address % 64 == part % 64 == 0 and size <= part < size + 64 and kept.threads == count
-        assert first <= address and address + count * part <= first + kept.memory.nbytes
-        memory = kept.memory
-        assert running.scratch(size // 2)[0] == address and kept.memory is memory
-
-
-def test_results_begin_with_a_cache_line(monkeypatch):
-    memory = np.zeros(100, np.float32)
-    for first in range(16):
-        monkeypatch.setattr(running.blocks, "block", lambda count: memory[first : first + count])
-        y = running.empty(5, 7)
-        assert y.ctypes.data % 64 == 0 and y.shape == (5, 7) and np.shares_memory(y, memory)
 
 
 def test_places_that_there_are_not():

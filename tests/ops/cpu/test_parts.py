@@ -10,12 +10,6 @@ import levit_np
 from levit_np.ops import cpu, reference
 
 
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
-
-
 def numbers(random, *shape):
     """Of all 24 bits, over twenty orders of magnitude."""
     return (random.standard_normal(shape) * 10.0 ** random.integers(-10, 11, shape)).astype(np.float32)

@@ -11,12 +11,6 @@ from ...distance import worst_gradient
 from ...random_model import random_images, random_model
 
 
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
-
-
 def gradients(model, x, targets):
     """{name: gradient} of the cross-entropy on every head, that of the images among them."""
     outputs, saved = model.forward(x, training=True)

@@ -15,7 +15,7 @@ from levit_np.ops.cpu.threads import threads
 
 from ...forked import forked
 from ...inference.fenced import Fence
-from .test_operations import LARGE, SMALL, changed, draw, perform
+from .operation_calls import LARGE, SMALL, changed, draw, perform
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 NAMES = "activation", "attention", "convolution", "filtering", "linear", "normalization", "optimizer", "scatter"

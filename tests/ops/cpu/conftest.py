@@ -1,0 +1,11 @@
+"""After each test there is one thread again."""
+
+import pytest
+
+import levit_np
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again():
+    yield
+    levit_np.set_threads(1)
