@@ -16,16 +16,15 @@ class Log:
         self.path = Path(path)
 
     def lines(self) -> list[dict]:
-        """What was written, up to the first line that is none, as a kill may leave it."""
+        """What was written; a line that is none, as a kill or a user may leave it, is left out."""
         lines = []
         for text in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else ():
             try:
                 line = strict_json.loads(text, str(self.path))
             except CheckpointError:
-                break
-            if not isinstance(line, dict) or type(line.get("epoch")) is not int:
-                break
-            lines.append(line)
+                continue
+            if isinstance(line, dict) and type(line.get("epoch")) is int:
+                lines.append(line)
         return lines
 
     def cut(self, epochs: int) -> None:
