@@ -17,9 +17,9 @@ def draw(lines: list[dict], path: Path) -> str:
 
     for axes, key, label in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %")):
         epochs = [line["epoch"] for line in lines]
-        axes.plot(epochs, [line.get(key) for line in lines], ".-", label="training (augmented)")
-        if all("validation" in line for line in lines):
-            axes.plot(epochs, [line["validation"][key] for line in lines], ".-", label="validation")
+        axes.plot(epochs, [_number(line, key) for line in lines], ".-", label="training (augmented)")
+        if all(isinstance(line.get("validation"), dict) for line in lines):
+            axes.plot(epochs, [_number(line["validation"], key) for line in lines], ".-", label="validation")
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -27,3 +27,8 @@ def draw(lines: list[dict], path: Path) -> str:
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=120)
     return f"curves: {path}"
+
+
+def _number(figures: dict, key: str) -> float | None:
+    """None, a gap in a curve, where it is none: whoever edits a log must not lose the picture."""
+    return value if type(value := figures.get(key)) in (int, float) else None

@@ -118,8 +118,18 @@ def test_the_curves_are_the_log_s(tmp_path, monkeypatch):
     assert found[1] == [(label, shown[:1]) for label, shown in found[0]]
 
 
-def test_a_log_that_somebody_has_edited_is_drawn_as_far_as_it_goes(tmp_path):
-    assert draw([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "top1": 50.0}], tmp_path / "a.png").startswith("curves: ")
+@pytest.mark.parametrize("other", [{"top1": 50.0}, {"loss": {"mean": 1}}, {"loss": [1, 2]}, {"loss": "low", "top1": None},
+                                   {"validation": 5}, {"validation": {}}, {"validation": {"loss": "low", "top1": []}}])
+def test_a_log_that_somebody_has_edited_is_drawn_as_far_as_it_goes(tmp_path, monkeypatch, other):
+    drawn, figures = [], {"loss": 3.0, "top1": 40.0}
+    save = pytest.importorskip("matplotlib.figure").Figure.savefig
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig",
+                        lambda figure, *file, **options: drawn.append(figure) or save(figure, *file, **options))
+    lines = [{"epoch": 1, "loss": 2.0, "validation": figures}, {"epoch": 2, "validation": figures} | other]
+    assert draw(lines, tmp_path / "a.png") == f"curves: {tmp_path}/a.png"
+    loss, top1 = (axes.lines[0].get_ydata() for axes in drawn[0].axes)
+    assert (*loss, top1[0]) == (2.0, None, None)
+    assert drawn[0].axes[0].lines[-1].get_ydata()[0] == (3.0 if other.get("validation") != 5 else 2.0)
 
 
 @pytest.mark.parametrize("seed", range(4))
