@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -66,9 +66,10 @@ def add(verbs):
 
 
 def _seconds(text: str) -> float:
-    if not (seconds := float(text)) >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
-    return seconds
+    with suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
 
 
 def _option(part) -> dict:
@@ -130,7 +131,7 @@ def _settings(arguments, before: dict | None) -> dict:
             given["recipe"] = Recipe.from_dict(parts, _recipe(arguments.recipe or "paper")).to_dict()
             return DEFAULTS | given
         settings = before["settings"]
-        base = _recipe(arguments.recipe) if arguments.recipe else Recipe.from_dict(settings["recipe"])
+        base = _recipe(arguments.recipe) if arguments.recipe else _begun(settings["recipe"], arguments.output)
         given["recipe"] = Recipe.from_dict(parts, base).to_dict()
         now = {key: given.pop(key, settings.get(key, DEFAULTS[key])) for key in MAY_CHANGE}
         require_same({key: settings[key] for key in given}, given, arguments.output)
@@ -140,6 +141,14 @@ def _settings(arguments, before: dict | None) -> dict:
     except (KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
                             ) from None
+
+
+def _begun(recipe, output: str) -> Recipe:
+    """A run's own recipe; where it is none, the run's configuration is wrong, not the command."""
+    try:
+        return Recipe.from_dict(recipe)
+    except ConfigError as error:
+        raise TrainingError(f"{output}/config.json: {error}") from None
 
 
 def _absolute(place: str) -> str:

@@ -96,7 +96,8 @@ def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
     (["--backend", "gpu"], "--backend"), (["--epochs", "many"], "--epochs"),
     (["--mixup", "-1"], "recipe: mixup: expected a number"), (["--heads", "3"], "--heads"),
     (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"),
-    (["--save-every", "nan"], "--save-every"),
+    (["--save-every", "nan"], "--save-every: expected a number from 0, found 'nan'"),
+    (["--save-every", "often"], "--save-every: expected a number from 0, found 'often'"),
     (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
@@ -256,8 +257,8 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(shapes, tmp_path,
 
 
 def test_too_few_images_and_no_images(shapes, tmp_path, capsys):
-    assert "expected at least the 256 images of one step, found 42" in fails(
-        capsys, shapes, "--output", tmp_path / "run", "--model", "levit_digits", "--workers", 0)
+    assert fails(capsys, shapes, "--output", tmp_path / "run", "--model", "levit_digits", "--workers", 0) == (
+        "levit-np train: data: expected at least the 256 images of one step, found 42; choose a smaller batch")
     assert "none" in fails(capsys, tmp_path / "none", "--output", tmp_path / "other", *QUICK)
     (tmp_path / "val/one").mkdir(parents=True)
     (tmp_path / "val/two").mkdir(parents=True)

@@ -124,6 +124,22 @@ def test_a_run_goes_on_from_another_folder(shapes, tmp_path, monkeypatch):
     assert main([*arguments[:4], "--resume", "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("part, said", [({"epochs": "two"}, "epochs: expected a whole number from 1"),
+                                        ({"newer": 1}, "expected keys among epochs, batch, ")])
+def test_a_recipe_in_a_configuration_that_is_none_is_one_line_with_its_place(trained, shapes, tmp_path, capsys, part,
+                                                                            said):
+    """Of a later version, or edited by hand: it is not the command that is wrong."""
+    shutil.copytree(trained, tmp_path / "run")
+    here = (shapes, "--output", tmp_path / "run", "--resume")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *map(str, here), "--epochs", "0"])
+    assert ended.value.code == 2
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["settings"]["recipe"] |= part
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert f"run/config.json: recipe: {said}" in fails(capsys, *here)
+
+
 @pytest.mark.parametrize("key", ["network", "preprocessing", "settings"])
 def test_a_configuration_without_a_part_is_one_line(trained, shapes, tmp_path, capsys, key):
     shutil.copytree(trained, tmp_path / "run")

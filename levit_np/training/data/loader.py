@@ -106,7 +106,8 @@ class Loader(_Loader):
         if batch % plan.unit:
             raise ConfigError(f"batch: expected an even number, as mixup and cutmix mix pairs, found {batch}")
         if not plan.steps:
-            raise DataError(f"expected at least the {batch * ranks} images of one step, found {len(source)}")
+            raise DataError(f"data: expected at least the {batch * ranks} images of one step, found {len(source)}; "
+                            "choose a smaller batch")
         super().__init__(plan, workers)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
