@@ -34,13 +34,15 @@ class RunFolder:
     @contextmanager
     def locked(self, fresh: bool) -> Iterator[None]:
         """The only writer for as long as the block lasts; `fresh` makes the folder.  Raises TrainingError where another
-        process writes, or there is a run where none is expected, or none where one is."""
+        process writes, or there is a run, or weights, where none is expected, or none where one is."""
         if not fresh and not self.config.is_file():
             raise TrainingError(f"{self.path}: expected a run to go on with, found no {self.config.name}")
         self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.path / "lock", self.path):
             if fresh and (self.config.exists() or any(int(path.stem[5:]) for path in self.checkpoints.paths())):
                 raise TrainingError(f"{self.path}: expected no run yet, found one; --resume goes on with it")
+            if found := [path for path in (self.best, self.last) if fresh and os.path.lexists(path)]:
+                raise TrainingError(f"{found[0]}: expected no weights before a run, found some, which it would replace")
             for folder in (self.path, self.checkpoints.folder):
                 for leftover in folder.glob(".levit_np-*.tmp"):  # of a process that was killed
                     leftover.unlink()

@@ -118,8 +118,9 @@ def test_the_curves_are_the_log_s(tmp_path, monkeypatch):
     assert found[1] == [(label, shown[:1]) for label, shown in found[0]]
 
 
-@pytest.mark.parametrize("other", [{"top1": 50.0}, {"loss": {"mean": 1}}, {"loss": [1, 2]}, {"loss": "low", "top1": None},
-                                   {"validation": 5}, {"validation": {}}, {"validation": {"loss": "low", "top1": []}}])
+@pytest.mark.parametrize("other", [
+    {"top1": 50.0}, {"loss": {"mean": 1}}, {"loss": [1, 2]}, {"loss": "low", "top1": None},
+    {"validation": 5}, {"validation": {}}, {"validation": {"loss": "low", "top1": []}}])
 def test_a_log_that_somebody_has_edited_is_drawn_as_far_as_it_goes(tmp_path, monkeypatch, other):
     drawn, figures = [], {"loss": 3.0, "top1": 40.0}
     save = pytest.importorskip("matplotlib.figure").Figure.savefig

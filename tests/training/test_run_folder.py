@@ -95,7 +95,7 @@ def test_of_a_log_the_lines_of_epochs_are_read_and_kept_whatever_stands_between_
         log.append(line)
     assert log.lines() == lines
     whole = log.path.read_bytes()
-    for other in ("[3]", "3", '{"loss": 0.1}', '{"epoch": "3"}', '{"epoch": true}', "{", "# slower from here", "\0", ""):
+    for other in ("[3]", "3", '{"loss": 0.1}', '{"epoch": "3"}', '{"epoch": true}', "{", "# slower from here", "\0"):
         log.path.write_bytes(whole + f"{other}\n".encode() + b'{"epoch": 3}\n{"epoch": 4')
         assert log.lines() == [*lines, {"epoch": 3}]
     log.cut(3)
@@ -139,6 +139,16 @@ def test_a_run_is_there_once_it_has_a_configuration_or_a_step(tmp_path, name, th
     with pytest.raises(TrainingError, match="expected no run yet, found one") if there else nullcontext():
         with RunFolder(tmp_path).locked(fresh=True):
             pass
+
+
+@pytest.mark.parametrize("name", ["best.h5", "last.h5"])
+def test_weights_that_are_no_run_s_are_not_replaced(tmp_path, name):
+    """Kept from a run whose checkpoints and configuration were removed, say."""
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(TrainingError, match=f"{name}: expected no weights before a run, found some"):
+        with RunFolder(tmp_path).locked(fresh=True):
+            pass
+    assert (tmp_path / name).read_bytes() == b"weights"
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
