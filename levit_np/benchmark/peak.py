@@ -65,7 +65,7 @@ def peak_of(precision: str, found: dict[str, float]) -> float | None:
     names = [unit.name for unit in UNITS if unit.precision in ("float32", precision)]
     names += ["amx_bf16"] * (precision == "bfloat16")
     forced = os.environ.get("LEVIT_NP_INSTRUCTIONS")
-    if precision == "float32" and forced in found:
+    if precision == "float32" and forced in names and forced in found:  # a set may be called as bfloat16's unit is
         return found[forced]
     return max((found[name] for name in names if name in found), default=None)
 

@@ -63,3 +63,5 @@ def test_the_share_is_taken_of_the_fastest_unit_or_of_the_one_forced(monkeypatch
     assert peak.peak_of("bfloat16", found) == 200
     monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx2")
     assert peak.peak_of("float32", found) == 100 and peak.peak_of("bfloat16", {}) is None
+    monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx512_bf16")  # float32 numbers are multiplied as by avx512
+    assert peak.peak_of("float32", found) == 200
