@@ -39,8 +39,8 @@ class Classifier(LeViT):
 
         On the cpu and cuda backends a plan with every BN folded and the weights packed computes them; it is made at the
         first call, and again after a parameter was replaced, or `state` called, which hands them out to be written into
-        (later writing is seen if `written` is called after it).  Raises LevitError where x is not what the
-        configuration says."""
+        (later writing is seen if `written` is called after it).  Raises LevitError where x, or what has replaced a
+        parameter, is not what the configuration says."""
         if getattr(x, "dtype", None) == np.uint8:
             return self._of_bytes(x)
         self._check(x)
@@ -80,6 +80,7 @@ class Classifier(LeViT):
                     self._executors, self._version = {}, version
                 self._changes = changes
             if apart not in self._executors:
+                self._require(self._arrays())  # the kernels would write where a replaced one's shape says
                 self._executors[apart] = executor(self, self.precision, apart)
             return self._executors[apart]
 

@@ -204,6 +204,24 @@ def test_a_replaced_parameter_is_seen():
     assert error(model(x), exact) < 1e-5
 
 
+@pytest.mark.parametrize("name, wrong", [
+    ("position.embedding", np.ones((4000, 64), np.float32)),  # whose rows would be written behind the stream's
+    ("stem.convolutions.0.weight", np.ones((32, 2, 3, 3), np.float32)),  # of which a part would be taken
+    ("head.bias", None), ("head.bias", np.ones(10, int))])
+def test_a_parameter_replaced_by_what_it_cannot_be_is_refused_by_name(name, wrong):
+    model = random_model("levit_digits", position="embedding", backend="cpu")
+    x = random_images(model)
+    expected, layers = model(x), dict(model.walk())
+    layer, key = name.rsplit(".", 1)
+    right = getattr(layers[layer], key)
+    setattr(layers[layer], key, wrong)
+    for evaluate in (model, model.heads):
+        with pytest.raises(levit_np.LevitError, match=f"{name}: expected a floating array .*, found "):
+            evaluate(x)
+    setattr(layers[layer], key, right)
+    assert np.array_equal(model(x), expected)
+
+
 def test_a_parameter_that_was_written_into_is_seen_once_it_is_said():
     model = random_model(backend="cpu")
     x = random_images(model)
