@@ -323,6 +323,8 @@ def test_threads_are_checked(monkeypatch):
     for wrong in (0, -1, 65, 1.0, "2", True, None):
         with pytest.raises(levit_np.BackendError, match="whole number from 1 to 64"):
             levit_np.set_threads(wrong)
+    levit_np.set_threads(np.int64(2))
+    assert threads.threads() == 2 and type(threads.threads()) is int
     monkeypatch.setattr(threads, "_count", None)
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
     assert threads.threads() == 3

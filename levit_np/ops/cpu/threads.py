@@ -5,6 +5,7 @@ import os
 import threading
 from collections import deque
 from functools import partial
+from numbers import Integral
 from operator import call
 from queue import SimpleQueue
 
@@ -32,9 +33,9 @@ def set_threads(count: int) -> None:
 
     The result does not depend on it.  Raises BackendError for anything but a whole number from 1 to 64."""
     global _count
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
+    if isinstance(count, bool) or not isinstance(count, Integral) or not 1 <= count <= MOST:
         raise BackendError(f"threads: expected a whole number from 1 to {MOST}, found {count!r}")
-    _count = count
+    _count = int(count)
 
 
 def threads() -> int:
