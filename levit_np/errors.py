@@ -1,9 +1,19 @@
 """What can go wrong, as exceptions. Every message names the place, what was expected and what was found."""
 
+import sys
+from contextlib import suppress
+
 
 def shown(text: str) -> str:
     """A text from outside as a message may hold it: it must not be able to command the terminal."""
     return text if text.isprintable() else ascii(text)
+
+
+def say(text: str) -> None:
+    """A line on stderr; where nobody can read it, a closed one say, none: what it tells of goes on."""
+    if sys.stderr:  # else print would take stdout
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 class LevitError(ValueError):

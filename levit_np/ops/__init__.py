@@ -1,10 +1,9 @@
 """The vocabulary of operations: one module a backend, the same names in each."""
 
-import sys
 from functools import cache
 from importlib import import_module
 
-from ..errors import BackendError
+from ..errors import BackendError, say
 
 # What each backend can compute in.  Parameters are kept in float32 for the precisions of 16 bits.
 PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64", "bfloat16"),
@@ -27,7 +26,7 @@ def _fastest() -> str:
     try:
         device.current()
     except BackendError as error:
-        print(f"levit_np: auto takes the backend cpu ({error})", file=sys.stderr, flush=True)
+        say(f"levit_np: auto takes the backend cpu ({error})")
         return "cpu"
     return "cuda"
 

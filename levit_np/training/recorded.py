@@ -2,8 +2,9 @@
 kernels, which the processor is slower to launch than the GPU to run, and on a CPU Python stands between some hundred
 large ones."""
 
-import sys
 from contextlib import contextmanager
+
+from ..errors import say
 
 
 class RecordedPass:
@@ -82,8 +83,7 @@ class RecordedPass:
                 setattr(layer, name, array)
             self._model.zero_gradients()
             self._refused, self._inputs, self._masks = True, None, None
-            print(f"levit_np: training steps are not recorded, and so slower ({type(error).__name__}: {error})",
-                  file=sys.stderr, flush=True)
+            say(f"levit_np: training steps are not recorded, and so slower ({type(error).__name__}: {error})")
             return None
 
     def _draw(self):

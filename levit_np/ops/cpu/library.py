@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ... import cache
-from ...errors import BackendError
+from ...errors import BackendError, say
 from ...lock import Lock
 from . import build, machine_code, processor
 from .instruction_set import InstructionSet, chosen
@@ -87,7 +87,7 @@ def _prune(folder: Path) -> None:
 
 
 def _compile(part: str, instructions: InstructionSet) -> bytes:
-    print(NOTICE, file=sys.stderr, flush=True)
+    say(NOTICE)
     # Numba's place may be one that the program itself has added to its path; all of that, its own folder too, would
     # come before Python's modules.
     needed = [_version_file(package).parents[1] for package in ("numba", "llvmlite", "numpy")]

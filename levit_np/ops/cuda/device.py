@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from ...errors import BackendError
+from ...errors import BackendError, say
 from .geometry import SHARED_WITHOUT_ASKING, tiles_of
 from .kernel import Kernel, Launch, View
 
@@ -117,9 +117,8 @@ class CupyDevice:
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
             if before < PATIENCE <= self._compiling:
                 kept = os.environ.get("CUPY_CACHE_IN_MEMORY") != "1"
-                print("levit_np: compiling the kernels for this GPU "
-                      f"({'once: CuPy keeps them' if kept else 'in each process: CuPy has no folder for them'})",
-                      file=sys.stderr, flush=True)
+                say("levit_np: compiling the kernels for this GPU "
+                    f"({'once: CuPy keeps them' if kept else 'in each process: CuPy has no folder for them'})")
         return self._functions[kernel]
 
     def _compiled(self, text, name, *target):

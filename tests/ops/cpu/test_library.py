@@ -267,6 +267,19 @@ def test_a_notice_once(compiler, capsys):
 
 @POSIX
 @NEEDS_INTERPRETER
+@pytest.mark.parametrize("closed", [True, False], ids=("closed", "unread"))
+def test_a_notice_that_nobody_can_read(compiler, compiled, capsys, monkeypatch, closed):
+    """Does not keep the kernels from being compiled, and is not among the results."""
+    def fail(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", None if closed else SimpleNamespace(write=fail, flush=fail))
+    assert machine_code.packed(*code()) == compiled
+    assert capsys.readouterr().out == ""
+
+
+@POSIX
+@NEEDS_INTERPRETER
 def test_a_compiler_that_fails_says_why(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL", "1")
     with pytest.raises(BackendError, match="expected the kernels to compile for .*, found: LLVM ERROR: out of reg"):
