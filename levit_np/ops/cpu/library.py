@@ -75,8 +75,10 @@ def _keep(path: Path, data: bytes) -> None:
         if name:
             with contextlib.suppress(OSError):
                 os.unlink(name)
-        if not isinstance(error, OSError):  # a folder that cannot be written costs the next process a compilation
+        if not isinstance(error, OSError):
             raise
+        say(f"levit_np: {path.parent}: the kernels cannot be kept there ({error.strerror}), and each process compiles "
+            "them; LEVIT_NP_CACHE may name another folder")
 
 
 def _prune(folder: Path) -> None:

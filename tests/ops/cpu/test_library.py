@@ -97,13 +97,15 @@ def test_a_directory_in_the_files_place(compilations, tmp_path):
     assert entry.is_dir() and len(compilations) == 4 and entries(tmp_path) == [entry]  # and nothing else is left
 
 
-def test_a_folder_that_cannot_be_written(compilations, compiled, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written(compilations, compiled, tmp_path, capsys, monkeypatch):
     """A file in the folder's place refuses root too; one that may not even be looked at, in the home of whoever called
     sudo say, is as one whose name is too long."""
     (tmp_path / "cache").write_bytes(b"kept")
     for place in (tmp_path / "cache", tmp_path / "cache" / "below", tmp_path / ("a" * 300)):
         monkeypatch.setenv("LEVIT_NP_CACHE", str(place))
         assert machine_code.packed(*code()) == compiled
+        said = capsys.readouterr().err  # the notice says "once"
+        assert said.count("\n") == 1 and said.startswith(f"levit_np: {place}: the kernels cannot be kept there (")
     assert len(compilations) == 3 and (tmp_path / "cache").read_bytes() == b"kept"
 
 
