@@ -150,12 +150,15 @@ def _read(source) -> bytes:
 
 def _read_file_object(file) -> bytes:
     start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
-    data = file.read(MAX_BYTES + 1)
+    pieces, left = [], MAX_BYTES + 1
+    while left > 0 and (piece := file.read(left)):   # a socket's or a pipe's may be less than there is to come
+        pieces.append(piece)
+        left -= len(piece)
     if start is not None:
         file.seek(start)
-    if not isinstance(data, bytes):
+    if not all(isinstance(piece, bytes) for piece in pieces):
         raise ImageError("expected a file opened in binary mode, found one in text mode")
-    return data
+    return b"".join(pieces)
 
 
 def _check_size(width: int, height: int) -> None:

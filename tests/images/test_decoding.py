@@ -17,13 +17,13 @@ from .samples import COLOUR, GREY, as_rgb, encode, exif, opened, png
 
 
 class Unseekable(io.RawIOBase):
-    """A stream as from a socket: it reads once, onwards."""
+    """A stream as from a socket: it reads once, onwards, and a piece at a time."""
 
     def __init__(self, data):
         self.stream = io.BytesIO(data)
 
     def read(self, size=-1):
-        return self.stream.read(size)
+        return self.stream.read(size if size < 0 else min(size, 50))
 
 
 # -- sources
