@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from ..errors import LevitError
+from ..errors import BackendError, LevitError
 from ..ops.cpu import threads
 from ..ops.cpu.library import library
 from ..ops.cpu.memory import give_back
@@ -22,11 +22,14 @@ class CpuExecutor:
     """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32; apart: see plan.steps_of.
 
     half: products of bfloat16, or where float32's are faster with weights of it, summed in float32; the residual
-    stream, the softmax and the head stay in float32.
+    stream, the softmax and the head stay in float32.  Raises BackendError where the loaded kernels have none of them.
     May be called by several threads at once: each call has buffers of its own."""
 
     def __init__(self, model, half=False, apart=False):
         self.kernels = library()
+        if half and not self.kernels.instructions.half:  # LEVIT_NP_INSTRUCTIONS was another when they were loaded
+            raise BackendError("dtype bfloat16: expected kernels with products of bfloat16, found those for "
+                               f"{self.kernels.instructions.name}, which this process has loaded; use float32")
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
         steps = plan.steps_of(model, apart, pooled_early=True)
         self._lowering = Lowering(steps, model.config, self.kernels.instructions, half)

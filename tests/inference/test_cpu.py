@@ -4,6 +4,7 @@ import gc
 import tracemalloc
 import weakref
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -284,6 +285,15 @@ def test_bfloat16_is_refused_where_it_is_not(monkeypatch):
         levit_np.create("levit_digits", backend="cpu", dtype="bfloat16")
     with pytest.raises(levit_np.BackendError, match="float32, float64 on the reference backend"):
         levit_np.create("levit_digits", backend="reference", dtype="bfloat16")
+
+
+def test_bfloat16_is_refused_where_the_loaded_kernels_have_none(monkeypatch):
+    """LEVIT_NP_INSTRUCTIONS may have been another then than it is now."""
+    model = random_model(backend="cpu")
+    monkeypatch.setattr(cpu, "library", lambda: SimpleNamespace(instructions=instruction_set.SETS["avx2"]))
+    model.precision = "bfloat16"
+    with pytest.raises(levit_np.BackendError, match="expected kernels with products of bfloat16, found those for avx2"):
+        model(random_images(model, 1))
 
 
 @pytest.mark.parametrize("calls, inside", [(1000, 1), (200, 2)])
