@@ -70,7 +70,6 @@ def _keep(path: Path, data: bytes) -> None:
         if path.is_dir():
             path.rmdir()
         os.replace(name, path)
-        _prune(path.parent)
     except BaseException as error:
         if name:
             with contextlib.suppress(OSError):
@@ -79,6 +78,9 @@ def _keep(path: Path, data: bytes) -> None:
             raise
         say(f"levit_np: {path.parent}: the kernels cannot be kept there ({error.strerror}), and each process compiles "
             "them; LEVIT_NP_CACHE may name another folder")
+    else:
+        with contextlib.suppress(OSError):  # another process, that prunes too, may have been quicker
+            _prune(path.parent)
 
 
 def _prune(folder: Path) -> None:

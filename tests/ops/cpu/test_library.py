@@ -227,6 +227,17 @@ def test_old_entries_go(compilations, tmp_path):
     assert len(compilations) == 1
 
 
+def test_old_entries_that_another_process_removes(compilations, tmp_path, capsys, monkeypatch):
+    """While this one looks at them: its own is kept all the same, and nothing to be said."""
+    def gone(folder):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(library, "_prune", gone)
+    code()
+    code()
+    assert len(compilations) == len(entries(tmp_path)) == 1 and capsys.readouterr().err == ""
+
+
 def test_threads_that_come_at_once_compile_once(compilations, monkeypatch):
     monkeypatch.setattr(library, "_libraries", {})
     slow = library._compile
