@@ -47,7 +47,10 @@ def speeds(models: dict, batches, threads: int, progress=lambda: None) -> list[S
         calls = {}
         for key, model in models.items():
             shape = batch, model.config.in_channels, *model.config.image_size
-            images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+            try:
+                images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+            except ValueError as error:  # so large that NumPy does not even ask the system
+                raise MemoryError(error) from None
             calls[key] = lambda model=model, images=images: model(images)
         times = interleaved(calls, ROUNDS, progress=progress)
         for (backend, precision), seconds in times.items():

@@ -68,5 +68,12 @@ def test_the_speed_is_the_median_round_s_and_the_share_the_processor_s(monkeypat
     assert row[:4] == ("cpu", "float32", 2, 8.0) and row.share == pytest.approx(8 * operations(model) / 300e9)
 
 
+@pytest.mark.parametrize("batch", [10**18, 10**26])
+def test_a_batch_that_no_memory_could_hold(monkeypatch, batch):
+    monkeypatch.setattr(short, "peaks", lambda threads: {})
+    with pytest.raises(MemoryError):
+        short.speeds({("cpu", "float32"): build(config_of("levit_digits"))}, [batch], 1)
+
+
 def test_operations_are_the_papers():
     assert operations(build(config_of("levit_256"))) == 2 * 1_128_024_056
