@@ -43,6 +43,11 @@ def test_bench_refuses_what_it_cannot_use():
     assert (status, out, len(err.splitlines())) == (1, "", 1) and "none.h5" in err
 
 
+def test_the_command_line_starts_without_numpy():
+    """Whose BLAS reads how many threads it may use when it is imported: `bench` says it before."""
+    assert run("-c", "import sys, levit_np.cli; print('numpy' in sys.modules)") == (0, "False\n", "")
+
+
 def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):
     def opened(backend, dtype):
         if dtype != "float32":
