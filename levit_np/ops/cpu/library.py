@@ -101,7 +101,8 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
         del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
     environment["NUMBA_OPT"] = "0"  # see build.py
     try:
-        if getattr(sys, "frozen", False):  # there `sys.executable` is the program itself
+        # `sys.executable` is the program itself where that is frozen, and may be None where Python is a part of one.
+        if getattr(sys, "frozen", False) or not sys.executable:
             raise OSError("a program without an interpreter of its own")
         # -P: a levit_np in the folder that the user happens to be in is not the one whose kernels these are.
         # -W: PYTHONWARNINGS may make errors of warnings, Numba's and those of Python itself.

@@ -340,10 +340,16 @@ def test_numba_is_found_where_the_program_has_it(compiler, tmp_path, monkeypatch
 
 @POSIX
 def test_compiled_in_a_copy_of_the_process_where_none_can_be_started(compiler, compiled, tmp_path, monkeypatch):
-    """A file that is no program; a frozen program, whose `sys.executable` is itself."""
+    """A file that is no program; Python in another program, which knows of none; a frozen program, whose
+    `sys.executable` is itself."""
     monkeypatch.setattr(library.build, "write", lambda part, name, file: os.write(file, compiled))
     compiler.write_bytes(b"\x7fELF of another processor")
     assert machine_code.packed(*code()) == compiled
+    for none in (None, ""):
+        shutil.rmtree(tmp_path / "cache")
+        with monkeypatch.context() as changed:
+            changed.setattr(library.sys, "executable", none)
+            assert machine_code.packed(*code()) == compiled
     shutil.rmtree(tmp_path / "cache")
     compiler.write_text("#!/bin/sh\necho started again")
     monkeypatch.setattr(library.sys, "frozen", True, raising=False)
