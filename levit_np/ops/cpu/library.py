@@ -114,6 +114,7 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
             raise BackendError(f"cpu: expected to start {sys.executable!r}, which compiles the kernels, found: {error}"
                                ) from error
         status, output, errors = _forked(part, instructions.name, environment)
+    output = output[max(0, output.find(machine_code.MAGIC)) :]  # behind what a sitecustomize, say, has printed
     if status or machine_code.unpacked(output) is None:
         reason = errors.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {status}"]
         raise BackendError(f"cpu: expected the kernels to compile for {instructions.name}, found: {reason[0]}")

@@ -293,6 +293,15 @@ def test_a_notice_that_nobody_can_read(compiler, compiled, capsys, monkeypatch, 
 
 @POSIX
 @NEEDS_INTERPRETER
+def test_what_is_printed_before_the_result_is_none_of_it(compiler, compiled, tmp_path):
+    """By a sitecustomize that greets whoever starts Python."""
+    (tmp_path / "result").write_bytes(b"Welcome to the cluster\n" + compiled)
+    assert machine_code.packed(*code()) == compiled
+    assert [entry.read_bytes() for entry in entries(tmp_path)] == [compiled]
+
+
+@POSIX
+@NEEDS_INTERPRETER
 def test_a_compiler_that_fails_says_why(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL", "1")
     with pytest.raises(BackendError, match="expected the kernels to compile for .*, found: LLVM ERROR: out of reg"):
