@@ -151,7 +151,7 @@ def _read(source) -> bytes:
 def _read_file_object(file) -> bytes:
     start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
     pieces, left = [], MAX_BYTES + 1
-    while left > 0 and (piece := file.read(left)):   # a socket's or a pipe's may be less than there is to come
+    while left > 0 and (piece := file.read(left)):  # a socket's or a pipe's may be less than there is to come
         pieces.append(piece)
         left -= len(piece)
     if start is not None:
