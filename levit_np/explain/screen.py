@@ -16,7 +16,8 @@ from .values import exact, histogram, number, picture, plane_of, statistics, tab
 from .walk import Stop, Walk
 
 PICTURE_WIDTH = 24  # beside 54 columns of source
-_ASCII = str.maketrans("→←▪▾×·…∗ᵀΣ√", "><#vx*~*TS/")  # where there is nothing better; a letter a letter
+# Where there is nothing better.
+_ASCII = str.maketrans(dict(zip("→←↑↓▪▾×·…∗ᵀΣ√Δσε₀₁⌊⌋\u0302", "><^v#vx*~*TS/dse01[]^")) | {"½": "1/2"})
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,15 @@ def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text
         lines += [_rule(caption, page), *below]
     if page.height:
         lines = lines[: page.height] + [Text()] * (page.height - len(lines))
-    for line in lines:
-        line.truncate(page.width)
-        if not page.unicode:
-            line.plain = line.plain.translate(_ASCII)
-    return lines
+    return [fitted(line, page) for line in lines]
+
+
+def fitted(line: Text, page: Page) -> Text:
+    """In letters that the page can show, and no wider."""
+    if not page.unicode:
+        line.plain = line.plain.translate(_ASCII)
+    line.truncate(page.width)
+    return line
 
 
 def _rule(caption: str, page: Page) -> Text:
@@ -259,15 +264,17 @@ def _picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page, heigh
     if name is None or not arrays[name].size or height < 2:
         return [], ""
     array = arrays[name]
-    width = min(max(PICTURE_WIDTH, page.width // 3), 60)
+    width = min(max(PICTURE_WIDTH, page.width // 3), 60, page.width // 2)  # on a narrow page the source needs room too
     if array is walk.trace.x and view.plane == 0 and array.shape[1] in (1, 3):
         plane, caption = _as_colours(array[0]), "the image"
     else:
-        plane, caption, planes = plane_of(name, array, view.plane, walk.trace.config.resolutions)
+        # A bias (heads, Nq, Nk) looks like tokens, but does not begin with the images.
+        grids = walk.trace.config.resolutions if len(array) == len(walk.trace.x) else ()
+        plane, caption, planes = plane_of(name, array, view.plane, grids)
         finite = plane[np.isfinite(plane)]
         caption += f", all {number(finite[0])}" if finite.size and finite.min() == finite.max() else ""
         caption += f", one of {planes}: + -" if planes > 1 else ""
-    return picture(plane, width, height, page.colour, not page.unicode), caption
+    return picture(plane, width, height, page.colour and page.unicode, not page.unicode), caption
 
 
 def _as_colours(image: np.ndarray) -> np.ndarray:

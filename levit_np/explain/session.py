@@ -4,7 +4,7 @@ from rich.text import Text
 
 from ..errors import LevitError
 from .ask import arrays_at, look_up
-from .screen import Page, View, show
+from .screen import Page, View, fitted, show
 from .walk import Walk
 
 HELP = """\
@@ -85,14 +85,12 @@ class Session:
             page = Page(page.width, max(1, page.height - 1), page.colour, page.unicode)
         if self.helping:
             body = [Text(line) for line in self.helping.splitlines()][: page.height]
-            body += [Text()] * ((page.height or 0) - len(body))
-            for line in body:
-                line.truncate(page.width)
+            body = [fitted(line, page) for line in body] + [Text()] * ((page.height or 0) - len(body))
         else:
             body = show(self.walk, self.stop, self.view, page, self.labels)
         foot = Text(self.message or _KEYS, "bold" if self.message else "dim")
         foot.truncate(page.width, overflow="ellipsis")
-        return [*body, foot]
+        return [*body, fitted(foot, page)]
 
     def _go(self, stop, otherwise: str):
         if stop is None:

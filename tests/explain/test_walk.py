@@ -283,6 +283,39 @@ def test_every_stop_is_shown_within_its_page(any_walk):
                     assert "→" in text and f"def {stop.kind}(" in text
 
 
+def test_a_narrow_page_has_room_for_source_and_picture(walk):
+    for page in (Page(20, 24), Page(20, 24, colour=True), Page(27, 60), Page(40, 24)):
+        for name in ("stem", "stem.convolutions.0.convolution", "stages.0.blocks.0.attention.attention"):
+            stop = walk.find(name)[0]
+            lines = [line.plain for line in show(walk, stop, View(), page)]
+            assert max(map(len, lines)) <= page.width and any(line.startswith("→") for line in lines), (name, page)
+
+
+def test_where_there_is_nothing_but_ascii(walk):
+    """Each letter that formulas, help and pictures have is replaced by another, not lost on its way out."""
+    session, page = Session(walk), Page(80, None, colour=True, unicode=False)
+    stops = {stop.kind: stop for stop in walk.stops}.values()
+    shown = [line.plain for stop in stops for line in show(walk, stop, View(), page)]
+    for _ in "12":
+        session.do("?")
+        shown += [line.plain for line in session.lines(page)]
+    assert "".join(shown).isascii()
+    assert "  dx = dy gamma/s, dgamma = S dy x^, dbeta = S dy" in shown
+    assert shown[-len(WORDS.splitlines()) - len(HELP.splitlines()) - 2].startswith("n >  the next step")
+
+
+@pytest.mark.parametrize("name, array", [("gather_bias", "bias"), ("attention_backward", "dbias")])
+def test_a_bias_is_pictured_as_queries_and_keys(walk, name, array):
+    """Though (heads, Nq, Nk) has as many rows as tokens that stand on a grid."""
+    stop = next(stop for stop in walk.stops if stop.kind == name)
+    heads, queries, keys = (bias := arrays_at(stop, walk)[array]).shape
+    assert (queries in [height * width for height, width in walk.trace.config.resolutions]) and heads > 1
+    view = View(list(arrays_at(stop, walk)).index(array), 1)
+    shown = "\n".join(line.plain for line in show(walk, stop, view, Page(80)))
+    assert f" {array}[1]: {queries}×{keys} queries × keys, one of {heads}: + -" in shown
+    assert np.array_equal(plane_of(array, bias, 1, ()).plane, bias[1])
+
+
 def test_the_numbers_shown_are_the_traces(any_walk):
     rows = re.compile(r"^[> ] (\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)")
     for stop in any_walk.stops[::11]:
