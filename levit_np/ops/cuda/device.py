@@ -42,8 +42,8 @@ def _cupy():
         if "cupy" not in sys.modules:
             _where_kernels_are_kept()
         import cupy
-    except (ImportError, OSError) as error:
-        if getattr(error, "name", "") == "cupy":
+    except Exception as error:  # one made for another NumPy may raise whatever it likes
+        if isinstance(error, ImportError) and error.name == "cupy":
             raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), "
                                "which is not installed") from None
         # CuPy explains on a page what it was caused by.

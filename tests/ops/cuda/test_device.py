@@ -91,7 +91,11 @@ class Broken:
 
 @pytest.mark.parametrize("error, found", [(None, "libnuma.so.1: no such file"),
                                           (PermissionError(13, "Permission denied", "/.cupy"),
-                                           r"\[Errno 13\] Permission denied: '/.cupy'")])
+                                           r"\[Errno 13\] Permission denied: '/.cupy'"),
+                                          (AttributeError("module 'numpy' has no attribute 'product'"),
+                                           "module 'numpy' has no attribute 'product'"),
+                                          (ValueError("numpy.dtype size changed, may indicate binary incompatibility"),
+                                           "numpy.dtype size changed, may indicate binary incompatibility")])
 def test_a_cupy_that_cannot_be_imported_is_no_missing_one(error, found, monkeypatch):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
