@@ -192,6 +192,10 @@ def test_two_classes_are_compared(opened, digits):
 def test_a_class_by_name_or_number(digits):
     with pytest.raises(LevitError, match="class: expected a name, or a number from 0 to 9, found '11'"):
         digits.explain(DIGIT, target=11)
+    with pytest.raises(LevitError, match="rival: expected a class other than the target, found 4 for both"):
+        digits.explain(DIGIT, target=4, rival="4")
+    with pytest.raises(LevitError, match="teacher: expected a model with two heads, found levit_digits"):
+        levit_np.create("levit_digits", distillation=False).explain(DIGIT, teacher=4)
 
 
 @browser

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import LevitError
 from ...model import LeViT
 from ...ops import reference
 from ..operations import Source
@@ -26,10 +27,14 @@ class Pass:
 
     def __init__(self, model: LeViT, x: np.ndarray, target: int | None = None, teacher: int | None = None,
                  rival: int | None = None):
+        if teacher is not None and model.head_dist is None:
+            raise LevitError(f"teacher: expected a model with two heads, found {model.config.name}")
         self.model = model
         order = np.argsort(-model.forward(x)[0][0], kind="stable")
         self.top = [int(i) for i in order[:5]]
         self.target = self.top[0] if target is None else target
+        if rival == self.target:
+            raise LevitError(f"rival: expected a class other than the target, found {rival} for both")
         self.teacher = self.target if teacher is None else teacher
         self.why = list(dict.fromkeys([self.target, *([] if rival is None else [rival]), *self.top]))
         self.traces = {"ce": trace(model, x, self.target)}
