@@ -17,6 +17,7 @@ from .layers.layer import Layer
 from .lock import Lock
 from .model import LeViT, type_of
 from .model import create as create_network
+from .ops.kinds import as_given, on_host
 from .ops.reference import softmax
 
 BACKEND = "cpu"  # what load and create give unless told otherwise
@@ -45,7 +46,7 @@ class Classifier(LeViT):
             return self._of_bytes(x)
         self._check(x)
         run = self._executor(apart=False)
-        return run(x) if run else super().__call__(x)
+        return self._run(run, x) if run else super().__call__(x)
 
     def _of_bytes(self, pixels):
         expected = (*self.config.image_size, self.config.in_channels)
@@ -56,16 +57,20 @@ class Classifier(LeViT):
         if self.ops.NAME == "cuda":
             return self._executor(apart=False)(pixels, preprocessing.mean, preprocessing.std)
         x = np.empty((len(pixels), self.config.in_channels, *self.config.image_size), self.dtype)
-        for image, values in zip(x, pixels):
+        for image, values in zip(x, on_host(pixels)):
             image[...] = normalise(values, preprocessing)
-        return self(x)
+        return as_given(self.ops, self(x), pixels)
 
     def heads(self, x) -> tuple:
         """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest way.
         Raises LevitError as the evaluation does."""
         self._check(x)
         run = self._executor(apart=True)
-        return tuple(np.split(run(x), 1 + self.config.distillation, axis=1)) if run else super().heads(x)
+        return tuple(np.split(self._run(run, x), 1 + self.config.distillation, axis=1)) if run else super().heads(x)
+
+    def _run(self, run, x):
+        """An executor's logits, as the kind of array that x is."""
+        return run(x) if self.ops.NAME == "cuda" else as_given(self.ops, run(on_host(x)), x)
 
     def _executor(self, apart):
         """Of the weights as they are now; None on a backend that has no faster way."""

@@ -17,6 +17,7 @@ from .layers.position import PositionEmbedding
 from .layers.stem import Stem
 from .layers.token import ClassToken
 from .ops import backend as backend_named
+from .ops.kinds import as_given, brought
 
 
 class SavedLeViT(NamedTuple):
@@ -83,7 +84,8 @@ class LeViT(Layer):
     def forward(self, x, training=False):
         """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
         Layer) the logits of both heads (a pair, with distillation) and what backward needs.  Parts that freeze named
-        stay as in evaluation.
+        stay as in evaluation.  Logits are of NumPy for NumPy's images, of CuPy for CuPy's, whatever the backend; so is
+        what backward and the others below give.
 
         Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype, and for fewer than two
         images to train on, of which the head's BN would have one value a channel."""
@@ -94,7 +96,7 @@ class LeViT(Layer):
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
             raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs "
                              "more than one value a channel; use a larger batch")
-        modes, x = self._modes(training), self.ops.asarray(x)
+        modes, given, x = self._modes(training), x, brought(self.ops, x)
         x, stem = self.stem.forward(x, modes[0])
         for layer in self._embeddings():
             x, _ = layer.forward(x, modes[0])
@@ -108,6 +110,7 @@ class LeViT(Layer):
         if self.head_dist:
             second, head_dist = self.head_dist.forward(pooled, training)
             outputs = (outputs, second) if training else (outputs + second) / 2
+        outputs = as_given(self.ops, outputs, given)
         if not training:
             return outputs, None
         return outputs, SavedLeViT(stem, tuple(stages), head, head_dist, x.shape[1])
@@ -118,7 +121,8 @@ class LeViT(Layer):
         accumulate.  Raises LevitError where `saved` is an evaluation's, or doutputs are not shaped like the logits."""
         if saved is None:
             raise LevitError("saved: expected what forward saved with training=True or 'frozen', found None")
-        douts = self._checked(doutputs, len(saved.head.x))
+        given = self._checked(doutputs, len(saved.head.x))
+        douts = [brought(self.ops, dy) for dy in given]
         dpooled = self.head.backward(douts[0], saved.head)
         if self.head_dist:
             dpooled = self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))
@@ -131,7 +135,7 @@ class LeViT(Layer):
             return None
         for layer in reversed(self._embeddings()):
             dx = layer.backward(dx, None)
-        return self.stem.backward(dx, saved.stem, image_gradient)
+        return as_given(self.ops, self.stem.backward(dx, saved.stem, image_gradient), given[0])
 
     def parts(self) -> dict:
         """{"stem": layers, "stage1": …}: what can be frozen.  What is added to the tokens counts as the stem's."""
@@ -252,7 +256,7 @@ class LeViT(Layer):
     def features(self, x) -> dict:
         """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""
         self._check(x)
-        x, _ = self.stem.forward(self.ops.asarray(x))
+        given, (x, _) = x, self.stem.forward(brought(self.ops, x))
         for layer in self._embeddings():
             x, _ = layer.forward(x)
         maps = {}
@@ -260,14 +264,15 @@ class LeViT(Layer):
             x, _ = stage.forward(x)
             pixels = x[:, -height * width:]  # a class token stands before them
             maps[f"stage{i}"] = self.ops.tokens_to_image(pixels, height, width)
-        return maps | {"pooled": self.pool(x)}
+        return as_given(self.ops, maps | {"pooled": self.pool(x)}, given)
 
     def attention_maps(self, x) -> dict:
         """{"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: each attention's probabilities, in evaluation."""
         _, saved = self.forward(x, training="frozen")
-        return {f"stages.{i}.{name}": self.ops.attention_probabilities(probabilities)
+        maps = {f"stages.{i}.{name}": self.ops.attention_probabilities(probabilities)
                 for i, stage in enumerate(saved.stages)
                 for name, probabilities in _stage_maps(stage)}
+        return as_given(self.ops, maps, x)
 
     def to(self, backend: str) -> "LeViT":
         """A copy on that backend, of the same kind: weights, labels, preprocessing, random state and frozen parts."""

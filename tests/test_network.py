@@ -1,6 +1,8 @@
 """What holds of the whole network whatever its weights: gradients, batches, mirrored and damaged images, dtypes."""
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from levit_np.errors import ConfigError, LevitError
 from levit_np.model import create
 
 from .networks import TINY, images_of, random_network
+from .random_model import random_images, random_model
 
 some = settings(max_examples=15, derandomize=True, deadline=None)
 seeds = st.integers(0, 2**32)
@@ -332,3 +335,42 @@ def test_a_backward_of_other_gradients_is_refused_by_name():
     model.zero_gradients()
     model.backward((np.ones(y.shape, np.int64), np.ones(y.shape, np.float16)), saved)
     assert {gradient.dtype for gradient in model.gradients().values()} == {model.dtype}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_arrays_of_cupy_come_back_as_such(backend, monkeypatch):
+    """A GPU's arrays may be given to a network on the processor; here something stands for CuPy that, as CuPy's, says
+    nothing to NumPy by itself."""
+    class Theirs:
+        __module__ = "cupy"
+
+        def __init__(self, array):
+            self.array, self.dtype, self.shape = array, array.dtype, array.shape
+
+        def __len__(self):
+            return len(self.array)
+
+        def __getitem__(self, index):
+            return Theirs(self.array[index])
+
+        def get(self):
+            return self.array
+
+        def __array__(self, *_, **__):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+        def __array_function__(self, function, _, arguments, options):
+            return [Theirs(part) for part in function(arguments[0].array, *arguments[1:], **options)]  # np.split
+
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(asarray=Theirs))
+    model = random_model("levit_digits", backend=backend, image_size=16)
+    x, upstream, found = random_images(model), [np.ones((2, 10), np.float32)] * 2, []
+    values = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
+    for given in (np.asarray, Theirs):
+        outputs, saved = model.forward(given(x), training="frozen")
+        found.append([model(given(x)), *model.heads(given(x)), *outputs, model.backward(
+            [given(dy) for dy in upstream], saved), *model.features(given(x)).values(), *model.attention_maps(
+            given(x)).values(), model(given(values))])
+        assert {type(array) for array in found[-1]} == {type(given(x))}
+    for ours, theirs in zip(*found, strict=True):
+        assert np.array_equal(ours, theirs.array)

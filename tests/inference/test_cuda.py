@@ -294,6 +294,22 @@ def test_memory_is_bounded_and_told(model, monkeypatch):
     assert 2 * parameters * 0.9 < most["weights"] < 4 * parameters
 
 
+def test_arrays_come_back_of_the_kind_they_were_given():
+    """NumPy's for NumPy's, though it is the GPU that computes, and the GPU's for its own; with the same numbers."""
+    model = random_model(backend="cuda", dtype="float32", image_size=16)
+    x = random_images(model.to("reference"), 2)
+    upstream = [np.random.default_rng(i).standard_normal((2, 10)).astype(np.float32) for i in (0, 1)]
+    found = []
+    for given in (np.asarray, model.ops.asarray):
+        outputs, saved = model.forward(given(x), training="frozen")
+        found.append([model(given(x)), *model.heads(given(x)), *outputs, model.forward(given(x))[0],
+                      model.backward([given(dy) for dy in upstream], saved), *model.features(given(x)).values(),
+                      *model.attention_maps(given(x)).values()])
+        assert {type(array) for array in found[-1]} == {type(given(x))}
+    for one_kind, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one_kind, model.ops.to_host(other))
+
+
 def test_a_classifier_computes_there():
     model = random_model(backend="cuda", dtype="float32")
     x = random_images(model.to("reference"), 2)
