@@ -75,7 +75,7 @@ def bias_maps(model, image=None, layer: str | None = None):
     name, module = _attention_layer(model, layer)
     if module.bias is None:
         raise LevitError(f"{name}: expected an attention bias, found none in {model.config.name}")
-    table = module.bias.table.reshape(module.heads, *module.bias.grid)
+    table = model.ops.to_host(module.bias.table).reshape(module.heads, *module.bias.grid)
     largest = np.abs(table).max()
     title = f"{name}: attention bias by distance, from {table.min():.2f} to {table.max():.2f}"
     if not largest:
@@ -98,7 +98,7 @@ def filters(model, image=None, layer: int = 0):
 
     Raises LevitError for a convolution that is not there."""
     convolutions = [module for _, module in model.walk() if isinstance(module, ConvBN)]
-    weight = convolutions[_within("layer", layer, len(convolutions))].weight  # (O, C, K, K)
+    weight = model.ops.to_host(convolutions[_within("layer", layer, len(convolutions))].weight)  # (O, C, K, K)
     shown = weight if weight.shape[1] in (1, 3) else weight.mean(1, keepdims=True)
     kind = {1: "grey", 3: "colour"}.get(weight.shape[1], f"mean of {weight.shape[1]} channels")
     size = f"{weight.shape[2]}×{weight.shape[3]}"

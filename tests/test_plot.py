@@ -14,6 +14,7 @@ import levit_np
 from levit_np import plot
 from levit_np.config import Stage
 
+from .ops.cuda.conftest import compiled, emulators, one  # noqa: F401  (fixtures)
 from .random_model import random_images, random_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +102,17 @@ def test_filters(digits):
     assert "mean of 32 channels" in plot.filters(digits, layer=1).get_suptitle()
     colour = levit_np.create("levit_128s", backend="reference")
     assert "16 filters 3×3, colour" in plot.filters(colour).get_suptitle()
+
+
+def test_the_weights_may_be_on_the_gpu(digits, one, monkeypatch):  # noqa: F811
+    """From where they are brought: Matplotlib cannot read them there."""
+    model, brought = digits.to("cuda"), []
+    to_host = model.ops.to_host
+    monkeypatch.setattr(model.ops, "to_host", lambda array: brought.append(array.shape) or to_host(array))
+    for function, shape in ((plot.bias_maps, (3, 64)), (plot.filters, (32, 1, 3, 3))):
+        for ours, theirs in zip(planes(function(model)), planes(function(digits)), strict=True):
+            assert np.array_equal(ours, theirs)
+        assert brought.pop() == shape and not brought
 
 
 def test_features(digits):
