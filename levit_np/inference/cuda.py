@@ -24,7 +24,7 @@ class CudaExecutor:
     see plan.steps_of.
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
-    tf32: products of float32 are of numbers rounded to 10 bits of mantissa.  Where the memory does not suffice for a
+    tf32: products of float32 are of numbers cut off at 10 bits of mantissa.  Where the memory does not suffice for a
     batch it goes through in smaller parts, which gives the same logits (to rounding, where parts are so small that
     their products are cut otherwise).  Several threads may call it, on any stream of CuPy's, one is served at a time.
     Raises BackendError where the weights do not fit, or not even one image."""

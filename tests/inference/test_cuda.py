@@ -13,6 +13,9 @@ from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
 from levit_np.model import build
 from levit_np.ops.cuda import operands
+from levit_np.ops.cuda.device import launch
+from levit_np.ops.cuda.geometry import SMALL as SMALL_TILE
+from levit_np.ops.cuda.kernel import Kernel
 
 from ..any_network import any_config
 from ..at_once import at_once
@@ -115,6 +118,21 @@ def test_every_copy_of_an_image_has_the_same_logits(one):  # noqa: F811
     expected = np.tile(executor(x)[:2], (copies, 1))
     for _ in range(20 if on_gpu else 1):
         np.testing.assert_array_equal(executor(x), expected)
+
+
+def test_tf32_by_choice(model):
+    """Products of numbers with ten bits of mantissa, as float16 has: each kernel with products is told so, and one is
+    computed; of other types there is no such choice."""
+    executor = CudaExecutor(model, tf32=True)
+    kernels = {call.kernel for call in executor._program(2, False).calls}
+    assert executor.tf32 and {("TF32", 1) in k.defines for k in kernels if k.source != "reduction"} == {True}
+    assert not CudaExecutor(model, "float16", tf32=True).tf32 and len({kernel.source for kernel in kernels}) > 3
+    x, w = (np.random.default_rng(i).standard_normal((16, 64)).astype(np.float32) for i in (0, 1))
+    for tf32, least, most in (((), 0, 5e-6), ((("TF32", 1),), 1e-5, 2e-3)):
+        y = operands.zeros((16, 16), np.float32)
+        launch(Kernel("linear", "linear", "float", (*SMALL_TILE.defines, *tf32)), (1, 1), (SMALL_TILE.threads,),
+               (operands.asarray(x), operands.asarray(w), None, None, y, 16, 16, 64, 64, 16, 0), SMALL_TILE.shared)
+        assert least <= error(operands.to_host(y), x.astype(np.float64) @ w.T.astype(np.float64)) < most
 
 
 def test_the_two_heads_apart(model):

@@ -9,7 +9,7 @@
 #include "machine.cuh"
 
 #ifndef TF32
-#define TF32 0  // 1: a product of floats is one of numbers rounded to TF32, 10 bits of mantissa
+#define TF32 0  // 1: a product of floats is one of numbers cut off at TF32's 10 bits of mantissa
 #endif
 
 // Floats on tensor cores that take TF32: each is a TF32 number and a small rest, and (A + a)(B + b) = AB + Ab + aB,

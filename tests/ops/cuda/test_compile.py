@@ -14,6 +14,7 @@ from levit_np.ops.cuda.geometry import (
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
+TF32 = "TF32", 1  # evaluation's choice
 HOPPER = "sm_90a"  # with the instructions that Hopper alone has
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
@@ -60,6 +61,8 @@ def cases():
     every = [(name, element, defines, target) for name, all_ in forms().items() for element in SIZES for defines in all_
              for target in ((HOPPER,) if ("WARPGROUPS", 1) in defines else TARGETS[name == "attention_pairs":])
              if element != "float" or (target != HOPPER and name != "attention_pairs" and defines != WIDE.defines)]
+    every += [(name, element, (*defines, TF32), target) for name, element, defines, target in every
+              if element == "float" and name in ("linear", "convolution", "attention")]
     # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
     often = {("linear", "float16", BROAD.defines, HOPPER),
              ("resident", "float16", resident_for(200704, 512, 512).tile.defines, HOPPER),
@@ -69,6 +72,7 @@ def cases():
              ("linear", "float", SMALL.defines, "sm_80"), ("convolution", "bfloat16", SQUARE.defines, "sm_80"),
              *(("attention", element, (("KEY_SIZE", 32), ("VALUE_SIZE", value)), target) for element, value, target in (
                  ("float16", 64, "sm_90"), ("float16", 128, "sm_80"), ("float", 128, "sm_90"))),
+             ("attention", "float", (("KEY_SIZE", 32), ("VALUE_SIZE", 64), TF32), "sm_80"),
              ("attention_pairs", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
