@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import levit_np
-from levit_np.config import Convolution
+from levit_np.config import Convolution, LeViTConfig, Stage
 from levit_np.images.preprocessing import Preprocessing
 from levit_np.inference import cuda
 from levit_np.inference.cuda import CudaExecutor
@@ -147,6 +147,22 @@ def test_a_nan_stays_in_its_image(model):
     x[1, 0, 7, 7] = np.nan
     spoilt = executor(x)
     assert np.isnan(spoilt[1]).all() and np.array_equal(spoilt[[0, 2]], clean[[0, 2]])
+
+
+def test_a_nan_does_not_stay_in_what_is_padding():
+    """Two stages' normalized tokens share memory, and the padding of one is where the other has numbers."""
+    stages, key = (Stage(12, 1, 2), Stage(17, 1, 2, 2)), {"key_size": 4, "normalization": "layer"}
+    model = build(LeViTConfig("odd", (Convolution(12, 4, 4),), stages, image_size=(12, 12), in_channels=1,
+                              num_classes=5, **key))
+    model.set_state(random_state(model.specs_by_name(), 0, np.float32))
+    executor, x = CudaExecutor(model, "float16"), random_images(model, 3)
+    clean = executor(x)
+    for place in (0, 2):
+        spoilt = x.copy()
+        spoilt[place] = np.nan
+        found, others = executor(spoilt), [n for n in range(3) if n != place]
+        assert np.isnan(found[place]).all() and np.array_equal(found[others], clean[others])
+        np.testing.assert_array_equal(executor(x), clean)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

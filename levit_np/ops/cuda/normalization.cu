@@ -291,7 +291,8 @@ INLINE void token_statistics(const element* x, int channels, float eps, float& m
   deviation = 1 / sqrtf(warp_sum(squares) / channels + eps);
 }
 
-// y = gamma x̂ + beta; a warp a row.  Rows are `stride` numbers apart.
+// y = gamma x̂ + beta; a warp a row.  Rows are `stride` numbers apart, and y's end in zeros: what else had the memory
+// before may have left a NaN there, which times the zeros of the weights is one.
 KERNEL layer_norm(const element* x, const float* gamma, const float* beta, element* y, int rows, int channels, int stride,
                   float eps) {
   int row = blockIdx.x * blockDim.y + threadIdx.y;
@@ -299,8 +300,9 @@ KERNEL layer_norm(const element* x, const float* gamma, const float* beta, eleme
   float mean, deviation;
   x += (long long)row * stride;
   token_statistics(x, channels, eps, mean, deviation);
-  for (int c = threadIdx.x; c < channels; c += WARP)
-    from_float((to_float(x[c]) - mean) * deviation * gamma[c] + beta[c], y[(long long)row * stride + c]);
+  for (int c = threadIdx.x; c < stride; c += WARP)
+    from_float(c < channels ? (to_float(x[c]) - mean) * deviation * gamma[c] + beta[c] : 0.0f,
+               y[(long long)row * stride + c]);
 }
 LAUNCHABLE(layer_norm)
 
