@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from levit_np.explain.page.server import Server
+
 from .chromium import PROGRAM, Chromium
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +89,14 @@ def test_what_is_too_large_is_refused_before_it_is_read(port):
 def test_another_name_is_refused(port, headers):
     """A page elsewhere can point its own name to 127.0.0.1, and would then be this server's origin."""
     assert ask(port, "GET", "/", **headers)[0] == 403
+
+
+def test_browsers_leave_the_port_80_out():
+    (server := Server("a page", None, 1)).port = 80
+    status = []
+    for host in ("127.0.0.1", "localhost", "127.0.0.1:8080", "levit.example"):
+        server({"HTTP_HOST": host, "REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda text, _: status.append(text[:3]))
+    assert status == ["200", "200", "403", "403"]
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://levit.example", "http://127.0.0.1:1"])

@@ -44,7 +44,8 @@ class Server:
         return [body]
 
     def _answer(self, environ) -> Answer:
-        names = [f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
+        port = "" if self.port == 80 else f":{self.port}"  # as browsers send it
+        names = [f"{name}{port}" for name in ("127.0.0.1", "localhost")]
         if environ.get("HTTP_HOST") not in names:
             return _refusal("403 Forbidden", f"expected the address http://{names[0]}/")
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
