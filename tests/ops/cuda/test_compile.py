@@ -76,11 +76,15 @@ def cases():
              ("attention_pairs", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)), "sm_90"),
              ("attention_backward", "bfloat16", (("KEY_SIZE", 32), ("VALUE_SIZE", 128)), "sm_90"),
-             ("normalization", "float16", (("VECTOR", 8), ("ACTIVATION", 1)), "sm_80"),
-             ("bias", "float16", (), "sm_90"),
-             ("pointwise", "bfloat16", (), "sm_80"), ("reduction", "float16", (), "sm_90"),
-             ("image", "float16", (("SIDE", 2), ("CHANNELS", 3)), "sm_80"), ("optimizer", "float", (), "sm_90")}
+             ("attention_backward", "float16", (("KEY_SIZE", 16), ("VALUE_SIZE", 32)), "sm_80"),
+             *(("normalization", element, (("VECTOR", 8), ("ACTIVATION", 1)), target)
+               for element, target in (("float16", "sm_80"), ("bfloat16", "sm_90"))),
+             *((name, element, (("SIDE", 2), ("CHANNELS", 3)) if name == "image" else (), target)
+               for name in ("bias", "pointwise", "reduction", "image", "optimizer")
+               for element, target in (("float", "sm_80"), ("float16", "sm_90")))}
     assert often <= set(every)
+    # Each source for every target that it has.
+    assert {(name, target) for name, *_, target in every} == {(name, target) for name, *_, target in often}
     for case in every:
         label = "-".join([*case[:2], *(str(value) for _, value in case[2]), case[3]])
         yield pytest.param(*case, id=label, marks=() if case in often else pytest.mark.slow)
