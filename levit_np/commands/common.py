@@ -70,7 +70,8 @@ def waiting(what: str):
 
 def require_free(path: str, force: bool):
     """Raises LevitError where there is a file, unless by force; OSError where there can be none."""
-    if os.path.lexists(path) and not force:
+    replaceable = os.path.isfile(path) or not os.path.exists(path)  # a file, or a link to nowhere; of others see below
+    if os.path.lexists(path) and replaceable and not force:
         raise LevitError(f"{shown(path)}: expected no such file yet, found one; --force replaces it")
     require_writable(path)
 
