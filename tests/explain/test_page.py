@@ -198,6 +198,14 @@ def test_a_class_by_name_or_number(digits):
         levit_np.create("levit_digits", distillation=False).explain(DIGIT, teacher=4)
 
 
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, 1e30])
+def test_what_is_not_finite_has_no_page(digits, pixel):
+    """Its document would be no JSON, and the page would stay empty."""
+    with pytest.raises(LevitError, match="levit_digits: expected a finite loss, found another"), \
+            np.errstate(all="ignore"):
+        digits.explain(np.full((1, 32, 32), pixel, np.float32))
+
+
 @browser
 @pytest.mark.parametrize("cells", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_large_network_fits(chromium, tmp_path, cells):

@@ -40,6 +40,9 @@ class Pass:
         self.traces = {"ce": trace(model, x, self.target)}
         if model.head_dist is not None:
             self.traces["kd"] = trace(model, x, self.target, teacher=self.teacher)
+        if not all(math.isfinite(found.loss) for found in self.traces.values()):  # which JSON has no words for
+            raise LevitError(f"{model.config.name}: expected a finite loss, found another: the weights or the image "
+                             "are too large, or no numbers")
         self.logits_back = [_back_from_logit(model, x, which) for which in self.why]
 
     def document(self, detail: Detail, labels, about: str, preprocessing) -> tuple[dict, Tensors]:
