@@ -10,7 +10,7 @@ import numpy as np
 
 from . import ops
 from .checkpoints import hub, loading
-from .errors import ImageError, LevitError
+from .errors import ImageError, LevitError, shown
 from .images.preprocessing import cropped, normalise, preprocess
 from .inference import executor
 from .layers.layer import Layer
@@ -167,7 +167,7 @@ class Classifier(LeViT):
         else:
             x, preprocessing = self.prepare(image), loading.preprocessing_of(self).to_dict()
         if about is None:
-            about = os.path.basename(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "image"
+            about = shown(os.path.basename(os.fspath(image))) if isinstance(image, (str, os.PathLike)) else "image"
         classes = {"target": target, "teacher": teacher, "rival": rival}
         classes = {key: None if which is None else class_number(which, labels) for key, which in classes.items()}
         return Explanation(*write(super().to("reference"), x[None], labels, preprocessing, about, whole,

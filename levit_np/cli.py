@@ -163,7 +163,7 @@ def _record(arguments) -> int:
     with waiting("recording"):
         model = load(arguments.model, backend=arguments.backend)
         if arguments.image:
-            x, about = model.prepare(arguments.image)[None], Path(arguments.image).name
+            x, about = model.prepare(arguments.image)[None], shown(Path(arguments.image).name)
         else:
             shape = 1, model.config.in_channels, *model.config.image_size
             x, about = np.random.default_rng(0).standard_normal(shape, np.float32), "random numbers, seed 0"

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,17 @@ def test_a_message_is_one_line_that_commands_no_terminal(tmp_path, capsys):
     assert usage == "levit-np: error: expected no empty argument, found one"
     assert last.endswith("new\\nline \\x1b[31m.h5: expected a new file or a recorded pass to replace, found another "
                          "file'")
+
+
+def test_a_recorded_pass_of_an_image_whose_name_is_no_text(tmp_path, capsys):
+    """It goes back from the class that is least likely: that of a sure one is little more than rounding."""
+    odd, path = "\x1b[31m3\udcff.png" if sys.platform.startswith("linux") else "\x1b[31m.png", str(tmp_path / "t.h5")
+    random_model(image_size=16).save(tmp_path / "a.h5")
+    image = shutil.copy(SAMPLES[3], tmp_path / odd)
+    assert main(["verify", str(tmp_path / "a.h5"), "--record", path, "--image", str(image)]) == 0
+    assert capsys.readouterr().out.endswith(f" back, of {ascii(odd)}\n")
+    record = levit_np.Trace.read(path)
+    assert record.about == ascii(odd) and record.target == (record.logits.argmin(),)
 
 
 def test_summary_of_a_name_and_of_a_file():

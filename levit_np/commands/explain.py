@@ -103,10 +103,10 @@ def _serve(arguments) -> int:
 
     def compute(data, name: str, which: int, target: str | None, *others) -> str:
         page = models(which).explain(data, target, *others, about=name)
-        return page.served({"weights": [Path(file).name for file in files], "chosen": which})
+        return page.served({"weights": [shown(Path(file).name) for file in files], "chosen": which})
 
     with waiting("computing the first page"):
-        image, name = arguments.image, arguments.image and Path(arguments.image).name
+        image, name = arguments.image, arguments.image and shown(Path(arguments.image).name)
         if image is None:  # nothing to see yet: black
             image, name = np.zeros((*models(0).config.image_size, 3), np.uint8), "black"
         first = compute(image, name, 0, arguments.target, arguments.teacher, arguments.rival)
