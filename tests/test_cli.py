@@ -1,5 +1,6 @@
 """The command as a user meets it: a process of its own, its exit status, what it prints and where."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -7,17 +8,23 @@ import pty
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import levit_np
-from levit_np.cli import main
+from levit_np.classifier import Classifier
+from levit_np.cli import _print_rows, main
+from levit_np.commands.common import from_zero, progress, waiting, whole
+from levit_np.config import config_of
+from levit_np.explain.compare import Row
 from levit_np.images.preprocessing import preprocessing_named
+from levit_np.model import build
 from levit_np.ops.cpu.library import library
 
-from .random_model import random_model
+from .random_model import random_images, random_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = [str(ROOT / f"weights/samples/digit_{n}.png") for n in range(8)]
@@ -47,6 +54,11 @@ def test_classify_prints_the_classes_with_bars():
 
 def test_classify_from_another_directory_finds_the_weights_that_ship(tmp_path):
     assert run("classify", SAMPLES[0], cwd=tmp_path)[0] == 0
+
+
+def test_classify_names_five_classes_unless_told(capsys):
+    assert main(["classify", SAMPLES[3]]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 5
 
 
 def test_bad_images_are_reported_and_the_others_go_on(tmp_path):
@@ -81,6 +93,21 @@ def test_an_ascii_terminal_gets_its_bars_too():
 def test_wrong_use_is_status_2(arguments):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "") and err.startswith("usage: levit-np")
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "x", "-0.1"])
+def test_a_tolerance_is_a_number_from_0(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", "a.h5", "b.h5", f"--tolerance={text}"])
+    assert f"argument --tolerance: expected a number from 0, found '{text}'" in capsys.readouterr().err
+
+
+def test_numbers_of_things():
+    assert [whole(text) for text in ("1", "65")] == [1, 65] and [from_zero(text) for text in ("0", "7")] == [0, 7]
+    for kind, least in (whole, 1), (from_zero, 0):
+        for text in ("-1", "1.5", "²", "", "x", *["0"][:least]):
+            with pytest.raises(argparse.ArgumentTypeError, match=f"a whole number from {least}, found '{text}'"):
+                kind(text)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -150,6 +177,46 @@ def test_many_images_into_a_pipe_show_progress_on_a_terminal_and_none_elsewhere(
     assert run("classify", "--top", 1, *images)[2] == ""
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("total, silent, piped, bar", [
+    (16, False, True, False), (17, False, True, True), (17, False, False, False), (1, True, False, True)])
+def test_who_gets_a_bar(monkeypatch, total, silent, piped, bar):
+    """Where something else shows on the terminal how far it is, nobody."""
+    monkeypatch.setenv("TERM", "xterm")
+    with (contextlib.redirect_stderr(Terminal()) as shown,
+          contextlib.redirect_stdout(io.StringIO() if piped else Terminal()) as out):
+        with progress(total, "things", silent) as advance:
+            advance()
+            advance(total - 1)
+    assert (f"{total}/{total}" in shown.getvalue()) == ("things/s" in shown.getvalue()) == bar and not out.getvalue()
+
+
+def test_a_sign_of_life_is_what_it_waits_for(monkeypatch):
+    """As it is written: a name in it is no markup, and commands no terminal."""
+    monkeypatch.setenv("TERM", "xterm")
+    with contextlib.redirect_stderr(Terminal()) as shown, waiting("reading [red]a.h5\a"):
+        pass
+    assert r"'reading [red]a.h5\x07'" in shown.getvalue()
+    with contextlib.redirect_stderr(io.StringIO()) as shown, waiting("reading"):
+        pass
+    assert not shown.getvalue()
+
+
+def test_a_row_that_parts_is_red_on_a_terminal(monkeypatch):
+    for name, value in ("TERM", "xterm"), ("NO_COLOR", ""):
+        monkeypatch.setenv(name, value)
+    rows = [Row("stem[i]", "output", 1.0, 0.5), Row("", "output", 0.0, 0.0)]
+    with contextlib.redirect_stdout(Terminal()) as shown:
+        _print_rows(rows, 0.1)
+    assert shown.getvalue().splitlines() == ["  layer        array   difference  relative",
+                                             "\x1b[31m! stem[i]      output           1       0.5\x1b[0m",
+                                             "  the network  output           0         0"]
+
+
 def test_the_small_model_answers_with_little_imported():
     """What would make each start slow is not loaded for one image."""
     code = ("import sys; from levit_np.cli import main; main(['classify', sys.argv[1]]); "
@@ -190,6 +257,24 @@ def test_too_little_memory_is_said_in_one_line():
                            "bytes\n")
 
 
+def test_ctrl_c_is_status_130(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "rank", interrupted)
+    assert main(["classify", SAMPLES[3]]) == 130 and capsys.readouterr() == ("", "")
+
+
+def test_a_warning_is_one_line_and_hinders_nothing(monkeypatch, capsys):
+    rank = Classifier.rank
+    monkeypatch.setattr(Classifier, "rank", lambda *arguments: warnings.warn("of\nlittle") or rank(*arguments))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["classify", SAMPLES[3]]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(SAMPLES[3]) and err == "levit-np classify: 'of\\nlittle'\n"
+
+
 def test_a_message_is_one_line_that_commands_no_terminal(tmp_path, capsys):
     name = str(tmp_path / "new\nline \x1b[31m.h5")
     assert main(["verify", SAMPLES[0], name]) == 1
@@ -214,9 +299,11 @@ def test_a_recorded_pass_of_an_image_whose_name_is_no_text(tmp_path, capsys):
     assert record.about == ascii(odd) and record.target == (record.logits.argmin(),)
 
 
-def test_summary_of_a_name_and_of_a_file():
+def test_summary_of_a_name_and_of_a_file(capsys):
     status, out, _ = run("summary", "levit_256")
     assert status == 0 and "18,893,876" in out.splitlines()[-1]
+    assert main(["summary", "levit_128s_a1"]) == 0  # an ablation, whose weights nobody needs
+    assert capsys.readouterr().out == build(config_of("levit_128s_a1")).summary() + "\n"
     model = levit_np.create("levit_digits")
     total = sum(int(np.prod(array.shape)) for array in model.gradients().values())
     status, out, _ = run("summary", "weights/levit_digits.h5")
@@ -277,6 +364,13 @@ def test_verify_against_a_recorded_pass(files):
     status, out, err = run("verify", "planted.h5", "a.trace.h5", cwd=files)
     assert (status, err) == (1, "")
     assert out.splitlines()[-1].startswith("first parting: stages.1.downsample.attention.kv: output: expected")
+
+
+def test_verify_computes_in_the_recorded_passs_type(files, capsys):
+    model = levit_np.load(files / "a.h5", backend="reference", dtype="float64")
+    levit_np.trace(model, random_images(model), 3).save(files / "double.h5")
+    assert main(["verify", str(files / "a.h5"), str(files / "double.h5"), "--tolerance", "1e-12"]) == 0
+    assert capsys.readouterr().out.endswith("no relative difference above 1e-12\n")
 
 
 def test_verify_refuses_different_networks(files):

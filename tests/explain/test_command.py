@@ -38,11 +38,11 @@ def test_a_page_of_these_classes_is_written(asked, tmp_path, capsys):
     assert capsys.readouterr().out == f"{path}: 0.0 MB, {DIGIT.name} through levit_digits\n"
     path.write_bytes(b"before")
     again = ["explain", IMAGE, "-o", str(path), "--target", "3", "--teacher", "5", "--rival", "7", "--whole",
-             "--weights", "levit_128s"]
+             "--weights", "levit_128s_a1"]
     assert main(again) == 1 and "--force replaces it" in capsys.readouterr().err
     assert len(asked) == 1 and path.read_bytes() == b"before"
     assert main([*again, "--force"]) == 0 and path.read_bytes() == b"page"
-    assert asked[1:] == [("levit_128s", IMAGE, "3", "5", "7", None, True)]
+    assert asked[1:] == [("levit_128s_a1", IMAGE, "3", "5", "7", None, True)]
 
 
 def test_pictures_beside_the_page(asked, monkeypatch, tmp_path, capsys):
