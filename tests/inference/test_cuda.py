@@ -59,6 +59,14 @@ def test_every_kind_of_step(name):
     assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
 
 
+def test_a_class_token():
+    """Behind which the others stand, and which alone the head reads; heads without an activation."""
+    model = random_model(image_size=16, position="embedding", pooling="token", attention_activation="identity",
+                         stem=(Convolution(36, 3, 4),), stages=(Stage(36, 1, 3),), backend="reference")
+    x = random_images(model, 3)
+    assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 200))])
 def test_any_network(seed):
     precision = [*ERROR][seed % 3]
