@@ -242,6 +242,19 @@ def test_the_same_network_agrees(digits):
     rows = compare_with_trace(digits.to("reference"), record)
     assert first_parting(rows, 0) is None and len(rows) == len(record.forward) + 1 + len(record.backward)
     assert {row.relative for row in compare_states(digits, digits.to("reference"))} == {0}
+    nothing = trace(digits, random_images(digits)[:0])
+    assert {row.relative for row in compare_with_trace(digits, nothing)} == {0}
+
+
+def test_a_gradient_is_held_against_those_of_its_own_block(digits):
+    record = trace(digits, random_images(digits), 2)
+    factors = {step.name: 1e6 if ".blocks.0." in step.name else 1 for step in record.backward}
+    factors["stages.0.blocks.1.mlp.up"] = 1.01
+    rows = compare_with_trace(digits, replace(record, backward=tuple(step._replace(
+        gradients={key: factors[step.name] * gradient for key, gradient in step.gradients.items()})
+        for step in record.backward)))
+    relative = {row.name: row.relative for row in rows if row.what != "output"}
+    assert relative["stages.0.blocks.0.mlp.up"] > 0.1 and 1e-4 < relative["stages.0.blocks.1.mlp.up"] < 0.01
 
 
 def test_what_is_zero_in_both_agrees_and_in_one_parts_whatever_is_tolerated():
