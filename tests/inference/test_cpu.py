@@ -341,7 +341,11 @@ def test_threads_are_checked(monkeypatch):
     threads._count = None
     monkeypatch.setenv("NUMBA_NUM_THREADS", "128")
     assert threads.threads() == threads.MOST
-    for wrong in ("0", "many", "-1", "²"):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    assert threads.threads() == threads.MOST  # what it was when it was first asked
+    levit_np.set_threads(64)
+    assert threads.threads() == 64
+    for wrong in ("0", "many", "-1", "²", "1" * 10, "1" * 5000):
         threads._count = None
         monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)
         with pytest.raises(levit_np.BackendError, match="NUMBA_NUM_THREADS"):
