@@ -78,6 +78,18 @@ def test_layer_norm_of_numbers_that_are_much_alike():
     assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-3
 
 
+def test_layer_norm_of_numbers_that_are_hardly_any():
+    """Of a variance like its eps, before a branch and behind the pool, where the tokens are summed and not averaged."""
+    model = random_model("levit_digits", normalization="layer", position="embedding", image_size=16,
+                         stages=(Stage(64, 1, 2),), backend="cpu")
+    small = "stem.convolutions.1.", "position.", *(f"stages.0.blocks.0.{name}." for name in ("attention.projection",
+                                                                                            "mlp.down"))
+    model.set_state({name: array * np.float32(1e-3 if name.startswith(small) else 1)
+                     for name, array in model.state().items()})
+    x = random_images(model, 3)
+    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-5
+
+
 @pytest.fixture(scope="module", params=levit_np.list_models()[:5])
 def whole(request):
     """(model, four images, logits in float64) of a model in its own size."""
