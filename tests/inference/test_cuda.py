@@ -149,6 +149,15 @@ def test_the_two_heads_apart(model):
     np.testing.assert_allclose((apart[:, :10] + apart[:, 10:]) / 2, CudaExecutor(model)(x), rtol=1e-4, atol=1e-5)
 
 
+def test_tf32_rounds_the_products_of_float32_alone(model):
+    """To 10 bits of mantissa, where tensor cores cut the others off."""
+    x = random_images(model, 2)
+    expected = exact(model, x)
+    executor = CudaExecutor(model, "float32", tf32=True)
+    assert executor.tf32 and 10 * ERROR["float32"] < error(executor(x), expected) < ERROR["bfloat16"]
+    assert not CudaExecutor(model, "float16", tf32=True).tf32
+
+
 def test_a_nan_stays_in_its_image(model):
     executor, x = CudaExecutor(model, "float16"), random_images(model, 3)
     clean = executor(x)
