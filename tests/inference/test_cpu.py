@@ -125,6 +125,14 @@ def test_any_size(size, channels, classes):
     assert model(x).shape == (2, classes) and np.abs(model(x) - exact).max() < 2e-6 * max(1, np.abs(exact).max())
 
 
+def test_an_image_of_many_channels():
+    """Which lie one behind the other, not side by side as those that a later convolution of this form reads."""
+    model = random_model(image_size=16, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
+                         stages=(Stage(64, 1, 2),), backend="cpu")
+    x = random_images(model, 2)
+    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 16, 17, 35])
 def test_a_batch_is_its_images(model, batch):
     """To the last bit: how many images share a pass does not change the order in which a number is computed."""
@@ -350,9 +358,10 @@ def test_threads_are_checked(monkeypatch):
     monkeypatch.setattr(threads, "_count", None)
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
     assert threads.threads() == 3
-    threads._count = None
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "128")
-    assert threads.threads() == threads.MOST
+    for many in ("128", "9" * 9):
+        threads._count = None
+        monkeypatch.setenv("NUMBA_NUM_THREADS", many)
+        assert threads.threads() == threads.MOST
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
     assert threads.threads() == threads.MOST  # what it was when it was first asked
     levit_np.set_threads(64)

@@ -64,6 +64,12 @@ def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name):
         holder.join()
 
 
+def test_one_thread_is_the_callers_and_counts_nothing():
+    calls = []
+    threads.run_with_threads(lambda *call: calls.append((threading.current_thread(), *call)), 1)
+    assert calls == [(threading.current_thread(), 0, 0)]
+
+
 def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
     """As Ctrl-C does where the jobs have been handed out: the others wait for all after their first step."""
     done, interrupts = threading.Event(), [KeyboardInterrupt, None]
