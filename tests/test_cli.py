@@ -125,6 +125,15 @@ def test_a_misspelt_name_is_told_the_names():
         assert status == 1 and "levit_265: expected" in err and "levit_256, levit_384" in err
 
 
+def test_who_meant_a_file_is_told_no_names(tmp_path, monkeypatch, capsys):
+    (tmp_path / "damaged").write_bytes(b"no weights")
+    monkeypatch.chdir(tmp_path)
+    for file in "damaged", "none.h5":
+        assert main(["summary", file]) == 1
+        err = capsys.readouterr().err
+        assert f"{file}: expected" in err and "names of the family" not in err
+
+
 @pytest.mark.parametrize("verb", ["classify", "explain", "step", "summary", "train", "verify"])
 def test_help_has_an_example(verb):
     status, out, _ = run(verb, "--help", COLUMNS="80")

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from levit_np import set_threads
 from levit_np.benchmark import short
 from levit_np.benchmark.short import operations
+from levit_np.cli import main
 from levit_np.config import config_of
 from levit_np.errors import BackendError
 from levit_np.model import build, create
+from levit_np.ops.cpu import threads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +49,33 @@ def test_bench_refuses_what_it_cannot_use():
 def test_the_command_line_starts_without_numpy():
     """Whose BLAS reads how many threads it may use when it is imported: `bench` says it before."""
     assert run("-c", "import sys, levit_np.cli; print('numpy' in sys.modules)") == (0, "False\n", "")
+
+
+def test_bench_measures_what_it_is_told_to_and_prints_it(monkeypatch, capsys):
+    """By default an image and sixteen on one thread, NumPy's products too."""
+    blas, asked = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), []
+    for name in blas:
+        monkeypatch.setenv(name, "7")
+
+    def speeds(models, batches, count, advance):
+        asked.append((models, batches, count, threads.threads(), *map(os.environ.get, blas)))
+        return [short.Speed("cpu", "float32", 16, 250.0, 0.25), short.Speed("cuda", "float16", 1, 4000.0, None)]
+
+    monkeypatch.setattr(short, "open_candidates",
+                        lambda opened: ({"model": opened("reference", "float64")}, ["no cpu"]))
+    monkeypatch.setattr(short, "speeds", speeds)
+    monkeypatch.setattr("levit_np.cli.opened", lambda *model, **options: (model, options))
+    try:
+        assert main(["bench"]) == 0 == main(["bench", "a.h5", "--batch", "3", "4", "--threads", "2"])
+    finally:
+        set_threads(1)
+    options = {"backend": "reference", "dtype": "float64"}
+    assert asked == [({"model": (("levit_256",), options)}, [1, 16], 1, 1, "1", "1", "1"),
+                     ({"model": (("a.h5",), options)}, [3, 4], 2, 2, "2", "2", "2")]
+    out, err = capsys.readouterr()
+    assert [line.split() for line in out.splitlines()[-2:]] == [
+        ["cpu", "float32", "16", "250.0", "4.000", "25.0%"], ["cuda", "float16", "1", "4000.0", "0.250", "unknown"]]
+    assert err == 2 * "not measured: no cpu\n"
 
 
 def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):

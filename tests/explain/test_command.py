@@ -43,6 +43,8 @@ def test_a_page_of_these_classes_is_written(asked, tmp_path, capsys):
     assert len(asked) == 1 and path.read_bytes() == b"before"
     assert main([*again, "--force"]) == 0 and path.read_bytes() == b"page"
     assert asked[1:] == [("levit_128s_a1", IMAGE, "3", "5", "7", None, True)]
+    (tmp_path / "link").symlink_to("nowhere")
+    assert main(["explain", IMAGE, "-o", str(tmp_path / "link")]) == 1 and len(asked) == 2
 
 
 def test_pictures_beside_the_page(asked, monkeypatch, tmp_path, capsys):
