@@ -87,6 +87,14 @@ def test_each_step_has_formula_source_and_caller(record):
         assert f"def {step.direction}(" in lines[0]
 
 
+def test_numbers_are_pythons_and_types_are_named(record):
+    """Which a file, and a page, show as they are."""
+    values = [value for step in record.steps for value in (*step.inputs.values(), *step.outputs.values())]
+    kinds = {type(value) for value in values}
+    assert np.ndarray in kinds <= {np.ndarray, int, float, str, bool, tuple, type(None)}
+    assert all(value.ndim for value in values if isinstance(value, np.ndarray))
+
+
 def test_each_step_repeated_gives_the_same_bits(record):
     """The recorded inputs are all that an operation needs, by the names of its arguments."""
     for step in record.steps:
