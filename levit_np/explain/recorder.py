@@ -115,8 +115,7 @@ class Recorder:
         if hasattr(value, "probabilities"):  # attention's, of a backend that computes them again
             return self._brought.setdefault(id(value), (value, self.ops.to_host(value.probabilities())))[1]
         if isinstance(value, tuple):
-            parts = map(self.here, value)
-            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+            return tuple(map(self.here, value))
         if not hasattr(value, "shape"):
             return value
         return self._brought.setdefault(id(value), (value, self.ops.to_host(value)))[1]
