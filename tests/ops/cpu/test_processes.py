@@ -96,6 +96,37 @@ def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
     assert other.wait(PATIENCE)
 
 
+def test_an_error_before_the_jobs_are_handed_out_begins_nothing(monkeypatch):
+    """Where no more threads can be started, say: whoever began would wait for the others forever."""
+    def none(count):
+        raise RuntimeError("can't start new thread")
+
+    calls = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threads, "_workers", none)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            threads.run_with_threads(lambda *call: calls.append(call), 2)
+    assert not calls
+
+
+def test_an_interrupt_once_all_have_met_begins_nothing_again():
+    calls, arrival = [], threading.Lock()
+
+    def part(thread, counter):
+        calls.append(thread)
+        came = ctypes.c_int64.from_address(counter)
+        with arrival:
+            came.value += 1
+        while came.value < 2:
+            time.sleep(0.001)
+        if thread == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run_with_threads(part, 2)
+    assert sorted(calls) == [0, 1]
+
+
 def test_calls_of_several_threads_take_turns():
     """A second one would wait for the workers at a barrier, and keep a processor busy meanwhile."""
     begun, go_on, second = threading.Event(), threading.Event(), []
