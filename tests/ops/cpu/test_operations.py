@@ -10,6 +10,7 @@ import levit_np
 from levit_np import ops
 from levit_np.ops import cpu, reference
 from levit_np.ops.cpu import running
+from levit_np.ops.cpu.scatter import places
 
 from ..cases import CASES, drawn
 from .operation_calls import FAST, LARGE, SMALL, TEXTBOOK, arrays, bn, changed, draw, gap, perform, with_beta
@@ -172,6 +173,16 @@ def test_places_that_there_are_not():
     for other in (index + 1, index[:, ::-1]):  # a longer table, as the textbook has it; another layout
         np.testing.assert_allclose(cpu.gather_bias_backward(dbias, other, 12),
                                    reference.gather_bias_backward(dbias, other, 12), atol=1e-6)
+
+
+def test_what_the_kernels_take_for_places():
+    """They check nothing themselves."""
+    index = np.array([[0, 3], [2, 1]])
+    odd = np.zeros(index.nbytes + 4, np.uint8)[4:].view(np.int64)
+    assert places(index, 4) and places(index, 5) and odd.ctypes.data % 8
+    for other in (index - 1, index + 1, index.T, index[:0], index.astype(np.int32), index.astype(">i8"), index.tolist(),
+                  odd):
+        assert not places(other, 4)
 
 
 def test_empty_arrays():
