@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from levit_np.ops.cpu import blocks
-from levit_np.ops.cpu.blocks import LARGE, block
+from levit_np.ops.cpu.blocks import LARGE, Blocks, block
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,47 @@ def test_small_blocks_and_those_of_other_threads_are_not_kept():
     thread.start()
     thread.join()
     assert not sizes()
+
+
+def test_what_is_recorded_stays_where_it_is_however_little():
+    """It begins with the memory that was there, and in the end has no more than was asked for meanwhile."""
+    others, recorded = Blocks(), Blocks()
+    where = [place(others.block(size)) for size in (LARGE, 2 * LARGE)]
+    recorded.take_over(others)
+    there = others.block(LARGE)
+    assert place(there) not in where  # what was given away is not given again
+    recorded.begin()
+    large, little = recorded.block(LARGE), recorded.block(3)
+    assert place(large) == where[0] and recorded.holds(large) and recorded.holds(little)
+    assert not recorded.holds(there) and not recorded.holds(np.empty(3, np.float32))
+    where[1] = place(little)
+    del little
+    assert place(recorded.block(3)) == where[1]
+    recorded.end()
+    assert {size: len(some) for size, some in recorded._kept.items() if some} == {LARGE: 1, 3: 1}
+
+
+def test_what_is_in_use_is_not_given_up():
+    recorded = Blocks()
+    held = recorded.block(LARGE)
+    recorded.begin()
+    recorded.end()
+    assert recorded.holds(held)
+
+
+def test_the_memory_of_a_recording_does_not_go_back_meanwhile(monkeypatch):
+    monkeypatch.setattr(blocks, "LONG", 2)
+    recorded = Blocks()
+    recorded.begin()
+    recorded.block(5)
+    for _ in range(6):
+        recorded.block(7)
+    assert recorded._kept[5]
+
+
+def test_unshared_memory_is_given_once():
+    given = {place(blocks.unshared(LARGE)) for _ in range(3)}
+    assert len(given) == 3 and not sizes()
 
 
 def test_a_step_finds_the_memory_of_the_one_before():
