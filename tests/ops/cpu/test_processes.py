@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -94,6 +95,23 @@ def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
         threads.run_with_threads(lambda thread, counter: part(0, 0), 1)
     threads.run_with_threads(lambda thread, counter: thread and other.set(), 2)
     assert other.wait(PATIENCE)
+
+
+def test_threads_that_wait_keep_nothing_alive():
+    """Neither a model that they computed with, nor the process."""
+    def part(thread, counter):
+        pass
+
+    threads.run_with_threads(part, 3)
+    kept = weakref.ref(part)
+    del part
+    for _ in range(int(PATIENCE * 100)):
+        if kept() is None:
+            break
+        time.sleep(0.01)
+    assert kept() is None
+    waiting = [thread for thread in threading.enumerate() if thread.name in ("levit_np 1", "levit_np 2")]
+    assert len(waiting) == 2 and all(thread.daemon for thread in waiting)
 
 
 def test_an_error_before_the_jobs_are_handed_out_begins_nothing(monkeypatch):
