@@ -63,7 +63,7 @@ def _forward(jit, softmax, share, packing, multiply, view):
 
 def _backward(jit, softmax_backward, share, packing, products, view):
     whole, panels, prepare, fill, pack_rows, pack_columns = packing
-    multiply, multiply_across = products.multiply, products.multiply_across
+    multiply, multiply_block, multiply_across = products.multiply, products.multiply_block, products.multiply_across
 
     @jit
     def attention_backward(s, thread, threads):
@@ -97,11 +97,13 @@ def _backward(jit, softmax_backward, share, packing, products, view):
                 pack_rows(k, k_row, keys, key, 0, panels(key), scale, k_packed)
                 pack_rows(q, q_row, queries, key, 0, panels(key), scale, q_packed)
                 pack_rows(dy, dy_row, queries, value, 0, panels(value), scratch, dy_packed)
-                multiply(dy, dy_row, queries, value, v_packed, keys, dscores, row)
+                following = p + heads * queries * keys * 4 if image + 1 < get(s, A_IMAGES) else 0
+                last = following + queries * keys * 4 if following else 0
+                following = multiply_block(dy, dy_row, queries, value, v_packed, keys, dscores, row, 0, following, last)
                 for i in range(queries):
                     softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys)
                 multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, 0)
-                multiply(dscores, row, queries, keys, k_packed, key, dq, dq_row)
+                multiply_block(dscores, row, queries, keys, k_packed, key, dq, dq_row, 0, following, last)
                 multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, 0)
 
     return attention_backward

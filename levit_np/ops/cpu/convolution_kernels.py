@@ -31,7 +31,7 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
             amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), columns, 0, panels(columns), c, ldc,
                          past, 0, 0, 0)
         else:
-            multiply_block(a, lda, rows, terms, get(s, C_B), columns, c, ldc, past, 0)
+            multiply_block(a, lda, rows, terms, get(s, C_B), columns, c, ldc, past, 0, 0)
 
     @jit
     def begin_all(s, scratch):

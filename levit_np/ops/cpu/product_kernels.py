@@ -36,11 +36,10 @@ def product_functions(instructions, jit, call, packing):
         return terms // UNROLL * LINE
 
     @jit
-    def multiply_block(a, lda, rows, terms, b, columns, c, ldc, past, following):
-        """c = a b, b packed; a group of terms at a time, whose part of a panel stays in the L1 cache.  Meanwhile the
-        `following` bytes behind these rows are fetched.  past: see running.past_caches."""
-        groups, ahead = (terms + GROUP - 1) // GROUP, a + rows * lda
-        last = ahead + following
+    def multiply_block(a, lda, rows, terms, b, columns, c, ldc, past, ahead, last):
+        """c = a b, b packed; a group of terms at a time, whose part of a panel stays in the L1 cache.  Meanwhile what
+        stands from `ahead` to `last` is fetched.  past: see running.past_caches.  -> how far."""
+        groups = (terms + GROUP - 1) // GROUP
         for j in range(panels(columns)):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
             for group in range(groups):
@@ -50,10 +49,11 @@ def product_functions(instructions, jit, call, packing):
                 there = ahead if ahead < last else panel  # of which nothing need be fetched
                 tile(a + at * 4, lda, rows, stop - at, panel, wide, c + j * width * 4, ldc, into, there)
                 ahead += (rows + largest - 1) // largest * fetched(stop - at)
+        return ahead
 
     @jit
     def multiply(a, lda, rows, terms, b, columns, c, ldc):
-        multiply_block(a, lda, rows, terms, b, columns, c, ldc, 0, 0)
+        multiply_block(a, lda, rows, terms, b, columns, c, ldc, 0, 0, 0)
 
     @jit
     def multiply_across(a, term, rows, terms, b, columns, first, last, c, ldc, more):
@@ -134,9 +134,11 @@ def product_kernels(instructions, jit, share, packing, products):
         for n in range((last - first + block - 1) // block):
             start = first + n * block
             count = min(block, last - start)
-            multiply_block(get(s, P_A) + start * lda, lda, count, terms, get(s, P_B) + left * terms * 4, right - left,
-                           get(s, P_C) + start * ldc + left * 4, ldc, get(s, P_PAST),
-                           min(block, last - start - count) * lda)
+            a = get(s, P_A) + start * lda
+            following = a + count * lda
+            multiply_block(a, lda, count, terms, get(s, P_B) + left * terms * 4, right - left,
+                           get(s, P_C) + start * ldc + left * 4, ldc, get(s, P_PAST), following,
+                           following + min(block, last - start - count) * lda)
 
     G_TERMS, G_A, G_A_ROW, G_A_COLUMNS, G_B, G_B_ROW, G_B_COLUMNS, G_C, G_C_ROW, G_BLOCK, G_SCRATCH, G_SCRATCH_SIZE = (
         int(c) for c in step.Gradient)
