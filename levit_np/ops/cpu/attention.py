@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import reference
 from ..side_by_side import whole_of
-from .running import address, addresses, bits, contiguous, empty, fits, run, scratch, whole
+from .running import address, addresses, bits, contiguous, empty, fits, past_caches, run, scratch, whole
 from .scatter import places, scatter_add
 from .training_step import HEAD, QUERIES, Kind
 from .training_step import Attention as A
@@ -40,7 +40,8 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     else:
         (dq,), (dk, dv) = _side_by_side(batch, queries, heads, key), _side_by_side(batch, keys, heads, key, value)
     dbias, probabilities = empty(heads, queries, keys), contiguous(probabilities)
-    _run(Kind.ATTENTION_BACKWARD, (q, k, v, dy, dq, dk, dv), dbias, probabilities, scale, _sizes(q, k, v)[1])
+    _run(Kind.ATTENTION_BACKWARD, (q, k, v, dy, dq, dk, dv), dbias, probabilities, scale, _sizes(q, k, v)[1],
+         past_caches(dv))
     return dq[..., :key], dk[..., :key], dv[..., :value], dbias
 
 
@@ -64,7 +65,7 @@ def _sizes(q, k, v):
     return HEAD + 64 + 4 * forward, HEAD + 64 + 4 * backward
 
 
-def _run(kind, arrays, bias, probabilities, scale, size):
+def _run(kind, arrays, bias, probabilities, scale, size, past=False):
     arrays = [a if a.strides[-1] == 4 else contiguous(a) for a in arrays]
     views = addresses(arrays, [a.strides[:3] for a in arrays])
     batch, heads, queries, key = arrays[0].shape
@@ -72,7 +73,7 @@ def _run(kind, arrays, bias, probabilities, scale, size):
     run((kind, {
         A.IMAGES: batch, A.HEADS: heads, A.QUERIES: queries, A.KEYS: arrays[1].shape[2], A.KEY: key,
         A.VALUE: arrays[2].shape[3], A.VIEWS: views, A.BIAS: 0 if bias is None else bias,
-        A.PROBABILITIES: probabilities, A.SCALE: bits(scale), A.SCRATCH: memory, A.SCRATCH_SIZE: size}))
+        A.PROBABILITIES: probabilities, A.SCALE: bits(scale), A.SCRATCH: memory, A.SCRATCH_SIZE: size, A.PAST: past}))
 
 
 def gather_bias_backward(dbias, index, offsets):

@@ -4,9 +4,10 @@ from numba import types
 
 from . import training_step as step
 from .intrinsics import as_float, get, set_float
+from .routines import NEW, PAST
 from .training_step import HEAD, QUERIES
 A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
-    A_SCRATCH_SIZE = (int(c) for c in step.Attention)
+    A_SCRATCH_SIZE, A_PAST = (int(c) for c in step.Attention)
 
 
 def attention_kernels(jit, call, share, packing, products):
@@ -80,6 +81,7 @@ def _backward(jit, softmax_backward, share, packing, products, view):
         dy_packed = q_packed + queries * whole(key) * 4
         dscores = dy_packed + queries * whole(value) * 4
         set_float(scale, types.float32(as_float(get(s, A_SCALE))))
+        past, into = get(s, A_PAST), PAST if get(s, A_PAST) else NEW
         first, last = share(heads, thread, threads)
         for head in range(first, last):
             dbias = get(s, A_BIAS) + head * queries * keys * 4
@@ -97,13 +99,13 @@ def _backward(jit, softmax_backward, share, packing, products, view):
                 pack_rows(k, k_row, keys, key, 0, panels(key), scale, k_packed)
                 pack_rows(q, q_row, queries, key, 0, panels(key), scale, q_packed)
                 pack_rows(dy, dy_row, queries, value, 0, panels(value), scratch, dy_packed)
-                following = p + heads * queries * keys * 4 if image + 1 < get(s, A_IMAGES) else 0
-                last = following + queries * keys * 4 if following else 0
+                following = p + heads * queries * keys * 4  # the next image's, fetched meanwhile
+                last = following + queries * keys * 4 if image + 1 < get(s, A_IMAGES) else 0
                 following = multiply_block(dy, dy_row, queries, value, v_packed, keys, dscores, row, 0, following, last)
                 for i in range(queries):
                     softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys)
-                multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, 0)
-                multiply_block(dscores, row, queries, keys, k_packed, key, dq, dq_row, 0, following, last)
-                multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, 0)
+                multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, into)
+                multiply_block(dscores, row, queries, keys, k_packed, key, dq, dq_row, past, following, last)
+                multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, into)
 
     return attention_backward

@@ -30,7 +30,7 @@ def convolution(x, w, stride, padding):
     y = empty(len(x), *shape.out, whole(outputs))
     weight = contiguous(computed(shape.rows, w).T)  # (terms, O)
     _run(Kind.CONVOLUTION, shape, weight, {
-        C.Y: y, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y)})
+        C.Y: y, C.Y_ROW: whole(outputs) * 4, C.PAST: past_caches(y, product=True)})
     return without_padding(y, outputs).transpose(0, 3, 1, 2)
 
 

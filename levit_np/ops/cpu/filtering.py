@@ -75,13 +75,13 @@ class _Shape:
     def output(self, w):
         y = empty(len(self.x), 2 * self.down, 2 * self.across, self.outputs)
         parts = len(PARTS) * library("training_kernels").instructions.width * 4  # of a panel
-        self.run(Kind.FILTERING, self.window + parts, {F.Y: y, F.PAST: past_caches(y, self.outputs)}, w, True)
+        self.run(Kind.FILTERING, self.window + parts, {F.Y: y, F.PAST: past_caches(y, self.outputs, True)}, w, True)
         return y.transpose(0, 3, 1, 2)
 
     def input(self, columns, w):
         dx = empty(*self.x.shape)
         parts = len(PARTS) * self.outputs * 4
-        into = {F.X: dx, F.PAST: past_caches(dx, self.channels)}
+        into = {F.X: dx, F.PAST: past_caches(dx, self.channels, True)}
         self.run(Kind.FILTERING_INPUT, self.window + parts, columns | into, w, False)
         return dx.transpose(0, 3, 1, 2)
 

@@ -69,7 +69,7 @@ def _product(x, w, transposed):
     rows, p = x.size // terms, step.Product
     y = empty(*x.shape[:-1], whole(outputs))
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x, p.LDA: terms * 4, p.C: y,
-               p.LDC: whole(outputs) * 4, p.PAST: past_caches(y)}
+               p.LDC: whole(outputs) * 4, p.PAST: past_caches(y, product=True)}
     if tiles.suit(rows, terms, outputs):
         block = tiles.block_rows(rows, terms, outputs)
         few, own = rows <= block, tiles.scratch_size(block, terms, outputs)

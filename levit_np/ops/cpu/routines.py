@@ -208,7 +208,7 @@ def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, into, ahead=Non
         for y, place in zip(sums, places):
             v.store(build.fadd(v.load(place), y), place)
 
-    emit_switch(build, into, {NEW: store, ADDED: add, PAST: partial(store, bool(fetched))})
+    emit_switch(build, into, {NEW: store, ADDED: add, PAST: partial(store, v.lanes >= FETCHES)})
 
 
 def _transpose(lanes):

@@ -20,7 +20,8 @@ ONE = np.ones(1, np.float32)
 ONE.flags.writeable = False
 FLOAT32 = np.dtype(np.float32)
 LINE = 64  # bytes of a cache line
-LARGE = 2 << 20  # bytes of a result: an L2 cache
+PASSED = 512 << 10  # bytes of what a pass over memory makes
+PRODUCT = 2 << 20  # bytes of a product, which BN's sums read at once: an L2 cache
 _kept = threading.local()
 
 
@@ -93,10 +94,11 @@ def without_padding(y, columns: int) -> np.ndarray:
     return contiguous(y[..., :columns])
 
 
-def past_caches(y, channels=16) -> bool:
-    """Whether y, of empty, is better written past the caches: it would not stay there until it is read, and what is
-    there need not be read first.  Rows of channels must then begin where vectors do."""
-    return y.nbytes >= LARGE and channels % 16 == 0
+def past_caches(y, channels=16, product=False) -> bool:
+    """Whether y, of empty, is better written past the caches: what is there need not be read first, and it would not
+    stay in them until it is read, or is read by what fetches ahead.  Rows of channels must then begin where vectors
+    do."""
+    return y.nbytes >= (PRODUCT if product else PASSED) and channels % 16 == 0
 
 
 def scratch(size: int) -> tuple[int, int]:

@@ -87,9 +87,11 @@ class Filtering(IntEnum):
 
 class Attention(IntEnum):
     """VIEWS: the address and the strides (image, head, row) of q, k, v, y and then backward dq, dk, dv; y is dy there.
-    SCALE: a float64's bits.  BIAS, backward DBIAS, (heads, Nq, Nk); PROBABILITIES (images, heads, Nq, Nk)."""
+    SCALE: a float64's bits.  BIAS, backward DBIAS, (heads, Nq, Nk); PROBABILITIES (images, heads, Nq, Nk).  PAST, of
+    the backward: see running.past_caches."""
 
-    IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, VIEWS, BIAS, PROBABILITIES, SCALE, SCRATCH, SCRATCH_SIZE = range(1, 13)
+    IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, VIEWS, BIAS, PROBABILITIES, SCALE, SCRATCH, SCRATCH_SIZE, \
+        PAST = range(1, 14)
 
 
 class Scatter(IntEnum):
