@@ -64,7 +64,7 @@ def _forward(jit, softmax, share, packing, multiply, view):
 
 def _backward(jit, softmax_backward, share, packing, products, view):
     whole, panels, prepare, fill, pack_rows, pack_columns = packing
-    multiply, multiply_block, multiply_across = products.multiply, products.multiply_block, products.multiply_across
+    multiply_block, multiply_across = products.multiply_block, products.multiply_across
 
     @jit
     def attention_backward(s, thread, threads):

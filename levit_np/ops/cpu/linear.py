@@ -9,8 +9,8 @@ from .library import library
 from .parts import WHOLE
 from .recording import computed
 from .running import (
-    ONE, contiguous, empty, fits, past_caches, rows_of, run, scratch, unshared, whole, without_padding)
-from .training_step import FETCHES, HEAD, Kind
+    ONE, contiguous, empty, fetches_ahead, fits, past_caches, rows_of, run, scratch, unshared, whole, without_padding)
+from .training_step import HEAD, Kind
 
 BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
 # Rows of dy and x at most that are packed and multiplied at a time: of a panel and a strip so much fits into the L1
@@ -40,8 +40,7 @@ def _gradient_terms(terms: int) -> int:
     """Rows at a time, about as many each."""
     if terms <= GRADIENT_TERMS:
         return terms
-    fetches = library("training_kernels").instructions.lanes >= FETCHES
-    return -(-terms // -(-terms // (FETCHED_TERMS if fetches else GRADIENT_TERMS)))
+    return -(-terms // -(-terms // (FETCHED_TERMS if fetches_ahead() else GRADIENT_TERMS)))
 
 
 def packed_size(terms: int, outputs: int) -> int:

@@ -15,13 +15,14 @@ from .library import library
 from .memory import Pieces
 from .recording import computed, recording
 from .threads import MOST, run_with_threads, threads
+from .training_step import FETCHES
 
 ONE = np.ones(1, np.float32)
 ONE.flags.writeable = False
 FLOAT32 = np.dtype(np.float32)
 LINE = 64  # bytes of a cache line
-PASSED = 512 << 10  # bytes of what a pass over memory makes
-PRODUCT = 2 << 20  # bytes of a product, which BN's sums read at once: an L2 cache
+LARGE = 2 << 20  # bytes of a result: an L2 cache
+AHEAD = 512 << 10  # of one that is read by what fetches ahead
 _kept = threading.local()
 
 
@@ -94,11 +95,17 @@ def without_padding(y, columns: int) -> np.ndarray:
     return contiguous(y[..., :columns])
 
 
+def fetches_ahead() -> bool:
+    """Whether products and gradients of linear maps fetch what they read next."""
+    return library("training_kernels").instructions.lanes >= FETCHES
+
+
 def past_caches(y, channels=16, product=False) -> bool:
     """Whether y, of empty, is better written past the caches: what is there need not be read first, and it would not
-    stay in them until it is read, or is read by what fetches ahead.  Rows of channels must then begin where vectors
-    do."""
-    return y.nbytes >= (PRODUCT if product else PASSED) and channels % 16 == 0
+    stay in them until it is read, or is read by what fetches ahead (a product is not: BN's sums follow).  Rows of
+    channels must then begin where vectors do."""
+    least = LARGE if product or not fetches_ahead() else AHEAD
+    return y.nbytes >= least and channels % 16 == 0
 
 
 def scratch(size: int) -> tuple[int, int]:
