@@ -16,6 +16,7 @@ DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0,
             "teacher": None, "validation": None, "bad_files": "stop"}
 # Of these it can: files may have moved, and what is in them is compared by its fingerprint.
 MAY_CHANGE = "teacher", "validation", "bad_files"
+MAY_BE_NONE = {"heads": int, "image_size": int, "teacher": str, "validation": str}
 
 
 def add(verbs):
@@ -135,12 +136,23 @@ def _settings(arguments, before: dict | None) -> dict:
         given["recipe"] = Recipe.from_dict(parts, base).to_dict()
         now = {key: given.pop(key, settings.get(key, DEFAULTS[key])) for key in MAY_CHANGE}
         require_same({key: settings[key] for key in given}, given, arguments.output)
-        return {key: settings[key] for key in (*DEFAULTS, "recipe") if key not in now} | now
+        settings = {key: settings[key] for key in (*DEFAULTS, "recipe") if key not in now} | now
+        _require_kinds(settings, f"{arguments.output}/config.json")
+        return settings
     except ConfigError as error:
         arguments.wrong_use(str(error))
     except (KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
                             ) from None
+
+
+def _require_kinds(settings: dict, place: str) -> None:
+    """Raises TrainingError where a file that somebody has edited says what the command line would not."""
+    for key, default in DEFAULTS.items():
+        kind, found = MAY_BE_NONE.get(key, type(default)), settings[key]
+        if type(found) is not kind and (found, key in MAY_BE_NONE) != (None, True) or kind is int and (found or 0) < 0:
+            raise TrainingError(f"{place}: {key}: expected {'a number from 0' if kind is int else 'text'}, found "
+                                f"{found!a:.60}")
 
 
 def _begun(recipe, output: str) -> Recipe:
