@@ -49,7 +49,7 @@ def add(verbs):
     train.add_argument("--seed", type=from_zero, metavar="N", help="(default: 0)")
     train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be "
                        "used does (default: stop); those skipped are named in OUTPUT/skipped.txt")
-    train.add_argument("--backend", choices=BACKENDS, help="(default: cpu)")
+    train.add_argument("--backend", "--device", choices=BACKENDS, help="(default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N",

@@ -51,7 +51,7 @@ def test_a_group_measured_again_replaces_its_own_and_no_other(bench, tmp_path):
 
 
 def script(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True, timeout=120,
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True, timeout=600,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
@@ -105,7 +105,7 @@ def test_two_ranks_are_timed_against_one(tmp_path):
         pytest.skip("mpiexec or mpi4py is not installed")
     done = subprocess.run([mpiexec, "-n", "2", sys.executable, "bench/ranks.py", "--model", "levit_digits", "--batch",
                            "4", "--rounds", "1", "--steps", "1", "--results", tmp_path], cwd=ROOT, capture_output=True,
-                          text=True, timeout=120)
+                          text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("ranks-*.json")
     found = json.loads(path.read_text())

@@ -109,10 +109,10 @@ def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
 def test_a_recipe_in_a_file(shapes, tmp_path, capsys):
     (tmp_path / "own.json").write_text('{"epochs": 1, "batch": 12, "mixup": 0, "cutmix": 0, "freeze": ["stem"]}')
     arguments = [shapes, "--output", tmp_path / "run", "--model", "levit_digits", "--recipe", tmp_path / "own.json",
-                 "--backend", "reference", "--workers", 0]
+                 "--device", "reference", "--workers", 0]  # another word for --backend
     assert main(["train", *map(str, arguments)]) == 0
     settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
-    assert settings["recipe"]["freeze"] == ["stem"] and settings["recipe"]["rate"] == 5e-4
+    assert settings["backend"] == "reference" and settings["recipe"]["freeze"] == ["stem"] and settings["recipe"]["rate"] == 5e-4
     (tmp_path / "own.json").write_text('{"epoch": 1}')
     with pytest.raises(SystemExit):
         main(["train", *map(str, arguments)])
