@@ -45,7 +45,7 @@ def names() -> frozenset[str]:
 def operation(name: str) -> Operation:
     """Raises KeyError for a name that is no operation."""
     function = vars(reference)[name]
-    document = inspect.getdoc(function)
+    document = _document(function)
     formula, meaning = _first_sentence(document)
     return Operation(name, formula, meaning, _shapes(document), _results(document, formula), source_of(function))
 
@@ -64,13 +64,13 @@ def layer_class(kind: str) -> type[Layer]:
 @cache
 def layer_formula(kind: str) -> tuple[str, str]:
     """(formula, meaning) of a layer: the first line of its docstring."""
-    return _first_sentence(inspect.getdoc(layer_class(kind)))
+    return _first_sentence(_document(layer_class(kind)))
 
 
 @cache
 def layer_shapes(kind: str) -> str:
     """`x (B, N, C) -> y (B, N, O)`: the shapes in a layer's docstring, or ""."""
-    return _shapes(inspect.getdoc(layer_class(kind)))
+    return _shapes(_document(layer_class(kind)))
 
 
 @cache
@@ -104,6 +104,11 @@ def _below(kind):
     for found in kind.__subclasses__():
         yield found
         yield from _below(found)
+
+
+def _document(thing) -> str:
+    """The docstring of a function or a class: under `python -OO`, which keeps none, as its source has it."""
+    return inspect.getdoc(thing) or ast.get_docstring(ast.parse(inspect.getsource(thing)).body[0])
 
 
 def _first_sentence(document: str) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """Every operation on the way of a network, forward and backward, has its step:
 what a profiler sees is what is recorded."""
 
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +15,7 @@ import levit_np
 from levit_np.explain import operations
 from levit_np.explain.trace import trace
 
+from ..can_start import NEEDS_INTERPRETER
 from ..random_model import random_images, random_model
 from .test_trace import NETWORKS
 
@@ -218,3 +221,14 @@ def test_a_model_of_another_backend_is_traced_on_the_textbook():
     assert [step[:7] for step in own.steps] == [step[:7] for step in record.steps]
     with pytest.raises(levit_np.BackendError):
         trace(model, x, backend="gpu")
+
+
+@NEEDS_INTERPRETER
+def test_formulas_are_there_where_python_keeps_no_docstrings():
+    code = ("import levit_np.model; from levit_np.explain import operations as o\n"
+            "print(*(o.operation(name) for name in sorted(o.names())), o.layer_formula('Attention'), "
+            "o.layer_shapes('LinearBN'), sep='\\n')")
+    without = subprocess.check_output([sys.executable, "-OO", "-c", code], cwd=PACKAGE.parent, encoding="utf-8",
+                                      env=os.environ | {"PYTHONUTF8": "1"}).splitlines()
+    assert without == [*(str(operations.operation(name)) for name in sorted(operations.names())),
+                       str(operations.layer_formula("Attention")), operations.layer_shapes("LinearBN")]
