@@ -118,8 +118,8 @@ def features(model, image, channels: int = 8):
         raise LevitError(f"channels: expected at least 1, found {channels}")
     maps = {name: found[0] for name, found in model.features(x[None]).items() if name != "pooled"}
     channels = min(channels, *(len(found) for found in maps.values()))
-    figure, panels = _panels((channels + 2) * len(maps), "feature maps after each stage: the channels that vary most",
-                             columns=channels + 2, size=1.25)
+    title = "feature maps after each stage: the channels that vary most, red above 0, blue below"
+    figure, panels = _panels((channels + 2) * len(maps), title, columns=channels + 2, size=1.25)
     pixels = _pixels(model, x)
     for row, (name, found) in zip(np.array(panels).reshape(len(maps), -1), maps.items()):
         _show(row[0], pixels, "the image")
@@ -260,7 +260,7 @@ def _panels(count: int, title: str, columns: int | None = None, size: float = 2.
     columns = columns or (count if count <= 5 else -(-count // 2) if count <= 10 else 6)
     rows = -(-count // columns)
     figure = _figure_class()(figsize=(max(5, columns * size + 1), rows * (size + above) + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, wrap=True)  # of one head the figure is narrower than its title
     panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for panel in panels[count:]:
         panel.set_axis_off()

@@ -123,6 +123,18 @@ def test_features(digits):
     assert channel == maps["stage1"][0].std((1, 2)).argmax() and np.array_equal(found[2], maps["stage1"][0, channel])
 
 
+def test_a_title_fits_a_narrow_figure():
+    """Of one head, and of one channel."""
+    model = random_model("levit_digits", stages=(Stage(64, 1, 1), Stage(80, 1, 1, 1)), backend="reference")
+    layer = {"layer": "stages.1.downsample.attention"}
+    for function, options in ((plot.attention, layer), (plot.attention_heads, layer), (plot.bias_maps, layer),
+                              (plot.features, {"channels": 1})):
+        figure = function(model, random_images(model, 1)[0], **options)
+        figure.draw_without_rendering()
+        title = figure.texts[0].get_window_extent()
+        assert 0 <= title.x0 and title.x1 <= figure.bbox.width and title.y1 <= figure.bbox.height, function
+
+
 def test_what_is_not_there_is_refused(digits):
     for wrong, message in ((dict(layer="stages.9"), "layer: expected one of stages.0.blocks.0.attention, "),
                            (dict(query=(8, 0)), r"query: expected \(row, column\) below \(8, 8\)"),
