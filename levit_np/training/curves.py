@@ -21,7 +21,7 @@ def draw(lines: list[dict], path: Path) -> str:
         if all(isinstance(line.get("validation"), dict) for line in lines):
             axes.plot(epochs, [_number(line["validation"], key) for line in lines], ".-", label="validation")
         axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     with replacing(path) as file:

@@ -116,6 +116,8 @@ def test_the_curves_are_the_log_s(tmp_path, monkeypatch):
         ("loss", [(training, [1, 2], [2.0, 1.0]), (validation, [1, 2], [3.0, 2.0])]),
         ("top-1 accuracy, %", [(training, [1, 2], [20.0, 40.0]), (validation, [1, 2], [10.0, 20.0])])]
     assert found[1] == [(label, shown[:1]) for label, shown in found[0]]
+    draw(lines[:1], tmp_path / "a.png")
+    assert all(float(tick).is_integer() for axes in drawn[2].axes for tick in axes.get_xticks())
 
 
 @pytest.mark.parametrize("other", [
