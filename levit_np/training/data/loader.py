@@ -10,7 +10,7 @@ from ...errors import ConfigError, DataError
 from ...images.preprocessing import CHANNELS, Preprocessing, preprocessing_named
 from ..recipe import Recipe
 from .steps import EvaluationSteps, Skipped, TrainingSteps
-from .workers import Workers, rows_of
+from .workers import AHEAD, Workers, rows_of
 
 
 class Batch(NamedTuple):
@@ -29,7 +29,9 @@ class _Loader:
     def __init__(self, plan, workers: int):
         if workers < 0:
             raise ConfigError(f"workers: expected 0 or more, found {workers}")
-        self._plan, self._count, self._workers = plan, workers, None
+        self._plan, self._workers = plan, None
+        # A unit of the steps in memory for each; more processes would have none.
+        self._count = min(workers, AHEAD * -(-plan.shape[0] // plan.unit))
         self.source, self.batch = plan.source, plan.batch
 
     @property
@@ -132,6 +134,7 @@ class EvaluationLoader(_Loader):
     def __init__(self, source, preprocessing: Preprocessing, *, batch: int, workers: int = 0, rank: int = 0,
                  ranks: int = 1, bad_files: str = "stop"):
         _check(batch, rank, ranks, bad_files)
+        batch = min(batch, max(1, len(source)))  # room for more would stay empty, and may be more than there is
         super().__init__(EvaluationSteps(source, preprocessing, batch, rank, ranks, bad_files == "skip"), workers)
 
     def __iter__(self) -> Iterator[Batch]:

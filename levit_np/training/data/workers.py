@@ -44,14 +44,20 @@ class Workers:
         self._processes, self._pipes, self._heard = [], [], False
         self.owner = os.getpid()
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, self.owner)
-        with _safe_path(), _blocked_signals():
-            for worker in range(count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, plan, self._raw, worker, count), daemon=True)
-                process.start()
-                theirs.close()
-                self._processes.append(process)
-                self._pipes.append(ours)
+        try:
+            with _safe_path(), _blocked_signals():
+                for worker in range(count):
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=_work, args=(theirs, plan, self._raw, worker, count), daemon=True)
+                    process.start()
+                    theirs.close()
+                    self._processes.append(process)
+                    self._pipes.append(ours)
+        except OSError as error:
+            begun = len(self._processes)
+            self.close()
+            raise DataError(f"workers: expected to start {count} processes that prepare images, found after {begun}: "
+                            f"{error.strerror or error}") from None
 
     def take(self, epoch: int, step: int, keep) -> tuple:
         """keep(images, targets, skipped) of that step, of arrays that hold it until keep returns; the following steps

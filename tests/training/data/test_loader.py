@@ -170,6 +170,11 @@ def test_evaluation_has_every_image_once(folder, packed, workers):
                     assert target.tolist() == np.eye(3)[index // 9].tolist()
 
 
+def test_a_batch_of_more_images_than_there_are_takes_no_room_for_them(folder):
+    (batch,) = EvaluationLoader(folder, preprocessing_named("authors", SIZE, 3), batch=10**30)
+    assert batch.images.shape == (27, 3, *SIZE) and batch.indices.tolist() == list(range(27))
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 30])
 def test_ranks_share_an_evaluation(folder, ranks):
     authors = preprocessing_named("authors", SIZE, 3)

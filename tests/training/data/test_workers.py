@@ -1,5 +1,6 @@
 """Worker processes that are killed, fail, or lose their parent; and that a Ctrl-C leaves nothing behind."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -108,6 +109,32 @@ def test_workers_start_where_no_signals_can_be_blocked(root, monkeypatch):
     monkeypatch.setattr(resource_tracker, "ensure_running", tracked)
     with loader(Folder(root), workers=2) as batches:
         assert len(next(batches.epoch(0)).images) == 12
+
+
+def test_no_more_processes_start_than_have_something_to_do(root):
+    """A pair of each of two steps; a number of any size is no wrong use."""
+    with loader(Folder(root), batch=2, workers=10**30) as many:
+        names = [batch.names for batch in many.epoch(0)]
+        assert len(multiprocessing.active_children()) == 2
+    assert names == [batch.names for batch in loader(Folder(root), batch=2).epoch(0)]
+
+
+def test_processes_that_cannot_all_start_are_said_and_none_stays(root, monkeypatch):
+    """Where there may be no more of them, or no more open files."""
+    process = multiprocessing.get_context("spawn").Process
+    start = process.start
+
+    def refused(self):
+        if multiprocessing.active_children():
+            raise OSError(errno.EMFILE, "Too many open files")
+        start(self)
+
+    monkeypatch.setattr(process, "start", refused)
+    with loader(Folder(root), workers=3) as few:
+        with pytest.raises(DataError, match="^workers: expected to start 3 processes that prepare images, found after "
+                                            "1: Too many open files$"):
+            next(few.epoch(0))
+        assert not multiprocessing.active_children()
 
 
 def test_a_worker_killed_from_outside(root):
