@@ -76,7 +76,7 @@ def _by_lines(session: Session) -> None:
     """A line a command: `n`, `g head`, `v y[0]`."""
     console = Console(highlight=False, markup=False, emoji=False)
     while not session.ended:
-        width = min(console.width, 100)
+        width = max(20, min(console.width, 100))
         for line in session.lines(Page(width, None, _colour(console), _unicode())):
             console.print(line, soft_wrap=True)
         try:

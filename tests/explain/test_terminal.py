@@ -23,6 +23,7 @@ import pytest
 
 import levit_np
 from levit_np.explain import terminal as terminal_module
+from levit_np.explain.session import Session
 from levit_np.explain.trace import trace
 from levit_np.explain.walk import Walk
 
@@ -298,6 +299,14 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_a_prompt(record):
     assert process.wait(60) == 0
     os.close(master)
     os.close(slave)
+
+
+def test_a_prompt_on_the_narrowest_terminal(record, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1")
+    monkeypatch.setenv("LINES", "9")
+    monkeypatch.setattr("builtins.input", lambda prompt: "q")
+    terminal_module._by_lines(Session(Walk(record), list("0123456789")))
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 20
 
 
 def run(*arguments, **environment):
