@@ -21,7 +21,7 @@ def draw_confusion(confusion, labels, path) -> None:
     from matplotlib.figure import Figure
 
     classes = len(labels)
-    side = 2.2 + 0.42 * classes
+    side = 3.6 + 0.42 * classes  # 20 of the widest letters leave room for the cells of two classes
     figure = Figure((side, side), layout="constrained")
     axes = figure.add_subplot()
     # The share of the row's images: a class that is rare shows its errors too.
@@ -37,7 +37,8 @@ def draw_confusion(confusion, labels, path) -> None:
                 axes.text(column, row, f"{count}", ha="center", va="center", fontsize=7,
                           color="white" if share[row, column] > 0.5 else "black")
     right = confusion.trace() / max(int(confusion.sum()), 1)
-    axes.set_title(f"{right:.2%} of {int(confusion.sum())} images")
+    # Over the figure, not the axes, which of two classes with long names are narrower than it.
+    figure.suptitle(f"{right:.2%} of {int(confusion.sum())} images")
     with replacing(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
         figure.savefig(file, format="png", dpi=120)

@@ -144,4 +144,9 @@ def test_the_picture_has_a_row_for_each_label_and_a_column_for_each_answer(monke
         (0, 0): ("2", "black"), (1, 0): ("6", "white"), (0, 2): ("1", "black"), (2, 2): ("1", "black")}
     for names in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [name.get_text() for name in names] == ["a", 19 * "b" + "…", 20 * "c"]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("answered", "label", "30.00% of 10 images")
+    title = axes.figure.get_suptitle()
+    assert (axes.get_xlabel(), axes.get_ylabel(), title) == ("answered", "label", "30.00% of 10 images")
+    confusion.draw_confusion(np.full((2, 2), 250_000), [20 * "m", "b"], tmp_path / "a.png")
+    drawn[1].draw_without_rendering()
+    title = drawn[1].texts[0].get_window_extent()
+    assert 0 <= title.x0 and title.x1 <= drawn[1].bbox.width
