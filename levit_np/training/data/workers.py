@@ -198,7 +198,7 @@ def _units(plan, epoch, step, images, targets, at, worker, workers) -> tuple:
     for rows in rows_of(plan, epoch, step, worker, workers):
         try:
             skipped += plan.fill(epoch, step, rows, images, targets, arrive)
-        except LevitError as error:
+        except (LevitError, MemoryError) as error:
             return skipped, (rows.start, error)
         except Exception:
             name = plan.source.name(int(at[worker]))

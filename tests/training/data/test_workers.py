@@ -11,6 +11,7 @@ import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from levit_np.errors import DataError, ImageError, LevitError
@@ -48,6 +49,13 @@ class Deadly(Folder):
 
 class Faulty(Deadly):
     how = "raise"
+
+
+class Large(Folder):
+    """Images for which there is no room."""
+
+    def read(self, index):
+        np.empty(1 << 60, np.uint8)
 
 
 class Slow(Folder):
@@ -90,6 +98,13 @@ def test_an_unexpected_error_comes_with_its_file_and_its_traceback(root):
         list(faulty.epoch(0))
     assert str(caught.value).startswith("class1/001.png: ") and not isinstance(caught.value, LevitError)
     assert "in read" in str(caught.value) and "ZeroDivisionError: a bug" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_is_said_as_such(root, workers):
+    """Which the command makes a line of; a bug has its traceback."""
+    with loader(Large(root), workers=workers) as large, pytest.raises(MemoryError, match="Unable to allocate 1.00 EiB"):
+        list(large.epoch(0))
 
 
 def test_nothing_is_imported_from_the_present_folder(root, tmp_path, monkeypatch):
