@@ -138,6 +138,7 @@ def write_all(model, image, folder) -> Iterator[Path]:
     image: as above, or prepared (C, H, W). Of each attention layer: where its middle query looks, what its heads look
     at, its bias."""
     folder, x = Path(folder), _prepared(model, image)
+    _figure_class()  # without Matplotlib no empty folder is left
     folder.mkdir(parents=True, exist_ok=True)
     for name, (function, options) in pictures(model).items():
         path = folder / f"{name}.png"

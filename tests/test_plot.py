@@ -173,6 +173,14 @@ def test_without_matplotlib_it_says_what_to_install():
     assert out == "plot: expected matplotlib, found none; pip install 'levit_np[plot]'\n"
 
 
+def test_without_matplotlib_no_folder_is_made(tmp_path, digits, monkeypatch):
+    plot._figure_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(levit_np.LevitError, match="plot: expected matplotlib, found none"):
+        next(plot.write_all(digits, IMAGE, tmp_path / "pictures"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_matplotlib_that_does_not_start_is_no_traceback(monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(levit_np.LevitError, match="^curves: .* Key backend: 'x' is"):
         def refuse(name, *arguments, importing=builtins.__import__):
