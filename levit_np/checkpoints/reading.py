@@ -95,8 +95,11 @@ def _foreign(place, tensors, image_size):
     _require(place, tensors, {there: specs[own].shape for own, there in table.items()})
     for own, layer in biases_of(network).items():
         found = indices.get(name := table[own].removesuffix(_TABLE) + _INDEX)
-        if found is not None and not np.array_equal(found, bias_index(*layer.grid, layer.stride)):
-            height, width = layer.grid
+        height, width = layer.grid
+        keys, queries = height * width, -(-height // layer.stride) * -(-width // layer.stride)
+        # The right one has the square of the keys: it is made only where the file has as many numbers.
+        if found is not None and not (found.shape == (queries, keys) and np.array_equal(
+                found, bias_index(height, width, layer.stride))):
             raise CheckpointError(f"{place}: {name}: expected |Δy| · {width} + |Δx| for pixels {height}×{width} at a "
                                   f"stride of {layer.stride}, found another index {found.shape}")
     state = {own: tensors[there] for own, there in table.items()}

@@ -1,5 +1,6 @@
 """Weights in and out, against the transformers package and through every format that is written."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from levit_np.checkpoints import torch_file
 from levit_np.checkpoints.formats import name_table
 from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
 from levit_np.config import ABLATIONS, FAMILY
@@ -139,6 +141,17 @@ def test_a_stored_index_must_be_ours(tmp_path):
     torch.save({"model": state}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=rf"{name}: expected \|Δy\| · 4 \+ \|Δx\| .* 4×4 at a stride of 2"):
         load(tmp_path / "a.pth")
+
+
+def test_an_index_of_another_shape_takes_no_memory(tmp_path, monkeypatch):
+    """A table of 40,000 offsets is small, and its index has 1.6e9 numbers."""
+    model = random_model("levit_digits")
+    named = rename(model.state(), config=model.config, format="facebook")
+    monkeypatch.setattr("levit_np.checkpoints.reading.bias_index", lambda *grid: pytest.fail("an index was made"))
+    for shape in [(), (1, 1), (64,), (63, 64), (16, 64, 1)]:
+        torch_file.write(tmp_path / "a.pth", named | {"blocks.4.attention_bias_idxs": np.zeros(shape, np.int64)})
+        with pytest.raises(CheckpointError, match=rf"8×8 at a stride of 2, found another index {re.escape(str(shape))}"):
+            load(tmp_path / "a.pth")
 
 
 def test_a_safetensors_file_under_the_authors_names_is_read(tmp_path):
