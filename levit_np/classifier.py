@@ -176,8 +176,9 @@ class Classifier(LeViT):
     def save(self, path) -> None:
         """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the preprocessing.
 
-        Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for weights
-        that are not finite, or labels that are not one a class; OSError where it cannot be written."""
+        Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for what load
+        would refuse: weights that are not finite or not of this network, labels that are not one a class, a
+        preprocessing for other images; OSError where it cannot be written."""
         loading.save(self, path)
 
 

@@ -20,7 +20,7 @@ from ..storage.finite import require_finite
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import FORMATS, config_from_shapes, name_table
-from .reading import biases_of, read
+from .reading import biases_of, read, require, require_fitting
 
 EXPORTS = (*FORMATS, "timm_conv")
 
@@ -28,14 +28,27 @@ EXPORTS = (*FORMATS, "timm_conv")
 def save(model: LeViT, path) -> None:
     """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the preprocessing.
 
-    Raises CheckpointError for weights that are not finite, or labels that are not one a class."""
+    Raises CheckpointError for what load would refuse: weights that are not finite or not of this network, labels that
+    are not one a class, a preprocessing for other images; a file that is there stays then."""
     try:
-        preprocessing = preprocessing_of(model).to_dict()
+        preprocessing = preprocessing_of(model)
     except ImageError:  # there is none for other than grey and colour
         preprocessing = None
-    documents = {"config": model.config.to_dict(), "labels": list(labels_of(model)), "recipe": preprocessing}
-    state = {name: array.astype(np.float32, copy=False) for name, array in model.on_host().items()}
+    require_fitting(os.fspath(path), preprocessing, model.config)
+    documents = {"config": model.config.to_dict(), "labels": list(labels_of(model)),
+                 "recipe": preprocessing and preprocessing.to_dict()}
+    state = _sound(model, path)
+    for name, array in state.items():
+        with np.errstate(over="ignore"):  # which write finds and names
+            state[name] = array.astype(np.float32, copy=False)
     hdf5.write(path, state, documents)
+
+
+def _sound(model, path):
+    """The state on the host.  Raises CheckpointError where somebody has put an array there that load would refuse."""
+    state = model.on_host()
+    require(os.fspath(path), state, {name: spec.shape for name, spec in model.specs_by_name().items()})
+    return state
 
 
 def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, distillation=None, seed=0,
@@ -130,10 +143,11 @@ def export(model: LeViT, path, format: str) -> None:
     the authors' .pth; "timm_conv" is for timm's levit_conv_* models, whose linear maps are 1×1 convolutions.
 
     BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum.  Raises CheckpointError where
-    the format has no names for this network, or cannot say what it computes, or the weights are not finite."""
+    the format has no names for this network, or cannot say what it computes, or the weights are not finite or not of
+    this network."""
     if format not in EXPORTS:
         raise CheckpointError(f"format: expected one of {', '.join(EXPORTS)}, found {format!r}")
-    state = model.on_host()
+    state = _sound(model, path)
     if format == "timm_conv":
         format = "timm"
         state = {name: array[:, :, None, None] if name.endswith(".weight") and array.ndim == 2

@@ -75,7 +75,8 @@ def _own(place, arrays, documents):
     if not isinstance(labels, list) or len(labels) != config.num_classes or not all(
             isinstance(label, str) for label in labels):
         raise CheckpointError(f"{place}: labels: expected {config.num_classes} texts")
-    _require(place, arrays, {name: spec.shape for name, spec in specs.items()})
+    require_fitting(place, preprocessing, config)
+    require(place, arrays, {name: spec.shape for name, spec in specs.items()})
     return Content(config, arrays, labels, preprocessing)
 
 
@@ -92,7 +93,7 @@ def _foreign(place, tensors, image_size):
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{place}: {error}") from None
     specs = network.specs_by_name()
-    _require(place, tensors, {there: specs[own].shape for own, there in table.items()})
+    require(place, tensors, {there: specs[own].shape for own, there in table.items()})
     for own, layer in biases_of(network).items():
         found = indices.get(name := table[own].removesuffix(_TABLE) + _INDEX)
         height, width = layer.grid
@@ -119,8 +120,16 @@ def biases_of(network) -> dict:
     return {f"{name}.table": layer for name, layer in network.walk() if isinstance(layer, AttentionBias)}
 
 
-def _require(place, arrays, shapes):
-    """One report of all that is missing, unexpected or of the wrong shape or type, in the file's own names."""
+def require_fitting(place, preprocessing, config):
+    """Raises CheckpointError for a preprocessing that makes other images than the network takes."""
+    expected = config.in_channels, *config.image_size
+    if preprocessing is not None and (found := (len(preprocessing.mean), *preprocessing.crop)) != expected:
+        raise CheckpointError(f"{place}: recipe: expected images {expected}, found {found}")
+
+
+def require(place, arrays, shapes):
+    """Raises CheckpointError: one report of all that is missing, unexpected or of the wrong shape or type, in the
+    file's own names; or a variance below 0."""
     missing = [name for name in shapes if name not in arrays]
     unexpected = [name for name in arrays if name not in shapes]
     wrong = [f"{name} {array.dtype} {array.shape} for floating {shapes[name]}" for name, array in arrays.items()
@@ -129,7 +138,9 @@ def _require(place, arrays, shapes):
         parts = ("missing", missing), ("unexpected", unexpected), ("wrong shape or type", wrong)
         raise CheckpointError(f"{place}: {'; '.join(f'{kind}: {_listed(some)}' for kind, some in parts if some)}")
     for name, array in arrays.items():
-        if name.endswith(("variance", "running_var")) and array.min() < 0:
+        with np.errstate(invalid="ignore"):  # a NaN, which is found where all arrays are looked at
+            negative = name.endswith(("variance", "running_var")) and array.min() < 0
+        if negative:
             raise CheckpointError(f"{place}: {name}: expected variances from 0, found {array.min():g}")
 
 

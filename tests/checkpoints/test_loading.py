@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from levit_np.checkpoints import torch_file
+from levit_np.checkpoints import safetensors_file, torch_file
 from levit_np.checkpoints.formats import name_table
 from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
 from levit_np.config import ABLATIONS, FAMILY
 from levit_np.errors import CheckpointError
 from levit_np.images.preprocessing import Preprocessing, preprocessing_named
 from levit_np.model import build, create
+from levit_np.storage import hdf5
 
 from ..parity import FIVE, images, pair
 
@@ -296,13 +297,43 @@ def test_numbers_that_no_network_can_have(tmp_path):
     export(model, tmp_path / "large", format="timm")
     with pytest.raises(CheckpointError, match="head.weight: expected finite values, found inf"):
         load(tmp_path / "large")
-    model.head.weight[0, 0], model.head.bn.variance[3] = 1, -0.5
-    export(model, tmp_path / "negative", format="timm")
+    with pytest.raises(CheckpointError, match="head.weight: expected finite values, found inf"):
+        save(model, tmp_path / "a.h5")
+    model = random_model("levit_digits")
+    named = rename(model.state(), config=model.config, format="timm")
+    named["head.bn.running_var"][3] = -0.5
+    safetensors_file.write(tmp_path / "negative", named)
     with pytest.raises(CheckpointError, match="head.bn.running_var: expected variances from 0, found -0.5"):
         load(tmp_path / "negative")
-    save(model, tmp_path / "negative.h5")
-    with pytest.raises(CheckpointError, match="head.bn.variance: expected variances from 0, found -0.5"):
-        load(tmp_path / "negative.h5")
+
+
+@pytest.mark.parametrize("name, array, words", [
+    ("bias", np.zeros(3, np.float32), r"wrong shape or type: head.bias float32 \(3,\) for floating \(10,\)"),
+    ("bias", np.zeros(10, int), r"wrong shape or type: head.bias int64 \(10,\) for floating \(10,\)"),
+    ("variance", np.full(80, -0.5, np.float32), "head.bn.variance: expected variances from 0, found -0.5"),
+    ("variance", np.full(80, np.nan, np.float32), "head.bn.(variance|running_var): expected finite values, found nan")])
+def test_what_could_not_be_read_back_does_not_replace_a_file(name, array, words, tmp_path):
+    model = random_model("levit_digits")
+    save(model, tmp_path / "a.h5")
+    before = (tmp_path / "a.h5").read_bytes()
+    setattr(model.head.bn if name == "variance" else model.head, name, array)
+    for write in (save, lambda *there: export(*there, format="timm"), lambda *there: export(*there, format="facebook")):
+        with pytest.raises(CheckpointError, match=words):
+            write(model, tmp_path / "a.h5")
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"image_size": (32, 48)}, {"image_size": (16, 16)}, {"channels": 3}])
+def test_a_preprocessing_makes_the_networks_images(changes, tmp_path):
+    """Else the first image would be blamed for it."""
+    model = random_model("levit_digits")
+    save(model, tmp_path / "a.h5")
+    arrays, documents = hdf5.read(tmp_path / "a.h5")
+    model.preprocessing = preprocessing_named("digits", **changes)
+    hdf5.write(tmp_path / "a.h5", arrays, documents | {"recipe": model.preprocessing.to_dict()})
+    for refused in (lambda: load(tmp_path / "a.h5"), lambda: save(model, tmp_path / "b.h5")):
+        with pytest.raises(CheckpointError, match=r"[ab].h5: recipe: expected images \(1, 32, 32\), found \("):
+            refused()
 
 
 def test_labels_that_are_no_texts_are_not_saved(tmp_path):
