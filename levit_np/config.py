@@ -181,12 +181,16 @@ def config_of(name: str, **changes) -> LeViTConfig:
         raise ConfigError(f"model: expected one of {', '.join(known)}, found {name!r}")
     if "image_size" in changes:
         changes["image_size"] = size_of(changes["image_size"])
-    changes = {key: int(value) if isinstance(value, Integral) and type(value) is not bool else value
-               for key, value in changes.items()}
+    changes = {key: plain(value) for key, value in changes.items()}
     if unknown := [key for key in changes if key not in LeViTConfig.__dataclass_fields__]:
         raise ConfigError(f"config: expected fields among {', '.join(LeViTConfig.__dataclass_fields__)}, found "
                           f"{unknown[0]!a:.100}")
     return LeViTConfig.from_dict(known[name].to_dict() | changes)
+
+
+def plain(value):
+    """A whole number of any kind, NumPy's say, as Python's; whatever else as it is."""
+    return int(value) if isinstance(value, Integral) and type(value) is not bool else value
 
 
 def size_of(image_size) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from ..config import LeViTConfig, size_of
+from ..config import LeViTConfig, plain, size_of
 from ..errors import CheckpointError, ImageError
 from ..images.labels import imagenet_labels
 from ..images.preprocessing import NAMES, Preprocessing, preprocessing_named
@@ -69,7 +69,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
     if size is not None:
         wanted, preprocessing = replace(wanted, image_size=size), _resized(preprocessing, size)
     if num_classes is not None and num_classes != config.num_classes:
-        wanted, labels = replace(wanted, num_classes=num_classes), None
+        wanted, labels = replace(wanted, num_classes=plain(num_classes)), None
     if distillation is not None:
         wanted = replace(wanted, distillation=distillation)
     model = build(wanted, backend, kind)
