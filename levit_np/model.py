@@ -236,7 +236,7 @@ class LeViT(Layer):
             raise LevitError(f"{unknown!a:.100}: expected no such array, the network has no layer of that name")
         for name, spec in specs.items():
             array = state.get(name)
-            if getattr(array, "shape", None) != spec.shape or array.dtype.kind != "f":
+            if getattr(array, "shape", None) != spec.shape or getattr(array.dtype, "kind", "") != "f":
                 kind, shape = getattr(array, "dtype", type(array).__name__), getattr(array, "shape", "")
                 raise LevitError(f"{name}: expected a floating array {spec.shape}, found "
                                  f"{'nothing' if array is None else f'{kind} {shape}'}")

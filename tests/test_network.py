@@ -221,7 +221,8 @@ def test_a_state_is_taken_whole_or_not_at_all():
     model = random_network(TINY["base"], dtype=np.float32)
     state = {name: array.copy() for name, array in model.state().items()}
     for wrong, found in ((None, "nothing"), (np.zeros(5, np.int64), r"int64 \(5,\)"), ([0.0] * 5, "list "),
-                         (np.zeros((5, 1), np.float32), r"float32 \(5, 1\)")):
+                         (np.zeros((5, 1), np.float32), r"float32 \(5, 1\)"),
+                         (SimpleNamespace(shape=(5,), dtype="torch.float32"), r"torch.float32 \(5,\)")):  # a tensor
         given = {name: array + 1 for name, array in state.items()} | {"head.bias": wrong}
         with pytest.raises(LevitError, match=rf"head.bias: expected a floating array \(5,\), found {found}\Z"):
             model.set_state({name: array for name, array in given.items() if array is not None})
