@@ -40,7 +40,7 @@ def located(name: str | os.PathLike) -> Iterator[str]:
     warning says so where the cache cannot be written). Raises CheckpointError where there is no such file; if it could
     not be downloaded, in one line with what to fetch and how to convert it by hand.
     """
-    given = os.fspath(name)
+    given = os.fsdecode(name)
     places = _places(given)
     path = next(filter(os.path.exists, places), None)
     if path or len(places) == 1:

@@ -20,7 +20,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     permissions are kept; a new one gets what the umask leaves of 0666. Raises OSError where `path` is a
     directory or a device.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(os.fsdecode(path))
     temporary = os.path.join(os.path.dirname(target), f".levit_np-{secrets.token_hex(8)}.tmp")
     try:
         mode = mode_of_regular_file(target)

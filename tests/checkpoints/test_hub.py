@@ -279,7 +279,7 @@ def test_the_order_of_places(cache, model):
     for place, classes in (("", 2), ("weights", 3), (cache, 4)):
         os.makedirs(place or ".", exist_ok=True)
         random_model("levit_digits", num_classes=classes).save(os.path.join(place, NAME))
-    assert levit_np.load(NAME).config.num_classes == 2
+    assert levit_np.load(NAME).config.num_classes == levit_np.load(os.fsencode(NAME)).config.num_classes == 2
     os.unlink(NAME)
     assert levit_np.load(NAME).config.num_classes == 3
     shutil.rmtree("weights")

@@ -64,8 +64,9 @@ def test_the_file_can_be_read_and_changed_before_it_appears(tmp_path):
 
 def test_a_path_without_a_directory_is_one_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    replace("a")
-    assert (tmp_path / "a").read_bytes() == NEW
+    for name in ("a", b"b"):
+        replace(name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == NEW
 
 
 def test_data_is_forced_to_the_disk_before_the_rename_and_the_rename_after(target, monkeypatch):
