@@ -152,7 +152,7 @@ def test_an_index_of_another_shape_takes_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("levit_np.checkpoints.reading.bias_index", lambda *grid: pytest.fail("an index was made"))
     for shape in [(), (1, 1), (64,), (63, 64), (16, 64, 1)]:
         torch_file.write(tmp_path / "a.pth", named | {"blocks.4.attention_bias_idxs": np.zeros(shape, np.int64)})
-        with pytest.raises(CheckpointError, match=rf"8×8 at a stride of 2, found another index {re.escape(str(shape))}"):
+        with pytest.raises(CheckpointError, match=f"8×8 at a stride of 2, found another index {re.escape(str(shape))}"):
             load(tmp_path / "a.pth")
 
 
