@@ -109,13 +109,15 @@ def config_from_shapes(shapes: dict[str, tuple], form: str, image_size=None) -> 
     """The configuration that a foreign file's shapes describe.
 
     Images of image_size (H, W) are assumed if they have so many tokens, else square ones of whole tokens; and what no
-    shape shows (drop path, the activation) is taken from the family member of the same shapes, if there is one.  Raises
-    CheckpointError for names or shapes that fit nothing.
+    shape shows (drop path, the activation) is taken from the family member of the same shapes, if there is one, but for
+    timm's variants of another activation, which the authors and transformers do not have.  Raises CheckpointError for
+    names or shapes that fit nothing.
     """
     names = {}
     try:
         names = _timm_names(shapes, form)
-        return _known(_derive({timm: shapes[there] for timm, there in names.items() if there in shapes}, image_size))
+        found = _derive({timm: shapes[there] for timm, there in names.items() if there in shapes}, image_size)
+        return _known(found, form)
     except KeyError as error:
         raise CheckpointError(f"missing: {names.get(error.args[0], error.args[0])}") from None
     except (ConfigError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -179,8 +181,10 @@ def _derive(shapes, image_size):
     return config
 
 
-def _known(config):
+def _known(config, form):
     for member in FAMILY.values():
+        if form != "timm" and member.activation != config.activation:
+            continue  # the authors' code and transformers compute Hardswish, whatever the shapes
         same = replace(member, image_size=config.image_size, in_channels=config.in_channels,
                        num_classes=config.num_classes, distillation=config.distillation)
         shape = replace(config, name=member.name, drop_path=member.drop_path, activation=member.activation,

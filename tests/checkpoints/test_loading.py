@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from levit_np.checkpoints import safetensors_file, torch_file
-from levit_np.checkpoints.formats import name_table
+from levit_np.checkpoints.formats import config_from_shapes, name_table
 from levit_np.checkpoints.loading import export, load, rename, resize_bias, save
 from levit_np.config import ABLATIONS, FAMILY
 from levit_np.errors import CheckpointError
@@ -48,10 +48,24 @@ def test_round_trip(name, form, tmp_path):
             name_table(FAMILY[name], form)
         return
     model = random_model(name, num_classes=5)
+    if form != "timm" and name != "levit_128s":
+        with pytest.raises(CheckpointError, match=f"{form} files do not say activation 'silu', .* read as 'hardswish'"):
+            export(model, tmp_path / "file", format=form)
+        return
     export(model, tmp_path / "file", format=form)
     again = load(tmp_path / "file")
     assert again.config == model.config
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
+
+
+@pytest.mark.parametrize("form, activation", [("facebook", "hardswish"), ("transformers", "hardswish"),
+                                              ("fused", "hardswish"), ("timm", "silu")])
+def test_of_the_same_shapes_only_timms_have_another_activation(form, activation):
+    config = FAMILY["levit_256d"]
+    specs = build(config).specs_by_name()
+    found = config_from_shapes({there: specs[own].shape for own, there in name_table(config, form).items()}, form)
+    assert found.activation == found.attention_activation == activation
+    assert found.stages == config.stages
 
 
 def test_own_format_round_trip_with_labels(tmp_path):
