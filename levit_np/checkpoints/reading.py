@@ -62,7 +62,8 @@ def read(path, image_size=None) -> Content:
 def _own(place, arrays, documents):
     missing = [name for name in _DOCUMENTS if name not in documents]
     if missing:
-        raise CheckpointError(f"{place}: expected HDF5 that levit_np wrote, found none of its documents "
+        # A training's checkpoint or a recorded pass, say, which levit_np wrote as well.
+        raise CheckpointError(f"{place}: expected weights that levit_np wrote, found HDF5 without their documents "
                               f"{', '.join(missing)}")
     try:
         config, preprocessing = LeViTConfig.from_dict(documents["config"]), documents["recipe"]

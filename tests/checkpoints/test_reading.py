@@ -129,7 +129,8 @@ def test_files_that_are_no_weights(tmp_path):
     torch.save({"conv1.weight": torch.ones(2)}, tmp_path / "a")
     assert "expected a LeViT by the authors, timm or transformers, found ['conv1.weight']" in refusal(tmp_path / "a")
     hdf5.write(tmp_path / "a", {"b": np.ones(2)}, {"labels": []})
-    assert refusal(tmp_path / "a") == "expected HDF5 that levit_np wrote, found none of its documents config, recipe"
+    assert refusal(tmp_path / "a") == ("expected weights that levit_np wrote, found HDF5 without their documents "
+                                       "config, recipe")
 
 
 @pytest.mark.parametrize("recipe", [[], {}, "", 0, False])
