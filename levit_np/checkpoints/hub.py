@@ -41,6 +41,8 @@ def located(name: str | os.PathLike) -> Iterator[str]:
     not be downloaded, in one line with what to fetch and how to convert it by hand.
     """
     given = os.fsdecode(name)
+    if not given:  # a variable that is not set, say; a folder of weights would be found for it
+        raise CheckpointError("expected the path or the name of a weight file, found an empty text")
     places = _places(given)
     path = next(filter(os.path.exists, places), None)
     if path or len(places) == 1:

@@ -289,3 +289,5 @@ def test_the_order_of_places(cache, model):
         levit_np.load("levit_1.h5")
     with pytest.raises(CheckpointError, match="No such file"):
         levit_np.load(f"./{NAME}")  # a path is never looked for elsewhere
+    with pytest.raises(CheckpointError, match="^expected the path or the name of a weight file, found an empty text$"):
+        levit_np.load("")
