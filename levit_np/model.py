@@ -195,7 +195,8 @@ class LeViT(Layer):
         """The gradients to each head, of this model's dtype where they are of no type that activations have."""
         given = (doutputs,) if not self.head_dist or doutputs is None else tuple(doutputs)
         expected = [(images, self.config.num_classes)] * (1 + self.config.distillation)
-        if (found := [getattr(dy, "shape", None) for dy in given]) != expected:
+        found = [dy.shape if isinstance(getattr(dy, "dtype", None), np.dtype) else type(dy).__name__ for dy in given]
+        if found != expected:
             raise LevitError(f"doutputs: expected arrays {expected}, found {found!a:.100}")
         kinds = (self.dtype.name, *self.ops.HALVES)
         return [dy if dy.dtype.name in kinds else dy.astype(self.dtype) for dy in given]

@@ -323,7 +323,8 @@ def test_what_is_frozen_is_shown_and_differentiated_as_ever_outside_of_training(
 def test_a_backward_of_other_gradients_is_refused_by_name():
     model, x = random_network(TINY["base"]), images_of(TINY["base"], 3)
     (y, y_dist), saved = model.forward(x, training=True)
-    for wrong in (y, (y,), (y, y_dist, y), (y[:, :-1], y_dist), (y[:-1], y_dist[:-1]), None, (y, None)):
+    tensor = SimpleNamespace(shape=y.shape, dtype="torch.float32")
+    for wrong in (y, (y,), (y, y_dist, y), (y[:, :-1], y_dist), (y[:-1], y_dist[:-1]), None, (y, None), (y, tensor)):
         with pytest.raises(LevitError, match="doutputs: expected arrays"):
             model.backward(wrong, saved)
     with pytest.raises(LevitError, match="saved: expected what forward saved"):
