@@ -174,7 +174,8 @@ class Classifier(LeViT):
                                   **classes))
 
     def save(self, path) -> None:
-        """Replaces `path` by an HDF5 file of the weights, the configuration, the label names and the preprocessing.
+        """Replaces `path` by an HDF5 file of the weights (float32), the configuration, the label names and the
+        preprocessing.
 
         Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for what load
         would refuse: weights that are not finite or not of this network, labels that are not one a class, a
@@ -203,7 +204,8 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
 
     num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
-    resizes attention biases and position embedding; distillation, true or false, adds a second head or leaves it out.
+    resizes attention biases and position embedding (another project's file says how many tokens an image has, no more:
+    without image_size it is taken to be square); distillation, true or false, adds a second head or leaves it out.
     Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype not there."""
     stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
