@@ -76,8 +76,8 @@ def _own(place, arrays, documents):
     if not isinstance(labels, list) or len(labels) != config.num_classes or not all(
             isinstance(label, str) for label in labels):
         raise CheckpointError(f"{place}: labels: expected {config.num_classes} texts")
-    require_fitting(place, preprocessing, config)
     require(place, arrays, {name: spec.shape for name, spec in specs.items()})
+    require_fitting(place, preprocessing, config)
     return Content(config, arrays, labels, preprocessing)
 
 
