@@ -349,6 +349,10 @@ def test_a_preprocessing_makes_the_networks_images(changes, tmp_path):
     for refused in (lambda: load(tmp_path / "a.h5"), lambda: save(model, tmp_path / "b.h5")):
         with pytest.raises(CheckpointError, match=r"[ab].h5: recipe: expected images \(1, 32, 32\), found \("):
             refused()
+    other = replace(model.config, image_size=(64, 64))
+    hdf5.write(tmp_path / "a.h5", arrays, documents | {"config": other.to_dict()})
+    with pytest.raises(CheckpointError, match="wrong shape or type: stages.0.blocks.0.attention.bias.table"):
+        load(tmp_path / "a.h5")  # there the arrays tell more
 
 
 def test_labels_that_are_no_texts_are_not_saved(tmp_path):
