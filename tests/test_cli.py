@@ -134,7 +134,8 @@ def test_who_meant_a_file_is_told_no_names(tmp_path, monkeypatch, capsys):
         assert f"{file}: expected" in err and "names of the family" not in err
 
 
-@pytest.mark.parametrize("verb", ["classify", "explain", "step", "summary", "train", "verify"])
+@pytest.mark.parametrize("verb", ["bench", "classify", "evaluate", "explain", "pack", "step", "summary", "teach",
+                                  "train", "verify"])
 def test_help_has_an_example(verb):
     status, out, _ = run(verb, "--help", COLUMNS="80")
     assert status == 0 and "example" in out and f"levit-np {verb} " in out.partition("example")[2]
