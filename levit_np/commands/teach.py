@@ -13,7 +13,7 @@ def add(verbs):
         "training, which must not mix images (--mixup 0 --cutmix 0), for the teacher has not seen mixtures. The file "
         "says which images and classes it is of. An image that cannot be used is named and left out; exit status 1 "
         "then.",
-        epilog="example: levit-np teach levit_384.h5 flowers/train flowers_teacher.h5")
+        epilog="example: levit-np teach levit_384.h5 imagenet/train teacher.h5")
     teach.add_argument("weights", metavar="WEIGHTS", help="the teacher's weight file")
     add_options(teach)
     teach.add_argument("target", metavar="OUT", help="the HDF5 file to write")
