@@ -193,7 +193,7 @@ class LeViT(Layer):
 
     def _checked(self, doutputs, images):
         """The gradients to each head, of this model's dtype where they are of no type that activations have."""
-        given = (doutputs,) if not self.head_dist or doutputs is None else tuple(doutputs)
+        given = tuple(doutputs) if self.head_dist and np.iterable(doutputs) else (doutputs,)
         expected = [(images, self.config.num_classes)] * (1 + self.config.distillation)
         found = [dy.shape if isinstance(getattr(dy, "dtype", None), np.dtype) else type(dy).__name__ for dy in given]
         if found != expected:
