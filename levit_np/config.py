@@ -57,8 +57,14 @@ class LeViTConfig:
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isprintable() or not 1 <= len(self.name) <= 64:
             raise ConfigError(f"config: name: expected 1 to 64 printable characters, found {self.name!a:.100}")
-        if len(self.image_size) != 2 or not self.stem or not self.stages:
-            raise ConfigError(f"config {self.name!r}: expected a stem, stages and image_size (height, width)")
+        if not isinstance(self.image_size, tuple) or len(self.image_size) != 2:
+            raise ConfigError(f"config {self.name!r}: image_size: expected (height, width), found "
+                              f"{self.image_size!a:.100}")
+        for key, kind in (("stem", Convolution), ("stages", Stage)):
+            parts = getattr(self, key)
+            if not isinstance(parts, tuple) or not parts or not all(isinstance(part, kind) for part in parts):
+                raise ConfigError(f"config {self.name!r}: {key}: expected a tuple of {kind.__name__}, found "
+                                  f"{parts!a:.100}")
         counts = {key: (getattr(self, key),) for key in ("key_size", "in_channels", "num_classes", "value_ratio",
                                                          "shrink_value_ratio", "mlp_ratio")}
         counts |= {"image_size": self.image_size, "stem": [n for c in self.stem for n in c],

@@ -76,6 +76,17 @@ def test_what_a_field_may_be():
         config_of("levit_128s", bogus=1)
 
 
+@pytest.mark.parametrize("field, value, expected", [
+    ("image_size", 32, r"\(height, width\), found 32"), ("image_size", [32, 32], r"\(height, width\), found \[32"),
+    ("stem", Convolution(8), "a tuple of Convolution"), ("stem", ((8, 3, 2),), "a tuple of Convolution"),
+    ("stem", (), "a tuple of Convolution"), ("stages", (8,), "a tuple of Stage"), ("stages", None, "a tuple of Stage")])
+def test_a_config_made_by_hand_is_of_its_parts(field, value, expected):
+    fields = {"name": "own", "stem": (Convolution(8),), "stages": (Stage(8, 1, 1),), "key_size": 4}
+    assert LeViTConfig(**fields).resolutions == ((112, 112),)
+    with pytest.raises(ConfigError, match=f"config 'own': {field}: expected {expected}"):
+        LeViTConfig(**fields | {field: value})
+
+
 def test_a_config_is_a_value():
     one, same = (config_of("levit_128s", num_classes=3) for _ in "12")
     assert one == same and hash(one) == hash(same)
