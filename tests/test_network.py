@@ -324,8 +324,8 @@ def test_a_backward_of_other_gradients_is_refused_by_name():
     model, x = random_network(TINY["base"]), images_of(TINY["base"], 3)
     (y, y_dist), saved = model.forward(x, training=True)
     tensor = SimpleNamespace(shape=y.shape, dtype="torch.float32")
-    for wrong in (y, (y,), (y, y_dist, y), (y[:, :-1], y_dist), (y[:-1], y_dist[:-1]), None, (y, None), (y, tensor), 1.0,
-                  np.ones(())):
+    for wrong in (y, (y,), (y, y_dist, y), (y[:, :-1], y_dist), (y[:-1], y_dist[:-1]), None, (y, None), (y, tensor),
+                  1.0, np.ones(())):
         with pytest.raises(LevitError, match="doutputs: expected arrays"):
             model.backward(wrong, saved)
     with pytest.raises(LevitError, match="saved: expected what forward saved"):
