@@ -4,6 +4,7 @@ Prints the median, the fastest and the slowest of 15 runs beside those of an int
 two interleaved, and writes bench/results/classify.json.  A lone time depends on the machine: the ratio counts.
 """
 
+import argparse
 import datetime
 import os
 import platform
@@ -27,6 +28,9 @@ COMMANDS = {
 
 
 def main():
+    about, _, details = __doc__.partition(": ")  # of no options but --help
+    argparse.ArgumentParser(description=about, epilog=f"example: {details}",
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     times = {name: [] for name in COMMANDS}
     for run in range(RUNS + 1):
         for name, command in COMMANDS.items():

@@ -55,7 +55,7 @@ def script(*arguments):
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.parametrize("name", ["cpu.py", "blocks.py", "ablation.py", "gpu_profile.py"])
+@pytest.mark.parametrize("name", ["cpu.py", "blocks.py", "ablation.py", "classify.py", "gpu_profile.py"])
 def test_help_has_an_example(name):
     done = script("bench/" + name, "--help")
     assert done.returncode == 0 and "example" in done.stdout and "python bench/" + name in done.stdout

@@ -112,7 +112,8 @@ def test_a_recipe_in_a_file(shapes, tmp_path, capsys):
                  "--device", "reference", "--workers", 0]  # another word for --backend
     assert main(["train", *map(str, arguments)]) == 0
     settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
-    assert settings["backend"] == "reference" and settings["recipe"]["freeze"] == ["stem"] and settings["recipe"]["rate"] == 5e-4
+    assert settings["backend"] == "reference"
+    assert settings["recipe"]["freeze"] == ["stem"] and settings["recipe"]["rate"] == 5e-4
     (tmp_path / "own.json").write_text('{"epoch": 1}')
     with pytest.raises(SystemExit):
         main(["train", *map(str, arguments)])

@@ -151,7 +151,8 @@ def test_a_configuration_without_a_part_is_one_line(trained, shapes, tmp_path, c
 
 @pytest.mark.parametrize("key, value, expected", [
     ("seed", -1, "a number from 0"), ("seed", "a", "a number from 0"), ("seed", None, "a number from 0"),
-    ("image_size", 32.0, "a number from 0"), ("teacher", 7, "text"), ("validation", 7, "text"), ("backend", None, "text")])
+    ("image_size", 32.0, "a number from 0"), ("teacher", 7, "text"), ("validation", 7, "text"),
+    ("backend", None, "text")])
 def test_a_setting_of_another_kind_is_one_line_with_its_place(trained, shapes, tmp_path, capsys, key, value, expected):
     shutil.copytree(trained, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
