@@ -38,7 +38,8 @@ def product_functions(instructions, jit, call, packing):
     @jit
     def multiply_block(a, lda, rows, terms, b, columns, c, ldc, past, ahead, last):
         """c = a b, b packed; a group of terms at a time, whose part of a panel stays in the L1 cache.  Meanwhile what
-        stands from `ahead` to `last` is fetched.  past: see running.past_caches.  -> how far."""
+        stands from `ahead` to `last` is fetched, and then the next part of b.  past: see running.past_caches.
+        -> how far."""
         groups = (terms + GROUP - 1) // GROUP
         for j in range(panels(columns)):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
@@ -46,7 +47,11 @@ def product_functions(instructions, jit, call, packing):
                 at, stop = terms * group // groups, terms * (group + 1) // groups
                 into = ADDED if group else PAST if past and groups == 1 else NEW
                 panel = b + (j * terms * width + at * wide * lanes) * 4
-                there = ahead if ahead < last else panel  # of which nothing need be fetched
+                there = panel  # of which nothing need be fetched
+                if ahead < last:
+                    there = ahead
+                elif group + 1 < groups or j + 1 < panels(columns):
+                    there = panel + (stop - at) * wide * lanes * 4
                 tile(a + at * 4, lda, rows, stop - at, panel, wide, c + j * width * 4, ldc, into, there)
                 ahead += (rows + largest - 1) // largest * fetched(stop - at)
         return ahead
