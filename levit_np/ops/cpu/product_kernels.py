@@ -61,11 +61,11 @@ def product_functions(instructions, jit, call, packing):
         multiply_block(a, lda, rows, terms, b, columns, c, ldc, 0, 0, 0)
 
     @jit
-    def multiply_across(a, term, rows, terms, b, columns, first, last, c, ldc, more):
-        """c = aᵀ b, or c += aᵀ b, a's terms `term` bytes apart, panels first to last of the packed b."""
+    def multiply_across(a, term, rows, terms, b, columns, first, last, c, ldc, into):
+        """c = aᵀ b, or c += aᵀ b (see NEW), a's terms `term` bytes apart, panels first to last of the packed b."""
         for j in range(first, last):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
-            across(a, term, rows, terms, b + j * terms * width * 4, wide, c + j * width * 4, ldc, more)
+            across(a, term, rows, terms, b + j * terms * width * 4, wide, c + j * width * 4, ldc, into)
 
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, into, scratch, following):
