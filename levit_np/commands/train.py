@@ -150,7 +150,9 @@ def _require_kinds(settings: dict, place: str) -> None:
     """Raises TrainingError where a file that somebody has edited says what the command line would not."""
     for key, default in DEFAULTS.items():
         kind, found = MAY_BE_NONE.get(key, type(default)), settings[key]
-        if type(found) is not kind and (found, key in MAY_BE_NONE) != (None, True) or kind is int and (found or 0) < 0:
+        if found is None and key in MAY_BE_NONE:
+            continue
+        if type(found) is not kind or kind is int and found < 0:
             raise TrainingError(f"{place}: {key}: expected {'a number from 0' if kind is int else 'text'}, found "
                                 f"{found!a:.60}")
 
