@@ -14,6 +14,7 @@ from PIL import Image
 
 import levit_np
 from levit_np import classifier
+from levit_np.ops.cpu.instruction_set import chosen
 
 from .random_model import random_images, random_model
 
@@ -172,15 +173,23 @@ def test_what_a_state_changes_beside_the_weights(model):
     model.set_state(state)
     model.state()["head.bias"] += 1
     assert not np.array_equal(state["head.bias"], model.state()["head.bias"])
+    model.set_state(double)
+    assert model.precision == "float64" and model.to("reference").precision == "float64"
+    model.set_state(state)
+    assert model.precision == "float32"
+
+
+@pytest.mark.skipif(not chosen().half, reason="this processor has no products of bfloat16")
+def test_a_state_of_float32_leaves_bfloat16_as_it_is(model):
+    model = deepcopy(model)
+    state = {name: array.copy() for name, array in model.state().items()}
     model.precision = "bfloat16"
     model.set_state(state)
     assert model.precision == "bfloat16"
     with pytest.raises(levit_np.BackendError, match="bfloat16"):
         model.to("reference")
-    model.set_state(double)
-    assert model.precision == "float64" and model.to("reference").precision == "float64"
-    model.set_state(state)
-    assert model.precision == "float32"
+    model.set_state({name: array.astype(np.float64) for name, array in state.items()})
+    assert model.precision == "float64"
 
 
 def test_a_state_of_a_type_that_the_backend_lacks_is_refused_before_it_is_taken(monkeypatch):
