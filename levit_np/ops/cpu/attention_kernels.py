@@ -18,11 +18,11 @@ def attention_kernels(jit, call, share, packing, products):
         at = get(s, A_VIEWS) + 32 * which
         return get(at, 0) + image * get(at, 1) + head * get(at, 2), get(at, 3)
 
-    return (_forward(jit, call["softmax"], share, packing, products.multiply, view),
+    return (_forward(jit, call["softmax"], share, packing, products.multiply_block, view),
             _backward(jit, call["softmax_backward"], share, packing, products, view))
 
 
-def _forward(jit, softmax, share, packing, multiply, view):
+def _forward(jit, softmax, share, packing, multiply_block, view):
     whole, panels, prepare, fill, pack_rows, pack_columns = packing
 
     @jit
@@ -46,18 +46,24 @@ def _forward(jit, softmax, share, packing, multiply, view):
             k, k_row = view(s, 1, image, head)
             v, v_row = view(s, 2, image, head)
             y, y_row = view(s, 3, image, head)
+            # Meanwhile each head has a part of the next image fetched: its keys, with what stands between them.
+            part = keys * k_row // heads if unit + heads < last else 0
+            following = view(s, 1, image + 1, 0)[0] + head * part
+            end = following + part
             pack_columns(k, k_row, key, keys, 0, panels(keys), k_packed)
             pack_rows(v, v_row, keys, value, 0, panels(value), scratch, v_packed)
             for start in range(0, queries, QUERIES):
                 rows = min(QUERIES, queries - start)
                 target = get(s, A_PROBABILITIES) + (unit * queries + start) * keys * 4
-                multiply(q + start * q_row, q_row, rows, key, k_packed, keys, scores, row)
+                following = multiply_block(q + start * q_row, q_row, rows, key, k_packed, keys, scores, row, 0,
+                                           following, end)
                 for i in range(rows):
                     bias = nothing
                     if get(s, A_BIAS):
                         bias = get(s, A_BIAS) + (head * queries + start + i) * keys * 4
                     softmax(scores + i * row, bias, scale, target + i * keys * 4, keys)
-                multiply(target, keys * 4, rows, keys, v_packed, value, y + start * y_row, y_row)
+                following = multiply_block(target, keys * 4, rows, keys, v_packed, value, y + start * y_row, y_row, 0,
+                                           following, end)
 
     return attention
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import reference
 from ..reference import convolution_size
 from . import filtering, tiles
-from .linear import gradient_size, pack, packed_size
+from .linear import pack, packed_size
 from .recording import computed
 from .running import contiguous, empty, fits, past_caches, run, scratch, whole, without_padding
 from .training_step import HEAD, Kind
@@ -74,8 +74,8 @@ def _weight(shape, y_columns):
     dw = empty(shape.outputs, whole(shape.terms))
     pixels = shape.lines * shape.out[1]
     amx = HEAD if tiles.suit(shape.outputs, pixels, shape.terms) and shape.terms >= 64 else 0
-    size_of = tiles.gradient_size if amx else gradient_size
-    address, size = scratch(shape.unfolded + HEAD + size_of(pixels, shape.outputs, shape.terms))
+    own = tiles.gradient_size(pixels, shape.outputs, shape.terms) if amx else packed_size(pixels, shape.terms)
+    address, size = scratch(shape.unfolded + HEAD + own)
     run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {
         C.C: dw, C.C_ROW: whole(shape.terms) * 4, C.AMX: amx, C.SCRATCH: address, C.SCRATCH_SIZE: size}))
     return computed(shape.weight, dw[:, : shape.terms])

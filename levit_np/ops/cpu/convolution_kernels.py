@@ -72,11 +72,11 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
                 for u in range(count):
                     fold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
 
-    weight = _weight(jit, share, packing, products.add_gradient, on_tiles.add_gradient, unfold, sizes, begin_all)
+    weight = _weight(jit, share, packing, products.add_short_gradient, on_tiles.add_gradient, unfold, sizes, begin_all)
     return convolution, convolution_input, weight
 
 
-def _weight(jit, share, packing, add_gradient, amx_add_gradient, unfold, sizes, begin_all):
+def _weight(jit, share, packing, add_short_gradient, amx_add_gradient, unfold, sizes, begin_all):
     whole, panels, fill = packing.whole, packing.panels, packing.fill
 
     @jit
@@ -100,7 +100,7 @@ def _weight(jit, share, packing, add_gradient, amx_add_gradient, unfold, sizes, 
                                      count * columns, lines * columns, first, last, get(s, C_C), get(s, C_C_ROW),
                                      n + start > 0, n + 1 == get(s, C_IMAGES) and group + 1 == groups)
                 else:
-                    add_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
-                                 first, last, get(s, C_C), get(s, C_C_ROW), min(n + start, ADDED), scratch, 0)
+                    add_short_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
+                                       first, last, get(s, C_C), get(s, C_C_ROW), min(n + start, ADDED), scratch)
 
     return convolution_weight

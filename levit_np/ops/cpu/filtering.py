@@ -4,14 +4,15 @@ import numpy as np
 
 from . import minimal_filtering, tiles
 from .library import library
-from .linear import gradient_size
+from .linear import packed_size
 from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_places
-from .running import ONE, contiguous, empty, past_caches, run, scratch, whole
+from .running import ONE, contiguous, empty, fetches_ahead, past_caches, run, scratch, whole
 from .scatter import scatter_add
-from .training_step import Kind, Pack
+from .training_step import HEAD, Kind, Pack
 from .training_step import Filtering as F
 
-GRADIENT_ROWS = 196  # squares at a time in the gradient of the weight
+GRADIENT_ROWS = 112  # squares at a time in the gradient of the weight
+MANY_SQUARES = 49  # at least at a time, all of LeViT's last convolution, where the L2 cache has room for them
 NUMBERS = np.array(SIZES, np.int64)
 
 
@@ -48,9 +49,9 @@ class _Shape:
             F.X: self.x, F.IMAGES: len(x), F.CHANNELS: self.channels, F.HEIGHT: x.shape[2], F.WIDTH: x.shape[3],
             F.DOWN: self.down, F.ACROSS: self.across, F.OUTPUTS: self.outputs, F.SIZES: NUMBERS}
 
-    def lines(self, squares=0):
+    def lines(self):
         """How many lines of squares at a time: about as many in each group."""
-        squares = squares or max(FEW_SQUARES, WINDOW_BYTES // self.window)
+        squares = max(MANY_SQUARES if fetches_ahead() else FEW_SQUARES, WINDOW_BYTES // self.window)
         groups = -(-self.down // max(1, squares // self.across))
         return -(-self.down // groups)
 
@@ -87,9 +88,9 @@ class _Shape:
 
     def weight(self, columns):
         dw = empty(self.outputs, whole(self.terms))
-        lines = self.lines(GRADIENT_ROWS)
+        lines = self.lines()
         rows = max(GRADIENT_ROWS, lines * self.across)
-        address, size = scratch(gradient_size(rows, self.outputs, 4 * self.channels) + (4 * lines + 1) * self.line
+        address, size = scratch(HEAD + packed_size(rows, 4 * self.channels) + (4 * lines + 1) * self.line
                                 + rows * (self.terms + len(PARTS) * self.outputs) * 4)
         run((Kind.FILTERING_WEIGHT, self.columns | columns | {
             F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))

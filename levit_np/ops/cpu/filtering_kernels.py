@@ -21,8 +21,8 @@ def filtering_kernels(jit, lanes, width, call, share, packing, products):
 
 
 def _output(jit, lanes, width, call, share, packing, products, squares):
-    panels, multiply, sums, (sizes, square, windows, _) = (
-        packing.panels, products.multiply, call["square_sums"], squares)
+    panels, multiply_block, sums, (sizes, square, windows, _) = (
+        packing.panels, products.multiply_block, call["square_sums"], squares)
 
     @jit
     def filtering(s, thread, threads):
@@ -38,13 +38,16 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
             count = min(lines, get(s, F_DOWN) - start)
             windows(s, get(s, F_X) + n * image, start, count, bordered, row, rows)
             y = get(s, F_Y) + n * y_image + 2 * start * y_line
+            # Meanwhile the lines of the next squares are fetched; behind an image stands the next.
+            ahead = get(s, F_X) + n * image + min(image, 4 * (start + count) * get(s, F_WIDTH) * channels * 4)
+            end = min(ahead + 4 * lines * get(s, F_WIDTH) * channels * 4, get(s, F_X) + get(s, F_IMAGES) * image)
             for j in range(panels(outputs)):
                 columns, number = min(width, outputs - j * width), 0
                 for i in range(NUMBER):
                     terms = get(get(s, F_SIZES), i) * channels
                     weights = get(s, F_B) + (number * outputs + j * terms * width) * 4
-                    multiply(rows + number * 4, TERMS * channels * 4, count * across, terms, weights, columns,
-                             parts + i * part, width * 4)
+                    ahead = multiply_block(rows + number * 4, TERMS * channels * 4, count * across, terms, weights,
+                                           columns, parts + i * part, width * 4, 0, ahead, end)
                     number += terms
                 for i in range(count * across):
                     of, to = parts + i * width * 4, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4
@@ -54,7 +57,8 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
 
 
 def _input(jit, lanes, call, share, packing, products, squares):
-    whole, fill, multiply, (sizes, square, _, all_parts) = packing.whole, packing.fill, products.multiply, squares
+    whole, fill, multiply_block, (sizes, square, _, all_parts) = (
+        packing.whole, packing.fill, products.multiply_block, squares)
     copy, window_backward = call["copy"], call["window_backward"]
 
     @jit
@@ -73,12 +77,15 @@ def _input(jit, lanes, call, share, packing, products, squares):
             for group in range(groups):
                 start = group * lines
                 count = min(lines, get(s, F_DOWN) - start)
-                all_parts(s, get(s, F_Y) + n * y_image + start * 4 * across * outputs * 4, count, parts, part)
-                number = 0
+                y, line = get(s, F_Y) + n * y_image, 4 * across * outputs * 4
+                all_parts(s, y + start * line, count, parts, part)
+                ahead, number = y + (start + count) * line, 0
+                end = min(ahead + lines * line, get(s, F_Y) + get(s, F_IMAGES) * y_image)
                 for i in range(NUMBER):
                     terms = get(get(s, F_SIZES), i) * channels
-                    multiply(parts + i * part, outputs * 4, count * across, outputs,
-                             get(s, F_B) + number * outputs * 4, terms, rows + number * 4, terms_row)
+                    ahead = multiply_block(parts + i * part, outputs * 4, count * across, outputs,
+                                           get(s, F_B) + number * outputs * 4, terms, rows + number * 4, terms_row, 0,
+                                           ahead, end)
                     number += terms
                 for i in range(1, 4 * count + 1):
                     fill(bordered + i * row, channels)
@@ -98,7 +105,7 @@ def _input(jit, lanes, call, share, packing, products, squares):
 
 def _weight(jit, share, packing, products, squares):
     whole, panels, prepare = packing.whole, packing.panels, packing.prepare
-    add_gradient, (sizes, _, windows, all_parts) = products.add_gradient, squares
+    add_short_gradient, (sizes, _, windows, all_parts) = products.add_short_gradient, squares
 
     @jit
     def filtering_weight(s, thread, threads):
@@ -107,7 +114,7 @@ def _weight(jit, share, packing, products, squares):
         channels, outputs, across, most = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS), get(s, F_ROWS)
         scratch = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
         prepare(scratch)
-        own = (4 * lines + 1) * row + most * (TERMS * channels + NUMBER * outputs) * 4  # behind add_gradient's
+        own = (4 * lines + 1) * row + most * (TERMS * channels + NUMBER * outputs) * 4  # behind what is packed
         bordered = scratch + get(s, F_SCRATCH_SIZE) - own
         rows = bordered + (4 * lines + 1) * row
         parts, part, terms_row = rows + most * TERMS * channels * 4, most * outputs * 4, TERMS * channels * 4
@@ -124,8 +131,9 @@ def _weight(jit, share, packing, products, squares):
                 for i in range(NUMBER):
                     terms = get(get(s, F_SIZES), i) * channels
                     first, last = share(panels(terms), thread, threads)
-                    add_gradient(parts + i * part, outputs * 4, outputs, rows + number * 4, terms_row, terms, there,
-                                 first, last, get(s, F_C) + number * 4, whole(TERMS * channels) * 4, more, scratch, 0)
+                    add_short_gradient(
+                        parts + i * part, outputs * 4, outputs, rows + number * 4, terms_row, terms, there, first, last,
+                        get(s, F_C) + number * 4, whole(TERMS * channels) * 4, more, scratch)
                     number += terms
                 there, more = 0, 1
 

@@ -16,10 +16,10 @@ GROUP = 512
 class Products(NamedTuple):
     """Functions of a packed b, or that pack it."""
 
-    multiply: Any
     multiply_block: Any
     multiply_across: Any
     add_gradient: Any
+    add_short_gradient: Any
 
 
 def product_functions(instructions, jit, call, packing):
@@ -57,10 +57,6 @@ def product_functions(instructions, jit, call, packing):
         return ahead
 
     @jit
-    def multiply(a, lda, rows, terms, b, columns, c, ldc):
-        multiply_block(a, lda, rows, terms, b, columns, c, ldc, 0, 0, 0)
-
-    @jit
     def multiply_across(a, term, rows, terms, b, columns, first, last, c, ldc, into):
         """c = aᵀ b, or c += aᵀ b (see NEW), a's terms `term` bytes apart, panels first to last of the packed b."""
         for j in range(first, last):
@@ -91,7 +87,16 @@ def product_functions(instructions, jit, call, packing):
                 across(a_packed + strips * strip(terms), largest * 4, rest, terms, panel, wide,
                        to + strips * largest * c_row, c_row, into)
 
-    return Products(multiply, multiply_block, multiply_across, add_gradient)
+    @jit
+    def add_short_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, into, scratch):
+        """The same where a's rows are so short that packing them would take longer than it saves."""
+        packed = b
+        if panels(b_columns) > 1 or b_row != 4 * whole(b_columns):  # else it is a panel as it lies
+            packed = scratch + HEAD
+            pack_rows(b, b_row, terms, b_columns, first, last, scratch, packed)
+        multiply_across(a, a_row, a_columns, terms, packed, b_columns, first, last, c, c_row, into)
+
+    return Products(multiply_block, multiply_across, add_gradient, add_short_gradient)
 
 
 def division(jit, share):
