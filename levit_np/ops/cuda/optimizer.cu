@@ -21,11 +21,11 @@ INLINE int owner_of(int unit, const int* first_unit, int count) {
 }
 
 // addresses [4][count]: of parameters, gradients, first and second moments; first_unit [count + 1]; lengths of units
-// and decays [count].  corrections: 1 / (1 - βᵗ).  clip 0: none.  scale: what the gradients are multiplied by before
-// anything else.
+// and decays [count].  rest: 1 - β, which of a float β would be far less exact than β is.  corrections: 1 / (1 - βᵗ).
+// clip 0: none.  scale: what the gradients are multiplied by before anything else.
 KERNEL update_together(const long long* addresses, const int* first_unit, const int* lengths, const float* decays, int count,
-                       float rate, float beta1, float beta2, float eps, float correction1, float correction2, float clip,
-                       float clip_eps, float scale) {
+                       float rate, float beta1, float beta2, float rest1, float rest2, float eps, float correction1,
+                       float correction2, float clip, float clip_eps, float scale) {
   int unit = blockIdx.x * blockDim.y + threadIdx.y;
   if (unit >= first_unit[count]) return;
   int owner = owner_of(unit, first_unit, count), length = lengths[owner];
@@ -45,7 +45,7 @@ KERNEL update_together(const long long* addresses, const int* first_unit, const 
   float keep = 1 - rate * decays[owner];
   for (int i = threadIdx.x; i < length; i += WARP) {
     float x = g[i] * scale;
-    float first = beta1 * m[i] + (1 - beta1) * x, second = beta2 * v[i] + (1 - beta2) * x * x;
+    float first = beta1 * m[i] + rest1 * x, second = beta2 * v[i] + rest2 * x * x;
     m[i] = first;
     v[i] = second;
     p[i] = p[i] * keep - rate * correction1 * first / (sqrtf(second * correction2) + eps);
@@ -66,14 +66,14 @@ KERNEL squared_norms(const long long* addresses, const int* first_unit, const in
 }
 LAUNCHABLE(squared_norms)
 
-// averages += (1 - decay) (values - averages), of every array; the same table without moments.
-KERNEL average_together(const long long* addresses, const int* first_unit, const int* lengths, int count, float decay) {
+// averages += rest (values - averages), of every array; the same table without moments.  rest: 1 - decay, as above.
+KERNEL average_together(const long long* addresses, const int* first_unit, const int* lengths, int count, float rest) {
   int unit = blockIdx.x * blockDim.y + threadIdx.y;
   if (unit >= first_unit[count]) return;
   int owner = owner_of(unit, first_unit, count);
   long long begin = (long long)(unit - first_unit[owner]) * lengths[owner];
   float* average = (float*)addresses[owner] + begin;
   const float* value = (const float*)addresses[count + owner] + begin;
-  for (int i = threadIdx.x; i < lengths[owner]; i += WARP) average[i] += (1 - decay) * (value[i] - average[i]);
+  for (int i = threadIdx.x; i < lengths[owner]; i += WARP) average[i] += rest * (value[i] - average[i]);
 }
 LAUNCHABLE(average_together)

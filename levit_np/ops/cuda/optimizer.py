@@ -36,7 +36,8 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
     addresses, first_unit, lengths, units, decays = _table("update_together", *groups, decays=decays)
     launch(Kernel("optimizer", "update_together"), (cover(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, decays, len(groups[0]), float(rate), float(betas[0]), float(betas[1]),
-            float(eps), 1 / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step), float(clip or 0), EPS, float(scale)))
+            1.0 - betas[0], 1.0 - betas[1], float(eps), 1 / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step),
+            float(clip or 0), EPS, float(scale)))
 
 
 def average_together(averages, values, decay):
@@ -44,7 +45,7 @@ def average_together(averages, values, decay):
     groups = list(averages), list(values)
     addresses, first_unit, lengths, units = _table("average_together", *groups)
     launch(Kernel("optimizer", "average_together"), (cover(units, UNITS),), (32, UNITS),
-           (addresses, first_unit, lengths, len(groups[0]), float(decay)))
+           (addresses, first_unit, lengths, len(groups[0]), 1.0 - decay))
 
 
 def _side_by_side(x):

@@ -287,6 +287,17 @@ def test_all_parameters_in_one_launch():
         close(ours, reference.moving_average(average, exact(value), 0.9), 1e-6, np.float32)
 
 
+def test_what_is_left_of_one_is_no_difference_of_floats():
+    """Which for 0.99996 would be off by 1.3e-4: the average would forget so much sooner or later."""
+    gradient = put(draw(5, 3), np.float32)
+    parameter, first, second, average = (ops.zeros((5, 3), np.float32) for _ in "1234")
+    ops.update_together([parameter], [gradient], [first], [second], [0], 1, 0.01, (0.99996, 0.9999))
+    ops.average_together([average], [gradient], 0.99996)
+    g = exact(gradient)
+    for ours, expected in (first, 4e-5 * g), (second, 1e-4 * g**2), (average, 4e-5 * g):
+        np.testing.assert_allclose(exact(ours), expected, rtol=3e-7)  # five roundings
+
+
 def test_a_step_after_a_step_has_the_same_table():
     """As long as it has the same arrays and decays, not others in their place."""
     first, second = (put(draw(5, 3, seed=n), np.float32) for n in "12")
