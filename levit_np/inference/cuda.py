@@ -58,12 +58,15 @@ class CudaExecutor:
             normalization = None if mean is None else self._scale_and_shift(tuple(mean), tuple(std))
             while first < len(images):
                 size = _share(len(images) - first, self.most)
+                scarce = None
                 try:
                     found = self._program(size, bool(normalization)).run(images[first : first + size], normalization)
                 except Exception as error:
                     if not device.ran_out(error):
                         raise
-                    self._smaller(size, error)
+                    scarce = str(error)
+                if scarce is not None:  # not above: what broke off has the buffers as long as its error is there
+                    self._smaller(size, scarce)
                     continue
                 logits[first : first + size] = operands.to_host(found) if here else found
                 first += size
@@ -76,10 +79,10 @@ class CudaExecutor:
             self._normalization = (mean, std), [operands.asarray(a.astype(np.float32)) for a in (1 / (255 * s), -m / s)]
         return self._normalization[1]
 
-    def _smaller(self, size, error):
+    def _smaller(self, size, scarce):
         """Half as many images at a time from now on; all memory but the weights' is given back first."""
         if size == 1:
-            raise BackendError(f"backend cuda: expected memory for one image, found {error}") from None
+            raise BackendError(f"backend cuda: expected memory for one image, found {scarce}")
         device.current().finish()
         self.most = size // 2
         self._programs, self._buffers = {}, Buffers()

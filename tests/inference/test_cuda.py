@@ -1,5 +1,6 @@
 """The GPU's evaluation, on the emulated device: against the float64 network, and that nothing but the image decides."""
 
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -225,6 +226,28 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     limit(100)
     with pytest.raises(levit_np.BackendError, match="expected memory for one image, found"):
         CudaExecutor(model, "float16")(x)
+
+
+def test_what_a_batch_had_is_free_before_the_smaller_one_asks(model, one, monkeypatch):  # noqa: F811
+    """What broke off must not keep the buffers that it had made: of what CuPy has, it can give back only what is free."""
+    zeros, made, alive, free = operands.zeros, [], [], type(one.current()).free
+
+    def scarce(shape, dtype):
+        if len(made) == 3:
+            raise one.current().OutOfMemory(2, 1)
+        made.append(weakref.ref(array := zeros(shape, dtype)))
+        return array
+
+    def counted(self):
+        alive.append(sum(buffer() is not None for buffer in made))
+        monkeypatch.setattr(operands, "zeros", zeros)
+        free(self)
+
+    executor, x = CudaExecutor(model, "float16"), random_images(model, 4)
+    monkeypatch.setattr(operands, "zeros", scarce)
+    monkeypatch.setattr(type(one.current()), "free", counted)
+    executor(x)
+    assert len(made) == 3 and alive[0] == 0 and executor.most == 2
 
 
 def test_weights_that_do_not_fit_are_said_in_one_line(model, one, monkeypatch):  # noqa: F811
