@@ -111,7 +111,7 @@ class CupyDevice:
                 self._functions.setdefault(kernel, self._compiled(kernel.text, kernel.name, *target))
             except Exception as error:
                 if ran_out(error):
-                    raise
+                    raise MemoryError(f"{kernel.name}: {_line_of(error)}") from None
                 raise BackendError(f"backend cuda: {kernel.name}: expected that CUDA's compiler and this GPU take it, "
                                    f"found {_line_of(error)}") from None
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
@@ -287,8 +287,8 @@ def free() -> None:
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether the GPU's memory did not suffice: for an array, a kernel's code or a graph."""
-    return isinstance(error, current().OutOfMemory) or getattr(error, "status", None) == NO_MEMORY
+    """Whether the GPU's memory did not suffice: for an array, which CuPy has a MemoryError for, a kernel or a graph."""
+    return isinstance(error, MemoryError) or getattr(error, "status", None) == NO_MEMORY
 
 
 def use(device) -> None:

@@ -159,9 +159,10 @@ def test_a_kernel_that_does_not_compile_is_said_in_one_line(error, found, monkey
 
 
 def test_a_kernel_that_memory_does_not_suffice_for_is_tried_again_with_less(monkeypatch):
+    """By an evaluation; a training says that it needs more: CuPy's own error was no MemoryError, but a traceback."""
     error = type("CUDADriverError", (RuntimeError,), {"status": 2})("CUDA_ERROR_OUT_OF_MEMORY")
     monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(MemoryError, match="^arrange_bias: CUDA_ERROR_OUT_OF_MEMORY$") as caught:
         device.current().function(Kernel("bias", "arrange_bias"))
     assert device.ran_out(caught.value)
 
