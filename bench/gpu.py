@@ -61,7 +61,7 @@ def arguments(given=None):
                         help="share this file's lock while preparing, and hold it alone while measuring: runs for "
                              "several models can then be started at once, and compile at once, but measure one after "
                              "the other")
-    parser.add_argument("--missing", action="store_true", help="leave out what stands whole in the result already")
+    parser.add_argument("--missing", action="store_true", help="leave out what stands whole in the result already, measured at this commit")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
                         help="where the result goes (default: bench/results)")

@@ -53,10 +53,12 @@ class Measuring:
         return self.end is not None and time.monotonic() > self.end
 
     def has(self, part, what) -> bool:
-        """Whether it stands in the result, with all of the peers, compiled in the same way."""
-        found = self.content.get(_key(part, what), {"whole": False})
-        return found["whole"] and (part in ("limits", "kernels") or (
-            set(self.chosen.peers) & set(PEERS_OF[part]) <= set(found["peers"]) and self.chosen.mode == found["mode"]))
+        """Whether it stands in the result, of this commit, with all of the peers, compiled in the same way."""
+        found = self.content.get(_key(part, what))
+        if not found or not found["whole"] or _clean(found["machine"]) != _clean(self.machine):
+            return False
+        return part in ("limits", "kernels") or (
+            set(self.chosen.peers) & set(PEERS_OF[part]) <= set(found["peers"]) and self.chosen.mode == found["mode"])
 
     def take(self, part, what) -> None:
         """rows: what was measured; missing: what could not be, and why; whole: that nothing was left out for time."""
@@ -201,6 +203,7 @@ class Measuring:
                 break
             batch *= 2
         executor.most = batch
+        device.free()  # what the batch that was too large had, CuPy would keep from PyTorch
         return batch
 
     def _kernels(self, name, batch, precision):
@@ -323,6 +326,11 @@ def _same_top1(found, truth) -> bool:
 
 def _key(part, what):
     return f"{part} {' '.join(map(str, what))}"
+
+
+def _clean(machine):
+    """The commit of a machine's checkout, which is dirty as soon as there is a result."""
+    return machine["commit"] and machine["commit"].removesuffix("-dirty")
 
 
 def _reason(error) -> str:

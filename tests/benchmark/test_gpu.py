@@ -105,6 +105,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
         small.forward(images)[0], np.float64))
     monkeypatch.setattr(measuring, "_peers", lambda *call: {})
     monkeypatch.setattr(measuring, "REPEATED", 2)
+    monkeypatch.setattr(measuring, "commit", lambda: "89abcde")
     standard_normal = np.random.default_rng(0).standard_normal
     monkeypatch.setattr(measuring.Measuring, "_model", lambda self, name: (
         small.to("cuda"), state, (x := standard_normal((2, 1, 16, 16)).astype(np.float32)), small.forward(x)[0]))
@@ -141,8 +142,31 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     assert found["rows"] == [{"kernel": "one"}] and not found["whole"]
     assert not measuring.Measuring(chosen, print).has(*wanted[1])
     assert measuring.Measuring(chosen, print).has(*wanted[0])
+    for commit, same in ("0123456", False), ("89abcde-dirty", True):  # another program; this one beside its result
+        monkeypatch.setattr(measuring, "commit", lambda: commit)
+        assert measuring.Measuring(chosen, print).has(*wanted[0]) == same
     chosen.mode = "reduce-overhead"
     assert not measuring.Measuring(chosen, print).has(*wanted[0])  # its peers were compiled otherwise
+
+
+def test_the_largest_batch_leaves_its_peers_what_was_too_large(bench, monkeypatch):
+    """CuPy keeps the memory of what it has freed, where PyTorch does not find it."""
+    measuring, done = bench("gpu_measuring"), []
+
+    class Executor:
+        most = 1 << 20
+
+        def __call__(self, images):
+            done.append(images)
+            if images > 4096:
+                self.most = images // 2
+
+    monkeypatch.setattr(measuring, "_repeated", lambda images, batch: batch)
+    monkeypatch.setattr(measuring.device, "current", lambda: type("GPU", (), {"OutOfMemory": MemoryError}))
+    monkeypatch.setattr(measuring.device, "free", lambda: done.append("freed"))
+    executor = Executor()
+    assert measuring.Measuring._largest(None, executor, None) == executor.most == 4096
+    assert done == [2048, 4096, 8192, "freed"]
 
 
 def test_a_peer_that_fails_is_said_and_the_others_go_on(bench):
