@@ -61,7 +61,8 @@ def arguments(given=None):
                         help="share this file's lock while preparing, and hold it alone while measuring: runs for "
                              "several models can then be started at once, and compile at once, but measure one after "
                              "the other")
-    parser.add_argument("--missing", action="store_true", help="leave out what stands whole in the result already, measured at this commit")
+    parser.add_argument("--missing", action="store_true",
+                        help="leave out what stands whole in the result already, measured at this commit")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
                         help="where the result goes (default: bench/results)")
@@ -99,8 +100,9 @@ def main(given=None) -> int:
         from gpu_predictions import prediction_table
 
         for part, what in planned:
-            beside = ", ".join(chosen.peers) if part in ("inference", "training") else "PyTorch's operations"
-            say(f"{part}: {', '.join(map(str, what))}" + (f"; beside {beside}" if part != "limits" else ""))
+            peers = [peer for peer in chosen.peers if peer in PEERS_OF.get(part, ())]
+            peers = ["PyTorch's operations"] if part == "kernels" else peers
+            say(f"{part}: {', '.join(map(str, what))}" + (f"; beside {', '.join(peers)}" if peers else ""))
         for model in chosen.models:
             say(prediction_table(model, 1024, "float16"))
         return 0

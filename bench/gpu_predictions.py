@@ -52,7 +52,8 @@ def launches(name: str, batch: int, element: str) -> list:
 
 
 def work(call) -> tuple[float, float]:
-    """(operations, bytes) of a launch: two operations a multiply-add, every array once."""
+    """(operations, bytes) of a launch: two operations a multiply-add, every array once, but of pixels that no window
+    has none."""
     arrays = [a.array if isinstance(a, View) else a for a in call.arguments]
     size = float(sum(a.nbytes for a in arrays if hasattr(a, "nbytes") and getattr(a, "ndim", 0)))
     numbers = [int(a) for a in call.arguments if isinstance(a, np.integer)]
@@ -60,9 +61,10 @@ def work(call) -> tuple[float, float]:
         rows, outputs, channels = numbers[:3]
         return 2.0 * rows * outputs * channels, size
     if call.kernel.name == "convolution":
-        images, _, _, channels, height, width, outputs, kernel = numbers[:8]
+        images, height, width, channels, out_height, out_width, outputs, kernel = numbers[:8]
         terms = 27 if kernel == 2 else kernel**2 * channels  # blocks of 2×2 pixels: 3×3 of three channels, and padding
-        return 2.0 * images * height * width * outputs * terms, size
+        seen = min(1, kernel * out_height / height) * min(1, kernel * out_width / width)
+        return 2.0 * images * out_height * out_width * outputs * terms, size - (1 - seen) * arrays[0].nbytes
     if call.kernel.name in ("attention", "attention_pairs"):
         images, heads, queries, keys = numbers[:4]
         sizes = dict(call.kernel.defines)
