@@ -23,7 +23,8 @@ def bench(monkeypatch):
 def test_a_dry_run_lists_everything(bench, capsys):
     assert bench("gpu").main(["--dry-run", "--models", "levit_128s", "levit_256"]) == 0
     printed = capsys.readouterr().out
-    for line in ("limits: bfloat16", "inference: levit_128s, largest, float16; beside eager, compile, folded, folded-sdpa\n",
+    for line in ("limits: bfloat16",
+                 "inference: levit_128s, largest, float16; beside eager, compile, folded, folded-sdpa\n",
                  "kernels: levit_256, 256, float32; beside PyTorch's operations\n",
                  "training: levit_256, 256, float16; beside eager, compile, graphs\n", "predicted, not measured"):
         assert line in printed
@@ -63,7 +64,7 @@ def test_every_operation_is_counted(bench):
     assert 0.99 < found / operations(create("levit_256")) < 1.01
     sizes = [predictions.work(call)[1] for call in calls]
     assert min(sizes) > 0 and all(call.shared <= 227 << 10 for call in calls) and len(calls) == 79
-    # The shrinking attentions' queries: of 14 × 14 pixels, then of 7 × 7, every second is read, and as many are written.
+    # The shrinking attentions' queries: of 14 × 14 pixels, then of 7 × 7, every second is read, as many are written.
     found = [size for call, size in zip(calls, sizes) if call.kernel.name == "convolution"][-2:]
     assert found == [2 * (2 * 4 * pixels * n + n * n) + 4 * n for pixels, n in ((49, 256), (16, 384))]
 

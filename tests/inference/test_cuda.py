@@ -229,7 +229,7 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
 
 
 def test_what_a_batch_had_is_free_before_the_smaller_one_asks(model, one, monkeypatch):  # noqa: F811
-    """What broke off must not keep the buffers that it had made: of what CuPy has, it can give back only what is free."""
+    """What broke off must not keep the buffers that it made: of what CuPy has, it gives back only what is free."""
     zeros, made, alive, free = operands.zeros, [], [], type(one.current()).free
 
     def scarce(shape, dtype):
