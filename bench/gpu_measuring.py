@@ -220,10 +220,11 @@ class Measuring:
             seen.add((call.kernel, numbers))
             run = device.current().recorded([call] * REPEATED)
             try:
-                peers = _peers(call, numbers, precision)
+                peers, missing = _peers(call, numbers, precision)
             except Exception as error:
-                peers = {}
-                yield None, f"{call.kernel.name} of PyTorch: {_reason(error)}"
+                peers, missing = {}, [f"{call.kernel.name} of PyTorch: {_reason(error)}"]
+            for reason in missing:
+                yield None, reason
             times = {key: [t / REPEATED for t in found]
                      for key, found in self.interleaved({"ours": run} | peers).items()}
             fastest = min((key for key in times if key != "ours"), key=lambda key: median(times[key]), default=None)
@@ -300,7 +301,8 @@ def _locked(path, kind):
 
 
 def _peers(call, numbers, precision):
-    """PyTorch's operations for a launch, {} where there is none, each as often in a graph as ours."""
+    """PyTorch's operations for a launch, {} where there is none, each as often in a graph as ours; and why others are
+    not among them."""
     import gpu_peers
 
     found = {}
@@ -314,7 +316,13 @@ def _peers(call, numbers, precision):
     if call.kernel.name in ("attention", "attention_pairs"):
         sizes = dict(call.kernel.defines)
         found = gpu_peers.attention(*numbers[:4], sizes["KEY_SIZE"], sizes["VALUE_SIZE"], precision)
-    return {key: gpu_peers.repeated(operation, REPEATED) for key, operation in found.items()}
+    peers, missing = {}, []
+    for key, operation in found.items():
+        try:
+            peers[key] = gpu_peers.repeated(operation, REPEATED)
+        except Exception as error:
+            missing.append(f"{call.kernel.name} beside {key}: {_reason(error)}")
+    return peers, missing
 
 
 def _same_top1(found, truth) -> bool:

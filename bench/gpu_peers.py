@@ -124,7 +124,8 @@ def repeated(call, times):
             call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # A capture that fails leaves its own stream as the current one, whose work no event of ours would wait for.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         for _ in range(times):
             call()
     return graph.replay

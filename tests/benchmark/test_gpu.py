@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from levit_np.config import Stage
+from levit_np.ops.cuda.kernel import Kernel
 from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401  (fixtures)
 from tests.random_model import random_model
 
@@ -108,7 +111,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     monkeypatch.setattr(measuring, "random_state", lambda name: (config, state))
     monkeypatch.setattr(measuring, "reference_logits", lambda name, state, images, progress=None: np.asarray(
         small.forward(images)[0], np.float64))
-    monkeypatch.setattr(measuring, "_peers", lambda *call: {})
+    monkeypatch.setattr(measuring, "_peers", lambda *call: ({}, []))
     monkeypatch.setattr(measuring, "REPEATED", 2)
     monkeypatch.setattr(measuring, "commit", lambda: "89abcde")
     standard_normal = np.random.default_rng(0).standard_normal
@@ -189,6 +192,20 @@ def test_a_peer_that_fails_is_said_and_the_others_go_on(bench):
     found = list(measuring._beside(len, ("eager", "compile", "folded"), prepare,
                                    lambda key, call, times: ({"key": key}, key)))
     assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]
+
+
+def test_an_operation_that_no_graph_takes_is_said_and_the_others_go_on(bench, monkeypatch):
+    def repeated(operation, times):
+        if operation == "cuDNN's":
+            raise RuntimeError("capture invalidated\nand a page of advice")
+        return f"{times} times {operation}"
+
+    peers = {"SDPA math": "PyTorch's", "SDPA cudnn_attention": "cuDNN's"}
+    monkeypatch.setitem(sys.modules, "gpu_peers", SimpleNamespace(attention=lambda *numbers: peers, repeated=repeated))
+    kernel = Kernel("attention", "attention", "float16", (("KEY_SIZE", 32), ("VALUE_SIZE", 64)))
+    assert bench("gpu_measuring")._peers(SimpleNamespace(kernel=kernel), (256, 4, 196, 196), "float16") == (
+        {"SDPA math": "20 times PyTorch's"},
+        ["attention beside SDPA cudnn_attention: RuntimeError: capture invalidated"])
 
 
 def test_a_profile_adds_up(bench):
