@@ -7,6 +7,12 @@ from typing import NamedTuple
 
 from .errors import ConfigError
 
+# What a field that chooses may say.
+CHOICES = {
+    "activation": ("hardswish", "silu"), "attention_activation": ("hardswish", "silu", "identity"),
+    "normalization": ("batch", "layer"), "position": ("bias", "embedding"), "pooling": ("average", "token"),
+}
+
 
 class Convolution(NamedTuple):
     """One convolution of the stem."""
@@ -25,9 +31,9 @@ class Stage(NamedTuple):
     """Blocks at one resolution; shrink_heads: of the shrinking attention that leads into the stage."""
 
     channels: int  # C
-    depth: int  # pairs of attention and MLP
-    heads: int  # N
-    shrink_heads: int = 0  # the family's: the C before it / D
+    depth: int  # blocks, each an attention and an MLP
+    heads: int  # N in the paper's Table 2; here N counts tokens
+    shrink_heads: int = 0  # 0 for the first stage; in the family the C of the stage before / D
 
 
 @dataclass(frozen=True)
@@ -57,44 +63,43 @@ class LeViTConfig:
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isprintable() or not 1 <= len(self.name) <= 64:
             raise ConfigError(f"config: name: expected 1 to 64 printable characters, found {self.name!a:.100}")
-        if not isinstance(self.image_size, tuple) or len(self.image_size) != 2:
-            raise ConfigError(f"config {self.name!r}: image_size: expected (height, width), found "
-                              f"{self.image_size!a:.100}")
+        self._require(isinstance(self.image_size, tuple) and len(self.image_size) == 2,
+                      "image_size: expected (height, width)", self.image_size)
         for key, kind in (("stem", Convolution), ("stages", Stage)):
             parts = getattr(self, key)
-            if not isinstance(parts, tuple) or not parts or not all(isinstance(part, kind) for part in parts):
-                raise ConfigError(f"config {self.name!r}: {key}: expected a tuple of {kind.__name__}, found "
-                                  f"{parts!a:.100}")
-        counts = {key: (getattr(self, key),) for key in ("key_size", "in_channels", "num_classes", "value_ratio",
-                                                         "shrink_value_ratio", "mlp_ratio")}
-        counts |= {"image_size": self.image_size, "stem": [n for c in self.stem for n in c],
-                   "stages": [n for i, s in enumerate(self.stages) for n in (s if i else s[:3])]}
-        for key, numbers in counts.items():
+            self._require(isinstance(parts, tuple) and parts and all(isinstance(part, kind) for part in parts),
+                          f"{key}: expected a tuple of {kind.__name__}", parts)
+        for key, number in self._counts():
             # A bool is an int to isinstance.
-            if wrong := [n for n in numbers if type(n) is not int or not 1 <= n <= 65536]:
-                raise ConfigError(f"config {self.name!r}: {key}: expected a whole number from 1 to 65536, found "
-                                  f"{wrong[0]!a:.100}")
-        if sum(s.depth for s in self.stages) > 1024 or len(self.stem) > 16:
-            raise ConfigError(f"config {self.name!r}: expected at most 1024 blocks and 16 convolutions")
-        if self.stem[-1].channels != self.stages[0].channels:
-            raise ConfigError(f"config {self.name!r}: expected the stem to end in {self.stages[0].channels} "
-                              f"channels, found {self.stem[-1].channels}")
-        if type(self.drop_path) not in (int, float) or not 0 <= self.drop_path < 1:
-            raise ConfigError(f"config {self.name!r}: expected 0 <= drop_path < 1, found {self.drop_path!a:.100}")
-        if type(self.distillation) is not bool:
-            raise ConfigError(f"config {self.name!r}: distillation: expected true or false, found "
-                              f"{self.distillation!a:.100}")
-        choices = {"activation": ("hardswish", "silu"), "attention_activation": ("hardswish", "silu", "identity"),
-                   "normalization": ("batch", "layer"), "position": ("bias", "embedding"),
-                   "pooling": ("average", "token")}
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise ConfigError(f"config {self.name!r}: expected {key} in {allowed}, found "
-                                  f"{getattr(self, key)!a:.100}")
-        if self.pooling == "token" and (self.position != "embedding" or len(self.stages) > 1):
-            # The token has no pixel: neither an offset to the others nor a place in a subsampled grid.
-            raise ConfigError(f"config {self.name!r}: expected a class token with position 'embedding' and one stage, "
-                              f"found {self.position!r} and {len(self.stages)} stages")
+            self._require(type(number) is int and 1 <= number <= 65536,
+                          f"{key}: expected a whole number from 1 to 65536", number)
+        blocks = sum(stage.depth for stage in self.stages)
+        self._require(blocks <= 1024, "stages: expected at most 1024 blocks", blocks)
+        self._require(len(self.stem) <= 16, "stem: expected at most 16 convolutions", len(self.stem))
+        self._require(self.stem[-1].channels == self.stages[0].channels,
+                      f"expected the stem to end in {self.stages[0].channels} channels", self.stem[-1].channels)
+        self._require(type(self.drop_path) in (int, float) and 0 <= self.drop_path < 1,
+                      "expected 0 <= drop_path < 1", self.drop_path)
+        self._require(type(self.distillation) is bool, "distillation: expected true or false", self.distillation)
+        for key, allowed in CHOICES.items():
+            self._require(getattr(self, key) in allowed, f"expected {key} in {allowed}", getattr(self, key))
+        # A class token has no pixel: neither an offset to the others nor a place in a subsampled grid.
+        self._require(self.pooling != "token" or self.position == "embedding" and len(self.stages) == 1,
+                      "expected a class token with position 'embedding' and one stage",
+                      (self.position, len(self.stages)))
+
+    def _require(self, right, expected: str, found) -> None:
+        if not right:
+            raise ConfigError(f"config {self.name!r}: {expected}, found {found!a:.100}")
+
+    def _counts(self):
+        """(field, number) of all that is counted."""
+        for key in ("key_size", "in_channels", "num_classes", "value_ratio", "shrink_value_ratio", "mlp_ratio"):
+            yield key, getattr(self, key)
+        yield from (("image_size", number) for number in self.image_size)
+        yield from (("stem", number) for convolution in self.stem for number in convolution)
+        # Nothing shrinks into the first stage.
+        yield from (("stages", number) for i, stage in enumerate(self.stages) for number in (stage if i else stage[:3]))
 
     @property
     def resolutions(self) -> tuple[tuple[int, int], ...]:
@@ -102,7 +107,7 @@ class LeViTConfig:
         size = self.image_size
         for c in self.stem:
             size = tuple((n + 2 * c.padding - c.kernel) // c.stride + 1 for n in size)
-            if min(size) < 1:  # of which a border could make pixels again
+            if min(size) < 1:  # the next convolution's padding could make pixels of it again
                 raise ConfigError(f"config {self.name!r}: an image of {self.image_size} leaves no token")
         sizes = [size]
         for _ in self.stages[1:]:
