@@ -20,7 +20,7 @@ def unit_norms(x):
 def clip_adaptively(gradient, parameter, factor=0.01, eps=EPS, out=None):
     """g · λ max(‖w‖, ε) / ‖g‖ where ‖g‖ exceeds λ max(‖w‖, ε), else g: a norm for each output unit.
 
-    A new array, or `out`."""
+    g: the gradient, w: the parameter, λ: factor, ε: eps.  A new array, or `out`."""
     largest = factor * np.maximum(unit_norms(parameter), eps)
     norms = unit_norms(gradient)
     scale = np.where(norms < largest, 1, largest / np.maximum(norms, LEAST))

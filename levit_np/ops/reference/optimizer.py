@@ -12,10 +12,9 @@ from .clipping import clip_adaptively
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
     """parameter = (1 - rate · decay) parameter - rate · m̂ / (√v̂ + eps): one update; step counts from 1.
 
-    -> parameter, first moment, second moment: new arrays, or the three of `out`.
-    The decay acts on the parameter itself, not through the gradient; the moments start at 0, which the
-    divisions by 1 - βᵗ correct.
-    """
+    m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ), t being the step; the moments, first m = β₁ m + (1 - β₁) gradient and
+    second v = β₂ v + (1 - β₂) gradient², start at 0, which the divisions correct.  The decay acts on the parameter
+    itself, not through the gradient.  -> parameter, m, v: new arrays, or the three of `out`."""
     first = betas[0] * first + (1 - betas[0]) * gradient
     second = betas[1] * second + (1 - betas[1]) * gradient**2
     deviation = np.sqrt(second / (1 - betas[1] ** step)) + eps
@@ -28,8 +27,9 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
 
 
 def moving_average(average, value, decay, out=None):
-    """average + (1 - decay) (value - average), a new array or `out`:
-    in this form what stands still stays to the bit."""
+    """average = average + (1 - decay) (value - average): a new array, or `out`.
+
+    In this form an average that equals `value` stays the same to the bit."""
     return np.add(average, (1 - decay) * (value - average), out=out)
 
 
@@ -44,7 +44,7 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
 
 
 def scaled_and_clipped(gradient, parameter, clip, scale):
-    """A gradient as adamw takes it; it may be overwritten."""
+    """g = clip_adaptively(scale · gradient): with clip None or 0 it is not clipped; the gradient may be overwritten."""
     if scale != 1:
         np.multiply(gradient, gradient.dtype.type(scale), out=gradient)
     return clip_adaptively(gradient, parameter, clip, out=gradient) if clip else gradient

@@ -1,4 +1,5 @@
-"""From many tokens to fewer: the mean of all, the first, or every second pixel; and the tokens' two layouts."""
+"""What is done to whole tokens: their mean, the first, one more, every stride-th pixel, their two layouts; and the mask
+of drop path, which drops a branch for all tokens of an image."""
 
 import numpy as np
 
