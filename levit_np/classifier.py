@@ -15,7 +15,7 @@ from .images.preprocessing import cropped, normalise, preprocess
 from .inference import executor
 from .layers.layer import Layer
 from .lock import Lock
-from .model import LeViT, type_of
+from .model import LeViT, state_type
 from .model import create as create_network
 from .ops.kinds import as_given, on_host
 from .ops.reference import softmax
@@ -99,7 +99,7 @@ class Classifier(LeViT):
         """As the network's; what an evaluation computes in changes with the type, which the backend must have
         (BackendError)."""
         self._require(state)
-        double = type_of(state) is np.float64
+        double = state_type(state) is np.float64
         precision = self.precision if double == (self.precision == "float64") else "float64" if double else "float32"
         ops.stored_type(self.ops.NAME, precision)
         self.precision = precision  # before it is said that something has changed

@@ -83,7 +83,7 @@ class LeViT(Layer):
 
     def forward(self, x, training=False):
         """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
-        Layer) the logits of both heads (a pair, with distillation) and what backward needs.  Parts that freeze named
+        Layer) the logits of both heads (a pair, with distillation) and what backward needs.  Parts that `freeze` named
         stay as in evaluation.  Logits are of NumPy for NumPy's images, of CuPy for CuPy's, whatever the backend; so is
         what backward and the others below give.
 
@@ -97,18 +97,18 @@ class LeViT(Layer):
             raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs "
                              "more than one value a channel; use a larger batch")
         modes, given, x = self._modes(training), x, brought(self.ops, x)
-        x, stem = self.stem.forward(x, modes[0])
+        x, stem = self.stem.forward(x, modes[0])  # 1  (B, N, C)
         for layer in self._embeddings():
-            x, _ = layer.forward(x, modes[0])
+            x, _ = layer.forward(x, modes[0])  # 2
         stages = []
         for stage, mode in zip(self.stages, modes[1:]):
-            x, saved = stage.forward(x, mode)
+            x, saved = stage.forward(x, mode)  # 3
             stages.append(saved)
-        pooled = self.pool(x)  # (B, C)
-        outputs, head = self.head.forward(pooled, training)
+        pooled = self.pool(x)  # 4  (B, C)
+        outputs, head = self.head.forward(pooled, training)  # 5  (B, classes)
         head_dist = None
         if self.head_dist:
-            second, head_dist = self.head_dist.forward(pooled, training)
+            second, head_dist = self.head_dist.forward(pooled, training)  # 6
             outputs = (outputs, second) if training else (outputs + second) / 2
         outputs = as_given(self.ops, outputs, given)
         if not training:
@@ -121,21 +121,21 @@ class LeViT(Layer):
         accumulate.  Raises LevitError where `saved` is an evaluation's, or doutputs are not shaped like the logits."""
         if saved is None:
             raise LevitError("saved: expected what forward saved with training=True or 'frozen', found None")
-        given = self._checked(doutputs, len(saved.head.x))
+        given = self._checked_gradients(doutputs, len(saved.head.x))
         douts = [brought(self.ops, dy) for dy in given]
-        dpooled = self.head.backward(douts[0], saved.head)
+        dpooled = self.head.backward(douts[0], saved.head)  # 5
         if self.head_dist:
-            dpooled = self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))
-        dx = self.pool_backward(dpooled, saved.tokens)
+            dpooled = self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))  # 6
+        dx = self.pool_backward(dpooled, saved.tokens)  # 4
         for stage, s in zip(reversed(self.stages), reversed(saved.stages)):
             if s is None:  # this and all before it are frozen
                 return None
-            dx = stage.backward(dx, s)
+            dx = stage.backward(dx, s)  # 3
         if saved.stem is None:
             return None
         for layer in reversed(self._embeddings()):
-            dx = layer.backward(dx, None)
-        return as_given(self.ops, self.stem.backward(dx, saved.stem, image_gradient), given[0])
+            dx = layer.backward(dx, None)  # 2
+        return as_given(self.ops, self.stem.backward(dx, saved.stem, image_gradient), given[0])  # 1
 
     def parts(self) -> dict:
         """{"stem": layers, "stage1": …}: what can be frozen.  What is added to the tokens counts as the stem's."""
@@ -191,8 +191,8 @@ class LeViT(Layer):
         if x.dtype != self.dtype and x.dtype.name not in self.ops.HALVES:
             raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")
 
-    def _checked(self, doutputs, images):
-        """The gradients to each head, of this model's dtype where they are of no type that activations have."""
+    def _checked_gradients(self, doutputs, images):
+        """The gradient to each head's logits, as this model's dtype unless activations may have its own."""
         given = tuple(doutputs) if self.head_dist and np.iterable(doutputs) else (doutputs,)
         expected = [(images, self.config.num_classes)] * (1 + self.config.distillation)
         found = [dy.shape if isinstance(getattr(dy, "dtype", None), np.dtype) else type(dy).__name__ for dy in given]
@@ -226,7 +226,7 @@ class LeViT(Layer):
         of the right type become the network's own, which training writes to.  Raises LevitError, and takes none, where
         one is missing, of another shape, not floating, or not one of the network's."""
         self._require(state)
-        dtype = type_of(state)
+        dtype = state_type(state)
         for name, layer in self._named:
             for key in layer.specs:
                 setattr(layer, key, self.ops.asarray(state[f"{name}.{key}"].astype(dtype, copy=copy)))
@@ -277,14 +277,15 @@ class LeViT(Layer):
 
     def to(self, backend: str) -> "LeViT":
         """A copy on that backend, of the same kind: weights, labels, preprocessing, random state and frozen parts."""
-        kind, config, _, state, besides = self._parts()
+        kind, config, _, state, besides = self._ingredients()
         return _assembled(kind, config, backend, {name: np.array(array) for name, array in state.items()},
                           deepcopy(besides))
 
     def __reduce__(self):  # for copy and pickle: the operations, a module, are named
-        return _assembled, self._parts()
+        return _assembled, self._ingredients()
 
-    def _parts(self):
+    def _ingredients(self):
+        """What _assembled makes this network of."""
         return type(self), self.config, self.ops.NAME, self.on_host(), {key: getattr(self, key) for key in self.BESIDES}
 
     def rows(self) -> list[tuple]:
@@ -293,10 +294,9 @@ class LeViT(Layer):
         for layer in (self.stem, *self._embeddings(), *self.stages):
             for part, output, cost in layer.shapes(shape):
                 rows.append((part.name, output[1:], _parameters(part), cost))
-                if layer is not self.stem or part is not self.stem.convolutions[-1]:
-                    shape = output
-                else:
-                    shape = (1, output[2] * output[3], output[1])
+                shape = output
+                if part is self.stem.convolutions[-1]:
+                    shape = (1, output[2] * output[3], output[1])  # tokens
         for head in filter(None, (self.head, self.head_dist)):
             rows += [(p.name, out[1:], _parameters(p), n) for p, out, n in head.shapes((1, shape[-1]))]
         return rows
@@ -322,14 +322,13 @@ def _stage_maps(stage):
 
 
 def _parameters(layer):
-    """Trained values of a layer with its BN and its attention bias,
-    but not of projections that have rows of their own."""
+    """How many numbers are trained in a layer, its BN and its attention bias; projections have rows of their own."""
     own = [layer, *(child for name, child in layer.children() if name in ("bn", "bias"))]
     return sum(int(np.prod(spec.shape)) for part in own for spec in part.specs.values() if spec.trainable)
 
 
-def type_of(state: dict):
-    """Which type a network is of that takes this state."""
+def state_type(state: dict):
+    """The dtype of a network that takes this state: float64 if one of its arrays is, else float32."""
     return np.float64 if any(array.dtype.itemsize >= 8 for array in state.values()) else np.float32
 
 

@@ -50,22 +50,22 @@ class Attention(Layer):
     def forward(self, x, training=False):
         h, qkv = self.qkv.forward(x, training)  # 1  (B, N, heads·(2D + V))
         q, k, v = self.ops.split_heads(h, self.heads, self.sizes)  # 2  (B, heads, N, D), …, (B, heads, N, V)
-        bias = self.bias.forward() if self.bias else None
-        context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 3
-        merged = self.ops.merge_heads(context)  # 4  (B, N, heads·V)
-        active, activation = self.activation.forward(merged, training)  # 5
-        y, projected = self.projection.forward(active, training)  # 6
+        bias = self.bias.forward() if self.bias else None  # 3  (heads, N, N)
+        context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 4
+        merged = self.ops.merge_heads(context)  # 5  (B, N, heads·V)
+        active, activation = self.activation.forward(merged, training)  # 6
+        y, projected = self.projection.forward(active, training)  # 7
         saved = SavedAttention(qkv, q, k, v, probabilities, activation, projected) if training else None
         return y, saved
 
     def backward(self, dy, saved):
-        dactive = self.projection.backward(dy, saved.projection)  # 6
-        dmerged = self.activation.backward(dactive, saved.activation)  # 5
-        dcontext = self.ops.merge_heads_backward(dmerged, self.heads)  # 4
-        dq, dk, dv, dbias = self.ops.attention_backward(  # 3
+        dactive = self.projection.backward(dy, saved.projection)  # 7
+        dmerged = self.activation.backward(dactive, saved.activation)  # 6
+        dcontext = self.ops.merge_heads_backward(dmerged, self.heads)  # 5
+        dq, dk, dv, dbias = self.ops.attention_backward(  # 4
             dcontext, saved.q, saved.k, saved.v, self.sizes[0] ** -0.5, saved.probabilities)
         if self.bias:
-            self.bias.backward(dbias)
+            self.bias.backward(dbias)  # 3
         dh = self.ops.split_heads_backward((dq, dk, dv))  # 2
         return self.qkv.backward(dh, saved.qkv)  # 1
 
@@ -77,7 +77,7 @@ class Attention(Layer):
 
 
 class SavedShrinking(NamedTuple):
-    q_projection: object
+    q_projection: object  # what the layer q saved; q is the array that it made
     kv: object
     q: object
     k: object
@@ -111,22 +111,22 @@ class ShrinkingAttention(Layer):
         kept = self.ops.subsample(x, *self.grid, self.stride)  # 3  (B, Nq, C)
         hq, q_projection = self.q.forward(kept, training)  # 4
         (q,) = self.ops.split_heads(hq, self.heads, self.sizes[:1])  # 5  (B, heads, Nq, D)
-        bias = self.bias.forward() if self.bias else None
-        context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 6
-        merged = self.ops.merge_heads(context)  # 7  (B, Nq, heads·V)
-        active, activation = self.activation.forward(merged, training)  # 8
-        y, projected = self.projection.forward(active, training)  # 9
+        bias = self.bias.forward() if self.bias else None  # 6  (heads, Nq, Nk)
+        context, probabilities = self.ops.attention(q, k, v, bias, self.sizes[0] ** -0.5)  # 7
+        merged = self.ops.merge_heads(context)  # 8  (B, Nq, heads·V)
+        active, activation = self.activation.forward(merged, training)  # 9
+        y, projected = self.projection.forward(active, training)  # 10
         saved = SavedShrinking(q_projection, kv, q, k, v, probabilities, activation, projected) if training else None
         return y, saved
 
     def backward(self, dy, saved):
-        dactive = self.projection.backward(dy, saved.projection)  # 9
-        dmerged = self.activation.backward(dactive, saved.activation)  # 8
-        dcontext = self.ops.merge_heads_backward(dmerged, self.heads)  # 7
-        dq, dk, dv, dbias = self.ops.attention_backward(  # 6
+        dactive = self.projection.backward(dy, saved.projection)  # 10
+        dmerged = self.activation.backward(dactive, saved.activation)  # 9
+        dcontext = self.ops.merge_heads_backward(dmerged, self.heads)  # 8
+        dq, dk, dv, dbias = self.ops.attention_backward(  # 7
             dcontext, saved.q, saved.k, saved.v, self.sizes[0] ** -0.5, saved.probabilities)
         if self.bias:
-            self.bias.backward(dbias)
+            self.bias.backward(dbias)  # 6
         dhq = self.ops.split_heads_backward((dq,))  # 5
         dkept = self.q.backward(dhq, saved.q_projection)  # 4
         dx = self.ops.subsample_backward(dkept, *self.grid, self.stride)  # 3

@@ -59,12 +59,12 @@ class PreNorm(Layer):
         yield from self.branch.walk(name)
 
     def forward(self, x, training=False):
-        h, norm = self.norm.forward(x, training)
-        y, branch = self.branch.forward(h, training)
+        h, norm = self.norm.forward(x, training)  # 1
+        y, branch = self.branch.forward(h, training)  # 2
         return y, SavedPreNorm(norm, branch) if training else None
 
     def backward(self, dy, saved):
-        return self.norm.backward(self.branch.backward(dy, saved.branch), saved.norm)
+        return self.norm.backward(self.branch.backward(dy, saved.branch), saved.norm)  # 2, 1
 
     def shapes(self, shape):
         yield from self.norm.shapes(shape)
@@ -90,19 +90,19 @@ class Residual(Layer):
         yield from self.branch.walk(name)
 
     def forward(self, x, training=False):
-        h, branch = self.branch.forward(x, training)
+        h, branch = self.branch.forward(x, training)  # 1
         mask = None
         if training is True and self.rate:
             mask = self.draw(len(x), x.dtype) if self.mask is None else self.mask
-            h = self.ops.multiply(h, mask)
-        return self.ops.add(x, h), SavedResidual(branch, mask) if training else None
+            h = self.ops.multiply(h, mask)  # 2
+        return self.ops.add(x, h), SavedResidual(branch, mask) if training else None  # 3
 
     def draw(self, batch, dtype):
         return self.ops.drop_path_mask(self.generator(), batch, self.rate, dtype)
 
     def backward(self, dy, saved):
-        dh = dy if saved.mask is None else self.ops.multiply(dy, saved.mask)
-        return self.ops.add(dy, self.branch.backward(dh, saved.branch))
+        dh = dy if saved.mask is None else self.ops.multiply(dy, saved.mask)  # 2
+        return self.ops.add(dy, self.branch.backward(dh, saved.branch))  # 3, 1
 
     def shapes(self, shape):
         yield from self.branch.shapes(shape)
@@ -117,12 +117,12 @@ class _Pair(Layer):
     """y = mlp(attention(x)): what Block and Downsample share."""
 
     def forward(self, x, training=False):
-        x, attention = self.attention.forward(x, training)
-        x, mlp = self.mlp.forward(x, training)
+        x, attention = self.attention.forward(x, training)  # 1
+        x, mlp = self.mlp.forward(x, training)  # 2
         return x, SavedPair(attention, mlp) if training else None
 
     def backward(self, dy, saved):
-        return self.attention.backward(self.mlp.backward(dy, saved.mlp), saved.attention)
+        return self.attention.backward(self.mlp.backward(dy, saved.mlp), saved.attention)  # 2, 1
 
     def shapes(self, shape):
         rows = list(self.attention.shapes(shape))

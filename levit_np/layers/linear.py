@@ -1,4 +1,4 @@
-"""The linear layers: with BN after it (everywhere), with a bias (A3), and the head, BN before it."""
+"""The linear layers: LinearBN, Linear with a bias in BN's place (ablation A3), and Head, which normalizes first."""
 
 from typing import NamedTuple
 

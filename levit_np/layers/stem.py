@@ -80,19 +80,19 @@ class Stem(Layer):
         convolutions, activations = [], []
         for i, convolution in enumerate(self.convolutions):
             if i:  # none after the last: its output is the residual stream
-                x, saved = self.activation.forward(x, training)
+                x, saved = self.activation.forward(x, training)  # 1
                 activations.append(saved)
-            x, saved = convolution.forward(x, training)
+            x, saved = convolution.forward(x, training)  # 2  (B, O, H', W')
             convolutions.append(saved)
         saved = SavedStem(tuple(convolutions), tuple(activations), x.shape[2:]) if training else None
-        return self.ops.image_to_tokens(x), saved
+        return self.ops.image_to_tokens(x), saved  # 3  (B, N, C')
 
     def backward(self, dy, saved, image_gradient=True):
-        dx = self.ops.tokens_to_image(dy, *saved.grid)
+        dx = self.ops.tokens_to_image(dy, *saved.grid)  # 3
         for i in reversed(range(len(self.convolutions))):
-            dx = self.convolutions[i].backward(dx, saved.convolutions[i], bool(i) or image_gradient)
+            dx = self.convolutions[i].backward(dx, saved.convolutions[i], bool(i) or image_gradient)  # 2
             if i:
-                dx = self.activation.backward(dx, saved.activation[i - 1])
+                dx = self.activation.backward(dx, saved.activation[i - 1])  # 1
         return dx
 
     def shapes(self, shape):
