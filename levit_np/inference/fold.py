@@ -26,7 +26,7 @@ def fold_before(bn, weight, bias):
     return weight * scale, bias + weight @ shift
 
 
-def merge_heads(first, second):
+def average_heads(first, second):
     """(w₁ x + b₁ + w₂ x + b₂) / 2: two classifiers (weight, bias) averaged into one."""
     return tuple((a + b) / 2 for a, b in zip(first, second))
 

@@ -23,7 +23,8 @@ from . import fold
 
 
 class Convolution(NamedTuple):
-    """x = activation(weight ∗ x + bias).  weight (O, C, K, K); the first reads "image", all write maps."""
+    """map = activation(weight ∗ map + bias).  weight (O, C, K, K); the first reads "image"; the last map, as tokens, is
+    "x"."""
 
     name: str
     weight: np.ndarray
@@ -128,7 +129,7 @@ def steps_of(model: LeViT, apart: bool = False, pooled_early: bool = False) -> I
     else:
         yield from _lower(last, "x")
         yield pool
-    yield from _head(model, fold.stack_heads if apart else fold.merge_heads)
+    yield from _head(model, fold.stack_heads if apart else fold.average_heads)
 
 
 def _pooled_early(mlp, pool):
