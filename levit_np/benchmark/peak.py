@@ -7,11 +7,11 @@ loop away or choose other instructions.
 
 import ctypes
 import os
-import platform
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import NamedTuple
 
+from ..ops.cpu import processor
 from ..ops.cpu.instruction_set import tiles_permitted
 
 ROUNDS = 2_000_000  # of a thousand operations
@@ -49,7 +49,7 @@ def peaks(threads: int = 1) -> dict[str, float]:
     except ImportError:
         return {}
     features = binding.get_host_cpu_features()
-    if platform.machine().lower() in ("arm64", "aarch64"):
+    if processor.is_arm():
         features["neon"] = True
     found = {unit.name: _rate(_compiled(_loop(unit), unit.cpu), unit.accumulators * unit.operations, threads)
              for unit in UNITS if all(features.get(need) for need in unit.features)}

@@ -1,5 +1,6 @@
 """The moving average of the weights, a network of its own: it wanders less than the one that is trained."""
 
+
 class Average:
     """After each step, average += (1 - decay) (model - average), for every array of the state, the BN statistics
     too, as timm's ModelEma.  It starts as the model is.
