@@ -6,7 +6,7 @@ from ..ops.cpu import minimal_filtering
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.minimal_filtering import FEW_SQUARES, WINDOW_BYTES
-from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, TILE, TILE_SUMS
+from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, LOG2_E, PARTS, PLAIN, RESIDUAL, SILU, TILE, TILE_SUMS
 from ..ops.reference import convolution_size
 from . import plan
 from .packing import (GRAIN, HALF_GRAIN, head_columns, key_size, nested, pack, padded, plain_columns, spread,
@@ -15,20 +15,19 @@ from .program import PANEL_BYTES, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
 SCRATCH_BYTES = 512 << 10  # of a convolution by minimal filtering at least: all of them use the same
-LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
 
 
 class Lowering:
     """The steps of a plan, packed, in `sections`: the stem, then each stage with the shrinking block that ends it.
 
-    While they are made: `columns` of each tensor (see packing) and its `scale`, by which its true values are less than
-    those in memory; `tokens` of the residual stream, `size` of the map."""
+    While they are made: `columns` of each tensor (see packing) and its `scale`, times which a number in memory is the
+    true one (1/6 after the kernels' Hardswish); `tokens` of the residual stream, `size` of the map."""
 
     def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
         self.instructions, tiles = instructions, instructions.half == "tiles"
-        # Bfloat16 numbers that stand for one in products (but for the image's and the head's): the rounded one; or,
-        # where AMX makes that the faster way to multiply float32, as many as are exactly it.
+        # How many bfloat16 numbers stand for one in products (but for the image's and the head's): 1, rounded; PARTS,
+        # whose sum it is exactly, where AMX multiplies float32 fastest so; or 0: it stays float32.
         self.parts = 1 if half and instructions.rounds else PARTS if tiles else 0
         # How two weights of a linear map share 32 bits, if they do.
         self.pairs = (to_bfloat16 if instructions.rounds else nested) if half else None
@@ -47,7 +46,7 @@ class Lowering:
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
 
     def most(self, parts, pairs, outputs):
-        """Rows of the tiles of a product: of bfloat16, of two panels at a time, or of one."""
+        """Rows of a product's largest tile: one of bfloat16, one that spans two panels, or one of a single panel."""
         if parts or pairs:
             return 32 if parts == PARTS else self.instructions.pair_rows
         doubled = outputs >= 2 * self.width and self.instructions.double
@@ -235,9 +234,9 @@ class Attention:
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
                                                                     lowering.grain)
         self.outputs, lowering.kept = len(columns), queries
-        self.bias = lowering.keep(self._bias_on_its_side(step, width))
+        self.bias = lowering.keep(self._transposed_bias(step, width))
 
-    def _bias_on_its_side(self, step, width):
+    def _transposed_bias(self, step, width):
         """(heads, Nq, Nk) -> (heads, blocks, Nk, width), to base 2 like the scores; zeros for missing queries."""
         queries, keys = self.tokens
         blocks = -(-queries // width)
@@ -270,7 +269,7 @@ class Attention:
             a.BLOCK_COUNT: block_tiles[1], a.LAST_TILES: last_tiles[0], a.LAST_COUNT: last_tiles[1]})
 
     def _scratch(self, program):
-        """Bytes for a thread: a tile's sums, the softmax's sums, queries and scores on their side; for AMX the powers
+        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries and scores; for AMX the powers
         and the pairs of v as well, everything padded to whole tiles."""
         keys, row = self.tokens[1], program.width * 4
         if not self.half:

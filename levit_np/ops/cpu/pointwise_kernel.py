@@ -3,7 +3,7 @@
 from . import training_step as step
 from .intrinsics import get
 
-LINE = 16  # numbers a cache line
+LINE_NUMBERS = 16  # in a cache line
 POINTWISE = "hardswish", "hardswish_backward", "silu", "silu_backward", "blend", "scale"
 
 
@@ -16,8 +16,8 @@ def pointwise_kernel(jit, call, share):
     @jit
     def each(s, thread, threads):
         # Whole cache lines a thread, so that each part begins where vectors may be written past the caches.
-        first, last = share((get(s, E_COUNT) + LINE - 1) // LINE, thread, threads)
-        first, last = first * LINE, min(last * LINE, get(s, E_COUNT))
+        first, last = share((get(s, E_COUNT) + LINE_NUMBERS - 1) // LINE_NUMBERS, thread, threads)
+        first, last = first * LINE_NUMBERS, min(last * LINE_NUMBERS, get(s, E_COUNT))
         count, function, offset, past = last - first, get(s, E_FUNCTION), 4 * first, get(s, E_PAST)
         a, b, c = get(s, E_A) + offset, get(s, E_A + 1) + offset, get(s, E_A + 2) + offset
         if function == HARDSWISH:

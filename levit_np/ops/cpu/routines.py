@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 
 from . import amx, filtering_rows
 from .row_functions import if_not_zero, row_functions
+from .rows import transpose
 from .tile import emit_loop, emit_switch, row_offsets
 from .training_step import FETCHES
 from .vector import I64, Vectors, number
@@ -28,8 +29,9 @@ def routines(instructions):
     lanes = instructions.lanes
     emitters = row_functions(lanes) | {
         "multiply": (10, _rows(instructions, _multiply)), "across": (9, _rows(instructions, _across)),
-        "from_strips": (10, _from_strips(instructions)), "transpose": (4, _transpose(lanes)), "fours": (5, _fours),
-        "pack": (6, _pack(lanes, instructions.width)), "strips": (6, _strips(lanes, instructions.rows))}
+        "from_strips": (10, _from_strips(instructions)), "transpose": _emits(lanes, 4, transpose),
+        "fours": _emits(4, 5, _fours), "pack": (6, _pack(lanes, instructions.width)),
+        "strips": (6, _strips(lanes, instructions.rows))}
     emitters |= _filtering(lanes)
     if instructions.half == "tiles":
         emitters |= _amx(lanes)
@@ -163,7 +165,7 @@ def _multiply(v, rows, vectors, a, lda, terms, b, c, ldc, into, ahead):
 
 
 def _across(v, rows, vectors, a, term, terms, b, c, ldc, into):
-    """c = aᵀ b: a stands on its side, `term` bytes from a term to the next, its columns the tile's rows."""
+    """c = aᵀ b: `term` bytes from a term of a to the next, a's columns being the tile's rows."""
     steps = [v.builder.mul(term, number(u)) for u in range(UNROLL + 1)]
     _tile(v, rows, vectors, a, steps, [number(4 * i) for i in range(rows)], terms, b, c, ldc, into)
 
@@ -211,29 +213,14 @@ def _tile(v, rows, vectors, a, steps, offsets, terms, b, c, ldc, into, ahead=Non
     emit_switch(build, into, {NEW: store, ADDED: add, PAST: partial(store, v.lanes >= FETCHES)})
 
 
-def _transpose(lanes):
-    """f(source, row, target, column): a square of `lanes` × `lanes` numbers; bytes from a row to the next in each."""
-    def emit(builder, arguments):
-        source, row, target, column = arguments
-        v = Vectors(builder, lanes)
-        rows = [v.load(v.at(source, builder.mul(row, number(i)))) for i in range(lanes)]
-        for i, x in enumerate(v.transposed(rows)):
-            v.store(x, v.at(target, builder.mul(column, number(i))))
-
-    return emit
-
-
-def _fours(builder, arguments):
-    """f(source, step, target, row, count): four numbers, `count` times, so many bytes from one to the next in each."""
-    source, step, target, row, count = arguments
-    v = Vectors(builder, 4)
-
+def _fours(v, source, step, target, row, count):
+    """Four numbers, `count` times: `step` bytes from one to the next in the source, `row` in the target."""
     def each(i, carried):
         here, there = carried
         v.store(v.load(here), there)
         return [v.at(here, step), v.at(there, row)]
 
-    emit_loop(builder, number(0), count, 1, [source, target], each)
+    emit_loop(v.builder, number(0), count, 1, [source, target], each)
 
 
 def _pack(lanes, columns):

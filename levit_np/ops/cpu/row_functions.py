@@ -6,8 +6,9 @@ of which only so many lanes count or, without masks, one number at a time.
 
 from llvmlite import ir
 
+from .step import LOG2_E
 from .tile import emit_loop
-from .vector import I32, LOG2_E, MaskedVectors, Vectors, number
+from .vector import I32, MaskedVectors, Vectors, number
 
 MASKED = 8  # lanes, from which on processors load and store under a mask
 SUMMED = 4  # rows summed in float32, before their sum is added in float64

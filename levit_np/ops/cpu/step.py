@@ -10,6 +10,7 @@ COLUMNS = 32  # int64 numbers a step
 AMX_JOB = 256  # bytes of a Job
 TILE = 24  # bytes of a tile in a table of tiles: its rows, a's offset, c's offset
 TILE_SUMS = 4096  # bytes of the sums of one of AMX's tiles
+LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2: eˣ = 2^(x LOG2_E)
 PARTS = 3  # bfloat16 numbers, of 8 bits each, that add up to a float32, of 24
 
 # What becomes of a finished sum.

@@ -8,9 +8,8 @@ import numpy as np
 from llvmlite import ir
 from numpy.polynomial import Chebyshev, Polynomial
 
-from .step import PARTS
+from .step import LOG2_E, PARTS
 
-LOG2_E = 1.4426950408889634
 # 2ᶠ for |f| <= 1/2 to 3e-9, a twentieth of float32's rounding: Chebyshev's interpolation, the highest power first.
 EXP2 = tuple(Chebyshev.interpolate(np.exp2, 6, [-0.5, 0.5]).convert(kind=Polynomial).coef[::-1])
 
