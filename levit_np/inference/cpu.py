@@ -21,8 +21,9 @@ GROUP_ROWS = 392  # tokens of a stage that share a pass through its weights
 class CpuExecutor:
     """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32; apart: see plan.steps_of.
 
-    half: products of bfloat16, or where float32's are faster with weights of it, summed in float32; the residual
-    stream, the softmax and the head stay in float32.  Raises BackendError where the loaded kernels have none of them.
+    half: products of bfloat16 or, where the processor is faster at those of float32, of float32 and bfloat16 weights,
+    summed in float32; the residual stream, the softmax and the head stay in float32.  Raises BackendError where the
+    loaded kernels have neither.
     May be called by several threads at once: each call has buffers of its own."""
 
     def __init__(self, model, half=False, apart=False):
@@ -38,7 +39,7 @@ class CpuExecutor:
 
     def __call__(self, images):
         if images.dtype != np.float32:  # whatever type a parameter was replaced in
-            raise LevitError(f"expected images of float32, got {images.dtype}")
+            raise LevitError(f"cpu: expected images of float32, got {images.dtype}")
         logits = np.empty((len(images), self._outputs), np.float32)
         parts = -(-len(images) // LARGEST)
         for part in range(parts):

@@ -73,10 +73,11 @@ def to_bfloat16(array):
 
 
 def nested(pairs):
-    """Pairs of float32 (…, 2) as uint16 that are quickly float32 again.  The first is rounded to bfloat16, and followed
-    by zeros.  The second's 16 bits are followed by the first's, as both lie in memory, and chosen for that: its error
-    is half of the last of 8 bits at most, as the first's.  But it comes no nearer to 0 than 2⁻¹⁰⁰: with numbers that
-    are hardly one a processor takes its time."""
+    """Pairs of float32 (…, 2) -> uint16 (…, 2), which at most one instruction makes float32 again (load_widened).
+
+    The first is rounded to bfloat16, and shifted to where zeros follow it.  The second is read with the first's 16 bits
+    behind its own, as both lie in memory, and its own are chosen for that: like the first's, its error is at most half
+    of the last of 8 bits.  But it comes no nearer to 0 than 2⁻¹⁰⁰: processors are slow with denormal numbers."""
     halves = to_bfloat16(pairs)
     bits = np.ascontiguousarray(pairs[..., 1], np.float32).view(np.int32)
     size = (bits & 0x7FFFFFFF) - halves[..., 0] + 0x8000 >> 16

@@ -13,9 +13,9 @@ from .packing import HALF_GRAIN
 # Bytes of a product's rows, for each column of a panel, that go through all panels before the next rows: they stay in
 # the L2 cache, which is larger where vectors are wider.
 BLOCK_BYTES_A_COLUMN = 16 << 10
-# What of a panel is added up before the sum leaves the registers: rounding grows with the square root of the number of
-# terms, 144 in a panel of 32 columns, 288 in one of 16.  So much of it stays in the L1 cache beside the rows that it
-# multiplies, in parts too.
+# Bytes of a panel whose products are added up before the sum leaves the registers: 144 terms of 32 columns, 288 of 16,
+# for rounding grows with the square root of their number.  So much stays in the L1 cache beside the rows that it
+# multiplies, in parts too.  And terms of such a sum where an image has few tiles: see product.
 PANEL_BYTES, FEW_TILES_SUM = 18 << 10, 64
 # Bytes of rows in parts that go through all panels, and tiles of them at most: wherever there are tiles, the L2 cache
 # has 2 MiB.

@@ -7,7 +7,7 @@ from .training_step import Function
 
 
 def hardswish(x):
-    """x · clip(x + 3, 0, 6) / 6: a piecewise-quadratic x · sigmoid(x)."""
+    """y = x · clip(x + 3, 0, 6) / 6: a piecewise-quadratic x · sigmoid(x)."""
     return each(Function.HARDSWISH, x) if fits(x) else reference.hardswish(x)
 
 
@@ -17,7 +17,7 @@ def hardswish_backward(dy, x):
 
 
 def silu(x):
-    """x · sigmoid(x)."""
+    """y = x · sigmoid(x)."""
     return each(Function.SILU, x) if fits(x) else reference.silu(x)
 
 

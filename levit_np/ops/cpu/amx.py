@@ -246,7 +246,7 @@ def split_function(module, lanes):
 
 def scores(v, keys, panel, pieces, queries, bias, target, blocks):
     """target (16 · blocks, COLUMNS) = bias + keys · queries, 16 keys at a time.  A key's numbers are in `pieces` panels
-    of rows of 32 bfloat16; queries stand on their side, (pieces, 16 pairs, COLUMNS); bias is laid out as target is."""
+    of rows of 32 bfloat16; queries are transposed, (pieces, 16 pairs, COLUMNS); bias is laid out as target is."""
     b, row, left, right = v.builder, COLUMNS * 4, LEFT[0], RIGHT
 
     def block(n, carried):

@@ -1,4 +1,4 @@
-"""Attention in bfloat16 on AMX's tiles: the same arithmetic as kernels.attention, both products in tile registers."""
+"""Attention in bfloat16: what tile_attention.py computes, with both products in AMX's tile registers."""
 
 from . import step
 from .amx import COLUMNS
@@ -16,7 +16,7 @@ HALF_ROW = COLUMNS * 2
 
 
 def amx_attention(jit, lanes, share):
-    """The kernel (step, thread, threads), made with the decorator and the helpers of kernels.py."""
+    """The kernel (step, thread, threads)."""
     _, _, scores_of, interleave = amx_operations(lanes)
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
@@ -33,7 +33,7 @@ def amx_attention(jit, lanes, share):
         sums = job + AMX_JOB
         inverses = sums + TILE_SUMS
         one_piece = inverses + row
-        across = one_piece + 64  # queries on their side
+        across = one_piece + 64  # the transposed queries
         scores = across + pieces * SQUARE * row
         powers = scores + padded * row  # (32 queries, padded keys), bfloat16
         pairs = powers + COLUMNS * padded * 2

@@ -29,7 +29,9 @@ def attention(q, k, v, bias, scale):
 
 
 def attention_backward(dy, q, k, v, scale, probabilities):
-    """-> dq, dk, dv, dbias (heads, Nq, Nk): the bias was added to every image, so its gradient sums over them."""
+    """dv = pᵀ dy, dp = dy vᵀ, ds = p (dp - Σ_k dp p), dq = scale · ds k, dk = scale · dsᵀ q, dbias = Σ_b ds.
+
+    -> dq, dk, dv, dbias (heads, Nq, Nk)."""
     if not (_agree(q, k, v) and fits(dy, probabilities) and dy.shape == (*q.shape[:3], v.shape[3])
             and probabilities.shape == (*q.shape[:3], k.shape[2])):
         return reference.attention_backward(dy, q, k, v, scale, probabilities)

@@ -6,6 +6,7 @@ from . import training_step as step
 from .intrinsics import as_float, get, set_float
 from .routines import NEW, PAST
 from .training_step import HEAD, QUERIES
+
 A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
     A_SCRATCH_SIZE, A_PAST = (int(c) for c in step.Attention)
 

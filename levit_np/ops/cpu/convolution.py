@@ -35,7 +35,8 @@ def convolution(x, w, stride, padding):
 
 
 def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
-    """The adjoint.  dy (B, O, H', W') -> dx (B, C, H, W), None without input_gradient; dw (O, C, K, K)."""
+    """The adjoint: see reference.convolution_backward.  dy (B, O, H', W') -> dx (B, C, H, W), None without
+    input_gradient; dw (O, C, K, K)."""
     if not fits(dy, x, w) or not _usual(x, w, stride, padding):
         return reference.convolution_backward(dy, x, w, stride, padding, input_gradient)
     out = _out(x, w, stride, padding)

@@ -21,7 +21,7 @@ MAGIC = b"levit_np kernels 2\n"
 
 
 def packed(code: bytes, entry: int | str) -> bytes:
-    """entry: where in an image, or under which name in an object file, the function stands."""
+    """The content of a file.  entry: where in an image, or under which name in an object file, the function stands."""
     content = json.dumps({"image": IS_IMAGE, "entry": entry}).encode() + b"\n" + code
     return MAGIC + hashlib.sha256(content).digest() + content
 

@@ -32,7 +32,7 @@ def normalize(x, gamma, beta, mean, variance, eps, axis=-1):
 
 
 def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
-    """Mean and variance are constants here.  -> dx, dgamma, dbeta."""
+    """dx = dy gamma/σ, dgamma = Σ dy x̂, dbeta = Σ dy: mean and variance are constants.  -> dx, dgamma, dbeta."""
     if not _channels(x, axis, gamma, mean, variance) or not fits(dy) or dy.shape != x.shape:
         return reference.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
     return _backward(dy, x, gamma, mean, variance, eps, axis, 0.0)

@@ -10,15 +10,12 @@ from .training_step import Update as U
 
 
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
-    """One update; step counts from 1.  -> parameter, first moment, second moment: new arrays, or the three of `out`.
-
-    The decay acts on the parameter itself, not through the gradient; the moments start at 0, which the
-    divisions by 1 - βᵗ correct.
-    """
+    """parameter = (1 - rate · decay) parameter - rate · m̂ / (√v̂ + eps): see reference.adamw.  -> parameter, m, v: new
+    arrays, or the three of `out`."""
     arrays = parameter, gradient, first, second
     if not fits(*arrays) or any(a.shape != parameter.shape for a in arrays):
         return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
-    arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # which would make an array of a number
+    arrays = [np.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # ascontiguousarray makes (1,) of ()
     new = out if out is not None and _takes(out, parameter) else [np.empty_like(arrays[0]) for _ in range(3)]
     run(_step(*arrays, new, _constants(step, rate, betas, eps, decay), scratch(UPDATE_BYTES)))
     if out is None or new is out:

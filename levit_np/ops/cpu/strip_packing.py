@@ -1,4 +1,4 @@
-"""What stands on the left of a gradient, on its side: strips of as many columns as a tile has rows.
+"""What stands on the left of a gradient, transposed: strips of as many columns as a tile has rows.
 
 a (terms, columns) is strips, each (terms, its columns), the last perhaps narrower; behind each is room for a vector."""
 

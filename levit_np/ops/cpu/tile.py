@@ -1,8 +1,8 @@
 """The register tile: a few rows of a matrix product, its accumulators in registers from the first to the last term.
 
-c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]).  Everything that multiplies matrices in this backend is made of it:
-linear maps, convolutions (a's row is then several segments of memory, one a row of the kernel) and both products of
-attention.
+c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]).  Evaluation's products are made of it, but for those on AMX's tiles
+(amx.py): linear maps, convolutions (a's row is then several segments of memory, one a row of the kernel) and both
+products of attention.  Training's are in routines.py.
 """
 
 from functools import partial
@@ -55,7 +55,7 @@ def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=Fals
 
 
 def across_function(module, lanes, sizes, vectors, width, halves=False):
-    """Tiles whose `a` stands on its side, (terms, width): a's row i is column i.  Row i of c is bias[i], which goes
+    """Tiles whose `a` is transposed, (terms, width): a's row i is column i.  Row i of c is bias[i], which goes
     along with a, times its sum before the activation: attention's product with v, divided by the softmax's sums."""
     def tile(v, rows, argument):
         place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)

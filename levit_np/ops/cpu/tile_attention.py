@@ -24,7 +24,7 @@ def tile_attention(instructions, jit, share, tiles):
 
     @jit
     def transpose(q, panel_size, depth, wide, target):
-        """A block of queries (…, depth), in panels of columns, stands on its side, (depth, wide vectors).  The last
+        """A block of queries (…, depth), in panels of columns, is transposed, (depth, wide vectors).  The last
         block may be short: what lies behind it goes through the arithmetic and is never looked at."""
         for d in range(0, depth, lanes):
             source = q + d // width * panel_size + d % width * 4
@@ -34,7 +34,7 @@ def tile_attention(instructions, jit, share, tiles):
 
     @jit
     def attention(s, thread, threads):
-        """Scores are held on their side, (keys, queries): what is one query's stands in one lane, so that its largest
+        """Scores are held transposed, (keys, queries): what is one query's stands in one lane, so that its largest
         score and its sum need no sum across a vector.  A block of queries at a time: never all scores."""
         heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
                                             get(s, A_VALUE))
