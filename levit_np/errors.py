@@ -1,7 +1,7 @@
 """What can go wrong, as exceptions. Every message names the place, what was expected and what was found."""
 
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 
 def shown(text: str) -> str:
@@ -31,6 +31,18 @@ class BackendError(LevitError):
 class CheckpointError(LevitError):
     """A weight file that is damaged, hostile, unknown, or of another network:
     the only exception that reading one raises."""
+
+
+@contextmanager
+def checkpoint_errors_alone(place: str, expected: str):
+    """Whatever else is raised inside, by a library say, becomes a CheckpointError, in one line."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{place}: expected {expected}, found {reason:.300}") from error
 
 
 class ImageError(LevitError):

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, checkpoint_errors_alone
 from ..storage import names, strict_json
 from ..storage.atomic import replacing
 from ..storage.finite import require_finite
@@ -40,20 +40,14 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     metadata other than strings, a NaN or an infinity, and for whatever the safetensors library refuses.
     """
     place = os.fspath(path)
-    try:
-        with open_regular(path) as file:
-            header, start = _header(file, place)
-            _check_metadata(header.pop(_METADATA, {}), place)
-            names.check_count(len(header), place)
-            tensors = [_tensor(name, entry, place) for name, entry in header.items()]
-            _require_gapless(tensors, os.fstat(file.fileno()).st_size - start, place)
-            _require_same_names(path, tensors, place)
-            return {tensor.name: _values(file, start, tensor, place) for tensor in tensors}
-    except CheckpointError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{place}: expected readable safetensors, found {reason:.300}") from error
+    with checkpoint_errors_alone(place, "readable safetensors"), open_regular(path) as file:
+        header, start = _header(file, place)
+        _check_metadata(header.pop(_METADATA, {}), place)
+        names.check_count(len(header), place)
+        tensors = [_tensor(name, entry, place) for name, entry in header.items()]
+        _require_gapless(tensors, os.fstat(file.fileno()).st_size - start, place)
+        _require_same_names(path, tensors, place)
+        return {tensor.name: _values(file, start, tensor, place) for tensor in tensors}
 
 
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, checkpoint_errors_alone
 from ..storage.atomic import replacing
 from ..storage.finite import require_finite
 from ..storage.regular import open_regular
@@ -42,14 +42,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     record, a NaN or an infinity.
     """
     place = os.fspath(path)
-    try:
-        with open_regular(path) as file:
-            return _read(file, place)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{place}: expected a PyTorch checkpoint, found {reason:.300}") from error
+    with checkpoint_errors_alone(place, "a PyTorch checkpoint"), open_regular(path) as file:
+        return _read(file, place)
 
 
 def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:

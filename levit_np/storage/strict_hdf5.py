@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, checkpoint_errors_alone
 from . import extents, names
 
 _TYPES = {"<f4": h5t.IEEE_F32LE, "<f8": h5t.IEEE_F64LE, "<i8": h5t.STD_I64LE, "|u1": h5t.STD_U8LE}
@@ -27,7 +27,8 @@ def find(data: bytes, place: str) -> list[extents.Extent]:
     contiguous, unfiltered, with as much storage as the shape needs. Raises CheckpointError, beginning with
     `place`, else.
     """
-    try:
+    # h5py turns the errors of libhdf5 into almost every exception that Python has.
+    with checkpoint_errors_alone(place, "readable HDF5"):
         access = h5p.create(h5p.FILE_ACCESS)
         access.set_fileobj_driver(h5fd.fileobj_driver, io.BytesIO(data))
         access.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -42,12 +43,6 @@ def find(data: bytes, place: str) -> list[extents.Extent]:
             return found
         finally:
             file.close()
-    except CheckpointError:
-        raise
-    # h5py turns the errors of libhdf5 into almost every exception that Python has.
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{place}: expected readable HDF5, found {reason:.300}") from error
 
 
 def _datasets(root: h5g.GroupID, place: str) -> Iterator[tuple[tuple[str, ...], h5d.DatasetID]]:
