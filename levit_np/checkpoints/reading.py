@@ -75,7 +75,7 @@ def _own(place, arrays, documents):
     labels = documents["labels"]
     if not isinstance(labels, list) or len(labels) != config.num_classes or not all(
             isinstance(label, str) for label in labels):
-        raise CheckpointError(f"{place}: labels: expected {config.num_classes} texts")
+        raise CheckpointError(f"{place}: labels: expected {config.num_classes} texts, found {labels!a:.100}")
     require(place, arrays, {name: spec.shape for name, spec in specs.items()})
     require_fitting(place, preprocessing, config)
     return Content(config, arrays, labels, preprocessing)

@@ -147,7 +147,7 @@ def test_a_file_has_a_text_for_each_class(labels, tmp_path):
     save(random_model("levit_digits"), tmp_path / "a")
     arrays, documents = hdf5.read(tmp_path / "a")
     hdf5.write(tmp_path / "a", arrays, documents | {"labels": labels})
-    assert refusal(tmp_path / "a") == "labels: expected 10 texts"
+    assert refusal(tmp_path / "a") == f"labels: expected 10 texts, found {labels!a}"
 
 
 @pytest.mark.parametrize("count, words", [(4, "a0, a1, a2, a3"), (6, "a0, a1, a2, a3 and 2 more")])

@@ -121,7 +121,8 @@ class Packed:
         if length != found:
             raise CheckpointError(f"{self._place}: damaged: expected a file of {length} bytes, found {found}")
         if nbytes > LONGEST_CONTENTS or offset + nbytes > length:
-            raise CheckpointError(f"{self._place}: damaged: expected the list of contents within the file")
+            raise CheckpointError(f"{self._place}: damaged: expected the list of contents within the file of {length} "
+                                  f"bytes, found {nbytes} from {offset}")
         return length, offset, self._read(offset, nbytes)
 
     def _check_numbers(self, total: int) -> None:
@@ -207,8 +208,9 @@ def _claims(contents: bytes, length: int, place: str) -> dict[str, Extent]:
         raise CheckpointError(f"{place}: contents: expected {', '.join(TYPES)}, found {', '.join(found)}")
     # A bool is an int to isinstance.
     numbers = [number for extent in found.values() for number in (*extent.shape, extent.offset)]
-    if not all(type(number) is int and 0 <= number <= length for number in numbers):
-        raise CheckpointError(f"{place}: contents: expected sizes and offsets within the file")
+    if wrong := [number for number in numbers if type(number) is not int or not 0 <= number <= length]:
+        raise CheckpointError(f"{place}: contents: expected sizes and offsets within the file of {length} bytes, found "
+                              f"{wrong[0]!a:.100}")
     count = found["offsets"].shape[0] if found["offsets"].shape else 0
     shapes = {name: (count,) for name in ("offsets", "sizes", "targets")} | {"digests": (count, DIGEST_BYTES)}
     for name, extent in found.items():
