@@ -19,10 +19,10 @@ def add(verbs):
     pack.add_argument("--skip", action="store_true", help="leave out, and name, files that are no whole image; "
                       "without this the first of them stops the work")
     pack.add_argument("--force", action="store_true", help="replace OUT.h5 where it exists")
-    pack.set_defaults(run=run)
+    pack.set_defaults(run=_run)
 
 
-def run(arguments) -> int:
+def _run(arguments) -> int:
     from ..training.data.folder import Folder
     from ..training.data.pack import pack
 
