@@ -36,5 +36,5 @@ def make() -> Path:
 def is_ours(status: os.stat_result) -> bool:
     """Whether what has this status can be written by nobody but this user and root.
 
-    Windows has other words for it: there, the user's own folder is taken for what it is."""
+    Windows has no such bits: there the user's own folder is trusted."""
     return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022

@@ -74,11 +74,11 @@ class Classifier(LeViT):
 
     def _executor(self, apart):
         """Of the weights as they are now; None on a backend that has no faster way."""
-        # Those looked up before the question would be the old ones where another thread makes new ones in between.
+        # In this order: looked up before the comparison, they could be outdated by another thread in between.
         if self._changes == Layer.changes and apart in (executors := self._executors):
             return executors[apart]
         with _making:  # of several threads that come at once, all take what the first has made
-            changes = Layer.changes  # before it is asked what they are: others may follow meanwhile
+            changes = Layer.changes  # read before the versions: more changes may come while those are summed
             if self._changes != changes:  # of this network, or of another
                 version = sum(layer.version for _, layer in self.walk())
                 if version != self._version:

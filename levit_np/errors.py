@@ -10,7 +10,7 @@ def shown(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr; where nobody can read it, a closed one say, none: what it tells of goes on."""
+    """A line on stderr; nothing, and no exception, where stderr is missing or closed."""
     if sys.stderr:  # else print would take stdout
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)

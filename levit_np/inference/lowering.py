@@ -161,6 +161,8 @@ class Convolution:
 
 
 class Linear:
+    """A product of rows; what attention reads goes to panels of columns (see packing)."""
+
     def __init__(self, step, lowering):
         self.name, self.source, self.target = step.name, step.source, step.target
         scale = lowering.scale.get(step.source, 1)
@@ -225,6 +227,8 @@ class Linear:
 
 
 class Attention:
+    """Both products, and the softmax between them, to base 2: q and the bias bring the factor log₂ e."""
+
     def __init__(self, step, lowering):
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
         queries = lowering.tokens if step.queries == step.source else lowering.kept
@@ -279,6 +283,8 @@ class Attention:
 
 
 class Subsample:
+    """The rows that stay are copied."""
+
     def __init__(self, step, lowering):
         self.name, self.source, self.target = step.name, step.source, step.target
         self.grid, self.stride = step.grid, step.stride
@@ -345,6 +351,8 @@ class Pool:
 
 
 class LayerNorm:
+    """Row by row, over the true columns alone."""
+
     def __init__(self, step, lowering):
         self.name, self.source = step.name, step.source
         columns = lowering.columns["normalized"] = lowering.columns[step.source]
@@ -369,6 +377,8 @@ class LayerNorm:
 
 
 class Embedding:
+    """Is added to the stream in its place."""
+
     def __init__(self, step, lowering):
         columns = lowering.columns["x"]
         self.name, self.tokens, self.row = step.name, len(step.embedding), 4 * len(columns)

@@ -13,6 +13,7 @@ HALF_GRAIN = 32  # and of this where they are the terms of a bfloat16 product: a
 
 
 def padded(count: int, grain: int) -> int:
+    """The least multiple of grain that is not below count."""
     return -(-count // grain) * grain
 
 

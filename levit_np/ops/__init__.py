@@ -12,8 +12,8 @@ PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64",
 
 def backend(name: str):
     """The module of operations called `name`; "auto" is the fastest there is: the GPU's, or where there is none the
-    processor's, which is said once.  Raises BackendError for another.  That a GPU is there is seen at the first
-    array."""
+    processor's, which is said once.  Raises BackendError for any other name.  Of "cuda", whether there is a GPU is
+    looked at when the first array is made."""
     if name not in (*PRECISIONS, "auto"):
         raise BackendError(f"backend: expected one of {', '.join(PRECISIONS)} or auto, found {name!r}")
     return import_module(f".{_fastest() if name == 'auto' else name}", __name__)

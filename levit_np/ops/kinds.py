@@ -11,12 +11,12 @@ def brought(ops, x):
 
 
 def on_host(x):
-    """x, of CuPy's a copy: by itself NumPy takes none."""
+    """x as NumPy's array; a CuPy array is copied to the host, as NumPy does not by itself."""
     return x if isinstance(x, np.ndarray) or not hasattr(x, "get") else x.get()
 
 
 def as_given(ops, found, x):
-    """found, a backend's arrays, in tuples and dictionaries too, as the kind of array that x is."""
+    """found, a backend's arrays, in tuples and dictionaries too, as NumPy's or CuPy's, whichever x is."""
     if isinstance(found, dict):
         return {key: as_given(ops, part, x) for key, part in found.items()}
     if isinstance(found, tuple):

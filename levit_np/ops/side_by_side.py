@@ -6,12 +6,12 @@ from itertools import accumulate
 
 def whole_of(parts, address):
     """The array (B, N, heads·Σsizes) of which parts, (B, heads, N, size) each, are the views side by side; None where
-    they are not.  address: of an array's first number."""
+    they are not.  address(array): where its first number is."""
     base, (batch, heads, tokens, _), number = parts[0].base, parts[0].shape, parts[0].dtype.itemsize
     size = sum(p.shape[-1] for p in parts)
     begin, starts = address(parts[0]), accumulate((number * p.shape[-1] for p in parts[:-1]), initial=0)
     strides = tuple(number * n for n in (tokens * heads * size, size, heads * size, 1))
-    # Numbers so interleaved are of one array; `base` is the one that all of its views have.
+    # Views whose numbers interleave so lie in one array, which is the `base` of each.
     if (not isinstance(base, type(parts[0])) or base.dtype != parts[0].dtype or not base.flags.c_contiguous
             or any(p.base is not base or p.strides != strides for p in parts)
             or [address(p) - begin for p in parts] != list(starts)):

@@ -41,7 +41,7 @@ class Blocks:
         return self._others.numbers(count)
 
     def take_over(self, others: "Blocks") -> None:
-        """Has from now on what others had."""
+        """Takes all blocks of the others."""
         self._kept, others._kept = others._kept, {}
         self._requests = max(self._requests, others._requests)
 
@@ -55,7 +55,7 @@ class Blocks:
         self._return_idle(self._first)
 
     def holds(self, owner) -> bool:
-        """Whether it is one of these."""
+        """Whether that array is one of these blocks."""
         return any(kept[0] is owner for kept in self._kept.get(owner.size, ()))
 
     def _return_idle(self, since: int) -> None:

@@ -17,8 +17,8 @@ def compiled(part: str, name: str) -> tuple[bytes, str]:
     """(an object file, the name of `run` in it) of "kernels", evaluation's, or "training_kernels", for the instruction
     set called `name`.
 
-    Numba would optimise and assemble each function alone and again in whatever calls it: it is told not to (NUMBA_OPT,
-    before it is imported), and the whole is optimised once, in half the time."""
+    Numba would optimize and assemble each function alone and again in whatever calls it: it is told not to (NUMBA_OPT,
+    before it is imported), and the whole is optimized once, in half the time."""
     from llvmlite import binding
     from numba import types
 

@@ -38,6 +38,8 @@ def backward(dy, x, w, out, input_gradient):
 
 
 class _Shape:
+    """How x, its squares of outputs and their windows lie in memory, and the steps that are made of them."""
+
     def __init__(self, x, w, out):
         self.outputs, self.channels = w.shape[:2]
         self.down, self.across = out[0] // 2, out[1] // 2

@@ -39,8 +39,8 @@ def normalization_scalars(jit, share):
 
     @jit
     def moments(s, thread, threads):
-        """mean = centre + Σ d / n, variance = Σ d² / n - (Σ d / n)², d = x - centre; of columns of the same channel the
-        mean of both, and what lies between their means."""
+        """mean = centre + Σ d / n, variance = Σ d² / n - (Σ d / n)², d = x - centre; of several columns of one channel
+        the means of these, to the variance being added that between the columns' means."""
         channels, beside, rows = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), get(s, N_ROWS)
         (sums, squares), centre = totals(s), array(s, 0)
         first, last = share(channels, thread, threads)

@@ -1,11 +1,11 @@
-"""What the operations of a step of training did, written down to be done again without Python's part in it: behind a
-pass over memory everything that Python touches has left the caches, and then each of some hundred calls takes as long
-as a few ten thousand multiply-adds.
+"""What the operations of a step of training did, written down to be done again without Python's part in it: a pass over
+memory drives what Python touches out of the caches, and then each of some hundred calls takes as long as a few ten
+thousand multiply-adds.
 
-A recording is the steps of all kernels, in programs, and between these the calls of what has no kernel.  Its arrays
-stay where they are, so that what was computed by neither would for ever be what it once was.  Therefore whatever a step
-or a call is given must be known: an array that the function was said to read, one that an operation made, or a
-constant: whole numbers, which are tables here, or what cannot be written to.
+A recording is the steps of all kernels, in programs, and between these the calls of what has no kernel.  A replay uses
+the same arrays again; one that neither a step nor a call has made would keep for ever the values of the first time.
+Therefore whatever a step or a call is given must be known: an array that the function was said to read, one that an
+operation made, or a constant: whole numbers, which are tables here, or what cannot be written to.
 """
 
 import threading

@@ -1,8 +1,8 @@
 """The register tile: a few rows of a matrix product, its accumulators in registers from the first to the last term.
 
-c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]).  Evaluation's products are made of it, but for those on AMX's tiles
-(amx.py): linear maps, convolutions (a's row is then several segments of memory, one a row of the kernel) and both
-products of attention.  Training's are in routines.py.
+c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]); finish, the epilogue, is an activation, say.  Evaluation's products
+are made of it, but for those on AMX's tiles (amx.py): linear maps, convolutions (a's row is then several segments of
+memory, one a row of the kernel) and both products of attention.  Training's are in routines.py.
 """
 
 from functools import partial

@@ -21,7 +21,7 @@ def suit(rows: int, terms: int, outputs: int) -> bool:
 
 
 def block_rows(rows: int, terms: int, outputs: int) -> int:
-    """Of how many rows at a time: whole tiles, about as many in each block."""
+    """Rows of a block: whole tiles, about as many in each block."""
     span = equal_part(terms, SPAN)
     sums = whole(outputs) if span < terms else 0
     most = max(FEW_ROWS // 2, BLOCK_BYTES // (PARTS * row_size(span) + 4 * (sums + terms)))

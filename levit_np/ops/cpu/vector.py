@@ -39,7 +39,7 @@ class Vectors:
     """Emits operations on vectors of `lanes` float32 into one IR builder."""
 
     def __init__(self, builder, lanes, past=False):
-        """past: `store` writes past the caches, to addresses that are multiples of a vector's size."""
+        """past: `store` writes past the caches (non-temporal), to addresses that are multiples of a vector's size."""
         self.builder, self.lanes, self.past = builder, lanes, past
         self.type, self.integers = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
         self.pairs = ir.VectorType(BFloat(), 2 * lanes)

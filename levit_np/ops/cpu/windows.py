@@ -1,4 +1,4 @@
-"""The windows that a convolution looks through, as rows of a matrix, and back."""
+"""The windows that a convolution looks through, as rows of a matrix (im2col), and back (col2im)."""
 
 from numba import types
 
