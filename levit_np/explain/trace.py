@@ -37,8 +37,8 @@ class Trace:
     layer that called it, in forward or backward as `step.direction` says; the loss's are those of a layer "loss", which
     has no record of its own. All records, of layers and of operations, bear a number in one count of the calls in the
     order in which they began: sorted by it, forward + backward + steps are a walk from the network down to each
-    operation, and `parent` (of an operation: `layer`) says what is a part of what. Additions that a layer writes
-    itself, x + branch(x) say, are no operations; the layer's record shows them.
+    operation, and `parent` (of an operation: `layer`) says what is a part of what. Plain arithmetic, the sum
+    x + branch(x) say, is no operation; the layer's record shows it.
     """
 
     config: LeViTConfig
