@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from .commands import evaluate, explain, pack, step, teach, train
-from .commands.common import BACKENDS, opened, progress, require_free, use_threads, waiting, whole
+from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, use_threads, waiting, whole
 from .errors import ImageError, LevitError, shown
 
 
@@ -16,7 +16,7 @@ def _add_classify(verbs):
                                 "each image. An image that cannot be used is named, and the others go on.",
                                 epilog="example: levit-np classify weights/samples/digit_3.png")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="a JPEG, PNG or WebP file")
-    classify.add_argument("--weights", default="levit_digits.h5", help="a weight file (default: %(default)s)")
+    classify.add_argument("--weights", default=DIGITS, help="a weight file (default: %(default)s)")
     classify.add_argument("--top", type=whole, default=5, help="how many classes to print (default: %(default)s)")
     classify.set_defaults(run=_classify)
 

@@ -9,6 +9,7 @@ from ..errors import BackendError, CheckpointError, LevitError, shown
 from ..ops import PRECISIONS
 
 BACKENDS = (*PRECISIONS, "auto")
+DIGITS = "levit_digits.h5"  # the small weights that ship with levit_np
 
 
 def whole(text: str) -> int:

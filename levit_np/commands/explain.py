@@ -6,9 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import LevitError, shown
-from .common import opened, progress, require_free, waiting
-
-DIGITS = "levit_digits.h5"
+from .common import DIGITS, opened, progress, require_free, waiting
 
 
 def add(verbs):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import LevitError, shown
-from .common import opened, progress, waiting
+from .common import DIGITS, opened, progress, waiting
 
 
 def add(verbs):
@@ -19,7 +19,7 @@ def add(verbs):
         "  levit-np step cat.jpg --weights levit_256.h5 --target 'tiger cat'\n"
         "  levit-np step weights/samples/digit_3.png --only stages.0.blocks.0.attention | less")
     step.add_argument("image", metavar="IMAGE", help="a JPEG, PNG or WebP file")
-    step.add_argument("--weights", default="levit_digits.h5", metavar="WEIGHTS",
+    step.add_argument("--weights", default=DIGITS, metavar="WEIGHTS",
                       help="a weight file, or a name of the family for random weights (default: %(default)s)")
     step.add_argument("--target", metavar="CLASS", help="the class whose loss the backward starts from, by number or "
                       "label (default: the one that the network answers)")
