@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "ops": {"errors", "cache", "lock"},
     "storage": {"errors"},
-    "images": {"errors", "storage"},
+    "images": {"errors"},
     "layers": {"errors"},  # their operations are handed to them
     "model": BASE,
     "inference": MODEL,
