@@ -141,7 +141,7 @@ class Convolution:
         f, weight, panel = table.Filtering, self.weight, program.width * 4  # bytes of a row of it
         window = minimal_filtering.TERMS * self.terms * 4
         rows = max(FEW_SQUARES, WINDOW_BYTES // window)
-        size = max(SCRATCH_BYTES, panel + rows * (len(minimal_filtering.PARTS) * panel + window + TILE))
+        size = max(SCRATCH_BYTES, panel + rows * (len(minimal_filtering.NINE_PARTS) * panel + window + TILE))
         program.add(self.name, table.Kind.FILTERING, {
             f.IMAGES: program.images, f.LINES: self.out[0] // 2, f.COLUMNS: self.out[1] // 2, f.CHANNELS: self.terms,
             f.SOURCE: source.address, f.SOURCE_PIXEL: source.pixel, f.SOURCE_LINE: source.line,

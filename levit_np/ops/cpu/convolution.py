@@ -62,7 +62,7 @@ def _run(kind, shape, weight, columns):
     every thread reads it."""
     terms, outputs = weight.shape
     pixels, unfolded = shape.lines * shape.out[1], HEAD + shape.unfolded
-    amx = -(-unfolded // 64) * 64 if tiles.suit(pixels, terms, outputs) else 0
+    amx = -(-unfolded // 64) * 64 if tiles.suits(pixels, terms, outputs) else 0
     own = amx + tiles.scratch_size(pixels, terms, outputs) if amx else unfolded
     address, size = scratch(own + (tiles.packed_size if amx else packed_size)(terms, outputs))
     packed = address + own
@@ -74,7 +74,7 @@ def _run(kind, shape, weight, columns):
 def _weight(shape, y_columns):
     dw = empty(shape.outputs, whole(shape.terms))
     pixels = shape.lines * shape.out[1]
-    amx = HEAD if tiles.suit(shape.outputs, pixels, shape.terms) and shape.terms >= 64 else 0
+    amx = HEAD if tiles.suits(shape.outputs, pixels, shape.terms) and shape.terms >= 64 else 0
     own = tiles.gradient_size(pixels, shape.outputs, shape.terms) if amx else packed_size(pixels, shape.terms)
     address, size = scratch(shape.unfolded + HEAD + own)
     run((Kind.CONVOLUTION_WEIGHT, shape.columns | y_columns | {

@@ -5,7 +5,7 @@ import numpy as np
 from . import minimal_filtering, tiles
 from .library import library
 from .linear import packed_size
-from .minimal_filtering import FEW_SQUARES, PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_places
+from .minimal_filtering import FEW_SQUARES, NINE_PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_places
 from .running import ONE, contiguous, empty, fetches_ahead, past_caches, run, scratch, whole
 from .scatter import scatter_add
 from .training_step import HEAD, Kind, Pack
@@ -22,7 +22,7 @@ def suits(w, stride, padding, out) -> bool:
     outputs, channels, kernel, _ = w.shape
     return (padding == 1 and minimal_filtering.suits(kernel, stride, out)
             and not channels % max(8, library("training_kernels").instructions.lanes) and not outputs % 16
-            and not tiles.suit(out[0] * out[1], TERMS * channels, outputs))
+            and not tiles.suits(out[0] * out[1], TERMS * channels, outputs))
 
 
 def forward(x, w, out):
@@ -77,13 +77,13 @@ class _Shape:
 
     def output(self, w):
         y = empty(len(self.x), 2 * self.down, 2 * self.across, self.outputs)
-        parts = len(PARTS) * library("training_kernels").instructions.width * 4  # of a panel
+        parts = len(NINE_PARTS) * library("training_kernels").instructions.width * 4  # of a panel
         self.run(Kind.FILTERING, self.window + parts, {F.Y: y, F.PAST: past_caches(y, self.outputs, True)}, w, True)
         return y.transpose(0, 3, 1, 2)
 
     def input(self, columns, w):
         dx = empty(*self.x.shape)
-        parts = len(PARTS) * self.outputs * 4
+        parts = len(NINE_PARTS) * self.outputs * 4
         into = {F.X: dx, F.PAST: past_caches(dx, self.channels, True)}
         self.run(Kind.FILTERING_INPUT, self.window + parts, columns | into, w, False)
         return dx.transpose(0, 3, 1, 2)
@@ -93,7 +93,7 @@ class _Shape:
         lines = self.lines()
         rows = max(GRADIENT_ROWS, lines * self.across)
         address, size = scratch(HEAD + packed_size(rows, 4 * self.channels) + (4 * lines + 1) * self.line
-                                + rows * (self.terms + len(PARTS) * self.outputs) * 4)
+                                + rows * (self.terms + len(NINE_PARTS) * self.outputs) * 4)
         run((Kind.FILTERING_WEIGHT, self.columns | columns | {
             F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
         sources, targets = kernel_places(self.channels)

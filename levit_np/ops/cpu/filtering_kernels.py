@@ -4,10 +4,10 @@ time."""
 from . import training_step as step
 from .filtering_squares import filtering_squares
 from .intrinsics import get
-from .minimal_filtering import PARTS, TERMS
+from .minimal_filtering import NINE_PARTS, TERMS
 from .step import PLAIN
 
-NUMBER = len(PARTS)
+NUMBER = len(NINE_PARTS)
 F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, F_ROWS, \
     F_SCRATCH, F_SCRATCH_SIZE, F_PAST = (int(c) for c in step.Filtering)
 

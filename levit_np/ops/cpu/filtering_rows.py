@@ -1,7 +1,7 @@
 """What minimal filtering (minimal_filtering.py) does to pixels before and after its products, and the adjoints: one
 square of four outputs at a time, a vector of channels after the other; each emits into v's builder."""
 
-from .minimal_filtering import ORDER, PARTS, SHARED
+from .minimal_filtering import NINE_PARTS, ORDER, SHARED
 from .rows import each_vector
 from .step import HARDSWISH_SIX, PLAIN, SILU
 from .tile import emit_switch
@@ -58,7 +58,7 @@ def sums(v, parts, part, target, pixel, line, finish, vectors):
 
     def all_of(change):
         def one(at):
-            load = lambda *sides: v.load(v.at(v.at(parts, at), b.mul(part, number(PARTS.index(sides)))))
+            load = lambda *sides: v.load(v.at(v.at(parts, at), b.mul(part, number(NINE_PARTS.index(sides)))))
             shared = [b.fadd(load(SHARED, x), load(SHARED, SHARED)) for x in range(2)]
             for y in range(2):
                 own = load(y, SHARED)
@@ -80,7 +80,7 @@ def sums_backward(v, source, pixel, line, parts, part, vectors):
             dy[i, SHARED] = b.fadd(dy[i, 0], dy[i, 1])
             dy[SHARED, i] = b.fadd(dy[0, i], dy[1, i])
         dy[SHARED, SHARED] = b.fadd(dy[0, SHARED], dy[1, SHARED])
-        for n, sides in enumerate(PARTS):
+        for n, sides in enumerate(NINE_PARTS):
             v.store(dy[sides], v.at(v.at(parts, at), b.mul(part, number(n))))
 
     each_vector(v, vectors, one)

@@ -69,7 +69,7 @@ def _product(x, w, transposed):
     y = empty(*x.shape[:-1], whole(outputs))
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x, p.LDA: terms * 4, p.C: y,
                p.LDC: whole(outputs) * 4, p.PAST: past_caches(y, product=True)}
-    if tiles.suit(rows, terms, outputs):
+    if tiles.suits(rows, terms, outputs):
         block = tiles.block_rows(rows, terms, outputs)
         few, own = rows <= block, tiles.scratch_size(block, terms, outputs)
         address, size = scratch(own + (0 if few else tiles.packed_size(terms, outputs)))
@@ -91,7 +91,7 @@ def _gradient(dy, x):
     dw, g = unshared(outputs, whole(channels)), step.Gradient
     columns = {g.TERMS: terms, g.A: dy, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x, g.B_ROW: channels * 4,
                g.B_COLUMNS: channels, g.C: dw, g.C_ROW: whole(channels) * 4}
-    if tiles.suit(outputs, terms, channels) and channels % WHOLE == 0:
+    if tiles.suits(outputs, terms, channels) and channels % WHOLE == 0:
         kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
         address, size = scratch(tiles.gradient_size(block, outputs, channels))
     else:

@@ -25,9 +25,9 @@ SHARED = 2  # of the sides
 KERNEL = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0]])
 # The nine parts, (side of the lines, side of the columns), and of which of the numbers each is the sum.  What is shared
 # twice, one number alone, comes last: where channels come in eights, the others then begin at sixteens.
-PARTS = ((0, 2), (1, 2), (2, 0), (2, 1), (0, 0), (0, 1), (1, 0), (1, 1), (2, 2))
-ORDER = tuple((p, q) for lines, columns in PARTS for p in SIDES[lines] for q in SIDES[columns])
-SIZES = tuple(len(SIDES[lines]) * len(SIDES[columns]) for lines, columns in PARTS)
+NINE_PARTS = ((0, 2), (1, 2), (2, 0), (2, 1), (0, 0), (0, 1), (1, 0), (1, 1), (2, 2))
+ORDER = tuple((p, q) for lines, columns in NINE_PARTS for p in SIDES[lines] for q in SIDES[columns])
+SIZES = tuple(len(SIDES[lines]) * len(SIDES[columns]) for lines, columns in NINE_PARTS)
 TERMS = len(ORDER)  # 25, a channel
 # Of the rows of terms that windows become, at a time: they stay in the L2 cache, and are enough for the tiles.
 WINDOW_BYTES, FEW_SQUARES = 224 << 10, 25

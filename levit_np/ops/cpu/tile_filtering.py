@@ -3,11 +3,11 @@ after the other."""
 
 from . import step
 from .intrinsics import RowOperations, get, put
-from .minimal_filtering import PARTS, TERMS
+from .minimal_filtering import NINE_PARTS, TERMS
 from .step import PLAIN, TILE
 from .tile import UNROLL
 
-LAST = len(PARTS) - 1  # is in all four outputs, and starts from the bias
+LAST = len(NINE_PARTS) - 1  # is in all four outputs, and starts from the bias
 F_IMAGES, F_LINES, F_COLUMNS, F_CHANNELS, F_SOURCE, F_SOURCE_PIXEL, F_SOURCE_LINE, F_SOURCE_IMAGE, F_B, F_B_PANEL, \
     F_PANELS, F_TAIL, F_TARGET, F_TARGET_PIXEL, F_TARGET_LINE, F_TARGET_IMAGE, F_BIAS, F_FINISH, F_ROWS, \
     F_SIZES, F_LONGEST, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)

@@ -13,7 +13,7 @@ FEW_ROWS = 256  # are one block: splitting weights for each block of them would 
 SPARE_ROWS = WHOLE - 1  # behind the last: a tile reads them, and does not use them
 
 
-def suit(rows: int, terms: int, outputs: int) -> bool:
+def suits(rows: int, terms: int, outputs: int) -> bool:
     """Whether there are tiles, whole panels for them, and enough of everything that splitting what they multiply
     pays: rows that are split for a single panel do not."""
     return (library("training_kernels").instructions.half == "tiles" and whole(outputs) % WHOLE == 0

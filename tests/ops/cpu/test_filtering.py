@@ -9,7 +9,7 @@ import levit_np
 from levit_np.ops import cpu, reference
 from levit_np.ops.cpu import minimal_filtering
 from levit_np.ops.cpu.library import library
-from levit_np.ops.cpu.minimal_filtering import KERNEL, PARTS, SHARED, SIDES
+from levit_np.ops.cpu.minimal_filtering import KERNEL, NINE_PARTS, SHARED, SIDES
 from levit_np.ops.cpu.scatter import scatter_add
 
 from ...random_model import random_model
@@ -26,7 +26,7 @@ def whole_numbers(*shape, seed=0):
 def test_nine_parts_make_four_outputs():
     x, w = whole_numbers(5, 5), whole_numbers(3, 3, seed=1)
     products = (INPUT @ x @ INPUT.T) * (KERNEL @ w @ KERNEL.T)
-    part = {sides: products[np.ix_(SIDES[sides[0]], SIDES[sides[1]])].sum() for sides in PARTS}
+    part = {sides: products[np.ix_(SIDES[sides[0]], SIDES[sides[1]])].sum() for sides in NINE_PARTS}
     for y in range(2):
         for x_ in range(2):
             window = x[2 * y : 2 * y + 3, 2 * x_ : 2 * x_ + 3]
