@@ -106,7 +106,7 @@ def _run(arguments) -> int:
     folder = RunFolder(arguments.output)
     settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
     with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:
-        _places(arguments)  # before a folder is made
+        _image_folders(arguments)  # before a folder is made
         with ExitStack() as lock, ExitStack() as open_things:
             ranks.first(lambda: lock.enter_context(folder.locked(fresh=not arguments.resume)))
             before = ranks.first(lambda: folder.read_config() if arguments.resume else None)
@@ -239,7 +239,7 @@ def _workers(arguments, ranks) -> int:
     return max(0, min(8, cores // ranks.size - 1))
 
 
-def _places(arguments) -> tuple:
+def _image_folders(arguments) -> tuple:
     """Where the images to train on are, and DATA/val or None.  Raises LevitError for a run among the class folders, as
     one of which it would count."""
     from ..training.data.folder import are_parts
@@ -261,7 +261,7 @@ def _places(arguments) -> tuple:
 
 def _sources(arguments, validation, open_source) -> tuple:
     """The images to train on, and those to look at after each epoch or None."""
-    images, where = _places(arguments)
+    images, where = _image_folders(arguments)
     source, where = open_source(images), validation or where
     looked_at = open_source(where) if where else None
     if looked_at and list(looked_at.classes) != list(source.classes):

@@ -282,7 +282,7 @@ def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_pa
     assert fails(capsys, shapes, *QUICK, "--validation", ".", "--output", "run") == (
         "levit-np train: run: expected an --output outside ., whose folders are the classes, found it inside")
     assert sorted(os.listdir()) == ["bar", "disc", "ring"]
-    assert train._places(SimpleNamespace(data=".", output=".run", validation=None)) == (Path(), None)
+    assert train._image_folders(SimpleNamespace(data=".", output=".run", validation=None)) == (Path(), None)
 
 
 def test_an_output_beside_train_is_no_class(shapes, tmp_path, capsys, monkeypatch):
