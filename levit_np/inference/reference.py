@@ -44,15 +44,10 @@ def _attention(step, tensors):
     both, queries = tensors[step.source], tensors[step.queries]
     keys = step.heads * step.key
     start = keys if step.queries == step.source else 0  # where k begins in `source`
-    q, k, v = (_heads(part, step.heads) for part in (
+    q, k, v = (ops.merge_heads_backward(part, step.heads) for part in (  # (B, heads, N, size): apart again
         queries[..., :keys], both[..., start : start + keys], both[..., start + keys :]))
     context, _ = ops.attention(q, k, v, step.bias, 1)
     tensors[step.target] = getattr(ops, step.activation)(ops.merge_heads(context))
-
-
-def _heads(x, heads):
-    """(B, N, heads·size) -> (B, heads, N, size)."""
-    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3)
 
 
 def _layer_norm(step, tensors):

@@ -21,7 +21,7 @@ def epoch_order(count: int, *, seed: int, epoch: int, repeats: int, global_batch
     in turn; here the ranks take contiguous shares of the same global batches.
 
     Within a batch the second half is interleaved with the first.  Neighbours are then half a batch apart in the row,
-    and copies of one image are none from a batch of 2 (repeats + 1) images on.
+    and in a batch of 2 (repeats + 1) images or more none are copies of one image.
     """
     steps = count // global_batch
     positions = steps * global_batch
