@@ -203,6 +203,7 @@ class LeViT(Layer):
 
     @property
     def dtype(self):
+        """The parameters' type, float32 or float64."""
         return self.head.weight.dtype
 
     def specs_by_name(self) -> dict:

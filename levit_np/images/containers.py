@@ -16,6 +16,8 @@ from ..errors import ImageError
 
 
 class Container(NamedTuple):
+    """What the framing of a file says of its image, and what a decoder is to see of the file."""
+
     format: str        # "JPEG", "PNG" or "WEBP"
     width: int
     height: int

@@ -98,6 +98,7 @@ class Residual(Layer):
         return self.ops.add(x, h), SavedResidual(branch, mask) if training else None  # 3
 
     def draw(self, batch, dtype):
+        """The mask of a batch, (B, 1, 1)."""
         return self.ops.drop_path_mask(self.generator(), batch, self.rate, dtype)
 
     def backward(self, dy, saved):

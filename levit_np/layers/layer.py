@@ -56,6 +56,7 @@ class Layer:
             self.completed(self)
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
+        """(attribute path, layer) of the sub-layers, those in lists too."""
         for name, value in list(vars(self).items()):  # at once: another thread may add an attribute meanwhile
             if isinstance(value, Layer):
                 yield name, value

@@ -42,10 +42,12 @@ class TrainingSteps:
 
     @property
     def unit(self) -> int:
+        """Rows that are made together."""
         return 2 if self.recipe.mixup or self.recipe.cutmix else 1
 
     @property
     def steps(self) -> int:
+        """Steps in an epoch."""
         return len(self.source) // (self.batch * self.ranks)
 
     @property
@@ -111,6 +113,7 @@ class EvaluationSteps:
 
     @property
     def part(self) -> range:
+        """This rank's images."""
         count = len(self.source)
         return range(count * self.rank // self.ranks, count * (self.rank + 1) // self.ranks)
 
