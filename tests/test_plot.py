@@ -47,7 +47,8 @@ def test_attention_is_the_models(digits, layer, query, grid):
     image, *heads = planes(figure)
     assert image.shape == (32, 32, 3) and len(heads) >= len(shares)
     for plane, expected, title in zip(heads, shares, titles(figure)[1:]):
-        assert np.array_equal(plane.ravel(), expected) and f"up to {expected.max():.1%}" in title
+        assert np.array_equal(plane.ravel(), expected)
+        assert title.endswith(f"up to {expected.max():.1%}\n(even: {1 / expected.size:.1%})")
     marked = figure.axes[0].patches[0]
     step = 32 / (grid[0] if "downsample" not in name else 8)
     assert (marked.get_x(), marked.get_y()) == ((column * (2 if "downsample" in name else 1)) * step - 0.5,
@@ -61,13 +62,42 @@ def test_the_image_is_as_it_was_before_it_was_normalised(digits):
     # Where nobody knows how it was normalised, its smallest number is black, its largest white.
     x = np.random.default_rng(0).standard_normal((3, 4, 5))
     expected = (x - x.min()) / (x.max() - x.min())
-    np.testing.assert_allclose(plot._pixels(SimpleNamespace(preprocessing=None), x), expected.transpose(1, 2, 0))
+    unknown = SimpleNamespace(preprocessing=None)
+    np.testing.assert_allclose(plot._pixels(unknown, x), expected.transpose(1, 2, 0))
+    assert not plot._pixels(unknown, np.ones((1, 4, 5))).any()
+    # Of more channels than a picture has, the mean; what no image has, the nearest that one has.
+    x = np.linspace(0, 1, 100).reshape(5, 4, 5)
+    np.testing.assert_allclose(plot._pixels(unknown, x), np.repeat(x.mean(0)[..., None], 3, 2))
+    assert set(np.unique(plot._pixels(digits, np.array([[[-9.0, 9.0]]])))) == {0, 1}
+
+
+def test_grids_that_are_not_square():
+    """Of 22×40 pixels: 6×10 tokens, 3×5, and 2×3 that ask those."""
+    model = random_model("levit_digits", image_size=(22, 40), backend="reference")
+    x, name = random_images(model, 1)[0], "stages.2.downsample.attention"
+    maps = model.attention_maps(x[None])[name][0].reshape(-1, 2, 3, 3, 5)
+    figure = plot.attention(model, x, name)
+    assert f"{name}: where query (1, 1) of 2×3 looks" in figure.get_suptitle()
+    for axes, plane in zip(figure.axes[1 : 1 + len(maps)], maps[:, 1, 1], strict=True):
+        assert np.array_equal(axes.images[-1].get_array(), plane)
+        assert tuple(axes.images[-1].get_extent()) == (-0.5, 39.5, 21.5, -0.5)
+    marked = figure.axes[0].patches[0]
+    height, width = 22 / 3, 40 / 5
+    np.testing.assert_allclose((marked.get_x(), marked.get_y(), marked.get_width(), marked.get_height()),
+                               (2 * width - 0.5, 2 * height - 0.5, width, height))
+    assert np.array_equal(planes(plot.attention(model, x, name, (1, 2)))[1], maps[0, 1, 2])
+    with pytest.raises(levit_np.LevitError, match=r"expected \(row, column\) below \(2, 3\)"):
+        plot.attention(model, x, name, (2, 1))
+    received = planes(plot.attention_heads(model, x, name))[1:]
+    for plane, expected in zip(received, maps.mean((1, 2))):
+        np.testing.assert_allclose(plane, expected, rtol=1e-5)
 
 
 def test_one_head(digits):
     shares = digits.attention_maps(digits.prepare(IMAGE)[None])["stages.0.blocks.0.attention"][0][2, 8 * 1 + 5]
     found = planes(plot.attention(digits, IMAGE, query=(1, 5), head=2))
     assert np.array_equal(found[1].ravel(), shares)
+    assert [title[:6] for title in titles(plot.attention(digits, IMAGE, head=0))[1:]] == ["head 0", ""]
 
 
 def test_a_class_token_is_no_pixel():
@@ -81,6 +111,7 @@ def test_a_class_token_is_no_pixel():
     assert np.allclose(received[1].ravel(), maps[1].mean(0)[1:])
     with pytest.raises(levit_np.LevitError, match="expected an attention bias, found none in deit_tiny"):
         plot.bias_maps(model)
+    assert not any(name.startswith("bias_maps") for name in plot.pictures(model))
 
 
 def test_bias_maps_are_the_tables(digits):
@@ -99,7 +130,10 @@ def test_filters(digits):
     found = planes(plot.filters(digits))
     one = (weight[7, 0] - weight[7].min()) / (weight[7].max() - weight[7].min())
     assert len(found) == 32 and np.allclose(found[7][..., 0], one) and found[7].shape == (3, 3, 3)
-    assert "mean of 32 channels" in plot.filters(digits, layer=1).get_suptitle()
+    second = plot.filters(digits, layer=1)
+    one = digits.state()["stem.convolutions.1.weight"][5].mean(0)
+    assert "mean of 32 channels" in second.get_suptitle()
+    np.testing.assert_allclose(planes(second)[5][..., 0], (one - one.min()) / (one.max() - one.min()), atol=1e-6)
     colour = levit_np.create("levit_128s", backend="reference")
     assert "16 filters 3×3, colour" in plot.filters(colour).get_suptitle()
 
@@ -121,6 +155,8 @@ def test_features(digits):
     assert len(found) == 3 * 5 and np.allclose(found[6], np.abs(maps["stage2"][0]).mean(0))
     channel = int(titles(figure)[2].removeprefix("channel "))
     assert channel == maps["stage1"][0].std((1, 2)).argmax() and np.array_equal(found[2], maps["stage1"][0, channel])
+    model = random_model("levit_digits", stages=(Stage(3, 1, 1),), stem=[[3, 3, 4]], backend="reference")
+    assert len(plot.features(model, random_images(model, 1)[0]).axes) == 2 + 3  # there are no more channels
 
 
 def test_a_title_fits_a_narrow_figure():
