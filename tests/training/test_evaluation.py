@@ -79,8 +79,9 @@ def test_fewer_than_five_classes_and_one_head():
 
 
 def test_what_is_no_number_or_no_image_is_refused():
-    with pytest.raises(LevitError, match="expected finite logits, found nan"):
-        evaluate(lambda x: (np.array([[0.0, np.nan]]),), [(None, np.array([0]))], 2)
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(LevitError, match=f"expected finite logits, found {bad}$"):
+            evaluate(lambda x: (np.array([[0.0, 1.0], [2.0, bad]]),), [(None, np.array([0, 1]))], 2)
     with pytest.raises(LevitError, match="at least one image"):
         evaluate(lambda x: (), [], 2)
 

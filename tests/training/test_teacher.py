@@ -85,12 +85,13 @@ def test_a_network_sees_its_own_normalization(mean, std):
 
 
 def test_a_network_of_another_size_sees_resized_images():
-    model = random_model(image_size=48)
+    """Of another height alone: they are not turned either."""
+    model = random_model(image_size=(48, 32))
     # A picture that is smooth enough to be the same at both sizes.
-    smooth = [np.add.outer(np.cos(y), np.sin(y)).astype(np.float32)[None, None]
-              for y in ((np.arange(n) + 0.5) / n * 3 for n in (32, 48))]
-    assert np.abs(teacher.resized(smooth[0], (48, 48)) - smooth[1])[:, :, 2:-2, 2:-2].max() < 2e-3
-    own = preprocessing_named("digits", (48, 48))
+    y, taller = ((np.arange(n) + 0.5) / n * 3 for n in (32, 48))
+    smooth = [np.add.outer(np.cos(rows), np.sin(y)).astype(np.float32)[None, None] for rows in (y, taller)]
+    assert np.abs(teacher.resized(smooth[0], (48, 32)) - smooth[1])[:, :, 2:-2, 2:-2].max() < 2e-3
+    own = preprocessing_named("digits", (48, 32))
     taught = teacher.NetworkTeacher(model, NAMES, own, NAMES, DIGITS)(batch(smooth[0]))
     expected = model(smooth[1])
     assert np.abs(taught - expected).max() < 0.02 * np.abs(expected).max()
@@ -122,12 +123,14 @@ def test_a_function_that_works_in_place_leaves_the_students_images():
 
 
 def test_a_file_with_a_function_is_a_module_as_any(tmp_path, monkeypatch):
-    """It may import the files beside it; a dataclass looks its own module up."""
+    """It may import and open the files beside it; a dataclass looks its own module up."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "beside_the_teacher.py").write_text("CLASSES = 3\n")
+    (tmp_path / "first.txt").write_text("1.0")
     (tmp_path / "mine.py").write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n"
-        "from beside_the_teacher import CLASSES\n@dataclass\nclass Teacher:\n    first: float = 1.0\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
+        "import numpy as np\nfrom beside_the_teacher import CLASSES\n@dataclass\nclass Teacher:\n"
+        "    first: float = float(Path(__file__).with_name('first.txt').read_text())\n"
         "    def __call__(self, images):\n        return self.first + np.zeros((len(images), CLASSES))\n"
         "teach = Teacher()\n")
     taught = teacher.FunctionTeacher.of(f"{tmp_path}/mine.py:teach", 3)
@@ -140,8 +143,9 @@ def test_a_function_in_a_file(tmp_path):
     taught = teacher.FunctionTeacher.of(f"{path}:brightness", 3)
     assert np.array_equal(taught(batch(np.ones((2, 1, 4, 4), np.float32))), [[0, 1, 2]] * 2)
     assert taught.fingerprint == teacher.FunctionTeacher.of(f"{path}:brightness", 3).fingerprint
-    with pytest.raises(LevitError, match="a:b.py: expected a function 'darkness', found none"):
-        teacher.FunctionTeacher.of(f"{path}:darkness", 3)
+    for name in ("darkness", "np"):
+        with pytest.raises(LevitError, match=f"a:b.py: expected a function '{name}', found none"):
+            teacher.FunctionTeacher.of(f"{path}:{name}", 3)
     path.write_text(path.read_text().replace("mean", "max"))
     assert taught.fingerprint != teacher.FunctionTeacher.of(f"{path}:brightness", 3).fingerprint
 
@@ -153,6 +157,8 @@ def test_another_teacher_has_another_fingerprint(written, tmp_path):
     one, same, other = (teacher.WrittenTeacher(file, Source(["a/1.png"]), PLAIN).fingerprint
                         for file in (path, path, tmp_path / "other.h5"))
     assert one == same != other
+    # The same logits, of another image of the student's.
+    assert teacher.WrittenTeacher(path, Source(["b/3.png"]), PLAIN).fingerprint != one
     one, same, other = (teacher.NetworkTeacher(random_model(seed=seed), NAMES, DIGITS, NAMES, DIGITS).fingerprint
                         for seed in (1, 1, 2))
     assert one == same != other
@@ -194,11 +200,13 @@ def test_other_images_of_the_same_names_are_refused(written, tmp_path):
     path, logits = written
     with pytest.raises(LevitError, match="expected logits of all 1 images, found none of a/1.png and 0 more"):
         teacher.WrittenTeacher(path, Source(["a/1.png"], size=101), PLAIN)
-    # A file of an earlier version knows the names alone.
+    # A file of today is read tomorrow; one of an earlier version knows the names alone.
     arrays, documents = hdf5.read(path)
+    known, names = (np.frombuffer(b"".join(hashlib.sha256(f"{name}{size}".encode()).digest()[:8] for name in (
+        "c/4.png", "a/1.png", "b/3.png")), np.int64) for size in ("\0" "107", ""))
+    assert np.array_equal(arrays["names"], known)
     del documents[teacher.DOCUMENT]["images by"]
-    names = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in ("c/4.png", "a/1.png", "b/3.png"))
-    hdf5.write(tmp_path / "old.h5", arrays | {"names": np.frombuffer(names, np.int64)}, documents)
+    hdf5.write(tmp_path / "old.h5", arrays | {"names": names}, documents)
     old = teacher.WrittenTeacher(tmp_path / "old.h5", Source(["a/1.png"], size=101), PLAIN)
     assert np.array_equal(old(batch(indices=[0])), logits[[1]][:, [1, 2, 0]])
 

@@ -9,6 +9,7 @@ import pytest
 
 from levit_np.errors import TrainingError
 from levit_np.model import build
+from levit_np.training.average import Average
 from levit_np.training.checkpoint import Checkpoints
 from levit_np.training.ranks import SingleRank
 from levit_np.training.scaling import LossScale
@@ -106,10 +107,13 @@ def test_a_network_that_has_the_same_arrays_stays_as_it_is():
 def test_an_evaluation_after_an_update_is_of_the_new_weights():
     """On the backend that folds and packs them, before BN's statistics change too."""
     model, x = trainer().model.to("cpu"), MemoryLoader().batch_at(0, 0).images
-    update, before = Update(model, RECIPE), model(x)
+    update, average = Update(model, RECIPE), Average(model, 0.5)
+    before = model(x), average.model(x)
     update({name: np.ones_like(array) for name, array in model.trained().items()}, 0.1)
-    after = model(x)
-    assert not np.array_equal(after, before) and np.array_equal(after, deepcopy(model)(x))
+    average.update(model)
+    for network, logits in zip((model, average.model), before, strict=True):
+        after = network(x)
+        assert not np.array_equal(after, logits) and np.array_equal(after, deepcopy(network)(x))
 
 
 def test_the_branches_that_drop_are_the_seed_s_and_the_rank_s():
