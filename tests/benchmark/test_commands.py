@@ -89,7 +89,9 @@ def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):
     assert missing == ["cpu bfloat16: no cpu", "cuda float16, bfloat16: no cuda"]
     monkeypatch.setattr(short, "peaks", lambda threads: {"avx512": 100.0})
     monkeypatch.setattr(short, "ROUNDS", 1)
-    rows = short.speeds(models, [2], 1)
+    turns = []
+    rows = short.speeds(models, [2], 1, lambda: turns.append(1))
+    assert len(turns) == 3
     assert [(row.backend, row.batch, row.share is None) for row in rows] == [
         ("reference", 2, False), ("cpu", 2, False), ("cuda", 2, True)]
 
@@ -101,6 +103,15 @@ def test_the_speed_is_the_median_round_s_and_the_share_the_processor_s(monkeypat
     model = build(config_of("levit_digits"))
     (row,) = short.speeds({("cpu", "float32"): model}, [2], threads=3)
     assert row[:4] == ("cpu", "float32", 2, 8.0) and row.share == pytest.approx(8 * operations(model) / 300e9)
+
+
+def test_each_model_is_called_on_images_of_its_own(monkeypatch):
+    monkeypatch.setattr(short, "peaks", lambda threads: {})
+    monkeypatch.setattr(short, "interleaved", lambda calls, rounds, progress: {
+        key: [float(call().shape[1])] for key, call in calls.items()})
+    models = {("reference", f"{n} classes"): create("levit_digits", backend="reference", num_classes=n, in_channels=n)
+              for n in (3, 1)}
+    assert [row.images_per_second for row in short.speeds(models, [6], 1)] == [2, 6]
 
 
 @pytest.mark.parametrize("batch", [10**18, 10**26])

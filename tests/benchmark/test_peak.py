@@ -46,6 +46,21 @@ def test_every_unit_of_this_processor_has_a_rate(monkeypatch):
     assert found and all(math.isfinite(rate) and rate > 0.001 for rate in found.values())
 
 
+@pytest.mark.parametrize("machine, features, permitted, found", [
+    ("x86_64", {"avx512f": True, "avx2": True, "fma": False}, True, {"avx512": 24 * 2 * 16}),
+    ("x86_64", {"avx2": True, "fma": True, "amx-bf16": True}, False, {"avx2": 12 * 2 * 8}),
+    ("x86_64", {"amx-bf16": True}, True, {"amx_bf16": 4 * 2 * 16 * 16 * 32}),
+    ("aarch64", {}, True, {"neon": 24 * 2 * 4})])
+def test_a_unit_is_one_whose_every_feature_is_there_and_permitted(monkeypatch, machine, features, permitted, found):
+    """And a round does so many operations: two for each multiply-add of each of its vectors' numbers."""
+    monkeypatch.setattr(binding, "get_host_cpu_features", features.copy)
+    monkeypatch.setattr(peak.platform, "machine", lambda: machine)
+    monkeypatch.setattr(peak, "tiles_permitted", lambda: permitted)
+    monkeypatch.setattr(peak, "_compiled", lambda source, cpu: source)
+    monkeypatch.setattr(peak, "_rate", lambda run, operations, threads: operations)
+    assert peak.peaks() == found
+
+
 def test_the_rate_is_that_of_all_threads_in_the_fastest_round(monkeypatch):
     times, asked = [], []
     for start in range(20):

@@ -35,6 +35,13 @@ def test_a_slow_call_counts_once_a_turn(clock):
     assert rounds.interleaved({"a": slow}, 3, seconds=1) == {"a": [10.0] * 3} and len(calls) == 6
 
 
+def test_a_rest_comes_before_each_turn(clock, monkeypatch):
+    order = []
+    monkeypatch.setattr(rounds, "sleep", order.append)
+    rounds.interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 2, seconds=0, pause=0.5)
+    assert order == 2 * [0.5, "a", "a", 0.5, "b", "b"]
+
+
 def test_the_ratio_is_taken_within_a_round():
     # In every round twice as fast; the machine is ten times slower in the second and third.
     assert rounds.ratio([2.0, 20.0, 24.0], [1.0, 10.0, 12.0]) == pytest.approx(2)
