@@ -47,6 +47,7 @@ def leave() -> None:
 def chatter() -> str:
     print("noise")
     os.write(1, b"more noise")
+    os.write(2, b"and complaints")
     sys.stdout.flush()
     return "answer"
 
@@ -62,13 +63,14 @@ def write_file(path: str, count: int) -> int:
 
 
 def limits() -> dict[str, Any]:
-    """The limits of this process, each as [soft, hard]; what its alarm does, and when."""
+    """The limits of this process, each as [soft, hard]; what its alarm does, and when; its threads for products."""
     import resource
     import signal
 
     names = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_FSIZE")
     found = {name: resource.getrlimit(getattr(resource, name)) for name in names}
-    return found | {"timer": signal.getitimer(signal.ITIMER_REAL)[0], "alarm": signal.getsignal(signal.SIGALRM)}
+    return found | {"timer": signal.getitimer(signal.ITIMER_REAL)[0], "alarm": signal.getsignal(signal.SIGALRM),
+                    "threads": os.environ.get("OPENBLAS_NUM_THREADS")}
 
 
 def room() -> int:

@@ -77,12 +77,14 @@ def test_a_file_larger_than_the_memory_is_refused(tmp_path):
         confined.run(functions.write_file, tmp_path / "a", 33 << 20, memory=32 << 20)
 
 
-def test_all_limits_are_set():
+def test_all_limits_are_set(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")  # each of which would reserve address space
     found = confined.run(functions.limits, seconds=20, memory=64 << 20)
     assert 20 <= found["RLIMIT_CPU"][0] <= 25
     assert 20 < found["timer"] <= 21
     # The second number is the one to which a subverted child could raise the first.
     assert found["RLIMIT_CORE"] == [0, 0]
+    assert found["threads"] == "1"
     assert found["RLIMIT_FSIZE"] == [64 << 20, 64 << 20]
 
 
@@ -171,6 +173,7 @@ def test_a_child_that_answers_nonsense_is_refused(reply):
         confined._result(reply, 0, "place")
 
 
-def test_a_result_of_a_child_that_then_failed_is_refused():
+@pytest.mark.parametrize("reply", [b'{"result": 1}', b'{"refusal": "no"}', b'{"failure": "no"}'])
+def test_an_answer_of_a_child_that_then_failed_is_none(reply):
     with pytest.raises(CheckpointError, match="exit status 1"):
-        confined._result(b'{"result": 1}', 1, "place")
+        confined._result(reply, 1, "place")
