@@ -125,6 +125,13 @@ def test_any_size(size, channels, classes):
     assert model(x).shape == (2, classes) and np.abs(model(x) - exact).max() < 2e-6 * max(1, np.abs(exact).max())
 
 
+def test_an_image_of_more_tokens_than_share_a_pass():
+    model = random_model("levit_128s", image_size=(336, 320), num_classes=5, backend="cpu")
+    x = random_images(model, 2)
+    assert model.stages[0].blocks[0].attention.branch.grid == (21, 20) and 21 * 20 > cpu.GROUP_ROWS
+    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+
+
 def test_an_image_of_many_channels():
     """Which lie one behind the other, not side by side as those that a later convolution of this form reads."""
     model = random_model(image_size=16, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
