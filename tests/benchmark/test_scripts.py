@@ -40,14 +40,85 @@ def test_the_folded_network_of_the_peers_is_ours(bench, name, changes, fused):
 def test_a_group_measured_again_replaces_its_own_and_no_other(bench, tmp_path):
     report, path = bench("report"), tmp_path / "cpu.json"
     groups = [{"model": model, "batch": batch, "threads": 1, "rows": [n]} for n, (model, batch) in
-              enumerate([("levit_384", 1), ("levit_128s", 16), ("levit_128s", 1)])]
-    for group in groups:
+              enumerate([("levit_128", 1), ("levit_128s", 16), ("levit_128s", 1)])]
+    for group in (*groups, groups[1] | {"threads": 2, "rows": ["two threads"]}):
         report.Results(path, {}).add(group)
     report.Results(path, {}).add(groups[1] | {"rows": ["new"]})
-    assert [g["rows"] for g in json.loads(path.read_text())["groups"]] == [[2], ["new"], [0]]
+    assert [g["rows"] for g in json.loads(path.read_text())["groups"]] == [[2], ["new"], [0], ["two threads"]]
     path.write_text("{")
     with pytest.raises(SystemExit, match="move it away"):
         report.Results(path, {})
+
+
+@pytest.mark.parametrize("machine, name", [
+    ({"processor": "Intel(R) Xeon(R) 8", "features": ["avx2", "avx512f", "fma"]}, "cpu-intel-xeon-8-avx512.json"),
+    ({"processor": "ARM Neoverse-N1", "features": None}, "cpu-arm-neoverse-n1.json"),
+    ({"device": "NVIDIA H200", "processor": "", "features": ["avx2"]}, "cpu-nvidia-h200.json")])
+def test_each_machine_has_a_file_of_its_own(bench, tmp_path, machine, name):
+    assert bench("report").result_path(tmp_path, "cpu", machine) == tmp_path / name
+
+
+@pytest.fixture
+def measured():
+    """Groups of results: ours and a peer of 128S at two batch sizes, a peer of 384 at one, ours of two threads."""
+    def group(model, batch, threads=1, ratio=None, **speeds):
+        rows = [{"key": key, "images_per_second": speed, "ratio": ratio if key == "ours" else None, "error": 1e-6,
+                 "share_of_limit": 0.25 if key == "ours" else None,
+                 "seconds_per_image": {"median": 1 / speed, "fastest": 0.5 / speed, "slowest": 2 / speed}}
+                for key, speed in speeds.items()]
+        return {"model": model, "batch": batch, "threads": threads, "rows": rows, "machine": {"processor": "some"}}
+
+    return [group("levit_128s", 1, ratio=2.0, ours=200.0, eager=100.0), group("levit_128s", 16, ours=400.0),
+            group("levit_384", 1, eager=50.0), group("levit_384", 16, ours=80.0), group("levit_384", 16, 2, ours=150.0)]
+
+
+def test_the_tables_say_what_was_measured(bench, measured, capsys):
+    from rich.console import Console
+
+    report, implementations = bench("report"), bench("runners").IMPLEMENTATIONS
+    for table in (report.summary_table(measured[:4], implementations), report.group_table(measured[0], implementations),
+                  report.group_table(measured[4], implementations)):
+        Console(width=200).print(table)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line and "─" not in line] == [
+        "images/s at batch 1 | 16, 1 thread", "levit_128s levit_384",
+        "levit_np float32 200.0 | 400.0 - | 80.0", "PyTorch eager float32 100.0 | - 50.0 | -",
+        "× fastest float32 peer 2.00 | - - | -",
+        "levit_128s, batch 1, 1 thread", "images/s ms/image fastest to slowest of the limit error",
+        "levit_np float32 200.0 5.00 2.50 10.00 25.0% 1.0e-06",
+        "PyTorch eager float32 100.0 10.00 5.00 20.00 ? 1.0e-06",
+        "levit_384, batch 16, 2 threads", "images/s ms/image fastest to slowest of the limit error",
+        "levit_np float32 150.0 6.67 3.33 13.33 25.0% 1.0e-06"]
+
+
+def test_the_plot_is_of_the_fewest_threads(bench, measured, monkeypatch, tmp_path):
+    """A bar a result; beside them the largest batch's images a second and the published accuracy."""
+    drawn = []
+    monkeypatch.setattr(pytest.importorskip("matplotlib.figure").Figure, "savefig",
+                        lambda figure, file, **options: drawn.append(figure))
+    results = bench("report").Results(tmp_path / "cpu.json", bench("runners").IMPLEMENTATIONS)
+    results.content["groups"] = measured
+    assert results.plot() and (tmp_path / "cpu.png").exists()
+    left, right = drawn[0].axes
+    bars = {(round(bar.get_x() + bar.get_width() / 2, 6), bar.get_height()) for bar in left.patches if bar.get_height()}
+    assert bars == {(-0.2, 200), (0.2, 100), (0.8, 400), (2.2, 50), (2.8, 80)}
+    assert [line.get_xydata().tolist() for line in right.lines] == [[[400, 76.6], [80, 82.6]]]
+    assert drawn[0].get_suptitle() == "some, 1 thread"
+
+
+def test_weights_that_are_timed_hide_no_error(bench):
+    """Not one of their arrays is what a fresh network has."""
+    _, state = bench("runners").random_state("levit_128s")
+    assert all(array.dtype == np.float32 and array.std() > 0.01 for array in state.values())
+    assert all(array.min() > 0 for name, array in state.items() if name.endswith("variance"))
+
+
+def test_ours_has_the_jobs_weights_and_threads(bench, monkeypatch, tmp_path):
+    runners, asked, model = bench("runners"), [], random_model("levit_digits", backend="reference")
+    monkeypatch.setattr(runners.levit_np, "set_threads", asked.append)
+    job = runners.Job(model.config, model.state(), random_images(model, 2), 3, "cpu", tmp_path)
+    np.testing.assert_allclose(runners.ours(job, "float32")(), model(job.images), rtol=1e-4, atol=1e-4)
+    assert asked == [3]
 
 
 def script(*arguments):
