@@ -322,6 +322,7 @@ def test_a_pipe_gets_every_stop(record):
     assert (status, err, len(places)) == (0, "", len(stops)) and places[-1] == (str(len(stops)),) * 2
     assert "\x1b" not in out and max(map(len, out.splitlines())) <= 80
     assert all(stop.name in out for stop in stops)
+    assert " levit-np step  digit_3.png  levit_digits " in out and f"loss = {record.loss}, for the target 3\n" in out
 
 
 def test_a_file_gets_them_while_a_bar_moves(tmp_path, record):

@@ -45,8 +45,9 @@ def test_by_definition(shape, size):
 
 def test_some_units_are_clipped_and_some_are_not():
     """The case that tells a norm of the unit from one of the whole."""
-    gradient, parameter = np.array([[3.0, 4.0], [0.03, 0.04]]), np.array([[6.0, 8.0], [6.0, 8.0]])
-    np.testing.assert_allclose(ops.clip_adaptively(gradient, parameter, 0.1), [[0.6, 0.8], [0.03, 0.04]], rtol=1e-15)
+    gradient, parameter = np.array([[3.0, 4.0], [0.03, 0.04], [0, 0]]), np.array(3 * [[6.0, 8.0]])
+    expected = [[0.6, 0.8], [0.03, 0.04], [0, 0]]  # of no gradient nothing is left, and nothing is divided by it
+    np.testing.assert_allclose(ops.clip_adaptively(gradient, parameter, 0.1), expected, rtol=1e-15)
     narrow = ops.clip_adaptively(gradient.astype(np.float32), parameter.astype(np.float32))
     assert narrow.dtype == np.float32
 
