@@ -1,4 +1,6 @@
-"""How far one result is from another."""
+"""How far one result is from another; infinitely where a number is none.
+
+A NaN itself would not do: of several distances, Python's max passes over one that is not the first."""
 
 import numpy as np
 
@@ -8,10 +10,14 @@ def worst_gradient(ours, theirs, floor=1e-5):
     a later BN removes has no gradient but rounding: below `floor` of the largest of all, the difference counts against
     that."""
     least = floor * max(np.abs(gradient).max() for gradient in theirs.values())
-    return max(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), least)
+    return max(_or_infinite(np.abs(ours[name] - gradient).max() / max(np.abs(gradient).max(), least))
                for name, gradient in theirs.items())
 
 
 def worst(ours, theirs):
     """Largest difference, relative to the largest value."""
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+    return _or_infinite(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def _or_infinite(distance):
+    return np.inf if np.isnan(distance) else distance
