@@ -146,6 +146,8 @@ def test_a_connection_that_is_cut_is_refused(server, cache, content):
     refused(server, cache, f"expected {len(content)} bytes, the connection ended after 1000")
     server.answer = lambda handler: handler.connection.close()
     refused(server, cache, "could not be downloaded")
+    server.answer = lambda handler: handler.wfile.write(b"what is not HTTP\r\n\r\n")
+    refused(server, cache, "could not be downloaded")
 
 
 def test_a_server_need_not_say_how_much_it_sends(server, cache, content, model):

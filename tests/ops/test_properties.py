@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from levit_np.ops import reference as ops
 
-from .cases import CASES, drawn, op_is_right
+from .cases import CASES, Case, adjoint_gap, drawn, op_is_right
 
 every_op = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**32)
@@ -23,6 +23,13 @@ def test_every_backward_has_a_case():
 @given(seed=seeds)
 def test_backward_is_the_adjoint(name, seed):
     assert op_is_right(name, ops, [seed])
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_gradient_that_is_no_number_is_not_the_adjoint(wrong):
+    """Whichever input's it is: what the test above measures with."""
+    case = Case(np.add, lambda dy, *inputs: [dy * (np.nan if n == wrong else 1) for n in (0, 1)], 2 * (np.ones(3),))
+    assert not adjoint_gap(case, np.random.default_rng(0)) < 1e-8
 
 
 def results(case, generator):
