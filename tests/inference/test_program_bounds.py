@@ -18,7 +18,7 @@ from .fenced import evaluated
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 # All kinds of step.
-NAMES = "levit_digits", "levit_192", "levit_128s", "levit_128s_a1", "levit_128s_a3", "levit_128s_a5"
+NAMES = "levit_digits", "levit_192", "levit_128s", "levit_128s_a1", "levit_128s_a3", "levit_128s_a5", "levit_128s_a7"
 KINDS = {"PRODUCT", "ATTENTION", "PAD", "ROWS", "SUM", "LAYER_NORM", "ADD"}
 
 
