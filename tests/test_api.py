@@ -1,5 +1,8 @@
 """Every public name, called as the documentation shows it, on small random input."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -138,6 +141,37 @@ def test_forward_backward_and_gradients(model, x):
         np.testing.assert_allclose(array, 2 * once[name], rtol=1e-4, atol=1e-6 * max(1, np.abs(once[name]).max()))
     model.zero_gradients()
     assert not any(array.any() for array in model.gradients().values())
+
+
+class DeviceArray:
+    """As much as there is to see of CuPy's: no array of NumPy's, and none is made of it but by `get`."""
+
+    __module__ = "some_cupy.arrays"
+    __array__ = None
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+        self.shape, self.ndim, self.dtype = numbers.shape, numbers.ndim, numbers.dtype
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def get(self):
+        return self.numbers.copy()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_call_returns_the_kind_of_array_that_it_was_given(model, x, backend, monkeypatch):
+    monkeypatch.setitem(sys.modules, "some_cupy", SimpleNamespace(asarray=DeviceArray))
+    model = model.to(backend)
+    found, expected = [], []
+    for kind, results in ((DeviceArray, found), (np.asarray, expected)):
+        results += [model(kind(x)), *model.features(kind(x)).values(), *model.attention_maps(kind(x)).values()]
+        outputs, saved = model.forward(kind(x), training="frozen")
+        results += [*outputs, model.backward([kind(np.ones((2, 7), np.float32)) for _ in range(2)], saved)]
+    assert {type(array) for array in found} == {DeviceArray} and {type(array) for array in expected} == {np.ndarray}
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours.get(), theirs)
 
 
 def test_without_distillation_outputs_are_one_array():
