@@ -132,6 +132,13 @@ def test_an_image_of_more_tokens_than_share_a_pass():
     assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
 
 
+def test_rows_so_long_that_the_cache_holds_none():
+    """Then a tile at a time goes through the weights."""
+    model = random_model("levit_digits", image_size=16, mlp_ratio=160, stages=(Stage(64, 1, 2),), backend="cpu")
+    x = random_images(model, 3)
+    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+
+
 def test_an_image_of_many_channels():
     """Which lie one behind the other, not side by side as those that a later convolution of this form reads."""
     model = random_model(image_size=16, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
