@@ -119,6 +119,39 @@ def check_makers(chromium):
 
 
 @browser
+def test_what_a_number_is_made_of(opened):
+    check_terms(opened)
+
+
+def check_terms(chromium):
+    """Of each stop's results the last number there is: its terms, where all are on the page, its lines or where it came
+    from give that number again; where some are not, none is said that would be no number."""
+    found = chromium.js("""(async () => {
+        const found = [];
+        for (const direction of ["forward", "backward"]) for (const stop of doc[direction]) {
+            const a = await tensors.all({ ...stop.in, ...stop.out });
+            for (const name of Object.keys(stop.out)) {
+                if (stop.op === "gather_bias" || stop.op === "bias_index") continue; // a table shows them
+                const index = a[name].shape.map((_, axis) => a[name].there(axis).at(-1));
+                const made = MAKES[stop.op]?.(a, name, index, stop), value = a[name].at(...index);
+                const terms = made?.terms?.map(([, one, other]) => one * other).filter(Number.isFinite) ?? [];
+                const line = made?.lines?.at(-1)?.match(/= (-?[\\d.e+-]+)(?= *\\(|$)/);
+                const from = made?.from && a[made.from[0]].at(...made.from[1]);
+                const sum = terms.length && terms.length === made.all ? add(terms) : value;
+                const said = made?.terms ? sum : line ? Number(line[1]) : from;
+                const size = Math.max(...[value, ...terms, ...a[name].extent].map(Math.abs));
+                found.push([`${direction} ${stop.name} ${name}[${index}]`, Boolean(made), said ?? value, value, size,
+                            madeOf(stop, a, name, index).textContent]);
+            }
+        }
+        return found;
+    })()""")
+    for where, made, said, value, size, text in found:
+        assert made and not re.search("NaN|undefined|Infinity", text), (where, text)
+        assert said == pytest.approx(value, abs=1e-2 * size), (where, text)
+
+
+@browser
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("layer", ["stages.0.blocks.1", "stages.1.downsample", "stages.1.downsample.attention"])
 def test_the_diagram_of_a_block(opened, direction, layer):
@@ -267,6 +300,7 @@ def test_other_networks(chromium, tmp_path, name, changes):
     chromium.open((tmp_path / "page.html").as_uri())
     look_at_all(chromium)
     check_makers(chromium)
+    check_terms(chromium)
     check_texts(chromium, model.config)
     assert chromium.errors == []
 

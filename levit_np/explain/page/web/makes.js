@@ -39,6 +39,17 @@ function cellsOf(tensor, c) {
     : [];
 }
 
+// Mean, variance and deviation over the channels of the token that a cell belongs to; null where some are not on this
+// page.
+function tokenOf(x, index, eps) {
+  const axis = x.shape.length - 1,
+    row = x.there(axis).map((c) => x.at(...index.slice(0, axis), c));
+  if (row.length < x.shape[axis]) return null;
+  const mean = add(row) / row.length,
+    variance = add(row.map((v) => (v - mean) ** 2)) / row.length;
+  return { mean, variance, deviation: Math.sqrt(variance + eps) };
+}
+
 // Two that are added, with their numbers.
 const sumOf = (formula, one, other, index) => ({
   formula,
@@ -90,9 +101,11 @@ const MAKES = {
       x = a.x.at(...index),
       [g, b, m, v] = ["gamma", "beta", "mean", "variance"].map((k) => a[k].at(c)),
       eps = stop.with.eps;
-    const scale = g / Math.sqrt(v + eps);
+    const formula = "y = γ (x − μ) / √(σ² + ε) + β",
+      scale = g / Math.sqrt(v + eps);
+    if ([x, g].includes(undefined)) return { formula, terms: [] };
     return {
-      formula: `y = γ (x − μ) / √(σ² + ε) + β`,
+      formula,
       lines: [
         `${digits(g)} · (${digits(x)} − ${inner(digits(m))}) / √(${digits(v)} + ${eps}) + ${inner(digits(b))}`,
         `= ${digits(scale)} · ${inner(digits(x - m))} + ${inner(digits(b))}`,
@@ -100,23 +113,18 @@ const MAKES = {
       ],
     };
   },
-  layer_norm(a, name, [n, c], stop) {
-    const row = a.x.there(1).map((k) => a.x.at(n, k));
+  layer_norm(a, name, index, stop) {
+    const formula = "y = γ (x − μ) / √(σ² + ε) + β",
+      token = tokenOf(a.x, index, stop.with.eps),
+      [x, g, b] = [a.x.at(...index), a.gamma.at(index.at(-1)), a.beta.at(index.at(-1))];
+    if (!token || g === undefined) return { formula, ...(token ? { terms: [] } : { lines: [t("rowNotWhole")] }) };
+    const { mean, variance, deviation } = token;
     return {
-      formula: "y = γ (x − μ) / √(σ² + ε) + β",
-      lines:
-        row.length < a.x.shape[1]
-          ? [t("rowNotWhole")]
-          : (() => {
-              const { eps } = stop.with,
-                mean = row.reduce((s, v) => s + v, 0) / row.length,
-                variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / row.length,
-                x = a.x.at(n, c);
-              return [
-                `${digits(a.gamma.at(c))} · (${digits(x)} − ${inner(digits(mean))}) / √(${digits(variance)} + ${eps}) + ${inner(digits(a.beta.at(c)))}`,
-                `= ${digits((a.gamma.at(c) * (x - mean)) / Math.sqrt(variance + eps) + a.beta.at(c))}`,
-              ];
-            })(),
+      formula,
+      lines: [
+        `${digits(g)} · (${digits(x)} − ${inner(digits(mean))}) / √(${digits(variance)} + ${stop.with.eps}) + ${inner(digits(b))}`,
+        `= ${digits((g * (x - mean)) / deviation + b)}`,
+      ],
     };
   },
   hardswish(a, name, index) {
@@ -163,7 +171,8 @@ const MAKES = {
     return { formula: `y[${c}, ${r}, ${s}] = x[${at.join(", ")}]`, from: ["x", at] };
   },
   attention(a, name, index) {
-    if (name === "probabilities") return { formula: "softmax(Q Kᵀ / √D + B)", lines: [t("seeAbove")] };
+    if (name === "probabilities")
+      return { formula: `softmax(Q Kᵀ / √D${wordsFor().bias})`, lines: [t("seeAbove")] };
     const [head, q, j] = index;
     const terms = range(a.v.shape[1]).map((k) => [
       `p[${head}, ${q}, ${k}] · v[${head}, ${k}, ${j}]`,
@@ -176,6 +185,11 @@ const MAKES = {
       all: terms.length,
     };
   },
+  prepend_token: (a, name, [n, c]) =>
+    n === 0
+      ? { formula: `y[0, ${c}] = token[0, ${c}]`, from: ["token", [0, c]] }
+      : { formula: `y[${n}, ${c}] = x[${n - 1}, ${c}]`, from: ["x", [n - 1, c]] },
+  first_token: (a, name, [c]) => ({ formula: `y[${c}] = x[0, ${c}]`, from: ["x", [0, c]] }),
   add: (a, name, index) => sumOf("y = x + branch(x)", a.x, a.branch, index),
   add_embedding: (a, name, index) => sumOf("y = x + embedding", a.x, a.embedding, index),
   add_beta: (a, name, [c, r, s]) => ({

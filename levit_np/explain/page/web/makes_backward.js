@@ -77,13 +77,13 @@ Object.assign(MAKES, {
   normalize_backward(a, name, index, stop) {
     const c = name === "dx" ? channelOf(a.x, index) : index[0],
       deviation = Math.sqrt(a.variance.at(c) + stop.with.eps);
-    if (name === "dx")
-      return {
-        formula: "dx = dy · γ / √(σ² + ε)",
-        lines: [
-          `${a.dy.text(...index)} · ${inner(digits(a.gamma.at(c)))} / ${digits(deviation)} = ${digits((a.dy.at(...index) * a.gamma.at(c)) / deviation)}`,
-        ],
-      };
+    if (name === "dx") {
+      const formula = "dx = dy · γ / √(σ² + ε)",
+        [dy, g] = [a.dy.at(...index), a.gamma.at(c)];
+      if ([dy, g].includes(undefined)) return { formula, terms: [] };
+      const line = `${a.dy.text(...index)} · ${inner(digits(g))} / ${digits(deviation)} = ${digits((dy * g) / deviation)}`;
+      return { formula, lines: [line] };
+    }
     const cells = cellsOf(a.x, c),
       scaled = (i) => (a.x.at(...i) - a.mean.at(c)) / deviation;
     if (name === "dbeta")
@@ -96,6 +96,33 @@ Object.assign(MAKES, {
       formula: `dgamma[${c}] = Σ dy · x̂,  x̂ = (x − μ) / √(σ² + ε)`,
       terms: cells.map((i) => [`dy[${i.join(", ")}] · x̂`, a.dy.at(...i), scaled(i)]),
       all: cells.length,
+    };
+  },
+  layer_norm_backward(a, name, index, stop) {
+    const { eps } = stop.with,
+      c = index.at(-1);
+    if (name !== "dx") {
+      const terms = cellsOf(a.dy, c).flatMap((i) => {
+        if (name === "dbeta") return [[`dy[${i.join(", ")}]`, a.dy.at(...i), 1]];
+        const token = tokenOf(a.x, i, eps);
+        return token ? [[`dy[${i.join(", ")}] · x̂`, a.dy.at(...i), (a.x.at(...i) - token.mean) / token.deviation]] : [];
+      });
+      const formula = name === "dbeta" ? `dbeta[${c}] = Σ dy` : `dgamma[${c}] = Σ dy · x̂,  x̂ = (x − μ) / √(σ² + ε)`;
+      return { formula, terms, all: a.dy.layout === "vector" ? 1 : a.dy.shape[0] };
+    }
+    const formula = "dx = (dx̂ − mean(dx̂) − x̂ mean(dx̂ x̂)) / √(σ² + ε),  dx̂ = γ dy",
+      token = tokenOf(a.x, index, eps),
+      at = (k) => [...index.slice(0, -1), k],
+      scaled = range(a.x.shape.at(-1)).map((k) => a.gamma.at(k) * a.dy.at(...at(k)));
+    if (!token || scaled.some(Number.isNaN)) return { formula, lines: [t("rowNotWhole")] };
+    const normalized = scaled.map((_, k) => (a.x.at(...at(k)) - token.mean) / token.deviation),
+      mean = add(scaled) / scaled.length,
+      through = add(scaled.map((d, k) => d * normalized[k])) / scaled.length,
+      dx = (scaled[c] - mean - normalized[c] * through) / token.deviation;
+    const [first, second, third, fourth] = [scaled[c], mean, normalized[c], through].map((v) => inner(digits(v)));
+    return {
+      formula,
+      lines: [`(${first} − ${second} − ${third} · ${fourth}) / ${digits(token.deviation)} = ${digits(dx)}`],
     };
   },
   hardswish_backward(a, name, index) {
@@ -119,6 +146,7 @@ Object.assign(MAKES, {
       ],
     };
   },
+  identity_backward: (a, name, index) => ({ formula: "dx = dy", from: ["dy", index] }),
   split_heads_backward(a, name, [n, c], stop) {
     const parts = Object.keys(stop.in),
       sizes = parts.map((p) => a[p].shape[2]),
@@ -204,6 +232,14 @@ Object.assign(MAKES, {
     formula: `dx[n, ${c}] = dy[${c}] / ${a.dx.shape[0]}`,
     lines: [`${a.dy.text(c)} / ${a.dx.shape[0]} = ${digits(a.dy.at(c) / a.dx.shape[0])}`],
   }),
+  first_token_backward: (a, name, [n, c]) =>
+    n === 0
+      ? { formula: `dx[0, ${c}] = dy[${c}]`, from: ["dy", [c]] }
+      : { formula: `dx[${n}, ${c}] = 0`, lines: [t("what.first_token_backward")] },
+  prepend_token_backward(a, name, [n, c]) {
+    const from = name === "dtoken" ? 0 : n + 1;
+    return { formula: `${name}[${n}, ${c}] = dy[${from}, ${c}]`, from: ["dy", [from, c]] };
+  },
   add_backward: (a, name, index) => sumOf("dx = dy + dbranch", a.dy, a.dbranch, index),
   add_embedding_backward: (a, name, index) => ({ formula: "dembedding = Σ_b dy", from: ["dy", index] }),
   add_beta_backward(a, name, [c]) {

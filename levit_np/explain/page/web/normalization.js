@@ -24,6 +24,7 @@ SPECIAL.normalize = async (stop, arrays, panels) => {
     const [g, b, m, v] = ["gamma", "beta", "mean", "variance"].map((k) => arrays[k].at(c)),
       scale = g / Math.sqrt(v + eps),
       shift = b - m * scale;
+    if ([x, g].includes(undefined)) return body.replaceChildren(h("p", { class: "note" }, t("noTerms")));
     const way = (title, mean, variance, y, note) =>
       h(
         "div",
