@@ -305,6 +305,31 @@ def test_other_networks(chromium, tmp_path, name, changes):
     assert chromium.errors == []
 
 
+@browser
+def test_a_class_token_has_no_pixel(chromium, tmp_path):
+    """Of 7 tokens 6 are the 2 × 3 pixels: the maps of attention have these alone, and a click chooses among them."""
+    model = random_model("deit_tiny", backend="reference", image_size=(32, 48), num_classes=3)
+    model.explain(random_images(model, 1)[0]).save(tmp_path / "page.html")
+    chromium.errors.clear()
+    chromium.open((tmp_path / "page.html").as_uri())
+    chromium.go(f"#/forward/{chromium.js('doc.forward.findIndex((s) => s.op === `attention`)')}?head=1&query=0&key=6")
+    said = chromium.js("document.querySelector('.attention').innerText")
+    assert "Query 0 and key 6: 0 is the class token" in said and "B[" not in said  # it has no bias
+    sizes = chromium.js("[...document.querySelectorAll('.attention .overlay > canvas:last-of-type')]"
+                        ".map((c) => [c.height, c.width])")
+    assert sizes[1:] == [[2, 3]] * (len(sizes) - 1) and len(sizes) == 5 + 3
+    chromium.js("""(() => {
+        const box = document.querySelector('.attention .overlay'), area = box.getBoundingClientRect();
+        const at = { clientX: area.right - 1, clientY: area.bottom - 1 };
+        box.dispatchEvent(new MouseEvent('click', at));
+    })()""")
+    chromium.wait("document.querySelector('.attention h3').textContent.startsWith('Query 6 ')")
+    shown = chromium.js("[...document.querySelectorAll('.attention b[data-index]')].map((b) => b.textContent)")
+    step = next(s for s in levit_np.trace(model, random_images(model, 1)).steps if s.op == "attention")
+    assert float(shown[0]) == pytest.approx(step.outputs["probabilities"][0, 1, 6, 6], abs=1e-4)
+    assert chromium.errors == []
+
+
 def check_texts(chromium, config):
     """The overview, the tour and the descriptions of layers name no part that this network lacks."""
     said = chromium.js("tourStops().map(([place, key, values]) => t(`tour.${key}`, values)).join(' ')")

@@ -134,11 +134,11 @@ async function whyAttention(chosen) {
     const places = [...new Set(chosen)];
     const maps = await Promise.all(places.map((place) => tensors.get(doc.influence[name][place])));
     const [heads, keys] = maps[0].shape;
-    const [rows, columns] = gridOf(keys);
+    const [rows, columns, before] = gridOf(keys);
     const largest = Math.max(...maps.flatMap((map) => map.extent).map(Math.abs));
     const figure = (map, n) => {
       const options = { size: 96, signed: true, largest, label: t("headN", { n }) };
-      const picture = mapCanvas(rows, columns, (r, c) => map.at(n, r * columns + c), options);
+      const picture = mapCanvas(rows, columns, (r, c) => map.at(n, before + r * columns + c), options);
       return h("figure", {}, picture, h("figcaption", {}, t("headN", { n })));
     };
     const towards = (map, i) => [

@@ -9,20 +9,25 @@ async function attentionOf(layer) {
   const table = gather ? await tensors.get(gather.in.table) : null;
   const [heads, queries, size] = arrays.q.shape;
   const keys = arrays.k.shape[1];
-  const [rows, columns] = gridOf(keys);
+  const [rows, columns, before] = gridOf(keys); // before the pixels' keys stands that of a class token, if any
   const [queryRows, queryColumns] = gridOf(queries);
   const stride = layersByName.get(layer)?.stride ?? 1;
-  // (row, column) of a query among the keys' pixels: a shrinking attention asks from every second one.
-  const placeOf = (q) => [Math.floor(q / queryColumns) * stride, (q % queryColumns) * stride];
+  // (row, column) of a query among the keys' pixels: a shrinking attention asks from every second one. Of a class token
+  // null.
+  const place = (n, width, step) =>
+    n < before ? null : [Math.floor((n - before) / width) * step, ((n - before) % width) * step];
+  const placeOf = (q) => place(q, queryColumns, stride);
+  const keyPlaceOf = (k) => place(k, columns, 1);
+  const keyAt = (row, column) => before + row * columns + column;
   const offsetOf = (q, k) => {
-    const [row, column] = placeOf(q);
-    return Math.abs(row - Math.floor(k / columns)) * columns + Math.abs(column - (k % columns));
+    const [[qr, qc], [kr, kc]] = [placeOf(q), keyPlaceOf(k)];
+    return Math.abs(qr - kr) * columns + Math.abs(qc - kc);
   };
   const bias = (head, q, k) => (table ? table.at(head, offsetOf(q, k)) : 0);
   const dot = (head, q, k) => add(range(size).map((d) => arrays.q.at(head, q, d) * arrays.k.at(head, k, d)));
   const product = (head, q, k) => dot(head, q, k) * size ** -0.5;
-  const grid = { heads, queries, keys, size, rows, columns, queryRows, queryColumns };
-  return { ...arrays, ...grid, layer, stop, table, placeOf, offsetOf, bias, dot, product };
+  const grid = { heads, queries, keys, size, rows, columns, before, queryRows, queryColumns };
+  return { ...arrays, ...grid, layer, stop, table, placeOf, keyPlaceOf, keyAt, offsetOf, bias, dot, product };
 }
 
 const add = (values) => values.reduce((a, b) => a + b, 0);
@@ -95,11 +100,12 @@ SPECIAL.attention = async (stop) => {
     h(
       "p",
       { class: "formula big" },
-      "A[q, k] = Q[q]·K[k] / √D + B[|Δx|, |Δy|]",
+      `A[q, k] = Q[q]·K[k] / √D${a.table ? " + B[|Δx|, |Δy|]" : ""}`,
       h("br"),
       "p[q, k] = e^A[q, k] / Σ_j e^A[q, j]",
     ),
     h("p", { class: "note" }, t(a.queries < a.keys ? "chooseQueryShrink" : "chooseQuery")),
+    a.before ? h("p", { class: "note" }, t("tokenHasNoPixel")) : null,
     fields.element,
     body,
   );
@@ -110,7 +116,7 @@ const scrolling = (label, ...inside) =>
 
 // The terms of equation 1 as maps over the keys, from the query's pixel to the attention over the image.
 async function equationMaps(a, state, row, set) {
-  const at = (values) => (r, c) => values[r * a.columns + c];
+  const at = (values) => (r, c) => values[a.keyAt(r, c)];
   const map = (values, label, options) => mapCanvas(a.rows, a.columns, at(values), { size: 108, label, ...options });
   const onImage = { size: 108, largest: row.largest, label: t("onImage") };
   const sign = (text) => h("span", { class: "sign", "aria-hidden": "true" }, text);
@@ -121,8 +127,7 @@ async function equationMaps(a, state, row, set) {
     figure(t("clickQuery"), await imageCanvas(108), "query"),
     sign("→"),
     figure("Q·K / √D", map(row.products, "Q·K / √D")),
-    sign("+"),
-    figure(t("biasB"), map(row.biases, t("biasB"), { signed: true })),
+    a.table ? [sign("+"), figure(t("biasB"), map(row.biases, t("biasB"), { signed: true }))] : null,
     sign("="),
     figure(t("scoresA"), map(row.scores, t("scoresA"), { signed: true })),
     sign("→"),
@@ -135,13 +140,14 @@ async function equationMaps(a, state, row, set) {
 // A picture in which a click chooses a query or a key, both of which it frames.
 function attentionFigure(a, state, caption, canvas, chosen, set) {
   const [rows, columns] = chosen === "query" ? [a.queryRows, a.queryColumns] : [a.rows, a.columns];
-  const frame = (row, column, kind) =>
+  const frame = (place, kind) =>
+    place &&
     h("span", {
       class: `frame ${kind}`,
       "aria-hidden": "true",
       style: {
-        top: `${(100 * row) / a.rows}%`,
-        left: `${(100 * column) / a.columns}%`,
+        top: `${(100 * place[0]) / a.rows}%`,
+        left: `${(100 * place[1]) / a.columns}%`,
         width: `${100 / a.columns}%`,
         height: `${100 / a.rows}%`,
       },
@@ -150,18 +156,18 @@ function attentionFigure(a, state, caption, canvas, chosen, set) {
     const area = box.getBoundingClientRect();
     const r = Math.min(rows - 1, Math.floor(((event.clientY - area.top) / area.height) * rows));
     const c = Math.min(columns - 1, Math.floor(((event.clientX - area.left) / area.width) * columns));
-    set(chosen, r * columns + c);
+    set(chosen, a.before + r * columns + c);
   };
-  const key = frame(Math.floor(state.key / a.columns), state.key % a.columns, "keyframe");
-  const query = frame(...a.placeOf(state.query), "queryframe");
+  const key = frame(a.keyPlaceOf(state.key), "keyframe");
+  const query = frame(a.placeOf(state.query), "queryframe");
   const box = h("span", { class: "overlay", onclick: click }, canvas, query, chosen === "query" ? null : key);
   return h("figure", {}, h("figcaption", {}, caption), box);
 }
 
 // Equation 1 for one pair, term by term.
 function pairNumbers(a, { head, query, key }, row) {
-  const [qr, qc] = a.placeOf(query);
-  const [kr, kc] = [Math.floor(key / a.columns), key % a.columns];
+  const [[qr, qc], [kr, kc]] = [a.placeOf(query) ?? [], a.keyPlaceOf(key) ?? []];
+  const title = qr === undefined || kr === undefined ? "pairWithToken" : "pairNumbers";
   const line = (...text) => h("p", { class: "computed" }, ...text);
   const score = digits(row.scores[key]);
   const own = { "data-tensor": a.stop.out.probabilities, "data-index": `${head},${query},${key}` };
@@ -183,12 +189,14 @@ function pairNumbers(a, { head, query, key }, row) {
   return h(
     "div",
     {},
-    h("h3", {}, t("pairNumbers", { query, key, qr, qc, kr, kc })),
+    h("h3", {}, t(title, { query, key, qr, qc, kr, kc })),
     line(`Q·K = ${digits(a.dot(head, query, key))};  Q·K / √${a.size} = ${digits(row.products[key])}`),
-    line(
-      `B[${Math.abs(qc - kc)}, ${Math.abs(qr - kr)}] = ${digits(row.biases[key])};  `,
-      `A = ${digits(row.products[key])} + ${inner(digits(row.biases[key]))} = ${score}`,
-    ),
+    a.table
+      ? line(
+          `B[${Math.abs(qc - kc)}, ${Math.abs(qr - kr)}] = ${digits(row.biases[key])};  `,
+          `A = ${digits(row.products[key])} + ${inner(digits(row.biases[key]))} = ${score}`,
+        )
+      : null,
     line(
       `p = e^${score} / Σ_j e^A[j] = ${row.shares[key].toFixed(4)};  ${t("networkSays")} `,
       h("b", own, a.probabilities.text(head, query, key)),
@@ -206,7 +214,7 @@ function pairNumbers(a, { head, query, key }, row) {
 async function headButtons(a, { head, query }, set) {
   const button = async (n) => {
     const { probabilities, largest } = rowOf(a, { head: n, query });
-    const value = (r, c) => probabilities[r * a.columns + c];
+    const value = (r, c) => probabilities[a.keyAt(r, c)];
     const picture = await overlay(a.rows, a.columns, value, { size: 84, largest, label: t("headN", { n }) });
     const chosen = n === head;
     const options = {
@@ -229,7 +237,7 @@ function weightedValues(a, { head, query, key }, row, set) {
     h(
       "button",
       { type: "button", onclick: () => set("key", k) },
-      `${k} (${Math.floor(k / a.columns)}, ${k % a.columns})`,
+      `${k} (${a.keyPlaceOf(k)?.join(", ") ?? t("short.token")})`,
     );
   const keyRow = (k) =>
     h(
@@ -278,7 +286,7 @@ async function gradientMaps(a, { head, query }) {
   const maps = await Promise.all((doc.maps[a.layer] ?? []).map((place) => tensors.get(place)));
   const pictures = maps.map((map, i) => {
     const name = doc.labels[doc.why[i]];
-    const value = (r, c) => map.at(head, query, r * a.columns + c);
+    const value = (r, c) => map.at(head, query, a.keyAt(r, c));
     const options = { size: 132, signed: true, label: t("gradientOf", { name }) };
     const here = map.has([head, query, 0]);
     return h(
@@ -299,7 +307,7 @@ SPECIAL.attention_backward = async (stop, arrays) => {
   const draw = () => {
     const figure = (caption, tensor, signed) => {
       const here = tensor?.has([state.head, state.query, 0]);
-      const value = (r, c) => tensor.at(state.head, state.query, r * a.columns + c);
+      const value = (r, c) => tensor.at(state.head, state.query, a.keyAt(r, c));
       const picture = here && mapCanvas(a.rows, a.columns, value, { size: 150, signed, label: caption });
       return h("figure", {}, h("figcaption", {}, caption), picture || t("notHere"));
     };

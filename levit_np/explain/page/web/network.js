@@ -146,12 +146,12 @@ function units() {
 // A picture of an activation: at each pixel the mean size of the channels on this page.
 async function energyCanvas(place, size, label) {
   const tensor = await tensors.get(place),
-    { rows, columns, choices } = plan(tensor),
-    p = plan(tensor);
+    { rows: all, columns, choices, index, before = 0 } = plan(tensor),
+    rows = all - before; // a class token is no pixel
   if (tensor.layout === "vector") return null;
   const channels = tensor.there(choices.at(-1)).slice(0, 16);
   const value = (r, c) =>
-    channels.reduce((s, k) => s + Math.abs(tensor.at(...p.index([k], r, c))), 0) / channels.length;
+    channels.reduce((s, k) => s + Math.abs(tensor.at(...index([k], before + r, c))), 0) / channels.length;
   const values = range(rows).flatMap((r) => range(columns).map((c) => value(r, c))),
     low = Math.min(...values),
     high = Math.max(...values),

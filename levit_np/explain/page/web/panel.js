@@ -1,60 +1,48 @@
 "use strict";
 // One array to look at: its channels as small pictures, the chosen one enlarged, and the numbers around a cell.
 
-// (height, width) of a number of pixels: the resolution of a stage; one row, where it is none (a class token before).
-function gridOf(pixels) {
-  return doc.model.resolutions.find(([height, width]) => height * width === pixels) ?? [1, pixels];
+// (height, width) of a number of tokens: the resolution of a stage, or one row, where it is none; and how many tokens
+// stand before the pixels': one, if it is a class token.
+function gridOf(tokens) {
+  const most = doc.model.config.pooling === "token" ? 1 : 0;
+  for (const [height, width] of doc.model.resolutions) {
+    const before = tokens - height * width;
+    if (before >= 0 && before <= most) return [height, width, before];
+  }
+  return [1, tokens, 0];
+}
+
+// Tokens in rows and columns: the pixels in their grid, a class token alone in a row above them (elsewhere there: -1).
+function tokenGrid(tokens) {
+  const [height, columns, before] = gridOf(tokens);
+  const token = (r, c) => (r >= before ? before + (r - before) * columns + c : c ? -1 : 0);
+  const pixel = (n) => (n < before ? [0, 0] : [before + Math.floor((n - before) / columns), (n - before) % columns]);
+  return { rows: before + height, columns, before, token, pixel };
 }
 
 // How an array is laid out as a picture: which axes are chosen (choices), and which index a pixel of it has.
 function plan(tensor) {
   const [a, b, c] = tensor.shape;
-  const over = (pixels) => {
-    const [rows, columns] = gridOf(pixels);
-    return { rows, columns };
-  };
   switch (tensor.layout) {
     case "image":
       return { choices: [0], rows: b, columns: c, index: ([k], r, col) => [k, r, col], pixel: (i) => [i[1], i[2]] };
     case "tokens": {
-      const { rows, columns } = over(a);
-      return {
-        choices: [1],
-        rows,
-        columns,
-        index: ([k], r, col) => [r * columns + col, k],
-        pixel: (i) => [Math.floor(i[0] / columns), i[0] % columns],
-      };
+      const grid = tokenGrid(a);
+      return { ...grid, choices: [1], index: ([k], r, col) => [grid.token(r, col), k], pixel: (i) => grid.pixel(i[0]) };
     }
     case "heads": {
-      const { rows, columns } = over(b);
-      return {
-        choices: [0, 2],
-        rows,
-        columns,
-        index: ([k, d], r, col) => [k, r * columns + col, d],
-        pixel: (i) => [Math.floor(i[1] / columns), i[1] % columns],
-      };
+      const grid = tokenGrid(b);
+      const index = ([k, d], r, col) => [k, grid.token(r, col), d];
+      return { ...grid, choices: [0, 2], index, pixel: (i) => grid.pixel(i[1]) };
     }
     case "pairs": {
-      const { rows, columns } = over(c);
-      return {
-        choices: [0, 1],
-        rows,
-        columns,
-        index: ([k, q], r, col) => [k, q, r * columns + col],
-        pixel: (i) => [Math.floor(i[2] / columns), i[2] % columns],
-      };
+      const grid = tokenGrid(c);
+      const index = ([k, q], r, col) => [k, q, grid.token(r, col)];
+      return { ...grid, choices: [0, 1], index, pixel: (i) => grid.pixel(i[2]) };
     }
     case "table": {
-      const { rows, columns } = over(b);
-      return {
-        choices: [0],
-        rows,
-        columns,
-        index: ([k], r, col) => [k, r * columns + col],
-        pixel: (i) => [Math.floor(i[1] / columns), i[1] % columns],
-      };
+      const grid = tokenGrid(b);
+      return { ...grid, choices: [0], index: ([k], r, col) => [k, grid.token(r, col)], pixel: (i) => grid.pixel(i[1]) };
     }
     case "filters":
       return {
@@ -102,8 +90,8 @@ function nearest(tensor, index) {
 function middle(axis, size) {
   if (["row", "column"].includes(axis)) return Math.floor(size / 2);
   if (!["pixel", "query", "key"].includes(axis)) return 0;
-  const [rows, columns] = gridOf(size);
-  return Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+  const [rows, columns, before] = gridOf(size);
+  return before + Math.floor(rows / 2) * columns + Math.floor(columns / 2);
 }
 
 const SHEET = 24; // channels shown as small pictures
@@ -249,7 +237,7 @@ class Panel {
 
   // The numbers around the chosen cell, as a grid for the arrow keys.
   window(chosen) {
-    const { rows, columns } = this.plan,
+    const { rows, columns, before = 0 } = this.plan,
       [row, column] = this.plan.pixel(this.index);
     const wide = Math.min(columns, innerWidth < 480 ? 4 : 7),
       high = Math.min(rows, 7);
@@ -267,7 +255,7 @@ class Panel {
       h(
         "tr",
         {},
-        h("th", { scope: "row" }, String(top + i)),
+        h("th", { scope: "row" }, top + i < before ? t("short.token") : String(top + i - before)),
         range(wide).map((j) => {
           const index = this.plan.index(chosen, top + i, left + j),
             here = top + i === row && left + j === column;

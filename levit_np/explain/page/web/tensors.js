@@ -34,7 +34,7 @@ class Tensor {
     let place = 0;
     for (let axis = 0; axis < index.length; axis++) {
       const i = this.places[axis] ? this.places[axis].get(index[axis]) : index[axis];
-      if (i === undefined) return -1;
+      if (i === undefined || i < 0) return -1;
       place += i * this.strides[axis];
     }
     return place;

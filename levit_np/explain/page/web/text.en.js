@@ -304,11 +304,13 @@ language.table.en = {
     "Choose a query pixel: click into the image, or type its number. Green frame: the query. Violet frame: the key that the numbers below are about.",
   chooseQueryShrink:
     "The queries stand on every second pixel, the keys on all: choose a query in the image. Green frame: the query. Violet frame: the key that the numbers below are about.",
+  tokenHasNoPixel: "Query 0 and key 0 are the class token’s, which has no pixel: type 0 to choose it.",
   clickQuery: "query (click)",
   biasB: "B[|Δx|, |Δy|]",
   scoresA: "A, the scores",
   onImage: "attention over the image",
   pairNumbers: "Query {query} (row {qr}, column {qc}) and key {key} (row {kr}, column {kc})",
+  pairWithToken: "Query {query} and key {key}: 0 is the class token",
   networkSays: "the network has",
   allProducts: "All {n} products of Q·K",
   allHeads: "All heads, same query",

@@ -297,11 +297,13 @@ language.table.zh = {
   chooseQuery: "选择一个查询像素：在图像上点击，或输入它的编号。绿框是查询，紫框是下面的数值所对应的键。",
   chooseQueryShrink:
     "查询只放在每隔一行、每隔一列的像素上，键在所有像素上：在图像上选择一个查询。绿框是查询，紫框是下面的数值所对应的键。",
+  tokenHasNoPixel: "查询 0 和键 0 属于分类 token，它没有对应的像素：输入 0 可以选择它。",
   clickQuery: "查询（点击）",
   biasB: "B[|Δx|, |Δy|]",
   scoresA: "分数 A",
   onImage: "图像上的注意力",
   pairNumbers: "查询 {query}（行 {qr}，列 {qc}）与键 {key}（行 {kr}，列 {kc}）",
+  pairWithToken: "查询 {query} 与键 {key}：0 是分类 token",
   networkSays: "网络的值：",
   allProducts: "Q·K 的全部 {n} 个乘积",
   allHeads: "同一查询的所有头",
