@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,36 @@ def test_the_tour(opened):
             opened.wait(f"document.documentElement.dataset.ready !== '{before}'")
     assert len(seen) == count >= 15 and not any("tour." in text for text in seen)
     assert opened.js("document.getElementById('tour').hidden") and opened.js("location.hash").startswith("#/backward/")
+
+
+@browser
+def test_back_within_the_tour(opened):
+    """The browser's own buttons lead from stop to stop too, and the tour's words go with them."""
+    said = "document.querySelector('#tour .count').textContent"
+    opened.press("t")
+    for i in (2, 3):
+        opened.js("document.querySelector('#tour button.main').click()")
+        opened.wait(f"{said}.includes(' {i} of ') && document.querySelector('.stop')")
+    third = opened.js("location.hash")
+    opened.js("history.back()")
+    opened.wait(f"{said}.includes(' 2 of ') && location.hash.startsWith('#/forward/0')")
+    opened.js("history.forward()")
+    opened.wait(f"{said}.includes(' 3 of ') && location.hash.startsWith('{third.partition('?')[0]}')")
+    opened.js("tour.leave()")
+
+
+@browser
+@pytest.mark.parametrize("link", ["#/forward/9999", "#/backward/-1", "#/forward", "#/layer/nowhere", "#/%E7%B1"])
+def test_a_link_to_no_place(chromium, page, link):
+    """It says so, and one finds one's way from there."""
+    chromium.errors.clear()
+    chromium.call("Page.navigate", url="about:blank")
+    chromium.open(page.as_uri() + link)
+    assert chromium.js("document.querySelector('h1').textContent") == "There is no such place in this network."
+    assert chromium.js("document.title") == "There is no such place in this network. — levit_digits"
+    chromium.press("n")
+    chromium.wait("document.querySelector('.stop')")
+    assert len(chromium.errors) == 1 and re.match(r"\['Error: no (layer|place) ", chromium.errors[0])
 
 
 STROKES = {  # x, y of a square's; (x, y, its radii, from and to which degree) of an arc

@@ -48,12 +48,21 @@ const memory = {
   },
 };
 
+// What a browser wrote as %E7%B1%BB; itself, where somebody cut it in the middle.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 // The address after "#": a path, and choices: #/forward/17?at=3,0,5&head=2. It is kept here too: in a notebook's frame
 // the browser lets nobody rewrite it.
 const address = {
   now: location.hash,
   read() {
-    const [path, choices] = decodeURIComponent(this.now.slice(1) || "/").split("?");
+    const [path, choices] = decoded(this.now.slice(1) || "/").split("?");
     return { path: path.split("/").filter(Boolean), choices: new URLSearchParams(choices || "") };
   },
   to(path, choices = {}) {
@@ -77,7 +86,7 @@ const address = {
   record(how) {
     clearTimeout(this.timer);
     try {
-      history[how](null, "", this.now);
+      history[how](tour.at, "", this.now); // where the tour was: main.js
     } catch {
       /* a frame in a notebook */
     }

@@ -45,13 +45,14 @@ async function show() {
     view = await viewOf(path);
   } catch (error) {
     console.error(error);
-    view = h("p", {}, t("noSuchPlace"));
+    view = h("h1", { tabindex: -1 }, t("noSuchPlace"));
   }
   if (mine !== show.turn) return; // another place was asked for meanwhile
   main.replaceChildren(view);
   drawFrame(path);
-  const heading = main.querySelector(choices.get("at") === "why" ? "#why" : "h1");
-  if (choices.get("at") === "why") heading.scrollIntoView();
+  const why = choices.get("at") === "why" && main.querySelector("#why");
+  const heading = why || main.querySelector("h1");
+  if (why) why.scrollIntoView();
   else scrollTo(0, 0);
   if (show.turn > 1 && tour.at === null) heading?.focus({ preventScroll: true });
   document.documentElement.dataset.ready = String(show.turn);
@@ -64,19 +65,18 @@ function viewOf([kind, ...rest]) {
     if (!stopsWithin(rest[0] ?? "").length) throw new Error(`no layer ${rest[0]}`);
     return layerView(rest[0] ?? "");
   }
-  if (kind === "forward" || kind === "backward") {
-    const i = Number(rest[0]);
-    if (!doc[kind][i]) throw new Error(`no stop ${rest[0]}`);
-    return stopView(kind, i);
-  }
+  if (stopAt([kind, ...rest])) return stopView(kind, Number(rest[0]));
   if (kind === "live") return liveView();
-  throw new Error(`no view ${kind}`);
+  throw new Error(`no place ${[kind, ...rest].join("/")}`);
 }
+
+// The stop that a path names, if there is one.
+const stopAt = ([kind, i]) => (["forward", "backward"].includes(kind) ? doc[kind][Number(i)] : undefined);
 
 // The next or previous stop; from elsewhere, the first one of what is shown.
 function step(by) {
   const { path } = address.read();
-  if (["forward", "backward"].includes(path[0])) {
+  if (stopAt(path)) {
     let i = Number(path[1]) + by;
     while (doc[path[0]][i] && !isOnTheWay(doc[path[0]][i])) i += by;
     if (i >= 0 && i < doc[path[0]].length) address.go(address.to(`${path[0]}/${i}`));
@@ -96,7 +96,7 @@ function step(by) {
 // From a stop to its layer, and on to what that is a part of.
 function out() {
   const { path } = address.read(),
-    name = path[0] === "layer" ? lineage(path[1]).at(-2) : doc[path[0]]?.[Number(path[1])]?.layer;
+    name = path[0] === "layer" ? lineage(path[1]).at(-2) : stopAt(path)?.layer;
   address.go(name ? address.to(`layer/${name}`) : "#/");
 }
 
@@ -105,8 +105,9 @@ function turn() {
   const { path } = address.read(),
     other = session.direction === "forward" ? "backward" : "forward";
   session.direction = other;
-  if (["forward", "backward"].includes(path[0])) {
-    const i = counterpart(doc[path[0]][Number(path[1])], other);
+  const stop = stopAt(path);
+  if (stop) {
+    const i = counterpart(stop, other);
     address.go(address.to(`${other}/${Math.max(0, i)}`));
   } else show();
 }
@@ -242,13 +243,13 @@ function finder() {
 }
 
 function drawFrame(path) {
-  const name = path[0] === "layer" ? path[1] : doc[path[0]]?.[Number(path[1])]?.layer;
+  const stop = stopAt(path);
+  const name = path[0] === "layer" ? path[1] : stop?.layer;
   const trail = [
     h("a", { href: "#/" }, t("overview")),
     ...lineage(name ?? "").map((part) => h("a", { href: address.to(`layer/${part}`) }, titleOf(part))),
   ];
-  if (["forward", "backward"].includes(path[0]))
-    trail.push(h("span", { "aria-current": "page" }, opTitle(doc[path[0]][Number(path[1])].op)));
+  if (stop) trail.push(h("span", { "aria-current": "page" }, opTitle(stop.op)));
   if (path[0] === "answer") trail.push(h("span", { "aria-current": "page" }, t("answerTitle")));
   document.getElementById("trail").replaceChildren(
     h(
@@ -301,6 +302,13 @@ function helpDialog() {
   );
 }
 
+// Back and forward again within the tour: its words go with the places.
+addEventListener("popstate", ({ state }) => {
+  if (tour.at !== null && Number.isInteger(state)) {
+    tour.at = state;
+    tour.show();
+  }
+});
 addEventListener("hashchange", () => {
   address.now = location.hash;
   show();
