@@ -17,7 +17,7 @@ from .walk import Stop, Walk
 
 PICTURE_WIDTH = 24  # beside 54 columns of source
 # Where there is nothing better.
-_ASCII = str.maketrans(dict(zip("→←↑↓▪▾×·…∗ᵀΣ√Δσε₀₁⌊⌋\u0302", "><^v#vx*~*TS/dse01[]^")) | {"½": "1/2"})
+_ASCII = str.maketrans(dict(zip("→←↑↓▪▾×·…∗ᵀΣΔσε₀₁⌊⌋\u0302", "><^v#vx*~*TSdse01[]^")) | {"½": "1/2", "√": "sqrt "})
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class View:
 def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text]:
     """The lines, none wider than the page and, where it has a height, exactly as many."""
     arrays = arrays_at(stop, walk)
-    head = [_title(walk, stop, page), _map(walk, stop), _name(stop), *_formula(stop, page.width)]
+    head = [_title(walk, stop, page), _map(walk, stop), _name(stop), *_formula(stop, page)]
     head += _shapes(stop, page)
     reason = _reason(stop, page.width)
     head += reason[: 3 if page.height else None]
@@ -123,11 +123,11 @@ def _name(stop: Stop) -> Text:
     return Text.assemble((stop.name or "the network", "bold"), f"  {kind}")
 
 
-def _formula(stop: Stop, width: int) -> list[Text]:
-    text = stop.formula
+def _formula(stop: Stop, page: Page) -> list[Text]:
+    text = stop.formula if page.unicode else stop.formula.translate(_ASCII)  # before it is wrapped: a root grows
     if stop.direction == "backward" and stop.operation is None and stop.kind not in ("CrossEntropy", "Distillation"):
         text = f"backward of  {text}"
-    wrapped = textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ")
+    wrapped = textwrap.wrap(text, page.width - 2, initial_indent="  ", subsequent_indent="    ")
     return [Text(line, "magenta") for line in wrapped]
 
 
@@ -173,14 +173,16 @@ def _label(labels, i) -> str:
 def _numbers(arrays: dict, stop: Stop, view: View, page: Page) -> list[Text]:
     """A row an array, those that the stop makes marked, and a line of the plain numbers."""
     made, shown = _made(stop), _pictured(arrays, stop, view)
-    lines = [Text(f"  {'':13} {'shape':15} {'min':>9} {'mean':>9} {'max':>9} {'std':>9} values", "dim")]
+    fit = min(4, max(0, (page.width - 31) // 10))  # on a narrow page: a number that is cut off is another number
+    titles = " ".join(f"{title:>9}" for title in ("min", "mean", "max", "std")[:fit])
+    lines = [Text(f"  {'':13} {'shape':15} {titles} values", "dim")]
     for name, array in arrays.items():
         found = statistics(array)
         numbers = [number(value) for value in found] if found else ["-"] * 4
         shape = "×".join(map(str, array.shape)) or "a number"
         bars = histogram(array) if page.unicode else ""
         broken = "" if array.dtype.kind != "f" or np.isfinite(array).all() else " not all finite!"
-        mark, columns = ">" if name in made else " ", " ".join(f"{n:>9}" for n in numbers)
+        mark, columns = ">" if name in made else " ", " ".join(f"{n:>9}" for n in numbers[:fit])
         row = f"{mark} {name:13.13} {shape:15} {columns} {bars}{broken}"
         lines.append(Text(row, "bold" if name == shown else ""))
     plain = _plain_values(stop)

@@ -291,6 +291,20 @@ def test_a_narrow_page_has_room_for_source_and_picture(walk):
             assert max(map(len, lines)) <= page.width and any(line.startswith("→") for line in lines), (name, page)
 
 
+@pytest.mark.parametrize("width, columns", [
+    (40, []), (49, ["min"]), (60, ["min", "mean"]), (80, ["min", "mean", "max"])])
+def test_a_narrow_page_cuts_no_number(walk, width, columns):
+    """-1.234e-05 without its end would be another number."""
+    stop = next(stop for stop in walk.stops if stop.kind == "normalize_backward")
+    whole, narrow = (show(walk, stop, View(), Page(w, None)) for w in (200, width))
+    head = next(i for i, line in enumerate(narrow) if " shape " in line.plain)
+    assert [word for word in narrow[head].plain.split() if word in ("min", "mean", "max")] == columns
+    wide = next(i for i, line in enumerate(whole) if " shape " in line.plain)
+    for name, row in ((line.plain[2:15], line.plain) for line in narrow[head + 1 : head + 6]):
+        words = next(line.plain for line in whole[wide:] if line.plain[2:15] == name).split()
+        assert all(word in words or not word[-1].isdigit() for word in row.split()), row
+
+
 def test_where_there_is_nothing_but_ascii(walk):
     """Each letter that formulas, help and pictures have is replaced by another, not lost on its way out."""
     session, page = Session(walk), Page(80, None, colour=True, unicode=False)
@@ -301,6 +315,7 @@ def test_where_there_is_nothing_but_ascii(walk):
         shown += [line.plain for line in session.lines(page)]
     assert "".join(shown).isascii()
     assert "  dx = dy gamma/s, dgamma = S dy x^, dbeta = S dy" in shown
+    assert "  y = gamma (x - mean) / sqrt (variance + eps) + beta" in shown
     assert shown[-len(WORDS.splitlines()) - len(HELP.splitlines()) - 2].startswith("n >  the next step")
 
 
@@ -342,7 +357,9 @@ def test_the_reasons_are_those_of_this_network(any_walk):
                     if not stop.is_operation)
     shrinks = len(config.stages) > 1
     for claim, there in (("three stages", len(config.stages) == 3), ("mean token", config.pooling == "average"),
-                         ("every second pixel", shrinks), ("set to 0", config.activation == "hardswish")):
+                         ("every second pixel", shrinks), ("set to 0", config.activation == "hardswish"),
+                         ("plus a bias", config.position == "bias"),
+                         ("the gamma of its BN is 0", config.normalization == "batch")):
         assert there or claim not in said, claim
 
 
