@@ -10,8 +10,8 @@ _PLACES = {
          "about a quarter of the tokens is left.",
     "projection": "Mixes what the heads have found, and makes of it as many channels as the next tokens have.",
     "up": "Each token by itself gets more channels, so that the activation has more to choose from.",
-    "down": "And back to the width of the tokens. In a fresh network the gamma of its BN is 0: the branch starts as "
-            "nothing.",
+    "down": "And back to the width of the tokens. Where a BN follows, its gamma is 0 in a fresh network: the branch "
+            "starts as nothing.",
     "head": "Turns the pooled token into a score (a logit) a class; trained with the true labels.",
     "head_dist": "A second head, trained to say what a teacher network says; the answer averages the two.",
     "norm": "Normalizes each token before the branch, as ViT does (ablation A3).",
@@ -40,8 +40,8 @@ _LAYERS = {
     "Residual": "What a branch finds is added to what was there: the tokens are corrected, not replaced, and the "
                 "gradient has a straight way back.",
     "PreNorm": "The branch sees normalized tokens, as in ViT (ablation A3).",
-    "Attention": "Every token asks all others (query · key, plus a bias of their distance), and takes the average "
-                 "of their values, weighted by the answers.",
+    "Attention": "Every token asks all others (query · key; with an attention bias their distance counts too), and "
+                 "takes the average of their values, weighted by the answers.",
     "ShrinkingAttention": "Attention with fewer queries than keys: each token that stays gathers from all that "
                           "were there.",
     "AttentionBias": "How much a pair of pixels should attend to one another by distance alone, learned, for each "
