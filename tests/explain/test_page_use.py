@@ -94,6 +94,30 @@ def test_back_within_the_tour(opened):
 
 
 @browser
+def test_the_tour_leaves_room_on_a_small_screen(opened):
+    """A phone on its side, or letters four times as large."""
+    opened.resize(320, 256)
+    opened.go("#/")
+    opened.js("tour.go(7)")
+    opened.wait("document.querySelector('.attention')")
+    opened.js("document.querySelector('.attention').scrollIntoView()")
+    assert opened.js("Boolean(document.elementFromPoint(160, 20).closest('main'))")
+    opened.js("tour.leave()")
+    opened.resize(1280, 900)
+
+
+@browser
+def test_a_pressed_button_keeps_the_focus(opened):
+    """Of a head or a key, though all that depends on it is drawn anew."""
+    opened.go(f"#/forward/{opened.js('doc.forward.findIndex((s) => s.op === `attention`)')}")
+    for button, text in ((".headbutton:nth-child(2)", "head 1"), (".attention .terms tr:nth-child(3) button", "")):
+        opened.js(f"document.querySelector('{button}').focus()")
+        text = text or opened.js("document.activeElement.textContent")
+        opened.press("Enter")
+        opened.wait(f"document.activeElement.textContent === {text!r} && document.activeElement.closest('.chosen')")
+
+
+@browser
 @pytest.mark.parametrize("link", ["#/forward/9999", "#/backward/-1", "#/forward", "#/layer/nowhere", "#/%E7%B1"])
 def test_a_link_to_no_place(chromium, page, link):
     """It says so, and one finds one's way from there."""

@@ -82,6 +82,7 @@ SPECIAL.attention = async (stop) => {
   });
   const draw = async () => {
     const row = rowOf(a, state);
+    const pressed = [...body.querySelectorAll("button")].indexOf(document.activeElement);
     body.replaceChildren(
       scrolling(t("equation1"), await equationMaps(a, state, row, fields.set)),
       pairNumbers(a, state, row),
@@ -91,6 +92,7 @@ SPECIAL.attention = async (stop) => {
       ...biasMaps(a, state.head),
       await gradientMaps(a, state),
     );
+    body.querySelectorAll("button")[pressed]?.focus(); // a keyboard goes on from there
   };
   await draw();
   return h(
