@@ -107,6 +107,20 @@ def test_the_tour_leaves_room_on_a_small_screen(opened):
 
 
 @browser
+def test_a_number_that_does_not_fit_is_brought_into_range(opened):
+    """In a link, and typed as the convolution's input channel."""
+    attention = opened.js("doc.forward.findIndex((s) => s.op === 'attention')")
+    opened.go(f"#/forward/{attention}?head=-1&query=x&key=2.6")
+    fields = "[...document.querySelectorAll('.attention .choosers input')].map((input) => input.value)"
+    assert opened.js(fields) == ["0", "0", "3"] and "NaN" not in opened.js("document.body.innerText")
+    opened.go(f"#/forward/{opened.js('doc.forward.findLastIndex((s) => s.op === `convolution`)')}")
+    for typed, taken in (("99", 31), ("-4", 0), ("0.5", 1)):
+        opened.js(f"(() => {{ const input = document.querySelector('.special input'); input.value = '{typed}';"
+                  " input.dispatchEvent(new Event('change')); })()")
+        assert f"input channel {taken}, " in opened.js("document.querySelector('.special').textContent"), typed
+
+
+@browser
 def test_a_pressed_button_keeps_the_focus(opened):
     """Of a head or a key, though all that depends on it is drawn anew."""
     opened.go(f"#/forward/{opened.js('doc.forward.findIndex((s) => s.op === `attention`)')}")

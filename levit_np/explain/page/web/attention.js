@@ -50,7 +50,7 @@ function attentionFields(a, state, names, changed) {
   const most = { head: a.heads - 1, query: a.queries - 1, key: a.keys - 1 };
   const fields = {};
   const set = (name, value) => {
-    const wanted = Math.min(most[name], Math.max(0, Math.round(value) || 0));
+    const wanted = wholeNumber(value, most[name]);
     if (name !== "query" || a.probabilities.has([0, wanted, 0])) state[name] = wanted;
     for (const field of names) fields[field].value = state[field];
     changed();
@@ -59,7 +59,7 @@ function attentionFields(a, state, names, changed) {
     "div",
     { class: "choosers" },
     names.map((name) => {
-      const change = (event) => set(name, Number(event.target.value));
+      const change = (event) => set(name, event.target.value);
       fields[name] = h("input", { type: "number", min: 0, max: most[name], value: state[name], onchange: change });
       return h("label", {}, t(`axis.${name}`), " ", fields[name]);
     }),
@@ -71,10 +71,10 @@ SPECIAL.attention = async (stop) => {
   const a = await attentionOf(stop.layer);
   const { choices } = address.read();
   const [, query] = nearest(a.probabilities, [0, choices.has("query") ? Number(choices.get("query")) : undefined]);
-  const state = { head: Math.min(a.heads - 1, Number(choices.get("head") ?? 0)), query, key: 0 };
+  const state = { head: wholeNumber(choices.get("head"), a.heads - 1), query, key: 0 };
   const { probabilities } = rowOf(a, state);
   const strongest = probabilities.indexOf(Math.max(...probabilities));
-  state.key = Math.min(a.keys - 1, Number(choices.get("key") ?? strongest));
+  state.key = wholeNumber(choices.get("key") ?? strongest, a.keys - 1);
   const body = h("div", {});
   const fields = attentionFields(a, state, ["head", "query", "key"], () => {
     address.choose(state);

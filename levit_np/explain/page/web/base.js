@@ -95,6 +95,8 @@ const address = {
 
 const number = (n) => n.toLocaleString("en-US");
 const times = (shape) => shape.join(" × ");
+// What was typed, or stood in a link, as a whole number from 0 to most; 0 where it is none.
+const wholeNumber = (text, most) => Math.min(most, Math.max(0, Math.round(Number(text)) || 0));
 // 0 … n-1
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 

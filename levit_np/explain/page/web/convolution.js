@@ -7,13 +7,15 @@ SPECIAL.convolution = async (stop, arrays, panels, choose) => {
   const view = h("section", { class: "special" });
   const stage = h("div", { class: "row" });
   const pictures = cachedPictures();
+  const last = arrays.x.there(0).length - 1;
   let channel = 0;
   const draw = (cell) => stage.replaceChildren(...windowAt(arrays, stop.with, cell, channel, pictures));
   const pick = (event) => {
-    channel = Number(event.target.value);
+    channel = wholeNumber(event.target.value, last);
+    event.target.value = channel;
     draw(panels.y.index);
   };
-  const input = h("input", { type: "number", min: 0, max: arrays.x.there(0).length - 1, value: 0, onchange: pick });
+  const input = h("input", { type: "number", min: 0, max: last, value: 0, onchange: pick });
   SPECIAL.convolution.onselect = (name, index) => name === "y" && draw(index);
   view.append(
     h("h2", {}, t("window")),
