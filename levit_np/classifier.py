@@ -163,7 +163,7 @@ class Classifier(LeViT):
         labels, preprocessing = loading.labels_of(self), None
         if isinstance(image, np.ndarray) and image.dtype == self.dtype:
             x = image
-            self._check(x[None])
+            self._check_one(x)
         else:
             x, preprocessing = self.prepare(image), loading.preprocessing_of(self).to_dict()
         if about is None:
@@ -172,6 +172,13 @@ class Classifier(LeViT):
         classes = {key: None if which is None else class_number(which, labels) for key, which in classes.items()}
         return Explanation(*write(super().to("reference"), x[None], labels, preprocessing, about, whole,
                                   **classes))
+
+    def _check_one(self, x: np.ndarray) -> None:
+        """Raises LevitError where x is not one prepared image (in_channels, *image_size)."""
+        if x.ndim != 3:
+            expected = ", ".join(map(str, (self.config.in_channels, *self.config.image_size)))
+            raise LevitError(f"{self.config.name}: expected one image ({expected}), got {x.shape}")
+        self._check(x[None])
 
     def save(self, path) -> None:
         """Replaces `path` by an HDF5 file of the weights (float32), the configuration, the label names and the

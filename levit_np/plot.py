@@ -4,6 +4,7 @@ Each function takes (model, image) and returns a figure, which a notebook shows 
 image: whatever model.predict takes, or one prepared image (C, H, W) of the model's dtype.
 """
 
+import operator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -166,7 +167,7 @@ def attention_names(model) -> list[str]:
 
 def _prepared(model, image) -> np.ndarray:
     if isinstance(image, np.ndarray) and image.dtype == model.dtype:
-        model._check(image[None])
+        model._check_one(image)
         return image
     return model.prepare(image)
 
@@ -198,14 +199,17 @@ def _grids(module) -> tuple[tuple[int, int], tuple[int, int]]:
 def _place(query, grid, name) -> tuple[int, int]:
     if query is None:
         return grid[0] // 2, grid[1] // 2
-    row, column = query
+    try:
+        row, column = map(operator.index, query)
+    except (TypeError, ValueError):  # not two, not whole
+        row, column = -1, -1
     if not (0 <= row < grid[0] and 0 <= column < grid[1]):
-        raise LevitError(f"query: expected (row, column) below {grid} in {name}, found {query}")
+        raise LevitError(f"query: expected (row, column) below {grid} in {name}, found {query!a:.100}")
     return row, column
 
 
 def _within(what: str, number: int, count: int) -> int:
-    if not 0 <= number < count:
+    if not isinstance(number, (int, np.integer)) or not 0 <= number < count:
         raise LevitError(f"{what}: expected a number from 0 to {count - 1}, found {number}")
     return number
 

@@ -174,7 +174,8 @@ def test_a_title_fits_a_narrow_figure():
 def test_what_is_not_there_is_refused(digits):
     for wrong, message in ((dict(layer="stages.9"), "layer: expected one of stages.0.blocks.0.attention, "),
                            (dict(query=(8, 0)), r"query: expected \(row, column\) below \(8, 8\)"),
-                           (dict(query=(0, -1)), "query: expected"),
+                           (dict(query=(0, -1)), "query: expected"), (dict(query=5), "query: expected"),
+                           (dict(query=(0.5, 1)), "query: expected"), (dict(head=1.5), "head: expected a number"),
                            (dict(head=3), "head: expected a number from 0 to 2")):
         with pytest.raises(levit_np.LevitError, match=message):
             plot.attention(digits, IMAGE, **wrong)
@@ -184,6 +185,8 @@ def test_what_is_not_there_is_refused(digits):
         plot.features(digits, IMAGE, channels=0)
     with pytest.raises(levit_np.LevitError, match="expected images"):
         plot.attention(digits, np.zeros((1, 3, 3), np.float32))
+    with pytest.raises(levit_np.LevitError, match=r"expected one image \(1, 32, 32\), got \(2, 1, 32, 32\)"):
+        plot.attention(digits, np.zeros((2, 1, 32, 32), np.float32))
 
 
 def test_attention_that_is_no_number_is_said_so(digits):

@@ -227,6 +227,8 @@ def test_a_class_by_name_or_number(digits):
         digits.explain(DIGIT, target=11)
     with pytest.raises(LevitError, match="rival: expected a class other than the target, found 4 for both"):
         digits.explain(DIGIT, target=4, rival="4")
+    with pytest.raises(LevitError, match=r"levit_digits: expected one image \(1, 32, 32\), got \(2, 1, 32, 32\)"):
+        digits.explain(np.zeros((2, 1, 32, 32), np.float32))
     with pytest.raises(LevitError, match="teacher: expected a model with two heads, found levit_digits"):
         levit_np.create("levit_digits", distillation=False).explain(DIGIT, teacher=4)
 
