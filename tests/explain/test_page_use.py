@@ -175,6 +175,22 @@ def test_drawn_digits_are_what_the_weights_know(opened, digits, scale, shift):
         assert digits.predict(base64.b64decode(picture.partition(",")[2]))[0][0] == str(digit)
 
 
+@browser
+def test_a_stroke_ends_though_nobody_heard_of_it(opened):
+    """A menu or another program took the pointer: moving without a button does not draw."""
+    opened.go("#/")
+    opened.js("document.getElementById('main').replaceChildren(window.pad = drawing().canvas), scrollTo(0, 0)")
+    x, y = opened.js("(() => { const box = pad.getBoundingClientRect(); return [box.x, box.y]; })()")
+    blank = opened.js("pad.toDataURL()")
+    for kind, place in (("mousePressed", 60), ("mouseMoved", 100)):
+        opened.call("Input.dispatchMouseEvent", type=kind, x=x + place, y=y + 60, button="left", buttons=1)
+    drawn = opened.js("pad.toDataURL()")
+    for place in (150, 200):
+        opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + place, y=y + place)
+    assert opened.js("pad.toDataURL()") == drawn != blank
+    opened.call("Input.dispatchMouseEvent", type="mouseReleased", x=x + 200, y=y + 200, button="left")
+
+
 def _points(x, y, *arc):
     if not arc:
         return [(x, y)]

@@ -99,6 +99,7 @@ function drawing() {
   };
   let last = null;
   const line = (event) => {
+    if (!event.buttons) last = null; // it was let go elsewhere: in a menu, in another program
     if (!last) return;
     const now = at(event);
     context.beginPath();
