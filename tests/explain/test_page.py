@@ -207,9 +207,14 @@ def test_two_classes_are_compared(opened, digits):
     top = opened.js("doc.why")
     pictures = "[...document.querySelectorAll('figure canvas')].map((c) => c.toDataURL()).join()"
     first = opened.js(pictures)
+    layer = "[...document.querySelectorAll('#main select')].at(-1)"
+    opened.js(f"{layer}.value = 'stages.2.blocks.0.attention', {layer}.dispatchEvent(new Event('change'))")
+    opened.wait(f"{pictures} !== {first!r}")
+    first = opened.js(pictures)
     opened.js("(() => { const [, other] = document.querySelectorAll('.choosers select'); other.value = 4;"
               " other.dispatchEvent(new Event('change')); })()")
     opened.wait(f"{pictures} !== {first!r}")
+    assert opened.js(f"{layer}.value") == "stages.2.blocks.0.attention"
     caption = opened.js("document.querySelectorAll('figcaption')[2].textContent")
     assert caption.endswith(opened.js(f"doc.labels[{top[4]}]"))
     model = levit_np.load("levit_digits.h5", backend="reference", dtype="float64")

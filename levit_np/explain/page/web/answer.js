@@ -77,7 +77,8 @@ async function whyParts() {
     return place < 0 ? Math.min(i, doc.why.length - 1) : place;
   });
   const pictures = h("div", {});
-  const draw = async () => pictures.replaceChildren(await whyPictures(chosen), await whyAttention(chosen));
+  const kept = {}; // the attention layer stays when a class is changed
+  const draw = async () => pictures.replaceChildren(await whyPictures(chosen), await whyAttention(chosen, kept));
   const pick = (i) => (event) => {
     chosen[i] = Number(event.target.value);
     address.choose({ one: doc.why[chosen[0]], other: doc.why[chosen[1]] });
@@ -122,15 +123,17 @@ async function whyPictures(chosen) {
 }
 
 // At each key, Σ over the queries of weight × gradient: what a head's looking there did for each of the two classes.
-async function whyAttention(chosen) {
+async function whyAttention(chosen, kept) {
   const names = Object.keys(doc.influence).reverse();
+  kept.layer ??= names[0];
   const body = h("div", {});
   const select = h(
     "select",
     { onchange: () => draw(select.value) },
-    names.map((name) => h("option", { value: name }, fullTitle(name))),
+    names.map((name) => h("option", { value: name, selected: name === kept.layer }, fullTitle(name))),
   );
   const draw = async (name) => {
+    kept.layer = name;
     const places = [...new Set(chosen)];
     const maps = await Promise.all(places.map((place) => tensors.get(doc.influence[name][place])));
     const [heads, keys] = maps[0].shape;
@@ -151,7 +154,7 @@ async function whyAttention(chosen) {
     ];
     body.replaceChildren(...maps.flatMap(towards), legend(-largest, largest));
   };
-  if (names.length) await draw(names[0]);
+  if (names.length) await draw(kept.layer);
   const layer = h("p", {}, h("label", {}, t("attentionLayer"), " ", select));
   return h("div", {}, h("h3", {}, t("whyMaps")), h("p", {}, t("whyMapsIntro")), layer, body);
 }
