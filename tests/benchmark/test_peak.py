@@ -54,7 +54,7 @@ def test_every_unit_of_this_processor_has_a_rate(monkeypatch):
 def test_a_unit_is_one_whose_every_feature_is_there_and_permitted(monkeypatch, machine, features, permitted, found):
     """And a round does so many operations: two for each multiply-add of each of its vectors' numbers."""
     monkeypatch.setattr(binding, "get_host_cpu_features", features.copy)
-    monkeypatch.setattr(peak.platform, "machine", lambda: machine)
+    monkeypatch.setattr(peak.processor.platform, "machine", lambda: machine)
     monkeypatch.setattr(peak, "tiles_permitted", lambda: permitted)
     monkeypatch.setattr(peak, "_compiled", lambda source, cpu: source)
     monkeypatch.setattr(peak, "_rate", lambda run, operations, threads: operations)
