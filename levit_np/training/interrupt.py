@@ -11,8 +11,11 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 SAID = b"\nends when this step is done and saved; Ctrl-C again ends at once\n"
 
 
-class Stopped(Exception):
-    """A signal asked for the end, and everything is saved; `status` is what the process should end with."""
+class Stopped(BaseException):
+    """A signal asked for the end, and everything is saved; `status` is what the process should end with.
+
+    As a KeyboardInterrupt, which may come anywhere too, it is no Exception: who decodes an image takes each of those
+    for the image's fault."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)

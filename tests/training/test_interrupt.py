@@ -8,7 +8,9 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from levit_np.images import decoding
 from levit_np.training.interrupt import Interrupt, Stopped
 
 from .small_run import interrupted_at, run
@@ -68,6 +70,20 @@ def test_what_may_end_at_once_may_do_so_while_it_lasts():
         with pytest.raises(Stopped) as stopped, interrupt.at_once():
             raise AssertionError("it was begun")
         assert stopped.value.status == 143 and str(stopped.value) == "SIGTERM"
+
+
+def test_a_signal_while_an_image_is_decoded_is_not_the_image_s_fault(tmp_path, monkeypatch):
+    """Skipped, the image would miss in the figures; else it alone would be blamed for the end."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+
+    def decode(file):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return decoder(file)
+
+    decoder = decoding.DECODERS["PNG"]
+    monkeypatch.setitem(decoding.DECODERS, "PNG", decode)
+    with Interrupt() as interrupt, pytest.raises(Stopped), interrupt.at_once():
+        decoding.open_image(tmp_path / "a.png")
 
 
 def test_in_a_thread_signals_stay_the_main_one_s():
