@@ -79,7 +79,7 @@ class FunctionTeacher:
         exec(compile(source, path, "exec"), vars(module))
         if not callable(function := getattr(module, name, None)):
             raise LevitError(f"{path}: expected a function {name!a:.100}, found none")
-        return cls(function, classes, hashlib.sha256(source).hexdigest())
+        return cls(function, classes, hashlib.sha256(source + b"\0" + name.encode()).hexdigest())
 
     def __call__(self, batch):
         """The function's logits.  Raises LevitError where they are not (B, classes) of a floating type."""

@@ -146,8 +146,11 @@ def test_a_function_in_a_file(tmp_path):
     for name in ("darkness", "np"):
         with pytest.raises(LevitError, match=f"a:b.py: expected a function '{name}', found none"):
             teacher.FunctionTeacher.of(f"{path}:{name}", 3)
+    path.write_text(path.read_text() + "\ndef dullness(images):\n    return -brightness(images)\n")
+    one, other = (teacher.FunctionTeacher.of(f"{path}:{name}", 3).fingerprint for name in ("brightness", "dullness"))
+    assert one != other
     path.write_text(path.read_text().replace("mean", "max"))
-    assert taught.fingerprint != teacher.FunctionTeacher.of(f"{path}:brightness", 3).fingerprint
+    assert one != teacher.FunctionTeacher.of(f"{path}:brightness", 3).fingerprint
 
 
 def test_another_teacher_has_another_fingerprint(written, tmp_path):
