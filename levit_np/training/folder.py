@@ -38,7 +38,7 @@ class RunFolder:
         if not fresh and not self.config.is_file():
             raise TrainingError(f"{self.path}: expected a run to go on with, found no {self.config.name}")
         self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(self.path / "lock", self.path):
+        with _lock(self.path / "lock", self.path) as self._locked:
             if fresh and (self.config.exists() or any(int(path.stem[5:]) for path in self.checkpoints.paths())):
                 raise TrainingError(f"{self.path}: expected no run yet, found one; --resume goes on with it")
             if found := [path for path in (self.best, self.last) if fresh and os.path.lexists(path)]:
@@ -47,6 +47,16 @@ class RunFolder:
                 for leftover in folder.glob(".levit_np-*.tmp"):  # of a process that was killed
                     leftover.unlink()
             yield
+
+    def require_locked(self) -> None:
+        """Raises TrainingError where the folder in this place is another by now: removed or renamed, and perhaps one
+        that a second run has begun, whose files would be mixed with ours."""
+        try:
+            same = os.path.samestat(os.stat(self.path / "lock"), self._locked)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise TrainingError(f"{self.path}: expected the folder that this run has locked, found it moved or removed")
 
     def record_skipped(self, reason: str) -> None:
         """A line of skipped.txt, unless it is there, by another rank or from before the run went on.  Raises
@@ -86,8 +96,8 @@ def require_same(ours: dict, theirs: dict, place: str) -> None:
 
 
 @contextmanager
-def _lock(path: Path, folder: Path) -> Iterator[None]:
-    """A lock that the system takes back when the process ends, however it ends."""
+def _lock(path: Path, folder: Path) -> Iterator[os.stat_result]:
+    """A lock that the system takes back when the process ends, however it ends; -> which file it is."""
     with open(path, "a+b", buffering=0) as file:
         try:
             _take(file)
@@ -102,7 +112,7 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
         with _naming(path):
             file.truncate(0)
             file.write(str(os.getpid()).encode())
-        yield
+        yield os.fstat(file.fileno())
 
 
 @contextmanager

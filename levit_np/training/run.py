@@ -65,8 +65,9 @@ class Run:
                          f"{self.trainer.loader.steps}")
 
     def train(self) -> None:
-        """To the end.  Raises Stopped after a signal, when all is saved; TrainingError for a loss that is not finite;
-        OSError where nothing can be saved any more: the last checkpoint is then whole."""
+        """To the end.  Raises Stopped after a signal, when all is saved; TrainingError for a loss that is not finite,
+        and for a folder that was taken away; OSError where nothing can be saved any more: the last checkpoint is then
+        whole."""
         trainer = self.trainer
         with Interrupt() as interrupt, self.screen.training(trainer):
             while trainer.epoch < trainer.recipe.epochs:
@@ -84,11 +85,13 @@ class Run:
             self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
 
     def save(self) -> None:
-        """The state as it is between two steps.  Raises OSError, CheckpointError."""
+        """The state as it is between two steps.  Raises OSError, CheckpointError; TrainingError where the folder is not
+        this run's any more."""
         state = self.trainer.state()
 
         def write():
             arrays, document = state
+            self.folder.require_locked()
             self.folder.checkpoints.save(arrays, document | {"best": self.best})
 
         self.trainer.ranks.first(write)
@@ -136,6 +139,7 @@ class Run:
         """The epoch's end on the disk.  Killed in here, a training comes by again and writes the same."""
         top1 = line.get("validation", {}).get("top1")
         better = top1 is not None and (self.best is None or top1 > self.best)
+        self.folder.require_locked()  # a validation takes its time
         if better:
             self.best = top1
             self.trainer.evaluated.save(self.folder.best)

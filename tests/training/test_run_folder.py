@@ -32,6 +32,31 @@ def test_one_writer(tmp_path):
         assert (path / "lock").read_text() == str(os.getpid())  # the last one's alone
 
 
+@pytest.mark.parametrize("done", ["moved", "emptied", "begun again"])
+def test_a_run_whose_folder_was_taken_away_writes_into_no_other(tmp_path, done):
+    """Neither into one that somebody begins in its place meanwhile, nor beside that one's checkpoints."""
+    path, left = tmp_path / "run", []
+
+    def taken(step):
+        if left:
+            return
+        path.rename(tmp_path / "moved")
+        if done != "moved":
+            path.mkdir()
+            (path / "checkpoints").mkdir()
+        if done == "begun again":
+            run(path)
+        left.extend(contents(tmp_path))
+
+    with pytest.raises(TrainingError, match=f"{path}: expected the folder that this run has locked, found it moved"):
+        run(path, each=taken, save_seconds=0)
+    assert contents(tmp_path) == left
+
+
+def contents(path):
+    return [(file, file.read_bytes()) for file in sorted(path.rglob("*")) if file.is_file()]
+
+
 def test_one_writer_where_bytes_of_a_file_are_locked(tmp_path, monkeypatch):
     """Windows locks them from the file's position on, and lets nobody else read them."""
     taken = []
