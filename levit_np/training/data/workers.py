@@ -12,6 +12,7 @@ an error printed a hundred lines from destructors, and it would have brought ten
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 import weakref
@@ -44,11 +45,13 @@ class Workers:
         self._processes, self._pipes, self._heard = [], [], False
         self.owner = os.getpid()
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, self.owner)
+        pickled = pickle.dumps(plan)
         try:
             with _safe_path(), _blocked_signals():
                 for worker in range(count):
                     ours, theirs = context.Pipe()
-                    process = context.Process(target=_work, args=(theirs, plan, self._raw, worker, count), daemon=True)
+                    process = context.Process(target=_work, daemon=True,
+                                              args=(theirs, pickled, self._raw, worker, count))
                     process.start()
                     theirs.close()
                     self._processes.append(process)
@@ -168,17 +171,28 @@ def _safe_path():
                 os.environ["PYTHONSAFEPATH"] = before
 
 
-def _work(pipe, plan, raw: list, worker: int, workers: int) -> None:
+def _work(pipe, pickled: bytes, raw: list, worker: int, workers: int) -> None:
     """A worker's life: its units of each step that it is told of, until the parent is gone."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    images, targets, at = _views(raw, plan.shape, len(plan.source.classes))
+    units = _opened(pickled, raw, worker, workers)
     try:
         while True:
             epoch, step, slot = pipe.recv()
-            pipe.send((slot, *_units(plan, epoch, step, images[slot], targets[slot], at, worker, workers)))
+            pipe.send((slot, *units(epoch, step, slot)))
     except (EOFError, OSError):
         return
+
+
+def _opened(pickled: bytes, raw: list, worker: int, workers: int):
+    """What answers for each (epoch, step, slot), as _units, by this process's own copy of the plan."""
+    try:
+        plan = pickle.loads(pickled)
+    except LevitError as error:  # its packed file is gone, or another, since the parent opened it
+        failure = 0, error
+        return lambda epoch, step, slot: ([], failure)
+    images, targets, at = _views(raw, plan.shape, len(plan.source.classes))
+    return lambda epoch, step, slot: _units(plan, epoch, step, images[slot], targets[slot], at, worker, workers)
 
 
 def rows_of(plan, epoch: int, step: int, worker: int = 0, workers: int = 1):

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from levit_np.errors import DataError, ImageError, LevitError
+from levit_np.errors import CheckpointError, DataError, ImageError, LevitError
 from levit_np.training.data import workers as workers_module
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.loader import Loader
+from levit_np.training.data.pack import pack
+from levit_np.training.data.packed import Packed
 from levit_np.training.data.workers import rows_of
 from levit_np.training.recipe import Recipe
 
@@ -98,6 +100,20 @@ def test_an_unexpected_error_comes_with_its_file_and_its_traceback(root):
         list(faulty.epoch(0))
     assert str(caught.value).startswith("class1/001.png: ") and not isinstance(caught.value, LevitError)
     assert "in read" in str(caught.value) and "ZeroDivisionError: a bug" in str(caught.value)
+
+
+@pytest.mark.parametrize("replaced, words", [(True, "expected the file that was opened before, found another"),
+                                             (False, "No such file or directory")])
+def test_a_packed_file_that_is_gone_before_the_workers_start_is_said_as_such(root, tmp_path, capfd, replaced, words):
+    """Those of a validation start hours after its file was opened: a bug's traceback, and advice on scripts, came."""
+    pack(Folder(root), tmp_path / "a.h5")
+    with loader(Packed(tmp_path / "a.h5"), workers=2) as packed:
+        (tmp_path / "a.h5").unlink()
+        if replaced:
+            pack(Folder(make_folder(tmp_path / "others", classes=2)), tmp_path / "a.h5")
+        with pytest.raises(CheckpointError, match=f"a.h5: {words}"):
+            list(packed.epoch(0))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("workers", [0, 1])
