@@ -53,7 +53,8 @@ def add(verbs):
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N",
-                       help="threads that compute (default: %(default)s)")
+                       help="threads that compute (default: %(default)s); in another number NumPy's own products, those "
+                       "of --backend reference and --dtype float64, round otherwise")
     train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, 0 for none "
                        "(default: a process less than there are cores, at most 8)")
     train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="checkpoints between the "
