@@ -53,8 +53,8 @@ def add(verbs):
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
                        help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N",
-                       help="threads that compute (default: %(default)s); in another number NumPy's own products, those "
-                       "of --backend reference and --dtype float64, round otherwise")
+                       help="threads that compute (default: %(default)s); in another number NumPy's own products, "
+                       "those of --backend reference and --dtype float64, round otherwise")
     train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, 0 for none "
                        "(default: a process less than there are cores, at most 8)")
     train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="checkpoints between the "
@@ -129,6 +129,7 @@ def _settings(arguments, before: dict | None) -> dict:
     given |= {key: _absolute(given[key]) for key in ("teacher", "validation") if key in given}
     parts = {part.name: value for part in fields(Recipe) if (value := getattr(arguments, part.name)) is not None}
     try:
+        _require_utf8(given)
         if before is None:
             given["recipe"] = Recipe.from_dict(parts, _recipe(arguments.recipe or "paper")).to_dict()
             return DEFAULTS | given
@@ -145,6 +146,14 @@ def _settings(arguments, before: dict | None) -> dict:
     except (KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{arguments.output}: expected the settings of a run in config.json, found none of {error}"
                             ) from None
+
+
+def _require_utf8(given: dict) -> None:
+    """Raises ConfigError for a path of other bytes, which config.json cannot hold: else that would be said when all is
+    read and the first checkpoint written."""
+    for key, value in given.items():
+        if str(value).encode(errors="ignore").decode() != str(value):
+            raise ConfigError(f"{key}: expected a path in UTF-8, as config.json holds it, found {value!a:.100}")
 
 
 def _require_kinds(settings: dict, place: str) -> None:

@@ -98,7 +98,8 @@ def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
     (["--seed", "-1"], "--seed: expected a whole number from 0, found '-1'"), (["--workers", "-1"], "number from 0"),
     (["--save-every", "nan"], "--save-every: expected a number from 0, found 'nan'"),
     (["--save-every", "often"], "--save-every: expected a number from 0, found 'often'"),
-    (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers")])
+    (["--crop-scale", "0.9", "0.1"], "recipe: crop_scale: expected two numbers"),
+    (["--teacher", "t\udcff.h5"], "teacher: expected a path in UTF-8, as config.json holds it, found 't\\udcff.h5'")])
 def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
         main(["train", str(shapes), "--output", str(tmp_path / "run"), *arguments])
