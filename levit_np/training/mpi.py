@@ -138,6 +138,6 @@ def mpi_ranks() -> Iterator[MPIRanks]:
 
 
 def _say(error, ranks):
-    if not isinstance(error, (LevitError, OSError)):
+    if not isinstance(error, (LevitError, OSError, MemoryError, KeyboardInterrupt)):  # a bug
         traceback.print_exception(error)
-    print(f"rank {ranks.rank} of {ranks.size}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+    print(f"rank {ranks.rank} of {ranks.size}: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)

@@ -202,8 +202,11 @@ def test_a_rank_takes_a_gpu_by_its_number_in_its_machine(monkeypatch):
         assert (ranks.rank, device._number) == (2, 1)
 
 
-def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypatch, capsys):
-    """It may wait seconds for them, which wait for it."""
+@pytest.mark.parametrize("error, said", [
+    (LevitError("a bad image"), "a bad image"), (MemoryError("Unable to allocate 1 EiB"), "Unable to allocate 1 EiB"),
+    (MemoryError(), "MemoryError"), (KeyboardInterrupt(), "KeyboardInterrupt")])
+def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypatch, capsys, error, said):
+    """It may wait seconds for them, which wait for it; and says in a line what is no bug."""
     ended, asking = [], SimpleNamespace(Test=lambda: os.kill(os.getpid(), signal.SIGINT))
     world = SimpleNamespace(rank=1, size=2, Dup=lambda: SimpleNamespace(Ibarrier=lambda: asking), Abort=ended.append,
                             Split_type=lambda kind: SimpleNamespace(rank=0))
@@ -215,10 +218,10 @@ def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypat
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises((SystemExit, KeyboardInterrupt)), mpi_ranks():
-            raise LevitError("a bad image")
+            raise error
     finally:
         signal.signal(signal.SIGINT, before)
-    assert ended == [1] and capsys.readouterr().err == "rank 1 of 2: a bad image\n"
+    assert ended == [1] and capsys.readouterr().err == f"rank 1 of 2: {said}\n"
 
 
 def test_nobody_started_this_process_by_mpi(monkeypatch):
