@@ -52,7 +52,7 @@ class RunFolder:
         """Raises TrainingError where the folder in this place is another by now: removed or renamed, and perhaps one
         that a second run has begun, whose files would be mixed with ours."""
         try:
-            same = os.path.samestat(os.stat(self.path / "lock"), self._locked)
+            same = not self._locked or os.path.samestat(os.stat(self.path / "lock"), self._locked)
         except FileNotFoundError:
             same = False
         if not same:
@@ -96,9 +96,11 @@ def require_same(ours: dict, theirs: dict, place: str) -> None:
 
 
 @contextmanager
-def _lock(path: Path, folder: Path) -> Iterator[os.stat_result]:
-    """A lock that the system takes back when the process ends, however it ends; -> which file it is."""
+def _lock(path: Path, folder: Path) -> Iterator[os.stat_result | None]:
+    """A lock that the system takes back when the process ends, however it ends; -> which file it is, None where it
+    locks nothing: there the numbers of files may change too."""
     with open(path, "a+b", buffering=0) as file:
+        locked = os.fstat(file.fileno())
         try:
             _take(file)
         except OSError as error:
@@ -109,10 +111,11 @@ def _lock(path: Path, folder: Path) -> Iterator[os.stat_result]:
                                     ) from None
             warnings.warn(f"{folder}: its file system has no locks ({error.strerror}): nothing would keep a second run "
                           "from writing there too", stacklevel=2)
+            locked = None
         with _naming(path):
             file.truncate(0)
             file.write(str(os.getpid()).encode())
-        yield os.fstat(file.fileno())
+        yield locked
 
 
 @contextmanager
