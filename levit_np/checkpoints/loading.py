@@ -14,9 +14,10 @@ from ..images.labels import imagenet_labels
 from ..images.preprocessing import NAMES, Preprocessing, preprocessing_named
 from ..model import LeViT, build, initial_state
 from ..ops import reference
-from ..storage import confined, hdf5
+from ..storage import confined, hdf5, strict_json
 from ..storage.atomic import replacing
 from ..storage.finite import require_finite
+from ..storage.names import check_documents
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import FORMATS, config_from_shapes, name_table
@@ -30,18 +31,27 @@ def save(model: LeViT, path) -> None:
 
     Raises CheckpointError for what load would refuse: weights that are not finite or not of this network, labels that
     are not one a class, a preprocessing for other images; a file that is there stays then."""
-    try:
-        preprocessing = preprocessing_of(model)
-    except ImageError:  # there is none for other than grey and colour
-        preprocessing = None
-    require_fitting(os.fspath(path), preprocessing, model.config)
-    documents = {"config": model.config.to_dict(), "labels": list(labels_of(model)),
-                 "recipe": preprocessing and preprocessing.to_dict()}
+    documents = _documents(model, os.fspath(path))
     state = _sound(model, path)
     for name, array in state.items():
         with np.errstate(over="ignore"):  # which write finds and names
             state[name] = array.astype(np.float32, copy=False)
     hdf5.write(path, state, documents)
+
+
+def require_room(model: LeViT, place: str) -> None:
+    """Raises CheckpointError, beginning with `place`, for labels of more bytes than a file may have."""
+    check_documents(len(strict_json.dumps(_documents(model, place), place)), place)
+
+
+def _documents(model, place):
+    try:
+        preprocessing = preprocessing_of(model)
+    except ImageError:  # there is none for other than grey and colour
+        preprocessing = None
+    require_fitting(place, preprocessing, model.config)
+    return {"config": model.config.to_dict(), "labels": list(labels_of(model)),
+            "recipe": preprocessing and preprocessing.to_dict()}
 
 
 def _sound(model, path):

@@ -195,7 +195,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def _train(arguments, settings, before, folder, ranks, open_things) -> None:
-    from ..checkpoints.loading import preprocessing_of
+    from ..checkpoints.loading import preprocessing_of, require_room
     from ..training.data import open_source
     from ..training.data.loader import EvaluationLoader, Loader
     from ..training.folder import require_same
@@ -207,6 +207,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     source, looked_at = _sources(arguments, settings["validation"], open_source)
     model = _network(settings, before, list(source.classes))
     preprocessing = model.preprocessing = preprocessing_of(model)
+    require_room(model, f"{shown(arguments.data)}: classes")  # an epoch later its weights could not be written
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,

@@ -22,7 +22,7 @@ from levit_np.checkpoints.reading import is_fused
 from levit_np.cli import main
 from levit_np.commands import train
 from levit_np.images.preprocessing import preprocessing_named
-from levit_np.storage import hdf5
+from levit_np.storage import hdf5, names
 from levit_np.training.checkpoint import Checkpoints
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.loader import EvaluationLoader
@@ -268,6 +268,16 @@ def test_too_few_images_and_no_images(shapes, tmp_path, capsys):
         Image.new("L", (8, 8)).save(tmp_path / f"val/{name}/a.png")
     assert "expected the classes of" in fails(capsys, shapes, "--validation", tmp_path / "val", "--output",
                                               tmp_path / "third", *QUICK)
+
+
+def test_more_bytes_of_class_names_than_a_weight_file_holds_are_said_before_the_work(shapes, tmp_path, capsys,
+                                                                                    monkeypatch):
+    for letter, kind in zip("abc", ("bar", "disc", "ring")):
+        shutil.copytree(shapes / "train" / kind, tmp_path / "data" / (250 * letter))
+    monkeypatch.setattr(names, "LARGEST_DOCUMENTS", 1000)
+    assert "data: classes: expected at most 1000 bytes of documents, found 1" in fails(
+        capsys, tmp_path / "data", "--output", tmp_path / "run", *QUICK)
+    assert not Checkpoints(tmp_path / "run/checkpoints").paths()
 
 
 def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_path, capsys, monkeypatch):
