@@ -55,6 +55,9 @@ def _part(default, check: _Check, help: str):
 class Recipe:
     """How to train.  Checked when made; a wrong value raises ConfigError with its field's name.
 
+    It parts from the authors' script in what is validated and written, the weights' average (theirs keeps one beside
+    the weights, and validates the weights), and in which images are mixed (mixing.py) and share a batch (order.py).
+
     What is switched off is 0 (repeats and accumulation: 1).  Rates and probabilities are plain numbers; `rate` is
     multiplied by (images a step, of all ranks) / 512, the two other rates are not, as in the authors' script.
     """
@@ -76,7 +79,8 @@ class Recipe:
     clip: float = _part(0.01, _real(0, 1e6),
                         "adaptive clipping: largest gradient norm, relative to the weight's; 0: none")
     average: float = _part(0.99996, _decay(),
-                           "share of the old in the moving average of the weights: less where steps are few; 0: none")
+                           "share of the old in the moving average of the weights, which is what is validated and "
+                           "written; choose less where steps are few; 0: none")
     drop_path: float | None = _part(None, _decay(), "share of residual branches dropped; the model's own if not said")
     freeze: tuple[str, ...] = _part((), _names(), "parts of the network that stay as they are: stem, stage1, …")
     synchronize_norms: bool = _part(False, _switch(), "BN statistics over the batches of all ranks")

@@ -38,6 +38,7 @@ class Run:
         self.save()
         ranks.first(lambda: self.folder.write_config(config))
         self._say_what_the_average_keeps()
+        self._say_how_far_the_rate_rises()
 
     def _say_what_the_average_keeps(self) -> None:
         """Where steps are few, the average, which every weight file is of, hardly leaves the weights it begins with."""
@@ -46,6 +47,15 @@ class Run:
         if recipe.average and (kept := recipe.average ** steps) > KEPT:
             self.screen.note(f"average: after all {steps} steps it still holds {100 * kept:.0f} % of the weights it "
                              "begins with; a smaller --average forgets sooner, 0 keeps none")
+
+    def _say_how_far_the_rate_rises(self) -> None:
+        """Where epochs are few, the warm-up is not over when they are."""
+        recipe, ranks = self.trainer.recipe, self.trainer.ranks.size
+        end = recipe.epochs if recipe.rate_changes == "step" else max(recipe.epochs - 2, 0)  # in schedule.py's time
+        if end < recipe.warmup_epochs:
+            last = learning_rate(recipe, recipe.epochs - 1, ranks=ranks)
+            self.screen.note(f"rate: the warm-up outlasts the training, whose last epoch begins at {last:.2g} of "
+                             f"{recipe.peak_rate(ranks):.2g}; fewer --warmup-epochs rise sooner")
 
     def resume(self) -> None:
         """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none, or it is of

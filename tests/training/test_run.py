@@ -289,6 +289,17 @@ def test_an_average_that_hardly_leaves_the_first_weights_says_so(tmp_path, avera
     assert [said in note for note in screen.notes if note.startswith("average: ")] == ([True] if said else [])
 
 
+@pytest.mark.parametrize("changes, said", [
+    ({"warmup_epochs": 4}, "whose last epoch begins at 0.0035 of 0.007;"), ({"warmup_epochs": 3}, None),
+    ({"rate_changes": "epoch", "warmup_epochs": 2}, "begins at 0.0035 of 0.007;"), ({"rate_changes": "epoch"}, None),
+    ({"epochs": 1, "rate_changes": "epoch"}, "begins at 1e-06 of 0.007;"),
+    ({"epochs": 1, "rate_changes": "epoch", "warmup_epochs": 0}, None)])
+def test_a_warm_up_that_outlasts_the_training_says_so(tmp_path, changes, said):
+    """As the paper's of five epochs does in one of three."""
+    _, screen = run(tmp_path / "run", recipe=replace(RECIPE, **changes))
+    assert [said in note for note in screen.notes if note.startswith("rate: ")] == ([True] if said else [])
+
+
 def test_skipped_images_are_written_down(tmp_path):
     from .in_memory import MemoryLoader
 
