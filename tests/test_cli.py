@@ -148,6 +148,13 @@ def test_help_says_what_a_word_may_be():
     assert "--rate-changes epoch|step" in out and "--distillation hard|soft" in out
 
 
+def test_help_says_what_each_recipe_has():
+    """One value where they agree."""
+    out = " ".join(run("train", "--help", COLUMNS="80")[1].split())
+    assert "times through the data (paper: 1000, small: 50)" in out and "label smoothing (paper: 0.1)" in out
+    assert "that is cropped (paper: 0.08 1, small: 0.35 1)" in out and "0: none (paper: 1.0, small: 0.0)" in out
+
+
 @pytest.mark.parametrize("verb", ["pack", "train"])
 def test_an_ascii_terminal_gets_its_help_too(verb):
     status, out, err = run(verb, "--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")

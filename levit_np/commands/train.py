@@ -77,11 +77,9 @@ def _seconds(text: str) -> float:
 def _option(part) -> dict:
     """The argparse options of a recipe's field."""
     default = part.default
-    if isinstance(default, tuple):
-        usual = " ".join(f"{n:.3g}" for n in default) or "none"
-    else:
-        usual = {None: "the model's own", False: "no"}[default] if default is None or default is False else default
-    options = {"help": f"{part.metadata['help']} (paper: {usual})".replace("%", "%%")}
+    usual = ", ".join(f"{name}: {_shown_value(value)}" for name, recipe in RECIPES.items()
+                      if (value := getattr(recipe, part.name)) != default or name == "paper")
+    options = {"help": f"{part.metadata['help']} ({usual})".replace("%", "%%")}
     if isinstance(default, bool):
         return options | {"action": argparse.BooleanOptionalAction}
     if part.name == "freeze":
@@ -91,6 +89,13 @@ def _option(part) -> dict:
     kind = float if default is None else type(default)
     words = part.metadata["check"][1].replace(" or ", "|")
     return options | {"type": kind, "metavar": {str: words, int: "N"}.get(kind, "X")}
+
+
+def _shown_value(value) -> str:
+    """A field's value, for people."""
+    if isinstance(value, tuple):
+        return " ".join(f"{n:.3g}" for n in value) or "none"
+    return {None: "the model's own", False: "no"}[value] if value is None or value is False else str(value)
 
 
 def _run(arguments) -> int:
