@@ -121,6 +121,11 @@ class Recipe:
             if type(part.default) is float:
                 object.__setattr__(self, part.name, float(value))
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs, in some batches at least."""
+        return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+
     def peak_rate(self, ranks: int = 1) -> float:
         """The highest learning rate: `rate` × images a step / 512."""
         return self.rate * self.batch * self.accumulation * ranks / RATE_BATCH

@@ -103,7 +103,7 @@ class WrittenTeacher:
         self._place = place = os.fspath(path)
         self._source = source
         written, names, classes, sizes = _read(path, place)
-        if recipe.mix_probability and (recipe.mixup or recipe.cutmix):
+        if recipe.mixes:
             raise LevitError(f"{place}: expected a recipe without mixup and cutmix, whose images no teacher has seen; "
                              f"found mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g} with probability "
                              f"{recipe.mix_probability:g}")

@@ -43,7 +43,7 @@ class TrainingSteps:
     @property
     def unit(self) -> int:
         """Rows that are made together."""
-        return 2 if self.recipe.mixup or self.recipe.cutmix else 1
+        return 2 if self.recipe.mixes else 1
 
     @property
     def steps(self) -> int:

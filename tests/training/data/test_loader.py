@@ -207,9 +207,9 @@ def test_wrong_use_in_an_evaluation(folder, options, words):
         EvaluationLoader(folder, preprocessing_named("authors", SIZE, 3), **{"batch": 8} | options)
 
 
-def test_an_odd_batch_without_mixing(folder):
-    unmixed = replace(Recipe(), mixup=0, cutmix=0)
-    assert [len(batch.images) for batch in batches(loader(folder, unmixed, batch=7))] == [7] * 6
+@pytest.mark.parametrize("unmixed", [{"mixup": 0, "cutmix": 0}, {"mix_probability": 0}], ids=str)
+def test_an_odd_batch_without_mixing(folder, unmixed):
+    assert [len(batch.images) for batch in batches(loader(folder, Recipe(**unmixed), batch=7))] == [7] * 6
 
 
 @pytest.fixture
