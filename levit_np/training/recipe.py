@@ -63,7 +63,8 @@ class Recipe:
     """
 
     epochs: int = _part(1000, _whole(1), "times through the data")
-    batch: int = _part(256, _whole(2, 65536), "images a forward, on each rank")
+    batch: int = _part(256, _whole(2, 65536), "images a forward, on each rank; those that would not fill one at an "
+                       "epoch's end are left out")
     accumulation: int = _part(1, _whole(1, 65536), "forwards whose gradients make one step")
 
     rate: float = _part(5e-4, _real(0, 100), f"learning rate at its highest, for {RATE_BATCH} images a step")
