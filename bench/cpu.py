@@ -64,7 +64,7 @@ def main() -> int:
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     machine = describe(PACKAGES) | {"commit": commit()}
-    peers = [key for key in chosen.peers if _there(key, console)]
+    peers = [key for key in chosen.peers if _there(key, chosen.backend, console)]
     console.print(f"{machine['processor']}, {machine['usable_cores']} of {machine['cores']} cores usable, load "
                   f"{machine['load_average']}, BLAS: {machine['blas']}", soft_wrap=True)
     if max(chosen.threads) > machine["usable_cores"]:
@@ -182,11 +182,23 @@ def rows(job, times, errors, limits) -> list[dict]:
     return found
 
 
-def _there(peer, console) -> bool:
+def _there(peer, backend, console) -> bool:
+    """Whether it can be measured beside ours.  Asked for bfloat16 on a processor without it, OpenVINO emulates it, an
+    image in half a second, or computes in float32."""
+    from runners import IMPLEMENTATIONS
+
+    from levit_np.errors import BackendError
+    from levit_np.ops import stored_type
+
     absent = [name for name in NEEDS[peer] if importlib.util.find_spec(name) is None]
-    if absent:
-        console.print(f"[yellow]{peer} is left out: {', '.join(absent)} not installed; pip install '.[bench]'")
-    return not absent
+    reason = absent and f"{', '.join(absent)} not installed; pip install '.\\[bench]'"
+    try:
+        stored_type(backend, IMPLEMENTATIONS[peer].precision)
+    except BackendError as error:
+        reason = f"levit_np has no such precision here ({error})"
+    if reason:
+        console.print(f"[yellow]{peer} is left out: {reason}", soft_wrap=True)
+    return not reason
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ COLORS = {"ours": "#c0392b", "ours-bf16": "#e67e22", "eager": "#95a5a6", "compil
           "openvino": "#27ae60", "openvino-bf16": "#82c99d"}
 
 # What vector units are called in a machine's features and in the names of results, the widest first.
-WIDEST = {"amx-bf16": "amx", "avx512f": "avx512", "avx2": "avx2", "neon": "neon"}
+# avx512 has AVX512-BF16 in it; avx512f is without.
+WIDEST = {"amx-bf16": "amx", "avx512bf16": "avx512", "avx512f": "avx512f", "avx2": "avx2", "neon": "neon"}
 
 
 def result_path(folder: Path, what: str, machine: dict) -> Path:

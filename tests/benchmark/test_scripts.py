@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,7 +52,8 @@ def test_a_group_measured_again_replaces_its_own_and_no_other(bench, tmp_path):
 
 
 @pytest.mark.parametrize("machine, name", [
-    ({"processor": "Intel(R) Xeon(R) 8", "features": ["avx2", "avx512f", "fma"]}, "cpu-intel-xeon-8-avx512.json"),
+    ({"processor": "Intel(R) Xeon(R) 8", "features": ["avx2", "avx512f", "fma"]}, "cpu-intel-xeon-8-avx512f.json"),
+    ({"processor": "Intel(R) Xeon(R) 8", "features": ["avx512f", "avx512bf16"]}, "cpu-intel-xeon-8-avx512.json"),
     ({"processor": "ARM Neoverse-N1", "features": None}, "cpu-arm-neoverse-n1.json"),
     ({"device": "NVIDIA H200", "processor": "", "features": ["avx2"]}, "cpu-nvidia-h200.json")])
 def test_each_machine_has_a_file_of_its_own(bench, tmp_path, machine, name):
@@ -119,6 +121,15 @@ def test_ours_has_the_jobs_weights_and_threads(bench, monkeypatch, tmp_path):
     job = runners.Job(model.config, model.state(), random_images(model, 2), 3, "cpu", tmp_path)
     np.testing.assert_allclose(runners.ours(job, "float32")(), model(job.images), rtol=1e-4, atol=1e-4)
     assert asked == [3]
+
+
+def test_a_peer_of_a_precision_that_ours_lacks_is_left_out(bench, monkeypatch):
+    """There it has no ratio, and OpenVINO's bfloat16 is then float32 or an emulation that takes most of the run."""
+    cpu, said = bench("cpu"), []
+    console = SimpleNamespace(print=lambda line, **options: said.append(line))
+    monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: name)
+    assert [cpu._there(peer, "reference", console) for peer in ("openvino", "openvino-bf16")] == [True, False]
+    assert len(said) == 1 and "openvino-bf16 is left out" in said[0] and "bfloat16" in said[0]
 
 
 def script(*arguments):
