@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import commit, write_json  # noqa: E402
+from report import add_results, commit, earlier, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -145,11 +145,9 @@ class Results:
         self.path, self.table = folder / "ablation.json", folder / "ablation.md"
         self.seeds = seeds
         settings = {"recipe": recipe.to_dict(), "trained on": count or 599, "teacher": json.loads(json.dumps(TEACHER))}
-        self.content = {"settings": settings, "top1": {}}
-        if self.path.exists():
-            before = json.loads(self.path.read_text())
-            if before["settings"] == settings:
-                self.content = before
+        empty = {"settings": settings, "top1": {}}
+        before = earlier(self.path, empty)
+        self.content = before if before["settings"] == settings else empty
         self.content["machine"] = describe(("numpy", "numba", "scikit-learn")) | {"commit": commit()}
 
     def missing(self, name, seed):
@@ -198,7 +196,7 @@ def _spread(values, sign=""):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="example: python bench/ablation.py")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER")
+    add_results(parser)
     parser.add_argument("--only", nargs="+", choices=tuple(CHANGES)[1:], default=tuple(CHANGES)[1:], metavar="ROW",
                         help="these rows beside the base (default: all)")
     parser.add_argument("--quick", action="store_true", help="one seed, one epoch of two batches: to see that it runs")

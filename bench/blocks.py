@@ -7,6 +7,7 @@ and of DeiT-tiny (LayerNorm, a wider MLP, a class token; Hardswish, so that only
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -118,35 +119,41 @@ def pytorch(name: str) -> dict:
 
 
 def main():
+    from report import add_results, commit, lacking, result_path, write_json
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      epilog="example: taskset -c 0 python bench/blocks.py --rounds 15")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each part (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
-                        help="where blocks-<processor>.json goes (default: bench/results)")
+    add_results(parser)
     chosen = parser.parse_args()
+    if chosen.rounds < 1:
+        parser.error("--rounds: expected a whole number from 1")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
-    import torch
-    from report import commit, result_path, write_json
     from rich.console import Console
     from rich.progress import Progress
 
     from levit_np.benchmark.machine import describe
     from levit_np.benchmark.rounds import interleaved
 
-    torch.set_num_threads(1)
+    makers, mode = {"ours": ours}, nullcontext
+    if reason := lacking(("torch",)):
+        print(f"PyTorch is left out: {reason}")
+    else:
+        import torch
+
+        torch.set_num_threads(1)
+        makers["PyTorch"], mode = pytorch, torch.inference_mode
     console, machine, blocks = Console(), describe(("numpy", "numba", "torch")) | {"commit": commit()}, {}
     for name, paper in PAPER.items():
-        with torch.inference_mode(), Progress(console=console, transient=True) as progress:
+        with mode(), Progress(console=console, transient=True) as progress:
             task = progress.add_task(name)
-            calls = {(who, row): call for who, found in (("ours", ours(name)), ("PyTorch", pytorch(name)))
-                     for row, call in found.items()}
+            calls = {(who, row): call for who, make in makers.items() for row, call in make(name).items()}
             progress.update(task, total=len(calls) * chosen.rounds)
             times = interleaved(calls, chosen.rounds, 0.03, progress=lambda: progress.advance(task))
         blocks[name] = {who: {row: 1e6 * median(seconds) for (other, row), seconds in times.items() if other == who}
-                        for who in ("ours", "PyTorch")} | {"paper": paper}
+                        for who in makers} | {"paper": paper}
         console.print(_table(f"{name}, µs, {machine['processor']}", blocks[name]))
-    chosen.results.mkdir(parents=True, exist_ok=True)
     path = result_path(chosen.results, "blocks", machine)
     write_json(path, {"machine": machine, "rounds": chosen.rounds, "microseconds": blocks})
     console.print(f"written: {path}")
@@ -160,7 +167,7 @@ def _table(title, block):
     for heading in ("", "ours", "PyTorch", "paper's core"):
         table.add_column(heading, justify="right" if heading else "left")
     for row in [*ROWS, "whole block"]:
-        cells = [block[who].get(row) for who in ("ours", "PyTorch", "paper")]
+        cells = [block.get(who, {}).get(row) for who in ("ours", "PyTorch", "paper")]
         if any(cells):
             table.add_row(row, *("" if cell is None else f"{cell:.0f}" for cell in cells))
     return table

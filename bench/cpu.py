@@ -5,7 +5,6 @@ logit is held against NumPy in float64.  README.md says how to read the result.
 """
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -29,7 +28,7 @@ PAUSE = 0.02  # seconds before a turn: the threads of some runtimes spin on for 
 
 
 def arguments():
-    from report import TOP1
+    from report import TOP1, add_results
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLE,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,8 +43,7 @@ def arguments():
     parser.add_argument("--backend", default="cpu", choices=("cpu", "reference"), help="ours (default: %(default)s)")
     parser.add_argument("--startup", action="store_true",
                         help="measure whole processes instead: from their start to the first logits of LeViT-256")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
-                        help="where the result goes (default: bench/results)")
+    add_results(parser)
     parsed = parser.parse_args()
     if min(*parsed.batches, *parsed.threads, parsed.rounds) < 1:
         parser.error("--batches, --threads and --rounds: expected whole numbers from 1")
@@ -70,7 +68,6 @@ def main() -> int:
     if max(chosen.threads) > machine["usable_cores"]:
         console.print(f"[yellow]{max(chosen.threads)} threads on {machine['usable_cores']} usable cores: no figure of "
                       "these will mean anything")
-    chosen.results.mkdir(parents=True, exist_ok=True)
     results = Results(result_path(chosen.results, "cpu", machine), IMPLEMENTATIONS)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -185,19 +182,20 @@ def rows(job, times, errors, limits) -> list[dict]:
 def _there(peer, backend, console) -> bool:
     """Whether it can be measured beside ours.  Asked for bfloat16 on a processor without it, OpenVINO emulates it, an
     image in half a second, or computes in float32."""
+    from report import lacking
+    from rich.markup import escape
     from runners import IMPLEMENTATIONS
 
     from levit_np.errors import BackendError
     from levit_np.ops import stored_type
 
-    absent = [name for name in NEEDS[peer] if importlib.util.find_spec(name) is None]
-    reason = absent and f"{', '.join(absent)} not installed; pip install '.\\[bench]'"
+    reason = lacking(NEEDS[peer])
     try:
         stored_type(backend, IMPLEMENTATIONS[peer].precision)
     except BackendError as error:
         reason = f"levit_np has no such precision here ({error})"
     if reason:
-        console.print(f"[yellow]{peer} is left out: {reason}", soft_wrap=True)
+        console.print(f"[yellow]{peer} is left out: {escape(reason)}", soft_wrap=True)
     return not reason
 
 

@@ -5,7 +5,6 @@ to read the result.  --dry-run needs no GPU: it lists what would be measured, an
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -37,6 +36,8 @@ def batch(text):
 
 
 def arguments(given=None):
+    from report import add_results
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLE,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART",
@@ -64,8 +65,7 @@ def arguments(given=None):
     parser.add_argument("--missing", action="store_true",
                         help="leave out what stands whole in the result already, measured at this commit")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER",
-                        help="where the result goes (default: bench/results)")
+    add_results(parser)
     chosen = parser.parse_args(given)
     if chosen.rounds < 1:
         parser.error("--rounds: expected a whole number from 1")
@@ -113,9 +113,6 @@ def main(given=None) -> int:
         measuring = Measuring(chosen, say)
     except BackendError as error:
         say(str(error))
-        return 1
-    except json.JSONDecodeError as error:
-        say(f"{chosen.results}: expected earlier results as JSON, found {error}; move them away")
         return 1
     return run(measuring, planned, chosen)
 

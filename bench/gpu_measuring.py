@@ -1,18 +1,16 @@
 """Takes the measurements that gpu.py plans.  Each row is written down as soon as it is there: a run may be cut off."""
 
 import gc
-import json
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
 from gpu import LARGEST, PEERS_OF, V100
 from gpu_predictions import work
-from report import commit, result_path, write_json
+from report import commit, earlier, result_path, write_json
 from runners import random_state, reference_logits
 
 from levit_np.benchmark.machine import describe
@@ -29,8 +27,7 @@ REPEATED = 20  # launches of one kernel in a graph, so that none is measured by 
 
 
 class Measuring:
-    """say: what prints a line.  Raises BackendError where there is no GPU, JSONDecodeError where the earlier results
-    are no JSON."""
+    """say: what prints a line.  Raises BackendError where there is no GPU."""
 
     def __init__(self, chosen, say):
         self.chosen, self.say = chosen, say
@@ -42,9 +39,8 @@ class Measuring:
             "commit": commit(), "device": properties["name"].decode(), "memory": int(properties["totalGlobalMem"]),
             "driver": cuda.runtime.driverGetVersion(), "runtime": cuda.runtime.runtimeGetVersion(),
             "compiler": list(cuda.nvrtc.getVersion())}
-        chosen.results.mkdir(parents=True, exist_ok=True)
-        self.path = result_path(Path(chosen.results), "gpu", self.machine)
-        self.content = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.path = result_path(chosen.results, "gpu", self.machine)
+        self.content = earlier(self.path, {})
         self.limits, self._models = {}, {}
         say(f"{self.machine['device']}, {self.machine['versions']}")
 

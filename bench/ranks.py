@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import commit, result_path, write_json  # noqa: E402
+from report import add_results, commit, result_path, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16, help="images a rank (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/results", metavar="FOLDER")
+    add_results(parser)
     arguments = parser.parse_args()
     if started_by_mpi() < 2:
         parser.error("expected several processes; start it as mpiexec -n 2 python bench/ranks.py")

@@ -1,9 +1,12 @@
 """What was measured, as a file, as tables and as a plot."""
 
+import argparse
 import io
 import json
 import re
 import subprocess
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from levit_np.storage.atomic import replacing
@@ -24,6 +27,41 @@ def result_path(folder: Path, what: str, machine: dict) -> Path:
     widest = next((name for feature, name in WIDEST.items() if feature in (machine["features"] or ())), "")
     name = re.sub(r"\((r|tm)\)", "", machine.get("device", f"{machine['processor']} {widest}").lower())
     return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
+
+
+def add_results(parser) -> None:
+    parser.add_argument("--results", type=_writable, default=str(Path(__file__).parent / "results"), metavar="FOLDER",
+                        help="where the result goes (default: bench/results)")
+
+
+def _writable(text: str) -> Path:
+    """The folder, made where it is missing.  Tried before an hour's measuring, not after it."""
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"expected a folder to write into, found {text}: {error.strerror}") from None
+    return folder
+
+
+def lacking(packages) -> str:
+    """Why a peer that needs these packages is left out; "" where they are all installed."""
+    absent = ", ".join(name for name in packages if find_spec(name) is None)
+    return absent and f"{absent} not installed; pip install '.[bench]'"
+
+
+def earlier(path: Path, empty: dict) -> dict:
+    """The results that this run adds to: `empty` where there are none.  What has other fields ends the run."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return empty
+    except ValueError as error:
+        raise SystemExit(f"{path}: expected earlier results as JSON, found {error}; move it away") from None
+    if not isinstance(content, dict) or not content.keys() >= empty.keys():
+        raise SystemExit(f"{path}: expected earlier results with {', '.join(empty)}, found others; move it away")
+    return content
 
 
 def write_json(path: Path, content) -> None:
@@ -48,12 +86,7 @@ class Results:
 
     def __init__(self, path: Path, implementations: dict):
         self.path, self.implementations = path, implementations
-        try:
-            self.content = json.loads(path.read_text())
-        except FileNotFoundError:
-            self.content = {"groups": [], "startup": None}
-        except json.JSONDecodeError as error:
-            raise SystemExit(f"{path}: expected earlier results as JSON, found {error}; move it away") from None
+        self.content = earlier(path, {"groups": [], "startup": None})
 
     def add(self, group: dict) -> None:
         def key(g):

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from memory import peak_mib  # noqa: E402
-from report import commit, result_path, write_json  # noqa: E402
+from report import add_results, commit, earlier, lacking, result_path, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -100,16 +100,16 @@ def prepared(name):
     return levit_np.create(name, backend="cpu", drop_path=0.0), x, generator.integers(0, 1000, BATCH)
 
 
-def measured(name, rounds):
+def measured(name, rounds, peers):
     model, x, labels = prepared(name)
-    calls = {peer: pytorch(model, x, labels, peer == PEERS[1]) for peer in PEERS}
+    calls = {peer: pytorch(model, x, labels, peer == PEERS[1]) for peer in peers}
     calls["levit_np"] = ours(model, x, labels)
     losses = {name: call() for name, call in calls.items()}  # and torch.compile compiles
     calls["levit_np"]()  # records
     times = interleaved(calls, rounds)
-    fastest = min(PEERS, key=lambda peer: median(times[peer]))
+    fastest = min(peers, key=lambda peer: median(times[peer]), default=None)
     return {"first loss": losses, "seconds": {name: median(t) for name, t in times.items()},
-            "fastest peer": fastest, "times as fast": ratio(times[fastest], times["levit_np"]),
+            "fastest peer": fastest, "times as fast": ratio(times[fastest], times["levit_np"]) if fastest else None,
             "milliseconds by operation": by_operation(name)}
 
 
@@ -161,25 +161,32 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
                                      epilog="example: taskset -c 0 python bench/training.py --memory")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--memory", action="store_true", help="also the peak memory of LeViT-256's step")
     parser.add_argument("--only", choices=(*PEERS, "levit_np"), help=argparse.SUPPRESS)
+    add_results(parser)
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds: expected a whole number from 1")
     if arguments.only:
         return only(arguments.models[0], arguments.only)
     machine = describe(("numpy", "numba", "torch", "transformers")) | {"commit": commit()}
-    path = result_path(ROOT / "bench/results", "training", machine)
-    result = json.loads(path.read_text()) if path.exists() else {}
+    path = result_path(arguments.results, "training", machine)
+    result, peers = earlier(path, {"models": {}}), PEERS
+    if reason := lacking(("torch", "transformers")):
+        print(f"PyTorch is left out: {reason}")
+        peers = ()
     for name in arguments.models:
-        found = measured(name, arguments.rounds)
-        result.setdefault("models", {})[name] = {"machine": machine, "batch": BATCH, "threads": 1} | found
+        found = measured(name, arguments.rounds, peers)
+        result["models"][name] = {"machine": machine, "batch": BATCH, "threads": 1} | found
         for peer, seconds in found["seconds"].items():
             print(f"{name:<11} {peer:<14} {seconds:.3f} s a step  first loss {found['first loss'][peer]:.6f}")
-        print(f"{name:<11} {found['times as fast']:.2f} times as fast as {found['fastest peer']}; ms by operation:",
-              found["milliseconds by operation"], flush=True)
+        if peers:
+            print(f"{name:<11} {found['times as fast']:.2f} times as fast as {found['fastest peer']}")
+        print(f"{name:<11} ms by operation:", found["milliseconds by operation"], flush=True)
         write_json(path, result)
     if arguments.memory:
-        result["peak MiB, levit_256"] = {which: peak_memory("levit_256", which) for which in (*PEERS, "levit_np")}
+        result["peak MiB, levit_256"] = {which: peak_memory("levit_256", which) for which in (*peers, "levit_np")}
         print("peak MiB, levit_256:", result["peak MiB, levit_256"])
         write_json(path, result)
 

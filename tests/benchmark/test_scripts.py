@@ -1,5 +1,6 @@
 """bench/: the peers compute what we do, and a small run of the whole script leaves a whole result."""
 
+import argparse
 import importlib
 import json
 import os
@@ -46,9 +47,10 @@ def test_a_group_measured_again_replaces_its_own_and_no_other(bench, tmp_path):
         report.Results(path, {}).add(group)
     report.Results(path, {}).add(groups[1] | {"rows": ["new"]})
     assert [g["rows"] for g in json.loads(path.read_text())["groups"]] == [[2], ["new"], [0], ["two threads"]]
-    path.write_text("{")
-    with pytest.raises(SystemExit, match="move it away"):
-        report.Results(path, {})
+    for text in ("{", "[]", '{"rows": []}'):
+        path.write_text(text)
+        with pytest.raises(SystemExit, match="move it away"):
+            report.Results(path, {})
 
 
 @pytest.mark.parametrize("machine, name", [
@@ -127,7 +129,7 @@ def test_a_peer_of_a_precision_that_ours_lacks_is_left_out(bench, monkeypatch):
     """There it has no ratio, and OpenVINO's bfloat16 is then float32 or an emulation that takes most of the run."""
     cpu, said = bench("cpu"), []
     console = SimpleNamespace(print=lambda line, **options: said.append(line))
-    monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(bench("report"), "find_spec", lambda name: name)
     assert [cpu._there(peer, "reference", console) for peer in ("openvino", "openvino-bf16")] == [True, False]
     assert len(said) == 1 and "openvino-bf16 is left out" in said[0] and "bfloat16" in said[0]
 
@@ -154,6 +156,42 @@ def test_a_small_run_leaves_a_whole_result(tmp_path):
     assert (mine["key"], mine["fastest_peer"], peer["key"]) == ("ours", "eager", "eager")
     assert mine["ratio"] == pytest.approx(mine["images_per_second"] / peer["images_per_second"])  # one round
     assert max(mine["error"], peer["error"]) < 1e-5
+
+
+def test_where_results_go_is_tried_before_anything_is_measured(bench, tmp_path, capsys):
+    """An hour's result was lost to a folder that was a file, could not be written, or was not there yet."""
+    parser, (new, file) = argparse.ArgumentParser(), (tmp_path / "a/new", tmp_path / "file")
+    bench("report").add_results(parser)
+    assert parser.parse_args(["--results", str(new)]).results == new and list(new.iterdir()) == []
+    assert parser.parse_args([]).results == ROOT / "bench/results"
+    file.touch()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--results", str(file)])
+    assert f"expected a folder to write into, found {file}" in capsys.readouterr().err
+
+
+def test_without_pytorch_a_block_and_a_step_are_timed_alone(bench, monkeypatch, tmp_path):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # which training.py sets
+    training = bench("training")
+    monkeypatch.setattr(training, "lacking", lambda packages: "none of them")
+    monkeypatch.setattr(training, "prepared", lambda name: (None, None, None))
+    monkeypatch.setattr(training, "ours", lambda *given, **options: lambda: 1.0)
+    monkeypatch.setattr(training, "by_operation", lambda name: {})
+    where = ["--rounds", "1", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["training.py", "--models", "levit_128s", *where])
+    training.main()
+    (path,) = tmp_path.glob("training-*.json")
+    found = json.loads(path.read_text())["models"]["levit_128s"]
+    assert set(found["seconds"]) == {"levit_np"} and found["times as fast"] is found["fastest peer"] is None
+
+    blocks = bench("blocks")
+    monkeypatch.setattr(bench("report"), "find_spec", lambda name: None)
+    monkeypatch.setattr(blocks, "ours", lambda name: {"MLP": lambda: None})
+    monkeypatch.setattr(sys, "argv", ["blocks.py", *where])
+    blocks.main()
+    (path,) = tmp_path.glob("blocks-*.json")
+    assert set(json.loads(path.read_text())["microseconds"]["levit_256"]) == {"ours", "paper"}
 
 
 def test_the_blocks_parts_are_all_there(tmp_path):
