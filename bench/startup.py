@@ -14,7 +14,8 @@ from memory import peak_mib
 
 MODEL = "levit_256"
 LABELS = {"numpy": "import numpy alone", "compiling": "levit_np, compiling its kernels", "ours": "levit_np",
-          "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "openvino-cached": "OpenVINO, its compiled model cached"}
+          "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
+          "openvino-cached": "OpenVINO, its compiled model cached"}
 
 
 def measure(folder, chosen, machine, peers, console) -> dict:

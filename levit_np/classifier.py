@@ -33,6 +33,12 @@ class Classifier(LeViT):
     precision = "float32"  # what an evaluation computes in
     _executors, _version, _changes = None, -1, -1  # an executor for the heads averaged, and one for them apart
 
+    def __repr__(self):
+        config = self.config
+        shape = ", ".join(map(str, (config.in_channels, *config.image_size)))
+        return (f"<Classifier {config.name}: images (B, {shape}), {config.num_classes} classes, {self.precision} on "
+                f"the backend {self.ops.NAME}>")
+
     def __call__(self, x):
         """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.  Images are normalised, of the
         model's dtype, or bytes (B, H, W, C), which are normalised by the model's own preprocessing, on the cuda backend

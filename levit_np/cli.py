@@ -82,7 +82,8 @@ def _add_bench(verbs):
                        help="a weight file, or a name of the family for random weights (default: %(default)s)")
     bench.add_argument("--batch", type=whole, nargs="+", default=[1, 16], metavar="N",
                        help="images at a time (default: 1 16)")
-    bench.add_argument("--threads", type=whole, default=1, metavar="N", help="(default: %(default)s)")
+    bench.add_argument("--threads", type=whole, default=1, metavar="N",
+                       help="threads that compute (default: %(default)s)")
     bench.set_defaults(run=_bench, wrong_use=bench.error)
 
 

@@ -94,6 +94,12 @@ def test_save_keeps_weights_labels_and_recipe(model, tmp_path):
     assert levit_np.load(tmp_path / "copy.h5").labels == model.labels  # what was there stays
 
 
+def test_a_notebook_that_is_asked_for_a_model_says_which(model):
+    assert repr(model) == "<Classifier levit_digits: images (B, 1, 32, 32), 10 classes, float32 on the backend cpu>"
+    other = levit_np.create("levit_128s", backend="reference", dtype="float64", image_size=(64, 96), num_classes=3)
+    assert repr(other).endswith("images (B, 3, 64, 96), 3 classes, float64 on the backend reference>")
+
+
 def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
     model.random.standard_normal(3)  # not where a fresh generator stands
     other = model.to("reference")
