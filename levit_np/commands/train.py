@@ -294,10 +294,13 @@ def _network(settings, before, classes):
     """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
     import levit_np
 
+    from .. import ops
     from ..checkpoints.reading import is_fused
     from ..config import ABLATIONS, FAMILY, LeViTConfig
     from ..images.preprocessing import Preprocessing
+    from ..training.trainer import require_precision
 
+    require_precision(ops.backend(settings["backend"]), settings["dtype"])
     name, kind = settings["model"], {"backend": settings["backend"], "dtype": settings["dtype"]}
     changes = {"num_classes": len(classes), "image_size": settings["image_size"],
                "distillation": settings["heads"] and settings["heads"] == 2}

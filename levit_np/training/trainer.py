@@ -47,9 +47,7 @@ class Trainer:
         if teacher and not model.config.distillation:
             raise TrainingError("teacher: expected a network with two heads to distil into, found one head")
         precision = getattr(model, "precision", "float32")
-        if precision.endswith("16") and precision not in model.ops.HALVES:  # which would be evaluation's alone
-            raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend "
-                                f"{model.ops.NAME}")
+        require_precision(model.ops, precision)
         # Of the activations; parameters and their gradients are of model.dtype.
         self.type = model.ops.type_of(precision) if precision in model.ops.HALVES else model.dtype
         self.scale = LossScale(precision if precision in model.ops.HALVES else "float32")
@@ -236,6 +234,12 @@ class Trainer:
             for part in ("first", "second"))
         if self.average:
             self.average.model.set_state(parts["average"])
+
+
+def require_precision(ops, precision: str) -> None:
+    """Raises TrainingError for a precision of activations that the backend cannot train in, though it may evaluate."""
+    if precision.endswith("16") and precision not in ops.HALVES:
+        raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend {ops.NAME}")
 
 
 def _require_same(expected: dict, found: dict) -> None:

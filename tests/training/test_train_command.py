@@ -280,6 +280,13 @@ def test_more_bytes_of_class_names_than_a_weight_file_holds_are_said_before_the_
     assert not Checkpoints(tmp_path / "run/checkpoints").paths()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_precision_of_evaluation_alone_is_not_said_to_need_another_processor(shapes, tmp_path, capsys, dtype):
+    """It was, for an AVX512-BF16 that training would not have used."""
+    assert fails(capsys, shapes, *QUICK, "--output", tmp_path / "run", "--backend", "cpu", "--dtype", dtype) == (
+        f"levit-np train: dtype {dtype}: expected float32 or float64 to train in on the backend cpu")
+
+
 def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_path, capsys, monkeypatch):
     """It would be taken for a class, then and ever after."""
     shutil.copytree(shapes / "train", tmp_path / "data")
