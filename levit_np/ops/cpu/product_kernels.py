@@ -24,16 +24,22 @@ class Products(NamedTuple):
 
 def product_functions(instructions, jit, call, packing):
     """call: the routines by name."""
-    width, lanes = instructions.width, instructions.lanes
-    vectors, tail_vectors = instructions.vectors, instructions.tail
-    whole, panels, pack_rows = packing.whole, packing.panels, packing.pack_rows
-    largest, (strip, pack_strips) = instructions.rows, strip_packing(instructions, jit, call)
-    tile, across, from_strips = call["multiply"], call["across"], call["from_strips"]
+    fetched = jit(_fetched)
+    multiply_block, multiply_across = _multiplications(instructions, jit, call, packing, fetched)
+    return Products(multiply_block, multiply_across,
+                    *_gradients(instructions, jit, call, packing, fetched, multiply_across))
 
-    @jit
-    def fetched(terms):
-        """Bytes that a tile brings to the L2 cache."""
-        return terms // UNROLL * LINE
+
+def _fetched(terms):
+    """Bytes that a tile brings to the L2 cache."""
+    return terms // UNROLL * LINE
+
+
+def _multiplications(instructions, jit, call, packing, fetched):
+    """(multiply_block, multiply_across)."""
+    width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
+    vectors, tail_vectors = instructions.vectors, instructions.tail
+    whole, panels, tile, across = packing.whole, packing.panels, call["multiply"], call["across"]
 
     @jit
     def multiply_block(a, lda, rows, terms, b, columns, c, ldc, past, ahead, last):
@@ -62,6 +68,16 @@ def product_functions(instructions, jit, call, packing):
         for j in range(first, last):
             wide = vectors if whole(columns) - j * width >= width else tail_vectors
             across(a, term, rows, terms, b + j * terms * width * 4, wide, c + j * width * 4, ldc, into)
+
+    return multiply_block, multiply_across
+
+
+def _gradients(instructions, jit, call, packing, fetched, multiply_across):
+    """(add_gradient, add_short_gradient)."""
+    width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
+    whole, panels, pack_rows = packing.whole, packing.panels, packing.pack_rows
+    (strip, pack_strips), across, from_strips = (
+        strip_packing(instructions, jit, call), call["across"], call["from_strips"])
 
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, into, scratch, following):
@@ -96,7 +112,7 @@ def product_functions(instructions, jit, call, packing):
             pack_rows(b, b_row, terms, b_columns, first, last, scratch, packed)
         multiply_across(a, a_row, a_columns, terms, packed, b_columns, first, last, c, c_row, into)
 
-    return Products(multiply_block, multiply_across, add_gradient, add_short_gradient)
+    return add_gradient, add_short_gradient
 
 
 def division(jit, share):
