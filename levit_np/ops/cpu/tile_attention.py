@@ -3,6 +3,7 @@
 from . import step
 from .intrinsics import RowOperations, get
 from .step import PLAIN
+from .tile import UNROLL
 
 
 def tile_attention(instructions, jit, share, tiles):
@@ -71,8 +72,10 @@ def tile_attention(instructions, jit, share, tiles):
                 out, out_row, moves = get(s, A_OUT) + to, ldo, -1
                 if get(s, A_OUT) == 0:
                     out, out_row, moves = inverses - largest * row, row, 0
+                # Two of the first panel's tiles fetch the next block's bias, which lies behind this one's.
+                advance = 2 * row if j == 0 else 0
                 across(vectors, block_tiles, count, scores, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
-                       scores, 0, 0, out, out_row, 0, moves, inverses, 0, 0, finish, half, ldo // 2,
+                       bias + keys * row, keys // UNROLL * advance, advance, out, out_row, 0, moves, inverses, 0, 0, finish, half, ldo // 2,
                        get(s, A_HALF_PART))
 
     return attention
