@@ -4,7 +4,7 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, TrainingError
@@ -37,6 +37,7 @@ class RunFolder:
         process writes, or there is a run, or weights, where none is expected, or none where one is."""
         if not fresh and not self.config.is_file():
             raise TrainingError(f"{self.path}: expected a run to go on with, found no {self.config.name}")
+        made = not os.path.lexists(self.path)
         self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.path / "lock", self.path) as self._locked:
             if fresh and (self.config.exists() or any(int(path.stem[5:]) for path in self.checkpoints.paths())):
@@ -46,7 +47,19 @@ class RunFolder:
             for folder in (self.path, self.checkpoints.folder):
                 for leftover in folder.glob(".levit_np-*.tmp"):  # of a process that was killed
                     leftover.unlink()
-            yield
+            try:
+                yield
+            finally:
+                if made:
+                    self._remove_unless_begun()
+
+    def _remove_unless_begun(self) -> None:
+        """Where no checkpoint was written, as of a run that was refused for its data, the folder is of no use."""
+        with suppress(OSError, TrainingError):  # it holds something, or is another run's
+            self.require_locked()
+            self.checkpoints.folder.rmdir()
+            (self.path / "lock").unlink()
+            self.path.rmdir()
 
     def require_locked(self) -> None:
         """Raises TrainingError where the folder in this place is another by now: removed or renamed, and perhaps one

@@ -167,6 +167,17 @@ def test_a_run_is_there_once_it_has_a_configuration_or_a_step(tmp_path, name, th
             pass
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_is_refused_leaves_no_folder_of_its_own(tmp_path, there):
+    """Of no images, say; a folder that was there before stays."""
+    path = tmp_path / "run"
+    if there:
+        path.mkdir()
+    with pytest.raises(TrainingError), RunFolder(path).locked(fresh=True):
+        raise TrainingError("no images")
+    assert path.exists() == there
+
+
 @pytest.mark.parametrize("name", ["best.h5", "last.h5"])
 def test_weights_that_are_no_run_s_are_not_replaced(tmp_path, name):
     """Kept from a run whose checkpoints and configuration were removed, say."""
