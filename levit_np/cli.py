@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .commands import evaluate, explain, pack, step, teach, train
 from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, use_threads, waiting, whole
-from .errors import ImageError, LevitError, shown
+from .errors import ImageError, LevitError, say, shown, silence_output
 
 
 def _add_classify(verbs):
@@ -309,25 +309,25 @@ def main(argv=None) -> int:
     if any(value == "" or isinstance(value, list) and "" in value for value in vars(arguments).values()):
         parser.error("expected no empty argument, found one")  # a shell's variable that is not set, say
 
-    def say(text):  # in one line, whatever names a file or an argument has
-        print(f"levit-np {arguments.verb}: {shown(str(text))}", file=sys.stderr)
+    def tell(text):  # in one line, whatever names a file or an argument has
+        say(f"levit-np {arguments.verb}: {shown(str(text))}")
 
-    warnings.showwarning = lambda message, *place: say(message)
+    warnings.showwarning = lambda message, *place: tell(message)
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except LevitError as error:
-        say(error)
+        tell(error)
     except MemoryError as error:
-        say(f"expected more memory (a smaller batch needs less), found {error}")
+        tell(f"expected more memory (a smaller batch needs less), found {error}")
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
-            say(f"{error.filename or 'output'}: {error.strerror or error}")
+            tell(f"{error.filename or 'output'}: {error.strerror or error}")
         try:
             sys.stdout.flush()
-        except OSError:  # at its end Python would try again, and say so; what is still to be written goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError:
+            silence_output()
     except KeyboardInterrupt:
         return 130
     return 1

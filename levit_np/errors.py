@@ -1,5 +1,6 @@
 """What can go wrong, as exceptions. Every message names the place, what was expected and what was found."""
 
+import os
 import sys
 from contextlib import contextmanager, suppress
 
@@ -14,6 +15,12 @@ def say(text: str) -> None:
     if sys.stderr:  # else print would take stdout
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
+
+
+def silence_output() -> None:
+    """After an error of stdout: what is still to be written goes nowhere.  At its end Python would try again, and say
+    so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LevitError(ValueError):

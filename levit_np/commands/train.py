@@ -106,6 +106,7 @@ def _run(arguments) -> int:
     from ..training.folder import RunFolder
     from ..training.interrupt import Stopped
     from ..training.mpi import mpi_ranks, started_by_mpi
+    from ..training.progress import Screen
     from ..training.ranks import SingleRank
 
     use_threads(arguments)
@@ -120,8 +121,8 @@ def _run(arguments) -> int:
             try:
                 _train(arguments, settings, before, folder, ranks, open_things)
             except Stopped as stopped:
-                if ranks.rank == 0:
-                    print(f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
+                Screen(quiet=ranks.rank > 0).note(
+                    f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
                 return stopped.status
     return 0
 

@@ -2,10 +2,11 @@
 
 import sys
 import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
-from ..errors import shown
+from ..errors import shown, silence_output
 
 LINE_SECONDS = 30.0  # between two lines where there is no bar, as in a file or behind mpiexec
 
@@ -18,9 +19,15 @@ class Screen:
         self._quiet, self._bar = quiet, None
 
     def note(self, text: str) -> None:
-        """A line."""
-        if not self._quiet:
+        """A line.  Where nobody reads it any more (`head` has seen enough), the training goes on all the same."""
+        if self._quiet:
+            return
+        try:
             print(shown(text), flush=True)
+        except OSError as error:
+            silence_output()
+            warnings.warn(f"standard output: {error.strerror}; the training goes on, log.jsonl has its epochs",
+                          stacklevel=2)
 
     @contextmanager
     def training(self, trainer):

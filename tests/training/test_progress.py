@@ -1,6 +1,8 @@
 """What the screen of a training says, and when, by a clock of the test's own."""
 
 import io
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -8,6 +10,8 @@ import pytest
 
 from levit_np.training import progress
 from levit_np.training.progress import Screen
+
+from .train_command import QUICK, ROOT
 
 STEP = SimpleNamespace(images=8)
 
@@ -75,6 +79,18 @@ def test_a_line_is_seen_at_once_also_in_a_file(monkeypatch):
     Screen().note("a note\x1b")
     assert file.getvalue() == b"'a note\\x1b'\n"
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("both", [False, True])  # train … | head, train … 2>&1 | head
+def test_a_training_goes_on_when_the_reader_of_its_lines_is_gone(shapes, tmp_path, both):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "levit_np.cli", "train", shapes, "--output", tmp_path / "run", *QUICK],
+                          cwd=ROOT, stdout=writer, stderr=writer if both else subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert done.returncode == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
+    assert both or done.stderr == (
+        "levit-np train: standard output: Broken pipe; the training goes on, log.jsonl has its epochs\n")
 
 
 def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeypatch):
