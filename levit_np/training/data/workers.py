@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import traceback
+import warnings
 import weakref
 from collections import deque
 from multiprocessing import resource_tracker
@@ -27,6 +28,7 @@ from ...lock import Lock
 from ..interrupt import SIGNALS
 
 AHEAD = 2   # steps in memory besides the one that was handed out
+LONG = 60.0   # seconds
 _environment = Lock()
 
 
@@ -101,7 +103,7 @@ class Workers:
     def _finished(self) -> "_UnderWay":
         """The step that was begun first, once every worker has done its part of it."""
         while self._under_way[0].missing:
-            for pipe in wait(self._pipes):
+            for pipe in self._with_something_to_say():
                 worker = self._pipes.index(pipe)
                 try:
                     slot, skipped, failure = pipe.recv()
@@ -110,6 +112,18 @@ class Workers:
                 self._heard = True
                 self._note(slot, skipped, failure)
         return self._under_way.popleft()
+
+    def _with_something_to_say(self) -> list:
+        """The pipes to read from; where for long no worker has got any further (a network's disk hangs, a process was
+        stopped), a warning names the images that they are at."""
+        while True:
+            before = self._at.copy()
+            if ready := wait(self._pipes, LONG):
+                return ready
+            if (self._at == before).all():
+                names = ", ".join(self._plan.source.name(int(index)) for index in before if index >= 0)
+                warnings.warn(f"{names or 'workers'}: expected a process that prepares images to go on, found it at the "
+                              f"same place for {LONG:g} s; still waiting", stacklevel=2)
 
     def _note(self, slot: int, skipped: list, failure) -> None:
         begun = next(begun for begun in self._under_way if begun.slot == slot)

@@ -37,20 +37,24 @@ def root(tmp_path_factory):
 
 
 class Deadly(Folder):
-    """Kills the process that reads one of its images, or raises there what no reader should."""
+    """Kills or stops the process that reads one of its images, or raises there what no reader should."""
 
-    victim, how = 7, "kill"
+    victim, how = 7, signal.SIGKILL
 
     def read(self, index):
         if index == self.victim and multiprocessing.parent_process():
-            if self.how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how != "raise":
+                os.kill(os.getpid(), self.how)
             raise ZeroDivisionError("a bug")
         return super().read(index)
 
 
 class Faulty(Deadly):
     how = "raise"
+
+
+class Hanging(Deadly):
+    how = signal.SIGSTOP
 
 
 class Large(Folder):
@@ -93,6 +97,18 @@ def test_a_worker_that_dies_is_an_error_that_names_the_file(root):
         assert not multiprocessing.active_children()
         with pytest.raises(DataError, match="class1/001.png"):   # it starts new ones, which meet the same end
             list(deadly.epoch(1))
+
+
+def test_a_worker_that_hangs_is_told_of_with_the_file(root, monkeypatch):
+    def warn(text, **more):
+        if not text.startswith("workers: "):  # which the process may take longer to start
+            raise UserWarning(text)
+
+    monkeypatch.setattr(workers_module, "LONG", 0.1)
+    monkeypatch.setattr(workers_module.warnings, "warn", warn)
+    with loader(Hanging(root), workers=1) as waiting, pytest.raises(UserWarning, match=(
+            "^class1/001.png: expected a process that prepares images to go on, found it at the same place for 0.1 s")):
+        list(waiting.epoch(0))
 
 
 def test_an_unexpected_error_comes_with_its_file_and_its_traceback(root):
@@ -201,7 +217,7 @@ def test_two_steps_are_made_ahead_and_no_more(tmp_path):
 
 
 def test_an_interrupted_wait_ends_the_processes_and_the_loader_can_go_on(root, monkeypatch):
-    def interrupted(pipes):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
     with loader(Folder(root), batch=4, workers=2) as resumed:
