@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
-from levit_np.explain.page.server import Server
+from levit_np.explain.page.server import Server, listen
 
 from .chromium import PROGRAM, Chromium
 
@@ -76,6 +78,26 @@ def test_those_who_come_at_once_wait_in_silence(port):
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: ask(port, "POST", "/compute", DIGIT.read_bytes())[0], range(6)))
     assert found == [200] * 6
+
+
+def test_while_images_wait_for_their_turn_a_page_is_answered():
+    go_on = Event()
+    server = Server("the first page", lambda *image: go_on.wait() and "a page", 1)
+    serving = Thread(target=(running := listen(server)).run)
+    serving.start()
+    with ThreadPoolExecutor(6) as pool:
+        try:
+            waiting = [pool.submit(ask, server.port, "POST", "/compute", b"an image") for _ in range(6)]
+            while len(running.task_dispatcher.queue) + running.task_dispatcher.active_count < 6:
+                time.sleep(0.01)
+            with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+                connection.sendall(f"GET / HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+                assert connection.makefile().read().endswith("the first page")
+        finally:
+            go_on.set()
+            assert [answer.result()[0] for answer in waiting] == [200] * 6
+            running.trigger.pull_trigger(running.close)
+            serving.join()
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(port):

@@ -18,6 +18,7 @@ from ...errors import LevitError
 from ...images.decoding import MAX_BYTES
 
 PAGES = 8  # of the latest, that can still be gone back to
+THREADS = 32  # browsers hold six connections each: while images wait for their turn to compute, pages are answered
 
 
 class Answer(NamedTuple):
@@ -101,9 +102,9 @@ def listen(server: Server, port: int = 0):
     except ImportError:
         raise LevitError("serving needs waitress: pip install 'levit_np[serve]'") from None
     try:
-        running = create_server(server, host="127.0.0.1", port=port, threads=4, ident=None, expose_tracebacks=False,
-                                max_request_body_size=MAX_BYTES, max_request_header_size=16384, channel_timeout=30,
-                                connection_limit=64)
+        running = create_server(server, host="127.0.0.1", port=port, threads=THREADS, ident=None,
+                                expose_tracebacks=False, max_request_body_size=MAX_BYTES, max_request_header_size=16384,
+                                channel_timeout=30, connection_limit=64)
     except OSError as error:
         raise LevitError(f"port {port}: expected a free one: {error.strerror}") from None
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is nothing to warn of
