@@ -122,8 +122,8 @@ class Workers:
                 return ready
             if (self._at == before).all():
                 names = ", ".join(self._plan.source.name(int(index)) for index in before if index >= 0)
-                warnings.warn(f"{names or 'workers'}: expected a process that prepares images to go on, found it at the "
-                              f"same place for {LONG:g} s; still waiting", stacklevel=2)
+                warnings.warn(f"{names or 'workers'}: expected a process that prepares images to go on, found it at "
+                              f"the same place for {LONG:g} s; still waiting", stacklevel=2)
 
     def _note(self, slot: int, skipped: list, failure) -> None:
         begun = next(begun for begun in self._under_way if begun.slot == slot)
