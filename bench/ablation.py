@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import add_results, commit, earlier, write_json  # noqa: E402
+from report import add_results, commit, earlier, run, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
@@ -223,4 +223,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -121,13 +121,13 @@ def pytorch(name: str) -> dict:
 def main():
     from report import add_results, commit, lacking, result_path, write_json
 
+    from levit_np.commands.common import whole
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      epilog="example: taskset -c 0 python bench/blocks.py --rounds 15")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each part (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole, default=15, help="turns of each part (default: %(default)s)")
     add_results(parser)
     chosen = parser.parse_args()
-    if chosen.rounds < 1:
-        parser.error("--rounds: expected a whole number from 1")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     from rich.console import Console
@@ -174,4 +174,6 @@ def _table(title, block):
 
 
 if __name__ == "__main__":
-    main()
+    from report import run
+
+    run(main)

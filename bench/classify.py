@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from report import commit, write_json
+from report import commit, run, write_json
 
 from levit_np.benchmark.machine import processor
 
@@ -52,4 +52,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -30,13 +30,15 @@ PAUSE = 0.02  # seconds before a turn: the threads of some runtimes spin on for 
 def arguments():
     from report import TOP1, add_results
 
+    from levit_np.commands.common import whole
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLE,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(TOP1), choices=list(TOP1), metavar="NAME",
                         help=f"of {', '.join(TOP1)} (default: all)")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], metavar="N", help="(default: 1 16)")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="(default: 1)")
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="turns of each (default: %(default)s)")
+    parser.add_argument("--batches", nargs="+", type=whole, default=[1, 16], metavar="N", help="(default: 1 16)")
+    parser.add_argument("--threads", nargs="+", type=whole, default=[1], metavar="N", help="(default: 1)")
+    parser.add_argument("--rounds", type=whole, default=15, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: %(default)s)")
     parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS), metavar="NAME",
                         help=f"of {', '.join(NEEDS)} (default: all)")
@@ -44,13 +46,10 @@ def arguments():
     parser.add_argument("--startup", action="store_true",
                         help="measure whole processes instead: from their start to the first logits of LeViT-256")
     add_results(parser)
-    parsed = parser.parse_args()
-    if min(*parsed.batches, *parsed.threads, parsed.rounds) < 1:
-        parser.error("--batches, --threads and --rounds: expected whole numbers from 1")
-    return parsed
+    return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     chosen = arguments()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(max(chosen.threads))  # read once, by whoever is imported below
@@ -58,8 +57,10 @@ def main() -> int:
     from rich.console import Console
     from runners import IMPLEMENTATIONS
 
+    import levit_np
     from levit_np.benchmark.machine import describe
 
+    levit_np.set_threads(max(chosen.threads))  # more than there can be are refused before anything is measured
     console = Console(width=None if sys.stdout.isatty() else 110)
     machine = describe(PACKAGES) | {"commit": commit()}
     peers = [key for key in chosen.peers if _there(key, chosen.backend, console)]
@@ -69,20 +70,15 @@ def main() -> int:
         console.print(f"[yellow]{max(chosen.threads)} threads on {machine['usable_cores']} usable cores: no figure of "
                       "these will mean anything")
     results = Results(result_path(chosen.results, "cpu", machine), IMPLEMENTATIONS)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            if chosen.startup:
-                from startup import measure
+    with tempfile.TemporaryDirectory() as folder:
+        if chosen.startup:
+            from startup import measure
 
-                results.content["startup"] = measure(Path(folder), chosen, machine, peers, console)
-                results.write()
-            else:
-                measure_models(chosen, machine, peers, results, Path(folder), console)
-    except KeyboardInterrupt:
-        console.print(f"\nstopped; what was complete is in {results.path}")
-        return 130
+            results.content["startup"] = measure(Path(folder), chosen, machine, peers, console)
+            results.write()
+        else:
+            measure_models(chosen, machine, peers, results, Path(folder), console)
     console.print(f"written: {results.path}")
-    return 0
 
 
 def measure_models(chosen, machine, peers, results, folder, console):
@@ -201,4 +197,6 @@ def _there(peer, backend, console) -> bool:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # the peers' own
-    sys.exit(main())
+    from report import run
+
+    run(main)

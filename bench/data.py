@@ -19,9 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image, __version__ as pillow  # noqa: E402
-from report import commit, result_path, write_json  # noqa: E402
+from report import commit, result_path, run, write_json  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
+from levit_np.commands.common import from_zero, whole  # noqa: E402
 from levit_np.images.decoding import open_image  # noqa: E402
 from levit_np.images.preprocessing import normalise, preprocess, preprocessing_named  # noqa: E402
 from levit_np.training.augmentation import one_image  # noqa: E402
@@ -96,10 +97,10 @@ def speed(source, workers: int, batch: int, rounds: int) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=512, help="(default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--images", type=whole, default=512, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=whole, default=64, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=whole, default=5, help="of which the median counts (default: %(default)s)")
+    parser.add_argument("--workers", type=from_zero, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--no-result", action="store_true", help="only print")
     arguments = parser.parse_args()
     machine = describe(("numpy",)) | {"commit": commit()}
@@ -132,4 +133,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -38,6 +38,8 @@ def batch(text):
 def arguments(given=None):
     from report import add_results
 
+    from levit_np.commands.common import whole
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLE,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART",
@@ -54,7 +56,7 @@ def arguments(given=None):
     parser.add_argument("--mode", default=MODES[0], choices=MODES,
                         help="of torch.compile; the second compiles in seconds what the first tries out for minutes "
                              "(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole, default=9, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default: %(default)s)")
     parser.add_argument("--minutes", type=float, metavar="N",
                         help="after which nothing more is begun (default: no end)")
@@ -66,10 +68,7 @@ def arguments(given=None):
                         help="leave out what stands whole in the result already, measured at this commit")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     add_results(parser)
-    chosen = parser.parse_args(given)
-    if chosen.rounds < 1:
-        parser.error("--rounds: expected a whole number from 1")
-    return chosen
+    return parser.parse_args(given)
 
 
 def measurements(chosen) -> list:
@@ -93,7 +92,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def main(given=None) -> int:
+def main(given=None) -> None:
     chosen = arguments(given)
     planned = measurements(chosen)
     if chosen.dry_run:
@@ -105,35 +104,25 @@ def main(given=None) -> int:
             say(f"{part}: {', '.join(map(str, what))}" + (f"; beside {', '.join(peers)}" if peers else ""))
         for model in chosen.models:
             say(prediction_table(model, 1024, "float16"))
-        return 0
+        return
     from gpu_measuring import Measuring
-    from levit_np.errors import BackendError
 
-    try:
-        measuring = Measuring(chosen, say)
-    except BackendError as error:
-        say(str(error))
-        return 1
-    return run(measuring, planned, chosen)
+    take(Measuring(chosen, say), planned, chosen)
 
 
-def run(measuring, planned, chosen) -> int:
-    try:
-        for number, (part, what) in enumerate(planned, 1):
-            if chosen.missing and measuring.has(part, what):
-                continue
-            if measuring.over():
-                say(f"{chosen.minutes:g} minutes are over before {number} of {len(planned)}; "
-                    "--missing goes on from there")
-                break
-            say(f"{number} of {len(planned)}: {part} {', '.join(map(str, what))}")
-            measuring.take(part, what)
-    except KeyboardInterrupt:
-        say(f"\nstopped; what was measured is in {measuring.path}")
-        return 130
+def take(measuring, planned, chosen) -> None:
+    for number, (part, what) in enumerate(planned, 1):
+        if chosen.missing and measuring.has(part, what):
+            continue
+        if measuring.over():
+            say(f"{chosen.minutes:g} minutes are over before {number} of {len(planned)}; --missing goes on from there")
+            break
+        say(f"{number} of {len(planned)}: {part} {', '.join(map(str, what))}")
+        measuring.take(part, what)
     say(f"written: {measuring.path}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from report import run
+
+    run(main)

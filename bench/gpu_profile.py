@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
 
 from gpu import V100, batch  # noqa: E402
-
-from levit_np.errors import BackendError  # noqa: E402
+from report import run  # noqa: E402
 
 EXAMPLE = """examples:
   python bench/gpu_profile.py                                  a step of LeViT-256, 256 images, float16
@@ -75,17 +74,14 @@ def subject(chosen):
     return lambda: executor(x)
 
 
-def main(given=None) -> int:
+def main(given=None) -> None:
     chosen = arguments(given)
     from levit_np.ops.cuda import device
 
-    try:
-        gpu = device.current()
-        from torch.autograd import DeviceType
-        from torch.profiler import ProfilerActivity, profile
-    except (BackendError, ImportError) as error:
-        print(error)
-        return 1
+    gpu = device.current()
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
     call = subject(chosen)
     for _ in range(WARM):
         call()
@@ -104,8 +100,7 @@ def main(given=None) -> int:
     print("\n".join(table(events, chosen.calls)))
     print(f"{chosen.what} of {chosen.model}, {chosen.batch} images, {chosen.precision}: {milliseconds:.2f} ms a call, "
           "without the profiler")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

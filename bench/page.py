@@ -14,17 +14,18 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from report import commit, result_path, write_json  # noqa: E402
+from report import commit, result_path, run, write_json  # noqa: E402
 
 from levit_np.benchmark.machine import describe  # noqa: E402
-from tests.explain.chromium import PROGRAM, Chromium  # noqa: E402
-from tests.random_model import random_images, random_model  # noqa: E402
 
 RUNS = 9
 
 
 def main():
     argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="example: python bench/page.py").parse_args()
+    from tests.explain.chromium import PROGRAM, Chromium
+    from tests.random_model import random_images, random_model
+
     if PROGRAM is None:
         sys.exit("bench/page.py: expected chromium, chromium-browser or google-chrome on the path, found none")
     machine = describe(("numpy",)) | {"commit": commit()}
@@ -47,4 +48,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

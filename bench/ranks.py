@@ -20,10 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import add_results, commit, result_path, write_json  # noqa: E402
+from report import add_results, commit, result_path, run, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
+from levit_np.commands.common import whole  # noqa: E402
 from levit_np.training.mpi import mpi_ranks, started_by_mpi  # noqa: E402
 from levit_np.training.ranks import SingleRank  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
@@ -81,9 +82,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="example: mpiexec -n 2 python bench/ranks.py")
     parser.add_argument("--model", default="levit_256", help="(default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="images a rank (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--batch", type=whole, default=16, help="images a rank (default: %(default)s)")
+    parser.add_argument("--steps", type=whole, default=3, help="steps a turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole, default=7, help="turns of each (default: %(default)s)")
     add_results(parser)
     arguments = parser.parse_args()
     if started_by_mpi() < 2:
@@ -105,4 +106,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,10 +5,12 @@ import io
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from levit_np.errors import LevitError
 from levit_np.storage.atomic import replacing
 
 # Published ImageNet top-1, the paper's Table 3.
@@ -27,6 +29,19 @@ def result_path(folder: Path, what: str, machine: dict) -> Path:
     widest = next((name for feature, name in WIDEST.items() if feature in (machine["features"] or ())), "")
     name = re.sub(r"\((r|tm)\)", "", machine.get("device", f"{machine['processor']} {widest}").lower())
     return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
+
+
+def run(main) -> None:
+    """Ends the script when main does; with a line, where main is stopped, refuses or does not find something."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nstopped; what was complete is in the results", file=sys.stderr)
+        sys.exit(130)
+    except LevitError as error:
+        sys.exit(f"{sys.argv[0]}: {error}")
+    except ImportError as error:
+        sys.exit(f"{sys.argv[0]}: {error}; bench/README.md says what each script needs")
 
 
 def add_results(parser) -> None:

@@ -26,11 +26,12 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from memory import peak_mib  # noqa: E402
-from report import add_results, commit, earlier, lacking, result_path, write_json  # noqa: E402
+from report import add_results, commit, earlier, lacking, result_path, run, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
 from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.benchmark.rounds import interleaved, ratio  # noqa: E402
+from levit_np.commands.common import whole  # noqa: E402
 from levit_np.config import config_of  # noqa: E402
 from levit_np.model import LeViT  # noqa: E402
 from levit_np.ops import cpu  # noqa: E402
@@ -161,13 +162,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
                                      epilog="example: taskset -c 0 python bench/training.py --memory")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--memory", action="store_true", help="also the peak memory of LeViT-256's step")
     parser.add_argument("--only", choices=(*PEERS, "levit_np"), help=argparse.SUPPRESS)
     add_results(parser)
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds: expected a whole number from 1")
     if arguments.only:
         return only(arguments.models[0], arguments.only)
     machine = describe(("numpy", "numba", "torch", "transformers")) | {"commit": commit()}
@@ -192,4 +191,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -24,7 +24,7 @@ def bench(monkeypatch):
 
 
 def test_a_dry_run_lists_everything(bench, capsys):
-    assert bench("gpu").main(["--dry-run", "--models", "levit_128s", "levit_256"]) == 0
+    bench("gpu").main(["--dry-run", "--models", "levit_128s", "levit_256"])
     printed = capsys.readouterr().out
     for line in ("limits: bfloat16",
                  "inference: levit_128s, largest, float16; beside eager, compile, folded, folded-sdpa\n",
@@ -43,7 +43,7 @@ def test_wrong_use_is_refused(bench, capsys):
     assert "expected a whole number from 1, or 'largest', found 'many'" in capsys.readouterr().err
 
 
-def test_without_a_gpu_one_line_says_so(bench, capsys, monkeypatch):
+def test_without_a_gpu_one_line_says_so(bench, monkeypatch):
     from levit_np.errors import BackendError
     from levit_np.ops.cuda import device
 
@@ -52,8 +52,8 @@ def test_without_a_gpu_one_line_says_so(bench, capsys, monkeypatch):
 
     monkeypatch.setattr(device, "CupyDevice", none)
     device.use(None)
-    assert bench("gpu").main(["--models", "levit_128s"]) == 1
-    assert "'levit_np[cuda]'" in capsys.readouterr().out.replace("\n", "")
+    with pytest.raises(SystemExit, match=r"'levit_np\[cuda\]'"):
+        bench("report").run(lambda: bench("gpu").main(["--models", "levit_128s"]))
 
 
 def test_every_operation_is_counted(bench):
@@ -122,7 +122,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     taken, wanted = measuring.Measuring(chosen, print), [
         ("inference", ("levit_128s", 2, "float16")), ("kernels", ("levit_128s", 1, "float16")),
         ("training", ("levit_256", 2, "float16"))]
-    assert gpu.run(taken, wanted, chosen) == 0
+    gpu.take(taken, wanted, chosen)
     content = json.loads(taken.path.read_text())
     assert taken.path.name == "gpu-emulated.json" and len(content) == 3
     row = content["inference levit_128s 2 float16"]["rows"][0]
@@ -135,9 +135,10 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     # The same again goes on: with nothing; where time is over, with nothing more; where a row fails, with the others.
     again = measuring.Measuring(gpu.arguments(["--results", str(tmp_path), "--missing", "--peers"]), print)
     capsys.readouterr()
-    assert gpu.run(again, wanted, again.chosen) == 0 and "1 of 3" not in capsys.readouterr().out
+    gpu.take(again, wanted, again.chosen)
+    assert "1 of 3" not in capsys.readouterr().out
     hurried = measuring.Measuring(gpu.arguments(["--results", str(tmp_path), "--minutes", "1e-9", "--peers"]), print)
-    assert gpu.run(hurried, wanted, hurried.chosen) == 0
+    gpu.take(hurried, wanted, hurried.chosen)
     assert "minutes are over before 1 of 3; --missing goes on from there" in capsys.readouterr().out
 
     def cut_off(self, name, batch, precision):
@@ -145,7 +146,8 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measuring.Measuring, "_kernels", cut_off)
-    assert gpu.run(taken, wanted[1:2], chosen) == 130
+    with pytest.raises(KeyboardInterrupt):
+        gpu.take(taken, wanted[1:2], chosen)
     found = json.loads(taken.path.read_text())["kernels levit_128s 1 float16"]
     assert found["rows"] == [{"kernel": "one"}] and not found["whole"]
     assert not measuring.Measuring(chosen, print).has(*wanted[1])

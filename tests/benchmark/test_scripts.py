@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from levit_np.errors import BackendError
 from tests.random_model import random_images, random_model
 
 torch = pytest.importorskip("torch")
@@ -143,6 +144,30 @@ def script(*arguments):
 def test_help_has_an_example(name):
     done = script("bench/" + name, "--help")
     assert done.returncode == 0 and "example" in done.stdout and "python bench/" + name in done.stdout
+
+
+@pytest.mark.parametrize("error, status, words", [
+    (KeyboardInterrupt(), 130, "stopped"), (BackendError("no GPU"), f"{sys.argv[0]}: no GPU", ""),
+    (ImportError("no torch"), f"{sys.argv[0]}: no torch; bench/README.md says what each script needs", "")])
+def test_what_ends_a_script_early_is_a_line(bench, capsys, error, status, words):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        bench("report").run(main)
+    assert ended.value.code == status and words in capsys.readouterr().err
+
+
+def test_every_script_ends_so():
+    sources = [path.read_text() for path in (ROOT / "bench").glob("*.py")]
+    scripts = [source for source in sources if "\ndef main(" in source]
+    assert len(scripts) == 10 and all(source.endswith("    run(main)\n") for source in scripts)
+
+
+@pytest.mark.parametrize("arguments", [("cpu.py", "--threads", 100), ("data.py", "--images", 3, "--no-result")])
+def test_what_a_script_cannot_measure_is_refused_in_a_line(arguments):
+    done = script("bench/" + arguments[0], *arguments[1:])
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and ": expected" in done.stderr
 
 
 def test_a_small_run_leaves_a_whole_result(tmp_path):
