@@ -14,10 +14,9 @@ from ..images.labels import imagenet_labels
 from ..images.preprocessing import NAMES, Preprocessing, preprocessing_named
 from ..model import LeViT, build, initial_state
 from ..ops import reference
-from ..storage import confined, hdf5, strict_json
+from ..storage import confined, hdf5
 from ..storage.atomic import replacing
 from ..storage.finite import require_finite
-from ..storage.names import check_documents
 from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import FORMATS, config_from_shapes, name_table
@@ -41,7 +40,7 @@ def save(model: LeViT, path) -> None:
 
 def require_room(model: LeViT, place: str) -> None:
     """Raises CheckpointError, beginning with `place`, for labels of more bytes than a file may have."""
-    check_documents(len(strict_json.dumps(_documents(model, place), place)), place)
+    hdf5.texts(_documents(model, place), place)
 
 
 def _documents(model, place):

@@ -26,13 +26,15 @@ def _run(arguments) -> int:
 
     from ..classifier import load
     from ..training.classes import order_note, places
-    from ..training.teacher import write_logits
+    from ..training.teacher import require_room, write_logits
 
     require_free(arguments.target, arguments.force)
     use_threads(arguments)
+    about = shown(arguments.weights)
     model, logits, kept = load(arguments.weights, backend=arguments.backend), [], []
     with Images(arguments, model) as images:
-        at, named = places(images.classes, model.labels, model.config.num_classes, shown(arguments.weights))
+        at, named = places(images.classes, model.labels, model.config.num_classes, about)
+        require_room(arguments.target, images.classes, about)
         images.say(order_note(images.classes, model.labels, named))
         for x, indices in images:
             logits.append(model(x)[:, at])
@@ -40,6 +42,6 @@ def _run(arguments) -> int:
         if not kept:
             raise LevitError(f"{shown(arguments.data)}: expected at least one good image, found none")
         write_logits(arguments.target, np.concatenate(logits), np.concatenate(kept), images.source, images.classes,
-                     shown(arguments.weights))
+                     about)
     print(f"{shown(arguments.target)}: {len(at)} logits of each of {sum(map(len, kept))} images")
     return images.status()

@@ -117,12 +117,18 @@ def _datasets(arrays: dict[str, np.ndarray], documents: dict[str, Any],
         for depth in range(1, len(parts)):
             if parts[:depth] in datasets:
                 raise CheckpointError(f"{place}: {'.'.join(parts)}: expected a group above it, found an array")
-    texts = {}
+    return datasets | {parts: np.frombuffer(text, np.uint8) for parts, text in texts(documents, place).items()}
+
+
+def texts(documents: dict[str, Any], place: str) -> dict[tuple[str, ...], bytes]:
+    """The documents as a file has them, by path.  Raises CheckpointError, beginning with `place`, for more bytes than
+    it may have: before hours of work, say, whose result could not be written."""
+    found = {}
     for name, document in documents.items():
         names.check_parts((names.DOCUMENTS, name), place)
-        texts[names.DOCUMENTS, name] = strict_json.dumps(document, f"{place}: {names.DOCUMENTS}/{name}")
-    names.check_documents(sum(map(len, texts.values())), place)
-    return datasets | {parts: np.frombuffer(text, np.uint8) for parts, text in texts.items()}
+        found[names.DOCUMENTS, name] = strict_json.dumps(document, f"{place}: {names.DOCUMENTS}/{name}")
+    names.check_documents(sum(map(len, found.values())), place)
+    return found
 
 
 def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.BytesIO, tuple[int, int]]:

@@ -132,9 +132,17 @@ def write_logits(path: str | os.PathLike, logits, indices, source, classes: list
 
     It says which images they are of (64 bits of the SHA-256 of each one's name and size) and in which order the classes
     are; `about` is the teacher's name, for people."""
-    document = {"classes": list(classes), "teacher": about, "images by": KNOWN_BY}
     hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": _numbers(source, indices, sizes=True)},
-               {DOCUMENT: document})
+               _documents(classes, about))
+
+
+def require_room(path: str, classes: list[str], about: str) -> None:
+    """Raises CheckpointError for class names of more bytes than `write_logits` can write."""
+    hdf5.texts(_documents(classes, about), path)
+
+
+def _documents(classes: list[str], about: str) -> dict:
+    return {DOCUMENT: {"classes": list(classes), "teacher": about, "images by": KNOWN_BY}}
 
 
 def is_logits(path: str | os.PathLike) -> bool:

@@ -11,7 +11,9 @@ import levit_np
 from levit_np.cli import main
 from levit_np.ops.cpu.library import library
 from levit_np.ops.reference import log_softmax
+from levit_np.training import teacher
 from levit_np.training.data import open_source
+from levit_np.training.data.loader import EvaluationLoader
 from levit_np.training.recipe import Recipe
 from levit_np.training.teacher import WrittenTeacher
 
@@ -182,6 +184,14 @@ def test_teach_writes_of_the_data_s_classes_alone(capsys, weights, data, tmp_pat
     taught = WrittenTeacher(tmp_path / "t.h5", source, PLAIN)(SimpleNamespace(indices=np.array([0, 1])))
     expected = model(np.stack([model.prepare(source.path(index)) for index in (0, 1)]))[:, [3, 7]]
     assert np.abs(taught - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_teach_says_before_the_work_that_its_file_has_no_room_for_so_much_text(capsys, weights, data, tmp_path,
+                                                                               monkeypatch):
+    monkeypatch.setattr(teacher, "KNOWN_BY", "x" * (1 << 20))  # as class names may be
+    monkeypatch.setattr(EvaluationLoader, "__iter__", None)
+    status, out, err = run(capsys, "teach", weights, data, tmp_path / "t.h5")
+    assert (status, out) == (1, "") and "t.h5: expected at most 1048576 bytes of documents, found 1048" in err
 
 
 def test_teach_leaves_out_bad_images_and_says_so(capsys, weights, data, damaged, tmp_path):
