@@ -9,6 +9,7 @@ import pytest
 
 import levit_np
 from levit_np import layers
+from levit_np.explain.trace import trace
 from levit_np.inference import fold, plan
 from levit_np.inference.reference import RUN, ReferenceExecutor
 from levit_np.layers.activation import Activation
@@ -94,6 +95,34 @@ def test_names_are_those_of_the_layers():
     names = {name for name, _ in model.walk()}
     for step in plan.steps_of(model):
         assert step.name in names | {"pool"}, step.name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_summary_and_step_through_show_what_is_planned(name):
+    """The same layers with the same shapes, those of a plan in the same order and with the same multiply-adds; its head
+    is both heads."""
+    model = random_model(name, **NETWORKS[name])
+    x = random_images(model, 1)
+    tensors, planned = {"image": x}, {}
+    for step in plan.steps_of(model):
+        RUN[type(step)](step, tensors)
+        if not isinstance(step, (plan.Subsample, plan.Pool)) and step.name != "head.bn":  # which are no layers
+            y = tensors[getattr(step, "target", "image" if isinstance(step, plan.Convolution) else "x")][0]
+            planned[step.name] = y.shape, multiply_adds(step, y, tensors)
+    summary = {layer: (shape, cost) for layer, shape, _, cost in model.rows()}
+    calls = trace(model, x).forward
+    walked = {call.name: call.output.shape[1:] for call in calls if call.name in summary}
+    walked |= {call.parent: call.input.shape[1:] for call in calls if call.name.endswith(".projection")}  # its own part
+    assert walked == {layer: shape for layer, (shape, _) in summary.items()}
+    assert summary.pop("head_dist", summary["head"]) == summary["head"]
+    assert list(planned.items()) == list(summary.items())
+
+
+def multiply_adds(step, y, tensors):
+    """Of a step that has made y, of one image."""
+    if isinstance(step, plan.Attention):  # its two products and, as the authors count, one for each score's softmax
+        return step.heads * len(y) * tensors[step.source].shape[1] * (step.key + 1 + step.value)
+    return step.weight[0].size * y.size if hasattr(step, "weight") else 0
 
 
 def test_grouping_by_role():
