@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import warnings
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -112,7 +113,9 @@ def _run(arguments) -> int:
     use_threads(arguments)
     folder = RunFolder(arguments.output)
     settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
-    with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks:
+    with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks, warnings.catch_warnings():
+        if ranks.rank:
+            warnings.simplefilter("ignore")  # rank 0 says the same
         _image_folders(arguments)  # before a folder is made
         with ExitStack() as lock, ExitStack() as open_things:
             ranks.first(lambda: lock.enter_context(folder.locked(fresh=not arguments.resume)))
