@@ -38,17 +38,17 @@ class Workers:
     def __init__(self, plan, count: int):
         context = multiprocessing.get_context("spawn")   # fork does not mix with threads
         classes = len(plan.source.classes)
-        # Anonymous: nothing is left behind, whatever is killed.
-        self._raw = [context.RawArray("f", AHEAD * int(np.prod(plan.shape))),
-                     context.RawArray("f", AHEAD * plan.shape[0] * classes), context.RawArray("q", count)]
-        self._images, self._targets, self._at = _views(self._raw, plan.shape, classes)
-        self._at[:] = -1   # none has begun an image; it may die before
         self._plan, self._free, self._under_way = plan, list(range(AHEAD)), deque()
         self._processes, self._pipes, self._heard = [], [], False
         self.owner = os.getpid()
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, self.owner)
         pickled = pickle.dumps(plan)
         try:
+            # Anonymous: nothing is left behind, whatever is killed.
+            self._raw = [context.RawArray("f", AHEAD * int(np.prod(plan.shape))),
+                         context.RawArray("f", AHEAD * plan.shape[0] * classes), context.RawArray("q", count)]
+            self._images, self._targets, self._at = _views(self._raw, plan.shape, classes)
+            self._at[:] = -1   # none has begun an image; it may die before
             with _safe_path(), _blocked_signals():
                 for worker in range(count):
                     ours, theirs = context.Pipe()

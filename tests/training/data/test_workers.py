@@ -184,6 +184,17 @@ def test_processes_that_cannot_all_start_are_said_and_none_stays(root, monkeypat
         assert not multiprocessing.active_children()
 
 
+def test_memory_that_cannot_be_shared_is_said_of_the_processes(root, monkeypatch):
+    """An error of the disk's that names no file, which the command takes for its output's."""
+    def refused(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn"), "RawArray", refused)
+    with loader(Folder(root), workers=2) as two, pytest.raises(DataError, match="^workers: expected to start 2 "
+                                                               ".*, found after 0: Cannot allocate memory$"):
+        next(two.epoch(0))
+
+
 def test_a_worker_killed_from_outside(root):
     with loader(Folder(root), batch=4, workers=2) as killed, pytest.raises(DataError, match="signal 9"):
         for epoch in range(1000):
