@@ -137,8 +137,10 @@ class Workers:
         process.join(10)
         status, index = process.exitcode, int(self._at[worker])
         where = f"{self._plan.source.name(index)}: " if index >= 0 else ""
-        how = f"signal {-status} ({signal.strsignal(-status)})" if (status or 0) < 0 else f"exit status {status}"
-        hint = "" if self._heard else "; a script that starts workers does so below `if __name__ == \"__main__\":`"
+        killed = (status or 0) < 0
+        how = f"signal {-status} ({signal.strsignal(-status)})" if killed else f"exit status {status}"
+        hint = ("" if killed or self._heard else
+                "; a script that starts workers does so below `if __name__ == \"__main__\":`")
         self.close()
         raise DataError(f"{where}expected a process that prepares images to live, found it ended by {how}{hint}")
 

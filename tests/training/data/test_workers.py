@@ -111,6 +111,11 @@ def test_a_worker_that_hangs_is_told_of_with_the_file(root, monkeypatch):
         list(waiting.epoch(0))
 
 
+def test_a_worker_that_is_killed_at_its_first_image_is_no_script_s_fault(root):
+    with loader(Deadly(root), workers=1) as deadly, pytest.raises(DataError, match=r"signal 9 \(Killed\)$"):
+        next(deadly.epoch(0))
+
+
 def test_an_unexpected_error_comes_with_its_file_and_its_traceback(root):
     with loader(Faulty(root), workers=2) as faulty, pytest.raises(RuntimeError) as caught:
         list(faulty.epoch(0))
