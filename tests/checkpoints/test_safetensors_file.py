@@ -171,6 +171,10 @@ ATTACKS = {
     "header 100,000 deep": container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "header with a NaN": container({"a": entry(shape=[float("nan")])}),
     "name twice": doubled(f'"a": {ENTRY}'),
+    # Whoever counts each of the others first, to find out which it is, needs many minutes.
+    "last of 100,000 names twice": container(("{" + "".join(f'"{i:05x}":0,' for i in range(100_000))
+                                              + f'"{99_999:05x}":0}}').encode()),
+    "name of 500,000 bytes twice": container(b'{"%b":0,"%b":0}' % ((b"a" * 500_000,) * 2)),
     "dtype twice": doubled('"dtype": "F32"'),
     "offsets twice": doubled('"data_offsets": [0, 16]'),
     "metadata twice": container(b'{"__metadata__": {}, "__metadata__": {}, "a": ' + ENTRY.encode() + b"}"),
@@ -230,6 +234,8 @@ REASONS = {
     "header of 2 MB": "header of at most",
     "header that begins with a space": "expected a JSON header",
     "name twice": "the key 'a' twice",
+    "last of 100,000 names twice": "the key '1869f' twice",
+    "name of 500,000 bytes twice": "aaa twice",
     "metadata that is a list": "expected metadata of strings",
     "metadata of numbers": "expected metadata of strings",
     "entry with another field": "expected dtype, shape and two data_offsets",
