@@ -170,7 +170,8 @@ def test_what_no_rank_can_do_is_said_once(pictures, undisturbed, tmp_path):
     said_once(run(1, pictures, undisturbed, "--resume", "--workers", 0),
               "ranks: expected 2 as the run began with, found 1")
     other = run(2, pictures, tmp_path / "other", "--model", "levit_digits.h5", "--recipe", "small", "--workers", 0)
-    said_once(other, "expected 3 classes, found 10: head.weight, head.bias, head_dist.weight, head_dist.bias start anew")
+    said_once(other, "expected 3 classes, found 10: head.weight, head.bias, head_dist.weight, head_dist.bias start "
+                     "anew")
 
 
 def test_a_full_disk_ends_all_ranks_with_the_old_checkpoint_whole(pictures, tmp_path):

@@ -75,7 +75,7 @@ def tile_attention(instructions, jit, share, tiles):
                 # Two of the first panel's tiles fetch the next block's bias, which lies behind this one's.
                 advance = 2 * row if j == 0 else 0
                 across(vectors, block_tiles, count, scores, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
-                       bias + keys * row, keys // UNROLL * advance, advance, out, out_row, 0, moves, inverses, 0, 0, finish, half, ldo // 2,
-                       get(s, A_HALF_PART))
+                       bias + keys * row, keys // UNROLL * advance, advance, out, out_row, 0, moves, inverses, 0, 0,
+                       finish, half, ldo // 2, get(s, A_HALF_PART))
 
     return attention
