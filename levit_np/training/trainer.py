@@ -44,6 +44,9 @@ class Trainer:
         if loader.steps < 1:
             raise TrainingError(f"data: expected at least one batch of {recipe.batch} images an epoch, found none; "
                                 "choose a smaller batch")
+        if recipe.accumulation > loader.steps:  # the rate is of so many batches a step
+            raise TrainingError(f"accumulation: expected at most the {loader.steps} batches of {recipe.batch} images "
+                                f"an epoch, found {recipe.accumulation}")
         if teacher and not model.config.distillation:
             raise TrainingError("teacher: expected a network with two heads to distil into, found one head")
         precision = getattr(model, "precision", "float32")

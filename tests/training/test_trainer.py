@@ -87,12 +87,19 @@ def test_a_state_of_another_training_is_refused_by_name():
 
 
 def test_a_trainer_needs_a_batch_and_a_head_for_its_teacher():
-    assert trainer(loader=MemoryLoader(steps=1)).loader.steps == 1
+    assert trainer(replace(RECIPE, accumulation=1), loader=MemoryLoader(steps=1)).loader.steps == 1
     with pytest.raises(TrainingError, match="expected at least one batch of 6 images an epoch, found none"):
         trainer(loader=MemoryLoader(steps=0))
     made = trainer(config=replace(SMALL, distillation=False))
     with pytest.raises(TrainingError, match="teacher: expected a network with two heads to distil into, found one"):
         Trainer(made.model, made.loader, RECIPE, teacher=lambda batch: batch.targets)
+
+
+def test_no_more_batches_are_a_step_than_an_epoch_has():
+    """The rate would be that of batches that there never are."""
+    assert trainer(loader=MemoryLoader(steps=2)).recipe.accumulation == 2
+    with pytest.raises(TrainingError, match="expected at most the 2 batches of 6 images an epoch, found 3"):
+        trainer(replace(RECIPE, accumulation=3), loader=MemoryLoader(steps=2))
 
 
 def test_a_network_that_has_the_same_arrays_stays_as_it_is():
