@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from contextlib import contextmanager
 
 # Windows has no SIGHUP.  They may come to all processes of a terminal or of a service at once.
@@ -41,10 +42,12 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _take(self, number, frame):
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = number
-        self.check()
+        again, self.asked = self.asked and number == signal.SIGINT, number
+        # What is raised in a weakref's callback, of which h5py has thousands in a save, Python prints and drops.
+        if not (frame and frame.f_globals.get("__name__") == weakref.__name__):
+            if again:
+                raise KeyboardInterrupt
+            self.check()
         if number == signal.SIGINT and sys.stderr.isatty():
             os.write(sys.stderr.fileno(), SAID)  # print is not for a signal's handler, which may interrupt another
 

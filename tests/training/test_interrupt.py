@@ -5,6 +5,7 @@ import pty
 import signal
 import sys
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,19 @@ def test_only_a_second_ctrl_c_ends_it_at_once():
     with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
         interrupt._take(signal.SIGTERM, None)
         interrupt._take(signal.SIGINT, None)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_nothing_is_raised_where_python_prints_and_drops_it():
+    """In a weakref's callback, of which h5py has thousands while it writes: a second Ctrl-C there was a traceback."""
+    with Interrupt() as interrupt, interrupt.at_once():
+        for number in (signal.SIGINT, signal.SIGINT):
+            held = set()
+            weakref.finalize(held, signal.raise_signal, number)
+            del held
+            assert interrupt.asked == number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_what_may_end_at_once_may_do_so_while_it_lasts():
