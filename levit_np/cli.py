@@ -320,7 +320,7 @@ def main(argv=None) -> int:
     except LevitError as error:
         tell(error)
     except MemoryError as error:
-        tell(f"expected more memory (a smaller batch needs less), found {error}")
+        tell(f"expected more memory (a smaller batch needs less), found {str(error) or 'too little'}")
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
             tell(f"{error.filename or 'output'}: {error.strerror or error}")

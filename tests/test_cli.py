@@ -274,6 +274,16 @@ def test_too_little_memory_is_said_in_one_line():
                            "bytes\n")
 
 
+def test_too_little_memory_of_which_python_says_no_more(monkeypatch, capsys):
+    def scarce(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("levit_np.classifier.load", scarce)
+    assert main(["classify", SAMPLES[3]]) == 1
+    assert capsys.readouterr().err == (
+        "levit-np classify: expected more memory (a smaller batch needs less), found too little\n")
+
+
 def test_ctrl_c_is_status_130(monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
