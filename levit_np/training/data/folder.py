@@ -42,7 +42,7 @@ class Folder:
                             f"{shown(self.classes[0]) if folders else 'none'}")
         if are_parts(self.classes) and {"train", *PARTS}.issuperset(self.classes):
             raise DataError(f"{place}: expected a folder for each class, found {' and '.join(self.classes)}; did you "
-                            f"mean {place}/train?")
+                            f"mean {' or '.join(f'{place}/{part}' for part in self.classes)}?")
         names, counts = [], []
         for entry in folders:
             if not entry.name.isprintable():
