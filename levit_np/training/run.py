@@ -30,13 +30,16 @@ class Run:
         self._skipped: set[str] = set()
 
     def begin(self, config: dict) -> None:
-        """A new run: its first checkpoint, then config.json, which makes it one to go on with."""
+        """A new run: its first checkpoint, then config.json, which makes it one to go on with.  Raises Stopped after a
+        signal, when that is done."""
         ranks = self.trainer.ranks
         ranks.require_equal("data and settings", config)
         ranks.require_equal("weights to begin with", fingerprint(self.trainer.model.state()))
-        ranks.first(lambda: self.folder.log.cut(0))
-        self.save()
-        ranks.first(lambda: self.folder.write_config(config))
+        with Interrupt() as interrupt:
+            ranks.first(lambda: self.folder.log.cut(0))
+            self.save()
+            ranks.first(lambda: self.folder.write_config(config))
+        self._stop_if_asked(interrupt)
         self._say_what_the_average_keeps()
         self._say_how_far_the_rate_rises()
 

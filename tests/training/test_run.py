@@ -171,6 +171,21 @@ def test_a_signal_while_it_validates_ends_it_at_once_and_loses_nothing(whole, tm
     assert end_of(tmp_path / "run") == end_of(whole)
 
 
+def test_a_signal_while_the_first_checkpoint_is_written_ends_it_when_it_is_a_run(whole, tmp_path, monkeypatch):
+    """Raised in the midst of h5py's work, a Ctrl-C was often dropped, and the training went on."""
+    save = Checkpoints.save
+
+    def disturbed(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Checkpoints, "save", disturbed)
+        run(tmp_path / "run")
+    run(tmp_path / "run", resume=True)
+    assert end_of(tmp_path / "run") == end_of(whole)
+
+
 def test_a_log_that_lies_there_before_a_run_begins_is_not_the_run_s(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
     made, _ = run(tmp_path, recipe=replace(RECIPE, epochs=2))
