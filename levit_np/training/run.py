@@ -82,20 +82,21 @@ class Run:
         and for a folder that was taken away; OSError where nothing can be saved any more: the last checkpoint is then
         whole."""
         trainer = self.trainer
-        with Interrupt() as interrupt, self.screen.training(trainer):
-            while trainer.epoch < trainer.recipe.epochs:
-                self._train_epoch(interrupt)
-                self.save()
-                # Several ranks end together, between two of the things that they do together.
-                with interrupt.at_once() if trainer.ranks.size == 1 else nullcontext():
-                    line = self._line()
-                self._stop_if_asked(interrupt)
-                trainer.ranks.first(lambda: self._record(line))
-                trainer.next_epoch()
-        if self.writes:
-            best = "" if self.best is None else f"{self.folder.best} (validation top1 {self.best:.2f}), "
-            self.screen.note(f"weights: {best}{self.folder.last}")
-            self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
+        with Interrupt() as interrupt:
+            with self.screen.training(trainer):
+                while trainer.epoch < trainer.recipe.epochs:
+                    self._train_epoch(interrupt)
+                    self.save()
+                    # Several ranks end together, between two of the things that they do together.
+                    with interrupt.at_once() if trainer.ranks.size == 1 else nullcontext():
+                        line = self._line()
+                    self._stop_if_asked(interrupt)
+                    trainer.ranks.first(lambda: self._record(line))
+                    trainer.next_epoch()
+            if self.writes:
+                best = "" if self.best is None else f"{self.folder.best} (validation top1 {self.best:.2f}), "
+                self.screen.note(f"weights: {best}{self.folder.last}")
+                self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
 
     def save(self) -> None:
         """The state as it is between two steps.  Raises OSError, CheckpointError; TrainingError where the folder is not

@@ -186,6 +186,17 @@ def test_a_signal_while_the_first_checkpoint_is_written_ends_it_when_it_is_a_run
     assert end_of(tmp_path / "run") == end_of(whole)
 
 
+def test_a_signal_while_the_curves_are_drawn_comes_too_late(tmp_path, monkeypatch):
+    """All is done.  Matplotlib has weak references too, whose callbacks drop what is raised in them."""
+    def disturbed(lines, path):
+        os.kill(os.getpid(), signal.SIGINT)
+        return "drawn"
+
+    monkeypatch.setattr("levit_np.training.run.draw", disturbed)
+    _, screen = run(tmp_path / "run", curves=True)
+    assert screen.notes[-1] == "drawn"
+
+
 def test_a_log_that_lies_there_before_a_run_begins_is_not_the_run_s(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
     made, _ = run(tmp_path, recipe=replace(RECIPE, epochs=2))
