@@ -49,7 +49,7 @@ def test_it_is_made_for_this_user_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
-def test_what_others_could_write_is_not_ours(tmp_path):
+def test_what_others_could_write_is_not_ours(tmp_path, monkeypatch):
     for mode, ours in ((0o700, True), (0o755, True), (0o775, False), (0o777, False), (0o702, False)):
         tmp_path.chmod(mode)
         assert cache.is_ours(tmp_path.stat()) == ours
@@ -58,3 +58,5 @@ def test_what_others_could_write_is_not_ours(tmp_path):
     for owner, ours in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
         status[4] = owner
         assert cache.is_ours(os.stat_result(status)) == ours
+    monkeypatch.delattr(os, "geteuid")  # Windows
+    assert cache.is_ours(os.stat_result(status))

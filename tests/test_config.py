@@ -130,7 +130,7 @@ CHANNELS = [[128, 3, 1]] * 15
                                                         [[128, 0, 2]], [[128, 3, 0]]]),
     ("levit_128s", "stages", [[[128, 1000, 4], [256, 24, 6, 1]]], [[[128, 1000, 4], [256, 25, 6, 1]], [],
                                                                    [[128, 2, 4, 0], [256, 3, 6, 0]]]),
-    ("levit_128s", "drop_path", [0, 0.0, 0.999], [-0.001, 1, 1.0, True, "0", math.nan]),
+    ("levit_128s", "drop_path", [0, 0.0, 0.999], [-0.001, 1, 1.0, True, False, "0", math.nan]),
     ("levit_128s", "distillation", [True, False], [0, 1, "yes", None]),
     ("levit_128s", "activation", ["hardswish", "silu"], ["identity"]),
     ("levit_128s", "attention_activation", ["hardswish", "silu", "identity"], ["relu"]),

@@ -77,7 +77,7 @@ class Preprocessing:
 def _numbers(values, field: str, count: int, kind: type, low: float, high: float) -> tuple:
     """`values` as a tuple of `count` plain ints (kind Integral) or floats (kind Real) from low to high."""
     plain = int if kind is Integral else float
-    if isinstance(values, Sequence) and not isinstance(values, str) and len(values) == count:
+    if isinstance(values, Sequence) and len(values) == count:
         # NaN is in no range.
         if all(isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high for v in values):
             return tuple(plain(v) for v in values)

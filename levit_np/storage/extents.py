@@ -79,7 +79,7 @@ def _check(extent: Extent, length: int, place: str) -> None:
 def _require_disjoint(extents: list[Extent], place: str) -> None:
     """No two in the same bytes: together they are then no larger than the file."""
     end, before = 0, "the start"
-    for extent in sorted((extent for extent in extents if extent.nbytes), key=lambda extent: extent.offset):
+    for extent in sorted(extents, key=lambda extent: extent.offset):  # an empty one's offset is 0
         if extent.offset < end:
             raise CheckpointError(f"{place}: expected disjoint arrays, found {before} and {extent.name} in the same "
                                   "bytes")

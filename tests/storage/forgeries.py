@@ -49,6 +49,7 @@ FORGERIES = {
     "name of 17 parts": forged([_entry(parts=("a",) * 17)]),
     "name twice": forged([_entry(shape=(4,)), _entry(shape=(4,), offset=START + 16)]),
     "two arrays in the same bytes": forged([_entry(), _entry(parts=("b",), shape=(4,), offset=START + 16)]),
+    "two arrays that share a byte": forged([_entry(), _entry(parts=("b",), shape=(1,), offset=START + 31)]),
     "5,000 arrays": forged([_entry(parts=(str(i),), shape=(0,)) for i in range(5000)]),
     "4,000 arrays of all the bytes": forged([_entry(parts=(str(i),)) for i in range(4000)]),
     "big-endian": forged([_entry(dtype=">f4")]),

@@ -190,10 +190,11 @@ def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path, umask):
     assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o666 & ~umask
 
 
-def test_an_existing_file_keeps_its_permissions(target):
-    target.chmod(0o640)
+@pytest.mark.parametrize("mode", [0o640, 0])
+def test_an_existing_file_keeps_its_permissions(target, mode):
+    target.chmod(mode)
     replace(target)
-    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert stat.S_IMODE(target.stat().st_mode) == mode
 
 
 def test_where_a_read_only_file_can_be_neither_replaced_nor_removed_nothing_is_left(target, monkeypatch):

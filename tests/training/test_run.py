@@ -13,6 +13,7 @@ import pytest
 
 import levit_np
 from levit_np.errors import CheckpointError, TrainingError
+from levit_np.storage import hdf5
 from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.curves import draw
 from levit_np.training.interrupt import Stopped
@@ -294,6 +295,18 @@ def test_an_old_one_is_removed_only_when_the_new_one_reads_back(tmp_path, monkey
         checkpoints.save({"model.a": np.arange(3.0)}, document | {"steps": 5})
     assert [path.name[-4] for path in checkpoints.paths()] == ["5", "4", "3", "2"]
     assert checkpoints.newest()[1]["steps"] == 4
+
+
+def test_which_files_are_checkpoints(tmp_path):
+    """Ten digits come after nine; a copy that somebody has made is none, and is never removed as an old one."""
+    names = ["step-1000000000.h5", "step-999999999.h5", "step-000000001.h5"]
+    for name in (*names, "step-000000002.h5.bak", "my step-000000002.h5", "step-2.h5"):
+        hdf5.write(tmp_path / name, {}, {"training": "no state"})
+    assert [path.name for path in Checkpoints(tmp_path).paths()] == names
+    for folder, reasons in ((tmp_path, 3), (tmp_path / "no folder", 0)):
+        with pytest.raises(TrainingError) as caught:
+            Checkpoints(folder).newest()
+        assert str(caught.value).count("expected the state of a training, found another file") == reasons
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path):
