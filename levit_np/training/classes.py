@@ -1,5 +1,7 @@
 """Whose class is which: data, a network and a teacher each have an order of classes of their own."""
 
+from collections import Counter
+
 import numpy as np
 
 from ..errors import LevitError, shown
@@ -17,7 +19,8 @@ def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
         if missing := [name for name in wanted if name not in at]:
             raise LevitError(f"{place}: expected each class by its name, found none called {missing[0]!a:.100} among "
                              f"its {count}")
-        if twice := [name for name in wanted if list(labels).count(name) > 1]:
+        counts = Counter(labels)
+        if twice := [name for name in wanted if counts[name] > 1]:
             raise LevitError(f"{place}: expected each class by a name of its own, found two called "
                              f"{twice[0]!a:.100} among its {count}")
         return np.array([at[name] for name in wanted]), True
