@@ -108,7 +108,7 @@ def _load_array(array: np.ndarray) -> Image.Image:
     _check_size(width, height)
     if array.shape[2:] == (1,):
         array = array[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(array)
 
 
 def _load_file(data: bytes) -> tuple[Image.Image, int]:
@@ -194,7 +194,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _whiten_key(pixels: np.ndarray, info: dict, white: int) -> np.ndarray:
     """Pixels of the one value (grey) or colour that the file declares transparent become white."""
     key = info.get("transparency")
-    if not isinstance(key, (int, tuple)) or np.shape(key) != pixels.shape[2:]:
+    if np.shape(key) != pixels.shape[2:]:
         return pixels
     transparent = (pixels == np.asarray(key)).reshape(*pixels.shape[:2], -1).all(axis=2)   # (H, W)
     pixels = pixels.copy()

@@ -101,6 +101,7 @@ def test_a_decoder_that_finds_another_size_is_not_trusted(monkeypatch):
 @pytest.mark.parametrize(("data", "size"), [
     (with_crcs(replaced(FILES["png"], 16, struct.pack(">II", 60000, 60000))), "60000 x 60000"),
     (with_crcs(replaced(FILES["png"], 16, struct.pack(">II", 2**31 - 1, 1))), "2147483647 x 1"),
+    (with_crcs(replaced(FILES["png"], 16, struct.pack(">II", 16_666_667, 3))), "16666667 x 3"),
     (jpeg_of(65500, 65500), "65500 x 65500"),
     (replaced(FILES["webp, extended"], 24, b"\xfe\xff\1\0\0\2"), "131071 x 131073"),
     (replaced(FILES["webp"], 26, b"\xff\x3f\xff\x3f"), "16383 x 16383"),

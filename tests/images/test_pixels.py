@@ -133,14 +133,18 @@ def test_the_transparent_value_of_a_grey_png_becomes_white(bits):
 
 
 def test_the_transparent_colour_of_a_png_becomes_white():
-    key = COLOUR[2, 3]
-    expected = COLOUR.copy()
+    colour = COLOUR.copy()
+    key = colour[2, 3]
+    colour[0, 0, :2] = key[:2]  # has two of its three values, and stays
+    expected = colour.copy()
     expected[2, 3] = 255
-    image = Image.fromarray(COLOUR)
-    keyed = encode(image, "PNG", transparency=tuple(key.tolist()))
+    keyed = encode(Image.fromarray(colour), "PNG", transparency=tuple(key.tolist()))
+
+    def wide(values):  # 16 bits, of which Pillow takes the upper 8
+        return np.stack([values, 0 * values], -1).tobytes()
+
     for source in (keyed, Image.open(io.BytesIO(keyed)),
-                   png(2, 16, [(row.astype(">u2") * 257).tobytes() for row in COLOUR],
-                       (b"tRNS", (key.astype(">u2") * 257).tobytes()))):
+                   png(2, 16, [wide(row) for row in colour], (b"tRNS", wide(key)))):
         np.testing.assert_array_equal(opened(source), expected)
 
 
@@ -150,10 +154,12 @@ def test_the_transparent_value_of_a_16_bit_png_becomes_white():
 
 
 def test_a_transparency_that_does_not_fit_the_mode_is_left_alone():
-    image = Image.fromarray(COLOUR)
-    for stale in (3, b"\0\1", None, "0"):
-        image.info["transparency"] = stale
-        np.testing.assert_array_equal(opened(image), COLOUR)
+    for pixels, mode, stale in ((COLOUR, "RGB", (3, (1, 2), b"\0\1", None, "0")),
+                                (GREY, "L", ((1, 2), b"\0\1", None, "0"))):
+        image = Image.fromarray(pixels)
+        for key in stale:
+            image.info["transparency"] = key
+            np.testing.assert_array_equal(opened(image, mode), pixels)
 
 
 # -- other colour spaces
