@@ -55,7 +55,7 @@ def read_container(data: bytes) -> Container:
             return _read_png(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _read_webp(data)
-    except (struct.error, IndexError):   # every read past the end of the bytes
+    except struct.error:   # every read past the end of the bytes
         raise ImageError("truncated or damaged: the file ends inside its header") from None
     raise ImageError(f"expected a JPEG, PNG or WebP image, found {_name_refused(data)}")
 

@@ -84,6 +84,13 @@ def test_a_file_cut_anywhere_is_refused(kind, tmp_path):
         assert refusal(path).startswith(f"{path}: truncated")
 
 
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg():
+    small = FILES["jpeg"]
+    data = small[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(small)) + small + small[2:]
+    assert open_image(data).tobytes() == open_image(small).tobytes()
+    assert "before its end-of-image marker" in refusal(data[:-2])
+
+
 @pytest.mark.parametrize("trailing", [b"trailing bytes", b"EXIF\x1a\0\0\0" + TURNED])
 @pytest.mark.parametrize("kind", FILES)
 def test_what_follows_a_whole_file_is_ignored(kind, trailing):
@@ -123,6 +130,12 @@ def test_pillows_own_limit_holds_if_it_is_lower_and_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert open_image(PICTURE).size == (14, 9)
     assert "50 megapixels" in refusal(jpeg_of(65500, 65500))
+
+
+def test_the_scaling_bits_of_a_webp_are_no_part_of_its_size():
+    data = FILES["webp"]
+    scaled = replaced(data, 27, bytes([data[27] | 0x40, data[28], data[29] | 0x80]))
+    assert open_image(scaled).tobytes() == open_image(data).tobytes()
 
 
 @pytest.mark.parametrize("data", [
