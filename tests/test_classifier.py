@@ -53,6 +53,14 @@ def test_probabilities_are_the_softmax_of_the_logits_in_falling_order(model):
     assert [model.predict(SAMPLES[5], top=n) for n in (1, np.int64(2))] == [answer[:1], answer[:2]]
 
 
+def test_classes_that_are_equally_likely_are_in_their_order():
+    model = levit_np.create("levit_digits", backend="reference")
+    state = model.state()
+    for head in ("head", "head_dist"):
+        state[f"{head}.weight"][...] = state[f"{head}.bias"][...] = 0
+    assert model.predict(SAMPLES[5], top=3) == [(f"class {n}", pytest.approx(0.1)) for n in range(3)]
+
+
 def test_a_list_is_evaluated_in_batches_and_answered_in_order(model, monkeypatch):
     sources, sizes, rank = (SAMPLES * 3)[:18], [], model.rank
     alone = [model.predict(source)[0] for source in sources]
