@@ -17,7 +17,7 @@ from .layers.layer import Layer
 from .lock import Lock
 from .model import LeViT, state_type
 from .model import create as create_network
-from .ops.kinds import as_given, on_host
+from .ops.kinds import as_given, as_numpy
 from .ops.reference import softmax
 
 BACKEND = "cpu"  # what load and create give unless told otherwise
@@ -63,7 +63,7 @@ class Classifier(LeViT):
         if self.ops.NAME == "cuda":
             return self._executor(apart=False)(pixels, preprocessing.mean, preprocessing.std)
         x = np.empty((len(pixels), self.config.in_channels, *self.config.image_size), self.dtype)
-        for image, values in zip(x, on_host(pixels)):
+        for image, values in zip(x, as_numpy(pixels)):
             image[...] = normalise(values, preprocessing)
         return as_given(self.ops, self(x), pixels)
 
@@ -76,7 +76,7 @@ class Classifier(LeViT):
 
     def _run(self, run, x):
         """An executor's logits, as the kind of array that x is."""
-        return run(x) if self.ops.NAME == "cuda" else as_given(self.ops, run(on_host(x)), x)
+        return run(x) if self.ops.NAME == "cuda" else as_given(self.ops, run(as_numpy(x)), x)
 
     def _executor(self, apart):
         """Of the weights as they are now; None on a backend that has no faster way."""

@@ -178,7 +178,7 @@ def _record(arguments) -> int:
 
 def _compare(arguments) -> int:
     from .classifier import load
-    from .explain.compare import compare_states, compare_with_trace, first_parting
+    from .explain.compare import compare_states, compare_with_trace, first_difference
     from .explain.trace import Trace, is_trace
 
     model, other = arguments.model, arguments.other
@@ -195,7 +195,7 @@ def _compare(arguments) -> int:
     _print_rows(rows, tolerance)
     for note in notes:
         print(f"note: {note}")
-    first = first_parting(rows, tolerance)
+    first = first_difference(rows, tolerance)
     if first is None:
         print(f"all {len(rows)} agree: no relative difference above {tolerance:g}")
         return 0
@@ -219,7 +219,7 @@ def _surroundings(a, b) -> list[str]:
 
 def _print_rows(rows, tolerance):
     """Columns that fit 80 characters; a row that parts bears a mark, and is red on a terminal."""
-    lines = [("! " if row.parts(tolerance) else "  ", shown(row.name) or "the network", row.what,
+    lines = [("! " if row.differs(tolerance) else "  ", shown(row.name) or "the network", row.what,
               f"{row.absolute:.3g}", f"{row.relative:.3g}") for row in rows]
     lines.insert(0, ("  ", "layer", "array", "difference", "relative"))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]

@@ -17,7 +17,7 @@ from .layers.position import PositionEmbedding
 from .layers.stem import Stem
 from .layers.token import ClassToken
 from .ops import backend as backend_named
-from .ops.kinds import as_given, brought
+from .ops.kinds import as_given, to_backend
 
 
 class SavedLeViT(NamedTuple):
@@ -96,7 +96,7 @@ class LeViT(Layer):
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
             raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs "
                              "more than one value a channel; use a larger batch")
-        modes, given, x = self._modes(training), x, brought(self.ops, x)
+        modes, given, x = self._modes(training), x, to_backend(self.ops, x)
         x, stem = self.stem.forward(x, modes[0])  # 1  (B, N, C)
         for layer in self._embeddings():
             x, _ = layer.forward(x, modes[0])  # 2
@@ -122,7 +122,7 @@ class LeViT(Layer):
         if saved is None:
             raise LevitError("saved: expected what forward saved with training=True or 'frozen', found None")
         given = self._checked_gradients(doutputs, len(saved.head.x))
-        douts = [brought(self.ops, dy) for dy in given]
+        douts = [to_backend(self.ops, dy) for dy in given]
         dpooled = self.head.backward(douts[0], saved.head)  # 5
         if self.head_dist:
             dpooled = self.ops.add(dpooled, self.head_dist.backward(douts[1], saved.head_dist))  # 6
@@ -188,7 +188,7 @@ class LeViT(Layer):
             raise LevitError(f"{self.config.name}: expected an array of NumPy or CuPy, got {type(x).__name__}")
         if x.shape[1:] != expected:
             raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), got {x.shape}")
-        if x.dtype != self.dtype and x.dtype.name not in self.ops.HALVES:
+        if x.dtype != self.dtype and x.dtype.name not in self.ops.SIXTEEN_BIT:
             raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")
 
     def _checked_gradients(self, doutputs, images):
@@ -198,7 +198,7 @@ class LeViT(Layer):
         found = [dy.shape if isinstance(getattr(dy, "dtype", None), np.dtype) else type(dy).__name__ for dy in given]
         if found != expected:
             raise LevitError(f"doutputs: expected arrays {expected}, found {found!a:.100}")
-        kinds = (self.dtype.name, *self.ops.HALVES)
+        kinds = (self.dtype.name, *self.ops.SIXTEEN_BIT)
         return [dy if dy.dtype.name in kinds else dy.astype(self.dtype) for dy in given]
 
     @property
@@ -218,7 +218,7 @@ class LeViT(Layer):
     def _arrays(self):
         return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named for key in layer.specs}
 
-    def on_host(self) -> dict:
+    def numpy_state(self) -> dict:
         """The state as NumPy's arrays, to be read."""
         return {name: self.ops.to_host(array) for name, array in self._arrays().items()}
 
@@ -258,7 +258,7 @@ class LeViT(Layer):
     def features(self, x) -> dict:
         """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""
         self._check(x)
-        given, (x, _) = x, self.stem.forward(brought(self.ops, x))
+        given, (x, _) = x, self.stem.forward(to_backend(self.ops, x))
         for layer in self._embeddings():
             x, _ = layer.forward(x)
         maps = {}
@@ -287,7 +287,7 @@ class LeViT(Layer):
 
     def _ingredients(self):
         """What _assembled makes this network of."""
-        return type(self), self.config, self.ops.NAME, self.on_host(), {key: getattr(self, key) for key in self.BESIDES}
+        return type(self), self.config, self.ops.NAME, self.numpy_state(), {key: getattr(self, key) for key in self.BESIDES}
 
     def rows(self) -> list[tuple]:
         """(name, output shape without the batch, parameters, multiply-adds) of each computing layer."""

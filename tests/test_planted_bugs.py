@@ -72,7 +72,7 @@ BUGS = [
     in_op("convolution", "convolution_backward", "[...] += dpixels", "[...] = dpixels"),
     in_op("linear", "linear_backward", "dx = dy @ w", "dx = -dy @ w"),
     in_op("bias", "bias_backward", ".sum(0)", ".mean(0)"),
-    in_op("normalize", "normalize_backward", "gamma * deviation", "gamma"),
+    in_op("normalize", "normalize_backward", "gamma * inverse_deviation", "gamma"),
     in_op("batch_norm", "batch_norm_backward", " + normalized * dgamma.reshape(shape)", ""),
     in_op("batch_norm", "batch_norm_backward", "/ statistics.count", "/ (statistics.count - 1)"),
     in_op("layer_norm", "layer_norm_backward", "(dnormalized * normalized).mean", "(dy * normalized).mean"),

@@ -43,9 +43,9 @@ def located(name: str | os.PathLike) -> Iterator[str]:
     given = os.fsdecode(name)
     if not given:  # a variable that is not set, say; a folder of weights would be found for it
         raise CheckpointError("expected the path or the name of a weight file, found an empty text")
-    places = _places(given)
-    path = next(filter(os.path.exists, places), None)
-    if path or len(places) == 1:
+    candidates = _candidates(given)
+    path = next(filter(os.path.exists, candidates), None)
+    if path or len(candidates) == 1:
         yield path or given
     elif given in PUBLISHED:
         with _writable_cache() as directory:
@@ -55,7 +55,7 @@ def located(name: str | os.PathLike) -> Iterator[str]:
                               f"{cache.directory()}; those that are downloaded are {', '.join(PUBLISHED)}")
 
 
-def _places(given: str) -> list[str]:
+def _candidates(given: str) -> list[str]:
     if given != os.path.basename(given):
         return [given]
     package = Path(__file__).resolve().parent.parent

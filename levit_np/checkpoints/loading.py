@@ -55,7 +55,7 @@ def _documents(model, place):
 
 def _sound(model, path):
     """The state on the host.  Raises CheckpointError where somebody has put an array there that load would refuse."""
-    state = model.on_host()
+    state = model.numpy_state()
     require(os.fspath(path), state, {name: spec.shape for name, spec in model.specs_by_name().items()})
     return state
 

@@ -28,7 +28,7 @@ def add(verbs):
 def _run(arguments) -> int:
     from ..checkpoints.loading import labels_of
     from ..classifier import load
-    from ..training.classes import order_note, places
+    from ..training.classes import class_positions, order_note
     from ..training.confusion import draw_confusion, require_drawable
     from ..training.evaluation import evaluate
 
@@ -40,7 +40,7 @@ def _run(arguments) -> int:
     if arguments.confusion:
         require_drawable(classes)
     with Images(arguments, model) as images:
-        at, named = places(images.classes, model.labels, classes, shown(arguments.weights))
+        at, named = class_positions(images.classes, model.labels, classes, shown(arguments.weights))
         images.say(order_note(images.classes, model.labels, named))
         result = evaluate(model.heads, ((x, at[images.targets(indices)]) for x, indices in images), classes)
     if arguments.json:

@@ -316,7 +316,7 @@ def _network(settings, before, classes):
         model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
         model = levit_np.load(name, seed=settings["seed"], **kind, **changes)
-        if is_fused(model.on_host()):
+        if is_fused(model.numpy_state()):
             raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
                              "is folded into the layer before, which is good for inference alone")
         _order_heads(model, classes, name)
@@ -326,10 +326,10 @@ def _network(settings, before, classes):
 
 def _order_heads(model, classes, place) -> None:
     """Where the data's classes are the model's own in another order, its heads answer in the data's."""
-    from ..training.classes import places
+    from ..training.classes import class_positions
 
     if model.labels and set(model.labels) == set(classes):
-        at, _ = places(classes, model.labels, len(classes), place)
+        at, _ = class_positions(classes, model.labels, len(classes), place)
         rows = "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
         state = model.state()
         model.set_state(state | {name: model.ops.to_host(state[name])[at] for name in rows if name in state})

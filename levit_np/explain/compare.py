@@ -23,12 +23,12 @@ class Row(NamedTuple):
     relative: float
     before: float = 0.0  # the relative difference of what the layer was given
 
-    def parts(self, tolerance: float) -> bool:
+    def differs(self, tolerance: float) -> bool:
         return not self.relative <= tolerance  # a NaN parts
 
     def begins(self, tolerance: float) -> bool:
         """It parts, and what it was given does not."""
-        return self.parts(tolerance) and self.before <= tolerance
+        return self.differs(tolerance) and self.before <= tolerance
 
 
 def compare_states(a: LeViT, b: LeViT) -> list[Row]:
@@ -57,12 +57,12 @@ def compare_with_trace(model: LeViT, recorded: Trace) -> list[Row]:
     return [*_forward_rows(found, recorded), answer, *_backward_rows(found, recorded)]
 
 
-def first_parting(rows: list[Row], tolerance: float) -> Row | None:
+def first_difference(rows: list[Row], tolerance: float) -> Row | None:
     """The first layer that parts though what it was given agrees; else the first that parts at all; else None.
 
     A layer behind the culprit parts too, and the parts of a layer come before itself: of LinearBN's two, BN parts
     with what it was given when the weight is at fault, and LinearBN is named; BN when its own arrays are."""
-    parted = [row for row in rows if row.parts(tolerance)]
+    parted = [row for row in rows if row.differs(tolerance)]
     return next((row for row in parted if row.begins(tolerance)), parted[0] if parted else None)
 
 

@@ -37,7 +37,7 @@ class Recorder:
     def __init__(self, model: LeViT, ops):
         self.ops = _Listening(ops, self)
         self.network = LeViT(model.config, self.ops)
-        self.network.set_state(model.on_host(), copy=False)
+        self.network.set_state(model.numpy_state(), copy=False)
         self._numbers, self._turns, self._open = count(), Counter(), []
         self._forwards, self._backwards, self._steps = [], [], []
         self._brought = {}  # id of a device's array -> itself, which keeps the id, and NumPy's

@@ -35,7 +35,7 @@ class CudaExecutor:
         try:
             with device.alone:  # another snapshot may be evaluated meanwhile
                 host = build(model.config)
-                host.set_state(model.on_host(), copy=False)
+                host.set_state(model.numpy_state(), copy=False)
                 self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
         except Exception as error:
             if not device.ran_out(error):

@@ -5,12 +5,12 @@ import sys
 import numpy as np
 
 
-def brought(ops, x):
+def to_backend(ops, x):
     """x as a backend's array."""
-    return ops.asarray(x if ops.NAME == "cuda" else on_host(x))
+    return ops.asarray(x if ops.NAME == "cuda" else as_numpy(x))
 
 
-def on_host(x):
+def as_numpy(x):
     """x as NumPy's array; a CuPy array is copied to the host, as NumPy does not by itself."""
     return x if isinstance(x, np.ndarray) or not hasattr(x, "get") else x.get()
 

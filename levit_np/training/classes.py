@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import LevitError, shown
 
 
-def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
+def class_positions(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
     """Where each of the `wanted` class names stands among the `count` classes of a network, int (len(wanted),); and
     whether they were found by name.
 
@@ -31,6 +31,6 @@ def places(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
 
 
 def order_note(wanted, labels, named: bool) -> str:
-    """What a user should know where `places` took names in their order (not named), as that may be another; or ""."""
+    """What a user should know where `class_positions` took names in their order (not named), as that may be another; or ""."""
     return "" if named or not labels else (f"classes are taken in their order: {shown(wanted[0])} as "
                                            f"{shown(labels[0])}, …")

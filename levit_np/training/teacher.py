@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, LevitError
 from ..images.preprocessing import Preprocessing
 from ..storage import hdf5
-from .classes import order_note, places
+from .classes import class_positions, order_note
 from .fingerprint import fingerprint
 from .recipe import Recipe
 
@@ -36,7 +36,7 @@ class NetworkTeacher:
         """preprocessing, labels: the teacher's own; classes, student: the names of the student's classes, and how its
         images are prepared."""
         self._model = model
-        self._places, named = places(classes, labels, model.config.num_classes, "teacher")
+        self._positions, named = class_positions(classes, labels, model.config.num_classes, "teacher")
         self.note = order_note(classes, labels, named)
         if preprocessing.mode != student.mode:
             raise LevitError(f"teacher: expected images of mode {student.mode} as the student's, found "
@@ -56,7 +56,7 @@ class NetworkTeacher:
             x = resized(x, self._size)
         if self._scale is not None:
             x = x * self._scale + self._shift
-        return self._model(x.astype(self._model.dtype, copy=False))[:, self._places]
+        return self._model(x.astype(self._model.dtype, copy=False))[:, self._positions]
 
 
 class FunctionTeacher:
@@ -107,7 +107,7 @@ class WrittenTeacher:
             raise LevitError(f"{place}: expected a recipe without mixup and cutmix, whose images no teacher has seen; "
                              f"found mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g} with probability "
                              f"{recipe.mix_probability:g}")
-        at, named = places(source.classes, classes, len(classes), place)
+        at, named = class_positions(source.classes, classes, len(classes), place)
         self.note = order_note(source.classes, classes, named)
         self._logits = written[:, at]
         self._rows = _rows(names, _numbers(source, range(len(source)), sizes))

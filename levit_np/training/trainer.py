@@ -52,8 +52,8 @@ class Trainer:
         precision = getattr(model, "precision", "float32")
         require_precision(model.ops, precision)
         # Of the activations; parameters and their gradients are of model.dtype.
-        self.type = model.ops.type_of(precision) if precision in model.ops.HALVES else model.dtype
-        self.scale = LossScale(precision if precision in model.ops.HALVES else "float32")
+        self.type = model.ops.type_of(precision) if precision in model.ops.SIXTEEN_BIT else model.dtype
+        self.scale = LossScale(precision if precision in model.ops.SIXTEEN_BIT else "float32")
         model.freeze(recipe.freeze)
         if recipe.drop_path is not None:
             model.set_drop_path(recipe.drop_path)
@@ -241,7 +241,7 @@ class Trainer:
 
 def require_precision(ops, precision: str) -> None:
     """Raises TrainingError for a precision of activations that the backend cannot train in, though it may evaluate."""
-    if precision.endswith("16") and precision not in ops.HALVES:
+    if precision.endswith("16") and precision not in ops.SIXTEEN_BIT:
         raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend {ops.NAME}")
 
 

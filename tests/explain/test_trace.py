@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import levit_np
-from levit_np.explain.compare import Row, compare_states, compare_with_trace, first_parting
+from levit_np.explain.compare import Row, compare_states, compare_with_trace, first_difference
 from levit_np.explain.trace import Trace, is_trace, trace
 from levit_np.layers.block import MLP
 from levit_np.layers.linear import LinearBN
@@ -231,16 +231,16 @@ def test_a_difference_in_any_array_is_found_and_its_layer_named(digits):
     record = trace(digits, random_images(digits, 1))
     for name, key in arrays:
         other = planted(digits, name, key)
-        row = first_parting(compare_states(digits, other), 1e-5)
+        row = first_difference(compare_states(digits, other), 1e-5)
         assert (row.name, row.what) == (name, key) and row.relative == pytest.approx(0.01 / 1.01, rel=1e-3)
-        row = first_parting(compare_with_trace(other, record), 1e-6)
+        row = first_difference(compare_with_trace(other, record), 1e-6)
         assert (row.name, row.what) == (name, "output"), key
 
 
 def test_the_same_network_agrees(digits):
     record = trace(digits, random_images(digits), 2)
     rows = compare_with_trace(digits.to("reference"), record)
-    assert first_parting(rows, 0) is None and len(rows) == len(record.forward) + 1 + len(record.backward)
+    assert first_difference(rows, 0) is None and len(rows) == len(record.forward) + 1 + len(record.backward)
     assert {row.relative for row in compare_states(digits, digits.to("reference"))} == {0}
     nothing = trace(digits, random_images(digits)[:0])
     assert {row.relative for row in compare_with_trace(digits, nothing)} == {0}
@@ -264,7 +264,7 @@ def test_what_is_zero_in_both_agrees_and_in_one_parts_whatever_is_tolerated():
     record = trace(model, random_images(model), 2)
     none = {key: np.zeros_like(gradient) for key, gradient in record.backward[0].gradients.items()}
     record = replace(record, backward=(record.backward[0]._replace(gradients=none), *record.backward[1:]))
-    row = first_parting(compare_with_trace(model, record), 1e9)
+    row = first_difference(compare_with_trace(model, record), 1e9)
     assert row.name == record.backward[0].name and row.relative == np.inf > row.absolute > 0
 
 
@@ -291,7 +291,7 @@ def test_a_wrong_backward_is_found_and_its_layer_named(digits, monkeypatch, kind
         return 1.01 * dx if self.name == name and what == "dinput" else dx
 
     monkeypatch.setattr(kind, "backward", wrong)
-    row = first_parting(compare_with_trace(digits, record), 1e-4)
+    row = first_difference(compare_with_trace(digits, record), 1e-4)
     assert (row.name, row.what) == (name, what)
 
 
@@ -299,21 +299,21 @@ def test_an_evaluation_that_is_not_the_layers_is_found(digits, monkeypatch):
     """As a backend's own program for it might be."""
     record = trace(digits, random_images(digits), 2)
     monkeypatch.setattr(type(digits), "__call__", lambda self, x: self.forward(x)[0] * np.float32(1.001))
-    row = first_parting(compare_with_trace(digits, record), 1e-4)
+    row = first_difference(compare_with_trace(digits, record), 1e-4)
     assert (row.name, row.what) == ("", "model(x)") and row.relative == pytest.approx(1e-3, rel=0.01)
 
 
 def test_the_first_parting():
     rows = [Row("a", "output", 0, 0), Row("b.bn", "output", 1, 0.1, 0.1), Row("b", "output", 1, 0.1, 0.0)]
-    assert first_parting(rows, 0.01).name == first_parting(rows, 0).name == "b"
-    assert first_parting(rows[:2], 0.01).name == "b.bn" and [row.begins(0.01) for row in rows] == [False, False, True]
-    assert first_parting(rows, 0.1) is None and first_parting([Row("a", "output", np.nan, np.nan)], 1).name == "a"
+    assert first_difference(rows, 0.01).name == first_difference(rows, 0).name == "b"
+    assert first_difference(rows[:2], 0.01).name == "b.bn" and [row.begins(0.01) for row in rows] == [False, False, True]
+    assert first_difference(rows, 0.1) is None and first_difference([Row("a", "output", np.nan, np.nan)], 1).name == "a"
 
 
 def test_a_network_that_overflows_parts(digits):
     record = trace(digits, random_images(digits))
     other = planted(digits, "head", "bias", np.inf)
-    row = first_parting(compare_with_trace(other, record), 1e-5)
+    row = first_difference(compare_with_trace(other, record), 1e-5)
     assert row.name == "head" and not np.isfinite(row.relative)
 
 
@@ -326,7 +326,7 @@ def test_the_trace_of_a_different_network_is_refused(digits):
     with pytest.raises(levit_np.LevitError, match="same network"):
         compare_states(digits, other)
     renamed = random_model(drop_path=0.3, backend="reference")  # the same but for what decides no value
-    assert first_parting(compare_with_trace(renamed, trace(digits, random_images(digits))), 0) is None
+    assert first_difference(compare_with_trace(renamed, trace(digits, random_images(digits))), 0) is None
 
 
 def test_a_trace_of_other_steps_is_refused(digits):

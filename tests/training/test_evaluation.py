@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from levit_np.errors import LevitError
 from levit_np.training import confusion
-from levit_np.training.classes import places
+from levit_np.training.classes import class_positions
 from levit_np.training.evaluation import Evaluation, Score, evaluate
 
 
@@ -90,12 +90,12 @@ def test_classes_are_found_by_name_or_by_order():
     for wanted, labels, count, expected, named in (
             (["b", "a"], ["a", "x", "b"], 3, [2, 0], True), (["n01", "n02"], ["tench", "goldfish"], 2, [0, 1], False),
             (["x", "y"], None, 2, [0, 1], False)):
-        at, by_name = places(wanted, labels, count, "model")
+        at, by_name = class_positions(wanted, labels, count, "model")
         assert (list(at), by_name) == (expected, named)
     with pytest.raises(LevitError, match="^model: expected each class by its name, found none called 'z' among its 3"):
-        places(["b", "z"], ["a", "x", "b"], 3, "model")
+        class_positions(["b", "z"], ["a", "x", "b"], 3, "model")
     with pytest.raises(LevitError, match="^model: expected 1 classes, .*found 3: the first, 'z'"):
-        places(["z"], ["a", "x", "b"], 3, "model")
+        class_positions(["z"], ["a", "x", "b"], 3, "model")
 
 
 def test_the_parts_of_several_ranks_are_one_evaluation():

@@ -136,7 +136,7 @@ def test_the_branches_that_drop_are_the_seed_s_and_the_rank_s():
 def test_a_recipe_may_say_how_many_branches_drop_and_what_is_frozen(chosen, rates):
     made = trainer(replace(RECIPE, drop_path=chosen, freeze=("stem",)))
     assert sorted({residual.rate for residual in made.model.dropping()})[-1:] == rates
-    before = made.model.on_host()
+    before = made.model.numpy_state()
     list(made.train_epoch())
     same = {name.startswith("stem"): True for name in before}
     for name, array in made.model.state().items():
@@ -205,7 +205,7 @@ def test_a_gradient_that_overflows_beside_a_finite_loss_stops_it():
 
 def test_a_loss_that_overflows_beside_finite_gradients_stops_it():
     made = trainer()
-    before, one_pass = made.model.on_host(), made.one_pass
+    before, one_pass = made.model.numpy_state(), made.one_pass
     made.one_pass = lambda *arrays, share: (np.inf, one_pass(*arrays, share=share)[1])
     with pytest.raises(TrainingError, match=r"epoch 1, batch 1 of 5: .*found loss inf, gradient norm \d"):
         next(made.train_epoch())
@@ -217,8 +217,8 @@ def test_a_teacher_that_is_not_finite_stops_it():
     """Its first choice would be a NaN's place, and the loss finite."""
     made, asked = trainer(), trainer().teacher
     made.teacher = lambda batch: np.where(batch.indices[:, None] == 2, np.nan, asked(batch))
-    before = made.model.on_host()
+    before = made.model.numpy_state()
     with pytest.raises(TrainingError, match="^epoch 1, batch 1 of 5: teacher: expected finite logits, found nan of "
                                             "image 2 of epoch 0$"):
         next(made.train_epoch())
-    np.testing.assert_equal(made.model.on_host(), before)
+    np.testing.assert_equal(made.model.numpy_state(), before)

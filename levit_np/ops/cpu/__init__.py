@@ -9,7 +9,7 @@ training consists of can be recorded and done again (recording.py).
 from inspect import isfunction
 
 from ..reference import *  # noqa: F401,F403
-from ..reference import HALVES, asarray, to_host, zeros, zeros_like  # noqa: F401
+from ..reference import SIXTEEN_BIT, asarray, to_host, zeros, zeros_like  # noqa: F401
 from .activation import hardswish, hardswish_backward, silu, silu_backward  # noqa: F401
 from .arithmetic import add, copyto, multiply, sum  # noqa: F401
 from .attention import attention, attention_backward, gather_bias_backward, split_heads_backward  # noqa: F401

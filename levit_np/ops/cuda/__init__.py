@@ -20,4 +20,4 @@ from .optimizer import *  # noqa: F401,F403
 from .pooling import *  # noqa: F401,F403
 
 NAME = "cuda"
-HALVES = ("float16", "bfloat16")  # what activations may be while the parameters are float32
+SIXTEEN_BIT = ("float16", "bfloat16")  # what activations may be while the parameters are float32

@@ -14,4 +14,4 @@ from .optimizer import *  # noqa: F401,F403
 from .pooling import *  # noqa: F401,F403
 
 NAME = "reference"
-HALVES = ()  # what activations may be while the parameters are float32
+SIXTEEN_BIT = ()  # what activations may be while the parameters are float32

@@ -43,9 +43,9 @@ def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
 
     σ = √(variance + eps), x̂ = (x - mean)/σ; dy as x, gamma, mean, variance (C,).  -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
-    deviation = 1 / np.sqrt(variance + eps)
-    normalized = (x - mean.reshape(shape)) * deviation.reshape(shape)
-    return dy * (gamma * deviation).reshape(shape), (dy * normalized).sum(axes), dy.sum(axes)
+    inverse_deviation = 1 / np.sqrt(variance + eps)
+    normalized = (x - mean.reshape(shape)) * inverse_deviation.reshape(shape)
+    return dy * (gamma * inverse_deviation).reshape(shape), (dy * normalized).sum(axes), dy.sum(axes)
 
 
 def batch_norm(x, gamma, beta, eps, axis=-1):
@@ -62,11 +62,11 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
     σ and x̂ as in normalize_backward, of the batch's statistics; the two means are what flows through the batch's mean
     and variance.  dy and x any shape with C at `axis`, gamma (C,).  -> dx, dgamma, dbeta."""
     axes, shape = _reduced(x, axis)
-    deviation = 1 / np.sqrt(statistics.variance + eps)
-    normalized = (x - statistics.mean.reshape(shape)) * deviation.reshape(shape)
+    inverse_deviation = 1 / np.sqrt(statistics.variance + eps)
+    normalized = (x - statistics.mean.reshape(shape)) * inverse_deviation.reshape(shape)
     dgamma, dbeta = (dy * normalized).sum(axes), dy.sum(axes)
     through = (dbeta.reshape(shape) + normalized * dgamma.reshape(shape)) / statistics.count
-    return (dy - through) * (gamma * deviation).reshape(shape), dgamma, dbeta
+    return (dy - through) * (gamma * inverse_deviation).reshape(shape), dgamma, dbeta
 
 
 def update_running(running, statistics, momentum):
@@ -92,10 +92,10 @@ def layer_norm_backward(dy, x, gamma, eps):
     σ = √(variance + eps), x̂ = (x - mean)/σ; the means go over a token's channels, the sums over all tokens.
     -> dx, dgamma, dbeta."""
     centred = x - x.mean(-1, keepdims=True)
-    deviation = 1 / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-    normalized = centred * deviation
+    inverse_deviation = 1 / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    normalized = centred * inverse_deviation
     dnormalized = dy * gamma
     through = dnormalized.mean(-1, keepdims=True) + normalized * (dnormalized * normalized).mean(-1, keepdims=True)
     rows = (-1, x.shape[-1])
     dgamma, dbeta = (dy * normalized).reshape(rows).sum(0), dy.reshape(rows).sum(0)
-    return (dnormalized - through) * deviation, dgamma, dbeta
+    return (dnormalized - through) * inverse_deviation, dgamma, dbeta
