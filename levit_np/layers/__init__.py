@@ -1,2 +1,2 @@
-"""The layers of the network, one idea a file, each forward beside its backward: begin with linear.py, then attention.py
-and block.py, which model.py puts together."""
+"""The layers of the network, one idea per file, each forward followed by its backward.  Start with linear.py, then read
+attention.py and block.py; model.py assembles them."""

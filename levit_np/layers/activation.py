@@ -5,7 +5,7 @@ from .normalization import BatchNorm
 
 
 class Activation(Layer):
-    """y = kind(x): any shape; kind is "hardswish", "silu" or "identity"."""
+    """y = kind(x): pointwise, for any shape; kind is "hardswish", "silu" or "identity"."""
 
     def __init__(self, ops, kind):
         super().__init__(ops)
@@ -13,8 +13,8 @@ class Activation(Layer):
         self.function, self.derivative, self.joined = getattr(ops, kind), getattr(ops, f"{kind}_backward"), False
 
     def join(self, before):
-        """Where the layer before this one ends in BN, and the backend has both as one operation, BN does both in
-        training: that spares two passes over memory, and nothing between them is kept."""
+        """Lets the BN at the end of layer `before` compute this activation too, in training, if the backend has both as
+        one operation: this saves two passes over memory, and the array between them need not be kept."""
         if isinstance(getattr(before, "bn", None), BatchNorm) and hasattr(self.ops, f"batch_norm_{self.kind}"):
             before.bn.activation, self.joined = self.kind, True
 

@@ -1,4 +1,7 @@
-"""Attention with a translation-invariant bias, and its shrinking form between two stages."""
+"""Multi-head attention with a translation-invariant bias, and the shrinking attention between two stages.
+
+D is the key size (also the query's), V the value size, both per head; N, Nq, Nk count tokens.
+"""
 
 from typing import NamedTuple
 
@@ -8,7 +11,8 @@ from .linear import projection
 
 
 class AttentionBias(Layer):
-    """bias[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias of two pixels; table (heads, height·width)."""
+    """bias[h, q, k] = table[h, |Δy|·width + |Δx|]: equation 1's bias, one learned number per head and offset between
+    the pixels of query and key.  table (heads, height·width)."""
 
     def __init__(self, ops, heads, grid, stride):
         super().__init__(ops)
@@ -16,7 +20,7 @@ class AttentionBias(Layer):
         self.parameter("table", (heads, grid[0] * grid[1]), 0.0)
 
     def forward(self):
-        if self.index is None:  # at first use: a file may name a size that nobody computes with
+        if self.index is None:  # at first use: a weight file may name a huge grid that nobody computes with
             self.index = self.ops.bias_index(*self.grid, self.stride)
         return self.ops.gather_bias(self.table, self.index)
 
@@ -35,7 +39,8 @@ class SavedAttention(NamedTuple):
 
 
 class Attention(Layer):
-    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: heads side by side.  x (B, N, C) -> y (B, N, C)."""
+    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: (q, k, v) = qkv(x), and the heads are concatenated
+    before act.  x (B, N, C) -> y (B, N, C)."""
 
     def __init__(self, ops, channels, heads, grid, config):
         super().__init__(ops)
@@ -44,7 +49,7 @@ class Attention(Layer):
         self.qkv = projection(ops, channels, heads * sum(self.sizes), config.normalization)
         self.bias = AttentionBias(ops, heads, grid, 1) if config.position == "bias" else None
         self.activation = Activation(ops, config.attention_activation)
-        # gamma = 0: every branch starts as the identity (section 4.2, "Normalization layers")
+        # gamma = 0: each residual block x + branch(x) starts as the identity (section 4.2, "Normalization layers")
         self.projection = projection(ops, heads * self.sizes[2], channels, config.normalization, gamma=0.0)
 
     def forward(self, x, training=False):
@@ -77,7 +82,7 @@ class Attention(Layer):
 
 
 class SavedShrinking(NamedTuple):
-    q_projection: object  # what the layer q saved; q is the array that it made
+    q_projection: object  # what the layer q saved; the field q below is its output, split into heads
     kv: object
     q: object
     k: object
@@ -88,8 +93,8 @@ class SavedShrinking(NamedTuple):
 
 
 class ShrinkingAttention(Layer):
-    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: the queries stand on every second pixel, and
-    there is no residual.
+    """y = W act(softmax(q kᵀ / √D + bias) v), W being `projection`: only every second pixel in each direction has a
+    query, so Nq ≈ Nk / 4; there is no residual connection, as the shapes of x and y differ.
 
     x (B, Nk, C) -> y (B, Nq, C')."""
 
@@ -143,5 +148,5 @@ class ShrinkingAttention(Layer):
 
 
 def _products(heads, queries, keys, sizes):
-    """Multiply-adds of q kᵀ, the softmax and its product with v, as the authors count them."""
+    """Multiply-adds of q kᵀ, the softmax (1 per score) and its product with v, as the authors count them."""
     return heads * queries * keys * (sizes[0] + 1 + sizes[-1])

@@ -1,4 +1,4 @@
-"""MLP, the residual connection with drop path, pre-normalization, and the stage they make up."""
+"""MLP, residual connection with drop path and pre-normalization, and the blocks and stages built from them."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class SavedMLP(NamedTuple):
 
 
 class MLP(Layer):
-    """y = down(act(up(x))): ratio·C channels between.  x (B, N, C) -> y (B, N, C)."""
+    """y = down(act(up(x))): up widens C channels to mlp_ratio·C, down narrows them.  x (B, N, C) -> y (B, N, C)."""
 
     def __init__(self, ops, channels, config):
         super().__init__(ops)
@@ -48,7 +48,7 @@ class SavedPreNorm(NamedTuple):
 
 
 class PreNorm(Layer):
-    """y = branch(LayerNorm(x)): as in ViT (ablation A3).  Its branch bears its name."""
+    """y = branch(LayerNorm(x)): as in ViT (ablation A3).  The branch takes this layer's name, without `.branch`."""
 
     def __init__(self, ops, channels, branch):
         super().__init__(ops)
@@ -77,14 +77,14 @@ class SavedResidual(NamedTuple):
 
 
 class Residual(Layer):
-    """y = x + mask · branch(x): the mask drops the whole branch of an image at random (drop path).
+    """y = x + mask · branch(x): in training the mask drops an image's whole branch at random (drop path).
 
-    The branch bears the layer's name: a residual has no parameters of its own."""
+    A residual has no parameters of its own: its branch takes its name, without `.branch`."""
 
     def __init__(self, ops, branch, rate):
         super().__init__(ops)
         self.branch, self.rate, self.generator = branch, rate, None
-        self.mask = None  # the next one, where it is not drawn here (training.recorded)
+        self.mask = None  # the next mask, if training.recorded has drawn it beforehand
 
     def walk(self, name=""):
         yield from self.branch.walk(name)
@@ -98,7 +98,7 @@ class Residual(Layer):
         return self.ops.add(x, h), SavedResidual(branch, mask) if training else None  # 3
 
     def draw(self, batch, dtype):
-        """The mask of a batch, (B, 1, 1)."""
+        """A new mask for a batch, (B, 1, 1)."""
         return self.ops.drop_path_mask(self.generator(), batch, self.rate, dtype)
 
     def backward(self, dy, saved):
@@ -115,7 +115,7 @@ class SavedPair(NamedTuple):
 
 
 class _Pair(Layer):
-    """y = mlp(attention(x)): what Block and Downsample share."""
+    """y = mlp(attention(x)): shared by Block and Downsample, whose `attention` and `mlp` contain their residuals."""
 
     def forward(self, x, training=False):
         x, attention = self.attention.forward(x, training)  # 1
@@ -145,7 +145,7 @@ class Block(_Pair):
 
 
 class Downsample(_Pair):
-    """z = attention(x), y = z + mlp(z): the shrinking attention has no residual, as the shapes differ."""
+    """z = attention(x), y = z + mlp(z): the shrinking attention has no residual, as x and z differ in shape."""
 
     def __init__(self, ops, channels, stage, grid, config, rate):
         super().__init__(ops)
@@ -160,7 +160,7 @@ class SavedStage(NamedTuple):
 
 
 class Stage(Layer):
-    """y = blocks(downsample(x)): the first stage has no downsample.  (B, N, C) -> (B, N', C')."""
+    """y = blocks(downsample(x)): every stage but the first begins with a downsample.  (B, N, C) -> (B, N', C')."""
 
     def __init__(self, ops, config, number):
         super().__init__(ops)

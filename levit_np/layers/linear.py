@@ -1,4 +1,4 @@
-"""The linear layers: LinearBN, Linear with a bias in BN's place (ablation A3), and Head, which normalizes first."""
+"""The linear layers: LinearBN; Linear, with a bias instead of BN (ablation A3); and Head, the classifier."""
 
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class LinearBN(Layer):
 
 
 class Linear(Layer):
-    """y = x wᵀ + b: the plain layer of ViT (ablation A3).  x (B, N, C) -> y (B, N, O)."""
+    """y = x wᵀ + b: the linear layer of ViT (ablation A3).  x (B, N, C) -> y (B, N, O)."""
 
     def __init__(self, ops, channels, outputs):
         super().__init__(ops)
@@ -57,7 +57,7 @@ class Linear(Layer):
 
 
 class Head(Layer):
-    """logits = norm(x) wᵀ + b: the normalization comes first.  x (B, C) -> logits (B, classes)."""
+    """logits = norm(x) wᵀ + b: the classifier; its normalization comes first.  x (B, C) -> logits (B, classes)."""
 
     def __init__(self, ops, channels, classes, normalization="batch"):
         super().__init__(ops)
@@ -84,5 +84,5 @@ class Head(Layer):
 
 
 def projection(ops, channels, outputs, normalization, gamma=1.0):
-    """The linear layer of attention and MLP: LinearBN, or Linear where LayerNorm stands before the branch."""
+    """The linear layer of attention and MLP: LinearBN, or Linear if the network normalizes by LayerNorm instead."""
     return LinearBN(ops, channels, outputs, gamma) if normalization == "batch" else Linear(ops, channels, outputs)

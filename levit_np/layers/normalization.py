@@ -1,4 +1,4 @@
-"""Normalization as layers: BatchNorm with its running statistics, LayerNorm without."""
+"""The normalization layers: BatchNorm, which keeps running statistics, and LayerNorm, which needs none."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,18 @@ from .layer import Layer
 
 class SavedBatchNorm(NamedTuple):
     x: object
-    statistics: object  # None when the running ones were used
-    running: tuple
+    statistics: object  # of the batch; None if the running statistics were used
+    running: tuple  # (mean, variance) if they were used, else ()
 
 
 class BatchNorm(Layer):
-    """y = gamma (x - mean) / √(variance + eps) + beta: a channel at a time; axis is the channels'."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: per channel; `axis` is the axis of the channels."""
 
     eps, momentum = 1e-5, 0.1
 
     def __init__(self, ops, channels, axis=-1, gamma=1.0):
         super().__init__(ops)
-        self.axis, self.activation = axis, None  # what training does here as well: see Activation.join
+        self.axis, self.activation = axis, None  # activation: computed here too in training, see Activation.join
         self.parameter("gamma", (channels,), gamma)
         self.parameter("beta", (channels,), 0.0)
         self.parameter("mean", (channels,), 0.0, trainable=False)
@@ -30,8 +30,8 @@ class BatchNorm(Layer):
             y = self.ops.normalize(x, self.gamma, self.beta, self.mean, self.variance, self.eps, self.axis)
             return y, SavedBatchNorm(x, None, (self.mean, self.variance)) if training else None
         if x.size <= x.shape[self.axis]:
-            raise LevitError(f"{self.name}: expected at least two values a channel to train on, got {tuple(x.shape)}: "
-                             "a batch of one cannot be normalized; use a larger batch")
+            raise LevitError(f"{self.name}: expected at least two values per channel to train on, found "
+                             f"{tuple(x.shape)}: a batch of one cannot be normalized; use a larger batch")
         batch_norm = getattr(self.ops, f"batch_norm_{self.activation}") if self.activation else self.ops.batch_norm
         y, statistics = batch_norm(x, self.gamma, self.beta, self.eps, self.axis)
         self.mean, self.variance = self.ops.update_running((self.mean, self.variance), statistics, self.momentum)
@@ -55,7 +55,7 @@ class BatchNorm(Layer):
 
 
 class LayerNorm(Layer):
-    """y = gamma (x - mean) / √(variance + eps) + beta: a token at a time, over its channels (ablation A3)."""
+    """y = gamma (x - mean) / √(variance + eps) + beta: per token, over its channels (ablation A3)."""
 
     eps = 1e-6
 

@@ -4,7 +4,7 @@ from .layer import Layer
 
 
 class PositionEmbedding(Layer):
-    """y = x + e: a learned vector a token.  x (B, N, C), e (N, C)."""
+    """y = x + e: adds a learned vector to each token.  x (B, N, C), e (N, C)."""
 
     def __init__(self, ops, tokens, channels):
         super().__init__(ops)

@@ -1,4 +1,4 @@
-"""The stem: a few strided convolutions turn the image into tokens (paper section 4.2, "Patch embedding")."""
+"""The stem: strided convolutions that turn the image into tokens (paper section 4.2, "Patch embedding")."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class SavedConvolution(NamedTuple):
 
 
 class ConvBN(Layer):
-    """y = BN(w ∗ x): w ∗ x + b without BN (A3).  x (B, C, H, W) -> y (B, O, H', W')."""
+    """y = BN(w ∗ x): or w ∗ x + b, without BN, in ablation A3.  x (B, C, H, W) -> y (B, O, H', W')."""
 
     def __init__(self, ops, channels, outputs, kernel, stride, padding, normalization="batch"):
         super().__init__(ops)
@@ -42,7 +42,7 @@ class ConvBN(Layer):
 
 
 class ChannelBias(Layer):
-    """y = x + b: one b a channel, all that is left of a convolution's BN in ablation A3."""
+    """y = x + b: one b per channel, in place of a convolution's BN in ablation A3."""
 
     def __init__(self, ops, channels):
         super().__init__(ops)
@@ -63,7 +63,7 @@ class SavedStem(NamedTuple):
 
 
 class Stem(Layer):
-    """y = conv(act(… conv(x))): convolutions with an activation between.  x (B, C, H, W) -> tokens (B, N, C')."""
+    """y = conv(act(… conv(x))): convolutions with activations between them.  x (B, C, H, W) -> tokens (B, N, C')."""
 
     def __init__(self, ops, config):
         super().__init__(ops)
@@ -79,7 +79,7 @@ class Stem(Layer):
     def forward(self, x, training=False):
         convolutions, activations = [], []
         for i, convolution in enumerate(self.convolutions):
-            if i:  # none after the last: its output is the residual stream
+            if i:  # between convolutions alone: the last one's output is the residual stream
                 x, saved = self.activation.forward(x, training)  # 1
                 activations.append(saved)
             x, saved = convolution.forward(x, training)  # 2  (B, O, H', W')

@@ -1,10 +1,10 @@
-"""The class token of ViT: one more token, whose last value stands for the image."""
+"""The class token of ViT: an extra token, whose value after the last block represents the image."""
 
 from .layer import Layer
 
 
 class ClassToken(Layer):
-    """y = (t, x₁, …, x_N): the learned t (1, C) before the tokens of every image.  x (B, N, C) -> y (B, N + 1, C)."""
+    """y = (t, x₁, …, x_N): puts the learned t (1, C) before every image's tokens.  x (B, N, C) -> y (B, N + 1, C)."""
 
     def __init__(self, ops, channels):
         super().__init__(ops)

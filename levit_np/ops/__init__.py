@@ -1,19 +1,21 @@
-"""The vocabulary of operations: one module a backend, the same names in each."""
+"""Stateless operations on arrays: one module per backend (reference, cpu, cuda), with the same function names in each.
+
+The layers are handed one of these modules, so nothing above this package depends on a backend.
+"""
 
 from functools import cache
 from importlib import import_module
 
 from ..errors import BackendError, say
 
-# What each backend can compute in.  Parameters are kept in float32 for the precisions of 16 bits.
+# The precisions of each backend.  With a 16-bit precision the parameters stay float32.
 PRECISIONS = {"reference": ("float32", "float64"), "cpu": ("float32", "float64", "bfloat16"),
               "cuda": ("float32", "float16", "bfloat16")}
 
 
 def backend(name: str):
-    """The module of operations called `name`; "auto" is the fastest there is: the GPU's, or where there is none the
-    processor's, which is said once.  Raises BackendError for any other name.  Of "cuda", whether there is a GPU is
-    looked at when the first array is made."""
+    """The backend module called `name`.  "auto" is "cuda" if there is a usable GPU, else "cpu", with one line on stderr
+    that says why.  Raises BackendError for any other name.  "cuda" looks for the GPU when it makes its first array."""
     if name not in (*PRECISIONS, "auto"):
         raise BackendError(f"backend: expected one of {', '.join(PRECISIONS)} or auto, found {name!r}")
     return import_module(f".{_fastest() if name == 'auto' else name}", __name__)
@@ -32,14 +34,15 @@ def _fastest() -> str:
 
 
 def stored_type(name: str, precision: str) -> str:
-    """The type of the parameters for a precision on a backend.  Raises BackendError where the backend lacks it."""
+    """The type of the parameters for computing in `precision` on backend `name`.  Raises BackendError if the backend
+    does not have that precision."""
     module = backend(name)
     allowed = PRECISIONS[module.NAME]
     if precision not in allowed:
         raise BackendError(f"dtype: expected one of {', '.join(allowed)} on the {module.NAME} backend, "
                            f"found {precision!r}")
     if module.NAME == "cuda":
-        module.device.current()  # before anything is read or fetched
+        module.device.current()  # fails here if there is no GPU, before anything is read or downloaded
     elif precision == "bfloat16":
         from .cpu.instruction_set import chosen
 

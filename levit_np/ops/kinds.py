@@ -1,4 +1,5 @@
-"""Whose arrays a caller has, NumPy's or CuPy's: what is computed of them comes back as the same kind."""
+"""Conversions between NumPy's and CuPy's arrays at the public border: results come back as the kind of array that the
+caller passed, whatever the backend computes with."""
 
 import sys
 
@@ -6,17 +7,17 @@ import numpy as np
 
 
 def to_backend(ops, x):
-    """x as a backend's array."""
+    """x, of NumPy or CuPy, as an array of the backend."""
     return ops.asarray(x if ops.NAME == "cuda" else as_numpy(x))
 
 
 def as_numpy(x):
-    """x as NumPy's array; a CuPy array is copied to the host, as NumPy does not by itself."""
+    """x as a NumPy array; a CuPy array is copied to the host, which NumPy refuses to do implicitly."""
     return x if isinstance(x, np.ndarray) or not hasattr(x, "get") else x.get()
 
 
 def as_given(ops, found, x):
-    """found, a backend's arrays, in tuples and dictionaries too, as NumPy's or CuPy's, whichever x is."""
+    """`found`, an array of the backend or tuples and dictionaries of them, as the kind of array that x is."""
     if isinstance(found, dict):
         return {key: as_given(ops, part, x) for key, part in found.items()}
     if isinstance(found, tuple):

@@ -47,7 +47,7 @@ def test_one_value_a_channel_cannot_be_trained_on():
     layer.forward(tokens(1, 2, 4), training=True)
     before = layer.bn.mean
     with pytest.raises(LevitError,
-                       match=r"bn: expected at least two values a channel .* got \(1, 1, 7\).*larger batch"):
+                       match=r"bn: expected at least two values per channel .* found \(1, 1, 7\).*larger batch"):
         layer.forward(tokens(1, 1, 4), training=True)
     with pytest.raises(LevitError, match="two values"):
         layer.forward(tokens(0, 5, 4), training=True)
@@ -57,5 +57,5 @@ def test_one_value_a_channel_cannot_be_trained_on():
 def test_a_wrong_shape_is_named():
     layer = filled(LinearBN(ops, 4, 7))
     layer.name = "stages.0.blocks.1.mlp.up"
-    with pytest.raises(LevitError, match=r"stages.0.blocks.1.mlp.up: expected x \(B, N, 4\), got \(2, 3, 5\)"):
+    with pytest.raises(LevitError, match=r"stages.0.blocks.1.mlp.up: expected x \(B, N, 4\), found \(2, 3, 5\)"):
         layer.forward(tokens(2, 3, 5))

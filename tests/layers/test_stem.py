@@ -49,10 +49,10 @@ def test_folded_bn_is_bn():
 def test_one_pixel_of_one_image_cannot_be_trained_on():
     layer = filled(ConvBN(ops, 3, 4, 3, 2, 1))
     layer.forward(tokens(1, 3, 3, 2), training=True)
-    with pytest.raises(LevitError, match="at least two values a channel"):
+    with pytest.raises(LevitError, match="at least two values per channel"):
         layer.forward(tokens(1, 3, 2, 2), training=True)
 
 
 def test_a_wrong_number_of_channels_is_named():
-    with pytest.raises(LevitError, match=r"expected x \(B, 3, H, W\), got \(1, 2, 4, 4\)"):
+    with pytest.raises(LevitError, match=r"expected x \(B, 3, H, W\), found \(1, 2, 4, 4\)"):
         filled(ConvBN(ops, 3, 4, 3, 2, 1)).forward(tokens(1, 2, 4, 4))

@@ -1,22 +1,26 @@
-"""Two-dimensional convolution (cross-correlation, as in every deep-learning library)."""
+"""Two-dimensional convolution (cross-correlation, as in every deep-learning library).
+
+For a fixed cell (i, j) of the kernel, the sum over input channels is a matrix product, w[:, :, i, j] with a strided
+view of the input.  Forward and backward add up these K² products, which needs no im2col buffer.
+"""
 
 import numpy as np
 
 
 def convolution_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """pixels = ⌊(size + 2 padding - kernel) / stride⌋ + 1: the number of whole windows that fit along one axis."""
+    """pixels = ⌊(size + 2 padding - kernel) / stride⌋ + 1: how many windows fit along one axis."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
 def _windows(padded, i, j, stride, height, width):
-    """The input pixel under kernel cell (i, j), for every output pixel.  A view (B, C, height, width)."""
+    """The input pixel under kernel cell (i, j) for every output pixel (u, v): a view (B, C, height, width)."""
     return padded[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
 
 
 def convolution(x, w, stride, padding):
     """y[b,o,u,v] = Σ_{c,i,j} w[o,c,i,j] · x[b,c, u·s+i-p, v·s+j-p].
 
-    x (B, C, H, W), w (O, C, K, K) -> y (B, O, H', W').  One matrix product a kernel cell: no im2col buffer.
+    x (B, C, H, W), w (O, C, K, K) -> y (B, O, H', W').  s is the stride, p the padding with zeros.
     """
     kernel = w.shape[2]
     padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
@@ -32,8 +36,9 @@ def convolution(x, w, stride, padding):
 def convolution_backward(dy, x, w, stride, padding, input_gradient=True):
     """dx[b,c,·] += Σ_o w[o,c,i,j] dy[b,o,u,v], dw[o,c,i,j] = Σ_{b,u,v} dy[b,o,u,v] x[b,c,·], · = u·s+i-p, v·s+j-p.
 
-    The adjoint, kernel cell by kernel cell.  dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K).  Without
-    input_gradient dx is None: training asks for none of its images."""
+    dy (B, O, H', W') -> dx (B, C, H, W), dw (O, C, K, K).  Each product w · x of the forward passes w · dy to its pixel
+    and x · dy to its weight; pixels under several windows add up. With input_gradient=False dx is None: training needs
+    no gradient of the images."""
     kernel, (height, width) = w.shape[2], dy.shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     dpadded, dw = np.zeros_like(padded), np.empty_like(w)

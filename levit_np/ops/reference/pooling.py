@@ -1,5 +1,5 @@
-"""What is done to whole tokens: their mean, the first, one more, every stride-th pixel, their two layouts; and the mask
-of drop path, which drops a branch for all tokens of an image."""
+"""Operations on whole tokens: pooling, the class token, subsampling, the layouts (B, N, C) and (B, C, H, W), and the
+mask of drop path, which drops a residual branch for all tokens of an image."""
 
 import numpy as np
 
@@ -10,29 +10,29 @@ def average_pool(x):
 
 
 def average_pool_backward(dy, tokens):
-    """dx[:, n] = dy / N: each of the N tokens took part with weight 1/N."""
+    """dx[:, n] = dy / N: each of the N tokens has weight 1/N in the mean.  dy (B, C) -> dx (B, N, C)."""
     return np.repeat(dy[:, None] / tokens, tokens, 1)
 
 
 def prepend_token(x, token):
-    """y = (token, x₁, …, x_N): the same token (1, C) before those of every image.  x (B, N, C) -> y (B, N + 1, C)."""
+    """y = (token, x₁, …, x_N): puts one token (1, C) before every image's.  x (B, N, C) -> y (B, N + 1, C)."""
     return np.concatenate([np.broadcast_to(token, (len(x), *token.shape)), x], 1)
 
 
 def prepend_token_backward(dy):
-    """dx = dy[:, 1:], dtoken = Σ_b dy[:, 0]: every image had the same token, so its gradient sums over them.
+    """dx = dy[:, 1:], dtoken = Σ_b dy[:, 0]: all images share the token, so its gradient sums over the batch.
 
     -> dx (B, N, C), dtoken (1, C)."""
     return dy[:, 1:], dy[:, :1].sum(0)
 
 
 def first_token(x):
-    """y = x₀: the class token's last value.  x (B, N, C) -> y (B, C)."""
+    """y = x₀: the class token, after the last layer.  x (B, N, C) -> y (B, C)."""
     return x[:, 0]
 
 
 def first_token_backward(dy, tokens):
-    """dx₀ = dy, all others 0: none of the N tokens but the first took part.  -> dx (B, N, C)."""
+    """dx₀ = dy, all others 0: only the first of the N tokens is read.  -> dx (B, N, C)."""
     dx = np.zeros((len(dy), tokens, dy.shape[-1]), dy.dtype)
     dx[:, 0] = dy
     return dx
@@ -47,7 +47,7 @@ def subsample(x, height, width, stride):
 
 
 def subsample_backward(dy, height, width, stride):
-    """dx[u·stride, v·stride] = dy[u, v]: the pixels that were left out get 0.  -> dx (B, height·width, C)."""
+    """dx[u·stride, v·stride] = dy[u, v]: the pixels that were skipped get 0.  -> dx (B, height·width, C)."""
     dx = np.zeros((len(dy), height, width, dy.shape[-1]), dy.dtype)
     kept = dx[:, ::stride, ::stride]
     kept[...] = dy.reshape(kept.shape)
@@ -55,7 +55,7 @@ def subsample_backward(dy, height, width, stride):
 
 
 def image_to_tokens(x):
-    """y[b, u·W + v, c] = x[b, c, u, v]: a token a pixel.  x (B, C, H, W) -> y (B, H·W, C)."""
+    """y[b, u·W + v, c] = x[b, c, u, v]: each pixel becomes a token.  x (B, C, H, W) -> y (B, H·W, C)."""
     return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]).swapaxes(1, 2)
 
 
@@ -67,7 +67,7 @@ def tokens_to_image(x, height, width):
 
 
 def drop_path_mask(generator, batch, rate, dtype):
-    """mask = 0 with probability rate, else 1 / (1 - rate): the expected branch is unchanged.  -> mask (B, 1, 1).
+    """mask = 0 with probability rate, else 1 / (1 - rate): its expectation is 1.  -> mask (B, 1, 1).
 
-    Stochastic depth (Huang et al., arXiv 1603.09382)."""
+    Drop path, or stochastic depth (Huang et al., arXiv 1603.09382)."""
     return (generator.random((batch, 1, 1)) >= rate).astype(dtype) / dtype.type(1 - rate)
