@@ -1,4 +1,4 @@
-"""LeViT, forward and backward, without a deep-learning framework.  The public names, loaded when first used."""
+"""LeViT, forward and backward, without a deep-learning framework: the public names, each loaded when first used."""
 
 from importlib import import_module
 
@@ -25,11 +25,11 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})  # completion shows what is not loaded yet
+    return sorted({*globals(), *__all__})  # so that completion also offers names that are not loaded yet
 
 
 def list_models() -> list[str]:
-    """The names that create() takes."""
+    """The model names that create() accepts."""
     from .config import ABLATIONS, FAMILY
 
     return [*FAMILY, *ABLATIONS]

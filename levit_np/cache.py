@@ -1,4 +1,4 @@
-"""The folder for what can be had again: downloaded weights, compiled kernels."""
+"""The cache folder, for files that can be made again: downloaded weights and compiled kernels."""
 
 import os
 import sys
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def directory() -> str:
-    """$LEVIT_NP_CACHE, else levit_np in the platform's place for caches."""
+    """$LEVIT_NP_CACHE, else levit_np in the platform's cache folder."""
     if chosen := os.environ.get("LEVIT_NP_CACHE"):
         return os.path.expanduser(chosen)
     home = os.path.expanduser("~")
-    if not os.path.isabs(home):  # a user without one, in a container say: nothing is kept, least of all in a folder ~
+    if not os.path.isabs(home):  # a user without a home, in a container say: cache nothing, and never in ./~
         home = os.devnull
     if sys.platform == "win32":
         base = _absolute("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
@@ -22,19 +22,19 @@ def directory() -> str:
 
 
 def _absolute(variable):
-    """The folder a variable names; None where it names none, or one that depends on where one works: XDG's rule."""
+    """The folder that an environment variable names; None if it is unset or relative, which XDG says to ignore."""
     folder = os.environ.get(variable, "")
     return folder if os.path.isabs(folder) else None
 
 
 def make() -> Path:
-    """The folder, made if it was not there: for this user alone.  Raises OSError."""
+    """The cache folder, created if missing, accessible to this user alone.  Raises OSError."""
     os.makedirs(directory(), mode=0o700, exist_ok=True)
     return Path(directory())
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether what has this status can be written by nobody but this user and root.
+    """Whether a file with this status can be written by this user and root alone.
 
-    Windows has no such bits: there the user's own folder is trusted."""
+    Windows has no such permission bits: there the user's own folder is trusted."""
     return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022

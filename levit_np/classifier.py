@@ -1,6 +1,7 @@
-"""The network with everything around it: what `levit_np.load` and `levit_np.create` return.
+"""Classifier, the class of the models that `levit_np.load` and `levit_np.create` return: LeViT plus images as input,
+label names as output, weight files, and evaluation by the backend's fastest path.
 
-It stands above model.py, which knows arrays alone: images in, label names out, weight files.
+model.py, below it, computes on arrays alone.
 """
 
 import os
@@ -20,18 +21,17 @@ from .model import create as create_network
 from .ops.kinds import as_given, as_numpy
 from .ops.reference import softmax
 
-BACKEND = "cpu"  # what load and create give unless told otherwise
-BATCH = 16  # images that predict evaluates at once
+BACKEND = "cpu"  # the default of load and create
+BATCH = 16  # images per batch in predict
 _making = Lock()
 
 
 class Classifier(LeViT):
-    """LeViT for whoever has pictures rather than arrays: predict and save, beside all that the network does; and
-    evaluation by the backend's fastest way."""
+    """LeViT with predict, save and explain, and with evaluation by the backend's fastest path."""
 
     BESIDES = *LeViT.BESIDES, "precision"
-    precision = "float32"  # what an evaluation computes in
-    _executors, _version, _changes = None, -1, -1  # an executor for the heads averaged, and one for them apart
+    precision = "float32"  # of evaluation
+    _executors, _version, _changes = None, -1, -1  # {heads apart: executor}, and of which weights
 
     def __repr__(self):
         config = self.config
@@ -40,14 +40,13 @@ class Classifier(LeViT):
                 f"the backend {self.ops.NAME}>")
 
     def __call__(self, x):
-        """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.  Images are normalised, of the
-        model's dtype, or bytes (B, H, W, C), which are normalised by the model's own preprocessing, on the cuda backend
-        by the GPU.
+        """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.  Images are normalised and of the
+        model's dtype, or uint8 (B, H, W, C), which the model's own preprocessing normalises (on the GPU with cuda).
 
-        On the cpu and cuda backends a plan with every BN folded and the weights packed computes them; it is made at the
-        first call, and again after a parameter was replaced, or `state` called, which hands them out to be written into
-        (later writing is seen if `written` is called after it).  Raises LevitError where x, or what has replaced a
-        parameter, is not what the configuration says."""
+        The cpu and cuda backends run a plan with every BN folded and the weights packed. It is made at the first call,
+        and again after a parameter was replaced or `state` was called, which gives the arrays out for writing; after
+        writing into them later, call `written`.  Raises LevitError if x, or an array that replaced a parameter, does
+        not fit the configuration."""
         if getattr(x, "dtype", None) == np.uint8:
             return self._of_bytes(x)
         self._check(x)
@@ -57,7 +56,7 @@ class Classifier(LeViT):
     def _of_bytes(self, pixels):
         expected = (*self.config.image_size, self.config.in_channels)
         if pixels.shape[1:] != expected:
-            raise LevitError(f"{self.config.name}: expected bytes (B, {', '.join(map(str, expected))}), got "
+            raise LevitError(f"{self.config.name}: expected bytes (B, {', '.join(map(str, expected))}), found "
                              f"{pixels.shape}")
         preprocessing = loading.preprocessing_of(self)
         if self.ops.NAME == "cuda":
@@ -68,56 +67,57 @@ class Classifier(LeViT):
         return as_given(self.ops, self(x), pixels)
 
     def heads(self, x) -> tuple:
-        """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest way.
-        Raises LevitError as the evaluation does."""
+        """Evaluation: images (B, C, H, W) -> the logits (B, classes) of each head, by the backend's fastest path.
+        Raises LevitError as __call__ does."""
         self._check(x)
         run = self._executor(apart=True)
         return tuple(np.split(self._run(run, x), 1 + self.config.distillation, axis=1)) if run else super().heads(x)
 
     def _run(self, run, x):
-        """An executor's logits, as the kind of array that x is."""
+        """The logits of executor `run`, as the kind of array that x is."""
         return run(x) if self.ops.NAME == "cuda" else as_given(self.ops, run(as_numpy(x)), x)
 
     def _executor(self, apart):
-        """Of the weights as they are now; None on a backend that has no faster way."""
-        # In this order: looked up before the comparison, they could be outdated by another thread in between.
+        """The executor for the current weights, averaging the heads or keeping them apart; None on a backend without
+        executors."""
+        # Compare first, then look up: the other way round, another thread could replace the executors in between.
         if self._changes == Layer.changes and apart in (executors := self._executors):
             return executors[apart]
-        with _making:  # of several threads that come at once, all take what the first has made
+        with _making:  # of several threads, the first makes the executor and the others use it
             changes = Layer.changes  # read before the versions: more changes may come while those are summed
-            if self._changes != changes:  # of this network, or of another
+            if self._changes != changes:  # the weights of this network changed, or those of another
                 version = sum(layer.version for _, layer in self.walk())
                 if version != self._version:
                     self._executors, self._version = {}, version
                 self._changes = changes
             if apart not in self._executors:
-                self._require(self._arrays())  # the kernels would write where a replaced one's shape says
+                self._require(self._arrays())  # the kernels trust the shapes, so a wrong one would corrupt memory
                 self._executors[apart] = executor(self, self.precision, apart)
             return self._executors[apart]
 
     def to(self, backend: str) -> "Classifier":
-        """A copy on that backend: of weights, labels, preprocessing, random state, frozen parts and precision, which
-        that backend must have (BackendError)."""
+        """A copy on another backend: weights, labels, preprocessing, random state, frozen parts and precision, which
+        that backend must have (else BackendError)."""
         ops.stored_type(backend, self.precision)
         return super().to(backend)
 
     def set_state(self, state: dict, copy: bool = True) -> None:
-        """As the network's; what an evaluation computes in changes with the type, which the backend must have
-        (BackendError)."""
+        """As LeViT.set_state; the precision of evaluation changes with the arrays' type, which the backend must have
+        (else BackendError)."""
         self._require(state)
         double = state_type(state) is np.float64
         precision = self.precision if double == (self.precision == "float64") else "float64" if double else "float32"
         ops.stored_type(self.ops.NAME, precision)
-        self.precision = precision  # before it is said that something has changed
+        self.precision = precision  # before set_state counts a change, on which another thread makes an executor
         super().set_state(state, copy)
 
     def predict(self, images, top: int = 5) -> list:
         """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or
-        tuple of images a list of those, evaluated 16 at a time.
+        tuple of images, a list of such lists, evaluated 16 at a time.
 
         An image is a path (JPEG, PNG or WebP), bytes, a binary file, a PIL image, or a uint8 array (H, W, 3) or
-        (H, W). The probabilities are the softmax of the averaged heads. Raises ImageError for what cannot be used as
-        an image, naming it and its place in the list; LevitError for a top below 1."""
+        (H, W). The probabilities are the softmax of the averaged logits. Raises ImageError for what cannot be used as
+        an image, naming it and its index in the list; LevitError for a top below 1."""
         if not isinstance(images, (list, tuple)):
             return self.rank(self.crop(images)[None], top)[0]
         answers = []
@@ -132,16 +132,17 @@ class Classifier(LeViT):
         return answers
 
     def prepare(self, image) -> np.ndarray:
-        """One image, whatever predict takes, prepared for the model: (C, H, W) of its dtype. Raises ImageError."""
+        """One image, anything predict accepts, decoded, resized, cropped and normalised: (C, H, W) of the model's
+        dtype. Raises ImageError."""
         return preprocess(image, loading.preprocessing_of(self)).astype(self.dtype, copy=False)
 
     def crop(self, image) -> np.ndarray:
-        """One image, whatever predict takes, by the model's own preprocessing but for the normalisation: bytes
-        (H, W, C), which the evaluation takes as well. Raises ImageError."""
+        """One image, anything predict accepts, preprocessed except for the normalisation: uint8 (H, W, C), which
+        __call__ accepts too. Raises ImageError."""
         return cropped(image, loading.preprocessing_of(self))
 
     def rank(self, x, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The second half of predict: prepared images (B, C, H, W), or bytes (B, H, W, C) -> B lists of (label,
+        """predict without the preprocessing: prepared images (B, C, H, W), or uint8 (B, H, W, C) -> B lists of (label,
         probability).
 
         Raises LevitError for a top below 1, and for logits that are not finite."""
@@ -149,20 +150,20 @@ class Classifier(LeViT):
             raise LevitError(f"top: expected a whole number from 1, found {top!a:.100}")
         labels, logits = loading.labels_of(self), self(x)  # (B, classes)
         if not np.isfinite(logits).all():
-            raise LevitError(f"{self.config.name}: expected finite logits, found others: the weights or the images are "
-                             "too large")
+            raise LevitError(f"{self.config.name}: expected finite logits, found infinite or NaN: the weights or the "
+                             "images are too large")
         probabilities = softmax(logits)
         return [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in probabilities]
 
     def explain(self, image, target=None, teacher=None, rival=None, about: str | None = None, whole: bool = False):
-        """A page that shows the whole computation for one image: a notebook shows it in place, save(path) writes it.
+        """An HTML page that shows the whole computation for one image: a notebook displays it, save(path) writes it.
 
-        image: whatever predict takes, or one prepared image (C, H, W) of the model's dtype; about: what the page calls
-        it (default: its file's name). target: the class, by name or number, whose loss is followed backward (default:
-        the answer itself); teacher: the class that a teacher says, for distillation (default: the same); rival: the
-        class to compare with (default: the likeliest other). A page stays under 10 MB and leaves out channels of wide
-        layers; whole: it has every number, with LeViT-256 160 MB. It is computed on the reference backend. Raises
-        ImageError for what cannot be used as an image, LevitError for a class or an array that does not fit."""
+        image: anything predict accepts, or one prepared image (C, H, W) of the model's dtype; about: its title on the
+        page (default: the file's name). target: the class, by name or number, whose loss is followed backward (default:
+        the predicted class); teacher: the class that a teacher predicts, for distillation (default: target); rival: the
+        class to compare with (default: the likeliest other). The page stays under 10 MB by leaving out channels of wide
+        layers; whole=True keeps every number (LeViT-256: 160 MB). Computed on the reference backend. Raises ImageError
+        for what cannot be used as an image, LevitError for a class or an array that does not fit."""
         from .explain.page.explanation import Explanation
         from .explain.page.writer import write
 
@@ -180,24 +181,24 @@ class Classifier(LeViT):
                                   **classes))
 
     def _check_one(self, x: np.ndarray) -> None:
-        """Raises LevitError where x is not one prepared image (in_channels, *image_size)."""
+        """Raises LevitError unless x is one prepared image (in_channels, *image_size)."""
         if x.ndim != 3:
             expected = ", ".join(map(str, (self.config.in_channels, *self.config.image_size)))
-            raise LevitError(f"{self.config.name}: expected one image ({expected}), got {x.shape}")
+            raise LevitError(f"{self.config.name}: expected one image ({expected}), found {x.shape}")
         self._check(x[None])
 
     def save(self, path) -> None:
-        """Replaces `path` by an HDF5 file of the weights (float32), the configuration, the label names and the
-        preprocessing.
+        """Writes an HDF5 file with the weights (float32), the configuration, the label names and the preprocessing.
 
-        Whatever happens meanwhile, `path` is the old file or the new one, whole. Raises CheckpointError for what load
-        would refuse: weights that are not finite or not of this network, labels that are not one a class, a
-        preprocessing for other images; OSError where it cannot be written."""
+        An existing `path` is replaced atomically: even after a crash it is the old file or the new one, complete.
+        Raises CheckpointError for what load would refuse: weights that are not finite or not of this network, not one
+        label per class, preprocessing for other images; OSError if the file cannot be written."""
         loading.save(self, path)
 
 
 def class_number(which, labels) -> int:
-    """A class by its number or its name; a name that is a number, of digits say, is a name.  Raises LevitError."""
+    """The number of a class given by name or by number.  Names come first: with the digits' labels "7" is a name.
+    Raises LevitError."""
     if str(which) in labels:
         return list(labels).index(str(which))
     if str(which).isdecimal() and len(str(which)) < 10 and int(which) < len(labels):
@@ -209,17 +210,18 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
          image_size=None, distillation: bool | None = None, seed: int = 0) -> Classifier:
     """The model in a weight file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
 
-    A bare name that is no file here is looked for in weights/, among the weights that came with the package and in the
-    user's cache; the authors' five (levit_128s.h5, levit_128.h5, levit_192.h5, levit_256.h5, levit_384.h5) are
-    downloaded once, checked, converted and kept there ($LEVIT_NP_CACHE, else the platform's place).
+    A bare name that is no file in the current folder is looked for in weights/, among the weights that ship with the
+    package, and in the user's cache ($LEVIT_NP_CACHE, else the platform's cache folder); the authors' five
+    (levit_128s.h5, levit_128.h5, levit_192.h5, levit_256.h5, levit_384.h5) are downloaded to it once, checked and
+    converted.
 
-    The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
-    each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
+    The authors' fused files (BN folded into the layer before) give the same logits, but have no BN statistics: each BN
+    is the identity with the folded bias as its beta, which is good for inference but not for further training.
 
-    num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
-    resizes attention biases and position embedding (another project's file says how many tokens an image has, no more:
-    without image_size it is taken to be square); distillation, true or false, adds a second head or leaves it out.
-    Raises CheckpointError for whatever is wrong with the file, BackendError for a backend or dtype not there."""
+    num_classes re-initialises heads that do not fit, from `seed`, with a warning; image_size (a number or (H, W))
+    resizes attention biases and position embedding (another project's file tells the number of tokens alone, so
+    without image_size images are taken to be square); distillation, true or false, adds or drops the second head.
+    Raises CheckpointError for anything wrong with the file, BackendError for a backend or dtype that is not there."""
     stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,
@@ -229,9 +231,9 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
 
 
 def create(name: str, *, seed: int = 0, backend: str = BACKEND, dtype: str = "float32", **changes) -> Classifier:
-    """A fresh, untrained model by name (see list_models); `changes` replace fields of its configuration:
-    num_classes, distillation, image_size, in_channels, …  Raises ConfigError for an unknown name or an impossible
-    field, BackendError for a backend or dtype that is not there."""
+    """A fresh, untrained model by name (see list_models); `changes` replace fields of its configuration: num_classes,
+    distillation, image_size, in_channels, …  Raises ConfigError for an unknown name or an impossible field,
+    BackendError for a backend or dtype that is not there."""
     model = create_network(name, seed=seed, backend=backend, dtype=ops.stored_type(backend, dtype), kind=Classifier,
                            **changes)
     model.precision = dtype

@@ -1,4 +1,5 @@
-"""What a LeViT is made of, as data: the paper's family (Table 2), timm's variants, the ablations (Table 5)."""
+"""The configuration of a network, as plain data, and the known ones: the paper's family (Table 2), timm's variants and
+the ablations (Table 5)."""
 
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 from .errors import ConfigError
 
-# What a field that chooses may say.
+# The values allowed in the fields that choose between variants.
 CHOICES = {
     "activation": ("hardswish", "silu"), "attention_activation": ("hardswish", "silu", "identity"),
     "normalization": ("batch", "layer"), "position": ("bias", "embedding"), "pooling": ("average", "token"),
@@ -28,37 +29,37 @@ class Convolution(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Blocks at one resolution; shrink_heads: of the shrinking attention that leads into the stage."""
+    """The blocks at one resolution, and the shrinking attention that leads into them from the stage before."""
 
     channels: int  # C
-    depth: int  # blocks, each an attention and an MLP
-    heads: int  # N in the paper's Table 2; here N counts tokens
-    shrink_heads: int = 0  # 0 for the first stage; in the family the C of the stage before / D
+    depth: int  # the number of blocks, each an attention and an MLP
+    heads: int  # N in the paper's Table 2; in this code N counts tokens
+    shrink_heads: int = 0  # heads of the shrinking attention: in the family the previous C / D; 0 for the first stage
 
 
 @dataclass(frozen=True)
 class LeViTConfig:
-    """Everything that decides a network's shapes and arithmetic; plain data, safe to read from a file.
+    """Everything that determines a network's shapes and arithmetic; plain data, safe to read from a file.
 
     Raises ConfigError for fields that describe no network."""
 
     name: str
-    stem: tuple[Convolution, ...]  # the last gives the first stage's C
+    stem: tuple[Convolution, ...]  # the last one has the first stage's C channels
     stages: tuple[Stage, ...]
-    key_size: int  # D: numbers of a query and of a key, in each head
+    key_size: int  # D: the size of a query and of a key, per head
     image_size: tuple[int, int] = (224, 224)
     in_channels: int = 3
     num_classes: int = 1000
     distillation: bool = True
-    value_ratio: int = 2  # V / D: a value's numbers to a key's
-    shrink_value_ratio: int = 4  # the same in the attention between two stages
-    mlp_ratio: int = 2  # an MLP's hidden channels to its inputs
+    value_ratio: int = 2  # V / D: the size of a value over that of a key
+    shrink_value_ratio: int = 4  # the same in the shrinking attention between two stages
+    mlp_ratio: int = 2  # an MLP's hidden channels over its input channels
     drop_path: float = 0.0
     activation: str = "hardswish"
     attention_activation: str = "hardswish"
-    normalization: str = "batch"  # "layer": before each branch, as in ViT (A3)
-    position: str = "bias"  # "embedding": at the input instead (A5)
-    pooling: str = "average"  # "token": the heads read a class token, as in ViT
+    normalization: str = "batch"  # or "layer": LayerNorm before each branch, as in ViT (A3)
+    position: str = "bias"  # of attention; or "embedding": added to the tokens after the stem (A5)
+    pooling: str = "average"  # or "token": the heads read a class token, as in ViT
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isprintable() or not 1 <= len(self.name) <= 64:
@@ -83,7 +84,7 @@ class LeViTConfig:
         self._require(type(self.distillation) is bool, "distillation: expected true or false", self.distillation)
         for key, allowed in CHOICES.items():
             self._require(getattr(self, key) in allowed, f"expected {key} in {allowed}", getattr(self, key))
-        # A class token has no pixel: neither an offset to the others nor a place in a subsampled grid.
+        # A class token is no pixel: it has no offset to the others for a bias, and no place in a subsampled grid.
         self._require(self.pooling != "token" or self.position == "embedding" and len(self.stages) == 1,
                       "expected a class token with position 'embedding' and one stage",
                       (self.position, len(self.stages)))
@@ -93,12 +94,12 @@ class LeViTConfig:
             raise ConfigError(f"config {self.name!r}: {expected}, found {found!a:.100}")
 
     def _counts(self):
-        """(field, number) of all that is counted."""
+        """(field, number) of each field that counts something."""
         for key in ("key_size", "in_channels", "num_classes", "value_ratio", "shrink_value_ratio", "mlp_ratio"):
             yield key, getattr(self, key)
         yield from (("image_size", number) for number in self.image_size)
         yield from (("stem", number) for convolution in self.stem for number in convolution)
-        # Nothing shrinks into the first stage.
+        # The first stage has no shrinking attention.
         yield from (("stages", number) for i, stage in enumerate(self.stages) for number in (stage if i else stage[:3]))
 
     @property
@@ -107,7 +108,7 @@ class LeViTConfig:
         size = self.image_size
         for c in self.stem:
             size = tuple((n + 2 * c.padding - c.kernel) // c.stride + 1 for n in size)
-            if min(size) < 1:  # the next convolution's padding could make pixels of it again
+            if min(size) < 1:  # checked here, as the next convolution's padding could make the size positive again
                 raise ConfigError(f"config {self.name!r}: an image of {self.image_size} leaves no token")
         sizes = [size]
         for _ in self.stages[1:]:
@@ -120,7 +121,7 @@ class LeViTConfig:
 
     @classmethod
     def from_dict(cls, data: dict) -> "LeViTConfig":
-        """The inverse of to_dict, also after JSON; ConfigError for anything else."""
+        """The inverse of to_dict, also after JSON.  Raises ConfigError for anything else."""
         try:
             data = dict(data)
             data["stem"] = tuple(Convolution(*c) for c in data["stem"])
@@ -159,7 +160,7 @@ FAMILY: dict[str, LeViTConfig] = {config.name: config for config in _FAMILY}
 
 
 def _ablations(base: LeViTConfig) -> dict[str, LeViTConfig]:
-    """Table 5: LeViT-128S with one thing changed; and with all of them changed, which is DeiT-tiny but for its GELU."""
+    """Table 5: LeViT-128S with one property changed, A1 to A7; and DeiT-tiny, where all are, except for its GELU."""
     patch = (Convolution(128, kernel=16, stride=16),)
     narrow = (Stage(120, 2, 4), Stage(180, 3, 6, 16), Stage(240, 4, 8, 24))
     changes = {
@@ -173,7 +174,7 @@ def _ablations(base: LeViTConfig) -> dict[str, LeViTConfig]:
         "a7": dict(attention_activation="identity"),
     }
     configs = [replace(base, name=f"levit_128s_{key}", **change) for key, change in changes.items()]
-    # What LeViT builds on (section 4), with Hardswish as Table 6 times it.
+    # DeiT-tiny, from which LeViT is derived (section 4), with Hardswish, as in the timings of Table 6.
     configs.append(LeViTConfig("deit_tiny", (Convolution(192, kernel=16, stride=16),), (Stage(192, 12, 3),), 64,
                                distillation=False, value_ratio=1, mlp_ratio=4, attention_activation="identity",
                                normalization="layer", position="embedding", pooling="token"))
@@ -184,9 +185,9 @@ ABLATIONS: dict[str, LeViTConfig] = _ablations(FAMILY["levit_128s"])
 
 
 def config_of(name: str, **changes) -> LeViTConfig:
-    """The configuration called `name`, with fields replaced; image_size may be one number.
+    """The configuration called `name`, with the fields in `changes` replaced; image_size may be one number.
 
-    Raises ConfigError for an unknown name, naming those there are."""
+    Raises ConfigError for an unknown name, listing the known ones, and for an unknown or impossible field."""
     known = FAMILY | ABLATIONS
     if name not in known:
         raise ConfigError(f"model: expected one of {', '.join(known)}, found {name!r}")
@@ -200,12 +201,12 @@ def config_of(name: str, **changes) -> LeViTConfig:
 
 
 def plain(value):
-    """A whole number of any kind, NumPy's say, as Python's; whatever else as it is."""
+    """A whole number of any type, NumPy's say, as a Python int; anything else unchanged."""
     return int(value) if isinstance(value, Integral) and type(value) is not bool else value
 
 
 def size_of(image_size) -> tuple[int, int]:
-    """(height, width) of a number, or of those two.  Raises ConfigError for anything else."""
+    """(height, width) from one number (a square) or from that pair.  Raises ConfigError for anything else."""
     try:
         height, width = (image_size,) * 2 if isinstance(image_size, Integral) else image_size
         return index(height), index(width)

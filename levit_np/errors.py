@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions. Every message names the place, what was expected and what was found."""
+"""The exceptions. Every message has the form `place: expected …, found …`."""
 
 import os
 import sys
@@ -6,43 +6,42 @@ from contextlib import contextmanager, suppress
 
 
 def shown(text: str) -> str:
-    """A text from outside as a message may hold it: it must not be able to command the terminal."""
+    """Untrusted text made safe to print: control characters, which could command the terminal, are escaped."""
     return text if text.isprintable() else ascii(text)
 
 
 def say(text: str) -> None:
-    """A line on stderr; nothing, and no exception, where stderr is missing or closed."""
-    if sys.stderr:  # else print would take stdout
+    """Prints a line on stderr; does nothing, and raises nothing, if stderr is missing or closed."""
+    if sys.stderr:  # print(file=None) would write to stdout
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
 
 
 def silence_output() -> None:
-    """After an error of stdout: what is still to be written goes nowhere.  At its end Python would try again, and say
-    so."""
+    """Discards further output after an error of stdout: at exit, Python would try to write it again, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LevitError(ValueError):
-    """Anything that levit_np refuses; the command line turns it into one line and exit status 1."""
+    """The base class: anything that levit_np refuses. The command line prints it as one line and exits with 1."""
 
 
 class ConfigError(LevitError):
-    """A configuration that describes no network, or a recipe that nothing can be trained by."""
+    """A configuration that describes no network, or a recipe that cannot be trained with."""
 
 
 class BackendError(LevitError):
-    """A backend, or a precision on it, that this machine or this version does not have."""
+    """A backend, or a precision on a backend, that this machine or this version does not have."""
 
 
 class CheckpointError(LevitError):
-    """A weight file that is damaged, hostile, unknown, or of another network:
-    the only exception that reading one raises."""
+    """A weight file that is damaged, hostile, of an unknown format, or of another network: the only exception that
+    reading one raises."""
 
 
 @contextmanager
 def checkpoint_errors_alone(place: str, expected: str):
-    """Whatever else is raised inside, by a library say, becomes a CheckpointError, in one line."""
+    """Turns any other exception raised inside, by a library say, into a one-line CheckpointError."""
     try:
         yield
     except CheckpointError:
@@ -57,8 +56,8 @@ class ImageError(LevitError):
 
 
 class TrainingError(LevitError):
-    """A training that cannot begin or cannot go on: no finite loss, no whole checkpoint, another writer."""
+    """A training run that cannot start or continue: a loss that is not finite, no intact checkpoint, another writer."""
 
 
 class DataError(LevitError):
-    """A set of images that cannot be trained on or evaluated, or a process that prepares them and died."""
+    """A data set that cannot be used for training or evaluation, or the death of a process that prepares it."""

@@ -1,12 +1,12 @@
-"""A lock for a module's state, which a forked process has anew."""
+"""A lock for a module's state that stays usable after a fork."""
 
 import os
 import threading
 
 
 class Lock:
-    """`with` it, one thread at a time.  After a fork the child has a free one: another thread, which the child does not
-    have, may have held the parent's."""
+    """A context manager that admits one thread at a time.  A forked child gets a fresh, free lock: the parent's may be
+    held by a thread that does not exist in the child and so would never release it."""
 
     def __init__(self):
         self._lock = self._held = threading.Lock()
@@ -19,7 +19,7 @@ class Lock:
     def __enter__(self):
         lock = self._lock
         lock.acquire()
-        self._held = lock  # in a thread that forks in here, the child's releases this one
+        self._held = lock  # if this thread forks inside the `with`, the child still releases the lock it acquired
 
     def __exit__(self, *error):
         self._held.release()

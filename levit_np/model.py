@@ -1,4 +1,7 @@
-"""LeViT: assembled from a configuration; forward, backward, and the state that both use."""
+"""The network LeViT, assembled from a configuration: forward, backward, and its state (parameters and buffers).
+
+It computes on arrays alone; classifier.py adds images, labels, files and the fast evaluation.
+"""
 
 import weakref
 from copy import deepcopy
@@ -33,16 +36,16 @@ class LeViT(Layer):
 
     images (B, C, H, W), normalized -> logits (B, classes).
 
-    `model(x)` is the evaluation: running statistics, the two heads averaged.
+    `model(x)` evaluates: running statistics, the two heads averaged.
     """
 
-    BESIDES = "labels", "preprocessing", "random", "frozen"  # what a copy has besides configuration and state
+    BESIDES = "labels", "preprocessing", "random", "frozen"  # copied along with configuration and state
 
     def __init__(self, config: LeViTConfig, ops):
         super().__init__(ops)
         self.config, self.random = config, np.random.default_rng(0)
-        self.labels, self.preprocessing = None, None  # what a weight file says of its classes and its images
-        self.frozen = frozenset()
+        self.labels, self.preprocessing = None, None  # from the weight file, if it has them
+        self.frozen = frozenset()  # names of parts, see freeze
         channels = config.stages[-1].channels
         self.stem = Stem(ops, config)
         (height, width), first = config.resolutions[0], config.stages[0].channels
@@ -58,13 +61,13 @@ class LeViT(Layer):
         self._name_layers()
 
     def _name_layers(self):
-        _, *self._named = self.walk()  # once: a step of training goes through it several times
+        _, *self._named = self.walk()  # (name, layer), computed once: a training step iterates over it several times
         self.name = self.config.name
         for name, layer in self._named:
             layer.name = name
-        own = weakref.ref(self)  # none of them keeps the network, whose memory is given back when nobody has it
+        own = weakref.ref(self)  # a strong reference would be a cycle, and delay freeing the network's memory
         for residual in self._residuals(self.stages):
-            # A callable, so that restoring `model.random` reaches every residual.
+            # A callable, so that replacing `model.random` reaches every residual.
             residual.generator = lambda: own().random
 
     def _residuals(self, stages):
@@ -82,20 +85,22 @@ class LeViT(Layer):
         return outputs if self.head_dist else (outputs,)
 
     def forward(self, x, training=False):
-        """-> (outputs, saved).  In evaluation the averaged logits and None; with training=True (or "frozen", see
-        Layer) the logits of both heads (a pair, with distillation) and what backward needs.  Parts that `freeze` named
-        stay as in evaluation.  Logits are of NumPy for NumPy's images, of CuPy for CuPy's, whatever the backend; so is
-        what backward and the others below give.
+        """Images x (B, C, H, W) -> (outputs, saved).
 
-        Raises LevitError where x is not (B, in_channels, *image_size) of this model's dtype, and for fewer than two
-        images to train on, of which the head's BN would have one value a channel."""
+        In evaluation: the averaged logits, and None. With training=True (or "frozen", see Layer): the logits of each
+        head (a pair with distillation), and what backward needs; parts named to `freeze` compute as in evaluation. The
+        result is NumPy's for NumPy images and CuPy's for CuPy images, whatever the backend; the same holds for backward
+        and the methods below.
+
+        Raises LevitError if x is not (B, in_channels, *image_size) of this model's dtype, and for fewer than two images
+        to train on, which would leave the head's BN one value per channel."""
         self._check(x)
         if training not in (False, True, "frozen"):
             raise LevitError(f"training: expected False, True or 'frozen', found {training!a:.100}")
         training = training if training == "frozen" else bool(training)
         if training is True and len(x) < 2 and self.config.normalization == "batch":  # before any statistic changes
-            raise LevitError(f"{self.config.name}: expected at least two images to train on, got {len(x)}: BN needs "
-                             "more than one value a channel; use a larger batch")
+            raise LevitError(f"{self.config.name}: expected at least two images to train on, found {len(x)}: BN needs "
+                             "more than one value per channel; use a larger batch")
         modes, given, x = self._modes(training), x, to_backend(self.ops, x)
         x, stem = self.stem.forward(x, modes[0])  # 1  (B, N, C)
         for layer in self._embeddings():
@@ -116,9 +121,11 @@ class LeViT(Layer):
         return outputs, SavedLeViT(stem, tuple(stages), head, head_dist, x.shape[1])
 
     def backward(self, doutputs, saved, image_gradient=True):
-        """The gradients of the loss to each head's logits (a pair, with distillation) -> the gradient to the images
-        (None where the stem is frozen, or without image_gradient: training needs none); the parameters' gradients
-        accumulate.  Raises LevitError where `saved` is an evaluation's, or doutputs are not shaped like the logits."""
+        """doutputs, the loss's gradient with respect to each head's logits (a pair with distillation) -> its gradient
+        with respect to the images, None if the stem is frozen or image_gradient is false (training needs none).
+
+        The parameters' gradients are added up, see gradients().  Raises LevitError if `saved` comes from an evaluation
+        or doutputs are not shaped like the logits."""
         if saved is None:
             raise LevitError("saved: expected what forward saved with training=True or 'frozen', found None")
         given = self._checked_gradients(doutputs, len(saved.head.x))
@@ -138,31 +145,32 @@ class LeViT(Layer):
         return as_given(self.ops, self.stem.backward(dx, saved.stem, image_gradient), given[0])  # 1
 
     def parts(self) -> dict:
-        """{"stem": layers, "stage1": …}: what can be frozen.  What is added to the tokens counts as the stem's."""
+        """{"stem": layers, "stage1": …}: the parts that can be frozen.  Class token and position embedding belong to
+        the stem."""
         return {"stem": [self.stem, *self._embeddings()]} | {f"stage{n}": [s] for n, s in enumerate(self.stages, 1)}
 
     def freeze(self, parts=()) -> None:
-        """From here on, the parts called so stay as they are: where the others train, these compute as in evaluation
-        (running statistics, no drop path) and have no gradients.  Raises LevitError for a part that is not there."""
+        """Freezes these parts (see parts()) and unfreezes all others: in training, frozen parts compute as in
+        evaluation (running statistics, no drop path) and have no gradients.  Raises LevitError for an unknown part."""
         parts = [parts] if isinstance(parts, str) else parts
         if unknown := sorted(set(parts) - set(self.parts())):
             raise LevitError(f"freeze: expected parts among {', '.join(self.parts())}, found {unknown[0]!a:.100}")
         self.frozen = frozenset(parts)
 
     def set_drop_path(self, rate: float) -> None:
-        """Training drops this share of the residual branches from here on.  Raises ConfigError outside [0, 1)."""
+        """Sets the probability with which training drops a residual branch.  Raises ConfigError outside [0, 1)."""
         self.config = replace(self.config, drop_path=rate)
         for residual in self._residuals(self.stages):
             residual.rate = rate
 
     def dropping(self) -> list:
-        """The residual branches that draw a mask in training, in the order in which they do."""
+        """The residual layers that draw a drop-path mask in training, in the order in which they draw."""
         trained = [stage for stage, mode in zip(self.stages, self._modes(True)[1:]) if mode is True]
         return [residual for residual in self._residuals(trained) if residual.rate]
 
     def _modes(self, training):
-        """How the stem and each stage are run: a frozen part behind one that trains must let gradients through; a
-        frozen part with nothing before it that trains saves nothing."""
+        """The `training` argument for the stem and for each stage.  A frozen part after one that trains is "frozen", as
+        gradients must pass through it; a frozen part with nothing trained before it evaluates and saves nothing."""
         modes, through = [], False
         for part in self.parts():
             if training is not True or part not in self.frozen:
@@ -173,26 +181,27 @@ class LeViT(Layer):
         return modes
 
     def trained(self) -> dict:
-        """{name: array} of what training changes by its gradient: every parameter outside the frozen parts."""
+        """{name: array} of the parameters that training updates: all outside the frozen parts."""
         still = {id(layer) for part in self.frozen for top in self.parts()[part] for _, layer in top.walk()}
         return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named if id(layer) not in still
                 for key, spec in layer.specs.items() if spec.trainable}
 
     def _embeddings(self):
-        """What is added to the tokens before the first stage: nothing, but in ablations."""
+        """Class token and position embedding, applied before the first stage: none, except in ablations."""
         return [layer for layer in (self.token, self.position) if layer]
 
     def _check(self, x):
         expected = (self.config.in_channels, *self.config.image_size)
         if not isinstance(getattr(x, "dtype", None), np.dtype):
-            raise LevitError(f"{self.config.name}: expected an array of NumPy or CuPy, got {type(x).__name__}")
+            raise LevitError(f"{self.config.name}: expected an array of NumPy or CuPy, found {type(x).__name__}")
         if x.shape[1:] != expected:
-            raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), got {x.shape}")
+            raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), found "
+                             f"{x.shape}")
         if x.dtype != self.dtype and x.dtype.name not in self.ops.SIXTEEN_BIT:
-            raise LevitError(f"{self.config.name}: expected images of {self.dtype}, got {x.dtype}")
+            raise LevitError(f"{self.config.name}: expected images of {self.dtype}, found {x.dtype}")
 
     def _checked_gradients(self, doutputs, images):
-        """The gradient to each head's logits, as this model's dtype unless activations may have its own."""
+        """The gradients of each head's logits, in this model's dtype or in one that the backend allows activations."""
         given = tuple(doutputs) if self.head_dist and np.iterable(doutputs) else (doutputs,)
         expected = [(images, self.config.num_classes)] * (1 + self.config.distillation)
         found = [dy.shape if isinstance(getattr(dy, "dtype", None), np.dtype) else type(dy).__name__ for dy in given]
@@ -207,25 +216,25 @@ class LeViT(Layer):
         return self.head.weight.dtype
 
     def specs_by_name(self) -> dict:
-        """{name: Parameter} of every array: its shape, its initial value, whether it is trained."""
+        """{name: Parameter} of every array: its shape, its initial value and whether it is trainable."""
         return {f"{name}.{key}": spec for name, layer in self._named for key, spec in layer.specs.items()}
 
     def state(self) -> dict:
-        """{name: array}: parameters and BN statistics, by attribute path; the arrays themselves."""
-        self.written()  # for all that is known, they will be
+        """{name: array}: parameters and BN statistics, by attribute path; the arrays themselves, not copies."""
+        self.written()  # the caller may write into them
         return self._arrays()
 
     def _arrays(self):
         return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named for key in layer.specs}
 
     def numpy_state(self) -> dict:
-        """The state as NumPy's arrays, to be read."""
+        """The state as NumPy arrays, for reading only: on some backends these are the network's own."""
         return {name: self.ops.to_host(array) for name, array in self._arrays().items()}
 
     def set_state(self, state: dict, copy: bool = True) -> None:
-        """Takes a copy of every array of `state`, as float64 if one of them is, else as float32.  Without `copy` those
-        of the right type become the network's own, which training writes to.  Raises LevitError, and takes none, where
-        one is missing, of another shape, not floating, or not one of the network's."""
+        """Copies every array of `state` into the network, all as float64 if one of them is, else as float32.  With
+        copy=False, arrays that already have that type become the network's own, which training writes to.  Raises
+        LevitError, and changes nothing, if an array is missing, unknown, of another shape or not floating point."""
         self._require(state)
         dtype = state_type(state)
         for name, layer in self._named:
@@ -235,7 +244,7 @@ class LeViT(Layer):
     def _require(self, state):
         specs = self.specs_by_name()
         if unknown := next((name for name in state if name not in specs), None):
-            raise LevitError(f"{unknown!a:.100}: expected no such array, the network has no layer of that name")
+            raise LevitError(f"{unknown!a:.100}: expected no such array, the network has none of that name")
         for name, spec in specs.items():
             array = state.get(name)
             if getattr(array, "shape", None) != spec.shape or getattr(array.dtype, "kind", "") != "f":
@@ -244,19 +253,19 @@ class LeViT(Layer):
                                  f"{'nothing' if array is None else f'{kind} {shape}'}")
 
     def gradients(self) -> dict:
-        """{name: array}, of each parameter that is trained; zeros where nothing has accumulated."""
+        """{name: array}: the accumulated gradient of each trained parameter, zeros if there is none yet."""
         trained = self.trained()
         found = {f"{name}.{key}": gradient for name, layer in self._named
                  for key, gradient in layer.accumulated.items()}
         return {name: found[name] if name in found else self.ops.zeros_like(array) for name, array in trained.items()}
 
     def zero_gradients(self) -> None:
-        """Forgets what has accumulated, before the next backward."""
+        """Clears the accumulated gradients; call it before the next step's backward."""
         for _, layer in self._named:
             layer.accumulated.clear()
 
     def features(self, x) -> dict:
-        """{"stage1": (B, C, h, w), …, "pooled": (B, C)} in evaluation."""
+        """Images (B, C, H, W) -> {"stage1": (B, C, h, w), …, "pooled": (B, C)}: each stage's output, in evaluation."""
         self._check(x)
         given, (x, _) = x, self.stem.forward(to_backend(self.ops, x))
         for layer in self._embeddings():
@@ -264,12 +273,13 @@ class LeViT(Layer):
         maps = {}
         for i, (stage, (height, width)) in enumerate(zip(self.stages, self.config.resolutions), 1):
             x, _ = stage.forward(x)
-            pixels = x[:, -height * width:]  # a class token stands before them
+            pixels = x[:, -height * width:]  # without the class token before them, if there is one
             maps[f"stage{i}"] = self.ops.tokens_to_image(pixels, height, width)
         return as_given(self.ops, maps | {"pooled": self.pool(x)}, given)
 
     def attention_maps(self, x) -> dict:
-        """{"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: each attention's probabilities, in evaluation."""
+        """Images (B, C, H, W) -> {"stages.0.blocks.0.attention": (B, heads, Nq, Nk), …}: every attention's
+        probabilities, in evaluation."""
         _, saved = self.forward(x, training="frozen")
         maps = {f"stages.{i}.{name}": self.ops.attention_probabilities(probabilities)
                 for i, stage in enumerate(saved.stages)
@@ -277,20 +287,21 @@ class LeViT(Layer):
         return as_given(self.ops, maps, x)
 
     def to(self, backend: str) -> "LeViT":
-        """A copy on that backend, of the same kind: weights, labels, preprocessing, random state and frozen parts."""
+        """A copy on another backend, of the same class: weights, labels, preprocessing, random state, frozen parts."""
         kind, config, _, state, besides = self._ingredients()
         return _assembled(kind, config, backend, {name: np.array(array) for name, array in state.items()},
                           deepcopy(besides))
 
-    def __reduce__(self):  # for copy and pickle: the operations, a module, are named
+    def __reduce__(self):  # for copy and pickle, which cannot handle ops, a module: the backend's name stands for it
         return _assembled, self._ingredients()
 
     def _ingredients(self):
-        """What _assembled makes this network of."""
-        return type(self), self.config, self.ops.NAME, self.numpy_state(), {key: getattr(self, key) for key in self.BESIDES}
+        """The arguments from which _assembled makes a copy of this network."""
+        return type(self), self.config, self.ops.NAME, self.numpy_state(), {key: getattr(self, key) for key in
+        self.BESIDES}
 
     def rows(self) -> list[tuple]:
-        """(name, output shape without the batch, parameters, multiply-adds) of each computing layer."""
+        """(name, output shape without the batch, number of parameters, multiply-adds) of each computing layer."""
         shape, rows = (1, self.config.in_channels, *self.config.image_size), []
         for layer in (self.stem, *self._embeddings(), *self.stages):
             for part, output, cost in layer.shapes(shape):
@@ -303,7 +314,7 @@ class LeViT(Layer):
         return rows
 
     def summary(self) -> str:
-        """Each layer with its output shape, parameters and multiply-adds, and the totals, as text."""
+        """A table as text: each layer with its output shape, number of parameters and multiply-adds, and the totals."""
         found = self.rows()
         found.append(("total", (), sum(row[2] for row in found), sum(row[3] for row in found)))
         rows = [("layer", "output", "parameters", "multiply-adds"),
@@ -323,13 +334,13 @@ def _stage_maps(stage):
 
 
 def _parameters(layer):
-    """How many numbers are trained in a layer, its BN and its attention bias; projections have rows of their own."""
+    """How many numbers a layer, its BN and its attention bias train; projections have rows of their own."""
     own = [layer, *(child for name, child in layer.children() if name in ("bn", "bias"))]
     return sum(int(np.prod(spec.shape)) for part in own for spec in part.specs.values() if spec.trainable)
 
 
 def state_type(state: dict):
-    """The dtype of a network that takes this state: float64 if one of its arrays is, else float32."""
+    """The dtype of a network with this state: float64 if one of its arrays is, else float32."""
     return np.float64 if any(array.dtype.itemsize >= 8 for array in state.values()) else np.float32
 
 
@@ -342,9 +353,9 @@ def _assembled(kind, config, backend, state, besides) -> LeViT:
 
 
 def initial_state(model: LeViT, seed: int, dtype) -> dict:
-    """{name: array} of a fresh network: uniform ±1/√fan_in, as the authors' starts; of heads and embeddings normal, of
-    deviation 0.02 before it is cut at two (the authors' cut is at ±2, a hundred deviations).  Raises ConfigError for a
-    seed below 0."""
+    """{name: array} of a fresh network.  Weights of convolutions and linear maps are uniform in ±1/√fan_in, as the
+    authors'; those of heads and embeddings normal with standard deviation 0.02, truncated at two deviations (the
+    authors truncate at ±2, a hundred deviations).  Raises ConfigError for a negative seed."""
     if not isinstance(seed, Integral) or seed < 0:
         raise ConfigError(f"seed: expected a whole number from 0, found {seed!r:.100}")
     generator, state = np.random.default_rng(seed), {}
@@ -366,14 +377,14 @@ def _cut_normal(generator, shape):
 
 
 def build(config: LeViTConfig, backend: str = "reference", kind=LeViT) -> LeViT:
-    """The network of a configuration, of kind LeViT or what extends it; set_state brings its arrays."""
+    """The network of a configuration, without arrays, which set_state brings; kind: LeViT or a subclass."""
     return kind(config, backend_named(backend))
 
 
 def create(name: str, *, seed: int = 0, backend: str = "reference", dtype: str = "float32", kind=LeViT,
            **changes) -> LeViT:
-    """A fresh model of the family, by name; `changes` replace fields of its configuration (num_classes,
-    distillation, image_size, in_channels, …).  Raises ConfigError for an unknown name or an impossible field."""
+    """A fresh, untrained model by name; `changes` replace fields of its configuration (num_classes, distillation,
+    image_size, in_channels, …).  Raises ConfigError for an unknown name or an impossible field."""
     model = build(config_of(name, **changes), backend, kind)
     model.set_state(initial_state(model, seed, dtype), copy=False)
     model.random = np.random.default_rng(seed)

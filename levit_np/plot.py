@@ -1,7 +1,7 @@
-"""Pictures of a model at work on an image, as Matplotlib figures: attention, attention biases, filters, feature maps.
+"""Matplotlib figures of a model applied to an image: attention, attention biases, filters, feature maps.
 
 Each function takes (model, image) and returns a figure, which a notebook shows and `figure.savefig("a.png")` writes.
-image: whatever model.predict takes, or one prepared image (C, H, W) of the model's dtype.
+image: anything model.predict accepts, or one prepared image (C, H, W) of the model's dtype.
 """
 
 import operator
@@ -21,18 +21,18 @@ _ATTENTION, _SIGNED, _IMAGE = "inferno", "RdBu_r", "gray"
 
 
 def attention(model, image, layer: str | None = None, query: tuple[int, int] | None = None, head: int | None = None):
-    """Where one pixel looks: the image with the query marked, and beside it, head by head, how much of its attention
-    goes to each pixel (a row of softmax(QKᵀ/√D + B), which sums to 1).
+    """Where one pixel looks: the image with the query marked and, for each head, how much of the query's attention goes
+    to each pixel (a row of softmax(QKᵀ/√D + B), which sums to 1).
 
-    layer: an attention's name, stages.1.downsample.attention say (default: the first); query: (row, column) among the
-    layer's queries (default: the middle); head: one alone. Raises LevitError for what is not there, and for attention
-    that is not finite."""
+    layer: an attention's name, such as stages.1.downsample.attention (default: the first); query: (row, column) among
+    the layer's queries (default: the middle); head: show only this one. Raises LevitError for a layer, query or head
+    that does not exist, and for attention that is not finite."""
     x, name, module = _prepared(model, image), *_attention_layer(model, layer)
     queries, keys = _grids(module)
     row, column = _place(query, queries, name)
     heads = range(module.heads) if head is None else [_within("head", head, module.heads)]
     maps = _maps(model, x, name)
-    # A class token stands before the pixels.
+    # Skip the class token, which comes before the pixels, if there is one.
     token_q, token_k = maps.shape[1] - queries[0] * queries[1], maps.shape[2] - keys[0] * keys[1]
     shares = maps[:, token_q + row * queries[1] + column, token_k:].reshape(-1, *keys)
     step = getattr(module, "stride", 1)
@@ -49,11 +49,11 @@ def attention(model, image, layer: str | None = None, query: tuple[int, int] | N
 
 
 def attention_heads(model, image, layer: str | None = None):
-    """What each head looks at over the whole image: the mean over all queries of the attention that a pixel receives,
-    beside the image; 1/Nk everywhere would be no preference.
+    """What each head looks at over the whole image: the image, and for each pixel the attention that it receives, as a
+    mean over all queries; without any preference it would be 1/Nk everywhere.
 
-    layer: an attention's name (default: the first). Raises LevitError for what is not there, and for attention that is
-    not finite."""
+    layer: an attention's name (default: the first). Raises LevitError for a layer that does not exist, and for
+    attention that is not finite."""
     x, name, module = _prepared(model, image), *_attention_layer(model, layer)
     _, keys = _grids(module)
     maps = _maps(model, x, name)
@@ -69,10 +69,10 @@ def attention_heads(model, image, layer: str | None = None):
 
 
 def bias_maps(model, image=None, layer: str | None = None):
-    """The learned attention bias B of each head, as the paper's Figure 6: a map of the offset between query and key,
-    |Δx| to the right, |Δy| downwards; the corner is a pixel's bias to itself. It does not depend on the image.
+    """The learned attention bias B of each head, as in the paper's Figure 6: a map over the offset between query and
+    key, |Δx| to the right, |Δy| downwards; the corner is a pixel's bias to itself. It does not depend on the image.
 
-    layer: an attention's name (default: the first). Raises LevitError for what is not there."""
+    layer: an attention's name (default: the first). Raises LevitError for a layer or a bias that does not exist."""
     name, module = _attention_layer(model, layer)
     if module.bias is None:
         raise LevitError(f"{name}: expected an attention bias, found none in {model.config.name}")
@@ -94,10 +94,10 @@ def bias_maps(model, image=None, layer: str | None = None):
 
 
 def filters(model, image=None, layer: int = 0):
-    """The filters of a convolution of the stem (the first: what pixels are looked for), each in its own range;
-    with more input channels than a picture has, the mean over them. They do not depend on the image.
+    """The filters of a convolution of the stem (default: the first, which reads the pixels), each scaled to its own
+    range; for other than 1 or 3 input channels, the mean over them. They do not depend on the image.
 
-    Raises LevitError for a convolution that is not there."""
+    Raises LevitError for a convolution that does not exist."""
     convolutions = [module for _, module in model.walk() if isinstance(module, ConvBN)]
     weight = model.ops.to_host(convolutions[_within("layer", layer, len(convolutions))].weight)  # (O, C, K, K)
     shown = weight if weight.shape[1] in (1, 3) else weight.mean(1, keepdims=True)
@@ -112,8 +112,8 @@ def filters(model, image=None, layer: int = 0):
 
 
 def features(model, image, channels: int = 8):
-    """What is left of the image after each stage: a row a stage, of its channels those that differ most from pixel to
-    pixel, beside the mean size of all. Raises LevitError for fewer than one channel."""
+    """The feature maps after each stage, one row per stage: the mean absolute value over all channels, then the
+    channels that vary most from pixel to pixel. Raises LevitError for fewer than one channel."""
     x, maps = _prepared(model, image), None
     if channels < 1:
         raise LevitError(f"channels: expected at least 1, found {channels}")
@@ -134,12 +134,12 @@ def features(model, image, channels: int = 8):
 
 
 def write_all(model, image, folder) -> Iterator[Path]:
-    """Writes every picture as PNG into a folder, which is made where it is missing, and yields each path when done.
+    """Writes every picture as a PNG into a folder, which is created if missing, and yields each path when written.
 
-    image: as above, or prepared (C, H, W). Of each attention layer: where its middle query looks, what its heads look
+    image: as above, or prepared (C, H, W). For each attention layer: where its middle query looks, what its heads look
     at, its bias."""
     folder, x = Path(folder), _prepared(model, image)
-    _figure_class()  # without Matplotlib no empty folder is left
+    _figure_class()  # raises without Matplotlib, before the folder is created
     folder.mkdir(parents=True, exist_ok=True)
     for name, (function, options) in pictures(model).items():
         path = folder / f"{name}.png"
@@ -150,7 +150,7 @@ def write_all(model, image, folder) -> Iterator[Path]:
 
 
 def pictures(model) -> dict[str, tuple]:
-    """{name: (function, options)} of all that write_all writes."""
+    """{name: (function, options)} of all pictures that write_all writes."""
     found = {"filters": (filters, {}), "features": (features, {})}
     for name in attention_names(model):
         options = {"layer": name}
@@ -173,7 +173,7 @@ def _prepared(model, image) -> np.ndarray:
 
 
 def _attention_layer(model, name: str | None):
-    """(name, layer).  Raises LevitError that names those there are."""
+    """(name, layer).  Raises LevitError, listing the layers, for an unknown name."""
     there = attention_names(model)
     name = there[0] if name is None else name
     if name not in there:
@@ -182,7 +182,7 @@ def _attention_layer(model, name: str | None):
 
 
 def _maps(model, x, name: str) -> np.ndarray:
-    """The attention of one layer, (heads, Nq, Nk).  Raises LevitError where it is no number."""
+    """The attention of one layer, (heads, Nq, Nk).  Raises LevitError if it is not finite."""
     maps = model.attention_maps(x[None])[name][0]
     if not np.isfinite(maps).all():
         raise LevitError(f"{name}: expected attention in finite numbers, found NaN: the image or the weights have "
@@ -201,7 +201,7 @@ def _place(query, grid, name) -> tuple[int, int]:
         return grid[0] // 2, grid[1] // 2
     try:
         row, column = map(operator.index, query)
-    except (TypeError, ValueError):  # not two, not whole
+    except (TypeError, ValueError):  # not two numbers, or not whole
         row, column = -1, -1
     if not (0 <= row < grid[0] and 0 <= column < grid[1]):
         raise LevitError(f"query: expected (row, column) below {grid} in {name}, found {query!a:.100}")
@@ -215,7 +215,8 @@ def _within(what: str, number: int, count: int) -> int:
 
 
 def _pixels(model, x: np.ndarray) -> np.ndarray:
-    """A prepared image (C, H, W) as colours (H, W, 3) from 0 to 1: by the model's preprocessing, else its own range."""
+    """A prepared image (C, H, W) as colours (H, W, 3) from 0 to 1: by undoing the model's normalisation, else by
+    stretching its own range."""
     known = model.preprocessing
     if known is not None and len(known.mean) == len(x):
         x = x * np.array(known.std)[:, None, None] + np.array(known.mean)[:, None, None]
@@ -226,19 +227,20 @@ def _pixels(model, x: np.ndarray) -> np.ndarray:
 
 
 def require_matplotlib(picture: str, extra: str) -> type:
-    """Matplotlib's Figure.  Raises LevitError, naming the picture and the extra to install, where there is none."""
+    """Matplotlib's Figure class.  Raises LevitError, naming the picture and the extra to install, without
+    Matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise LevitError(f"{picture}: expected matplotlib, found none; pip install 'levit_np[{extra}]'") from None
-    except ValueError as error:  # MPLBACKEND, or a matplotlibrc, names what Matplotlib does not have
+    except ValueError as error:  # MPLBACKEND or matplotlibrc names an unknown backend
         raise LevitError(f"{picture}: matplotlib does not start: {error}") from None
     return Figure
 
 
 @cache
 def _figure_class():
-    """A Matplotlib figure that a notebook shows without pyplot, whose global state nothing here needs."""
+    """A Matplotlib figure class that notebooks display without pyplot and its global state."""
 
     class Picture(require_matplotlib("plot", "plot")):
         def _repr_png_(self):
@@ -250,22 +252,22 @@ def _figure_class():
 
 
 def _ticks(size: int) -> list[int]:
-    """0, the last, and one between."""
+    """The first, the middle and the last index."""
     return sorted({0, (size - 1) // 2, size - 1})
 
 
 def _columns(count: int) -> int:
-    """Of a grid that is wider than high."""
+    """The number of columns for a grid about twice as wide as high."""
     return min(count, max(1, int(np.ceil(np.sqrt(2 * count)))))
 
 
 def _panels(count: int, title: str, columns: int | None = None, size: float = 2.3,
             above: float = 0.45):
-    """(figure, `count` axes without ticks) in rows, each `size` inches wide and with room `above` for its title."""
+    """(figure, `count` axes without ticks), in rows; each is `size` inches wide, with `above` inches for its title."""
     columns = columns or (count if count <= 5 else -(-count // 2) if count <= 10 else 6)
     rows = -(-count // columns)
     figure = _figure_class()(figsize=(max(5, columns * size + 1), rows * (size + above) + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=10, wrap=True)  # of one head the figure is narrower than its title
+    figure.suptitle(title, fontsize=10, wrap=True)  # wrapped, as a figure of one head is narrower than its title
     panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for panel in panels[count:]:
         panel.set_axis_off()
@@ -282,8 +284,8 @@ def _show(panel, plane, title: str, **options):
 
 
 def _heat(panel, shares, grey, name: str):
-    """A head's shares of attention laid over the image, from 0 to their largest, which the title says beside what each
-    pixel would have if all were alike: 1/N."""
+    """Draws a head's attention over the image, from 0 to its largest value; the title gives that value, and 1/N, the
+    value of uniform attention."""
     size, largest = grey.shape, shares.max() or 1
     panel.imshow(grey, cmap=_IMAGE, vmin=-0.3, vmax=1.3)
     panel.imshow(shares, cmap=_ATTENTION, vmin=0, vmax=largest, alpha=0.2 + 0.7 * shares / largest,
@@ -292,7 +294,7 @@ def _heat(panel, shares, grey, name: str):
 
 
 def _scale(figure, panels):
-    """One bar for all heads, each of which has its own range."""
+    """Adds one colour bar for all heads, each of which has its own range."""
     from matplotlib.cm import ScalarMappable
 
     bar = figure.colorbar(ScalarMappable(cmap=_ATTENTION), ax=panels[1:], shrink=0.7, aspect=25, ticks=[0, 1])
@@ -300,7 +302,7 @@ def _scale(figure, panels):
 
 
 def _outline(panel, row: int, column: int, grid, size):
-    """A square around one of grid (height, width) cells of an image."""
+    """Draws a rectangle around one cell of a grid (height, width) over an image."""
     from matplotlib.patches import Rectangle
 
     height, width = size[0] / grid[0], size[1] / grid[1]

@@ -172,7 +172,7 @@ def test_an_evaluation_follows_a_state_that_is_written_into_or_of_another_type()
     model.set_state({name: array.astype("f2") for name, array in model.state().items()})
     assert model(x).dtype == np.float32
     model.head.weight = model.head.weight.astype("f8")
-    with pytest.raises(levit_np.LevitError, match="expected images of float32, got float64"):
+    with pytest.raises(levit_np.LevitError, match="expected images of float32, found float64"):
         model(x.astype("f8"))
 
 
@@ -261,7 +261,7 @@ def test_bytes_are_what_the_preparation_makes_of_them(backend, dtype, channels):
     assert (crop.shape, crop.dtype) == ((32, 48, channels), np.uint8)
     assert np.array_equal(model(np.stack([crop, crop[::-1]]))[:1], model(np.stack([model.prepare(image)] * 2))[:1])
     for wrong in (crop, np.moveaxis(crop, -1, 0)[None]):
-        with pytest.raises(levit_np.LevitError, match=r"expected bytes \(B, 32, 48, \d\), got"):
+        with pytest.raises(levit_np.LevitError, match=r"expected bytes \(B, 32, 48, \d\), found"):
             model(wrong)
 
 

@@ -185,7 +185,7 @@ def test_what_is_not_there_is_refused(digits):
         plot.features(digits, IMAGE, channels=0)
     with pytest.raises(levit_np.LevitError, match="expected images"):
         plot.attention(digits, np.zeros((1, 3, 3), np.float32))
-    with pytest.raises(levit_np.LevitError, match=r"expected one image \(1, 32, 32\), got \(2, 1, 32, 32\)"):
+    with pytest.raises(levit_np.LevitError, match=r"expected one image \(1, 32, 32\), found \(2, 1, 32, 32\)"):
         plot.attention(digits, np.zeros((2, 1, 32, 32), np.float32))
 
 

@@ -39,7 +39,7 @@ class CpuExecutor:
 
     def __call__(self, images):
         if images.dtype != np.float32:  # whatever type a parameter was replaced in
-            raise LevitError(f"cpu: expected images of float32, got {images.dtype}")
+            raise LevitError(f"cpu: expected images of float32, found {images.dtype}")
         logits = np.empty((len(images), self._outputs), np.float32)
         parts = -(-len(images) // LARGEST)
         for part in range(parts):
