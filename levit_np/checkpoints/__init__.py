@@ -1,2 +1,2 @@
-"""Weight files: loading.py makes models of them and files of models, reading.py tells the formats apart, formats.py has
-their names; the other files read and write the containers of other projects."""
+"""Weight files.  loading.py turns files into models and back; reading.py recognises the format of a file; formats.py
+has the tables of array names; hub.py finds and downloads files; the rest read and write other projects' containers."""

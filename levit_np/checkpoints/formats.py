@@ -1,6 +1,6 @@
-"""One table of names for every published checkpoint format, and what a file's names and shapes tell of its network.
+"""The array names of every published checkpoint format, and the configuration that a file's names and shapes imply.
 
-A mapping is always own name -> foreign name; BN's four arrays and the linear weights follow one rule a format.
+A mapping is always own name -> foreign name; BN's four arrays and the linear weights follow one rule per format.
 """
 
 import re
@@ -12,13 +12,13 @@ from ..errors import CheckpointError, ConfigError
 
 FORMATS = ("facebook", "timm", "transformers")
 _BN = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
-# How a format calls the linear map and the BN of a LinearBN or ConvBN, and the linear map of a head.
+# Each format's name for the linear map and for the BN of a LinearBN or ConvBN, and for the linear map of a head.
 _LINEAR = {"facebook": "c", "timm": "linear", "transformers": "linear"}
 _NORM = {"facebook": "bn", "timm": "bn", "transformers": "batch_norm"}
 _HEAD_LINEAR = {"facebook": "l", "timm": "linear", "transformers": "linear"}
 _HEADS = {"facebook": ("head", "head_dist"), "timm": ("head", "head_dist"),
           "transformers": ("classifier", "classifier_distill")}
-# The parts of a block: own -> facebook, timm, transformers.
+# The layers of a block: own name -> names in facebook, timm, transformers.
 _ATTENTION = {"qkv": ("qkv", "qkv", "queries_keys_values"), "projection": ("proj.1", "proj.ln", "projection")}
 _SHRINKING = {"kv": ("kv", "kv", "keys_values"), "q": ("q.1", "q.ln", "queries"),
               "projection": ("proj.1", "proj.ln", "projection")}
@@ -26,10 +26,10 @@ _MLP = {"up": ("0", "ln1", "linear_up"), "down": ("2", "ln2", "linear_down")}
 
 
 def _blocks(config: LeViTConfig, form: str):
-    """(own prefix, foreign prefix, parts) of each attention and MLP, in the order of computation."""
-    count = 0  # the authors number every residual branch and shrinking block in one row
+    """(own prefix, foreign prefix, table of layers) of each attention and MLP, in the order of computation."""
+    count = 0  # the authors number all residual branches and shrinking blocks consecutively
     for s, stage in enumerate(config.stages):
-        layer = 0  # transformers numbers within a stage, the shrinking block and its MLP at the stage's end
+        layer = 0  # transformers numbers within a stage and puts the shrinking block and its MLP at the stage's end
         blocks = [(f"stages.{s}.blocks.{b}", _ATTENTION) for b in range(stage.depth)]
         if s + 1 < len(config.stages):
             blocks.append((f"stages.{s + 1}.downsample", _SHRINKING))
@@ -53,8 +53,8 @@ def _linear_bn(own, foreign, linear, norm):
 
 
 def name_table(config: LeViTConfig, form: str) -> dict[str, str]:
-    """{own name: foreign name} of every parameter and BN statistic; form is one of FORMATS, or "fused" for those that
-    the authors' fused files have.  Raises CheckpointError where the format has no name for a part of this network."""
+    """{own name: foreign name} of every parameter and BN statistic; form is one of FORMATS, or "fused" for the arrays
+    of the authors' fused files.  Raises CheckpointError if the format cannot name every array of this network."""
     if form == "fused":
         return _fused(name_table(config, "facebook"))
     if form not in FORMATS:
@@ -82,15 +82,15 @@ def name_table(config: LeViTConfig, form: str) -> dict[str, str]:
 
 
 def _fused(table):
-    """The authors' names once BN is folded into the linear maps: a weight and a bias each, and nothing of a BN."""
+    """The authors' names after folding BN into the linear maps: a weight and a bias each, and no BN."""
     kept = {own: there for own, there in table.items() if own.rpartition(".")[2] not in ("gamma", "mean", "variance")
             and not own.endswith(("head.bn.beta", "head_dist.bn.beta"))}
     return {own: re.sub(r"\.(c|bn|l)(?=\.(weight|bias)$)", "", there) for own, there in kept.items()}
 
 
 def recognize(names) -> str:
-    """Which project wrote a file, by its names: "facebook", "timm" or "transformers", or "fused", the authors' names
-    with BN folded in.  CheckpointError if none."""
+    """The format of a file, from its array names: "facebook", "timm", "transformers", or "fused", the authors' with BN
+    folded in.  Raises CheckpointError if it is none of these."""
     for form, first in zip((*FORMATS, "fused"),
                            ("patch_embed.0.c.weight", "stem.conv1.linear.weight",
                             "levit.patch_embeddings.embedding_layer_1.convolution.weight", "patch_embed.0.weight")):
@@ -100,18 +100,18 @@ def recognize(names) -> str:
 
 
 def _count(names, pattern, start=0, step=1):
-    """How many of the numbers start, start + step, … occur at the pattern's group before the first that does not."""
+    """The length of the run start, start + step, … of numbers that occur in names as the pattern's group."""
     numbers = {int(m[1]) for m in map(re.compile(pattern).match, names) if m and len(m[1]) < 4}
     return next(n for n in range(len(numbers) + 1) if start + n * step not in numbers)
 
 
 def config_from_shapes(shapes: dict[str, tuple], form: str, image_size=None) -> LeViTConfig:
-    """The configuration that a foreign file's shapes describe.
+    """The configuration that a foreign file's names and shapes imply.
 
-    Images of image_size (H, W) are assumed if they have so many tokens, else square ones of whole tokens; and what no
-    shape shows (drop path, the activation) is taken from the family member of the same shapes, if there is one, but for
-    timm's variants of another activation, which the authors and transformers do not have.  Raises CheckpointError for
-    names or shapes that fit nothing.
+    Images have size image_size (H, W) if that gives the file's number of tokens, else they are taken to be square. What
+    no shape shows (drop path, activation) comes from the family member with the same shapes, if there is one; timm's
+    variants with another activation count only for timm's files. Raises CheckpointError for names or shapes that are no
+    LeViT's.
     """
     names = {}
     try:
@@ -125,7 +125,7 @@ def config_from_shapes(shapes: dict[str, tuple], form: str, image_size=None) -> 
 
 
 def _timm_names(shapes, form):
-    """{timm's name: name in the file}: timm's numbering by stage and block is the one read most easily."""
+    """{timm's name: name in the file}: timm numbers by stage and block, which is the easiest to read."""
     if form == "timm":
         return {name: name for name in shapes}
     depths = [0]
@@ -141,7 +141,7 @@ def _timm_names(shapes, form):
                 depths.append(0)
             else:
                 depths[-1] += 1
-    # Only the numbers of layers decide the names.
+    # The names depend on the number of layers alone, so the sizes may be anything.
     skeleton = LeViTConfig("skeleton", (Convolution(1),) * stem,
                            tuple(Stage(1, d, 1, int(s > 0)) for s, d in enumerate(depths)), 1,
                            distillation=any(name.startswith(("head_dist.", "classifier_distill.")) for name in shapes))
@@ -176,8 +176,8 @@ def _derive(shapes, image_size):
     if image_size and prod(replace(config, image_size=image_size).resolutions[0]) == tokens:
         return replace(config, image_size=image_size)
     if isqrt(tokens) ** 2 != tokens:
-        raise ConfigError(f"expected as many tokens as a square image has, found {tokens}; image_size=(H, W) says of "
-                          "which images they are")
+        raise ConfigError(f"expected the number of tokens of a square image, found {tokens}; give the size of other "
+                          "images as image_size=(H, W)")
     return config
 
 

@@ -1,7 +1,9 @@
-"""Where the weights called by a name are: a path, weights/, the user's cache, and for the published five the authors.
+"""Finds the weights with a given name: a path, weights/, the user's cache, and for the published five the authors'
+site.
 
-What is downloaded is a stranger's file: https alone, of bounded size, held against the published hash, converted in a
-bounded child process; the cache gets our own HDF5 by a rename, so that no other process ever sees a part of it.
+A download is not trusted: it uses https alone, its size is bounded, its hash is compared with the published one, and it
+is converted in a child process with limited time and memory. Our own HDF5 then enters the cache by a rename, so that no
+other process ever sees an incomplete file.
 """
 
 import contextlib
@@ -27,21 +29,21 @@ PUBLISHED = {
     "levit_384.h5": "LeViT-384-9bdaf2e2.pth",
 }
 _LARGEST = 256 << 20  # bytes; LeViT-384 takes 160 MB
-_PATIENCE = 30  # seconds without a byte
+_PATIENCE = 30  # seconds to wait without receiving a byte
 _BLOCK = 1 << 18
 
 
 @contextlib.contextmanager
 def located(name: str | os.PathLike) -> Iterator[str]:
-    """The path of the weights called `name`, good inside the block.
+    """A context manager: the path of the weights called `name`, valid inside the `with` block.
 
-    A path that exists stands for itself. Else a bare file name is looked for in ./weights, among the weights that came
-    with the package and in the user's cache; one of PUBLISHED is then downloaded, converted and kept in the cache (a
-    warning says so where the cache cannot be written). Raises CheckpointError where there is no such file; if it could
-    not be downloaded, in one line with what to fetch and how to convert it by hand.
+    An existing path is returned as it is. Otherwise a bare file name is looked for in ./weights, among the weights that
+    ship with the package and in the user's cache; one of PUBLISHED is then downloaded, converted and kept in the cache
+    (or not kept, with a warning, if the cache cannot be written). Raises CheckpointError if there is no such file; if
+    the download failed, the message says what to fetch and how to convert it by hand.
     """
     given = os.fsdecode(name)
-    if not given:  # a variable that is not set, say; a folder of weights would be found for it
+    if not given:  # an unset shell variable, say; it would match the folder of weights itself
         raise CheckpointError("expected the path or the name of a weight file, found an empty text")
     candidates = _candidates(given)
     path = next(filter(os.path.exists, candidates), None)
@@ -65,11 +67,11 @@ def _candidates(given: str) -> list[str]:
 
 @contextlib.contextmanager
 def _writable_cache() -> Iterator[str]:
-    """The cache, or a folder for this once."""
+    """The cache folder or, with a warning, a temporary folder if it cannot be written."""
     directory = cache.directory()
     try:
         cache.make()
-        # A full or read-only disk shows itself no earlier.
+        # Only writing reveals a full or read-only disk.
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
@@ -108,7 +110,7 @@ def _fetched(name: str, directory: str) -> str:
 
 
 def _download(url: str, file: BinaryIO) -> str:
-    """Writes what is at `url` to `file` and returns its SHA-256. Raises OSError or HTTPException."""
+    """Downloads `url` into `file` and returns its SHA-256. Raises OSError or HTTPException."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -134,7 +136,7 @@ def _download(url: str, file: BinaryIO) -> str:
 
 
 def _opened(url: str):
-    """The response to a request that stays on https through every redirection."""
+    """The response of `url`, which must stay on https through every redirection."""
     import urllib.error
     import urllib.request
 

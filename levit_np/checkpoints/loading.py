@@ -1,4 +1,5 @@
-"""Weights in and out: a file's content becomes a model, fitted to other classes or sizes; a model becomes a file."""
+"""Loading and saving models: load fits a file's weights to other classes or image sizes, save writes our HDF5, export
+the formats of other projects."""
 
 import os
 import shutil
@@ -26,27 +27,27 @@ EXPORTS = (*FORMATS, "timm_conv")
 
 
 def save(model: LeViT, path) -> None:
-    """Replaces `path` by an HDF5 file of the state (float32), the configuration, the labels and the preprocessing.
+    """Writes `path`, an HDF5 file with the state (float32), the configuration, the labels and the preprocessing.
 
-    Raises CheckpointError for what load would refuse: weights that are not finite or not of this network, labels that
-    are not one a class, a preprocessing for other images; a file that is there stays then."""
+    Raises CheckpointError, and leaves an existing file alone, for what load would refuse: weights that are not finite
+    or not of this network, not one label per class, preprocessing for other images."""
     documents = _documents(model, os.fspath(path))
     state = _sound(model, path)
     for name, array in state.items():
-        with np.errstate(over="ignore"):  # which write finds and names
+        with np.errstate(over="ignore"):  # hdf5.write refuses infinities, naming the array
             state[name] = array.astype(np.float32, copy=False)
     hdf5.write(path, state, documents)
 
 
 def require_room(model: LeViT, place: str) -> None:
-    """Raises CheckpointError, beginning with `place`, for labels of more bytes than a file may have."""
+    """Raises CheckpointError, beginning with `place`, if the labels take more bytes than a weight file may hold."""
     hdf5.texts(_documents(model, place), place)
 
 
 def _documents(model, place):
     try:
         preprocessing = preprocessing_of(model)
-    except ImageError:  # there is none for other than grey and colour
+    except ImageError:  # there is none for images that are neither grey nor colour
         preprocessing = None
     require_fitting(place, preprocessing, model.config)
     return {"config": model.config.to_dict(), "labels": list(labels_of(model)),
@@ -54,7 +55,7 @@ def _documents(model, place):
 
 
 def _sound(model, path):
-    """The state on the host.  Raises CheckpointError where somebody has put an array there that load would refuse."""
+    """The state as NumPy arrays.  Raises CheckpointError if a parameter was replaced by one that load would refuse."""
     state = model.numpy_state()
     require(os.fspath(path), state, {name: spec.shape for name, spec in model.specs_by_name().items()})
     return state
@@ -64,13 +65,13 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
          kind=LeViT) -> LeViT:
     """The model in a file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
 
-    The authors' fused files (BN folded into the layer before) give the same logits, but they have no BN statistics:
-    each BN is the identity, its beta the folded bias, which is good for inference and not for more training.
+    The authors' fused files (BN folded into the layer before) give the same logits, but have no BN statistics: each BN
+    is the identity with the folded bias as its beta, which is good for inference but not for further training.
 
-    num_classes re-initialises heads that do not fit, from `seed` (a warning says so); image_size (a number or (H, W))
-    resizes attention biases, position embedding and what images are resized to; distillation, true or false, adds a
-    second head or leaves it out; kind is LeViT or what extends it.  Raises CheckpointError for whatever is wrong with
-    the file, ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
+    num_classes re-initialises heads that do not fit, from `seed`, with a warning; image_size (a number or (H, W))
+    resizes attention biases and position embedding and adapts the preprocessing; distillation, true or false, adds or
+    drops the second head; kind is LeViT or a subclass.  Raises CheckpointError for anything wrong with the file,
+    ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
     """
     size = image_size if image_size is None else size_of(image_size)
     config, state, labels, preprocessing = read(path, size)
@@ -83,7 +84,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
         wanted = replace(wanted, distillation=distillation)
     model = build(wanted, backend, kind)
     _fit(state, config, model, seed, os.fspath(path))
-    # One array at a time: peak memory stays at twice the file.
+    # One array at a time, so that peak memory stays at twice the file's size.
     model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)},
                     copy=False)
     model.labels, model.preprocessing = labels, preprocessing
@@ -91,7 +92,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
 
 
 def _cast(array, dtype, place):
-    """Raises CheckpointError for what is too large for the type."""
+    """The array as dtype.  Raises CheckpointError for values too large for it."""
     with np.errstate(over="ignore"):
         fitted = array.astype(dtype, copy=False)
     if fitted is not array:
@@ -100,8 +101,8 @@ def _cast(array, dtype, place):
 
 
 def _resized(preprocessing, size):
-    """The preprocessing for images of another size: the known one of that name, else what surrounds the crop grows with
-    it; mean and deviation stay."""
+    """The preprocessing for another image size: for a known one (authors, timm, digits) its definition at that size,
+    otherwise `resize` scaled in proportion to the crop; mean and deviation stay."""
     if preprocessing is None or preprocessing.crop == size:
         return preprocessing
     name, channels = preprocessing.name, len(preprocessing.mean)
@@ -109,20 +110,20 @@ def _resized(preprocessing, size):
         if name in NAMES and preprocessing == preprocessing_named(name, preprocessing.crop, channels):
             return preprocessing_named(name, size, channels)
         return replace(preprocessing, crop=size, resize=preprocessing.resize * max(size) // max(preprocessing.crop))
-    except ImageError:  # there is none for images so large
+    except ImageError:  # no preprocessing allows images this large
         return None
 
 
 def convert(source, target) -> LeViTConfig:
-    """Replaces `target` by our HDF5 of the weights in `source`, whatever format they are in; -> their configuration.
+    """Writes `target`, our HDF5 with the weights of `source`, a file of any known format; returns their configuration.
 
-    A stranger's file is read in a child process bounded in time and memory. Raises CheckpointError for whatever is
-    wrong with `source`; OSError where `target` cannot be written."""
+    The untrusted source is read in a child process with limited time and memory. Raises CheckpointError for anything
+    wrong with `source`; OSError if `target` cannot be written."""
     target = os.path.realpath(target)
     with open_regular(source) as file:
         size = os.fstat(file.fileno()).st_size
     try:
-        # A child that is stopped while it writes must leave nothing beside the target.
+        # The child writes inside a temporary folder: if it is killed while writing, nothing is left beside the target.
         with replacing(target) as file, tempfile.TemporaryDirectory(
                 prefix=".levit_np-", dir=os.path.dirname(target)) as directory:
             copy = os.path.join(directory, "converted.h5")
@@ -138,7 +139,7 @@ def convert(source, target) -> LeViTConfig:
 
 
 def _converted(source: str, copy: str) -> dict | int:
-    """The child's part of convert: the configuration, or the number of the error that the disk has answered with."""
+    """The child process of convert: returns the configuration, or the errno of a failed write."""
     model = load(source)
     try:
         save(model, copy)
@@ -148,12 +149,13 @@ def _converted(source: str, copy: str) -> dict | int:
 
 
 def export(model: LeViT, path, format: str) -> None:
-    """Writes `path` for another project, the inverse of load: "timm" or "transformers" (safetensors), or "facebook",
-    the authors' .pth; "timm_conv" is for timm's levit_conv_* models, whose linear maps are 1×1 convolutions.
+    """Writes `path` in another project's format, the inverse of load: "timm" or "transformers" (safetensors), or
+    "facebook", the authors' .pth; "timm_conv" is for timm's levit_conv_* models, whose linear maps are 1×1
+    convolutions.
 
-    BN's num_batches_tracked is written as 0; it has no influence at a fixed momentum.  Raises CheckpointError where
-    the format has no names for this network, or cannot say what it computes, or the weights are not finite or not of
-    this network."""
+    BN's num_batches_tracked is written as 0; it has no effect with a fixed momentum.  Raises CheckpointError if the
+    format has no names for this network or would be read as another one, or if weights are not finite or not of this
+    network."""
     if format not in EXPORTS:
         raise CheckpointError(f"format: expected one of {', '.join(EXPORTS)}, found {format!r}")
     state = _sound(model, path)
@@ -176,11 +178,11 @@ def export(model: LeViT, path, format: str) -> None:
 
 
 def _require_told(config, shapes, format):
-    """Raises CheckpointError where a file's names and shapes tell of another network than theirs; what decides nothing
-    in evaluation, they need not tell."""
+    """Raises CheckpointError if the exported names and shapes would be read back as a different configuration, except
+    in fields that do not affect evaluation."""
     try:
         told = config_from_shapes(shapes, format, config.image_size)
-    except CheckpointError:  # other strides than those that are assumed do not lead to its tokens
+    except CheckpointError:  # with the strides that are assumed, the stem does not give the right number of tokens
         raise CheckpointError(f"{config.name}: {format} files do not say stem {config.stem!a:.100}, and could not be "
                               "read") from None
     told = replace(told, name=config.name, drop_path=config.drop_path)
@@ -194,10 +196,10 @@ def _require_told(config, shapes, format):
 
 
 def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
-    """{own name: anything} -> {name in the format: the same}, for states, gradients or any part of them.
+    """{own name: value} -> {name in the format: the same value}, for a state, gradients or any subset of them.
 
-    format: "timm", "transformers" or "facebook".  Raises CheckpointError for another, for a network that the format
-    has no names for, and for a name that no array of this network has."""
+    format: "timm", "transformers" or "facebook".  Raises CheckpointError for another format, for a network that the
+    format cannot name, and for a name that no array of this network has."""
     table = name_table(config, format)
     if unknown := [name for name in named if name not in table]:
         raise CheckpointError(f"{config.name}: expected names of its arrays, found {unknown[0]!a:.100}")
@@ -205,8 +207,8 @@ def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
 
 
 def labels_of(model: LeViT) -> tuple[str, ...]:
-    """The model's own class names, ImageNet's for 1000 classes without names, else numbers.  Raises CheckpointError for
-    names that are not one a class."""
+    """The model's class names; if it has none, ImageNet's for 1000 classes, else "class 0", "class 1", ….  Raises
+    CheckpointError unless there is one name per class."""
     classes = model.config.num_classes
     if model.labels is not None and len(model.labels):
         labels = tuple(model.labels)
@@ -217,7 +219,7 @@ def labels_of(model: LeViT) -> tuple[str, ...]:
 
 
 def preprocessing_of(model: LeViT) -> Preprocessing:
-    """How images are prepared for the model: as its file says, else as the authors do."""
+    """The model's preprocessing of images: its file's, else the authors' (that of the digits for grey images)."""
     if model.preprocessing:
         return model.preprocessing
     name = "digits" if model.config.in_channels == 1 else "authors"
@@ -225,8 +227,8 @@ def preprocessing_of(model: LeViT) -> Preprocessing:
 
 
 def _fit(state, config, model, seed, place):
-    """Makes a file's arrays fit a model of other classes, heads or image size: heads anew, biases and embedding
-    resized."""
+    """Changes a file's state in place to fit a model with other classes, heads or image size: re-initialises heads,
+    resizes attention biases and position embedding."""
     specs = model.specs_by_name()
     old = biases_of(build(config))
     other_classes = model.config.num_classes != config.num_classes
@@ -238,21 +240,22 @@ def _fit(state, config, model, seed, place):
         warnings.warn(f"{place}: {why}: {', '.join(fresh)} start anew", stacklevel=4)  # 4: the caller of levit_np.load
         initial = initial_state(model, seed, np.float32)
         state |= {name: initial[name] for name in fresh}
-    for name in state.keys() - specs.keys():  # of the head that is not wanted
+    for name in state.keys() - specs.keys():  # the second head, if it is dropped
         del state[name]
     for name, layer in biases_of(model).items():
         if layer.grid != old[name].grid:
             state[name] = resize_bias(state[name], old[name].grid, layer.grid)
     grid, wanted = config.resolutions[0], model.config.resolutions[0]
     if model.position and grid != wanted:
-        embedding, token = state["position.embedding"], config.pooling == "token"  # whose own stays as it is
+        embedding, token = state["position.embedding"], config.pooling == "token"  # the class token's vector stays
         pixels = resize_bias(embedding[token:].T, grid, wanted).T
         state["position.embedding"] = np.concatenate([embedding[:token], pixels])
 
 
 def resize_bias(table, old, new):
-    """Attention biases (heads, H·W) of one grid for another: bilinear on the grid of offsets, offset 0 staying 0
-    and the largest staying the largest.  An embedding (C, H·W) alike, corners staying corners."""
+    """Attention biases (heads, H·W) resized from grid `old` to grid `new`: bilinear interpolation on the grid of
+    offsets that maps offset 0 to 0 and the largest to the largest.  Also for an embedding (C, H·W): corners map to
+    corners."""
     values = table.reshape(len(table), *old)
     for axis, (have, want) in enumerate(zip(old, new), 1):
         at = np.linspace(0, have - 1, want) if want > 1 else np.zeros(1)

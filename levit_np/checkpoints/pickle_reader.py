@@ -1,9 +1,9 @@
-"""What a PyTorch checkpoint's pickle says, found out by an interpreter that can say nothing else.
+"""A safe interpreter for the pickle inside a PyTorch checkpoint.
 
-A pickle is a program for a stack machine, and Python's own machine imports and calls what the program names.
-This one knows the thirty opcodes that `torch.save` emits (protocol 2). A name such as
-`torch._utils._rebuild_tensor_v2` is a word to compare, never a thing to import, and its call yields a record
-of numbers that were checked against the archive. All work is linear in the program, which is bounded.
+A pickle is a program for a stack machine, and Python's own interpreter imports and calls whatever the program
+names. This one knows only the opcodes that `torch.save` emits (protocol 2). A name such as
+`torch._utils._rebuild_tensor_v2` is compared as text and never imported; calling it yields a record of numbers
+that were checked against the archive. The work is linear in the size of the program, which is bounded.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The record `key` of the archive: `numel` values of type `stored`, which become `native` ones."""
+    """Record `key` of the archive: `numel` values of type `stored` in the file, of type `native` once read."""
 
     key: str
     stored: str
@@ -52,8 +52,8 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """The values of a storage at `offset` + the sum of index times stride. All lie inside it, and they are
-    no more than it has."""
+    """A view of a storage: the element at an index is at `offset` + Σ index · stride. All elements lie inside the
+    storage, and there are no more of them than it has."""
 
     storage: Storage
     offset: int
@@ -62,8 +62,8 @@ class Tensor(NamedTuple):
 
 
 class Container:
-    """A tuple, list, dict or OrderedDict. One that stands in another one changes no more: so none contains
-    itself, and the depth and what it is made of are known without looking inside again."""
+    """A tuple, list, dict or OrderedDict. Once inside another container it can no longer change (`closed`): so none
+    contains itself, and `depth` and `plain` (only values and tensors inside) need no second look."""
 
     __slots__ = ("kind", "items", "depth", "closed", "plain")
 
@@ -82,9 +82,9 @@ class Container:
 def loads(data: bytes, sizes: Mapping[str, int], place: str) -> Any:
     """The object that `data` describes: None, bool, int, float, str, Tensor, or a Container of such.
 
-    `sizes` has the bytes of each storage record by key. Raises CheckpointError, beginning with `place`, for
-    an opcode, a global, a persistent id or a call that a checkpoint of tensors does not have; for tensors
-    that reach out of their record; and for more than 4,096 tensors, 64 levels, or 262,144 opcodes.
+    `sizes` is the size in bytes of each storage record, by key. Raises CheckpointError, beginning with `place`, for
+    an opcode, a global, a persistent id or a call that a checkpoint of tensors does not have; for tensors that
+    exceed their record; and for more than 4,096 tensors, 64 levels, or 262,144 opcodes.
     """
     return _Machine(data, sizes, place).run()
 
@@ -136,7 +136,7 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self, count: int) -> list[Any]:
-        """The topmost values, of which none may lie under a mark."""
+        """The topmost `count` values, none of which may lie below the last mark."""
         first = len(self.stack) - count
         if first < (self.marks[-1] if self.marks else 0):
             self._refuse(f"{count} values on the stack", "fewer")
@@ -246,7 +246,7 @@ class _Machine:
             if not parent.plain and parent.kind != "tuple":
                 self._refuse("plain values and tensors", described(child))
         if parent.closed:
-            self._refuse("no change to what stands in another container", f"one to a {parent.kind}")
+            self._refuse("no change to what is inside another container", f"one to a {parent.kind}")
         if parent.depth > _DEEPEST:
             self._refuse(f"at most {_DEEPEST} levels", "more")
 
@@ -257,7 +257,7 @@ class _Machine:
     # Calls.
 
     def build(self) -> None:
-        """Sets attributes of an object; of a state's OrderedDict these are the versions of its modules."""
+        """Sets attributes of an object: on a state's OrderedDict, the versions of its modules, which are ignored."""
         (attributes,) = self.pop(1)
         target = self._target(("OrderedDict",))
         if not isinstance(attributes, Container) or attributes.kind != "dict" or target.closed:
@@ -294,7 +294,7 @@ class _Machine:
         if type(numel) is not int or numel * np.dtype(stored).itemsize != self.sizes[key]:
             self._refuse(f"a {name} of {self.sizes[key]} bytes in the record {key!r:.30}", f"{numel} values")
         found = Storage(key, stored, native, numel)
-        # torch goes by the first.
+        # A record may be referred to several times; torch uses the type of the first.
         if self.storages.setdefault(key, found) != found:
             self._refuse(f"one type of values in the record {key!r:.30}", f"a {name} too")
         self.push(found)
@@ -325,7 +325,7 @@ class _Machine:
 
 
 def described(value: Any) -> str:
-    """A few words about a value, for messages."""
+    """A short description of a value, for error messages."""
     if isinstance(value, Container):
         return f"{value.kind} of {len(value.items)}"
     if isinstance(value, Global):

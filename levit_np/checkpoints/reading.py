@@ -1,4 +1,5 @@
-"""What a weight file holds: any known format, recognised by content, each array checked by name and shape."""
+"""Reads a weight file of any known format: recognises the format by its content and checks every array's name and
+shape."""
 
 import os
 from typing import NamedTuple
@@ -17,23 +18,23 @@ from ..storage.regular import open_regular
 from . import safetensors_file, torch_file
 from .formats import config_from_shapes, name_table, recognize
 
-_DOCUMENTS = "config", "labels", "recipe"
-_TABLE, _INDEX = "attention_biases", "attention_bias_idxs"  # the second says which entry of the first a pair uses
-_COUNT = "num_batches_tracked"  # of a BN, whose momentum is fixed
-# gamma (x - mean) / √(variance + eps) + beta = x
+_DOCUMENTS = "config", "labels", "recipe"  # JSON texts beside the arrays of our HDF5; recipe: the preprocessing
+_TABLE, _INDEX = "attention_biases", "attention_bias_idxs"  # layers.attention.AttentionBias's table and index
+_COUNT = "num_batches_tracked"  # of BN; without effect, as its momentum is fixed
+# The BN that is the identity: gamma (x - mean) / √(variance + eps) + beta = x.
 _IDENTITY = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1 - BatchNorm.eps}
 
 
 def is_fused(state) -> bool:
-    """Whether every BN of a network, {name: array}, is the identity, as a fused file's are: it has no statistics."""
+    """Whether every BN in a state {name: array} is the identity, as in a fused file, which has no BN statistics."""
     found = [(array, _IDENTITY[key]) for name, array in state.items()
              if (key := name.rpartition(".")[2]) in ("mean", "variance")]
     return bool(found) and all(np.abs(array - value).max() < BatchNorm.eps / 10 for array, value in found)
 
 
 class Content(NamedTuple):
-    """A network, its arrays by own names, its class names where the file has them, and its preprocessing where there is
-    one (there is none for other than grey and colour)."""
+    """The content of a weight file: configuration, arrays by our names, class names if the file has them, preprocessing
+    if there is one (images that are neither grey nor colour have none)."""
 
     config: LeViTConfig
     state: dict[str, np.ndarray]
@@ -42,17 +43,17 @@ class Content(NamedTuple):
 
 
 def read(path, image_size=None) -> Content:
-    """What is in our HDF5, in a .pth or in safetensors of the authors', timm's or transformers' names.
+    """Reads our HDF5, or a .pth or safetensors file with the authors', timm's or transformers' names.
 
-    image_size: (H, W) of which a foreign file, which says the number of its tokens alone, is taken to be if that fits;
-    else its images are square.  The arrays are those of the configuration exactly.  Raises CheckpointError for
-    whatever is wrong with the file."""
+    image_size (H, W): a foreign file tells the number of tokens alone; its images are taken to be of this size if that
+    fits, else square.  The arrays are exactly those of the configuration.  Raises CheckpointError for anything wrong
+    with the file."""
     place = os.fspath(path)
     with open_regular(path) as file:
         start = file.read(9)
     if start[8:9] == b"{":
         return _foreign(place, safetensors_file.read(path), image_size)
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # the latter an old pickle, which torch_file refuses by name
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # zip, or an old pickle, for which torch_file has a message
         return _foreign(place, torch_file.read(path), image_size)
     if start[:8] in hdf5.MAGICS:
         return _own(place, *hdf5.read(path))
@@ -62,7 +63,7 @@ def read(path, image_size=None) -> Content:
 def _own(place, arrays, documents):
     missing = [name for name in _DOCUMENTS if name not in documents]
     if missing:
-        # A training's checkpoint or a recorded pass, say, which levit_np wrote as well.
+        # Such as a training checkpoint or a recorded pass, other HDF5 files of ours.
         raise CheckpointError(f"{place}: expected weights that levit_np wrote, found HDF5 without their documents "
                               f"{', '.join(missing)}")
     try:
@@ -99,7 +100,7 @@ def _foreign(place, tensors, image_size):
         found = indices.get(name := table[own].removesuffix(_TABLE) + _INDEX)
         height, width = layer.grid
         keys, queries = height * width, -(-height // layer.stride) * -(-width // layer.stride)
-        # The right one has the square of the keys: it is made only where the file has as many numbers.
+        # Compare shapes first: the index has (queries · keys) entries, which an untrusted grid could make huge.
         if found is not None and not (found.shape == (queries, keys) and np.array_equal(
                 found, bias_index(height, width, layer.stride))):
             raise CheckpointError(f"{place}: {name}: expected |Δy| · {width} + |Δx| for pixels {height}×{width} at a "
@@ -122,15 +123,15 @@ def biases_of(network) -> dict:
 
 
 def require_fitting(place, preprocessing, config):
-    """Raises CheckpointError for a preprocessing that makes other images than the network takes."""
+    """Raises CheckpointError if the preprocessing's images do not have the shape that the network takes."""
     expected = config.in_channels, *config.image_size
     if preprocessing is not None and (found := (len(preprocessing.mean), *preprocessing.crop)) != expected:
-        raise CheckpointError(f"{place}: recipe: expected images {expected}, found {found}")
+        raise CheckpointError(f"{place}: preprocessing: expected images {expected}, found {found}")
 
 
 def require(place, arrays, shapes):
-    """Raises CheckpointError: one report of all that is missing, unexpected or of the wrong shape or type, in the
-    file's own names; or a variance below 0."""
+    """Raises CheckpointError, naming all arrays (as the file does) that are missing, unexpected or of a wrong shape or
+    type; or for a variance below 0."""
     missing = [name for name in shapes if name not in arrays]
     unexpected = [name for name in arrays if name not in shapes]
     wrong = [f"{name} {array.dtype} {array.shape} for floating {shapes[name]}" for name, array in arrays.items()
@@ -139,7 +140,7 @@ def require(place, arrays, shapes):
         parts = ("missing", missing), ("unexpected", unexpected), ("wrong shape or type", wrong)
         raise CheckpointError(f"{place}: {'; '.join(f'{kind}: {_listed(some)}' for kind, some in parts if some)}")
     for name, array in arrays.items():
-        with np.errstate(invalid="ignore"):  # a NaN, which is found where all arrays are looked at
+        with np.errstate(invalid="ignore"):  # NaN has its own check, of all arrays
             negative = name.endswith(("variance", "running_var")) and array.min() < 0
         if negative:
             raise CheckpointError(f"{place}: {name}: expected variances from 0, found {array.min():g}")

@@ -1,4 +1,5 @@
-"""The safetensors container: eight bytes of length, a JSON header, the values of each tensor one after the other."""
+"""Reads and writes the safetensors container: eight bytes with the length of the header, the JSON header, then the
+values of the tensors one after the other."""
 
 import math
 import os
@@ -35,9 +36,9 @@ class _Tensor(NamedTuple):
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The tensors by name, in the header's order (native, writable, C-contiguous).
 
-    Accepted are F32, F64, I64, and F16 and BF16, which come back as float32; at most 4,096 tensors and a header of
-    1 MB; each byte of the file belongs to exactly one tensor. Raises CheckpointError in one line for all else, also for
-    metadata other than strings, a NaN or an infinity, and for whatever the safetensors library refuses.
+    Accepts F32, F64, I64, and F16 and BF16, which become float32; at most 4,096 tensors and a header of 1 MB; each byte
+    of values must belong to exactly one tensor. Raises CheckpointError, in one line, for anything else, including
+    metadata that are not strings, NaN or infinity, and whatever the safetensors library refuses.
     """
     place = os.fspath(path)
     with checkpoint_errors_alone(place, "readable safetensors"), open_regular(path) as file:
@@ -51,10 +52,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
-    """Replaces `path` by a safetensors file of these float32, float64 and int64 arrays.
+    """Writes `path`, a safetensors file of these float32, float64 and int64 arrays.
 
-    The same content gives the same bytes, which the library's own writer does not promise. Raises CheckpointError for
-    what `read` would refuse, before anything is written; OSError as from `replacing`.
+    The same content gives the same bytes, which the library's own writer does not promise. Raises CheckpointError,
+    before anything is written, for what `read` would refuse; OSError as `replacing` does.
     """
     place = os.fspath(path)
     check_arrays(arrays, _WRITTEN, place)
@@ -71,7 +72,7 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _encoded_header(arrays: dict[str, np.ndarray], ordered: list[str], place: str) -> bytes:
-    entries, end = {_METADATA: {"format": "pt"}}, 0  # without it transformers of early 2024 takes no file
+    entries, end = {_METADATA: {"format": "pt"}}, 0  # transformers of early 2024 refuses files without it
     for name in ordered:
         array = arrays[name]
         begin, end = end, end + array.nbytes
@@ -85,7 +86,7 @@ def _encoded_header(arrays: dict[str, np.ndarray], ordered: list[str], place: st
 
 
 def _header(file: BinaryIO, place: str) -> tuple[dict[str, Any], int]:
-    """The header's entries, and where the values begin."""
+    """The header's entries, and the byte at which the values begin."""
     prefix = file.read(_LENGTH.size)
     if len(prefix) < _LENGTH.size:
         raise CheckpointError(f"{place}: expected safetensors, found {len(prefix)} bytes")
@@ -135,7 +136,7 @@ def _require_gapless(tensors: list[_Tensor], length: int, place: str) -> None:
 
 
 def _require_same_names(path: str | os.PathLike, tensors: list[_Tensor], place: str) -> None:
-    """The library reads the header too: a file that two parsers read differently is nobody's."""
+    """Parses the header with the safetensors library too: a file that two parsers read differently is refused."""
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as opened:
@@ -145,7 +146,7 @@ def _require_same_names(path: str | os.PathLike, tensors: list[_Tensor], place: 
 
 
 def _values(file: BinaryIO, start: int, tensor: _Tensor, place: str) -> np.ndarray:
-    """The library would map the file, and has no bfloat16 to give to NumPy."""
+    """Read here and not by the library, which would map the file into memory and cannot give bfloat16 to NumPy."""
     place = f"{place}: {tensor.name}"
     values = read_values(file, start + tensor.begin, math.prod(tensor.shape), *_TYPES[tensor.dtype], place)
     require_finite(values, place)

@@ -1,8 +1,8 @@
-"""A zip archive of which every byte has one meaning: members stored as they are, one directly after the other, then
-the directory, then its end.
+"""A strict reader of uncompressed zip archives, in which every byte must have one meaning: the members one directly
+after the other, then the directory, then its end record.
 
-Zip keeps each name and size in two places and lets members overlap; readers that disagree on which counts
-have been deceived, and twelve kilobytes have become gigabytes. Here both must agree and nothing may be left
+Zip keeps each name and size in two places and lets members overlap. Attacks have exploited readers that disagree on
+which one counts, and have turned twelve kilobytes into gigabytes. Here both places must agree and no byte may be left
 over, as in what `torch.save` writes. Layout: PKWARE APPNOTE 6.3.
 """
 
@@ -22,21 +22,21 @@ _LARGEST_FILE = 1 << 48
 _BLOCK = 1 << 20
 
 # Signature, versions, flags, method, time, date, checksum, compressed size, size, lengths of name and extra;
-# the directory's entries go on with length of comment, disk, two attributes, offset.
+# a directory entry also has the length of the comment, disk, two attributes, offset.
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4s3L"), struct.Struct("<4sL2Q")
 _END, _LOCATOR, _END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
 
 _ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1, 8, 1 << 11
-_DIRECTORY = 0x10  # of DOS
-_REGULAR = 8  # of Unix, above the permissions
+_DIRECTORY = 0x10  # DOS attribute of a directory
+_REGULAR = 8  # Unix file type of a regular file, above the permission bits
 _ZIP64, _PADDING = 1, 0x4246  # the extra fields that torch writes
 _ELSEWHERE = 0xFFFFFFFF  # "see the ZIP64 field"
 
 
 class Member(NamedTuple):
-    """`size` bytes of the file from `start` on, whose CRC-32 is `checksum`."""
+    """The content of a member: `size` bytes of the file from `start` on, with the CRC-32 `checksum`."""
 
     start: int
     size: int
@@ -44,7 +44,7 @@ class Member(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """What the directory says."""
+    """A member as the directory describes it."""
 
     name: bytes
     flags: int
@@ -54,11 +54,12 @@ class _Entry(NamedTuple):
 
 
 def members(file: BinaryIO, place: str) -> dict[str, Member]:
-    """Where each member lies, by name, in the order of the file.
+    """The members by name, in the order of the file.
 
-    Raises CheckpointError, beginning with `place`, for a member that is compressed, encrypted, a directory,
-    doubled, named to lead elsewhere, or described differently by its own header and by the directory; and for
-    a gap, an overlap, or bytes before the first or after the last. No content is read; see `require_intact`.
+    Raises CheckpointError, beginning with `place`, for a member that is compressed, encrypted, a directory, present
+    twice, named so as to lead out of the archive's folder, or described differently by its own header and by the
+    directory; and for gaps, overlaps, or bytes before the first or after the last member. Reads no content; see
+    `require_intact`.
     """
     count, start, size = _directory(file, file.seek(0, os.SEEK_END), place)
     if count > _MOST_MEMBERS or size > _LARGEST_DIRECTORY:
@@ -79,7 +80,7 @@ def members(file: BinaryIO, place: str) -> dict[str, Member]:
 
 
 def require_intact(file: BinaryIO, found: dict[str, Member], place: str) -> None:
-    """Raises CheckpointError, beginning with `place`, for a member whose content has another checksum."""
+    """Raises CheckpointError, beginning with `place`, for a member whose content does not have its checksum."""
     for name, member in found.items():
         checksum, left = 0, member.size
         file.seek(member.start)
@@ -90,14 +91,14 @@ def require_intact(file: BinaryIO, found: dict[str, Member], place: str) -> None
 
 
 def content(file: BinaryIO, member: Member, most: int, place: str) -> bytes:
-    """The bytes of a member of at most `most` bytes. Raises CheckpointError, beginning with `place`."""
+    """The content of a member. Raises CheckpointError, beginning with `place`, if it is longer than `most` bytes."""
     if member.size > most:
         raise CheckpointError(f"{place}: expected at most {most} bytes, found {member.size}")
     return read_exactly(file, member.start, member.size, place)
 
 
 def _directory(file: BinaryIO, length: int, place: str) -> tuple[int, int, int]:
-    """Count of entries, first byte and size of the directory, which ends where the end records begin."""
+    """(number of entries, first byte, size) of the directory, which must end where the end records begin."""
     if length < _END.size:
         raise CheckpointError(f"{place}: expected a zip archive, found {length} bytes")
     end = length - _END.size
@@ -111,7 +112,7 @@ def _directory(file: BinaryIO, length: int, place: str) -> tuple[int, int, int]:
     locator = end - _LOCATOR.size
     if locator >= _END64.size and read_exactly(file, locator, 4, place) == b"PK\6\7":
         wide = _directory64(file, locator, place)
-        # miniz, the zip library in torch, writes each number here too, as far as it fits.
+        # miniz, the zip library in torch, also writes each number into the old end record, if it fits.
         if (count, start, size) != (min(wide[0], 0xFFFF), min(wide[1], _ELSEWHERE), min(wide[2], _ELSEWHERE)):
             raise CheckpointError(f"{place}: expected the two ends of the zip directory to agree, found "
                                   f"{(count, start, size)} and {wide}")
@@ -170,7 +171,7 @@ def _require_plain(flags: int, method: int, attributes: int, place: str) -> None
         raise CheckpointError(f"{place}: expected the zip flags 0x808 at most, found {flags:#x}")
     if method:
         raise CheckpointError(f"{place}: expected it stored, found compression method {method}")
-    # torch leaves the memory of a member that calls itself a directory as it was.
+    # torch would leave the memory for a member marked as a directory uninitialised.
     if attributes & _DIRECTORY or attributes >> 28 not in (0, _REGULAR):
         raise CheckpointError(f"{place}: expected a regular file, found the attributes {attributes:#x}")
 
@@ -192,7 +193,7 @@ def _extra_fields(extra: bytes, place: str) -> dict[int, bytes]:
 
 
 def _wide(fields: dict[int, bytes], numbers: list[int], place: str) -> list[int]:
-    """`numbers`, those of them that say so taken from the ZIP64 field, which holds them in this order."""
+    """`numbers`, with each that is _ELSEWHERE replaced by the next number of the ZIP64 field."""
     field = fields.get(_ZIP64, b"")
     expected = 8 * numbers.count(_ELSEWHERE)
     if len(field) != expected:
@@ -205,7 +206,8 @@ def _wide(fields: dict[int, bytes], numbers: list[int], place: str) -> list[int]
 
 
 def _name(raw: bytes, place: str) -> str:
-    """The name, if it is a relative path downwards. None is extracted, yet nothing honest has another."""
+    """The name, which must be a relative path without `..`. Nothing is extracted, but honest archives have no
+    others."""
     name = raw[:_LONGEST_NAME].decode(errors="replace")
     sound = len(raw) <= _LONGEST_NAME and name.isprintable() and not re.search(r"\\|^[A-Za-z]:|\ufffd", name)
     if not sound or not {"", ".", ".."}.isdisjoint(name.split("/")):
@@ -214,7 +216,7 @@ def _name(raw: bytes, place: str) -> str:
 
 
 def _member(file: BinaryIO, entry: _Entry, place: str) -> tuple[Member, int]:
-    """The member and the byte after it, if its own header says what the directory says."""
+    """The member and the byte after it; its own header must say what the directory says."""
     signature, _, flags, method, _, _, checksum, compressed, size, *lengths = _LOCAL.unpack(
         read_exactly(file, entry.offset, _LOCAL.size, place)
     )

@@ -1,7 +1,7 @@
-"""PyTorch's .pth files, as `torch.save` writes them since 1.6, read and written without torch.
+"""Reads and writes PyTorch's .pth files, in the format of `torch.save` since 1.6, without torch.
 
-The file is a zip archive: `data.pkl` says which tensors there are and where each lies in the raw records
-`data/0`, `data/1`, …
+The file is a zip archive: the pickle `data.pkl` describes the tensors, whose values are in the raw records `data/0`,
+`data/1`, ….
 """
 
 import math
@@ -21,25 +21,24 @@ from . import pickle_reader, stored_zip
 from .pickle_reader import Container, Storage, Tensor, described
 from .values import check_arrays, check_name, read_values
 
-# torch.load takes versions 1 to 10; torch.save has written 3 ever since.
+# torch.load accepts versions 1 to 10; torch.save writes 3.
 _VERSIONS = range(1, 11)
 _LARGEST_PROGRAM = 4 << 20
-_SPARE = 32 << 20  # memory allowed beside twice the file
+_SPARE = 32 << 20  # bytes of memory allowed in addition to twice the file's size
 _WRITTEN = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
 _ALIGNMENT = 64  # of each record, so that torch can map it
-_ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # the program of an empty one
+_ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # the pickle program that makes an empty one
 _LARGEST_ARRAYS = 2_000_000_000  # bytes; above, zip needs its 64-bit fields
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors by name, in the file's order: the file's dict if all its values are tensors, else the dict
-    of tensors under its key `model` or `state_dict`.
+    """The tensors by name, in the file's order: the file's dict if all its values are tensors, else the dict of tensors
+    under its key `model` or `state_dict`.
 
-    float32, float16 and bfloat16 become float32; float64 stays; int32 and int64 become int64. Arrays are
-    native, writable, C-contiguous and share no memory. Nothing in the file is executed or imported, and peak
-    memory is at most twice the file and 64 MB. Raises CheckpointError in one line for anything else: other
-    containers and compressed ones, other objects and types, tensors larger than their record, a damaged
-    record, a NaN or an infinity.
+    float32, float16 and bfloat16 become float32; float64 stays; int32 and int64 become int64. Arrays are native,
+    writable, C-contiguous and share no memory. Nothing in the file is executed or imported; peak memory is at most
+    twice the file's size plus 64 MB. Raises CheckpointError, in one line, for anything else: other or compressed
+    containers, other objects and types, tensors larger than their record, a damaged record, NaN or infinity.
     """
     place = os.fspath(path)
     with checkpoint_errors_alone(place, "a PyTorch checkpoint"), open_regular(path) as file:
@@ -47,10 +46,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
-    """Replaces `path` by `{'model': OrderedDict(state)}`, which torch loads with weights_only=True.
+    """Writes `path` with the content `{'model': OrderedDict(state)}`, which torch loads with weights_only=True.
 
-    Arrays are float32, float64 or int64. The same content gives the same bytes. Raises CheckpointError for
-    what `read` would refuse, before anything is written; OSError as from `replacing`.
+    Arrays are float32, float64 or int64. The same content gives the same bytes. Raises CheckpointError, before anything
+    is written, for what `read` would refuse; OSError as `replacing` does.
     """
     place = os.fspath(path)
     check_arrays(state, _WRITTEN, place)
@@ -61,7 +60,7 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
         _add(archive, "data.pkl", _pickled(state))
         _add(archive, "byteorder", b"little")
         for i, array in enumerate(state.values()):
-            # Flattened: a memoryview has no bytes to give for a shape with a zero.
+            # Flattened, as the memoryview of an array with a zero in its shape gives no bytes.
             values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C").reshape(-1)
             _add(archive, f"data/{i}", values.view("u1").data)
         _add(archive, "version", b"3\n")
@@ -94,13 +93,13 @@ def _require_zip(file: BinaryIO, place: str) -> None:
 
 
 def _without_archive_name(found: dict[str, stored_zip.Member], place: str) -> dict[str, stored_zip.Member]:
-    """The members by what follows the name of the archive's one folder."""
+    """The members by their names without the archive's one folder."""
     folder = next(iter(found), "").partition("/")[0]
     members = {}
     for name, member in found.items():
         inner = name.removeprefix(f"{folder}/")
         known = inner in ("data.pkl", "version", "byteorder") or inner.startswith("data/")
-        # torch adds hidden members now and then: alignment, an identity. Code is never hidden.
+        # Newer versions of torch add members with hidden names, such as an alignment or an id; none holds code.
         if inner == name or not known and not inner.startswith("."):
             raise CheckpointError(f"{place}: expected data.pkl, version, byteorder and data/* in one folder, found "
                                   f"{name!r}")
@@ -136,7 +135,8 @@ def _state(top: Any, place: str) -> dict[str, Tensor]:
 
 
 def _require_modest(tensors: dict[str, Tensor], length: int, place: str) -> None:
-    """Tensors may share a storage, each gets an array of its own: refuses more than the bound on memory."""
+    """Refuses tensors that need more than the bound on memory: tensors may share a storage, but each gets its own
+    array."""
     needed = greatest = 0
     for tensor in tensors.values():
         itemsize = np.dtype(tensor.storage.native).itemsize
@@ -170,7 +170,7 @@ def _arrays(file: BinaryIO, records: dict[str, stored_zip.Member], tensors: dict
             arrays[name] = values.reshape(tensor.shape)
         else:
             strided.setdefault(tensor.storage, {})[name] = tensor
-    # Each such storage is read once, however many small tensors are spread over it.
+    # A storage with non-contiguous tensors is read once as a whole, however many tensors view it.
     for storage, together in strided.items():
         arrays |= _strided(_values(file, records, storage, 0, storage.numel, place), together)
     for name, array in arrays.items():
@@ -191,7 +191,7 @@ def _strided(values: np.ndarray, tensors: dict[str, Tensor]) -> dict[str, np.nda
         # The stride of a dimension of one is never used, and may be any number.
         strides = [stride * values.itemsize if size > 1 else 0
                    for size, stride in zip(tensor.shape, tensor.strides, strict=True)]
-        # The constructor checks once more that all of it lies inside the buffer.
+        # The constructor checks again that the view lies inside the buffer.
         view = np.ndarray(tensor.shape, values.dtype, values, tensor.offset * values.itemsize, strides)
         arrays[name] = view.copy()
     return arrays
@@ -201,7 +201,7 @@ def _strided(values: np.ndarray, tensors: dict[str, Tensor]) -> dict[str, np.nda
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
-    """Adds a stored member, its content aligned by an extra field of padding as in torch's own files."""
+    """Adds an uncompressed member whose content is aligned by a padding extra field, as in torch's own files."""
     member = zipfile.ZipInfo(f"archive/{name}")
     member.create_system = 3  # Unix, on Windows too: the bytes are the same everywhere
     start = archive.fp.tell() + zipfile.sizeFileHeader + len(member.filename) + 4
@@ -211,7 +211,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
 
 
 def _pickled(state: Mapping[str, np.ndarray]) -> bytes:
-    """{'model': OrderedDict} as a program of protocol 2, after the example of what torch.save emits."""
+    """{'model': OrderedDict} as a pickle of protocol 2, modelled on what torch.save emits."""
     items = b"".join(_text(name) + _pickled_tensor(str(i), array) for i, (name, array) in enumerate(state.items()))
     return b"\x80\2}" + _text("model") + _ORDERED_DICT + b"(" + items + b"us."
 

@@ -1,4 +1,5 @@
-"""What the containers of other projects share: the names and types of arrays, and how values come out of a file."""
+"""Shared by the readers of other projects' containers: checks of array names and types, and reading values from a
+file."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
@@ -9,20 +10,21 @@ from ..errors import CheckpointError
 from ..storage import names
 from ..storage.finite import require_finite
 
-BLOCK = 1 << 20  # values decoded at a time: little memory beside the arrays
+BLOCK = 1 << 20  # values decoded at a time, so that little memory is needed besides the arrays
 
 
 def check_name(name: Any, place: str) -> None:
-    """Raises CheckpointError, beginning with `place`, for a name that a terminal would obey, or a long one or none."""
-    printable = isinstance(name, str) and name.isprintable()  # which half a surrogate pair is not
+    """Raises CheckpointError, beginning with `place`, unless `name` is a printable, nonempty text that is not too long:
+    control characters could command the terminal."""
+    printable = isinstance(name, str) and name.isprintable()  # which also excludes a lone surrogate
     if not printable or not 0 < len(name.encode()) <= names.LONGEST_NAME:
         raise CheckpointError(f"{place}: expected a printable name of at most {names.LONGEST_NAME} bytes, found "
                               f"{str(name)[:100]!r}")
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], types: Iterable[str], place: str) -> None:
-    """Raises CheckpointError, beginning with `place`, for arrays that could not be read back: too many, of other types,
-    with a NaN or an infinity in them."""
+    """Raises CheckpointError, beginning with `place`, for arrays that could not be read back: too many, of a type not
+    in `types`, or containing NaN or infinity."""
     names.check_count(len(arrays), place)
     for name, array in arrays.items():
         check_name(name, place)
@@ -33,7 +35,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], types: Iterable[str], place: 
 
 
 def read_exactly(file: BinaryIO, start: int, size: int, place: str) -> bytes:
-    """Raises CheckpointError, beginning with `place`, where the file ends before."""
+    """`size` bytes from byte `start` on.  Raises CheckpointError, beginning with `place`, if the file ends earlier."""
     file.seek(start)
     data = file.read(size)
     if len(data) < size:
@@ -42,12 +44,12 @@ def read_exactly(file: BinaryIO, start: int, size: int, place: str) -> bytes:
 
 
 def read_values(file: BinaryIO, start: int, count: int, stored: str, native: str, place: str) -> np.ndarray:
-    """`count` values from byte `start` on, (count,): there of type `stored` (<u2: the bits of a bfloat16), here of type
-    `native`.  Raises CheckpointError, beginning with `place`, where the file ends before."""
+    """`count` values from byte `start` on, (count,): of type `stored` in the file (<u2: the bits of a bfloat16),
+    returned as type `native`.  Raises CheckpointError, beginning with `place`, if the file ends earlier."""
     size, values = np.dtype(stored).itemsize, np.empty(count, native)
     for first in range(0, count, BLOCK):
         block = values[first : first + BLOCK]
         decoded = np.frombuffer(read_exactly(file, start + first * size, len(block) * size, place), stored)
-        # A bfloat16 is the upper half of a float32.
+        # The bits of a bfloat16 are the upper 16 bits of a float32.
         block[:] = (decoded.astype("u4") << 16).view("f4") if stored == "<u2" else decoded
     return values

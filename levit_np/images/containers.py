@@ -1,9 +1,9 @@
-"""The framing of JPEG, PNG and WebP files: which of them it is, how large, which way up, whether it is whole.
+"""Parses the container of a JPEG, PNG or WebP file: its format, size and orientation, and whether it is complete.
 
-Read here, before a decoder sees the file, so that size limits hold before any memory is taken, and so that
-the metadata of JPEG and PNG (colour profiles, text, EXIF, animation control) never reaches the decoder: it
-changes no pixel, and Pillow warns about it when it is damaged. Sources: ITU-T T.81 annex B (JPEG), the PNG
-specification, RFC 9649 (WebP), Exif 2.32 section 4.6 (orientation).
+This happens before a decoder sees the file, so that size limits apply before memory is allocated, and so that the
+metadata of JPEG and PNG (colour profiles, text, EXIF, animation control) never reaches the decoder: it changes no
+pixel, and Pillow warns about it if it is damaged. Sources: ITU-T T.81 annex B (JPEG), the PNG specification, RFC 9649
+(WebP), Exif 2.32 section 4.6 (orientation).
 """
 
 import re
@@ -16,20 +16,20 @@ from ..errors import ImageError
 
 
 class Container(NamedTuple):
-    """What the framing of a file says of its image, and what a decoder is to see of the file."""
+    """What the container says about its image, and the data for the decoder."""
 
     format: str        # "JPEG", "PNG" or "WEBP"
     width: int
     height: int
-    orientation: int   # of the EXIF tag: 2 to 8 are turned or mirrored; 1 where there is none
-    bit_depth: int     # bits a sample, as stored
-    data: bytes        # the file without what does not change a pixel
+    orientation: int   # the EXIF tag: 1 is upright or not given, 2 to 8 are rotated or mirrored
+    bit_depth: int     # bits per sample, as stored
+    data: bytes        # the file without the metadata that changes no pixel
 
 
-MAX_JPEG_SCANS = 100   # each scan walks the whole image: thousands of empty ones make a small file take hours
-MAX_PARTS = 100_000    # segments or chunks: Pillow takes a minute and gigabytes over ten million empty ones
+MAX_JPEG_SCANS = 100   # each scan covers the whole image, so a small file with thousands of empty ones takes hours
+MAX_PARTS = 100_000    # segments or chunks; Pillow needs a minute and gigabytes for ten million empty ones
 
-# FF and what is neither stuffing (00), a fill byte (FF) nor a marker without a segment (01, D0 to D8)
+# FF and a byte that is neither stuffing (00), a fill byte (FF) nor a marker without a segment (01, D0 to D8)
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,9 +42,8 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 
 
 def read_container(data: bytes) -> Container:
-    """What the framing says, for the three formats; ImageError (without a file name) for anything else.
-
-    A file that ends before its framing says so is refused as truncated.
+    """Parses a JPEG, PNG or WebP file.  Raises ImageError (without a file name) for anything else, and for a truncated
+    file, which ends before its container says that it should.
     """
     if not data:
         raise ImageError("expected a JPEG, PNG or WebP image, found an empty file")
@@ -76,7 +75,7 @@ def _name_refused(data: bytes) -> str:
 
 
 def _read_jpeg(data: bytes) -> Container:
-    """Walk the segments up to the first scan; keep all but the comments and the application data."""
+    """Walks the segments up to the first scan; keeps all except comments and application data."""
     frame, orientation, kept = None, 1, [b"\xff\xd8"]
     for marker, start, end in _jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):   # a start of frame
@@ -85,7 +84,7 @@ def _read_jpeg(data: bytes) -> Container:
             frame = struct.unpack_from(">BHH", data, start + 4)   # bits, height, width
         if marker == 0xE1 and data[start + 4: start + 10] == b"Exif\0\0" and orientation == 1:
             orientation = _exif_orientation(data[start + 4: end])
-        # JFIF (E0) and Adobe (EE) say which colour space the samples are in.
+        # Kept of the application data: JFIF (E0) and Adobe (EE), which define the colour space of the samples.
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or marker in (0xE0, 0xEE):
             kept.append(data[start: end])
     if frame is None:
@@ -100,7 +99,7 @@ def _read_jpeg(data: bytes) -> Container:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, where its FF is, where the segment ends), up to and with the first scan's header."""
+    """(marker, position of its FF, end of the segment), up to and including the first scan's header."""
     end = 2
     for _ in range(MAX_PARTS):
         found = JPEG_MARKER.search(data, end)
@@ -120,7 +119,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _read_png(data: bytes) -> Container:
-    """Walk the chunks; keep the critical ones and the transparency."""
+    """Walks the chunks; keeps the critical ones and the transparency."""
     view, kept, orientation, palette = memoryview(data), [PNG_SIGNATURE], 1, False
     for kind, start, end in _png_chunks(data):
         if (kind == b"IHDR") != (len(kept) == 1) or (kind == b"IHDR" and end - start != 25):
@@ -130,7 +129,7 @@ def _read_png(data: bytes) -> Container:
         elif kind in PNG_KEPT:
             kept.append(view[start: end])
             palette = palette or kind == b"PLTE"
-        elif not kind[0] & 0x20:   # a capital letter first: a reader that does not know it must stop
+        elif not kind[0] & 0x20:   # a capital first letter means critical: a reader that does not know it must stop
             raise ImageError(f"expected a standard PNG, found the critical chunk {_printable(kind)}")
     width, height, bit_depth, colour_type = struct.unpack_from(">IIBB", data, 16)
     if colour_type == 3 and not palette:
@@ -139,11 +138,11 @@ def _read_png(data: bytes) -> Container:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, where its length is, where it ends) up to IEND; the checksum of what will be used is right."""
+    """(kind, start, end) of each chunk up to IEND, after checking the checksums of those that are used."""
     view, end = memoryview(data), len(PNG_SIGNATURE)
     for _ in range(MAX_PARTS):
         start = end
-        length, kind = struct.unpack_from(">I4s", data, start)   # length of the body alone
+        length, kind = struct.unpack_from(">I4s", data, start)   # the length counts the body alone
         end = start + 12 + length
         if end > len(data):
             raise ImageError(f"truncated: the file ends in the {length} bytes of chunk {_printable(kind)}")
@@ -157,7 +156,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _read_webp(data: bytes) -> Container:
-    """The canvas size from the first chunk, the orientation from the EXIF chunk if there is one."""
+    """Takes the canvas size from the first chunk and the orientation from the EXIF chunk, if there is one."""
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     if end > len(data):
         raise ImageError(f"truncated: the WebP file has {len(data)} bytes of {end}")

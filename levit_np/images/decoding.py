@@ -1,6 +1,6 @@
-"""Any image a user has -> an upright 8-bit RGB or grey PIL image without transparency, or one ImageError.
+"""Decodes any image a user has to an upright 8-bit RGB or grey PIL image without transparency, or raises ImageError.
 
-Pillow is handed only what containers.py has found whole and of a fair size, so that neither its switch for
+Pillow only gets files that containers.py has found complete and not too large, so that neither Pillow's switch for
 truncated files nor Python's warning filters decide what is accepted.
 """
 
@@ -19,10 +19,10 @@ from .containers import read_container
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000
 
-# Called directly: Image.open would load every plugin there is, and warn instead of refusing.
+# Called directly, as Image.open would load every plugin, and would warn about large images instead of refusing them.
 DECODERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile}
 
-# EXIF orientation -> what turns the stored image upright (Exif 2.32, tag 0x0112)
+# EXIF orientation -> the transposition that turns the stored image upright (Exif 2.32, tag 0x0112)
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,36 +39,36 @@ EIGHT_BIT = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 
 
 def open_image(source, mode: str = "RGB") -> Image.Image:
-    """An upright image of `mode` "RGB" or "L", 8 bits a channel.
+    """An upright PIL image of `mode` "RGB" or "L", with 8 bits per channel.
 
-    source: a path; bytes or a binary file object (read from where it stands, and put back there if it can
-    seek); a PIL image (its current frame); or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). It is
-    neither modified nor closed, and shares no memory with the result.
+    source: a path; bytes or a binary file object (read from its current position, which is restored if it can seek); a
+    PIL image (its current frame); or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). It is neither modified
+    nor closed, and shares no memory with the result.
 
-    Files are JPEG, PNG or WebP by content, at most 50 MB and 50 megapixels. The EXIF orientation is applied,
-    16-bit grey (also PIL's mode "I") is scaled by 255/65535, transparency is laid over white, palettes and
-    CMYK are converted, and of an animation the first frame is taken. A colour profile is not applied, as in
-    the reference pipelines. Raises ImageError, naming the source and the reason in one line.
+    Files must be JPEG, PNG or WebP by content, of at most 50 MB and 50 megapixels. The EXIF orientation is applied;
+    16-bit grey (also PIL's mode "I") is scaled by 255/65535; transparency is blended onto white; palettes and CMYK are
+    converted; the first frame of an animation is used. Colour profiles are not applied, as in the reference pipelines.
+    Raises ImageError, naming the source and the reason in one line.
     """
     name = source_name(source)
     try:
         if mode not in ("RGB", "L"):
             raise ImageError(f"expected mode 'RGB' or 'L', found {mode!r}")
         image, orientation = _load(source)
-        image = _flatten(image).convert(mode)   # a copy, also where the mode is that already
+        image = _flatten(image).convert(mode)   # always a copy, even if the mode is already right
         if orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[orientation])
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except Exception as error:   # what Pillow raises for damaged files: OSError, SyntaxError, ValueError, ...
+    except Exception as error:   # for damaged files Pillow raises OSError, SyntaxError, ValueError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error
-    image.info = {}   # orientation and transparency are dealt with: opening the result again changes nothing
+    image.info = {}   # orientation and transparency have been applied, and must not be applied again
     return image
 
 
 def source_name(source) -> str:
-    """What messages call it, in one line: the path or the file's name where there is one."""
+    """The source's name in messages, printable: the path or the file's name, if there is one."""
     if isinstance(source, (str, os.PathLike)):
         name = os.fsdecode(source)
     elif isinstance(source, np.ndarray):
@@ -81,7 +81,7 @@ def source_name(source) -> str:
 
 
 def _load(source) -> tuple[Image.Image, int]:
-    """The decoded image, ours to change, and its EXIF orientation."""
+    """The decoded image, which may be modified, and its EXIF orientation."""
     if isinstance(source, Image.Image):
         return _load_pil(source)
     if isinstance(source, np.ndarray):
@@ -91,10 +91,10 @@ def _load(source) -> tuple[Image.Image, int]:
 
 def _load_pil(source: Image.Image) -> tuple[Image.Image, int]:
     _check_size(*source.size)
-    image = source.copy()   # conversion would write a palette's transparency into the user's image
+    image = source.copy()   # converting the user's image would write a palette's transparency into it
     try:
         orientation = source.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:       # damaged EXIF: the image is good, and lies as it is stored
+    except Exception:       # damaged EXIF: the image itself is good, and is taken as stored
         orientation = 1
     return image, orientation
 
@@ -121,7 +121,7 @@ def _load_file(data: bytes) -> tuple[Image.Image, int]:
     image.load()
     key = image.info.get("transparency")
     if container.format == "PNG" and container.bit_depth in (2, 4) and image.mode == "L":
-        # Pillow widens the samples to 8 bits and leaves the transparent value as it was.
+        # Pillow scales the samples to 8 bits but not the transparent value.
         image.info["transparency"] = None if key is None else key * 255 // (2**container.bit_depth - 1)
     if container.format == "PNG" and container.bit_depth == 16 and image.mode == "RGB" and key is not None:
         image.info["transparency"] = tuple(value >> 8 for value in key)   # as Pillow narrows the samples
@@ -151,7 +151,7 @@ def _read(source) -> bytes:
 def _read_file_object(file) -> bytes:
     start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
     pieces, left = [], MAX_BYTES + 1
-    while left > 0 and (piece := file.read(left)):  # a socket's or a pipe's may be less than there is to come
+    while left > 0 and (piece := file.read(left)):  # a socket or a pipe may return less than is asked for
         pieces.append(piece)
         left -= len(piece)
     if start is not None:
@@ -164,19 +164,19 @@ def _read_file_object(file) -> bytes:
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"expected at least one pixel, found {width} x {height}")
-    limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)   # Pillow's own limit holds if it is lower
+    limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)   # Pillow's own limit applies if it is lower
     if width * height > limit:
         raise ImageError(f"expected at most {limit / 1e6:g} megapixels, found {width} x {height}")
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """8 bits a channel, and nothing transparent: what was lies over white."""
+    """The image with 8 bits per channel and without transparency, blended onto white."""
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("P", "PA", "LA", "RGBa"):
-        image = image.convert("RGBA")   # takes the palette's own transparency along
+        image = image.convert("RGBA")   # includes the palette's own transparency
     if image.mode == "RGBA":
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)   # per channel round((alpha * value + (255 - alpha) * 255) / 255)
@@ -192,7 +192,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _whiten_key(pixels: np.ndarray, info: dict, white: int) -> np.ndarray:
-    """Pixels of the one value (grey) or colour that the file declares transparent become white."""
+    """Makes the pixels white whose grey value or colour the file declares transparent."""
     key = info.get("transparency")
     if np.shape(key) != pixels.shape[2:]:
         return pixels

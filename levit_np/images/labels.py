@@ -1,6 +1,6 @@
-"""The names of the 1000 ImageNet-1k classes, in the order of every published LeViT (sorted by WordNet id).
+"""The names of the 1000 ImageNet-1k classes, in the order that every published LeViT uses (sorted by WordNet id).
 
-Each is the first name of the class's WordNet synset; a word in brackets tells apart the few that share it.
+Each is the first name in the class's WordNet synset; for the few classes that share one, a word in brackets is added.
 """
 
 from functools import cache

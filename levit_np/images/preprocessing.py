@@ -1,9 +1,9 @@
-"""How images are prepared for a network: resize the short side, crop the centre, scale to [0, 1], normalise.
+"""Preprocessing of images: resize the short side, crop the centre, scale to [0, 1], normalise.
 
-Bit-equal to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images, which the authors and
-timm use. transformers' LeViT processor (its PIL one) differs in two ways: it multiplies by 1/255 in float64
-where this divides by 255 in float32 (under 1e-6 in the result), and it rounds half a margin of the crop down
-where this rounds to even (so where a side exceeds the crop by 3 modulo 4, its crop begins one pixel earlier).
+Bit-identical to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images, which the authors and timm use.
+transformers' LeViT processor (its PIL one) differs in two ways: it multiplies by 1/255 in float64, where this divides
+by 255 in float32 (a difference under 1e-6 in the result), and it rounds the crop's margin, if that is half a pixel,
+down, where this rounds to even (so if a side exceeds the crop by 3 modulo 4, its crop begins one pixel earlier).
 """
 
 import math
@@ -26,11 +26,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the model's input. Checked when made: it may come from a stranger's weight file.
+    """How an image becomes the model's input. All fields are checked, as they may come from an untrusted weight file.
 
-    resize: the image's short side, in pixels, before the crop; at least the crop's longer side, so that the
-    crop fits whichever way the image lies. crop: (height, width). mean, std: one a channel, of values in
-    [0, 1]. mode: "RGB" or "L" (grey). Raises ImageError.
+    resize: the image's short side, in pixels, before the crop; at least the crop's longer side, so that the crop fits
+    both portrait and landscape images. crop: (height, width). mean, std: one per channel, for values in [0, 1]. mode:
+    "RGB" or "L" (grey). Raises ImageError for a field out of range.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Preprocessing:
     mode: str = "RGB"
     interpolation: str = "bicubic"
 
-    def __post_init__(self):  # in messages "recipe", as a weight file calls it
+    def __post_init__(self):
         if not (isinstance(self.name, str) and 1 <= len(self.name) <= 64 and self.name.isprintable()):
-            raise ImageError(f"recipe: name: expected 1 to 64 printable characters, found {_show(self.name)}")
+            raise ImageError(f"preprocessing: name: expected 1 to 64 printable characters, found {_show(self.name)}")
         if self.mode not in ("RGB", "L"):
-            raise ImageError(f"recipe: mode: expected 'RGB' or 'L', found {_show(self.mode)}")
+            raise ImageError(f"preprocessing: mode: expected 'RGB' or 'L', found {_show(self.mode)}")
         if self.interpolation != "bicubic":
-            raise ImageError(f"recipe: interpolation: expected 'bicubic', found {_show(self.interpolation)}")
+            raise ImageError(f"preprocessing: interpolation: expected 'bicubic', found {_show(self.interpolation)}")
         crop = _numbers(self.crop, "crop", 2, Integral, 1, MAX_SIDE)
         (resize,) = _numbers((self.resize,), "resize", 1, Integral, max(crop), MAX_SIDE)
         channels = CHANNELS[self.mode]
@@ -58,19 +58,19 @@ class Preprocessing:
             "std": _numbers(self.std, "std", channels, Real, 1e-4, 1e4),
         }
         for field, value in checked.items():
-            object.__setattr__(self, field, value)   # frozen: plain int and float, in tuples, from here on
+            object.__setattr__(self, field, value)   # the dataclass is frozen; plain ints and floats, in tuples
 
     def to_dict(self) -> dict:
-        """Plain strings, numbers and lists, fit for JSON."""
+        """The fields as strings, numbers and lists, for JSON."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Preprocessing":
-        """The inverse of to_dict; ImageError if a field is missing, unknown or out of range."""
+        """The inverse of to_dict.  Raises ImageError if a field is missing, unknown or out of range."""
         expected = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != expected:
             found = sorted(map(str, values)) if isinstance(values, Mapping) else values
-            raise ImageError(f"recipe: expected the fields {sorted(expected)}, found {_show(found)}")
+            raise ImageError(f"preprocessing: expected the fields {sorted(expected)}, found {_show(found)}")
         return cls(**values)
 
 
@@ -78,12 +78,12 @@ def _numbers(values, field: str, count: int, kind: type, low: float, high: float
     """`values` as a tuple of `count` plain ints (kind Integral) or floats (kind Real) from low to high."""
     plain = int if kind is Integral else float
     if isinstance(values, Sequence) and len(values) == count:
-        # NaN is in no range.
+        # NaN fails the comparison.
         if all(isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high for v in values):
             return tuple(plain(v) for v in values)
     what = ("whole number" if kind is Integral else "number") + ("s" if count > 1 else "")
     expected = f"{count} {what} from {low:g} to {high:g}"
-    raise ImageError(f"recipe: {field}: expected {expected}, found {_show(values)}")
+    raise ImageError(f"preprocessing: {field}: expected {expected}, found {_show(values)}")
 
 
 def _show(value) -> str:
@@ -93,22 +93,22 @@ def _show(value) -> str:
 
 def preprocessing_named(name: str, image_size: tuple[int, int] | None = None,
                         channels: int | None = None) -> Preprocessing:
-    """The preprocessing of that name, for crops of image_size (height, width), in colour (3 channels) or grey (1).
+    """A known preprocessing, for crops of image_size (height, width), in colour (3 channels) or grey (1).
 
-    "authors" (also transformers'): resize int(256/224 * size), crop 224 and colour unless said otherwise.
-    "timm": resize floor(size / 0.9), the rest the same.
-    "digits": resize = size, 32 and grey unless said otherwise, values to [-1, 1].
+    "authors" (also transformers'): resize = int(256/224 * size); by default size 224, colour.
+    "timm": resize = floor(size / 0.9); otherwise the same.
+    "digits": resize = size; by default size 32, grey; values are mapped to [-1, 1].
 
-    `size` is the longer side of image_size, so that the crop fits (timm itself resizes differently where the
-    sides differ). For grey, the ImageNet mean and std are averaged over the channels, as timm does. Raises
-    ImageError for another name, size or channel count.
+    `size` is the longer side of image_size, so that the crop fits (timm itself resizes differently if the sides
+    differ). For grey, the ImageNet mean and std are averaged over the channels, as in timm. Raises ImageError for
+    another name, size or number of channels.
     """
     side, default_channels = (32, 1) if name == "digits" else (224, 3)
     image_size = (side, side) if image_size is None else image_size
     crop = _numbers(image_size, "image_size", 2, Integral, 1, MAX_SIDE)
     channels = default_channels if channels is None else channels
     if channels not in (1, 3):
-        raise ImageError(f"recipe: expected 1 or 3 channels, found {_show(channels)}")
+        raise ImageError(f"preprocessing: expected 1 or 3 channels, found {_show(channels)}")
     size = max(crop)
     if name == "authors":
         resize = int(256 / 224 * size)
@@ -117,7 +117,7 @@ def preprocessing_named(name: str, image_size: tuple[int, int] | None = None,
     elif name == "digits":
         resize = size
     else:
-        raise ImageError(f"recipe: expected 'authors', 'timm' or 'digits', found {_show(name)}")
+        raise ImageError(f"preprocessing: expected 'authors', 'timm' or 'digits', found {_show(name)}")
     mean, std = ((0.5,) * 3, (0.5,) * 3) if name == "digits" else (IMAGENET_MEAN, IMAGENET_STD)
     if channels == 1:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
@@ -125,13 +125,13 @@ def preprocessing_named(name: str, image_size: tuple[int, int] | None = None,
 
 
 def preprocess(source, preprocessing: Preprocessing) -> np.ndarray:
-    """One image (whatever open_image takes) -> float32 (C, H, W). Raises ImageError."""
+    """One image (anything open_image accepts) -> float32 (C, H, W). Raises ImageError."""
     return normalise(cropped(source, preprocessing), preprocessing)
 
 
 def cropped(source, preprocessing: Preprocessing) -> np.ndarray:
-    """One image (whatever open_image takes), resized, its middle -> uint8 (H, W, C). Raises ImageError."""
-    from .decoding import open_image, source_name  # Pillow: a model that is fed arrays needs none
+    """One image (anything open_image accepts), resized and cropped -> uint8 (H, W, C). Raises ImageError."""
+    from .decoding import open_image, source_name  # imports Pillow, which models that are only fed arrays do not need
 
     image = open_image(source, preprocessing.mode)
     try:
@@ -143,7 +143,7 @@ def cropped(source, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """(v / 255 - mean) / std, a channel at a time: uint8 (H, W) or (H, W, C) -> float32 (C, H, W)."""
+    """(v / 255 - mean) / std per channel: uint8 (H, W) or (H, W, C) -> float32 (C, H, W)."""
     pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)         # (C, H, W), uint8
     x = np.divide(pixels, np.float32(255), dtype=np.float32, order="C")
     x -= np.array(preprocessing.mean, np.float32)[:, None, None]
@@ -152,7 +152,7 @@ def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _resize_short_side(image, size: int):
-    """The short side becomes `size`, the long one int(size * long / short), bicubic with antialiasing."""
+    """Resizes the short side to `size` and the long one to int(size * long / short), bicubic with antialiasing."""
     from PIL.Image import Resampling
 
     short, long = sorted(image.size)
@@ -165,7 +165,7 @@ def _resize_short_side(image, size: int):
 
 
 def _crop_centre(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """The middle (height, width) of `pixels`; half a pixel is rounded to even, as in torchvision."""
+    """The central (height, width) of `pixels`; a margin of half a pixel is rounded to even, as in torchvision."""
     height, width = crop
     top = round((pixels.shape[0] - height) / 2)
     left = round((pixels.shape[1] - width) / 2)

@@ -1,2 +1,2 @@
-"""Files that appear whole or not at all, and the reading of strangers' files, which can do no harm: what weights,
-trainings and traces are kept by."""
+"""Safe file storage for weights, training checkpoints and traces: atomic writing, our sealed HDF5 container, and
+readers that an untrusted file cannot harm."""

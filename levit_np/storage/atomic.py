@@ -1,4 +1,5 @@
-"""A file appears whole or not at all: written beside its place, forced to the disk, then renamed onto it."""
+"""Atomic writing: a file is written under a temporary name in the same directory, forced to the disk, then renamed to
+its path."""
 
 import contextlib
 import errno
@@ -11,14 +12,13 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a temporary file (binary, read and write) that becomes `path` when the block ends normally.
+    """A context manager: opens a temporary file (binary, read and write) that becomes `path` if the block succeeds.
 
-    Whatever happens, power loss included, `path` holds either all of its old content or all of the new. If
-    the block or a step after it raises (also KeyboardInterrupt, also disk full), the temporary is removed and
-    the exception goes on; an OSError names `path`. Only a kill leaves a temporary, `.levit_np-*.tmp`, in the
-    directory. A symbolic link stays one: the file that it points at is replaced. An existing file's
-    permissions are kept; a new one gets what the umask leaves of 0666. Raises OSError where `path` is a
-    directory or a device.
+    At any time, also after a power loss, `path` holds either all of its old content or all of the new. If the block or
+    a later step raises (including KeyboardInterrupt and a full disk), the temporary file is removed and the exception
+    propagates; an OSError names `path`. Only a killed process leaves a temporary file, `.levit_np-*.tmp`. For a
+    symbolic link, the file that it points at is replaced. An existing file's permissions are kept; a new file gets 0666
+    minus the umask. Raises OSError if `path` is a directory or a device.
     """
     target = os.path.realpath(os.fsdecode(path))
     temporary = os.path.join(os.path.dirname(target), f".levit_np-{secrets.token_hex(8)}.tmp")
@@ -28,7 +28,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         try:
             yield file
             file.flush()
-            if mode is not None and os.name != "nt":  # there read-only, which it knows alone, would only keep it here
+            if mode is not None and os.name != "nt":  # Windows has only read-only, which would pin the temporary
                 os.chmod(temporary, mode)
             force(file.fileno())
         finally:
@@ -36,7 +36,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
         _sync_directory(os.path.dirname(target))
     except BaseException as error:
-        # After os.replace there is no such file any more; nobody else uses a name of 64 random bits.
+        # After os.replace the temporary file is gone, and nobody else uses its name of 64 random bits.
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
@@ -45,25 +45,26 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def force(descriptor: int) -> None:
-    """fsync, which on macOS leaves the data in the disk's own memory; there is another call for it to get further."""
+    """Forces written data to the disk.  On macOS fsync leaves it in the disk's cache, and F_FULLFSYNC is needed."""
     try:
         from fcntl import F_FULLFSYNC, fcntl
     except ImportError:
         return os.fsync(descriptor)
     try:
         fcntl(descriptor, F_FULLFSYNC)
-    except OSError:  # some file systems do not know it; a full disk's error comes again
+    except OSError:  # some file systems do not support it; a real error such as a full disk will recur
         os.fsync(descriptor)
 
 
 def _close(file: BinaryIO) -> None:
-    # The data is on the disk already, or an exception is under way that must not be hidden by a second one.
+    # The data is already on the disk, or an exception is propagating that a second one must not hide.
     with contextlib.suppress(OSError):
         file.close()
 
 
 def mode_of_regular_file(path: str) -> int | None:
-    """The permission bits, None where there is no such file. Raises OSError for what a rename must not replace."""
+    """The permission bits of a file, None if it does not exist. Raises OSError for a directory or a device, which must
+    not be replaced."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -76,7 +77,7 @@ def mode_of_regular_file(path: str) -> int | None:
 
 
 def _sync_directory(path: str) -> None:
-    """Makes the rename itself durable. Windows has no such call; some network file systems refuse it."""
+    """Makes the rename durable too. Windows has no such call, and some network file systems refuse it."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)

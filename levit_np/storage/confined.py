@@ -1,4 +1,4 @@
-"""A job on a stranger's file, in a process of its own that cannot outlive its time or outgrow its memory."""
+"""Runs a function on an untrusted file in a child process with limited time and memory."""
 
 import contextlib
 import importlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-# -I: neither the working directory nor the environment adds a module; the caller's sys.path replaces the child's.
+# With -I neither the working directory nor the environment adds modules; the caller's sys.path replaces the child's.
 _CHILD = """
 import json, sys
 request = json.load(sys.stdin)
@@ -28,12 +28,11 @@ _LONGEST_REPLY = 1 << 20
 def run(function: Callable[..., Any], *arguments: Any, seconds: float = 60, memory: int = 1 << 30) -> Any:
     """Calls `function(*arguments)` in a new process and returns its result.
 
-    `function` stands at the top of a module; arguments and result are JSON values (a path may be a Path):
-    nothing that a subverted child says is unpickled. `seconds` bounds the wall clock and the processor time,
-    `memory` the bytes that the call may add to the child's address space (where the platform can bound that)
-    and the bytes of a file that it writes. The child is dead when this returns or raises. Raises
-    CheckpointError with the child's own message if it raised one, else one that says how it failed: time,
-    memory, a signal, another exception.
+    `function` is defined at the top level of a module; arguments and result are JSON values (a path may be a Path):
+    nothing from a possibly subverted child is unpickled. `seconds` limits wall-clock and processor time, `memory` the
+    bytes that the call may add to the child's address space (where the platform can limit that) and the size of a file
+    that it writes. The child has ended when this returns or raises. Raises CheckpointError: the child's own if it
+    raised one, else one that says how it failed (time, memory, a signal, another exception).
     """
     place = f"{function.__module__}.{function.__qualname__} in a child process"
     request = {"path": sys.path, "module": function.__module__, "function": function.__qualname__,
@@ -47,17 +46,17 @@ def run(function: Callable[..., Any], *arguments: Any, seconds: float = 60, memo
 
 
 def _wait(question: Any, answer: Any, seconds: float, place: str) -> int:
-    """Runs the child to its end, or to the end of its time, and returns its exit status."""
+    """Runs the child until it ends or its time is up, and returns its exit status."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _CHILD],
         stdin=question, stdout=answer, stderr=subprocess.DEVNULL,
-        # A pool of threads for linear algebra reserves address space for each processor and is of no use here.
+        # A thread pool for linear algebra would reserve address space for each processor, and is not needed here.
         env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        raise CheckpointError(f"{place}: expected to end within {seconds:g} s, stopped then") from None
+        raise CheckpointError(f"{place}: expected to end within {seconds:g} s, stopped after that") from None
     finally:
         process.kill()
         process.wait()
@@ -81,9 +80,9 @@ def _result(reply: bytes, status: int, place: str) -> Any:
 
 
 def _answer(request: dict[str, Any]) -> None:
-    """The child's whole life: the limits, the call, one JSON object on what was standard output."""
+    """All that the child does: sets the limits, calls the function, writes one JSON object to its standard output."""
     reply = os.dup(1)
-    # A library that prints must not mix its words with the answer.
+    # Output of a library that prints must not mix with the answer.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     function = importlib.import_module(request["module"])
@@ -103,12 +102,12 @@ def _answer(request: dict[str, Any]) -> None:
 
 
 def _limit(seconds: float, memory: int) -> None:
-    """Bounds this process for good. Windows has none of these; there the parent's clock alone holds."""
+    """Limits this process, irrevocably. Windows has none of these limits; there only the parent's timeout applies."""
     try:
         import resource
     except ImportError:
         return
-    # Should the parent be killed, nobody is left to keep the time: the kernel ends this process.
+    # If the parent is killed, nobody else enforces the time limit: the kernel then ends this process.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds + 1)
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -119,13 +118,13 @@ def _limit(seconds: float, memory: int) -> None:
         _, hard = resource.getrlimit(name)
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
-        # macOS does not let RLIMIT_AS be set.
+        # macOS does not allow RLIMIT_AS to be set.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(name, (limit, hard if name == resource.RLIMIT_CPU else limit))
 
 
 def _address_space() -> int:
-    """Bytes of address space in use now; 0 where there is no /proc to say."""
+    """Bytes of address space in use now; 0 on systems without /proc."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

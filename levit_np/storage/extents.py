@@ -1,6 +1,6 @@
-"""Where each array and document lies in a file, as its directory claims, and how they are taken out of it.
+"""Copies arrays and documents out of a file, given where its directory claims that each one lies.
 
-Whoever read the directory, libhdf5 or the list of a sealed file: nothing is copied before all claims were checked.
+Whether the directory was read by libhdf5 or is the list of a sealed file, all claims are checked before any copying.
 """
 
 import math
@@ -17,7 +17,7 @@ DOCUMENT_TYPE = "|u1"
 
 
 class Extent(NamedTuple):
-    """The claim that an array, or a document's UTF-8 bytes, of this type and shape begins at byte `offset`."""
+    """The claim that an array, or the UTF-8 text of a document, of this type and shape begins at byte `offset`."""
 
     parts: tuple[str, ...]
     dtype: str
@@ -40,8 +40,8 @@ class Extent(NamedTuple):
 def copies(data: bytes, extents: list[Extent], place: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays (native, writable, C-contiguous, together no larger than `data`) and the documents, by name.
 
-    Raises CheckpointError, beginning with `place`, for a claim that the file does not hold, two names for the
-    same bytes, a NaN or an infinity, or a document that is no strict JSON.
+    Raises CheckpointError, beginning with `place`, for an extent outside the file, two names for the same bytes, NaN or
+    infinity, or a document that is not strict JSON.
     """
     names.check_count(len(extents), place)
     for extent in extents:
@@ -77,7 +77,7 @@ def _check(extent: Extent, length: int, place: str) -> None:
 
 
 def _require_disjoint(extents: list[Extent], place: str) -> None:
-    """No two in the same bytes: together they are then no larger than the file."""
+    """Refuses overlapping extents; so together they are no larger than the file."""
     end, before = 0, "the start"
     for extent in sorted(extents, key=lambda extent: extent.offset):  # an empty one's offset is 0
         if extent.offset < end:

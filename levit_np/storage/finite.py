@@ -1,4 +1,4 @@
-"""Weights with a NaN or an infinity in them are damaged: whoever reads or writes weights says so by name."""
+"""The check that weights contain neither NaN nor infinity, made whenever they are read or written."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def require_finite(array: np.ndarray, place: str) -> None:
     """Raises CheckpointError, beginning with `place`, if a floating `array` holds a NaN or an infinity."""
     if array.dtype.kind != "f" or array.size == 0:
         return
-    # The extremes of an array show every NaN and infinity in it, and need no mask as large as the array.
+    # min and max are not finite if any element is not, and need no mask as large as the array.
     with np.errstate(invalid="ignore"):
         extremes = np.array([array.min(), array.max()])
     if not np.isfinite(extremes).all():

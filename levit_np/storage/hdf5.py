@@ -1,8 +1,8 @@
-"""Our container: HDF5 that any tool opens, behind a seal (see seal.py) that shows the least damage.
+"""Our container: HDF5 that any HDF5 tool opens, preceded by a seal (see seal.py) that reveals any damage.
 
-The dataset of `stages.0.attention.qkv.weight` is /stages/0/attention/qkv/weight: contiguous, unfiltered,
-little-endian. A document is UTF-8 JSON in a dataset /documents/name of bytes; an HDF5 attribute could not
-exceed 64 KB. /contents, also JSON, says where each of them begins: reading a sealed file needs no libhdf5.
+The array `stages.0.attention.qkv.weight` is the dataset /stages/0/attention/qkv/weight: contiguous, unfiltered,
+little-endian. A document is UTF-8 JSON in a dataset of bytes, /documents/<name>, as an HDF5 attribute could not exceed
+64 KB. /contents, also JSON, lists where each of them begins, so that reading a sealed file does not need libhdf5.
 """
 
 import io
@@ -25,11 +25,11 @@ _Content = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], documents: dict[str, Any]) -> None:
-    """Replaces `path` by a sealed file of these arrays (float32, float64, int64) and JSON documents.
+    """Writes `path`, a sealed file with these arrays (float32, float64, int64) and JSON documents.
 
-    The same content gives the same bytes, whatever the order of the dictionaries, and can be read back: a
-    NaN, an unknown dtype or a name that `read` would refuse raises CheckpointError before anything is
-    written. OSError as from `replacing`. Takes one copy of the content in memory.
+    The same content gives the same bytes, whatever the order of the dictionaries. Raises CheckpointError, before
+    anything is written, for what `read` would refuse: NaN, another dtype, an invalid name; OSError as `replacing` does.
+    Needs memory for one copy of the content.
     """
     image, contents = _image(_datasets(arrays, documents, os.fspath(path)), os.fspath(path))
     with image.getbuffer() as content, replacing(path) as file:
@@ -40,10 +40,10 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], documents: dic
 def read(path: str | os.PathLike) -> _Content:
     """The arrays (native, writable, C-contiguous) and the documents of an HDF5 file, by name.
 
-    A sealed file is held against its seal, then read as its list of contents says; libhdf5 does not see it. A file
-    without a seal is a stranger's: a child process, bounded in time and memory, reads it by strict_hdf5 and seals what
-    it found. Raises CheckpointError, and nothing else, for whatever is wrong with the file. Takes the file's size twice
-    in memory.
+    A sealed file is checked against its seal, then read by its list of contents, without libhdf5. A file without a seal
+    is not trusted: a child process with limited time and memory reads it with strict_hdf5 and writes a sealed copy,
+    which is read instead. Raises CheckpointError, and nothing else, for anything wrong with the file. Needs twice the
+    file's size in memory.
     """
     place = os.fspath(path)
     try:
@@ -53,7 +53,7 @@ def read(path: str | os.PathLike) -> _Content:
                 raise CheckpointError(f"{place}: expected an HDF5 file, found one that begins with {magic!r}")
             if magic != seal.MAGIC:
                 return _read_stranger(path, os.fstat(file.fileno()).st_size)
-            file.raw.seek(0)  # what is buffered would be put before the rest, and all of it copied for that
+            file.raw.seek(0)  # read without the buffer: prepending what it holds would copy the whole content
             return _read_sealed(file.raw.readall(), place)
     except OSError as error:
         raise CheckpointError(f"{place}: {error.strerror or error}") from error
@@ -90,14 +90,14 @@ def _are_strings(values: list[Any]) -> bool:
 def _read_stranger(path: str | os.PathLike, size: int) -> _Content:
     with tempfile.TemporaryDirectory(prefix="levit_np-") as directory:
         copy = os.path.join(directory, "sealed.h5")
-        # The child holds the content twice, reading and writing; libhdf5 and its metadata need the rest.
+        # The child holds the content twice, once read and once to be written; the rest is for libhdf5.
         confined.run(_seal_stranger, path, copy, seconds=20 + size / 20e6, memory=3 * size + (256 << 20))
         with open_regular(copy) as file:
             return _read_sealed(file.read(), os.fspath(path))
 
 
 def _seal_stranger(path: str, copy: str) -> None:
-    """The child's part: what strict_hdf5 finds in `path` goes, sealed, to `copy`."""
+    """The child process: writes what strict_hdf5 finds in `path` to the sealed file `copy`."""
     from . import strict_hdf5
 
     with open_regular(path) as file:
@@ -109,7 +109,7 @@ def _seal_stranger(path: str, copy: str) -> None:
 
 def _datasets(arrays: dict[str, np.ndarray], documents: dict[str, Any],
               place: str) -> dict[tuple[str, ...], np.ndarray]:
-    """What is to be stored, by path, checked but for the values."""
+    """The datasets to store, by path, with everything checked except the values."""
     names.check_count(len(arrays) + len(documents), place)
     datasets = {tuple(name.split(".")): array for name, array in arrays.items()}
     for parts in datasets:
@@ -121,8 +121,8 @@ def _datasets(arrays: dict[str, np.ndarray], documents: dict[str, Any],
 
 
 def texts(documents: dict[str, Any], place: str) -> dict[tuple[str, ...], bytes]:
-    """The documents as a file has them, by path.  Raises CheckpointError, beginning with `place`, for more bytes than
-    it may have: before hours of work, say, whose result could not be written."""
+    """The documents as stored in a file, by path.  Raises CheckpointError, beginning with `place`, if they are larger
+    than a file may hold; so it can be called before hours of work whose result could not be written."""
     found = {}
     for name, document in documents.items():
         names.check_parts((names.DOCUMENTS, name), place)
@@ -132,16 +132,16 @@ def texts(documents: dict[str, Any], place: str) -> dict[tuple[str, ...], bytes]
 
 
 def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.BytesIO, tuple[int, int]]:
-    """The HDF5 file, its user block empty, and the offset and bytes of /contents in it.
+    """The HDF5 file with an empty user block, and (offset, size in bytes) of /contents in it.
 
-    It is made in memory: libhdf5 itself never touches the disk, so a full one cannot upset it.
+    It is made in memory: libhdf5 itself never writes to the disk, and so cannot fail on a full one.
     """
     import h5py
 
     image, extents = io.BytesIO(), []
     # v108: compact headers with checksums, readable by every HDF5 since 2008.
     with h5py.File(image, "w", userblock_size=seal.SIZE, libver=("v108", "v108")) as file:
-        groups = {(): file}  # a path from the root would be walked anew for each dataset, half of the time here
+        groups = {(): file}  # by path: looking each path up from the root would take half of the time here
 
         def group(parts: tuple[str, ...]) -> h5py.Group:
             if parts not in groups:
@@ -149,7 +149,7 @@ def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.
             return groups[parts]
 
         def store(parts: tuple[str, ...], values: np.ndarray) -> int:
-            # A time would make the same content differ.
+            # With times, the same content would give different bytes.
             dataset = group(parts[:-1]).create_dataset(parts[-1], data=values, track_times=False)
             return (dataset.id.get_offset() or 0) if values.size else 0
 
@@ -163,7 +163,7 @@ def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.
 
 
 def _storable(array: np.ndarray, parts: tuple[str, ...], place: str) -> np.ndarray:
-    """Little-endian. Raises CheckpointError for what cannot be read back."""
+    """The array in little-endian order. Raises CheckpointError for what could not be read back."""
     place = f"{place}: {'.'.join(parts)}"
     values = np.asarray(array)
     little = values.dtype.newbyteorder("<")

@@ -1,6 +1,6 @@
-"""What an array may be called and how many there may be, the same for the writer and for the strict reader.
+"""The limits on names, number and shapes of the arrays in a file, shared by the writers and the strict readers.
 
-A name is an attribute path, `stages.0.blocks.1.attention.qkv.weight`; its parts are the groups of an HDF5 file.
+A name is an attribute path such as `stages.0.blocks.1.attention.qkv.weight`; its parts are the groups of an HDF5 file.
 """
 
 import math
@@ -13,16 +13,16 @@ LARGEST_SHAPE = 1 << 48
 LONGEST_NAME = 256
 DEEPEST = 16
 DOCUMENTS = "documents"
-CONTENTS = "contents"  # lists all others
-# All documents together: one megabyte of hostile JSON becomes 44 MB of Python lists.
+CONTENTS = "contents"  # the dataset that lists all others
+# Bytes of all documents together: one megabyte of hostile JSON becomes 44 MB of Python lists.
 LARGEST_DOCUMENTS = 1 << 20
 
 
 def check_parts(parts: tuple[str, ...], place: str) -> None:
-    """Raises CheckpointError, beginning with `place`, unless the parts joined by dots are a name as above."""
+    """Raises CheckpointError, beginning with `place`, unless these parts form a valid name."""
     name = ".".join(parts)
     for part in parts:
-        # isprintable refuses what a terminal would obey, and half a surrogate pair.
+        # isprintable refuses control characters, which could command a terminal, and lone surrogates.
         if not part or not part.isprintable() or "." in part or "/" in part:
             raise CheckpointError(f"{place}: expected a name of printable parts joined by dots, found {name!r:.300}")
     if len(parts) > DEEPEST:
@@ -32,7 +32,7 @@ def check_parts(parts: tuple[str, ...], place: str) -> None:
 
 
 def check_array_parts(parts: tuple[str, ...], place: str) -> None:
-    """`check_parts`, and no name that the container itself uses."""
+    """`check_parts`, and refuses the names that the container itself uses."""
     check_parts(parts, place)
     if parts[0] in (DOCUMENTS, CONTENTS):
         raise CheckpointError(f"{place}: expected the name of an array, found the reserved name {'.'.join(parts)!r}")
@@ -48,7 +48,7 @@ def check_shape(shape: tuple[int, ...], place: str) -> None:
     """Raises CheckpointError, beginning with `place`, for a shape that no array of a model has."""
     if len(shape) > MOST_DIMENSIONS:
         raise CheckpointError(f"{place}: expected at most {MOST_DIMENSIONS} dimensions, found {len(shape)}")
-    # NumPy multiplies the sizes even where one of them is 0 and no value is stored.
+    # A size of 0 counts as 1: NumPy multiplies the other sizes, and could overflow, even if no value is stored.
     if math.prod(max(size, 1) for size in shape) > LARGEST_SHAPE:
         raise CheckpointError(f"{place}: expected a shape of at most {LARGEST_SHAPE} values, found {shape}")
 

@@ -1,4 +1,4 @@
-"""Opening what a user names as a file of weights."""
+"""Opens a weight file that a user has named."""
 
 import os
 import stat
@@ -8,9 +8,10 @@ from ..errors import CheckpointError
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file for reading. Raises CheckpointError, naming `path`, where there is none or it is no regular one."""
+    """Opens a file for reading. Raises CheckpointError, naming `path`, if it does not exist or is not a regular
+    file."""
     try:
-        # A pipe would block and a device never end.
+        # Reading from a pipe could block, and from a device never end.
         if not stat.S_ISREG(mode := os.stat(path).st_mode):
             raise CheckpointError(f"{os.fspath(path)}: expected a regular file, found a "
                                   f"{'folder' if stat.S_ISDIR(mode) else 'pipe or device'}")

@@ -1,6 +1,6 @@
-"""The block in front of a file's content that shows the least damage, also damage to itself.
+"""The seal: a block with a hash, in front of a file's content, that reveals any damage to the content or to itself.
 
-It is no protection against malice: a forger can compute a hash too.
+It does not protect against malice, as a forger can compute the hash too.
 """
 
 import hashlib
@@ -10,15 +10,15 @@ from ..errors import CheckpointError
 
 MAGIC = b"levit_np"
 VERSION = 1
-# 512 bytes is the smallest user block of HDF5: its tools look for their own signature there and skip ours.
+# The smallest user block of HDF5: HDF5 tools look for their own signature after it and skip ours.
 SIZE = 512
-# magic, version, size of this block, bytes of content, offset and bytes of the list of contents (from the
-# start of the file), SHA-256 of the whole file with these last 32 bytes zero.
+# magic, version, size of this block, bytes of content, offset (from the start of the file) and bytes of the list of
+# contents, SHA-256 of the whole file with these last 32 bytes set to zero.
 _FIELDS = struct.Struct("<8sIIQQQ32s")
 
 
 def seal(content: bytes | memoryview, contents_offset: int, contents_nbytes: int) -> bytes:
-    """The block of SIZE bytes that stands in front of `content`."""
+    """The block of SIZE bytes to be written before `content`."""
     fields = (MAGIC, VERSION, SIZE, len(content), contents_offset, contents_nbytes)
     digest = hashlib.sha256(_FIELDS.pack(*fields, b"").ljust(SIZE, b"\0"))
     digest.update(content)
@@ -26,7 +26,8 @@ def seal(content: bytes | memoryview, contents_offset: int, contents_nbytes: int
 
 
 def check(data: bytes, place: str) -> tuple[int, int]:
-    """Offset and bytes of the list of contents. Raises CheckpointError unless `data` is a seal and its content."""
+    """(offset, size in bytes) of the list of contents. Raises CheckpointError unless `data` is a seal and the content
+    that it was made for."""
     if len(data) < SIZE or not data.startswith(MAGIC):
         raise CheckpointError(f"{place}: damaged: expected a seal of {SIZE} bytes, found {data[:8]!r}, {len(data)} "
                               "bytes")

@@ -1,8 +1,8 @@
-"""Finds the arrays and documents of HDF5 that anybody may have written, and refuses all else that HDF5 has.
+"""Finds the arrays and documents of an untrusted HDF5 file, and refuses every other feature of HDF5.
 
-Links and storage outside the file, virtual datasets, filters, and shapes without storage have each been a way
-to attack a loader. libhdf5 parses names and headers here and never sees a value. Even so some damaged
-directories make it go round for ever, taking memory: only a child process with limits should come here.
+Links and storage outside the file, virtual datasets, filters, and shapes without storage have each been used to attack
+a loader. libhdf5 only parses names and headers here and never reads a value. Some damaged directories still make it
+loop for ever, taking memory, so this runs only in a child process with limits (confined.py).
 """
 
 import io
@@ -21,13 +21,13 @@ _MOST_OBJECTS = 2 * names.MOST_DATASETS
 
 
 def find(data: bytes, place: str) -> list[extents.Extent]:
-    """All datasets of the HDF5 file that is `data`, user block included, but for /contents.
+    """All datasets, except /contents, of the HDF5 file whose bytes, including the user block, are `data`.
 
-    Accepted: groups and datasets joined by hard links, without attributes; the types of extents.py,
-    contiguous, unfiltered, with as much storage as the shape needs. Raises CheckpointError, beginning with
-    `place`, else.
+    Accepts groups and datasets connected by hard links, without attributes; the types of extents.py, contiguous,
+    unfiltered, with exactly the storage that the shape needs. Raises CheckpointError, beginning with `place`, for
+    anything else.
     """
-    # h5py turns the errors of libhdf5 into almost every exception that Python has.
+    # h5py raises libhdf5's errors as almost any type of exception.
     with checkpoint_errors_alone(place, "readable HDF5"):
         access = h5p.create(h5p.FILE_ACCESS)
         access.set_fileobj_driver(h5fd.fileobj_driver, io.BytesIO(data))
@@ -46,7 +46,7 @@ def find(data: bytes, place: str) -> list[extents.Extent]:
 
 
 def _datasets(root: h5g.GroupID, place: str) -> Iterator[tuple[tuple[str, ...], h5d.DatasetID]]:
-    """All that are below `root`. Loops of hard links end at the greatest depth or at the greatest number."""
+    """(path, dataset) of all datasets below `root`. Cycles of hard links end at the limit on depth or on number."""
     visited = itertools.count(1)
 
     def walk(group: h5g.GroupID, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], h5d.DatasetID]]:
@@ -63,7 +63,7 @@ def _datasets(root: h5g.GroupID, place: str) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _links(group: h5g.GroupID, parts: tuple[str, ...], place: str) -> list[tuple[str, ...]]:
-    """The paths of the group's members, their names checked."""
+    """The paths of the group's members, after checking their names."""
     found: list[bytes] = []
 
     def visit(name: bytes) -> bool | None:
@@ -95,7 +95,7 @@ def _child(group: h5g.GroupID, path: tuple[str, ...], place: str) -> h5g.GroupID
 
 
 def _refuse_attributes(owner: h5g.GroupID | h5d.DatasetID, place: str) -> None:
-    # Nothing here reads them, and they are one more thing that libhdf5 would have to parse.
+    # They are not used, and would only be more for libhdf5 to parse.
     count = h5a.get_num_attrs(owner)
     if count:
         raise CheckpointError(f"{place}: expected no HDF5 attributes, found {count}")

@@ -1,4 +1,4 @@
-"""JSON as a file format: what `dumps` writes `loads` reads back equal, and `loads` takes nothing doubtful."""
+"""Strict JSON: `loads` reads back exactly what `dumps` wrote, and refuses anything ambiguous."""
 
 import json
 import math
@@ -10,7 +10,7 @@ DEEPEST = 64
 
 
 def dumps(document: Any, place: str) -> bytes:
-    """UTF-8 JSON without spaces, keys in their order. Raises CheckpointError for what `loads` would not give back."""
+    """UTF-8 JSON without spaces, keys in the given order. Raises CheckpointError for what `loads` would refuse."""
     try:
         data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -20,10 +20,10 @@ def dumps(document: Any, place: str) -> bytes:
 
 
 def loads(data: bytes, place: str) -> Any:
-    """Raises CheckpointError, beginning with `place`, for anything but strict UTF-8 JSON.
+    """The document in UTF-8 JSON. Raises CheckpointError, beginning with `place`, for anything but strict JSON.
 
-    Refused beyond the standard: NaN and infinities (also 1e999), a key that stands twice in one object, half
-    a surrogate pair, more than 64 levels.
+    Also refuses, though the standard library or the standard allows it: NaN and infinities (also 1e999), a repeated key
+    in one object, a lone surrogate, more than 64 levels.
     """
     try:
         document = json.loads(
@@ -56,7 +56,7 @@ def _finite(digits: str) -> float:
 
 
 def _check(document: Any) -> None:
-    # The parser's own bound on the depth differs between Python versions; a caller that recurses needs a fixed one.
+    # The parser's own limit on depth differs between Python versions; callers that recurse need a fixed one.
     level = [document]
     for _ in range(DEEPEST):
         children: list[Any] = []

@@ -225,7 +225,7 @@ _file("empty program", checkpoint(pickled=b""), "more bytes")
 
 # Recursion, and attributes.
 
-_CHANGED = "expected no change to what stands in another container"
+_CHANGED = "expected no change to what is inside another container"
 _pickle("list in itself", b"]q\0h\0a", _CHANGED)
 _pickle("dict in itself", b"}q\0" + text("a") + b"h\0s", _CHANGED)
 _pickle("list in its tuple", b"]q\0h\0\x85a", _CHANGED)

@@ -243,7 +243,7 @@ def test_an_ablation_comes_back_or_is_refused(key, form, tmp_path):
 def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path):
     model = random_model("levit_128s", num_classes=5, image_size=(64, 96))
     export(model, tmp_path / "file", format="timm")
-    with pytest.raises(CheckpointError, match=r"found 24; image_size=\(H, W\) says"):
+    with pytest.raises(CheckpointError, match=r"found 24; give the size of other images as image_size=\(H, W\)"):
         load(tmp_path / "file")
     again = load(tmp_path / "file", image_size=(64, 96))
     assert again.config == model.config
@@ -364,7 +364,7 @@ def test_a_preprocessing_makes_the_networks_images(changes, tmp_path):
     model.preprocessing = preprocessing_named("digits", **changes)
     hdf5.write(tmp_path / "a.h5", arrays, documents | {"recipe": model.preprocessing.to_dict()})
     for refused in (lambda: load(tmp_path / "a.h5"), lambda: save(model, tmp_path / "b.h5")):
-        with pytest.raises(CheckpointError, match=r"[ab].h5: recipe: expected images \(1, 32, 32\), found \("):
+        with pytest.raises(CheckpointError, match=r"[ab].h5: preprocessing: expected images \(1, 32, 32\), found \("):
             refused()
     other = replace(model.config, image_size=(64, 64))
     hdf5.write(tmp_path / "a.h5", arrays, documents | {"config": other.to_dict()})

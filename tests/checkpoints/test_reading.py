@@ -139,7 +139,7 @@ def test_an_empty_recipe_is_not_none(recipe, tmp_path):
     save(random_model("levit_digits"), tmp_path / "a")
     arrays, documents = hdf5.read(tmp_path / "a")
     hdf5.write(tmp_path / "a", arrays, documents | {"recipe": recipe})
-    assert refusal(tmp_path / "a").startswith("recipe: expected the fields ['crop', ")
+    assert refusal(tmp_path / "a").startswith("preprocessing: expected the fields ['crop', ")
 
 
 @pytest.mark.parametrize("labels", [None, "0123456789", {}, list("012345678"), [*"012345678", 9], [*"0123456789a"]])

@@ -83,7 +83,7 @@ def test_the_sizes_above_have_both_crop_roundings():
     assert margins == {0, 1, 2, 3}
 
 
-def test_grey_recipe_is_bit_equal_to_torchvision():
+def test_grey_preprocessing_is_bit_equal_to_torchvision():
     image = picture(40, 33, "L")
     x = preprocess(image, preprocessing_named("digits"))
     assert x.shape == (1, 32, 32)
@@ -132,7 +132,7 @@ def test_too_elongated_images_are_refused_before_they_are_resized(size):
 
 # -- preprocessing as data
 
-def test_the_named_recipes():
+def test_the_named_preprocessings():
     rest = (224, 224), tuple(MEAN), tuple(STD), "RGB", "bicubic"
     assert preprocessing_named("authors") == Preprocessing("authors", 256, *rest)
     assert preprocessing_named("timm") == Preprocessing("timm", 248, *rest)
@@ -147,14 +147,14 @@ def test_the_named_recipes():
     ("timm", 224), ("timm", (224,)), ("timm", (224.0, 224.0)),
     ("timm", (224, 224), 2), ("timm", (224, 224), "3"),
 ])
-def test_unknown_recipes_are_refused(arguments):
-    with pytest.raises(ImageError, match="^recipe: "):
+def test_unknown_preprocessings_are_refused(arguments):
+    with pytest.raises(ImageError, match="^preprocessing: "):
         preprocessing_named(*arguments)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(1, 4096), st.integers(1, 4096), st.sampled_from(["RGB", "L"]), st.data())
-def test_recipes_survive_json(height, width, mode, data):
+def test_preprocessings_survive_json(height, width, mode, data):
     channels = 3 if mode == "RGB" else 1
     mean = data.draw(st.tuples(*[st.floats(-255, 255)] * channels))
     std = data.draw(st.tuples(*[st.floats(1e-4, 1e4)] * channels))
@@ -199,17 +199,17 @@ def test_a_preprocessing_is_a_value():
     ("interpolation", "bilinear", "interpolation: expected 'bicubic', found 'bilinear'"),
     ("interpolation", 3, "interpolation"),
 ], ids=lambda value: str(value)[:20])
-def test_damaged_recipes_are_refused(field, value, message):
+def test_damaged_preprocessings_are_refused(field, value, message):
     values = preprocessing_named("authors").to_dict()
     assert Preprocessing.from_dict(values) == preprocessing_named("authors")
     values[field] = value
-    with pytest.raises(ImageError, match=f"^recipe: {message}") as caught:
+    with pytest.raises(ImageError, match=f"^preprocessing: {message}") as caught:
         Preprocessing.from_dict(values)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("values", [
     {}, [], None, "recipe", {1: 2}, preprocessing_named("timm").to_dict() | {"more": 1}])
-def test_recipes_with_other_fields_are_refused(values):
-    with pytest.raises(ImageError, match="^recipe: expected the fields"):
+def test_preprocessings_with_other_fields_are_refused(values):
+    with pytest.raises(ImageError, match="^preprocessing: expected the fields"):
         Preprocessing.from_dict(values)
