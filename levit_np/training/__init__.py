@@ -1,2 +1,2 @@
-"""Training: trainer.py is the step, run.py what surrounds it on the disk; recipe.py has all its numbers, objective.py
-and update.py its mathematics, data/ and augmentation/ its batches."""
+"""Training.  trainer.py is the training step, run.py the loop with its files; recipe.py holds all hyperparameters,
+objective.py and update.py the mathematics; data/ and augmentation/ make the batches."""

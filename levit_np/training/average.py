@@ -1,17 +1,17 @@
-"""The moving average of the weights, a network of its own: it wanders less than the one that is trained."""
+"""The exponential moving average of the weights, a second network that is less noisy than the trained one."""
 
 
 class Average:
-    """After each step, average += (1 - decay) (model - average), for every array of the state, the BN statistics
-    too, as timm's ModelEma.  It starts as the model is.
+    """After each step, average += (1 - decay) (model - average), for every array of the state including BN statistics,
+    as in timm's ModelEma.  It starts as a copy of the model.
 
-    `model` is the network to evaluate."""
+    `model` is the averaged network, to be evaluated."""
 
     def __init__(self, model, decay: float):
         self.decay, self.model = decay, model.to(model.ops.NAME)
 
     def update(self, model) -> None:
-        """Takes a step's result in."""
+        """Updates the average after a step."""
         own, state = self.model.state(), model.state()
         model.ops.average_together(own.values(), [state[name] for name in own], self.decay)
         self.model.written()

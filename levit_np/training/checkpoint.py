@@ -1,4 +1,4 @@
-"""The states of a training on the disk: the three newest, each whole or not there."""
+"""Training checkpoints on the disk: the three newest are kept, each written atomically."""
 
 import re
 from pathlib import Path
@@ -13,26 +13,26 @@ _NAME = re.compile(r"step-(\d{9,})\.h5")
 class Checkpoints:
     """A folder of sealed HDF5 files step-<steps so far>.h5.
 
-    Whatever happens, and whenever: a file is written beside its place, forced to the disk and renamed onto it; an older
-    one is removed only once the new one was read back."""
+    Safe against a crash at any time: a file is written under a temporary name, forced to the disk, then renamed; older
+    ones are removed only after the new one has been read back."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
     def save(self, arrays: dict, document: dict) -> None:
-        """Writes a state (see Trainer.state).  Raises OSError, and CheckpointError for values that are not finite or a
-        file that does not read back as it was written; the older ones are then all there."""
+        """Writes a state (see Trainer.state).  Raises OSError, and CheckpointError for values that are not finite or if
+        the file does not read back as written; all older files are then still there."""
         path = self.folder / f"step-{document['steps']:09}.h5"
         hdf5.write(path, arrays, {"training": document})
         seal.check(path.read_bytes(), str(path))
-        # What is further than this state was damaged when this training went on from an older one: it must not count,
-        # and the training comes by to replace it.
+        # Files with more steps were found damaged when the run resumed from an older one: they do not count among the
+        # kept, and will be overwritten when training gets there.
         own = [other for other in self.paths() if _steps(other) <= document["steps"]]
         for old in own[KEPT:]:
             old.unlink()
 
     def newest(self) -> tuple[dict, dict, list[str]]:
-        """-> (arrays, document, why each newer file was left out).  Raises TrainingError where none is whole."""
+        """-> (arrays, document, why each newer file was skipped).  Raises TrainingError if no file is intact."""
         skipped = []
         for path in self.paths():
             try:
@@ -46,7 +46,7 @@ class Checkpoints:
                             + "".join(f"; {reason}" for reason in skipped))
 
     def paths(self) -> list[Path]:
-        """The files that bear a checkpoint's name, the furthest first."""
+        """The files named as checkpoints, those with the most steps first."""
         found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)] if self.folder.is_dir() else []
         return sorted(found, key=_steps, reverse=True)
 

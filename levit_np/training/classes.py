@@ -1,4 +1,4 @@
-"""Whose class is which: data, a network and a teacher each have an order of classes of their own."""
+"""Matches the classes of data, network and teacher, each of which has its own order of classes."""
 
 from collections import Counter
 
@@ -8,12 +8,13 @@ from ..errors import LevitError, shown
 
 
 def class_positions(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
-    """Where each of the `wanted` class names stands among the `count` classes of a network, int (len(wanted),); and
-    whether they were found by name.
+    """(positions, by name): the index of each `wanted` class name among the `count` classes of a network, int
+    (len(wanted),), and whether they were matched by name.
 
-    By name where one of them is among the labels (None: the network has no names), and then all must be.  Names that
-    it does not know at all, such as ImageNet's n01440764, are taken in their own order, if they are as many as its
-    classes.  Raises LevitError, beginning with `place`, else, and where two of them have a name that is wanted."""
+    They are matched by name if at least one of them is among the network's labels (None: it has none), and then all
+    must be.  Names that it does not know at all, such as ImageNet's n01440764, are taken in their own order, if there
+    are as many as its classes.  Raises LevitError, beginning with `place`, otherwise, and if a wanted name occurs
+    twice."""
     at = {label: n for n, label in enumerate(labels or ())}
     if any(name in at for name in wanted):
         if missing := [name for name in wanted if name not in at]:
@@ -31,6 +32,6 @@ def class_positions(wanted, labels, count: int, place: str) -> tuple[np.ndarray,
 
 
 def order_note(wanted, labels, named: bool) -> str:
-    """What a user should know where `class_positions` took names in their order (not named), as that may be another; or ""."""
+    """A note for the user if `class_positions` matched classes by order alone, which may be wrong; else ""."""
     return "" if named or not labels else (f"classes are taken in their order: {shown(wanted[0])} as "
                                            f"{shown(labels[0])}, …")

@@ -1,4 +1,4 @@
-"""A training's log as a picture: the losses and the accuracies over the epochs."""
+"""Draws the training curves of a log: losses and accuracies over the epochs."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from ..storage.atomic import replacing
 
 
 def draw(lines: list[dict], path: Path) -> str:
-    """Writes the picture (PNG) of a log's lines; -> a sentence that says where it is, or why there is none."""
+    """Writes a PNG of a log's lines; -> a message that says where it is, or why it was not drawn."""
     try:
         figure = require_matplotlib(f"{path}: not drawn", "train")(figsize=(10, 4), layout="constrained")
-    except LevitError as error:  # after days of training, all of which is saved
+    except LevitError as error:  # a missing Matplotlib must not fail a finished training run
         return str(error)
     from matplotlib.ticker import MaxNLocator
 
@@ -30,5 +30,5 @@ def draw(lines: list[dict], path: Path) -> str:
 
 
 def _number(figures: dict, key: str) -> float | None:
-    """None, a gap in a curve, where it is none: whoever edits a log must not lose the picture."""
+    """The number, or None, a gap in the curve, if an edited log has something else there."""
     return value if type(value := figures.get(key)) in (int, float) else None

@@ -1,4 +1,4 @@
-"""Evaluation: top-1, top-5 and loss of each head and of their average, printed as the authors' engine prints them."""
+"""Evaluation: top-1, top-5 and loss of each head and of their average, printed in the format of the authors' script."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,36 +12,37 @@ TOP = 5
 
 
 class Score:
-    """What one classifier made of the images so far: sums, so that nothing depends on how they were grouped."""
+    """The results of one classifier so far, as sums, so that they do not depend on how images are batched."""
 
     def __init__(self):
         self.images, self.first, self.top, self.total_loss = 0, 0, 0, 0.0
 
     def add(self, logits, labels) -> None:
-        """logits (B, classes), labels (B,): integers."""
+        """Adds a batch: logits (B, classes), labels (B,) as integers."""
         logits = logits.astype(np.float64)
-        rows, places = np.arange(len(labels)), np.arange(logits.shape[1])
+        rows, classes = np.arange(len(labels)), np.arange(logits.shape[1])
         own = logits[rows, labels][:, None]
-        # Classes before the label's: a higher logit, or the same one and a lower number, so that no tie is a hit twice.
-        before = ((logits > own) | (logits == own) & (places < labels[:, None])).sum(1)
+        # How many classes rank before the label: a higher logit, or an equal one and a lower number, so that a tie has
+        # one winner.
+        before = ((logits > own) | (logits == own) & (classes < labels[:, None])).sum(1)
         self.images += len(labels)
         self.first += int((before == 0).sum())
         self.top += int((before < TOP).sum())
         self.total_loss -= float(log_softmax(logits)[rows, labels].sum())
 
     def join(self, other: "Score") -> None:
-        """Adds what the same classifier made of other images."""
+        """Adds the same classifier's results on other images."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     @property
     def top1(self) -> float:
-        """Percent of the images whose label is the likeliest class."""
+        """The percentage of images whose label is the likeliest class."""
         return 100 * self.first / self.images
 
     @property
     def top5(self) -> float:
-        """Percent of the images whose label is among the five likeliest classes."""
+        """The percentage of images whose label is among the five likeliest classes."""
         return 100 * self.top / self.images
 
     @property
@@ -58,8 +59,8 @@ class Score:
 
 
 class Evaluation:
-    """The Score of each head, by the head's name, and of their average, which is the network's answer; confusion
-    (classes, classes) counts the average's answers: a row is a label, a column what was answered."""
+    """The Score of each head, by name, and of their average, which is the network's prediction; `confusion` (classes,
+    classes) counts the average's predictions: rows are labels, columns predictions."""
 
     def __init__(self, classes: int):
         self.heads: dict[str, Score] = {}
@@ -67,7 +68,7 @@ class Evaluation:
         self.confusion = np.zeros((classes, classes), np.int64)
 
     def add(self, outputs, labels) -> None:
-        """outputs: the logits (B, classes) of each head.  Raises LevitError for a logit that is not finite."""
+        """Adds a batch; outputs: the logits (B, classes) of each head.  Raises LevitError if one is not finite."""
         names = ("head", "head_dist") if len(outputs) > 1 else ()
         average = sum(outputs) / len(outputs)
         if not np.isfinite(average).all():
@@ -90,17 +91,17 @@ class Evaluation:
         return {"average": self.average.to_dict()} | {name: score.to_dict() for name, score in self.heads.items()}
 
     def __str__(self):
-        """A line a head, and the average's, the one that the authors print, last."""
+        """One line per head, and last that of the average, which is the one that the authors print."""
         width = max(map(len, self.heads), default=0)
         lines = [f"{name:<{width}} {score}" for name, score in self.heads.items()]
         return "\n".join([*lines, str(self.average)])
 
 
 def evaluate(heads: Callable, batches: Iterable, classes: int, ranks=None) -> Evaluation:
-    """The evaluation of a network, `heads`: images (B, C, H, W) -> the logits (B, classes) of each head (model.heads).
+    """Evaluates a network given by `heads`: images (B, C, H, W) -> the logits (B, classes) of each head (model.heads).
 
-    batches: pairs of images and their labels, places among the network's classes; of several ranks (see SingleRank)
-    each has a part of them, and all get the evaluation of the whole.  Raises LevitError where there is no image, or a
+    batches: pairs of images and labels, which number the network's classes. Of several ranks (see SingleRank) each has
+    a part of the batches, and all get the evaluation of the whole.  Raises LevitError if there is no image, or if a
     logit is not finite."""
     own, result, ranks = Evaluation(classes), Evaluation(classes), ranks or SingleRank()
     for images, labels in batches:

@@ -1,11 +1,11 @@
-"""Whether two sets of arrays, of which one was on another machine or at another time, are the same."""
+"""A fingerprint of arrays, which tells whether those on another machine or of an earlier run are the same."""
 
 import hashlib
 from collections.abc import Mapping
 
 
 def fingerprint(arrays: Mapping) -> str:
-    """SHA-256, in hexadecimal, over the bytes of the arrays, in their order."""
+    """The SHA-256, in hexadecimal, of the bytes of the arrays, in their order."""
     found = hashlib.sha256()
     for array in arrays.values():
         found.update(array.tobytes())

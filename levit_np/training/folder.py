@@ -1,4 +1,4 @@
-"""The folder of a training run: who writes in it, what is being trained there, and where each file lies."""
+"""The folder of a training run: its files, its configuration, and the lock that keeps other writers out."""
 
 import errno
 import os
@@ -14,16 +14,16 @@ from .checkpoint import Checkpoints
 from .log import Log
 
 
-# What some network file systems (Lustre, NFS, FUSE) answer who asks for a lock.
+# The errors of network file systems without locks (some of Lustre, NFS, FUSE).
 LOCKLESS = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP
-# Windows locks bytes, which nobody else can read then: this one, far behind the owner's number.
+# Windows locks bytes, which others then cannot read: so lock this one, far behind the owner's process id.
 LOCKED = 1 << 20
 
 
 class RunFolder:
-    """config.json, log.jsonl, checkpoints/, best.h5, last.h5, curves.png; skipped.txt where images were.
+    """config.json, log.jsonl, checkpoints/, best.h5, last.h5, curves.png, and skipped.txt if images were skipped.
 
-    config.json is written when the first checkpoint is on the disk: a folder that has one is a run to go on with."""
+    config.json is written after the first checkpoint: a folder that has one holds a run that can be resumed."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -33,8 +33,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self, fresh: bool) -> Iterator[None]:
-        """The only writer for as long as the block lasts; `fresh` makes the folder.  Raises TrainingError where another
-        process writes, or there is a run, or weights, where none is expected, or none where one is."""
+        """A context manager: inside it, this process is the only writer.  `fresh` creates the folder.  Raises
+        TrainingError if another process writes there; if `fresh`, also if there is a run or weights already; otherwise,
+        if there is no run."""
         if not fresh and not self.config.is_file():
             raise TrainingError(f"{self.path}: expected a run to go on with, found no {self.config.name}")
         made = not os.path.lexists(self.path)
@@ -54,16 +55,16 @@ class RunFolder:
                     self._remove_unless_begun()
 
     def _remove_unless_begun(self) -> None:
-        """Where no checkpoint was written, as of a run that was refused for its data, the folder is of no use."""
-        with suppress(OSError, TrainingError):  # it holds something, or is another run's
+        """Removes the folder if no checkpoint was written, because the run was refused for its data, say."""
+        with suppress(OSError, TrainingError):  # the folder is not empty, or is another run's
             self.require_locked()
             self.checkpoints.folder.rmdir()
             (self.path / "lock").unlink()
             self.path.rmdir()
 
     def require_locked(self) -> None:
-        """Raises TrainingError where the folder in this place is another by now: removed or renamed, and perhaps one
-        that a second run has begun, whose files would be mixed with ours."""
+        """Raises TrainingError if the folder at this path is no longer the locked one: it was removed or renamed, and
+        perhaps replaced by a second run's, whose files would be mixed with ours."""
         try:
             same = not self._locked or os.path.samestat(os.stat(self.path / "lock"), self._locked)
         except FileNotFoundError:
@@ -72,20 +73,20 @@ class RunFolder:
             raise TrainingError(f"{self.path}: expected the folder that this run has locked, found it moved or removed")
 
     def record_skipped(self, reason: str) -> None:
-        """A line of skipped.txt, unless it is there, by another rank or from before the run went on.  Raises
-        OSError."""
+        """Adds a line to skipped.txt, unless it is there already (from another rank, or from before the run was
+        resumed).  Raises OSError."""
         with _naming(self.skipped), open(self.skipped, "a+", encoding="utf-8", errors="backslashreplace") as file:
             file.seek(0)
             if f"{reason}\n" not in file:
                 file.write(f"{reason}\n")
 
     def write_config(self, config: dict) -> None:
-        """Raises OSError."""
+        """Writes config.json.  Raises OSError."""
         with replacing(self.config) as file:
             file.write(strict_json.dumps(config, str(self.config)) + b"\n")
 
     def read_config(self) -> dict:
-        """Raises TrainingError where it is none."""
+        """The content of config.json.  Raises TrainingError if it is not the configuration of a run."""
         try:
             config = strict_json.loads(self.config.read_bytes(), str(self.config))
         except (OSError, CheckpointError) as error:
@@ -99,7 +100,7 @@ class RunFolder:
 
 
 def require_same(ours: dict, theirs: dict, place: str) -> None:
-    """Raises TrainingError, naming the first difference, unless a run's configuration (ours) is what is wanted."""
+    """Raises TrainingError, naming the first difference, unless a run's configuration (ours) is the wanted one."""
     for key in {**ours, **theirs}:
         if isinstance(ours.get(key), dict) and isinstance(theirs.get(key), dict):
             require_same(ours[key], theirs[key], f"{place}: {key}")
@@ -110,8 +111,8 @@ def require_same(ours: dict, theirs: dict, place: str) -> None:
 
 @contextmanager
 def _lock(path: Path, folder: Path) -> Iterator[os.stat_result | None]:
-    """A lock that the system takes back when the process ends, however it ends; -> which file it is, None where it
-    locks nothing: there the numbers of files may change too."""
+    """A lock that the system releases when the process ends, however it ends; -> the lock file's status, or None on a
+    file system without locks, where inode numbers may change too."""
     with open(path, "a+b", buffering=0) as file:
         locked = os.fstat(file.fileno())
         try:
@@ -133,7 +134,7 @@ def _lock(path: Path, folder: Path) -> Iterator[os.stat_result | None]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An OSError in the block names the file: that of a write to an open one, as to a full disk, does not."""
+    """Adds the file's name to an OSError raised inside: errors of writing to an open file lack it."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Sums over the ranks' GPUs: by NCCL, from one to the other, where each rank has its own; else through the host.
+"""Sums over the ranks' GPUs: by NCCL, directly between GPUs, if each rank has its own; otherwise through the host.
 
-It has been tested against a stand-in for NCCL alone, never on GPUs."""
+It has been tested only with a stand-in for NCCL, never on several GPUs."""
 
 import importlib
 import platform
@@ -12,7 +12,7 @@ from .collective import Started, started_sum
 
 
 def gpu_sums(communicator) -> Callable:
-    """start(array): starts the sum, in place, of a float32 array on the GPU over all ranks; -> Started.
+    """-> a function start(array) that starts summing a float32 GPU array over all ranks, in place; -> Started.
 
     All ranks call this together, and then start the same sums in the same order."""
     nccl = _nccl()
@@ -23,7 +23,7 @@ def gpu_sums(communicator) -> Callable:
 
 
 class NCCLSums:
-    """On a stream of its own, so that what is computed meanwhile does not wait."""
+    """Sums by NCCL on a separate CUDA stream, so that computation continues meanwhile."""
 
     def __init__(self, communicator, nccl):
         self._nccl, self._cuda = nccl, device.arrays().cuda
@@ -34,7 +34,7 @@ class NCCLSums:
     def __call__(self, array) -> Started:
         assert array.dtype == "float32" and array.flags.c_contiguous
         computing = self._cuda.get_current_stream()
-        self._stream.wait_event(computing.record())  # until the array is there
+        self._stream.wait_event(computing.record())  # until the array has been computed
         address = device.current().address(array)
         self._all.allReduce(address, address, array.size, self._nccl.NCCL_FLOAT32, self._nccl.NCCL_SUM,
                             self._stream.ptr)
@@ -43,7 +43,7 @@ class NCCLSums:
 
 
 class HostSums:
-    """By MPI: of ranks that share a GPU, which NCCL refuses, or where NCCL is not installed."""
+    """Sums by MPI on the host: for ranks that share a GPU, which NCCL refuses, or without NCCL."""
 
     def __init__(self, communicator):
         self._communicator = communicator
@@ -54,9 +54,9 @@ class HostSums:
 
 
 def _nccl():
-    """CuPy's, or None where it or the library is missing."""
+    """CuPy's NCCL module, or None if it or the library is missing."""
     try:
-        with warnings.catch_warnings():  # CuPy's, of the library
+        with warnings.catch_warnings():  # CuPy warns if the library is missing
             warnings.simplefilter("ignore")
             nccl = importlib.import_module("cupy.cuda.nccl")
     except ImportError:
@@ -65,6 +65,6 @@ def _nccl():
 
 
 def _own_gpu() -> str:
-    """What tells this rank's GPU from others in its machine."""
+    """An id that distinguishes this rank's GPU from others in its machine."""
     cuda = getattr(device.arrays(), "cuda", None)
     return cuda.runtime.deviceGetPCIBusId(cuda.Device().id) if cuda else ""

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the end of the terminal: a training finishes its step, saves and ends."""
+"""Handles Ctrl-C, SIGTERM and a closed terminal: training finishes its step, saves and exits."""
 
 import os
 import signal
@@ -7,16 +7,16 @@ import threading
 import weakref
 from contextlib import contextmanager
 
-# Windows has no SIGHUP.  They may come to all processes of a terminal or of a service at once.
+# Windows has no SIGHUP.  A terminal or a service may send them to all of its processes at once.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 SAID = b"\nends when this step is done and saved; Ctrl-C again ends at once\n"
 
 
 class Stopped(BaseException):
-    """A signal asked for the end, and everything is saved; `status` is what the process should end with.
+    """Training ends because of a signal, and everything is saved; `status` is the exit status for the process.
 
-    As a KeyboardInterrupt, which may come anywhere too, it is no Exception: who decodes an image takes each of those
-    for the image's fault."""
+    Like KeyboardInterrupt it can be raised anywhere and is no Exception: decoding an image treats every Exception as
+    a defect of the image."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -24,13 +24,14 @@ class Stopped(BaseException):
 
 
 class Interrupt:
-    """Within the block, `asked` is the signal that came, or None; a second Ctrl-C is a KeyboardInterrupt at once."""
+    """A context manager: inside it, `asked` is the signal that arrived, or None; a second Ctrl-C raises
+    KeyboardInterrupt immediately."""
 
     def __init__(self):
         self.asked, self._at_once, self._before = None, False, {}
 
     def __enter__(self):
-        # Elsewhere signals cannot be taken; whoever trains in a thread has them in the main one.
+        # Python handles signals in the main thread alone; whoever trains in another thread handles them there.
         here = threading.current_thread() is threading.main_thread()
         for number in SIGNALS if here else ():
             if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
@@ -43,23 +44,23 @@ class Interrupt:
 
     def _take(self, number, frame):
         again, self.asked = self.asked and number == signal.SIGINT, number
-        # What is raised in a weakref's callback, of which h5py has thousands in a save, Python prints and drops.
+        # Python prints and drops exceptions raised in weakref callbacks, of which h5py runs thousands in a save.
         if not (frame and frame.f_globals.get("__name__") == weakref.__name__):
             if again:
                 raise KeyboardInterrupt
             self.check()
         if number == signal.SIGINT and sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), SAID)  # print is not for a signal's handler, which may interrupt another
+            os.write(sys.stderr.fileno(), SAID)  # not print, which is unsafe in a signal handler
 
     def check(self) -> None:
-        """Raises Stopped, where a signal came and nothing is left to save."""
+        """Raises Stopped if a signal has arrived and nothing is left to save."""
         if self.asked and self._at_once:
             raise Stopped(self.asked)
 
     @contextmanager
     def at_once(self):
-        """For work whose loss costs nothing, since all is saved: a signal ends it with Stopped, also one that came
-        before."""
+        """A context manager for work that may be lost, as everything is saved: a signal, also an earlier one, ends it
+        immediately with Stopped."""
         self._at_once = True
         try:
             self.check()

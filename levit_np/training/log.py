@@ -1,4 +1,4 @@
-"""The log of a training: a line of JSON an epoch."""
+"""The training log: one line of JSON per epoch."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from ..storage.atomic import force, replacing
 
 
 class Log:
-    """log.jsonl: appended to, so that others can follow it; each line forced to the disk whole."""
+    """log.jsonl: lines are appended, so that other programs can follow it; each is forced to the disk as a whole."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
 
     def lines(self) -> list[dict]:
-        """What was written; a line that is none, as a kill or a user may leave it, is left out."""
+        """The lines written so far, without invalid ones, which a kill or a user's edit may leave."""
         lines = []
         for text in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else ():
             try:
@@ -28,14 +28,14 @@ class Log:
         return lines
 
     def cut(self, epochs: int) -> None:
-        """Leaves the lines of the first so many epochs: the training goes on from there and will write the others."""
+        """Keeps the lines of the first `epochs` epochs: training resumes there and will write the others again."""
         lines = [line for line in self.lines() if line["epoch"] <= epochs]
         with replacing(self.path) as file:
             file.writelines(_text(line) for line in lines)
 
     def append(self, line: dict) -> None:
-        """Raises OSError, the file then being as it was."""
-        binary = getattr(os, "O_BINARY", 0)  # else Windows writes \r\n for \n
+        """Adds a line.  Raises OSError, leaving the file as it was."""
+        binary = getattr(os, "O_BINARY", 0)  # without it Windows writes \r\n for \n
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | binary, 0o666)
         try:
             size, rest = os.fstat(descriptor).st_size, _text(line)

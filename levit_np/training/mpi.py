@@ -1,4 +1,4 @@
-"""The ranks of a training that `mpiexec` started: what they say to each other, and how they end together."""
+"""The ranks of a training run started by `mpiexec`: how they communicate, and how they end together."""
 
 import os
 import signal
@@ -15,24 +15,24 @@ from .collective import Started, collected, finish, started_sum
 from .reduction import Reduction
 from .synchronized import synchronize
 
-# What the starters of MPI programs tell each process: MPICH and Intel MPI, Open MPI, Slurm.
+# The variables in which MPI launchers give the number of processes: MPICH and Intel MPI, Open MPI, Slurm.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-PATIENCE = 5.0  # seconds in which ranks that fail together all do so
-PASSED_ON = 0.3  # seconds that mpiexec is given to show what a rank said: when a job is aborted, it drops the rest
+PATIENCE = 5.0  # seconds to wait for the other ranks to fail too, if all fail for one reason
+PASSED_ON = 0.3  # seconds for mpiexec to forward a rank's last output, which it drops once the job is aborted
 
 
 def started_by_mpi() -> int:
-    """How many processes mpiexec says that it started; 0 outside it."""
+    """How many processes mpiexec started, according to its environment variables; 0 if there was no mpiexec."""
     counts = [int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()]
     return max(counts, default=0)
 
 
 class MPIRanks:
-    """The processes of one training, of which this one is number `rank` of `size`: SingleRank says what each method is
-    for.  All call the same methods in the same order."""
+    """The processes of one training run; this one is number `rank` of `size`.  The methods are explained in SingleRank;
+    all ranks call the same ones in the same order."""
 
     def __init__(self, communicator):
-        # One conversation each: what is said in one is never taken for an answer in another.
+        # A communicator for each purpose, so that their messages cannot be confused.
         self._communicator, self._gradients, self._endings = communicator, communicator.Dup(), communicator.Dup()
         self.rank, self.size = communicator.rank, communicator.size
 
@@ -83,12 +83,12 @@ class MPIRanks:
                                  f"{other!a:.100} on rank {rank}")
 
     def _meet(self) -> None:
-        """All ranks have come here; those that wait, for a file that is written say, leave the processor to others."""
+        """Waits until all ranks have arrived, without spinning: one may be writing a file."""
         finish(self._communicator.Ibarrier())
 
     def end_together(self) -> bool:
-        """Called by a rank that has failed: whether all have, as for a reason that they agreed on.  Else the others
-        wait for a message that will not come."""
+        """Called by a rank that has failed: whether all ranks have, for a reason that they agreed on.  If not, the
+        others are waiting for a message that will never arrive."""
         together, latest = self._endings.Ibarrier(), time.monotonic() + PATIENCE
         while not together.Test():
             if time.monotonic() > latest:
@@ -103,15 +103,16 @@ class MPIRanks:
 
 @contextmanager
 def mpi_ranks() -> Iterator[MPIRanks]:
-    """The ranks of this job; where the block fails on one of them, all are ended, and only one says why.
+    """A context manager: the ranks of this job.  If the block fails on one of them, all are ended, and only one says
+    why.
 
-    Raises LevitError without mpi4py, or where it speaks another MPI than mpiexec's: each process would train alone and
+    Raises LevitError without mpi4py, or if mpi4py uses another MPI than mpiexec: each process would train alone and
     overwrite the others' files."""
     expected = started_by_mpi()
     try:
         import mpi4py
 
-        # Python's other threads never call MPI.
+        # "funneled": only the main thread calls MPI.
         mpi4py.rc.thread_level = "funneled"
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -122,12 +123,12 @@ def mpi_ranks() -> Iterator[MPIRanks]:
         raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: "
                          "mpiexec is another MPI's; use the one beside this Python")
     ranks = MPIRanks(MPI.COMM_WORLD)
-    # Counted in its own machine: dealt to machines in turn, ranks would leave every other GPU without one.
+    # The rank within its own machine: global numbers, dealt to machines in turn, would leave every other GPU unused.
     device.choose(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).rank)
     try:
         yield ranks
     except BaseException as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ended in here by Ctrl-C, it would leave the others waiting
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in here would leave the other ranks waiting
         if not ranks.end_together():
             _say(error, ranks)
             time.sleep(PASSED_ON)

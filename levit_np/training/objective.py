@@ -1,18 +1,19 @@
-"""What training minimises: cross-entropy with the labels on one head, with the teacher's on the other."""
+"""The training objective: cross-entropy with the labels on the first head, distillation from a teacher on the
+second."""
 
 from .recipe import Recipe
 
 
 def objective(ops, recipe: Recipe, outputs, targets, teacher=None) -> tuple:
-    """-> (loss, its gradient to the logits of each head, in the form of outputs).
+    """-> (loss, its gradient with respect to each head's logits, in the form of `outputs`).
 
     outputs: logits (B, classes), or a pair of them with distillation; targets (B, classes), each row summing to 1;
     teacher: the teacher's logits (B, classes), or None.  With two heads
 
-        loss = (1 - alpha) cross_entropy(first, targets) + alpha second's,
+        loss = (1 - alpha) cross_entropy(first, targets) + alpha distillation(second, teacher).
 
-    the second's being, with a teacher, hard (its first choice is the label) or soft distillation at `temperature`
-    (DeiT, arXiv 2012.12877, section 3, and its code's scale); without one, the cross-entropy with the targets too.
+    Distillation is hard (the teacher's predicted class is the label) or soft at `temperature` (DeiT, arXiv 2012.12877,
+    section 3, with the scale of its code); without a teacher it is the cross-entropy with the targets.
     """
     if not isinstance(outputs, tuple):
         return ops.cross_entropy(outputs, targets), ops.cross_entropy_backward(outputs, targets)

@@ -1,4 +1,4 @@
-"""What a user sees of a training: a bar with speed, loss, accuracy and the time left; a line an epoch."""
+"""The display of a training run: a bar with speed, loss, accuracy and the time left, and one line per epoch."""
 
 import sys
 import time
@@ -8,18 +8,18 @@ from datetime import timedelta
 
 from ..errors import shown, silence_output
 
-LINE_SECONDS = 30.0  # between two lines where there is no bar, as in a file or behind mpiexec
+LINE_SECONDS = 30.0  # between two lines if there is no bar, as in a file or under mpiexec
 
 
 class Screen:
-    """Lines on standard output, the bar on standard error where that is a terminal, else a line now and then; quiet:
-    none of it."""
+    """Prints lines on standard output, and a bar on standard error if that is a terminal, else a line now and then;
+    quiet: prints nothing."""
 
     def __init__(self, quiet: bool = False):
         self._quiet, self._bar = quiet, None
 
     def note(self, text: str) -> None:
-        """A line.  Where nobody reads it any more (`head` has seen enough), the training goes on all the same."""
+        """Prints a line.  If nobody reads it any more (`head` has ended), training continues all the same."""
         if self._quiet:
             return
         try:
@@ -31,7 +31,7 @@ class Screen:
 
     @contextmanager
     def training(self, trainer):
-        """Around the whole training."""
+        """A context manager around the whole training run."""
         self._trainer, self._images, self._since = trainer, 0, time.monotonic()
         self._begun, self._said, self._until = (self._since, self._done()), self._since, self._since
         with self._made_bar() if sys.stderr.isatty() and not self._quiet else nullcontext() as self._bar:
@@ -41,7 +41,7 @@ class Screen:
         self._bar = None
 
     def step(self, step) -> None:
-        """After each step."""
+        """Called after each step."""
         self._images, self._until = self._images + step.images, time.monotonic()
         if not self._bar and self._until - self._said < LINE_SECONDS:
             return
@@ -57,13 +57,13 @@ class Screen:
             self.note(f"{text}  {timedelta(seconds=round(left))} left")
 
     def waiting(self, what: str):
-        """Around work that is not a step's."""
+        """A context manager around work other than steps."""
         if self._bar:
             self._bar.update(self._task, description=f"epoch {self._trainer.epoch + 1}  {what}")
         return nullcontext()
 
     def epoch(self, line: dict, best: bool) -> None:
-        """At the end of an epoch, with its line of the log."""
+        """Called at the end of an epoch, with its line of the log."""
         text = (f"epoch {line['epoch']}/{self._trainer.recipe.epochs}  loss {line['loss']:.4f}  "
                 f"top1 {line['top1']:.2f}")
         if figures := line.get("validation"):
@@ -72,7 +72,7 @@ class Screen:
         self._images, self._since = 0, time.monotonic()
 
     def _done(self) -> int:
-        """Batches of the whole training that lie behind."""
+        """The number of batches done, of the whole training run."""
         return self._trainer.epoch * self._trainer.loader.steps + self._trainer.batch
 
     def _total(self) -> int:
@@ -86,5 +86,5 @@ class Screen:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = TextColumn("{task.description}"), BarColumn(None), TimeRemainingColumn(), TextColumn("left")
-        # Redirected, the lines on standard output appear above the bar.
+        # Redirecting standard output makes its lines appear above the bar.
         return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), expand=True)

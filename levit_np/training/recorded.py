@@ -1,6 +1,5 @@
-"""A pass, forward, loss and backward, recorded once and then replayed whole: on a GPU it is some thousand small
-kernels, which the processor is slower to launch than the GPU to run, and on a CPU Python stands between some hundred
-large ones."""
+"""Records one pass (forward, loss, backward) and then replays it as a whole.  On a GPU a pass is about a thousand small
+kernels, which take longer to launch than to run; on a CPU it is about a hundred large ones with Python in between."""
 
 from contextlib import contextmanager
 
@@ -8,12 +7,12 @@ from ..errors import say
 
 
 class RecordedPass:
-    """`compute(*arrays, share=number)` -> values, a pass of the model, in the same form.
+    """A function with the signature and result of `compute(*arrays, share=number)` -> values, a pass of the model.
 
-    It is recorded for arrays of certain shapes and types and a certain share, and for the arrays that the model then
-    has, the parts of it that are frozen and those that drop; where any of them changes, anew.  Values and gradients
-    stand in the same memory each time.  compute must do the same whatever the arrays hold, by operations alone, and
-    wait for nothing.  Drop path's masks are drawn before.
+    A recording is valid for the shapes and types of the arrays, the share, the model's current arrays, its frozen parts
+    and its dropping branches; if any of these changes, the pass is recorded again.  Values and gradients are in the
+    same memory each time.  compute must do the same whatever the values of the arrays, through operations alone, and
+    without waiting for anything.  Drop path's masks are drawn beforehand.
     """
 
     def __init__(self, model, compute):
@@ -25,17 +24,17 @@ class RecordedPass:
     def __call__(self, *arrays, share):
         key = (share, self._model.frozen, *map(id, self._model.dropping()), *((a.shape, a.dtype) for a in arrays))
         if self._refused or key != self._key:
-            # The first time as it comes: whatever is compiled or put together once is not recorded.
+            # The first pass is not recorded, as it also compiles and sets things up.
             held, self._key, self._replay = self._replay is not None, None, None
-            if held and hasattr(self._model.ops, "free"):  # as much memory as this pass takes too
+            if held and hasattr(self._model.ops, "free"):  # the old recording's memory, as much as this pass needs
                 self._model.ops.free()
             found = self._compute(*arrays, share=share)
-            self._key = key  # not that of a pass that is refused, for a batch of one say
+            self._key = key  # set only after success: compute may refuse, a batch of one say
             return found
-        replay, self._replay = self._replay, None  # where this is cut short, by Ctrl-C say, the next is recorded anew
+        replay, self._replay = self._replay, None  # if this is interrupted, by Ctrl-C say, the next pass records again
         if replay is None or any(getattr(layer, name) is not array
                                  for (layer, name), array in zip(self._state, self._held)):
-            replay = None  # and what it kept
+            replay = None  # frees the memory that it holds
             if not (replay := self._record(arrays, share)):
                 return self._compute(*arrays, share=share)
         else:
@@ -44,7 +43,7 @@ class RecordedPass:
             own[...] = array
         try:
             found = replay()
-        finally:  # cut short it has written too, to BN's running statistics
+        finally:  # even if interrupted, it may have written to BN's running statistics
             self._model.written()
         for (layer, name), gradient in zip(reversed(self._places), reversed(found)):
             layer.accumulated[name] = gradient
@@ -52,7 +51,7 @@ class RecordedPass:
         return found[: -len(self._places)]
 
     def _record(self, arrays, share):
-        """What replays the pass; None where it cannot be recorded."""
+        """Records the pass; -> a function that replays it, or None if it cannot be recorded."""
         ops, random = self._model.ops, self._model.random.bit_generator.state
         self._inputs = [array.copy() for array in arrays]
         self._held = [getattr(layer, name) for layer, name in self._state]
@@ -67,7 +66,7 @@ class RecordedPass:
                 values = self._compute(*self._inputs, share=share)
             for (layer, name), array in zip(self._state, self._held):
                 new = getattr(layer, name)
-                if new is not array:  # BN's running statistics: the next replay reads them where this one did
+                if new is not array:  # BN's running statistics: replays read and write them in the same memory
                     ops.copyto(array, new)
                     setattr(layer, name, array)
             self._places = [(layer, name) for _, layer in self._model.walk() for name in layer.accumulated]
@@ -77,7 +76,7 @@ class RecordedPass:
             return ops.captured(once, (*self._inputs, *self._held, *(mask for _, mask in self._masks)))
         except (RuntimeError, MemoryError) as error:
             if any(layer.completed for _, layer in self._model.walk()):
-                raise  # the other ranks have been told of gradients, and wait for the rest
+                raise  # gradients have already been sent to the other ranks, which wait for the rest
             self._model.random.bit_generator.state = random
             for (layer, name), array in zip(self._state, before):
                 setattr(layer, name, array)
@@ -92,7 +91,8 @@ class RecordedPass:
 
     @contextmanager
     def _recordable(self):
-        """With drop path's masks drawn, and what a layer with all its gradients calls a part of the recording."""
+        """A context manager for recording: residuals use the masks drawn beforehand, and the calls of
+        `layer.completed` become part of the recording."""
         telling = [(layer, layer.completed) for _, layer in self._model.walk() if layer.completed]
         tell = self._model.ops.repeated(_tell) if telling else None
         try:

@@ -1,23 +1,23 @@
-"""The ranks' gradients become their sum while the backward still goes on."""
+"""Sums the gradients over all ranks while the backward is still running."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-BUCKET = 1 << 20  # bytes that travel together: few messages, and the first leave early
+BUCKET = 1 << 20  # bytes per message: large enough for few messages, small enough to start sending early
 
 
 class Reduction:
-    """`with reduction: model.backward(...)` leaves the sum over all ranks of what each has accumulated.
+    """After `with reduction: model.backward(...)` the accumulated gradients are the sums over all ranks.
 
-    The sum of a layer's gradients is started when the layer is done, and who comes after it in the backward computes
-    meanwhile.  A large gradient is summed where it is, BUCKET bytes a message; small ones are gathered in buckets, in
-    whose memory they stay, and which the next reduction uses again.  Every rank goes through the layers in the same
-    order, so that their messages are the same.
+    The sum of a layer's gradients starts when its backward is done, while the following layers are computed.  A large
+    gradient is summed in place, in messages of BUCKET bytes; small ones are copied into buckets, in whose memory they
+    stay, and which the next reduction reuses.  Every rank goes through the layers in the same order, so that their
+    messages match.
     """
 
     def __init__(self, model, start: Callable):
-        """start(array): starts the sum of an array, in place; -> Started."""
+        """start(array): starts summing an array over all ranks, in place; -> Started."""
         self._start, self._zeros, self._open, self._memory = start, model.ops.zeros, False, []
         for _, layer in model.walk():
             layer.completed = self._completed
@@ -30,7 +30,7 @@ class Reduction:
     def __exit__(self, kind, *_):
         self._open = False
         if kind is not None:
-            return  # the other ranks would wait forever: whoever catches this ends them all
+            return  # the other ranks would now wait forever: mpi_ranks ends them all
         if self._waiting:
             self._send_bucket()
         for sum_ in self._sums:
@@ -46,7 +46,7 @@ class Reduction:
         if not self._open:
             return
         for name, gradient in layer.accumulated.items():
-            # One that is a view may share its memory with what the backward still reads.
+            # In place only if the gradient owns its memory: a view may share it with what the backward still reads.
             if gradient.nbytes >= BUCKET // 4 and gradient.flags.c_contiguous and gradient.flags.owndata:
                 self._send(gradient.reshape(-1))
             else:
@@ -58,7 +58,7 @@ class Reduction:
             sum_.move()
 
     def _send(self, numbers):
-        """Starts the sum of an array (N,), in place."""
+        """Starts summing an array (N,), in place."""
         step = BUCKET // numbers.itemsize
         for start in range(0, len(numbers), step):
             self._sums.append(self._start(numbers[start : start + step]))
@@ -72,7 +72,7 @@ class Reduction:
         self._waiting, self._bytes = [], 0
 
     def _bucket(self, size, dtype):
-        """The memory that stood in this place the last time: a backward is like the one before."""
+        """Memory for the next bucket, reused from the last reduction, as every backward has the same sequence."""
         place = len(self._buckets)
         if place < len(self._memory) and self._memory[place].shape == (size,) and self._memory[place].dtype == dtype:
             return self._memory[place]

@@ -1,4 +1,4 @@
-"""A training with its folder: steps, and between them whatever must outlive a power cut."""
+"""The training loop with its folder: steps, and between them everything that must survive a power cut."""
 
 import time
 from collections.abc import Callable
@@ -13,14 +13,15 @@ from .schedule import learning_rate
 from .trainer import Trainer
 
 SAVE_SECONDS = 600.0
-KEPT = 0.1  # the share of the first weights in the average's last above which a user is told
+KEPT = 0.1  # warn if the final average still contains more than this share of the initial weights
 
 
 class Run:
-    """Drives a trainer to its last epoch, inside `folder.locked(...)`.
+    """Runs a trainer to its last epoch, inside `folder.locked(...)`.
 
-    validate: a network -> {"top1": percent, "loss": …, …}; it is called after each epoch, with the average where there
-    is one.  screen: see progress.py.  save_seconds: how much is lost at most, besides what an epoch's end saves."""
+    validate: a function network -> {"top1": percent, "loss": …, …}, called after each epoch with the averaged network
+    if there is one.  screen: see progress.py.  save_seconds: the time between checkpoints within an epoch, and so the
+    most that can be lost."""
 
     def __init__(self, trainer: Trainer, folder: RunFolder, *, screen, validate: Callable | None = None,
                  save_seconds: float = SAVE_SECONDS):
@@ -30,8 +31,8 @@ class Run:
         self._skipped: set[str] = set()
 
     def begin(self, config: dict) -> None:
-        """A new run: its first checkpoint, then config.json, which makes it one to go on with.  Raises Stopped after a
-        signal, when that is done."""
+        """Starts a new run: writes its first checkpoint, then config.json, which makes it one that can be resumed.
+        Raises Stopped after a signal, once that is done."""
         ranks = self.trainer.ranks
         ranks.require_equal("data and settings", config)
         ranks.require_equal("weights to begin with", fingerprint(self.trainer.model.state()))
@@ -44,15 +45,16 @@ class Run:
         self._say_how_far_the_rate_rises()
 
     def _say_what_the_average_keeps(self) -> None:
-        """Where steps are few, the average, which every weight file is of, hardly leaves the weights it begins with."""
+        """Warns if there are so few steps that the average, which is what weight files hold, hardly leaves the initial
+        weights."""
         recipe = self.trainer.recipe
         steps = recipe.epochs * -(-self.trainer.loader.steps // recipe.accumulation)
         if recipe.average and (kept := recipe.average ** steps) > KEPT:
             self.screen.note(f"average: after all {steps} steps it still holds {100 * kept:.0f} % of the weights it "
-                             "begins with; a smaller --average forgets sooner, 0 keeps none")
+                             "begins with; a smaller --average forgets faster, 0 switches it off")
 
     def _say_how_far_the_rate_rises(self) -> None:
-        """Where epochs are few, the warm-up is not over when they are."""
+        """Warns if there are so few epochs that training ends before the warm-up does."""
         recipe, ranks = self.trainer.recipe, self.trainer.ranks.size
         end = recipe.epochs if recipe.rate_changes == "step" else max(recipe.epochs - 2, 0)  # in schedule.py's time
         if end < recipe.warmup_epochs:
@@ -61,8 +63,8 @@ class Run:
                              f"{recipe.peak_rate(ranks):.2g}; fewer --warmup-epochs rise sooner")
 
     def resume(self) -> None:
-        """The state of the newest checkpoint that is whole.  Raises TrainingError where there is none, or it is of
-        another training."""
+        """Restores the newest intact checkpoint.  Raises TrainingError if there is none, or if it belongs to another
+        training run."""
         ranks = self.trainer.ranks
         arrays, document, skipped = ranks.first(self.folder.checkpoints.newest)
         for reason in skipped:
@@ -78,16 +80,16 @@ class Run:
                          f"{self.trainer.loader.steps}")
 
     def train(self) -> None:
-        """To the end.  Raises Stopped after a signal, when all is saved; TrainingError for a loss that is not finite,
-        and for a folder that was taken away; OSError where nothing can be saved any more: the last checkpoint is then
-        whole."""
+        """Trains to the end.  Raises Stopped after a signal, when everything is saved; TrainingError for a loss that is
+        not finite or a folder that was removed; OSError if nothing can be saved any more: the last checkpoint is then
+        intact."""
         trainer = self.trainer
         with Interrupt() as interrupt:
             with self.screen.training(trainer):
                 while trainer.epoch < trainer.recipe.epochs:
                     self._train_epoch(interrupt)
                     self.save()
-                    # Several ranks end together, between two of the things that they do together.
+                    # Several ranks cannot stop in the middle of a validation, in which they communicate.
                     with interrupt.at_once() if trainer.ranks.size == 1 else nullcontext():
                         line = self._line()
                     self._stop_if_asked(interrupt)
@@ -99,8 +101,8 @@ class Run:
                 self.screen.note(draw(self.folder.log.lines(), self.folder.path / "curves.png"))
 
     def save(self) -> None:
-        """The state as it is between two steps.  Raises OSError, CheckpointError; TrainingError where the folder is not
-        this run's any more."""
+        """Writes a checkpoint, between two steps.  Raises OSError, CheckpointError; TrainingError if the folder is no
+        longer this run's."""
         state = self.trainer.state()
 
         def write():
@@ -122,13 +124,13 @@ class Run:
                 self._stop_if_asked(interrupt)
 
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
-        """Raises Stopped, on every rank, where a signal came to one of them; all is saved."""
+        """Raises Stopped, on every rank, if a signal arrived at one of them; everything is saved by now."""
         (asked,) = self.trainer.ranks.largest([interrupt.asked or 0])
         if asked:
             raise Stopped(asked)
 
     def record_skipped(self, skipped) -> None:
-        """Says, and writes down, each (name, reason) of an image that could not be used, once."""
+        """Prints and writes down each (name, reason) of an image that could not be used, once."""
         for _, reason in skipped:
             if reason not in self._skipped:
                 self._skipped.add(reason)
@@ -136,7 +138,7 @@ class Run:
                 self.folder.record_skipped(reason)
 
     def _line(self) -> dict:
-        """What the log says of the epoch that is over."""
+        """The log's line for the epoch that has just ended."""
         trainer = self.trainer
         loss, correct, images = trainer.ranks.mean([float(trainer.totals[key])
                                                     for key in ("loss", "correct", "images")])
@@ -150,10 +152,10 @@ class Run:
         return line
 
     def _record(self, line: dict) -> None:
-        """The epoch's end on the disk.  Killed in here, a training comes by again and writes the same."""
+        """Writes weights and log at an epoch's end.  If it is killed in here, the resumed run writes the same again."""
         top1 = line.get("validation", {}).get("top1")
         better = top1 is not None and (self.best is None or top1 > self.best)
-        self.folder.require_locked()  # a validation takes its time
+        self.folder.require_locked()  # the validation may have taken long
         if better:
             self.best = top1
             self.trainer.evaluated.save(self.folder.best)
@@ -163,7 +165,8 @@ class Run:
 
 
 def share_statistics(model, ranks) -> None:
-    """BN's running statistics, which each rank has of its own batches, become those of rank 0 that are saved."""
+    """Gives every rank the BN running statistics of rank 0, which are the ones saved; each rank's are of its own
+    batches."""
     if ranks.size == 1:
         return
     names = [name for name, spec in model.specs_by_name().items() if not spec.trainable]

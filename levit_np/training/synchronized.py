@@ -1,4 +1,4 @@
-"""BN over the batches of all ranks: operations that a layer is handed in place of its backend's."""
+"""Synchronized BN, with statistics over the batches of all ranks: replaces the operations of the BN layers."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from .collective import collected, summed
 
 
 def synchronize(model, communicator) -> None:
-    """From now on each BN of the model normalizes with the statistics of all ranks' batches."""
+    """From now on every BN of the model normalizes with the statistics over all ranks' batches."""
     for _, layer in model.walk():
         if isinstance(layer, BatchNorm):
             layer.ops = _Synchronized(layer.ops, communicator)
 
 
 class _Synchronized:
-    """A backend's operations, but for BN in training, which sums over all ranks."""
+    """A backend's operations, except that BN in training sums over all ranks."""
 
     def __init__(self, ops, communicator):
         self._ops, self._communicator = ops, communicator
@@ -24,16 +24,16 @@ class _Synchronized:
         return getattr(self._ops, name)
 
     def batch_norm(self, x, gamma, beta, eps, axis=-1):
-        """As the backend's, with the mean and variance of all ranks' values.  -> y, Statistics."""
+        """As the backend's, with the mean and variance over all ranks' values.  -> y, Statistics."""
         found = merged(self._gathered(self._ops.batch_statistics(x, axis)), gamma.dtype)
         statistics = Statistics(*map(self._ops.asarray, found[:2]), found.count)
         return self._ops.normalize(x, gamma, beta, statistics.mean, statistics.variance, eps, axis), statistics
 
     def batch_norm_backward(self, dy, x, gamma, statistics, eps, axis=-1):
-        """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), the two means over all ranks.  -> dx and this rank's own
-        dgamma and dbeta, which the reduction of the gradients will sum.
+        """dx = gamma/σ (dy - mean(dy) - x̂ mean(dy x̂)), with both means over all ranks.  -> dx, and this rank's own
+        dgamma and dbeta, which the reduction of the gradients sums later.
 
-        The first term is BN's with constant statistics; the other two are a BN's forward, of x."""
+        The first term is normalize_backward's; the other two have the form gamma' x̂ + beta', a normalize of x."""
         mean, variance = statistics.mean, statistics.variance
         dx, dgamma, dbeta = self._ops.normalize_backward(dy, x, gamma, mean, variance, eps, axis)
         sums = summed(self._communicator, np.array([self._ops.to_host(d) for d in (dgamma, dbeta)], np.float64))
@@ -52,7 +52,7 @@ class _Synchronized:
         return self.batch_norm_backward(self._ops.hardswish_backward(dy, y), x, gamma, statistics, eps, axis)
 
     def _gathered(self, own):
-        """The statistics of each rank, in the order of the ranks: every rank computes the same bits of them."""
+        """The statistics of all ranks, in their order, so that every rank computes the same bits from them."""
         channels = len(own.mean)
         mean, variance = (self._ops.to_host(array) for array in own[:2])
         rows = collected(self._communicator, np.concatenate([mean, variance, [own.count]]))
@@ -60,8 +60,8 @@ class _Synchronized:
 
 
 def merged(parts, dtype) -> Statistics:
-    """The statistics of all values together, from those of each part: the variance is the mean within the parts and
-    between their means (no difference of large squares)."""
+    """The statistics of all values, from those of each part: the variance is the mean variance within the parts plus
+    the variance of their means (which avoids a difference of large squares)."""
     count = sum(part.count for part in parts)
     mean = sum(part.count * part.mean for part in parts) / count
     variance = sum(part.count * (part.variance + (part.mean - mean) ** 2) for part in parts) / count

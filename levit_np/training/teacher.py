@@ -1,9 +1,9 @@
-"""Teachers: what tells a student, image by image, the logits (B, classes) that its second head learns.
+"""Teachers, which give the logits (B, classes) that the student's second head learns from.
 
 A teacher is called with a batch (images (B, C, H, W) as the student sees them, indices (B,) in the student's data) and
-answers in the student's order of classes.  Its `fingerprint` differs from another teacher's: a training that goes on
-must have the same.  Its `note` is what a user should know of it, or "".  Three kinds: a network, logits that a network
-wrote down, a function.
+returns logits in the student's order of classes.  Its `fingerprint` identifies it: a resumed run must have the same
+teacher.  Its `note` is information for the user, or "".  There are three kinds: a network, logits that a network wrote
+to a file, and a Python function.
 """
 
 import hashlib
@@ -22,19 +22,18 @@ from .classes import class_positions, order_note
 from .fingerprint import fingerprint
 from .recipe import Recipe
 
-DOCUMENT = "teacher logits"  # what marks the file
-KNOWN_BY = "name and size"  # what it tells images by; files of earlier versions, which do not say it, by the name alone
+DOCUMENT = "teacher logits"  # the document that marks the file
+KNOWN_BY = "name and size"  # how it identifies images; files of earlier versions, without this entry, by name alone
 
 
 class NetworkTeacher:
-    """A network as teacher, in evaluation.  Raises LevitError where it lacks one of the student's classes, or sees
-    other channels.
+    """A network as teacher, in evaluation.  Raises LevitError if it lacks one of the student's classes or takes other
+    channels.
 
-    It sees the student's images in its own normalization and, resized (bicubic), in its own size."""
+    The student's images are converted to its own normalization and resized (bicubic) to its own size."""
 
     def __init__(self, model, labels, preprocessing: Preprocessing, classes: list[str], student: Preprocessing):
-        """preprocessing, labels: the teacher's own; classes, student: the names of the student's classes, and how its
-        images are prepared."""
+        """labels, preprocessing: the teacher's; classes, student: the student's class names and preprocessing."""
         self._model = model
         self._positions, named = class_positions(classes, labels, model.config.num_classes, "teacher")
         self.note = order_note(classes, labels, named)
@@ -69,21 +68,21 @@ class FunctionTeacher:
 
     @classmethod
     def of(cls, place: str, classes: int) -> "FunctionTeacher":
-        """The function NAME of the Python file FILE.py, `place` being FILE.py:NAME.  Runs the file, and raises what it
-        raises; OSError where there is none, LevitError where it has no such function."""
+        """The function NAME of the Python file FILE.py, for place = FILE.py:NAME.  Runs the file, and raises what it
+        raises; OSError if there is no such file, LevitError if it has no such function."""
         path, _, name = place.rpartition(":")
         source, module = Path(path).read_bytes(), ModuleType(path)
         module.__file__ = path
-        sys.modules[path] = module  # where a dataclass looks for its own
-        sys.path.append(os.path.dirname(os.path.abspath(path)))  # for the files beside it
+        sys.modules[path] = module  # dataclasses look their module up there
+        sys.path.append(os.path.dirname(os.path.abspath(path)))  # so that it can import the files beside it
         exec(compile(source, path, "exec"), vars(module))
         if not callable(function := getattr(module, name, None)):
             raise LevitError(f"{path}: expected a function {name!a:.100}, found none")
         return cls(function, classes, hashlib.sha256(source + b"\0" + name.encode()).hexdigest())
 
     def __call__(self, batch):
-        """The function's logits.  Raises LevitError where they are not (B, classes) of a floating type."""
-        # Whatever it does to its images, the student's stay as they are.
+        """The function's logits.  Raises LevitError unless they are (B, classes) of a floating type."""
+        # A copy, as the function might modify its images.
         logits, expected = np.asarray(self._function(batch.images.copy())), (len(batch.images), self._classes)
         if logits.shape != expected or logits.dtype.kind != "f":
             raise LevitError(f"teacher: expected logits {expected} of a floating type, found {logits.shape} of "
@@ -92,11 +91,11 @@ class FunctionTeacher:
 
 
 class WrittenTeacher:
-    """Logits that `write_logits` wrote down, of the images as they are: without augmentation.
+    """Logits from a file of `write_logits`, computed for the images without augmentation.
 
-    skip: images of the student's data that are not in the file may be those that cannot be used, of which nobody will
-    ask.  Raises LevitError for a recipe that mixes images, of which nothing is written down, and naming the first, for
-    a class or, without skip, an image of the student's data that is not in the file; CheckpointError for another or a
+    skip: allow images of the student's data that are not in the file, as they may be unusable ones that are never asked
+    for.  Raises LevitError for a recipe that mixes images, for which there are no logits, and, naming the first, for a
+    class or (without skip) an image of the student's data that is not in the file; CheckpointError for another or a
     damaged file."""
 
     def __init__(self, path: str | os.PathLike, source, recipe: Recipe, skip: bool = False):
@@ -116,7 +115,7 @@ class WrittenTeacher:
         self.fingerprint = fingerprint({"logits": self._logits, "rows": self._rows})
 
     def __call__(self, batch):
-        """The logits (B, classes) of the images of those indices.  Raises LevitError where there are none of one."""
+        """The logits (B, classes) for the batch's indices.  Raises LevitError if one of them is missing."""
         self._require(batch.indices)
         return self._logits[self._rows[batch.indices]]
 
@@ -128,16 +127,16 @@ class WrittenTeacher:
 
 
 def write_logits(path: str | os.PathLike, logits, indices, source, classes: list[str], about: str) -> None:
-    """Replaces `path` by a sealed HDF5 file of the logits (N, classes) of the source's images at `indices` (N,).
+    """Writes `path`, a sealed HDF5 file with the logits (N, classes) of the source's images at `indices` (N,).
 
-    It says which images they are of (64 bits of the SHA-256 of each one's name and size) and in which order the classes
-    are; `about` is the teacher's name, for people."""
+    It identifies the images (by 64 bits of the SHA-256 of each one's name and size) and lists the classes in order;
+    `about` is the teacher's name, for information."""
     hdf5.write(path, {"logits": np.asarray(logits, np.float32), "names": _numbers(source, indices, sizes=True)},
                _documents(classes, about))
 
 
 def require_room(path: str, classes: list[str], about: str) -> None:
-    """Raises CheckpointError for class names of more bytes than `write_logits` can write."""
+    """Raises CheckpointError if the class names take more bytes than `write_logits` can write."""
     hdf5.texts(_documents(classes, about), path)
 
 
@@ -146,7 +145,8 @@ def _documents(classes: list[str], about: str) -> dict:
 
 
 def is_logits(path: str | os.PathLike) -> bool:
-    """Whether a file holds written logits; a weight file of any format, and one that cannot be read, does not."""
+    """Whether a file holds a teacher's logits; false for weight files of any format and for files that cannot be
+    read."""
     try:
         return DOCUMENT in hdf5.read(path)[1]
     except CheckpointError:
@@ -154,8 +154,7 @@ def is_logits(path: str | os.PathLike) -> bool:
 
 
 def _read(path, place):
-    """The logits (N, classes), the numbers of the images (N,), the class names, and whether the numbers are of the
-    sizes too."""
+    """The logits (N, classes), the image numbers (N,), the class names, and whether the numbers depend on sizes too."""
     arrays, documents = hdf5.read(path)
     match documents.get(DOCUMENT), arrays.get("logits"), arrays.get("names"):
         case {"classes": [str(), *_] as classes, **more}, np.ndarray() as logits, np.ndarray() as names if (
@@ -167,13 +166,13 @@ def _read(path, place):
 
 
 def _numbers(source, indices, sizes: bool) -> np.ndarray:
-    """A number for each of the images, of its name and, with sizes, of its bytes' number; int64 (N,)."""
+    """A hash of each image's name and, with `sizes`, its size in bytes; int64 (N,)."""
     texts = (source.name(int(index)) + (f"\0{source.size(int(index))}" if sizes else "") for index in indices)
     return np.frombuffer(b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts), "<i8").astype(np.int64)
 
 
 def _rows(written, wanted):
-    """Where each of the wanted numbers stands among those written, -1: nowhere."""
+    """The index of each wanted number among those written; -1 if it is not there."""
     order = np.argsort(written)
     found = np.searchsorted(written, wanted, sorter=order).clip(max=len(written) - 1)
     rows = order[found]
@@ -181,8 +180,8 @@ def _rows(written, wanted):
 
 
 def resized(x, size):
-    """Images (B, C, H, W) of floats -> (B, C, *size), bicubic with antialiasing, as images are before they are
-    normalised; where values overshoot, they stay so."""
+    """Floating-point images (B, C, H, W) -> (B, C, *size), bicubic with antialiasing as in preprocessing, except that
+    values that overshoot are not clipped."""
     from PIL import Image
 
     height, width = size

@@ -1,4 +1,4 @@
-"""Training as arithmetic: batches in, better weights out, one step after another.  Files and screens are run.py's."""
+"""The training step: forward, loss, backward, update.  Files and display are handled in run.py."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -19,22 +19,22 @@ from .update import Update
 
 
 class Step(NamedTuple):
-    """What one step was, on this rank."""
+    """The result of one step, on this rank."""
 
     loss: float  # mean over its images
-    correct: int  # images whose likeliest class is their targets' largest
+    correct: int  # images whose likeliest class is that of their largest target
     images: int
     rate: float
     skipped: tuple  # (name, reason) of each image that could not be used
 
 
 class Trainer:
-    """A network, the batches it learns from and how: all that a training is but for its files.
+    """A network, its batches and its recipe: a whole training run, except for its files.
 
-    loader: `steps`, batches an epoch, and `epoch(epoch, first_step)`, an iterator of the batches of an epoch from one
-    on; a batch has images (B, C, H, W), targets (B, classes), names, and in skipped those left out, which only a loader
-    that `skips` does.  What it gives depends on the epoch and the batch's place in it alone, so that (epoch, batch) and
-    `model.random`, which drop path draws from, are all there is to know about chance.  teacher: a batch -> its logits
+    loader: has `steps`, the batches per epoch, and `epoch(epoch, first_step)`, which iterates over the batches of an
+    epoch from first_step on; a batch has images (B, C, H, W), targets (B, classes), names, and skipped, the images left
+    out (only if the loader `skips`).  Batches depend on the epoch and their number in it alone, so that (epoch, batch)
+    and `model.random`, from which drop path draws, are the whole random state.  teacher: a batch -> its logits
     (B, classes).  ranks: see SingleRank.
     """
 
@@ -44,14 +44,14 @@ class Trainer:
         if loader.steps < 1:
             raise TrainingError(f"data: expected at least one batch of {recipe.batch} images an epoch, found none; "
                                 "choose a smaller batch")
-        if recipe.accumulation > loader.steps:  # the rate is of so many batches a step
+        if recipe.accumulation > loader.steps:  # `rate` is scaled for that many batches per step
             raise TrainingError(f"accumulation: expected at most the {loader.steps} batches of {recipe.batch} images "
                                 f"an epoch, found {recipe.accumulation}")
         if teacher and not model.config.distillation:
             raise TrainingError("teacher: expected a network with two heads to distil into, found one head")
         precision = getattr(model, "precision", "float32")
         require_precision(model.ops, precision)
-        # Of the activations; parameters and their gradients are of model.dtype.
+        # The type of the activations; parameters and their gradients have model.dtype.
         self.type = model.ops.type_of(precision) if precision in model.ops.SIXTEEN_BIT else model.dtype
         self.scale = LossScale(precision if precision in model.ops.SIXTEEN_BIT else "float32")
         model.freeze(recipe.freeze)
@@ -64,30 +64,31 @@ class Trainer:
         self.average = Average(model, recipe.average) if recipe.average else None
         self.reduction = self.ranks.reduction(model)
         self.one_pass = RecordedPass(model, self.passed) if self._repeats() else self.passed
-        self.epoch, self.batch = 0, 0  # what comes next
+        self.epoch, self.batch = 0, 0  # of the next step
         self.totals = {"loss": 0.0, "correct": 0, "images": 0}  # of this epoch, on this rank
 
     def _repeats(self) -> bool:
-        """Whether each pass does the same in the same memory, so that it can be recorded: where gradients do not add
-        up, and no other rank has a say in it but by sums that the recording can call too."""
+        """Whether every pass does the same in the same memory, so that it can be recorded: gradients are not
+        accumulated over passes, and other ranks take part only through sums that a recording can contain."""
         ops, recipe = self.model.ops, self.recipe
         alone = self.ranks.size == 1 or hasattr(ops, "repeated") and not recipe.synchronize_norms
         return hasattr(ops, "captured") and self.model.dtype == np.float32 and recipe.accumulation == 1 and alone
 
     @property
     def evaluated(self):
-        """The network that a validation should look at: the average, where there is one."""
+        """The network to validate: the average, if there is one."""
         return self.average.model if self.average else self.model
 
     def train_epoch(self) -> Iterator[Step]:
-        """What is left of this epoch, step by step; between two of them the state is whole.  Raises TrainingError."""
+        """Trains the rest of this epoch step by step; between two steps the state can be saved.  Raises
+        TrainingError."""
         size = self.recipe.accumulation
         with closing(self.loader.epoch(self.epoch, self.batch)) as batches:
             while self.batch < self.loader.steps:
                 group = list(islice(batches, min(size, self.loader.steps - self.batch)))
                 try:
                     step = self.step(group)
-                except LevitError as error:  # too few images are left, say
+                except LevitError as error:  # too few usable images, say
                     skipped = dict(bad for batch in group for bad in batch.skipped)
                     if isinstance(error, TrainingError) or not skipped:
                         raise
@@ -98,25 +99,25 @@ class Trainer:
                 yield step
 
     def next_epoch(self) -> None:
-        """To be called when an epoch is over and looked at."""
+        """Call this when an epoch has ended and been recorded."""
         self.epoch, self.batch = self.epoch + 1, 0
         self.totals = dict.fromkeys(self.totals, 0)
 
     def step(self, batches) -> Step:
-        """One update by the gradient of the mean loss over all images of `batches`, which are small enough to go
-        through the network one after another, and of all ranks."""
+        """One update with the gradient of the mean loss over all images of `batches`, which go through the network one
+        after another (gradient accumulation), and of all ranks."""
         model, images = self.model, sum(len(batch.images) for batch in batches)
         rate = learning_rate(self.recipe, self.epoch, self.batch / self.loader.steps, self.ranks.size)
         loss, correct, ranks = 0.0, 0, self._ranks(images)
         model.zero_gradients()
-        with np.errstate(all="ignore"):  # what is not finite is looked for, and answered, below
+        with np.errstate(all="ignore"):  # `finite` below checks the results
             for number, batch in enumerate(batches, 1):
                 share = len(batch.images) / images
                 x, targets = (model.ops.asarray(array.astype(model.dtype, copy=False))
                               for array in (batch.images, batch.targets))
                 logits = (self.logits(batch),) if self.teacher else ()
                 with self.reduction if number == len(batches) else nullcontext():
-                    # The ranks' gradients are summed: each is of a rank's share of the mean loss.
+                    # The ranks' gradients are summed, so each is scaled to its share of the mean loss.
                     value, right = self.one_pass(x.astype(self.type, copy=False), targets, *logits,
                                                  share=share * self.scale.value / ranks)
                 loss, correct = loss + share * float(value), correct + int(right)
@@ -129,38 +130,40 @@ class Trainer:
         return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
 
     def _ranks(self, images: int) -> float:
-        """All ranks' images in ranks of so many as this one has: what its mean gradient is divided by."""
+        """The divisor of this rank's mean gradient, (all ranks' images) / (this rank's): the number of ranks, unless
+        some have skipped images."""
         if not getattr(self.loader, "skips", False):
             return self.ranks.size
         (mean,) = self.ranks.mean([images])
         return self.ranks.size * mean / images
 
     def passed(self, x, targets, logits=None, *, share):
-        """-> the loss of some images, and how many of them are right; `share` times its gradient accumulates."""
+        """One forward and backward -> the loss, and how many images are correct; accumulates `share` times the loss's
+        gradient."""
         outputs, saved = self.model.forward(x, training=True)                                   # forward
         loss, doutputs = self.loss(outputs, targets, logits)                                    # loss
         self.model.backward(self.scaled(doutputs, share), saved, image_gradient=False)          # backward
         return loss, self.correct(outputs, targets)
 
     def loss(self, outputs, targets, logits):
-        """-> the loss, and its gradient to each head's logits; logits: the teacher's, or None."""
+        """-> the loss, and its gradient with respect to each head's logits; logits: the teacher's, or None."""
         return objective(self.model.ops, self.recipe, outputs, targets, logits)
 
     def scaled(self, doutputs, share):
-        """share times the gradient to each head's logits."""
+        """share times the gradient with respect to each head's logits."""
         if share == 1:
             return doutputs
         multiply = self.model.ops.multiply
         return tuple(multiply(share, d) for d in doutputs) if isinstance(doutputs, tuple) else multiply(share, doutputs)
 
     def correct(self, outputs, targets):
-        """How many of the images the heads together, or the only head, give the class of the largest target."""
+        """How many images the heads together (or the only head) classify as their largest target."""
         ops = self.model.ops
         return ops.correct(ops.add(*outputs) if isinstance(outputs, tuple) else outputs, targets)
 
     def logits(self, batch):
-        """The teacher's (B, classes).  Raises TrainingError, naming the first image, where they are not finite: hard
-        distillation would take the place of a NaN for a label, and its loss is finite."""
+        """The teacher's logits (B, classes).  Raises TrainingError, naming the first image, if they are not finite:
+        hard distillation would take the index of a NaN as the label, with a finite loss."""
         logits = np.asarray(self.teacher(batch), self.model.dtype)
         if not (finite := np.isfinite(logits)).all():
             row = int(finite.all(1).argmin())
@@ -170,8 +173,9 @@ class Trainer:
         return self.model.ops.asarray(logits)
 
     def finite(self, loss, gradients, batches) -> bool:
-        """Whether the step may be taken.  Raises TrainingError, on every rank, where the loss of one is not finite, or
-        the gradients' norm is not, which a smaller loss scale may mend: then the answer is no."""
+        """Whether to take the step: no if only the gradients' norm is not finite and a smaller loss scale may help.
+        Raises TrainingError, on every rank, if a loss is not finite, or if the norm is not and no scale is left to
+        try."""
         norm = float(self.model.ops.squared_norm(*gradients.values())) ** 0.5
         finite = bool(np.isfinite(loss))
         if not self.ranks.any(not (finite and np.isfinite(norm))):
@@ -180,19 +184,19 @@ class Trainer:
             return False
         own = finite, f"loss {loss}, gradient norm {norm}", [str(name) for batch in batches for name in batch.names]
         everyone = self.ranks.broadcast(self.ranks.gather(own))
-        # The gradients are the ranks' sum, so that one bad batch shows in all of them: the losses say whose it is.
+        # The gradients are sums over the ranks, so one bad batch affects all of them; the losses tell whose it is.
         found = [rank for rank in everyone if not rank[0]] or everyone
         names = [name for _, _, some in found for name in some]
         raise TrainingError(f"{self._place()}: expected a finite loss and gradient, found {found[0][1]}, before the "
                             f"update; its images: {', '.join(names)}")
 
     def _place(self) -> str:
-        """Where the step that comes next is, for people, who count from 1."""
+        """The position of the next step, for messages, counted from 1."""
         return f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}"
 
     def state(self) -> tuple[dict, dict] | None:
-        """({name: array}, what JSON can hold): everything that the rest of the training depends on.  On rank 0, whose
-        BN statistics are the network's; None on the others.  The arrays are the live ones."""
+        """({name: array}, JSON document): everything that the rest of the run depends on.  On rank 0, whose BN
+        statistics are the ones kept; None on the others.  The arrays are not copied."""
         own = {"random": self.model.random.bit_generator.state, "totals": dict(self.totals)}
         ranks = self.ranks.gather(own)
         if ranks is None:
@@ -206,7 +210,7 @@ class Trainer:
         return arrays, document | ({"scale": [self.scale.value, self.scale.quiet]} if self.scale.used else {})
 
     def set_state(self, arrays: dict, document: dict) -> None:
-        """Goes on where `state` was taken.  Raises TrainingError where it is of another training."""
+        """Continues from a `state`.  Raises TrainingError if it belongs to another training run."""
         parts: dict[str, dict] = {"model": {}, "first": {}, "second": {}, "average": {}}
         try:
             for name, array in arrays.items():
@@ -240,13 +244,13 @@ class Trainer:
 
 
 def require_precision(ops, precision: str) -> None:
-    """Raises TrainingError for a precision of activations that the backend cannot train in, though it may evaluate."""
+    """Raises TrainingError for a precision in which the backend cannot train, though it may evaluate in it."""
     if precision.endswith("16") and precision not in ops.SIXTEEN_BIT:
         raise TrainingError(f"dtype {precision}: expected float32 or float64 to train in on the backend {ops.NAME}")
 
 
 def _require_same(expected: dict, found: dict) -> None:
-    """The same names, with arrays of the same shape and type."""
+    """Raises TrainingError unless both have the same names, with arrays of the same shapes and types."""
     for name in expected.keys() | found.keys():
         there = [f"{part[name].dtype} {part[name].shape}" if name in part else "none" for part in (expected, found)]
         if there[0] != there[1]:

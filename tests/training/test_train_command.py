@@ -54,9 +54,9 @@ def test_what_it_prints(shapes, tmp_path, capfd, monkeypatch):
     assert main(["train", str(shapes), "--output", str(tmp_path / "run"), *QUICK, "--epochs", "1"]) == 0
     out, err = capfd.readouterr()
     first, average, second, third, fourth = out.splitlines()
-    assert (first, err) == ("no teacher: both heads learn the labels", "")
+    assert (first, err) == ("no teacher: both heads learn from the labels", "")
     assert average == ("average: after all 5 steps it still holds 95 % of the weights it begins with; a smaller "
-                       "--average forgets sooner, 0 keeps none")
+                       "--average forgets faster, 0 switches it off")
     assert second.startswith("epoch 1/1  loss ") and "validation loss" in second and second.endswith("images/s")
     assert re.fullmatch(r"weights: \S+/run/best.h5 \(validation top1 \d+\.\d\d\), \S+/run/last.h5", third)
     assert fourth == f"curves: {tmp_path}/run/curves.png"
@@ -225,7 +225,7 @@ def test_a_bad_image_stops_it_or_is_written_down(shapes, tmp_path, capsys):
     bad.write_bytes(bad.read_bytes()[:60])
     arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--repeats", 1]
     said = fails(capsys, *arguments, "--output", tmp_path / "stop")
-    assert "disc/03.png: " in said and said.endswith("; --bad-files skip would leave it out")
+    assert "disc/03.png: " in said and said.endswith("; --bad-files skip would skip it")
     assert main(["train", *map(str, arguments), "--output", str(tmp_path / "skip"), "--bad-files", "skip"]) == 0
     assert "skipped: disc/03.png" in capsys.readouterr().out
     assert (tmp_path / "skip/skipped.txt").read_text().startswith("disc/03.png: ")

@@ -1,1 +1,1 @@
-"""What makes a training image another one each time: one transformation a file, `one_image` their order."""
+"""Random augmentation of training images: one transformation per file; one_image.py applies them in order."""

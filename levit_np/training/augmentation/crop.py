@@ -1,4 +1,4 @@
-"""A random part of the image at a random aspect ratio, resized to the network's input ("Inception" crops)."""
+"""Random resized crop: a random box with a random aspect ratio, resized to the network's input ("Inception" crop)."""
 
 import math
 
@@ -10,11 +10,11 @@ ATTEMPTS = 10
 
 def crop_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float],
              random: np.random.Generator) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a box within the image.
+    """(left, top, right, bottom) of a random box within the image.
 
-    Its area is uniform in `scale` as a share of the image's, the logarithm of its width / height uniform in that of
-    `ratio`; of the places where it fits each is as likely.  If ten such do not fit, it is the middle, as much as the
-    ratios allow.  As torchvision's RandomResizedCrop.
+    Its area is uniform in `scale`, as a share of the image's; log(width / height) is uniform between the logarithms of
+    `ratio`; its position is uniform.  If ten attempts do not fit, it is the largest central box that the ratios allow.
+    As torchvision's RandomResizedCrop.
     """
     for _ in range(ATTEMPTS):
         area = random.uniform(*scale) * width * height
@@ -25,7 +25,7 @@ def crop_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[f
             return left, top, left + w, top + h
     aspect = min(max(width / height, ratio[0]), ratio[1])
     w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
-    w, h = max(w, 1), max(h, 1)  # a line of one pixel stays one
+    w, h = max(w, 1), max(h, 1)  # at least one pixel
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
@@ -33,6 +33,6 @@ def crop_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[f
 def random_resized_crop(image: Image.Image, size: tuple[int, int], scale: tuple[float, float],
                         ratio: tuple[float, float], random: np.random.Generator) -> Image.Image:
     """A random box of the image, resized (bicubic) to `size` (height, width)."""
-    # Cropped first: resize(box=…) would let pixels outside the box into its border.
+    # Crop first: resize(box=…) would mix pixels outside the box into its border.
     part = image.crop(crop_box(*image.size, scale, ratio, random))
     return part.resize(size[::-1], Image.Resampling.BICUBIC)

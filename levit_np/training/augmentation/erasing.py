@@ -1,4 +1,5 @@
-"""Random erasing (arXiv 1708.04896): a rectangle of noise, so that no one part of an image decides."""
+"""Random erasing (arXiv 1708.04896): replaces a rectangle by noise, so that the network does not rely on a single part
+of an image."""
 
 import math
 
@@ -10,8 +11,8 @@ ATTEMPTS = 10
 
 
 def erase_box(height: int, width: int, random: np.random.Generator) -> tuple[slice, slice] | None:
-    """(rows, columns): an area uniform in AREA, log(height / width) uniform in that of ASPECT, each place as likely;
-    None if ten such are as high or as wide as the image."""
+    """(rows, columns) of a random box: area uniform in AREA, log(height / width) uniform between the logarithms of
+    ASPECT, position uniform; None if ten attempts are as high or as wide as the image."""
     for _ in range(ATTEMPTS):
         area = random.uniform(*AREA) * height * width
         aspect = math.exp(random.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -23,6 +24,6 @@ def erase_box(height: int, width: int, random: np.random.Generator) -> tuple[sli
 
 
 def random_erasing(x: np.ndarray, probability: float, random: np.random.Generator) -> None:
-    """With that probability, a box of x (C, H, W), which is normalised, becomes normal noise.  Changes x."""
+    """With the given probability, replaces a box of the normalised image x (C, H, W) by normal noise, in place."""
     if random.random() < probability and (box := erase_box(*x.shape[1:], random)):
         x[:, *box] = random.standard_normal(x[:, *box].shape, np.float32)

@@ -1,7 +1,7 @@
-"""Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899): each image of a pair with something of the other.
+"""Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899): mix each image of a pair with the other.
 
-One mixture holds for the whole global batch, of all ranks, as the authors' batch mode has it; their partner of image i
-among B is B - 1 - i, here it is its neighbour i xor 1, so that every rank holds both.
+One mixture is drawn for the whole global batch, of all ranks, as in the authors' batch mode.  Their partner of image i
+among B is B - 1 - i; here it is its neighbour i xor 1, so that both are on the same rank.
 """
 
 import math
@@ -11,16 +11,17 @@ import numpy as np
 
 
 class Mixture(NamedTuple):
-    share: float                       # λ: how much of each image stays its own
-    box: tuple[slice, slice] | None    # (rows, columns) that cutmix exchanges; None: mixup
+    share: float                       # λ: the share of each image that remains
+    box: tuple[slice, slice] | None    # (rows, columns) that cutmix exchanges; None for mixup
 
 
 def draw_mixture(mixup: float, cutmix: float, probability: float, switch: float, size: tuple[int, int],
                  random: np.random.Generator) -> Mixture | None:
-    """What happens to a batch of images of that size (height, width); None: nothing.
+    """Draws the mixture for a batch of images of that size (height, width); None: no mixing.
 
-    With `probability` it is mixed: by cutmix with probability `switch` where both are on (their alpha above 0), else by
-    the one that is.  λ is Beta(alpha, alpha); after cutmix it is the share of the area that stayed.
+    With `probability` the batch is mixed: if both are on (alpha above 0), by cutmix with probability `switch` and by
+    mixup otherwise; else by the one that is on.  λ ~ Beta(alpha, alpha); for cutmix it becomes the share of the area
+    that remains.
     """
     if not (mixup or cutmix) or random.random() >= probability:
         return None
@@ -31,8 +32,8 @@ def draw_mixture(mixup: float, cutmix: float, probability: float, switch: float,
 
 
 def cut_mixture(share: float, size: tuple[int, int], random: np.random.Generator) -> Mixture:
-    """A box of (1 - share) of the area, as wide for its height as the image, around a point that is anywhere in it;
-    what lies outside the image is cut off, and the share corrected."""
+    """A box with (1 - share) of the area and the image's aspect ratio, centred on a uniformly random pixel; it is
+    clipped to the image, and the share is corrected."""
     sides = []
     for length in size:
         cut = int(length * math.sqrt(1 - share))
@@ -44,18 +45,18 @@ def cut_mixture(share: float, size: tuple[int, int], random: np.random.Generator
 
 
 def mix_pair(images: np.ndarray, targets: np.ndarray, mixture: Mixture) -> None:
-    """Mixes images (2, C, H, W) and their targets (2, classes) with each other.  Changes both arrays."""
+    """Mixes two images (2, C, H, W) and their targets (2, classes), in place."""
     share = np.float32(mixture.share)
     targets[:] = share * targets + (1 - share) * targets[::-1]
     if mixture.box is None:
         images[:] = share * images + (1 - share) * images[::-1]
     else:
         part = images[:, :, *mixture.box]
-        part[:] = part[::-1]   # NumPy sees that they overlap
+        part[:] = part[::-1]   # NumPy handles the overlap
 
 
 def smooth_target(target: int, classes: int, smoothing: float) -> np.ndarray:
-    """float32 (classes,): 1 - smoothing for the class, and smoothing spread evenly over all classes, it included."""
+    """float32 (classes,): 1 - smoothing for the target, plus smoothing / classes for every class."""
     row = np.full(classes, smoothing / classes, np.float32)
     row[target] += 1 - smoothing
     return row

@@ -1,4 +1,4 @@
-"""One decoded image as a training sees it: all that happens before it is mixed with another, in the authors' order."""
+"""Augments one decoded image: everything that happens before it is mixed with another, in the authors' order."""
 
 import numpy as np
 from PIL import Image
@@ -13,9 +13,9 @@ from .rand_augment import rand_augment
 
 def augment(image: Image.Image, recipe: Recipe, preprocessing: Preprocessing,
             random: np.random.Generator) -> np.ndarray:
-    """float32 (C, H, W), normalised: cropped to preprocessing's size and normalised by its mean and std.
+    """An augmented image -> float32 (C, H, W), with the size, mean and std of `preprocessing`.
 
-    The image is of preprocessing's mode, "RGB" or "L".
+    The image must have preprocessing's mode, "RGB" or "L".
     """
     image = random_resized_crop(image, preprocessing.crop, recipe.crop_scale, recipe.crop_ratio, random)
     if random.random() < recipe.flip:
@@ -31,6 +31,6 @@ def augment(image: Image.Image, recipe: Recipe, preprocessing: Preprocessing,
 
 
 def fill_colour(preprocessing: Preprocessing) -> int | tuple[int, ...]:
-    """The mean as a pixel: what is 0 once normalised."""
+    """The pixel value that is 0 after normalisation: the mean, from 0 to 255."""
     mean = tuple(min(max(round(255 * value), 0), 255) for value in preprocessing.mean)
     return mean if len(mean) > 1 else mean[0]

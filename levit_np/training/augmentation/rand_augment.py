@@ -1,6 +1,7 @@
-"""RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5-inc1`: a few of fifteen operations, at random strength.
+"""RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5-inc1`: a few of fifteen operations, with random strength.
 
-With "inc" every operation distorts more, the stronger it is.  A level is the strength in tenths: 0 to 1.
+"inc" means that a greater strength distorts more, for every operation.  `level` is the strength / 10, from 0 to 1;
+`sign`, ±1, is the direction of operations that have one.
 """
 
 from collections.abc import Callable
@@ -15,27 +16,27 @@ _Fill = int | tuple[int, ...]
 
 
 def rotate(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Up to 30 degrees, the corners filled."""
+    """Rotates by up to 30 degrees; the corners are filled."""
     return image.rotate(sign * 30 * level, Image.Resampling.BICUBIC, fillcolor=fill)
 
 
 def shear_x(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """The pixel at (x, y) is that of (x + s·y, y), s up to 0.3."""
+    """The pixel at (x, y) becomes that at (x + s·y, y), s up to 0.3."""
     return _affine(image, (1, sign * 0.3 * level, 0, 0, 1, 0), fill)
 
 
 def shear_y(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """The pixel at (x, y) is that of (x, y + s·x), s up to 0.3."""
+    """The pixel at (x, y) becomes that at (x, y + s·x), s up to 0.3."""
     return _affine(image, (1, 0, 0, sign * 0.3 * level, 1, 0), fill)
 
 
 def translate_x(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """By up to 0.45 of the width."""
+    """Translates by up to 0.45 of the width."""
     return _affine(image, (1, 0, sign * 0.45 * level * image.width, 0, 1, 0), fill)
 
 
 def translate_y(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """By up to 0.45 of the height."""
+    """Translates by up to 0.45 of the height."""
     return _affine(image, (1, 0, 0, 0, 1, sign * 0.45 * level * image.height), fill)
 
 
@@ -44,28 +45,28 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], fill: _Fill) -> Image
 
 
 def auto_contrast(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Each channel stretched to 0 … 255; has no strength."""
+    """Stretches each channel to 0 … 255, whatever the level."""
     return ImageOps.autocontrast(image)
 
 
 def equalize(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Each channel's values spread evenly; has no strength."""
+    """Equalizes each channel's histogram, whatever the level."""
     return ImageOps.equalize(image)
 
 
 def invert(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """255 - v; has no strength."""
+    """255 - v, whatever the level."""
     return ImageOps.invert(image)
 
 
 def posterize(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Keeps the 4 highest bits of each value, down to none, which Pillow's own function refuses."""
+    """Keeps the 4 highest bits of each value, or fewer, down to 0 bits, which Pillow's own function refuses."""
     cleared = 8 - (4 - int(4 * level))
     return image.point([value >> cleared << cleared for value in range(256)] * len(image.getbands()))
 
 
 def solarize(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Inverts the values from a threshold on, of 256 down to 0."""
+    """Inverts the values from a threshold on, which goes from 256 down to 0."""
     return ImageOps.solarize(image, 256 - int(256 * level))
 
 
@@ -76,27 +77,27 @@ def solarize_add(image: Image.Image, level: float, sign: int, fill: _Fill) -> Im
 
 
 def colour(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Saturation less or more."""
+    """Less or more saturation."""
     return ImageEnhance.Color(image).enhance(_factor(level, sign))
 
 
 def contrast(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Contrast less or more."""
+    """Less or more contrast."""
     return ImageEnhance.Contrast(image).enhance(_factor(level, sign))
 
 
 def brightness(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Brightness less or more."""
+    """Less or more brightness."""
     return ImageEnhance.Brightness(image).enhance(_factor(level, sign))
 
 
 def sharpness(image: Image.Image, level: float, sign: int, fill: _Fill) -> Image.Image:
-    """Blurred or sharpened."""
+    """Blurs or sharpens."""
     return ImageEnhance.Sharpness(image).enhance(_factor(level, sign))
 
 
 def _factor(level: float, sign: int) -> float:
-    """1 changes nothing; from 0.1 to 1.9."""
+    """A factor from 0.1 to 1.9; 1 changes nothing."""
     return max(0.1, 1 + sign * 0.9 * level)
 
 
@@ -108,11 +109,11 @@ GREY_OPERATIONS = tuple(operation for operation in OPERATIONS if operation is no
 
 def rand_augment(image: Image.Image, layers: int, magnitude: float, deviation: float, fill: _Fill,
                  random: np.random.Generator) -> Image.Image:
-    """`layers` times: an operation, any of OPERATIONS as likely (for a grey image all but colour), with probability ½,
-    at a strength of `magnitude` + `deviation` · normal, within [0, 10].
+    """`layers` times: draws one of OPERATIONS uniformly (for a grey image, of all but colour) and applies it with
+    probability ½, with the strength `magnitude` + `deviation` · normal, clipped to [0, 10].
 
-    `fill` is the colour of what comes into view from outside.  Where an operation goes one way or the other, each is as
-    likely.  Resampling is bicubic."""
+    `fill` is the colour of pixels from outside the image.  The sign is random, ±1 with probability ½.  Resampling is
+    bicubic."""
     operations = GREY_OPERATIONS if image.mode == "L" else OPERATIONS
     for place in random.integers(len(operations), size=layers):
         if random.random() < PROBABILITY:

@@ -1,14 +1,15 @@
-"""Images for a training: where they lie, in which order they come, and the processes that prepare them ahead.
+"""Training data: where images are stored, their order, and the worker processes that prepare batches in advance.
 
-A *source* has `len`, `classes` (names), `target(i)`, `name(i)` (for messages), `read(i)` (the encoded image),
-`size(i)` (its bytes) and `fingerprint` (equal for sources of the same names, classes and order).
+A *source* has `len`, `classes` (names), `target(i)` (the class's index), `name(i)` (for messages), `read(i)` (the
+encoded image), `size(i)` (its size in bytes) and `fingerprint` (equal for sources of the same names, classes and
+order).
 """
 
 import os
 
 
 def open_source(path: str | os.PathLike):
-    """A folder's images (Folder), or those of a file that `levit-np pack` wrote (Packed).  Raises DataError or
+    """The source at a path: Folder for a folder, Packed for a file written by `levit-np pack`.  Raises DataError or
     CheckpointError."""
     if os.path.isfile(path):
         from .packed import Packed

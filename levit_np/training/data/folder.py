@@ -1,4 +1,4 @@
-"""Images in class folders: DIR/CLASS/….jpg, each class a folder, as torchvision's ImageFolder has them."""
+"""Images in class folders, DIR/CLASS/….jpg, as in torchvision's ImageFolder."""
 
 import contextlib
 import os
@@ -12,24 +12,23 @@ from ...images.decoding import MAX_BYTES
 from .names import Names, fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-PARTS = "val", "validation", "valid", "test"  # what stands beside train/ where folders are parts of a data set
+PARTS = "val", "validation", "valid", "test"  # names of folders beside train/ that are parts of a data set
 
 
 def are_parts(names) -> bool:
-    """Whether folders of those names are, or are among others, the parts of a data set, each with class folders of its
-    own.  A class may be called train, too: then other classes stand beside it, and none is called as a part."""
+    """Whether folders with these names include the parts of a data set (train/, val/, …), each with its own class
+    folders.  A class may be called train too: then there are other classes beside it, none with the name of a part."""
     return "train" in names and (len(names) == 1 or any(part in names for part in PARTS))
 
 
 class Folder:
-    """The images below a folder, as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`.
+    """The images below a folder, as a source (see data/__init__.py).
 
-    The classes are the folders in `root`, sorted by name; the images of a class are all files below its folder whose
-    name ends as SUFFIXES says, in either case, sorted folder by folder.  What begins with a dot is ignored, and so are
-    other files.  The list is read once; the images when they are asked for.  Raises DataError, naming the place, for
-    what is no folder or cannot be read, fewer than two classes, the parts of a data set in their place, a class without
-    images, a class's name that is not printable text, a link that points nowhere, and folders that lead back to
-    themselves.
+    The classes are the folders in `root`, sorted by name; the images of a class are all files below its folder with one
+    of SUFFIXES, in upper or lower case, sorted folder by folder.  Names that begin with a dot and other files are
+    ignored.  The list is read once, the images on demand.  Raises DataError, naming the path, for a path that is not a
+    readable folder, fewer than two classes, the parts of a data set instead of classes, a class without images, a class
+    name that is not printable, a dangling link, and folders that lead back to themselves.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -59,34 +58,34 @@ class Folder:
         return len(self._targets)
 
     def target(self, index: int) -> int:
-        """The class's place in `classes`."""
+        """The index of the image's class in `classes`."""
         return int(self._targets[index])
 
     def name(self, index: int) -> str:
-        """The path below the root, with / between its parts; fit for messages."""
+        """The path relative to the root, separated by /; printable, for messages."""
         return shown(self._names[index])
 
     def raw_name(self, index: int) -> str:
-        """The same, whatever it holds; not for messages."""
+        """The same without escaping, so not for messages."""
         return self._names[index]
 
     @property
     def fingerprint(self) -> str:
-        """Of the classes and the files' names and order, not of what is in the files."""
+        """Of the classes and of the files' names and order, not of their contents."""
         return fingerprint(self.classes, self._names, self._targets)
 
     def path(self, index: int) -> Path:
-        """Where the image lies."""
+        """The path of the image."""
         return Path(self.root, self._names[index])
 
     def size(self, index: int) -> int:
-        """How many bytes the encoded image has; 0 where it cannot be read, which is said when it is."""
+        """The size of the encoded image in bytes; 0 if it cannot be read, which `read` will report."""
         with contextlib.suppress(OSError):
             return os.path.getsize(self.path(index))
         return 0
 
     def read(self, index: int) -> bytes:
-        """The encoded image.  Raises ImageError, naming it, where it cannot be read or has over 50 MB."""
+        """The encoded image.  Raises ImageError, naming it, if it cannot be read or is larger than 50 MB."""
         try:
             with open(self.path(index), "rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -98,7 +97,8 @@ class Folder:
 
 
 def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
-    """The names, below the root, of the images in a folder and the folders in it; `above` are its parents."""
+    """The names, relative to the root, of the images in a folder and its subfolders; `above`: identities of its
+    parents."""
     place = shown(name)
     identity = _identity(folder, place)
     if identity in above:
@@ -115,13 +115,13 @@ def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
 
 
 def _kind(entry: os.DirEntry, path: str) -> str:
-    """folder, file or other, links followed.  Raises DataError for one that leads nowhere."""
+    """"folder", "file" or "other", following links.  Raises DataError for a dangling link."""
     try:
         kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
         if kind == "other":
             os.stat(entry.path)
         return kind
-    except OSError as error:   # a link to what is not there, or to itself
+    except OSError as error:   # a link to nothing, or to itself
         raise DataError(f"{shown(path)}: expected a file or a folder, found: {error.strerror or error}") from None
 
 

@@ -1,4 +1,4 @@
-"""Batches in the order of a training, or of an evaluation, prepared ahead by worker processes where there are any."""
+"""Loaders, which iterate over the batches of training or of evaluation, prepared in advance by worker processes."""
 
 import os
 from collections.abc import Iterator
@@ -14,23 +14,24 @@ from .workers import AHEAD, Workers, rows_of
 
 
 class Batch(NamedTuple):
-    """What a step is computed of.  Rows that were skipped are in none of the first four."""
+    """The data of one step.  Skipped images are in none of the first four fields."""
 
     images: np.ndarray      # float32 (B, C, H, W), normalised
     targets: np.ndarray     # float32 (B, classes), each row's sum 1
-    indices: np.ndarray     # int64 (B,): of the source
+    indices: np.ndarray     # int64 (B,): in the source
     names: tuple[str, ...]  # the images' names, for messages
-    skipped: tuple[tuple[str, str], ...]   # (name, reason) of each bad image that was left out
+    skipped: tuple[tuple[str, str], ...]   # (name, reason) of each image that could not be used
 
 
 class _Loader:
-    """Batches of a plan's steps, by the same code in this process (`workers` 0) or in others."""
+    """The batches of a plan (steps.py), made in this process (workers = 0) or, by the same code, in worker
+    processes."""
 
     def __init__(self, plan, workers: int):
         if workers < 0:
             raise ConfigError(f"workers: expected 0 or more, found {workers}")
         self._plan, self._workers = plan, None
-        # A unit of the steps in memory for each; more processes would have none.
+        # At least one unit of the steps in memory for each worker; more workers would have nothing to do.
         self._count = min(workers, AHEAD * -(-plan.shape[0] // plan.unit))
         self.source, self.batch = plan.source, plan.batch
 
@@ -45,7 +46,7 @@ class _Loader:
         return self._plan.skip
 
     def close(self) -> None:
-        """Ends the worker processes; the next step would start new ones."""
+        """Ends the worker processes; a later step would start new ones."""
         if self._workers:
             self._workers.close()
             self._workers = None
@@ -72,28 +73,28 @@ class _Loader:
             return keep(images, targets, skipped)
         try:
             if self._workers and self._workers.owner != os.getpid():
-                self.close()   # of the process that this one was forked from, which they answer
+                self.close()   # this process was forked, and those workers answer its parent
             self._workers = self._workers or Workers(self._plan, self._count)
             return self._workers.take(epoch, step, keep)
-        except BaseException:   # what was interrupted may have left half a message behind
+        except BaseException:   # an interruption may have left half a message in a pipe
             self.close()
             raise
 
 
 class Loader(_Loader):
-    """The batches of a training.
+    """The batches of training.
 
-    source: a Folder, a Packed or whatever has their methods.  recipe: which augmentations, how strong.  image_size
-    (height, width) and in_channels: what the network takes; preprocessing (by default the authors'): how pixels are
-    normalised.  batch: images a step on this rank, of the `ranks` that share a global batch
-    of batch × ranks images; rank r has its r-th part.  workers: processes that prepare the next steps, 0 for none;
-    they start with the first step and end with close().  bad_files: "stop", an image that cannot be used raises
-    ImageError; "skip", it is left out and the batch names it.
+    source: a Folder, a Packed or anything with their methods.  recipe: the augmentations.  image_size (height, width)
+    and in_channels: the network's input; preprocessing (default: the authors'): how pixels are normalised.  batch:
+    images per step on this rank; the `ranks` share a global batch of batch × ranks images, of which rank r has the r-th
+    part.  workers: processes that prepare the next steps, 0 for none; they start with the first step and end with
+    close().  bad_files: "stop" raises ImageError for an image that cannot be used; "skip" leaves it out and names it in
+    the batch.
 
-    Order and pixels are functions of (source, recipe, seed, epoch, step): the number of workers, the number of ranks
-    and where a training was resumed change nothing.  (NumPy may change its generators' streams, and Pillow its
-    resampling, between their versions.)  Memory: three times a batch.  Raises ConfigError for sizes that do not fit,
-    DataError for fewer images than one global batch has.
+    Order and pixels depend on (source, recipe, seed, epoch, step) alone, not on the number of workers or ranks or on
+    where a run was resumed.  (NumPy may change its generators' streams, and Pillow its resampling, between their
+    versions.)  Memory: three batches.  Raises ConfigError for sizes that do not fit, DataError if the source has fewer
+    images than one global batch.
     """
 
     def __init__(self, source, recipe: Recipe, *, image_size: tuple[int, int], in_channels: int, batch: int, seed: int,
@@ -113,8 +114,8 @@ class Loader(_Loader):
         super().__init__(plan, workers)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from that step on.  Raises ImageError for a bad image (see bad_files), DataError
-        where a worker died or no image of a step could be used, CheckpointError for a packed file that is damaged."""
+        """The batches of an epoch from first_step on.  Raises ImageError for a bad image (see bad_files), DataError if
+        a worker died or no image of a step could be used, CheckpointError for a damaged packed file."""
         for step in range(first_step, self.steps):
             batch = self._step(epoch, step)
             if not len(batch.images):
@@ -125,16 +126,16 @@ class Loader(_Loader):
 
 
 class EvaluationLoader(_Loader):
-    """Every image once, in the source's order, prepared as the model's own `preprocessing` says; not augmented.
+    """Every image once, in the source's order, with the model's own `preprocessing` and without augmentation.
 
-    The last batch is smaller.  Of several ranks each has a part, of sizes that differ by one at most.  Targets are 1
-    for the class.  Otherwise as Loader; with "skip" a batch may be empty.
+    The last batch may be smaller.  Several ranks each have a part, with sizes that differ by at most one.  Targets are
+    one-hot.  Otherwise as Loader; with "skip" a batch may be empty.
     """
 
     def __init__(self, source, preprocessing: Preprocessing, *, batch: int, workers: int = 0, rank: int = 0,
                  ranks: int = 1, bad_files: str = "stop"):
         _check(batch, rank, ranks, bad_files)
-        batch = min(batch, max(1, len(source)))  # room for more would stay empty, and may be more than there is
+        batch = min(batch, max(1, len(source)))  # a larger batch would only allocate memory that stays unused
         super().__init__(EvaluationSteps(source, preprocessing, batch, rank, ranks, bad_files == "skip"), workers)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -1,16 +1,16 @@
-"""Many names in little memory: a million Python strings would take a hundred megabytes in each worker process."""
+"""A compact list of names: a million Python strings would take a hundred megabytes in each worker process."""
 
 import numpy as np
 
 
 class Names:
-    """A sequence of file names, held as their bytes, one after another with a NUL after each.
+    """A sequence of file names, stored as bytes, each followed by a NUL, the one byte that no file name can contain.
 
-    NUL is the one byte that no file's name can hold.  Bytes that are no UTF-8 come back as os.fsdecode has them.
+    Bytes that are not UTF-8 are returned as os.fsdecode does.
     """
 
     def __init__(self, text: bytes):
-        """Of `text` as above, which may come from a stranger; ValueError where the last byte is no NUL."""
+        """From `text` as above, which is not trusted.  Raises ValueError unless the last byte is NUL."""
         if text[-1:] != b"\0":
             raise ValueError("expected a NUL after each name")
         self.text = text
@@ -18,7 +18,7 @@ class Names:
 
     @classmethod
     def of(cls, names: list[str]) -> "Names":
-        """Of at least one name."""
+        """From a list of at least one name."""
         return cls(b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names))
 
     def __len__(self) -> int:
@@ -33,7 +33,8 @@ class Names:
 
 
 def fingerprint(classes: list[str], names: Names, targets: np.ndarray) -> str:
-    """SHA-256 in hexadecimal over what the order of a training depends on: a resumed training needs the same data."""
+    """SHA-256, in hexadecimal, of everything that the order of training depends on: a resumed run needs the same
+    data."""
     import hashlib
 
     digest = hashlib.sha256(Names.of(classes).text + b"\0" + names.text + b"\0")

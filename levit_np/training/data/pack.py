@@ -1,4 +1,4 @@
-"""Writing a packed file, whose layout packed.py describes, from a folder of images."""
+"""Writes a packed file from a folder of images; packed.py describes its layout and reads it."""
 
 import contextlib
 import os
@@ -18,13 +18,13 @@ from .packed import DIGEST_BYTES, INDEX, SEAL_BYTES, Extent, digest_of, seal
 
 def pack(folder: Folder, path: str | os.PathLike, *, skip: bool = False,
          advance: Callable[[], None] = lambda: None) -> list[tuple[str, str]]:
-    """Replaces `path` by the folder's images, as they are, in the folder's order; returns (name, reason) of those left
-    out.
+    """Writes `path` with the folder's image files, unchanged and in the folder's order; returns (name, reason) of the
+    skipped ones.
 
-    Each file is looked at as far as its framing goes (its format, size and end), not decoded.  A bad one raises
-    ImageError, or with `skip` is left out.  `advance` is called after each.  The file appears whole or not at all
-    (`replacing`, OSError); memory holds one image and the index.  Raises DataError where files grow while they are
-    packed, or a class is left without an image.
+    Each file's container is checked (format, size, completeness), but it is not decoded.  A bad file raises ImageError,
+    or is skipped with `skip`.  `advance` is called after each file.  The file is written atomically (`replacing`,
+    OSError); memory holds one image and the index.  Raises DataError if files grow while they are packed, or if a class
+    is left without an image.
     """
     total = sum(folder.size(index) for index in range(len(folder)))
     offsets, sizes, targets, digests, names, skipped, end = [], [], [], [], [], [], 0
@@ -72,20 +72,20 @@ def _bytes(text: bytes) -> np.ndarray:
 
 
 def _reserve(file: BinaryIO, total: int) -> int:
-    """An HDF5 file with room for /images; returns where it begins.  libhdf5 does not touch the room itself."""
+    """Creates an HDF5 file with space for /images, which libhdf5 does not write; returns the byte where it begins."""
     from h5py import h5d, h5p, h5s, h5t
 
     with _hdf5(file, "w") as hdf5:
         created = h5p.create(h5p.DATASET_CREATE)
         created.set_alloc_time(h5d.ALLOC_TIME_EARLY)
         created.set_fill_time(h5d.FILL_TIME_NEVER)
-        created.set_obj_track_times(False)   # a time would make the same content differ
+        created.set_obj_track_times(False)   # with times, the same content would give different bytes
         images = h5d.create(hdf5.id, b"images", h5t.STD_U8LE, h5s.create_simple((total,)), created)
         return images.get_offset() or 0
 
 
 def _finish(file: BinaryIO, images: Extent, arrays: dict[str, np.ndarray]) -> None:
-    """The index, the list of contents and the seal."""
+    """Writes the index, the list of contents and the seal."""
     extents = [images]
     with _hdf5(file, "r+") as hdf5:
         def store(name: str, values: np.ndarray) -> int:
@@ -102,7 +102,8 @@ def _finish(file: BinaryIO, images: Extent, arrays: dict[str, np.ndarray]) -> No
 
 @contextlib.contextmanager
 def _hdf5(file: BinaryIO, mode: str) -> Iterator:
-    """h5py.File of an open file.  An error of the disk comes out as it is, whatever libhdf5 makes of it."""
+    """A context manager: an h5py.File on an open file.  A disk error is raised as the OSError that it was, whatever
+    libhdf5 makes of it."""
     import h5py
 
     watched = _Watched(file)

@@ -1,16 +1,16 @@
-"""Encoded images in one HDF5 file, which `levit-np pack` writes (pack.py): reading it.
+"""Reads packed files: encoded images in one HDF5 file, written by `levit-np pack` (pack.py).
 
     /images   bytes (total,)    the files' contents, one after another
-    /offsets  int64 (N,)        where in /images each begins       /sizes    int64 (N,)  how many bytes it has
+    /offsets  int64 (N,)        where each begins in /images       /sizes    int64 (N,)  its size in bytes
     /targets  int64 (N,)        its class                          /digests  bytes (N, 16)  its BLAKE2b
     /names    bytes             the files' names, a NUL after each
     /classes  bytes             the class names likewise           /contents bytes  where each of these lies (JSON)
 
-Any HDF5 tool opens it; here libhdf5 never sees it.  A seal in front of it says how long the file is and holds the
-SHA-256 of everything but the images, which is checked when the file is opened, together with every number in it.  An
-image, of which there may be hundreds of gigabytes, is held against its own digest each time it is read: damage is
-found before a pixel of it is used, and opening takes time for the index alone, some 70 bytes an image.  Neither is a
-protection against malice; that is the checks of every claim, and the limits of the decoder.
+Any HDF5 tool opens it, but it is read here without libhdf5.  A seal in front holds the file's length and the SHA-256 of
+everything except the images, which is checked when the file is opened, together with every number in the index.  The
+images, possibly hundreds of gigabytes, are compared with their own digests each time one is read: damage is found
+before a pixel is used, and opening takes time for the index alone, about 70 bytes per image.  Hashes do not protect
+against malice; the checks of all claims and the limits of the decoder do.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ MOST_IMAGES = 1 << 24
 LONGEST_CONTENTS = 1 << 16
 MOST_NAME_BYTES = 1 << 31
 DIGEST_BYTES = 16
-# magic, version, bytes of this block, bytes of the file, offset and bytes of /contents, SHA-256 of this block with
-# these last 32 bytes zero, /contents, and all datasets but the images, in the order of INDEX.
+# magic, version, bytes of this block, bytes of the file, offset and bytes of /contents, SHA-256 over this block (with
+# these last 32 bytes set to zero), /contents, and all datasets except the images, in the order of INDEX.
 _SEAL = struct.Struct("<8sIIQQQ32s")
 
 INDEX = {"offsets": "<i8", "sizes": "<i8", "targets": "<i8", "digests": "|u1", "names": "|u1", "classes": "|u1"}
@@ -58,7 +58,7 @@ class Extent(NamedTuple):
 
 
 def seal(length: int, contents_offset: int, contents: bytes, index: list) -> bytes:
-    """The block in front of a file of `length` bytes; `index` are the datasets of INDEX, as buffers, in that order."""
+    """The block in front of a file of `length` bytes; `index`: the datasets of INDEX, as buffers, in that order."""
     fields = MAGIC, VERSION, SEAL_BYTES, length, contents_offset, len(contents)
     digest = hashlib.sha256(_SEAL.pack(*fields, b"").ljust(SEAL_BYTES, b"\0") + contents)
     for part in index:
@@ -67,22 +67,21 @@ def seal(length: int, contents_offset: int, contents: bytes, index: list) -> byt
 
 
 def digest_of(image: bytes) -> bytes:
-    """What /digests holds."""
+    """The digest of an encoded image, as in /digests."""
     return hashlib.blake2b(image, digest_size=DIGEST_BYTES).digest()
 
 
 class Packed:
-    """A packed file as a source: `len`, `classes`, `target`, `name`, `size`, `read`, `fingerprint`; see the module's
-    docstring.
+    """A packed file as a source (see data/__init__.py).
 
-    Raises CheckpointError, naming the file, for whatever is wrong with it.  Keeps the file open and its index mapped.
-    A copy in another process (pickled) takes the index as checked if the seal is still the same.
+    Raises CheckpointError, naming the file, for anything wrong with it.  Keeps the file open and its index mapped into
+    memory.  A copy in another process (by pickle) does not check the index again if the seal is still the same.
     """
 
     def __init__(self, path: str | os.PathLike, checked_seal: bytes | None = None):
         self.path, self._place = os.path.abspath(path), shown(os.fsdecode(path))
         self._file = open_regular(path)
-        weakref.finalize(self, self._file.close)   # with the last reference to this source
+        weakref.finalize(self, self._file.close)   # when this source is garbage-collected
         try:
             self._open(checked_seal)
         except OSError as error:
@@ -110,7 +109,7 @@ class Packed:
             self._check_names()
 
     def _framing(self) -> tuple[int, int, bytes]:
-        """The file's length, and where /contents begins and what it holds, as the seal says."""
+        """(length of the file, offset of /contents, its bytes), from the seal."""
         found = os.fstat(self._file.fileno()).st_size
         if len(self._seal) < SEAL_BYTES or not self._seal.startswith(MAGIC):
             raise CheckpointError(f"{self._place}: expected a file written by `levit-np pack`, found one that begins "
@@ -148,31 +147,31 @@ class Packed:
 
     @cached_property
     def _all_names(self) -> Names:
-        # Not at once: a worker process needs them for messages alone.
+        # Made when needed: a worker process needs them for messages alone.
         return _names(self._text, f"{self._place}: names")
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def target(self, index: int) -> int:
-        """The class's place in `classes`."""
+        """The index of the image's class in `classes`."""
         return int(self._targets[index])
 
     def name(self, index: int) -> str:
-        """The name of the file that was packed, below its root; fit for messages."""
+        """The name of the packed file, relative to its root; printable, for messages."""
         return shown(self._all_names[index])
 
     @property
     def fingerprint(self) -> str:
-        """Of the classes and the names and their order: the same as that of the folder that was packed."""
+        """Of the classes, the names and their order: equal to that of the folder that was packed."""
         return fingerprint(self.classes, self._all_names, self._targets)
 
     def size(self, index: int) -> int:
-        """How many bytes the encoded image has."""
+        """The size of the encoded image in bytes."""
         return int(self._sizes[index])
 
     def read(self, index: int) -> bytes:
-        """The encoded image.  Raises CheckpointError, naming it, where it is not the one that was packed."""
+        """The encoded image.  Raises CheckpointError, naming it, if it is not the one that was packed."""
         try:
             data = self._read(self._start + int(self._offsets[index]), int(self._sizes[index]))
         except OSError as error:
@@ -186,7 +185,7 @@ class Packed:
         if not hasattr(os, "pread"):  # Windows
             self._file.seek(offset)
             return self._file.read(count)
-        # Other threads read too, and after a fork other processes: none must move the place that another has sought.
+        # pread, as other threads (and processes, after a fork) share the file's position.
         data = bytearray()
         while len(data) < count and (more := os.pread(self._file.fileno(), count - len(data), offset + len(data))):
             data += more
@@ -194,7 +193,8 @@ class Packed:
 
 
 def _claims(contents: bytes, length: int, place: str) -> dict[str, Extent]:
-    """Where each dataset of TYPES lies, all of them within `length` bytes and of the shapes that belong together."""
+    """The extents of all datasets of TYPES, after checking that they lie within `length` bytes and have matching
+    shapes."""
     found = {}
     listing = strict_json.loads(contents, f"{place}: contents")
     for entry in listing if isinstance(listing, list) else [listing]:
@@ -220,7 +220,7 @@ def _claims(contents: bytes, length: int, place: str) -> dict[str, Extent]:
         if not 0 < extent.nbytes <= length - extent.offset:
             raise CheckpointError(f"{place}: {name}: expected 1 byte or more in the file of {length}, found "
                                   f"{extent.nbytes} from {extent.offset}")
-    # A sparse file may be longer than its disk.
+    # Limited separately, as a sparse file may be longer than its disk.
     if not 0 < count <= MOST_IMAGES:
         raise CheckpointError(f"{place}: expected 1 to {MOST_IMAGES} images, found {count}")
     for name in ("classes", "names"):

@@ -1,7 +1,7 @@
-"""What each step of a training or an evaluation holds, and how one unit of it is made: pure functions of their place.
+"""The plans of training and of evaluation: which images each step contains, and how to make one unit of it.
 
-A unit is what has to be made together: a pair of images that are mixed with each other, or one image.  Any process may
-make any unit, in any order.
+A unit is what must be made together: a pair of images that are mixed with each other, or one image.  It depends on
+(epoch, step, row) alone, so any process may make any unit, in any order.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class TrainingSteps:
 
     @property
     def unit(self) -> int:
-        """Rows that are made together."""
+        """The number of rows that are made together."""
         return 2 if self.recipe.mixes else 1
 
     @property
@@ -56,20 +56,20 @@ class TrainingSteps:
         return self.batch, CHANNELS[self.preprocessing.mode], *self.preprocessing.crop
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
-        """The images of this rank's share, (batch,)."""
+        """The indices of this rank's images, (batch,)."""
         order = epoch_order(len(self.source), seed=self.seed, epoch=epoch, repeats=self.recipe.repeats,
                             global_batch=self.batch * self.ranks)
         return order[step, self.rank * self.batch : (self.rank + 1) * self.batch]
 
     def after(self, epoch: int, step: int) -> tuple[int, int] | None:
-        """The step that follows, in the next epoch after the last."""
+        """The following step, which after the last is the next epoch's first."""
         return (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
 
     def fill(self, epoch: int, step: int, rows: range, images: np.ndarray, targets: np.ndarray, at) -> list[Skipped]:
         """Makes one unit: writes these rows of images (batch, C, H, W) and targets (batch, classes).
 
-        `at` is called with the index of each image before it is touched.  An image that cannot be used raises
-        ImageError, or with `skip` is returned; its partner then stays unmixed."""
+        `at` is called with the index of each image before it is read.  An image that cannot be used raises ImageError,
+        or with `skip` is returned; its partner is then not mixed."""
         first = (step * self.ranks + self.rank) * self.batch   # this share's first position in the epoch
         indices, skipped = self.indices(epoch, step), []
         for row in rows:
@@ -90,7 +90,7 @@ class TrainingSteps:
         return skipped
 
     def mixture(self, epoch: int, step: int) -> Mixture | None:
-        """How the pairs of that step, of all ranks, are mixed; None: not."""
+        """How the pairs of that step are mixed, on all ranks; None: not at all."""
         recipe = self.recipe
         return draw_mixture(recipe.mixup, recipe.cutmix, recipe.mix_probability, recipe.mix_switch,
                             self.preprocessing.crop, stream(self.seed, MIXING, epoch, step))
@@ -98,9 +98,9 @@ class TrainingSteps:
 
 @dataclass(frozen=True)
 class EvaluationSteps:
-    """Each image once, in the source's order, as the model itself prepares images; targets are 1 for the class.
+    """Each image once, in the source's order, with the model's own preprocessing; targets are one-hot.
 
-    Rank r of R has the r-th of R parts, of sizes that differ by one at most."""
+    Rank r of R has the r-th of R parts, whose sizes differ by at most one."""
 
     source: object
     preprocessing: Preprocessing
@@ -131,7 +131,7 @@ class EvaluationSteps:
         return np.array(self.part[step * self.batch : (step + 1) * self.batch])
 
     def after(self, epoch: int, step: int) -> tuple[int, int] | None:
-        """The step that follows; None after the last."""
+        """The following step; None after the last."""
         return (epoch, step + 1) if step + 1 < self.steps else None
 
     def fill(self, epoch: int, step: int, rows: range, images: np.ndarray, targets: np.ndarray, at) -> list[Skipped]:

@@ -1,12 +1,12 @@
-"""Processes that make the next steps while this one is computed.
+"""Worker processes that prepare the next steps while the current one is computed.
 
-The units of a step (steps.py) are dealt to the workers in turn, and each writes its rows into memory that all share:
-room for two steps, however many workers there are.  Pipes carry a few numbers a step, so that neither side can wait for
-the other with a full one.  No lock is shared: a worker may be killed at any time.
+The units of a step (steps.py) are dealt to the workers in turn; each writes its rows into shared memory with room for
+two steps, however many workers there are.  Pipes carry only a few numbers per step, so they never fill up and block.
+No lock is shared, so a worker may be killed at any time.
 
-The loader grain 0.2.18 was tried instead.  Each of its runs that was killed left its workers running (they were still
-there after 30 s) and named shared memory behind, which a training that must survive kill -9 would pile up; Ctrl-C and
-an error printed a hundred lines from destructors, and it would have brought ten packages.
+The loader grain 0.2.18 was tried instead.  Every killed run left its workers running (still there after 30 s) and named
+shared memory behind, which would pile up in training that must survive kill -9; Ctrl-C and errors printed a hundred
+lines from destructors; and it would have added ten packages.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from ...errors import DataError, LevitError
 from ...lock import Lock
 from ..interrupt import SIGNALS
 
-AHEAD = 2   # steps in memory besides the one that was handed out
-LONG = 60.0   # seconds
+AHEAD = 2   # steps in memory besides the one handed out
+LONG = 60.0   # seconds without progress after which a warning is given
 _environment = Lock()
 
 
@@ -44,11 +44,11 @@ class Workers:
         self._finalizer = weakref.finalize(self, _stop, self._processes, self._pipes, self.owner)
         pickled = pickle.dumps(plan)
         try:
-            # Anonymous: nothing is left behind, whatever is killed.
+            # Anonymous memory: nothing is left behind, whichever process is killed.
             self._raw = [context.RawArray("f", AHEAD * int(np.prod(plan.shape))),
                          context.RawArray("f", AHEAD * plan.shape[0] * classes), context.RawArray("q", count)]
             self._images, self._targets, self._at = _views(self._raw, plan.shape, classes)
-            self._at[:] = -1   # none has begun an image; it may die before
+            self._at[:] = -1   # no worker has begun an image yet
             with _safe_path(), _blocked_signals():
                 for worker in range(count):
                     ours, theirs = context.Pipe()
@@ -65,12 +65,12 @@ class Workers:
                             f"{error.strerror or error}") from None
 
     def take(self, epoch: int, step: int, keep) -> tuple:
-        """keep(images, targets, skipped) of that step, of arrays that hold it until keep returns; the following steps
-        are begun.
+        """The result of keep(images, targets, skipped) for that step; the arrays are valid until keep returns.  Also
+        starts the following steps.
 
-        Raises what the first row that could not be made raised, and DataError where a worker died."""
+        Raises the exception of the first row that could not be made, and DataError if a worker died."""
         if not self._under_way or self._under_way[0].place != (epoch, step):
-            while self._under_way:   # a jump: what was begun has to end first, as it writes into the memory
+            while self._under_way:   # a jump: steps already begun must end first, as they write into the memory
                 self._free.append(self._finished().slot)
             self._begin(epoch, step)
         self._begin_following()
@@ -101,7 +101,7 @@ class Workers:
             self._begin(*following)
 
     def _finished(self) -> "_UnderWay":
-        """The step that was begun first, once every worker has done its part of it."""
+        """Waits until every worker has done its part of the step that was begun first; -> that step."""
         while self._under_way[0].missing:
             for pipe in self._with_something_to_say():
                 worker = self._pipes.index(pipe)
@@ -114,8 +114,8 @@ class Workers:
         return self._under_way.popleft()
 
     def _with_something_to_say(self) -> list:
-        """The pipes to read from; where for long no worker has got any further (a network's disk hangs, a process was
-        stopped), a warning names the images that they are at."""
+        """Waits for pipes to read from.  If no worker makes progress for long (a network drive hangs, a process was
+        stopped), a warning names the images that they are working on."""
         while True:
             before = self._at.copy()
             if ready := wait(self._pipes, LONG):
@@ -146,26 +146,27 @@ class Workers:
 
 
 class _UnderWay:
-    """A step that the workers are making."""
+    """A step that the workers are preparing."""
 
     def __init__(self, place: tuple[int, int], slot: int, missing: int):
         self.place, self.slot, self.missing, self.skipped, self.failures = place, slot, missing, [], []
 
 
 def _views(raw: list, shape: tuple[int, ...], classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """images (AHEAD, batch, C, H, W), targets (AHEAD, batch, classes), and the index each worker is at, (workers,)."""
+    """images (AHEAD, batch, C, H, W), targets (AHEAD, batch, classes), and the image index of each worker,
+    (workers,)."""
     images, targets = (np.frombuffer(part, np.float32) for part in raw[:2])
     return (images.reshape(AHEAD, *shape), targets.reshape(AHEAD, shape[0], classes), np.frombuffer(raw[2], np.int64))
 
 
 @contextlib.contextmanager
 def _blocked_signals():
-    """A Ctrl-C goes to all processes of a terminal, SIGTERM to all of a service; those begun in this block never see
-    them: the parent, which may need them until it has saved, ends them."""
+    """A context manager: processes started inside never see Ctrl-C and SIGTERM, which go to all processes of a terminal
+    or a service.  The parent, which may need them until it has saved, ends them itself."""
     if not hasattr(signal, "pthread_sigmask"):   # Windows
         yield
         return
-    resource_tracker.ensure_running()   # started later, it would unblock them
+    resource_tracker.ensure_running()   # starting it inside would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -175,8 +176,8 @@ def _blocked_signals():
 
 @contextlib.contextmanager
 def _safe_path():
-    """Python, started meanwhile, imports nothing from the folder that the user happens to be in."""
-    with _environment:  # which all threads share: who came second would find, and leave, what the first had put there
+    """A context manager: Python processes started inside import nothing from the current folder."""
+    with _environment:  # os.environ is shared by all threads: a second one would save and restore the first one's value
         before = os.environ.get("PYTHONSAFEPATH")
         os.environ["PYTHONSAFEPATH"] = "1"
         try:
@@ -188,7 +189,7 @@ def _safe_path():
 
 
 def _work(pipe, pickled: bytes, raw: list, worker: int, workers: int) -> None:
-    """A worker's life: its units of each step that it is told of, until the parent is gone."""
+    """The main loop of a worker: makes its units of each step that it is sent, until the parent is gone."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     units = _opened(pickled, raw, worker, workers)
@@ -201,10 +202,10 @@ def _work(pipe, pickled: bytes, raw: list, worker: int, workers: int) -> None:
 
 
 def _opened(pickled: bytes, raw: list, worker: int, workers: int):
-    """What answers for each (epoch, step, slot), as _units, by this process's own copy of the plan."""
+    """A function of (epoch, step, slot) with the result of _units, on this process's own copy of the plan."""
     try:
         plan = pickle.loads(pickled)
-    except LevitError as error:  # its packed file is gone, or another, since the parent opened it
+    except LevitError as error:  # the packed file was removed or replaced since the parent opened it
         failure = 0, error
         return lambda epoch, step, slot: ([], failure)
     images, targets, at = _views(raw, plan.shape, len(plan.source.classes))
@@ -212,7 +213,8 @@ def _opened(pickled: bytes, raw: list, worker: int, workers: int):
 
 
 def rows_of(plan, epoch: int, step: int, worker: int = 0, workers: int = 1):
-    """The units, as ranges of rows, that fall to a worker; counted through all steps, so that small ones are shared."""
+    """A worker's units of a step, as ranges of rows.  Units are dealt in turn across steps, so that workers also share
+    steps with fewer units than workers."""
     rows = len(plan.indices(epoch, step))
     units = -(-plan.shape[0] // plan.unit)
     for unit in range((worker - step * units) % workers, -(-rows // plan.unit), workers):
@@ -238,9 +240,9 @@ def _units(plan, epoch, step, images, targets, at, worker, workers) -> tuple:
 
 
 def _stop(processes: list, pipes: list, owner: int) -> None:
-    if os.getpid() == owner:   # a process that was forked from it has a copy of the list, and ends none of them
+    if os.getpid() == owner:   # a forked copy of the owner must not end its workers
         for process in processes:
-            process.kill()   # they only read files and write memory
+            process.kill()   # safe: they only read files and write to shared memory
         for process in processes:
             process.join()
             process.close()
