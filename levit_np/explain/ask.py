@@ -1,4 +1,5 @@
-"""Any value of a trace by name and index, `probabilities[0, 3, :5]`: parsed here, as text must not run as code."""
+"""Looks up values of a trace by name and index, as in `probabilities[0, 3, :5]`.  The text is parsed, never
+evaluated."""
 
 import re
 
@@ -59,8 +60,8 @@ def _arrays(values: dict) -> dict[str, np.ndarray]:
 
 
 def look_up(text: str, stop: Stop, walk: Walk) -> tuple[str, np.ndarray]:
-    """What `text` asks for: (its full name and index, the value).  A short name is one of the stop's, a long one any of
-    the trace's.  Raises LevitError that names what there is."""
+    """(`text`, the value that it names).  A short name is looked up among the stop's arrays, then any name among the
+    trace's.  Raises LevitError, listing names that exist."""
     name, index = parse(text)
     here, everywhere = arrays_at(stop, walk), walk.trace.arrays
     if stop.is_line:

@@ -1,4 +1,5 @@
-"""Where two networks part: two states, or two traces, layer by layer in the order of computation."""
+"""Finds where two networks start to differ: compares two states, or two traces, layer by layer in the order of
+computation."""
 
 from collections import defaultdict
 from dataclasses import fields
@@ -14,25 +15,25 @@ from .trace import Trace, trace
 
 
 class Row(NamedTuple):
-    """The largest differences of one layer; `relative` is to the largest value of the array, or, of a gradient, to the
-    largest in the same block: of a parameter's among those, of one that passes through among those."""
+    """The largest differences in one layer.  `relative` is relative to the array's largest value; for a gradient, to
+    the largest gradient of the same kind (of parameters, or of activations) in the same block."""
 
     name: str
-    what: str  # the array that differs most, relatively
+    what: str  # the array with the largest relative difference
     absolute: float
     relative: float
-    before: float = 0.0  # the relative difference of what the layer was given
+    before: float = 0.0  # the relative difference of the layer's input
 
     def differs(self, tolerance: float) -> bool:
-        return not self.relative <= tolerance  # a NaN parts
+        return not self.relative <= tolerance  # true for NaN
 
     def begins(self, tolerance: float) -> bool:
-        """It parts, and what it was given does not."""
+        """Whether the layer differs although its input agrees."""
         return self.differs(tolerance) and self.before <= tolerance
 
 
 def compare_states(a: LeViT, b: LeViT) -> list[Row]:
-    """A row a layer: its parameters and statistics.  Raises LevitError for two different networks."""
+    """One row per layer, comparing its parameters and statistics.  Raises LevitError for two different networks."""
     require_same_network(a.config, b.config)
     layers = dict(b.walk())
 
@@ -43,10 +44,10 @@ def compare_states(a: LeViT, b: LeViT) -> list[Row]:
 
 
 def compare_with_trace(model: LeViT, recorded: Trace) -> list[Row]:
-    """Repeats a recorded pass: a row a layer's forward, then, in the order of the backward, a row a layer's gradients.
+    """Repeats a recorded pass: one row per layer of the forward, then one per layer of the backward, in its order.
 
-    A row between them is model(x), which a backend may compute by a way of its own.  Raises LevitError for the trace
-    of a different network, or by a version of this library with other steps."""
+    A row between them is for model(x), which a backend may compute by its own fast path.  Raises LevitError for a trace
+    of a different network, or one recorded by a version of this library with other steps."""
     require_same_network(model.config, recorded.config)
     found = trace(model, recorded.x, recorded.target, teacher=recorded.teacher, backend=model.ops.NAME)
     for a, b in ((found.forward, recorded.forward), (found.backward, recorded.backward)):
@@ -58,16 +59,17 @@ def compare_with_trace(model: LeViT, recorded: Trace) -> list[Row]:
 
 
 def first_difference(rows: list[Row], tolerance: float) -> Row | None:
-    """The first layer that parts though what it was given agrees; else the first that parts at all; else None.
+    """The first layer that differs although its input agrees; else the first that differs at all; else None.
 
-    A layer behind the culprit parts too, and the parts of a layer come before itself: of LinearBN's two, BN parts
-    with what it was given when the weight is at fault, and LinearBN is named; BN when its own arrays are."""
-    parted = [row for row in rows if row.differs(tolerance)]
-    return next((row for row in parted if row.begins(tolerance)), parted[0] if parted else None)
+    Layers after the culprit differ too, but so do their inputs. Sub-layers come before the layer that contains them: in
+    a LinearBN with a wrong weight, BN differs but so does its input, so LinearBN is named; with wrong arrays in BN, BN
+    is named."""
+    differing = [row for row in rows if row.differs(tolerance)]
+    return next((row for row in differing if row.begins(tolerance)), differing[0] if differing else None)
 
 
 def require_same_network(a: LeViTConfig, b: LeViTConfig) -> None:
-    """Raises LevitError that names the differing fields; the name, and drop path, decide no value."""
+    """Raises LevitError, listing the fields that differ; name and drop path are ignored, as they change no value."""
     different = [f"{f.name} {getattr(a, f.name)} against {getattr(b, f.name)}" for f in fields(LeViTConfig)
                  if f.name not in ("name", "drop_path") and getattr(a, f.name) != getattr(b, f.name)]
     if different:
@@ -81,8 +83,8 @@ def _forward_rows(found: Trace, recorded: Trace) -> Iterator[Row]:
 
 
 def _backward_rows(found: Trace, recorded: Trace) -> Iterator[Row]:
-    # Some gradients are nothing but cancellation, the queries' where all values are much alike, say: only rounding is
-    # left of them, which no two machines share. So each is held against the largest of its kind in its block.
+    # Some gradients cancel almost completely, such as the queries' if all values are nearly alike: what remains is
+    # rounding, which differs between machines. So differences are relative to the largest of the kind in the block.
     along, within = defaultdict(float), defaultdict(float)
     for step in recorded.backward:
         block = _block(step.name)
@@ -99,7 +101,7 @@ def _backward_rows(found: Trace, recorded: Trace) -> Iterator[Row]:
 
 
 def _block(name: str) -> str:
-    """stages.0.blocks.1, or stages.1.downsample.attention, of all below it."""
+    """The block that a layer belongs to: stages.0.blocks.1, or stages.1.downsample.attention."""
     return ".".join(name.split(".")[:4])
 
 
@@ -109,12 +111,12 @@ def _row(name: str, differences: dict[str, tuple[float, float]], before: float =
 
 
 def _differences(a: np.ndarray, b: np.ndarray, place: str, largest: float | None = None) -> tuple[float, float]:
-    """max |a - b|, and the same relative to `largest`, by default the largest value of the two."""
+    """max |a - b|, and the same divided by `largest`, by default the largest absolute value in a and b."""
     if a.shape != b.shape:
         raise LevitError(f"{place}: expected the same shape, found {a.shape} and {b.shape}")
     if not a.size:
         return 0.0, 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # an infinity is shown, not warned of
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported in the table, not as warnings
         absolute = float(np.abs(np.subtract(a, b, dtype=np.float64)).max())
     if largest is None:
         largest = max(_largest(a), _largest(b))

@@ -1,5 +1,5 @@
-"""Inside an operation: line by line what it computes.  Operations are pure functions, so that one can simply be
-computed again, from the recorded inputs, while its lines are watched; nothing of it has to be kept until then."""
+"""Shows what an operation computes line by line.  Operations are pure functions, so one can be run again from its
+recorded inputs, with a trace function watching its lines; nothing needs to be stored until then."""
 
 import ast
 import sys
@@ -16,16 +16,16 @@ from .records import Step
 
 
 class Line(NamedTuple):
-    """A line of an operation that ran."""
+    """One line of an operation that was executed."""
 
     number: int  # in its file
-    times: int  # how often it ran
-    values: dict[str, object]  # what it assigned the last time, or returned
+    times: int  # how often it was executed
+    values: dict[str, object]  # the variables that it assigned the last time, or the values that it returned
     calls: tuple["Inside", ...]  # the operations that it called the last time
 
 
 class Inside(NamedTuple):
-    """One call of a function of ops/reference, with the lines that ran in the order in which they first did."""
+    """One call of a function of ops/reference, with its lines in the order in which they were first executed."""
 
     op: str
     inputs: dict[str, object]
@@ -34,8 +34,8 @@ class Inside(NamedTuple):
 
 
 def look_inside(step: Step) -> Inside:
-    """The step's operation, computed again by the textbook: its outputs are the recorded ones, bit by bit, where the
-    trace is the textbook's."""
+    """Runs the step's operation again in ops/reference; if the trace was recorded there, its outputs are the recorded
+    ones bit by bit."""
     function = vars(reference)[step.op]
     watch = _Watch()
     before = sys.gettrace()
@@ -48,14 +48,14 @@ def look_inside(step: Step) -> Inside:
 
 
 class _Open:
-    """A call that has not ended."""
+    """A call that has not returned yet."""
 
     def __init__(self, frame):
         self.code, self.inputs, self.line = frame.f_code, dict(frame.f_locals), None
         self.lines: dict[int, list] = {}  # statement -> [times, values, calls]
 
     def begins(self, line: int):
-        """The statement on a line, which may be its second, begins to run."""
+        """The statement that contains this line (not necessarily its first line) starts."""
         statement = _statement(self.code, line)
         if statement is None:
             return
@@ -65,7 +65,7 @@ class _Open:
         entry[2] = []
 
     def ends(self, variables: dict):
-        """The statement is done: what it assigned is kept, as a copy, for a later line may write into it."""
+        """The current statement has ended: keeps copies of what it assigned, as a later line may write into it."""
         if self.line is not None:
             names = _assigned(self.code, self.line)
             self.lines[self.line][1] = {name: _copy(variables[name]) for name in names if name in variables}
@@ -117,25 +117,25 @@ def _results(name: str, result) -> dict:
 
 @cache
 def _functions() -> dict:
-    """{code: name} of all functions of the textbook, its helpers too."""
+    """{code object: name} of all functions in ops/reference, including helpers."""
     return {value.__code__: name for module in _modules() for name, value in vars(module).items()
             if isfunction(value) and value.__module__ == module.__name__}
 
 
 def function_named(name: str):
-    """The textbook's function of that name, a helper too."""
+    """The function of that name in ops/reference, which may be a helper."""
     return next(vars(module)[name] for module in _modules()
                 if getattr(vars(module).get(name), "__module__", None) == module.__name__)
 
 
 def _modules():
-    modules = list(sys.modules.items())  # at once: another thread may import one meanwhile
+    modules = list(sys.modules.items())  # a copy: another thread may import modules meanwhile
     return [module for name, module in modules if name.startswith(f"{reference.__name__}.")]
 
 
 @cache
 def _statements(code) -> tuple[ast.stmt, ...]:
-    """The statements of a function, but for its docstring, with the line numbers of its file."""
+    """The statements of a function, without its docstring, with their line numbers in the file."""
     tree = ast.parse(textwrap.dedent(getsource(code)))
     ast.increment_lineno(tree, code.co_firstlineno - 1)
     function = tree.body[0]
@@ -144,14 +144,14 @@ def _statements(code) -> tuple[ast.stmt, ...]:
 
 
 def _statement(code, line: int) -> ast.stmt | None:
-    """The innermost statement that has the line, its head alone where others stand in it."""
+    """The innermost statement that contains the line."""
     fitting = [node for node in _statements(code) if node.lineno <= line <= node.end_lineno]
     return fitting[-1] if fitting else None
 
 
 @cache
 def _assigned(code, line: int) -> tuple[str, ...]:
-    """The variables that the statement writes: `y` of `y += …` and of `y[…] = …`, `i` of `for i in …`."""
+    """The variables that the statement writes: `y` in `y += …` and in `y[…] = …`, `i` in `for i in …`."""
     names = []
     for node in _statements(code):
         if node.lineno == line:
@@ -161,7 +161,7 @@ def _assigned(code, line: int) -> tuple[str, ...]:
 
 
 def _root(target) -> str | None:
-    """The variable behind an index, an attribute or a view that a function makes of it."""
+    """The variable that is written through an index, an attribute, or a view returned by a function of it."""
     while not isinstance(target, ast.Name):
         if isinstance(target, ast.Call):
             if not target.args:

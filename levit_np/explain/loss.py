@@ -1,4 +1,4 @@
-"""The losses that a trace can end in, written as layers, so that their operations are recorded like all others."""
+"""The losses that a trace can end with, written as layers so that their operations are recorded like all others."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class SavedLoss(NamedTuple):
 
 
 class CrossEntropy(Layer):
-    """loss = -mean_b log softmax((logits + logits_dist) / 2)[target]: of the averaged heads, as one evaluates them.
+    """loss = -mean_b log softmax((logits + logits_dist) / 2)[target]: of the averaged heads, as in evaluation.
 
     outputs: logits (B, classes), or a pair of them -> loss, a number."""
 
@@ -30,9 +30,10 @@ class CrossEntropy(Layer):
 
 
 class Distillation(Layer):
-    """loss = ½ cross_entropy(logits, target) + ½ hard_distillation(logits_dist, teacher): what LeViT is trained with.
+    """loss = ½ cross_entropy(logits, target) + ½ hard_distillation(logits_dist, teacher): the loss LeViT is trained
+    with.
 
-    outputs: the logits (B, classes) of the two heads, of which the second learns what the teacher says."""
+    outputs: the logits (B, classes) of the two heads; the second learns the teacher's prediction."""
 
     def __init__(self, ops, target, teacher):
         super().__init__(ops)
@@ -41,7 +42,7 @@ class Distillation(Layer):
     def forward(self, outputs, training=False):
         logits, logits_dist = outputs
         targets = self.ops.targets_of(self.target, logits.shape[-1], dtype=logits.dtype)  # 1
-        teacher = self.ops.targets_of(self.teacher, logits.shape[-1], dtype=logits.dtype)  # 2  it is sure of its choice
+        teacher = self.ops.targets_of(self.teacher, logits.shape[-1], dtype=logits.dtype)  # 2  one-hot, used as logits
         labelled = self.ops.cross_entropy(logits, targets)  # 3
         taught = self.ops.hard_distillation(logits_dist, teacher)  # 4
         return (labelled + taught) / 2, SavedLoss(outputs, (targets, teacher))

@@ -1,5 +1,5 @@
-"""What is to be said of an operation and of a layer, read from the textbook's own source, so that it cannot drift:
-the formula and the names of the results from the docstring, and the lines that compute them."""
+"""Descriptions of operations and layers, read from the source of ops/reference and layers, so that they always match
+it: the formula and the names of the results from the docstring, and the lines of code."""
 
 import ast
 import inspect
@@ -23,8 +23,8 @@ class Source(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A function of ops/reference: the first line of its docstring is `formula: meaning.`, shapes stand around an arrow
-    behind it; `outputs` names what it returns as the formula does, in order (a list of parts bears one name)."""
+    """A function of ops/reference.  The first sentence of its docstring is `formula: meaning`, and the shapes are given
+    around an arrow after it; `outputs` are the names of the results in order (one name for a list of parts)."""
 
     name: str
     formula: str
@@ -36,14 +36,14 @@ class Operation(NamedTuple):
 
 @cache
 def names() -> frozenset[str]:
-    """Of all operations that the reference backend defines."""
+    """The names of all operations that the reference backend defines."""
     return frozenset(name for name, value in vars(reference).items() if inspect.isfunction(value)
                      and value.__module__.startswith(reference.__name__) and not name.startswith("_"))
 
 
 @cache
 def operation(name: str) -> Operation:
-    """Raises KeyError for a name that is no operation."""
+    """The operation of that name.  Raises KeyError for a name that is no operation."""
     function = vars(reference)[name]
     document = _document(function)
     formula, meaning = _first_sentence(document)
@@ -57,25 +57,25 @@ def signature(name: str) -> inspect.Signature:
 
 @cache
 def layer_class(kind: str) -> type[Layer]:
-    """The class of layers of that name; Raises KeyError for another."""
+    """The layer class of that name.  Raises KeyError if there is none."""
     return {found.__name__: found for found in _below(Layer)}[kind]
 
 
 @cache
 def layer_formula(kind: str) -> tuple[str, str]:
-    """(formula, meaning) of a layer: the first line of its docstring."""
+    """(formula, meaning) of a layer: the first sentence of its docstring."""
     return _first_sentence(_document(layer_class(kind)))
 
 
 @cache
 def layer_shapes(kind: str) -> str:
-    """`x (B, N, C) -> y (B, N, O)`: the shapes in a layer's docstring, or ""."""
+    """The shapes in a layer's docstring, as in `x (B, N, C) -> y (B, N, O)`, or ""."""
     return _shapes(_document(layer_class(kind)))
 
 
 @cache
 def layer_source(kind: str, direction: str) -> Source:
-    """The lines of a layer's forward or backward, wherever its class has them from."""
+    """The lines of a layer's forward or backward, which may be inherited."""
     return source_of(getattr(layer_class(kind), direction))
 
 
@@ -107,7 +107,7 @@ def _below(kind):
 
 
 def _document(thing) -> str:
-    """The docstring of a function or a class: under `python -OO`, which keeps none, as its source has it."""
+    """The docstring of a function or a class; read from the source under `python -OO`, which discards docstrings."""
     return inspect.getdoc(thing) or ast.get_docstring(ast.parse(inspect.getsource(thing)).body[0])
 
 
@@ -119,7 +119,7 @@ def _first_sentence(document: str) -> tuple[str, str]:
 
 
 def _shapes(document: str) -> str:
-    """The sentence with the arrow, where shapes stand on both sides of it."""
+    """The sentence with the arrow, if it has shapes on both sides of it, else ""."""
     sentences = re.split(r"\.  |\.\n|: |\n\n", document.replace("\n", " ") + "\n\n")
     sentence = next((s.strip().rstrip(".") for s in sentences if "->" in s), "")
     left, _, right = sentence.partition("->")
@@ -127,7 +127,7 @@ def _shapes(document: str) -> str:
 
 
 def _results(document: str, formula: str) -> tuple[str, ...]:
-    """The names behind the docstring's arrow, `-> dx (B, C), dw (O, C).`; without one, what the formula begins with."""
+    """The names after the docstring's arrow, `-> dx (B, C), dw (O, C).`, else the name that the formula begins with."""
     found, rest = [], document.partition("->")[2].replace("\n", " ")
     while match := re.match(r"\s*([A-Za-z]\w*)(?: \([^()]*\))?([,.:]|$)", rest):
         found.append(match[1])

@@ -1,4 +1,4 @@
-"""A network that writes down what it does: each layer what it is given and gives, and each operation too."""
+"""Records a pass through a network: the inputs and outputs of every layer and of every operation."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from .records import Backward, Forward, Step
 
 @dataclass(eq=False)
 class _Call:
-    """One forward or backward of a layer."""
+    """One call of a layer's forward or backward."""
 
     name: str
     kind: str
@@ -26,13 +26,13 @@ class _Call:
     number: int
     parent: "_Call | None"
     turn: int  # how often the layer was called before
-    line: int = 0  # of the parent's source, where it is called
+    line: int = 0  # of the call, in the parent's source
 
 
 class Recorder:
-    """The network of a model's arrays, on the operations of a backend.
+    """A second network with the model's arrays, on a backend whose calls are recorded.
 
-    A network of its own: nothing of the model's has to be restored, and another thread may use it meanwhile."""
+    The model itself is not modified, so nothing needs to be restored and other threads may use it meanwhile."""
 
     def __init__(self, model: LeViT, ops):
         self.ops = _Listening(ops, self)
@@ -40,13 +40,13 @@ class Recorder:
         self.network.set_state(model.numpy_state(), copy=False)
         self._numbers, self._turns, self._open = count(), Counter(), []
         self._forwards, self._backwards, self._steps = [], [], []
-        self._brought = {}  # id of a device's array -> itself, which keeps the id, and NumPy's
+        self._copied = {}  # id of a backend array -> (the array, kept so that its id stays unique; its NumPy copy)
         for name, layer in _named(self.network):
             self._listen(name, layer)
 
     @contextmanager
     def calling(self, name: str, kind: str, direction: str, line: int = 0):
-        """What is recorded within belongs to this call."""
+        """A context manager: operations recorded inside belong to this call."""
         turn = self._turns[name, direction]
         call = _Call(name, kind, direction, next(self._numbers), self._open[-1] if self._open else None, turn, line)
         self._turns[name, direction] += 1
@@ -72,7 +72,7 @@ class Recorder:
         layer.forward, layer.backward = listening_forward, listening_backward
 
     def operation(self, name: str, function):
-        """The function, called by whatever layer is at work, and recorded."""
+        """`function` wrapped so that each call is recorded, together with the layer that made it."""
         called, signature = operations.operation(name), operations.signature(name)
 
         def listening(*arguments, **options):
@@ -109,23 +109,23 @@ class Recorder:
                        self.here(outputs))
 
     def here(self, value):
-        """Arrays, in tuples and dictionaries too, as NumPy's: themselves where they are, and each brought once."""
+        """Arrays, or tuples and dictionaries of them, as NumPy arrays; each array is converted only once."""
         if isinstance(value, dict):
             return {key: self.here(part) for key, part in value.items()}
-        if hasattr(value, "probabilities"):  # attention's, of a backend that computes them again
-            return self._brought.setdefault(id(value), (value, self.ops.to_host(value.probabilities())))[1]
+        if hasattr(value, "probabilities"):  # attention's second result, on a backend that recomputes them
+            return self._copied.setdefault(id(value), (value, self.ops.to_host(value.probabilities())))[1]
         if isinstance(value, tuple):
             return tuple(map(self.here, value))
         if not hasattr(value, "shape"):
             return value
-        return self._brought.setdefault(id(value), (value, self.ops.to_host(value)))[1]
+        return self._copied.setdefault(id(value), (value, self.ops.to_host(value)))[1]
 
     def place(self, call: _Call) -> tuple[int, str | None, int]:
-        """number, parent and line, as the records have them."""
+        """(number, parent, line), the last fields of a layer's record."""
         return call.number, call.parent and self._name(call.parent), call.line
 
     def _name(self, call: _Call) -> str:
-        """The layer's, and which turn where it was called repeatedly; its last turn is the first to be undone."""
+        """The layer's name, with its turn if it was called repeatedly; backward undoes the last turn first."""
         times = self._turns[call.name, call.direction]
         if times == 1:
             return call.name
@@ -133,7 +133,7 @@ class Recorder:
 
 
 class _Listening:
-    """The operations of a backend, each of which is recorded when it is called."""
+    """The operations of a backend, wrapped so that every call is recorded."""
 
     def __init__(self, ops, recorder: Recorder):
         self._ops, self._recorder = ops, recorder
@@ -147,7 +147,7 @@ class _Listening:
 
 
 def _plain(value):
-    """A number of NumPy's as Python's, a type by its name."""
+    """A NumPy scalar as a Python number, a dtype as its name."""
     if isinstance(value, np.dtype):
         return value.name
     return value.item() if getattr(value, "shape", None) == () else value

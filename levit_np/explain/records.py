@@ -1,4 +1,4 @@
-"""The steps of a recorded pass: of each layer, forward and backward, and of each operation within them."""
+"""The records of a traced pass: one per call of a layer's forward or backward, and one per call of an operation."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,10 @@ from .operations import Source, layer_source, operation
 
 
 class Forward(NamedTuple):
-    """A layer's forward.  input is None where the parameters alone are computed with (the attention bias).
+    """A layer's forward.  input is None if the layer computes from its parameters alone (the attention bias).
 
-    number counts all calls of a pass in the order in which they began, so that a layer's is below those of its parts;
-    parent is the name of the layer that called it (None for the network itself), line the one of its source that
-    did."""
+    number counts all calls of a pass in the order in which they began, so a layer's is lower than its sub-layers';
+    parent is the name of the calling layer (None for the network itself), line the line of the call in its source."""
 
     name: str
     kind: str  # the layer's class
@@ -24,8 +23,9 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """A layer's backward: the gradient that reached its output, the one that left at its input (None as above), and
-    those of its own parameters.  number, parent and line as above, in one count with the forward's."""
+    """A layer's backward: the gradients of its output, of its input (None as above) and of its own parameters.
+
+    number, parent and line as in Forward; number continues the same count."""
 
     name: str
     kind: str
@@ -40,36 +40,36 @@ class Backward(NamedTuple):
 class Step(NamedTuple):
     """One call of one operation, y = op(inputs).
 
-    inputs are the values by the operation's own argument names: arrays, tuples of them, numbers, None; those that the
-    layer left out are not among them. outputs are named as in the formula (`dx`, `dw` of `linear_backward`), or, where
-    the operation returns a list of parts, as the layer calls them (`q`, `k`, `v` of `split_heads`). No array is a copy:
-    the output of one step is the very array that is the input of the next."""
+    inputs are the arguments that the layer passed, by the operation's parameter names: arrays, tuples of arrays,
+    numbers or None. outputs are named as in the formula (`dx`, `dw` of `linear_backward`) or, if the operation returns
+    a list of parts, as the variables of the layer (`q`, `k`, `v` of `split_heads`). No array is copied: the output of
+    one step is the same object as the input of the next."""
 
-    number: int  # of the call, in one count with the layers'
+    number: int  # of the call, in the same count as the layers'
     direction: str  # "forward" or "backward"
-    name: str  # unique: the layer's, the operation's, and a turn where it occurs twice: ….attention.split_heads.1
-    layer: str  # the name of the layer that called it: "" is the network, "loss" the loss
-    kind: str  # that layer's class
+    name: str  # unique: layer, operation, and a turn if it is called repeatedly: ….attention.split_heads.1
+    layer: str  # the name of the calling layer: "" is the network, "loss" the loss
+    kind: str  # the class of that layer
     op: str
-    line: int  # of that layer's source, where it is called
+    line: int  # of the call, in that layer's source
     inputs: dict[str, object]
     outputs: dict[str, object]
 
     @property
     def formula(self) -> str:
-        """In one line: `y = x wᵀ + b`."""
+        """The operation's formula, one line such as `y = x wᵀ + b`."""
         return operation(self.op).formula
 
     @property
     def meaning(self) -> str:
-        """What the operation's docstring adds to the formula, or ""."""
+        """The explanation of the formula in the operation's docstring, or ""."""
         return operation(self.op).meaning
 
     @property
     def source(self) -> Source:
-        """The textbook's lines of the operation: file below the package, number of the first line, lines.
+        """The operation's source in ops/reference: file (relative to the package), first line number, lines.
 
-        Another backend computes the same by other means."""
+        Other backends compute the same in other ways."""
         return operation(self.op).source
 
     @property

@@ -1,4 +1,4 @@
-"""One stop of the walk as lines of text: where we are, the formula, the numbers, the running source, a picture."""
+"""Shows one stop of the walk as lines of text: position, formula, numbers, source code and a picture."""
 
 import textwrap
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from .operations import PACKAGE, Source
 from .values import exact, histogram, number, picture, plane_of, statistics, table
 from .walk import Stop, Walk
 
-PICTURE_WIDTH = 24  # beside 54 columns of source
-# Where there is nothing better.
+PICTURE_WIDTH = 24  # leaves 54 columns for the source
+# Replacements for output that is limited to ASCII.
 _ASCII = str.maketrans(dict(zip("→←↑↓▪▾×·…∗ᵀΣΔσε₀₁⌊⌋\u0302", "><^v#vx*~*TSdse01[]^")) | {"½": "1/2", "√": "sqrt "})
 
 
 @dataclass(frozen=True)
 class Page:
-    """What is written on: its size (height None: as long as it takes), and what it can show."""
+    """The output: its size (height None: as long as needed) and what it can show."""
 
     width: int = 80
     height: int | None = None
@@ -32,8 +32,8 @@ class Page:
 
 @dataclass
 class View:
-    """What of a stop is looked at: which of its arrays as a picture (None: the result), which plane of it, and the
-    answer to a question."""
+    """What is displayed of a stop: which of its arrays as the picture (None: the result), which plane of that array,
+    and the value that was asked for."""
 
     array: int | None = None
     plane: int = 0
@@ -41,7 +41,7 @@ class View:
 
 
 def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text]:
-    """The lines, none wider than the page and, where it has a height, exactly as many."""
+    """The lines of a stop, none wider than the page; if the page has a height, exactly that many."""
     arrays = arrays_at(stop, walk)
     head = [_title(walk, stop, page), _map(walk, stop), _name(stop), *_formula(stop, page)]
     head += _shapes(stop, page)
@@ -51,7 +51,7 @@ def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text
     numbers = _numbers(arrays, stop, view, page)
     if page.height:  # a line for the rule, six for source and picture
         room = max(4, page.height - len(head) - 7)
-        if len(numbers) > room:  # what it makes is not what is left out
+        if len(numbers) > room:  # leave out inputs before results, which are marked ">"
             numbers[1:] = sorted(numbers[1:], key=lambda line: not line.plain.startswith(">"))
             numbers = numbers[: room - 1] + [Text(f"… and {len(numbers) - room + 1} more lines: v NAME", "dim")]
     lines = head + numbers
@@ -68,7 +68,7 @@ def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text
 
 
 def fitted(line: Text, page: Page) -> Text:
-    """In letters that the page can show, and no wider."""
+    """The line in characters that the page can show, truncated to its width."""
     if not page.unicode:
         line.plain = line.plain.translate(_ASCII)
     line.truncate(page.width)
@@ -90,7 +90,7 @@ def _title(walk: Walk, stop: Stop, page: Page) -> Text:
 
 
 def _map(walk: Walk, stop: Stop) -> Text:
-    """image → stem → 1 ▪▪ → 2 ▾▪▪ → …: a mark a block, ▾ for shrinking; where we are in brackets."""
+    """image → stem → 1 ▪▪ → 2 ▾▪▪ → …: a mark per block, ▾ for shrinking; the current position in brackets."""
     config, places = walk.trace.config, [("image", None), ("stem", ["stem"])]
     for i, stage in enumerate(config.stages):
         shrink = [("▾", [f"stages.{i}.downsample"])] if i else []
@@ -124,7 +124,7 @@ def _name(stop: Stop) -> Text:
 
 
 def _formula(stop: Stop, page: Page) -> list[Text]:
-    text = stop.formula if page.unicode else stop.formula.translate(_ASCII)  # before it is wrapped: a root grows
+    text = stop.formula if page.unicode else stop.formula.translate(_ASCII)  # before wrapping, as it may get longer
     if stop.direction == "backward" and stop.operation is None and stop.kind not in ("CrossEntropy", "Distillation"):
         text = f"backward of  {text}"
     wrapped = textwrap.wrap(text, page.width - 2, initial_indent="  ", subsequent_indent="    ")
@@ -132,8 +132,7 @@ def _formula(stop: Stop, page: Page) -> list[Text]:
 
 
 def _shapes(stop: Stop, page: Page) -> list[Text]:
-    """The shapes as the docstring has them; on a screen in one line or not at all:
-    the table has those of the moment."""
+    """The shapes from the docstring; on a screen only if they fit in one line, as the table shows the actual ones."""
     if stop.is_line or not stop.shapes:
         return []
     lines = textwrap.wrap(f"shapes: {stop.shapes}", page.width - 2, initial_indent="  ", subsequent_indent="    ")
@@ -153,7 +152,7 @@ def _reason(stop: Stop, width: int) -> list[Text]:
 
 
 def _notes(walk: Walk, stop: Stop, labels) -> list[str]:
-    """The answer at the network, the loss at the loss."""
+    """The predicted classes at the network's stop, the loss at the loss's."""
     trace = walk.trace
     if stop.name == "" and stop.direction == "forward":
         shares = softmax(trace.logits[0].astype(np.float64))
@@ -171,9 +170,9 @@ def _label(labels, i) -> str:
 
 
 def _numbers(arrays: dict, stop: Stop, view: View, page: Page) -> list[Text]:
-    """A row an array, those that the stop makes marked, and a line of the plain numbers."""
+    """A row per array, with the results marked, and a line with the values that are not arrays."""
     made, shown = _made(stop), _pictured(arrays, stop, view)
-    fit = min(4, max(0, (page.width - 31) // 10))  # on a narrow page: a number that is cut off is another number
+    fit = min(4, max(0, (page.width - 31) // 10))  # whole columns only: a truncated number would be a wrong number
     titles = " ".join(f"{title:>9}" for title in ("min", "mean", "max", "std")[:fit])
     lines = [Text(f"  {'':13} {'shape':15} {titles} values", "dim")]
     for name, array in arrays.items():
@@ -192,7 +191,7 @@ def _numbers(arrays: dict, stop: Stop, view: View, page: Page) -> list[Text]:
 
 
 def _made(stop: Stop) -> list[str]:
-    """The names of a stop's results, of which the last that is an array is pictured."""
+    """The names of a stop's results."""
     if stop.is_line:
         return [*stop.record.values, *(f"{key}.{i}" for key, value in stop.record.values.items()
                                        if isinstance(value, (tuple, list)) for i in range(len(value)))]
@@ -204,7 +203,7 @@ def _made(stop: Stop) -> list[str]:
 
 
 def _pictured(arrays: dict, stop: Stop, view: View) -> str | None:
-    """The name of the array that is pictured: the chosen one, else the first result, else whatever there is."""
+    """The name of the array to show as the picture: the chosen one, else the first result, else any."""
     names = list(arrays)
     if view.array is not None and names:
         return names[view.array % len(names)]
@@ -217,7 +216,7 @@ def _pictured(arrays: dict, stop: Stop, view: View) -> str | None:
 
 
 def _plain_values(stop: Stop) -> list[str]:
-    """name = value of what is no array: strides, sizes, eps."""
+    """`name = value` of everything that is not an array: strides, sizes, eps."""
     values = {}
     if stop.is_line:
         values = stop.record.values
@@ -232,7 +231,7 @@ def _plain_values(stop: Stop) -> list[str]:
 
 
 def _answer(view: View, page: Page, height: int | None) -> tuple[list[Text], str]:
-    """What was asked for: its shape and statistics, its values."""
+    """The value that was asked for: its shape, statistics and numbers."""
     question, value = view.asked
     value = np.asarray(value)
     found = statistics(value) if value.ndim else None
@@ -245,7 +244,7 @@ def _answer(view: View, page: Page, height: int | None) -> tuple[list[Text], str
 
 def _source_and_picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page,
                         height: int | None) -> tuple[list[Text], str]:
-    """Beside one another; and what the picture shows."""
+    """The source and the picture side by side, and the picture's caption."""
     right, caption = _picture(walk, stop, view, arrays, page, height or 14)
     widest = max((line.cell_len for line in right), default=0)
     left_width = page.width - (widest + 2 if right else 0)
@@ -270,7 +269,7 @@ def _picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page, heigh
     if array is walk.trace.x and view.plane == 0 and array.shape[1] in (1, 3):
         plane, caption = _as_colours(array[0]), "the image"
     else:
-        # A bias (heads, Nq, Nk) looks like tokens, but does not begin with the images.
+        # A bias (heads, Nq, Nk) has as many axes as tokens, but its first axis is not the images'.
         grids = walk.trace.config.resolutions if len(array) == len(walk.trace.x) else ()
         plane, caption, planes = plane_of(name, array, view.plane, grids)
         finite = plane[np.isfinite(plane)]
@@ -280,14 +279,14 @@ def _picture(walk: Walk, stop: Stop, view: View, arrays: dict, page: Page, heigh
 
 
 def _as_colours(image: np.ndarray) -> np.ndarray:
-    """A normalised image (C, H, W) -> (H, W, 3) from 0 to 1, its own range stretched."""
+    """A normalised image (C, H, W) -> (H, W, 3), its range stretched to 0 to 1."""
     low, high = image.min(), image.max()
     plane = ((image - low) / ((high - low) or 1)).transpose(1, 2, 0)
     return np.broadcast_to(plane, (*plane.shape[:2], 3))
 
 
 def _source(stop: Stop, width: int, height: int | None) -> list[Text]:
-    """The running lines, the current one marked: of a line, those of the operation; of a call, those of its caller."""
+    """The source with the current line marked: the operation's for a line, the caller's for a call."""
     if stop.is_line:
         return _listing(operations.source_of(function_named(stop.kind)), stop.record.number, width, height)
     if stop.is_operation:
@@ -303,7 +302,7 @@ def _source(stop: Stop, width: int, height: int | None) -> list[Text]:
 
 
 def _listing(source: Source, marked: int | None, width: int, height: int | None) -> list[Text]:
-    """The file's name, then its lines, without docstring; of more than fit those around the marked one."""
+    """The file's name, then the lines without the docstring; if they do not all fit, those around the marked one."""
     rows = list(enumerate(source.lines, source.first))
     rows = _without_docstring(rows)
     room = len(rows) if height is None else max(1, height - 1)
@@ -315,7 +314,7 @@ def _listing(source: Source, marked: int | None, width: int, height: int | None)
         if n != marked:
             lines.append(Text(f" {n:4} {code[indent:]}"[:width]))
             continue
-        text = f"→{n:4} {code[indent:]}"  # whole, in as many lines as it takes, but for a remark at its end
+        text = f"→{n:4} {code[indent:]}"  # shown whole, wrapped if needed; without its comment if it is too long
         text = text if len(text) <= width else text.partition("  # ")[0]
         later = " " * (8 + len(code) - indent - len(code.lstrip()) + indent)
         lines += [Text(part, "reverse") for part in textwrap.wrap(text, width, subsequent_indent=later)]
@@ -323,7 +322,7 @@ def _listing(source: Source, marked: int | None, width: int, height: int | None)
 
 
 def _without_docstring(rows: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The rows of a function but for the lines of its docstring: the formula says it."""
+    """The rows of a function without those of its docstring, as the formula is shown separately."""
     start = next((i for i, (_, code) in enumerate(rows) if code.lstrip().startswith('"""')), None)
     if start is None:
         return rows

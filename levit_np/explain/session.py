@@ -1,4 +1,4 @@
-"""A walk through a trace by commands: where one stands, and what each key does."""
+"""An interactive walk through a trace: the current position, and what each command does."""
 
 from rich.text import Text
 
@@ -8,40 +8,40 @@ from .screen import Page, View, fitted, show
 from .walk import Walk
 
 HELP = """\
-n →  the next step of this level            p ←  the one before
+n →  the next step of this level            p ←  the previous one
 s ↓  into a step: a layer's operations,     o ↑  out again
      an operation's lines
-b    the backward of what is shown          f    its forward
+b    the backward of the current step       f    its forward
 g    go to a step: g head, g stages.1.blocks.0.mlp, g up.linear
 /    search names, operations and formulas; / and Enter: the next hit
-v    values: v y, v probabilities[0, 3, :5], v head.weight[7]
-a    another array as the picture           + -  another plane of it
+v    show values: v y, v probabilities[0, 3, :5], v head.weight[7]
+a    show another array as the picture      + -  another plane of it
 ?    this help                              q    quit
 
 The table: shapes are batch×channels×height×width in the stem,
 batch×tokens×channels after it, batch×heads×queries×keys in attention.
-> marks what the step makes; `values` is a histogram from min to max.
-The picture: red is above 0, blue below; without colour the darker the
-higher. Several values may share a dot, which then is their mean.
-The arrow marks the running line of source: of the layer that calls the
-step, or, once inside, of the operation itself.
+> marks the step's results; `values` is a histogram from min to max.
+The picture: red is above 0, blue below; without colour, darker is
+higher. If several values share a dot, it shows their mean.
+The arrow marks the current line of source: of the layer that calls the
+step or, once inside, of the operation itself.
 
-? again: the words
+? again: a glossary
 """
 WORDS = """\
-token       what the network knows of one patch of the image: a row of channels
-channel     one number of a pixel or token; each answers to something else
-head        attention in several independent copies, each with its own q, k, v
+token       the features of one patch of the image: a row of channels
+channel     one number of a pixel or token; each responds to something else
+head        one of several attentions in parallel, each with its own q, k, v
 q, k, v     query, key, value: what a token looks for, offers, and passes on
-softmax     turns scores into shares that sum to 1
+softmax     turns scores into weights that sum to 1
 logit       the score of a class before the softmax; the largest is the answer
-BN          gamma (x - mean) / deviation + beta, a channel at a time
+BN          gamma (x - mean) / deviation + beta, for each channel
 parameter   a number that training sets: weight, gamma, beta, bias, table
-residual    x + branch(x): the branch corrects what is there
-stage       blocks of one resolution; between two, fewer tokens, more channels
-stride      how far a window moves; 2 halves the picture
+residual    x + branch(x): the branch corrects its input
+stage       blocks of one resolution; from stage to stage, fewer tokens
+stride      how far a window moves; 2 halves the width and height
 loss        how wrong the answer is: -log of the target's probability
-gradient    dy beside y: how much the loss would rise if y grew by 1
+gradient    dy for y: the change of the loss per unit of a small change of y
 forward     from the image to the answer
 backward    from the loss to every gradient, the last layer first
 
@@ -49,12 +49,12 @@ B images   N tokens   C, O channels in, out   H, W height, width   K window
 D, V size of keys, values   Nq, Nk queries, keys   ᵀ transposed   Σ sum
 """
 _KEYS = "n/p next/previous  s/o into/out  b/f backward/forward  v value  ? help  q quit"
-TEXT = {"g": "go to: ", "/": "search: ", "v": "value: "}  # commands that need a word, and how it is asked for
+TEXT = {"g": "go to: ", "/": "search: ", "v": "value: "}  # commands that need an argument: their prompts
 _ALIASES = {"\r": "n", "\n": "n", "right": "n", "left": "p", "down": "s", "up": "o", " ": "s", "=": "+", "_": "-"}
 
 
 class Session:
-    """Where somebody stands in a walk.  do(command, text) moves; lines(page) shows it."""
+    """The state of an interactive walk.  do(command, text) changes it; lines(page) displays it."""
 
     def __init__(self, walk: Walk, labels=()):
         self.walk, self.labels = walk, labels
@@ -62,7 +62,7 @@ class Session:
         self.message, self.helping, self.ended, self._searched = "", "", False, ""
 
     def do(self, command: str, text: str = "") -> None:
-        """A key, or the first word of a line, and what was written after it; what is wrong becomes the message."""
+        """Executes a command, a key or the first word of a line, with its argument; errors become the message."""
         command = _ALIASES.get(command, command)
         self.message, helped, self.helping = "", self.helping, ""
         try:
@@ -73,14 +73,14 @@ class Session:
             elif command == "?":
                 self.helping = WORDS if helped == HELP else HELP
             elif command == "q":
-                self.ended = not helped  # the help is left first
+                self.ended = not helped  # q first closes the help
             elif command != "escape":
-                raise LevitError(f"{command!a} is no command; ? shows them")
+                raise LevitError(f"{command!a} is not a command; ? lists them")
         except LevitError as error:
             self.message = str(error)
 
     def lines(self, page: Page) -> list[Text]:
-        """The stop, or the help, and the line with the message or the commonest keys."""
+        """The stop, or the help, and a last line with the message or the most common keys."""
         if page.height is not None:
             page = Page(page.width, max(1, page.height - 1), page.colour, page.unicode)
         if self.helping:
@@ -98,7 +98,7 @@ class Session:
         self.stop, self.view = stop, View()
 
     def turn(self, direction: str):
-        """The same in the other direction, and why there is none."""
+        """(the same stop in the other direction or None, the message if it is None)."""
         if self.walk.trace.backward or direction == "forward":
             return self.walk.turned(self.stop, direction), f"nothing here has a {direction} of its own"
         return None, "this walk has no backward: it was made without a target"
@@ -111,7 +111,7 @@ class Session:
         self._go_to_next(self.walk.search(self._searched), self._searched)
 
     def _go_to_next(self, found: list, text: str):
-        """Behind the present stop, or from the beginning again."""
+        """Goes to the first of the found stops after the current one, or else to the first of all."""
         here = (self.stop.operation or self.stop).place
         self._go(next((stop for stop in found if stop.place > here), found[0] if found else None),
                  f"no step is called {text!a:.60}; / searches names, operations and formulas")

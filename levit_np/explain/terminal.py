@@ -1,4 +1,5 @@
-"""The walk on a terminal: a full screen where single keys can be read, else a prompt; all of it in a pipe."""
+"""Runs the walk on a terminal: full screen if single keys can be read, else with a prompt; in a pipe, prints all
+stops."""
 
 import os
 import select
@@ -14,16 +15,17 @@ from .screen import Page, View, show
 from .session import TEXT, Session
 from .walk import Walk
 
-_ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"  # another screen, no cursor
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"  # switch to the alternate screen, hide the cursor, clear
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 
 
 def walk_through(walk: Walk, labels, only: str | None, progress) -> None:
-    """By keys on a terminal, beginning at the stop that `only` names; elsewhere every stop, or those, is printed.
+    """On a terminal, an interactive walk that begins at the stop `only`; otherwise prints all stops, or those that
+    `only` names.
 
-    progress: a context manager of (how many, what), which gives a function to be called at each, for a file: a reader
-    at the other end of a pipe has the terminal."""
+    progress(count, what): a context manager that yields a function to call after each stop. It is used only if the
+    output is a file: behind a pipe, another program may be using the terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_all(walk, labels, only, progress if _into_file() else None)
         return
@@ -37,7 +39,7 @@ def walk_through(walk: Walk, labels, only: str | None, progress) -> None:
 
 
 def print_all(walk: Walk, labels, only: str | None, progress) -> None:
-    """Every stop, 80 columns wide, without colour: what `only` names, with its parts."""
+    """Prints every stop, or those that `only` names with their parts, 80 columns wide and without colour."""
     console = Console(width=80, no_color=True, highlight=False, markup=False, emoji=False)
     page, stops = Page(80, None, False, _unicode()), list(walk.below(only)) if only else walk.stops
     with progress(len(stops), "steps") if progress else nullcontext(lambda: None) as advance:
@@ -52,7 +54,7 @@ def print_all(walk: Walk, labels, only: str | None, progress) -> None:
 def _into_file() -> bool:
     try:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
-    except OSError:  # a buffer of the caller's
+    except OSError:  # stdout was replaced by a buffer
         return False
 
 
@@ -73,7 +75,7 @@ def _colour(console: Console) -> bool:
 
 
 def _by_lines(session: Session) -> None:
-    """A line a command: `n`, `g head`, `v y[0]`."""
+    """Reads one command per line: `n`, `g head`, `v y[0]`."""
     console = Console(highlight=False, markup=False, emoji=False)
     while not session.ended:
         width = max(20, min(console.width, 100))
@@ -110,13 +112,13 @@ def _draw(session: Session, console: Console, keys: "_Keys", foot: str | None = 
     with console.capture() as capture:
         for line in lines[:height]:
             console.print("\x1b[2K", line, sep="", soft_wrap=True, end="\r\n")
-    # What does not fit is wrapped nowhere, and the last line ends without a new one: nothing scrolls.
+    # Wrapping is off, and the last line has no newline, so that nothing scrolls.
     shown = capture.get().removesuffix("\r\n")
     keys.write(f"\x1b[?25l\x1b[?7l\x1b[H{shown}\x1b[J\x1b[?7h" + ("\x1b[?25h" if foot is not None else ""))
 
 
 def _written(session: Session, console: Console, keys: "_Keys", asked: str) -> str | None:
-    """A line of text from single keys; None when it was given up by Escape."""
+    """A line of text read from single keys; None if it was cancelled with Escape."""
     text = ""
     while True:
         _draw(session, console, keys, asked + text)
@@ -134,14 +136,14 @@ def _written(session: Session, console: Console, keys: "_Keys", asked: str) -> s
 
 
 class _Keys:
-    """Single keys, and the terminal as it was before, whatever happens."""
+    """A context manager that reads single keys and always restores the terminal."""
 
     def __enter__(self):
         import termios
 
         self.termios, self.input, self.output = termios, sys.stdin.fileno(), sys.stdout.fileno()
         self.before = termios.tcgetattr(self.input)
-        self.woken, self.wake = os.pipe()  # a signal ends the waiting for a key
+        self.woken, self.wake = os.pipe()  # lets a signal handler interrupt waiting for a key
         os.set_blocking(self.wake, False)
         self.handlers = {number: signal.signal(number, handler) for number, handler in (
             (signal.SIGWINCH, self._resized), (signal.SIGTERM, self._ended), (signal.SIGHUP, self._ended),
@@ -155,7 +157,7 @@ class _Keys:
 
     def __exit__(self, *error):
         self.handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-        for number in self.handlers:  # a second Ctrl-C, say, would leave the terminal as it is here
+        for number in self.handlers:  # a second Ctrl-C, say, must not interrupt restoring the terminal
             signal.signal(number, signal.SIG_IGN)
         self._give_back()
         for number, handler in self.handlers.items():
@@ -166,11 +168,11 @@ class _Keys:
     def _take(self):
         import tty
 
-        tty.setcbreak(self.input)  # keys at once and unseen; Ctrl-C still interrupts
+        tty.setcbreak(self.input)  # keys arrive at once, without echo; Ctrl-C still interrupts
         os.write(self.output, _ENTER.encode())
 
     def _give_back(self):
-        os.write(self.output, _LEAVE.encode())  # not to sys.stdout, which the signal may have found at work
+        os.write(self.output, _LEAVE.encode())  # not sys.stdout, which the signal may have interrupted while writing
         self.termios.tcsetattr(self.input, self.termios.TCSADRAIN, self.before)
 
     def write(self, text: str):
@@ -184,7 +186,7 @@ class _Keys:
         raise SystemExit(128 + number)
 
     def _stopped(self, *_):
-        """Ctrl-Z: the shell gets its terminal."""
+        """Ctrl-Z: restores the terminal for the shell, then stops."""
         self._give_back()
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -193,15 +195,15 @@ class _Keys:
         os.write(self.wake, b"r")
 
     def read(self) -> str:
-        """A character, the name of an arrow, "escape", or "" when the window has another size."""
+        """A character, the name of an arrow key, "escape", or "" after a change of the window's size."""
         ready, _, _ = select.select([self.input, self.woken], [], [])
         if self.woken in ready:
             os.read(self.woken, 1024)
             return ""
         data = os.read(self.input, 1)
-        if not data:  # the terminal is gone
+        if not data:  # the terminal was closed
             raise SystemExit(1)
-        while True:  # the rest of a character of several bytes
+        while True:  # read the rest of a multi-byte character
             try:
                 text = data.decode()
                 break
@@ -212,7 +214,7 @@ class _Keys:
         return self._sequence() if text == "\x1b" else text
 
     def _sequence(self) -> str:
-        """What follows an escape: an arrow's letters come at once, a pressed Escape is followed by nothing."""
+        """Reads what follows an escape character: an arrow key sends letters at once, the Escape key nothing."""
         text = ""
         while select.select([self.input], [], [], 0.05)[0]:
             text += os.read(self.input, 1).decode(errors="replace")

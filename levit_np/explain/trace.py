@@ -1,9 +1,9 @@
-"""What happened in one pass through a network: every layer's input and output, every operation, and with a target every
+"""The trace of one pass through a network: every layer's input and output, every operation and, with a target, every
 gradient.
 
-In a file each array stands once, at the attribute path of the layer that made it: /stages/0/blocks/1/mlp/up/output.
-The document "trace" lists the steps in order and which arrays are whose: the output of one layer is most often the
-input of the next, and that of a block the output of its last layer.
+A file stores each array once, at the attribute path of the layer that made it: /stages/0/blocks/1/mlp/up/output.  The
+document "trace" lists the steps in order, with references to their arrays: the output of one layer is usually the input
+of the next, and the output of a block that of its last layer.
 """
 
 import os
@@ -24,33 +24,34 @@ from .recorder import Recorder
 from .records import Backward, Forward, Step
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # both would go through hundreds of arrays
+@dataclass(frozen=True, eq=False, repr=False)  # generated eq and repr would go through hundreds of arrays
 class Trace:
-    """One pass, at two levels.
+    """One pass, recorded at two levels: layers and operations.
 
-    forward and backward hold a record a layer, in the order in which they ended: the parts of a layer come before it,
-    and the network is the last. A name is the layer's attribute path, "" for the network. Two kinds of layers need
-    more: a layer that computes repeatedly has its turns numbered (`stem.activation.0`, `.1`, …), and a wrapper, whose
-    path belongs to its branch, is called after its class (`stages.0.blocks.0.attention.residual`: x + attention(x)).
+    forward and backward hold one record per layer, in the order in which the calls ended: sub-layers come before the
+    layer that contains them, and the network is last. A name is the layer's attribute path, "" for the network, with
+    two exceptions: if a layer is called repeatedly, its calls are numbered (`stem.activation.0`, `.1`, …); and a
+    wrapper, whose path belongs to its branch, has its class appended (`stages.0.blocks.0.attention.residual`: x +
+    attention(x)).
 
-    steps hold a record an operation (see Step), in order, forward, loss and backward. `step.layer` is the name of the
-    layer that called it, in forward or backward as `step.direction` says; the loss's are those of a layer "loss", which
-    has no record of its own. All records, of layers and of operations, bear a number in one count of the calls in the
-    order in which they began: sorted by it, forward + backward + steps are a walk from the network down to each
-    operation, and `parent` (of an operation: `layer`) says what is a part of what. Plain arithmetic, the sum
-    x + branch(x) say, is no operation; the layer's record shows it.
+    steps hold one record per operation (see Step), in order: forward, loss and backward. `step.layer` is the name of
+    the layer that called it, in its forward or backward according to `step.direction`; for the loss it is "loss", which
+    has no record of its own. All records of layers and operations are numbered by the order in which the calls began:
+    sorted by number, forward + backward + steps are a walk from the network down to each operation, and `parent` (for
+    an operation: `layer`) is the enclosing call. Plain arithmetic, such as the sum x + branch(x), is no operation; it
+    shows in the layer's record.
     """
 
     config: LeViTConfig
     x: np.ndarray  # the images
-    about: str  # where they come from
+    about: str  # a description of the images
     forward: tuple[Forward, ...]
-    target: tuple[int, ...] | None = None  # a class an image
+    target: tuple[int, ...] | None = None  # the class of each image
     loss: float | None = None
     backward: tuple[Backward, ...] = ()
     steps: tuple[Step, ...] = ()
     parameters: dict[str, np.ndarray] = field(default_factory=dict)  # parameters and statistics, as model.state()
-    teacher: tuple[int, ...] | None = None  # the class that a teacher chose, an image
+    teacher: tuple[int, ...] | None = None  # the class that a teacher predicts for each image
 
     def __repr__(self):
         back = f", {len(self.backward)} back from {list(self.target)}" if self.backward else ""
@@ -63,12 +64,12 @@ class Trace:
 
     @cached_property
     def outputs(self) -> dict[str, np.ndarray]:
-        """{step: its output}."""
+        """{layer's record: its output}."""
         return {step.name: step.output for step in self.forward}
 
     @cached_property
     def doutputs(self) -> dict[str, np.ndarray]:
-        """{step: the gradient that reached its output}."""
+        """{layer's record: the gradient of its output}."""
         return {step.name: step.doutput for step in self.backward}
 
     @cached_property
@@ -78,13 +79,13 @@ class Trace:
 
     @property
     def dx(self) -> np.ndarray | None:
-        """The gradient that reached the images."""
+        """The gradient of the images."""
         return self.backward[-1].dinput if self.backward else None
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """{name: array} of all that is recorded: `input` (the images), `stages.0.blocks.0.mlp.up.weight`, `….output`,
-        `….doutput`, `….dweight`, and an operation's, `….linear.x`. Many are one array under several names."""
+        """{name: array} of everything recorded: `input` (the images), `stages.0.blocks.0.mlp.up.weight`, `….output`,
+        `….doutput`, `….dweight`, and of operations, `….linear.x`. Often one array has several names."""
         found = {"input": self.x} | self.parameters
         for step in self.forward:
             found |= _named(step.name, {"input": step.input, "output": step.output})
@@ -97,8 +98,8 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """The memory that holds the arrays, each counted once: of LeViT-256 at 224×224 with a target 230 MiB, of which
-        72 are the model's own parameters and as many their gradients."""
+        """The bytes of memory that hold the arrays, each counted once: for LeViT-256 at 224×224 with a target 230 MiB,
+        of which 72 are the model's own parameters and 72 their gradients."""
         owners = {}
         for array in self.arrays.values():
             while isinstance(array.base, np.ndarray):
@@ -107,7 +108,7 @@ class Trace:
         return sum(owners.values())
 
     def save(self, path) -> None:
-        """Replaces `path` by an HDF5 file of the trace; CheckpointError for values that are not finite."""
+        """Writes the trace to an HDF5 file.  Raises CheckpointError for values that are not finite."""
         first = {}  # the name under which an array is stored
         for name, array in self.arrays.items():
             first.setdefault(id(array), name)
@@ -124,7 +125,7 @@ class Trace:
 
     @classmethod
     def read(cls, path) -> "Trace":
-        """The inverse of save.  Raises CheckpointError for whatever is wrong with the file, or no trace."""
+        """The inverse of save.  Raises CheckpointError for anything wrong with the file, or if it is no trace."""
         arrays, documents = hdf5.read(path)
         if "trace" not in documents:
             raise CheckpointError(f"{os.fspath(path)}: expected a recorded trace, found another file of arrays")
@@ -137,7 +138,7 @@ class Trace:
 
 
 def is_trace(path) -> bool:
-    """Whether a file holds a trace; a weight file of any format, and one that cannot be read, does not."""
+    """Whether a file holds a trace; false for weight files of any format and for files that cannot be read."""
     try:
         return "trace" in hdf5.read(path)[1]
     except CheckpointError:
@@ -149,7 +150,7 @@ def _named(layer: str, arrays: dict) -> dict[str, np.ndarray]:
 
 
 class _References:
-    """Values as JSON: an array is {"array": the name under which it is stored}."""
+    """Turns values into JSON, with an array as {"array": the name under which it is stored}."""
 
     def __init__(self, names: dict[int, str]):
         self.names = names
@@ -195,7 +196,7 @@ _TYPES = {  # of the fields of each record
 
 
 def _record(kind, row):
-    """One of the records, of the right types and with names that are known; ValueError otherwise."""
+    """A record from a row of the document.  Raises ValueError for wrong types and unknown names."""
     if len(row) != len(_TYPES[kind]):
         raise ValueError(f"expected {len(_TYPES[kind])} fields of each {kind.__name__}, found {len(row)}: another "
                          "version recorded it")
@@ -218,24 +219,25 @@ def _require(value, types):
 
 def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=None,
           backend: str = "reference") -> Trace:
-    """Evaluates `model` on images x (B, C, H, W) and records every layer and operation; `about` says what x is.
+    """Evaluates `model` on images x (B, C, H, W) and records every layer and operation; `about` describes x.
 
-    The arithmetic is the evaluation's (running statistics, no drop path: training="frozen"), on the textbook's
-    operations, whose lines a step shows, or those of another `backend`: each output is the very value that
-    model.forward computes there. With `target`, a class or one an image, the loss is the cross-entropy of the averaged
-    logits, a mean over the batch,
+    It computes as in evaluation (running statistics, no drop path: training="frozen"), with the reference operations,
+    whose lines the steps show, or with those of another `backend`; each output is exactly the value that model.forward
+    computes there. With `target`, a class or one per image, the loss is the cross-entropy of the averaged logits, a
+    mean over the batch,
 
         loss = -1/B Σ_b log softmax((logits + logits_dist) / 2)[b, target_b],
 
-    and the backward follows: (softmax - onehot) / B reaches the average, a half of it each head. Without distillation
-    there is one head, and all of it reaches that. With a `teacher`'s choice too, a class or one an image, it is what
-    LeViT is trained with, half the cross-entropy of one head with the target and half of the other's with the teacher,
+    and the backward follows: the averaged logits get the gradient (softmax - onehot) / B, each head half of it (without
+    distillation the only head gets all of it). With `teacher`, the class that a teacher predicts or one per image, it
+    is the loss that LeViT is trained with, half the cross-entropy of one head with the target and half that of the
+    other with the teacher's class,
 
         loss = -1/(2B) Σ_b (log softmax(logits)[b, target_b] + log softmax(logits_dist)[b, teacher_b]).
 
-    The model itself is left alone, its gradients too. Arrays are kept, not copied: a training that writes into the
-    model's parameters changes those that the trace shows. Raises LevitError for images, a target or a teacher
-    that do not fit, BackendError for a backend that is not there."""
+    The model and its gradients are not changed. Arrays are not copied: training that writes into the model's parameters
+    also changes those in the trace. Raises LevitError for images, a target or a teacher that do not fit, BackendError
+    for a backend that is not there."""
     recorder, here = Recorder(model, ops.backend(backend)), model.ops.to_host(x).copy()
     x = recorder.ops.asarray(here)
     with recorder.calling("", "LeViT", "forward") as whole:
@@ -253,7 +255,7 @@ def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=
 
 
 def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float, Backward]:
-    """The loss and the network's own record; the heads' gradients together are that of the average."""
+    """The loss, and the network's own backward record; the gradient of the averaged logits is the sum of the heads'."""
     kind = type(loss).__name__
     with recorder.calling("loss", kind, "forward"):
         value, saved_loss = loss.forward(outputs)
@@ -266,7 +268,7 @@ def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float,
 
 
 def _loss(operations, model: LeViT, batch: int, target, teacher):
-    """What the trace ends in, or None."""
+    """The loss with which the trace ends, or None."""
     if target is None and teacher is None:
         return None
     if target is None or teacher is not None and not model.config.distillation:
@@ -279,7 +281,7 @@ def _loss(operations, model: LeViT, batch: int, target, teacher):
 
 
 def _classes(what: str, given, batch: int, classes: int) -> np.ndarray:
-    """One class an image, as whole numbers (B,)."""
+    """The class of each image, int64 (B,).  Raises LevitError for anything else."""
     found = np.asarray(given)
     if found.dtype.kind not in "iu" or found.shape not in ((), (batch,)):
         raise LevitError(f"{what}: expected a class, or one for each of {batch} images, found {given!r}")

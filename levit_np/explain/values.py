@@ -1,4 +1,4 @@
-"""Numbers for the eye, in characters: statistics, a histogram in a line, a small picture, a table of values."""
+"""Displays arrays as text: statistics, a one-line histogram, a small picture, a table of values."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(array: np.ndarray) -> Statistics | None:
-    """Of the finite values, in float64; None where there are none."""
+    """Of the finite values, in float64; None if there are none."""
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array.ravel()
     if not finite.size:
         return None
@@ -28,8 +28,8 @@ def statistics(array: np.ndarray) -> Statistics | None:
 
 
 def histogram(array: np.ndarray, bins: int = 8) -> str:
-    """How often values from the lowest (left) to the highest (right) occur;
-    the heights are the counts' square roots."""
+    """A histogram in one line, from the lowest value (left) to the highest; heights are the square roots of the
+    counts."""
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array.ravel()
     if not finite.size or finite.min() == finite.max():
         return ""
@@ -39,17 +39,17 @@ def histogram(array: np.ndarray, bins: int = 8) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, or as many as nine characters hold."""
+    """Four significant digits, or as many as fit in nine characters."""
     return next(text for digits in (4, 3, 2, 1) if len(text := f"{value:.{digits}g}") <= 9)
 
 
 def exact(value) -> str:
-    """All digits that tell the value from its neighbours of the same type."""
+    """The value with enough digits to distinguish it from every other of its type."""
     return str(value) if isinstance(value, np.generic) else repr(value)
 
 
 class Picture(NamedTuple):
-    """A plane of an array: rows of numbers, and what they are."""
+    """A two-dimensional part of an array, with a caption."""
 
     plane: np.ndarray  # two-dimensional, or (H, W, 3) of colours from 0 to 1
     caption: str
@@ -57,8 +57,8 @@ class Picture(NamedTuple):
 
 
 def plane_of(name: str, array: np.ndarray, choice: int, grids) -> Picture:
-    """A plane of an array, the `choice`th: of tokens (B, N, C) that stand on one of `grids` (height, width) one channel
-    as a map; else the last two axes; a vector in rows."""
+    """Plane number `choice` of an array: for tokens (B, N, C) on one of `grids` (height, width), the map of one
+    channel; otherwise the last two axes; a vector is laid out in rows."""
     if array.ndim < 2:
         side = max(1, int(np.ceil(np.sqrt(array.size))))
         rows = np.full(-(-max(array.size, 1) // side) * side, np.nan)
@@ -79,9 +79,9 @@ def plane_of(name: str, array: np.ndarray, choice: int, grids) -> Picture:
 
 
 def picture(plane: np.ndarray, width: int, height: int, colour: bool, ascii_only: bool = False) -> list[Text]:
-    """The plane in at most width × height characters; a value that several share is their mean.
+    """The plane in at most width × height characters; if several values share a dot, it shows their mean.
 
-    In colour a character holds two pixels, red above 0 and blue below; else one, darker the higher."""
+    In colour a character holds two pixels, red above 0 and blue below; otherwise one, darker for higher values."""
     if plane.ndim == 3 and not colour:
         plane = plane.mean(-1)
     if colour:
@@ -108,7 +108,7 @@ def _in_colour(plane: np.ndarray) -> list[Text]:
 
 
 def _signed(plane: np.ndarray) -> np.ndarray:
-    """(H, W) -> (H, W, 3): white at 0, red for the highest, blue for the lowest, by the larger of the two."""
+    """(H, W) -> (H, W, 3): white at 0, red above, blue below, full at the largest absolute value."""
     largest = np.abs(plane[np.isfinite(plane)]).max(initial=0) or 1
     share = np.clip(plane / largest, -1, 1)[..., None]
     red, blue = np.array([190, 20, 30]), np.array([20, 60, 190])
@@ -120,20 +120,21 @@ def _colour(rgb: np.ndarray) -> Color | None:
 
 
 def _fit(plane: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Whole multiples for what is small, means for what is large; the proportions are kept, but for what is narrow."""
+    """Enlarges a small plane by a whole factor, shrinks a large one to means; keeps the proportions unless it is
+    narrow."""
     rows, columns = plane.shape[:2]
     scale = max(1, min(width // max(columns, 1), height // max(rows, 1)))
     plane = np.repeat(np.repeat(plane, scale, 0), scale, 1) if scale > 1 else plane
     rows, columns = plane.shape[:2]
     shrink = max(rows / height, columns / width, 1)
     wanted = max(1, min(height, round(rows / shrink))), max(1, min(width, round(columns / shrink)))
-    if min(rows, columns) / shrink < 3:  # a strip would vanish: each axis by itself
+    if min(rows, columns) / shrink < 3:  # a narrow strip would vanish: scale each axis separately
         wanted = min(rows, height), min(columns, width)
     return _means(_means(plane, wanted[0], 0), wanted[1], 1)
 
 
 def _means(plane: np.ndarray, count: int, axis: int) -> np.ndarray:
-    """`count` means of neighbours along an axis."""
+    """The means of `count` groups of neighbours along an axis."""
     size = plane.shape[axis]
     if count >= size:
         return plane.astype(np.float64)
@@ -144,8 +145,8 @@ def _means(plane: np.ndarray, count: int, axis: int) -> np.ndarray:
 
 
 def table(array: np.ndarray, width: int, height: int) -> list[str]:
-    """The values with all their digits, as many as fit in width × height: a row of the array in a line, a vector in as
-    many lines as it takes."""
+    """The values with all their digits, as many as fit in width × height: one line per row of the array; a vector takes
+    as many lines as it needs."""
     if not array.size or array.ndim == 0:
         return [exact(array[()])] if array.size else ["no values"]
     rows = max(1, height - 1)  # the last line says how many are missing

@@ -1,4 +1,4 @@
-"""The way through a trace: its calls as a tree of stops, in order, and how to get from one to another."""
+"""A walk through a trace: its calls as a tree of stops, in order, and the moves between them."""
 
 from dataclasses import dataclass, field
 from typing import Iterator
@@ -11,16 +11,16 @@ from .trace import Trace
 
 @dataclass(eq=False, repr=False)
 class Stop:
-    """One call: of a layer, or of an operation within it; or one line of an operation."""
+    """One stop: a call of a layer, a call of an operation within it, or one line of an operation."""
 
-    name: str  # the record's; "" is the network, "loss" the loss; of a line the operation's
+    name: str  # the record's name; "" is the network, "loss" the loss; for a line, its operation's name
     kind: str  # the layer's class, or the operation
     direction: str  # "forward" or "backward"
-    record: Forward | Backward | Step | Line | None  # None of the loss
+    record: Forward | Backward | Step | Line | None  # None for the loss
     parent: "Stop | None" = None
     parts: list["Stop"] = field(default_factory=list)
-    place: int = 0  # in the walk, from 1
-    inputs: dict = field(default_factory=dict)  # of a line: what its operation was given
+    place: int = 0  # position in the walk, counted from 1
+    inputs: dict = field(default_factory=dict)  # for a line: the arguments of its operation
 
     @property
     def is_operation(self) -> bool:
@@ -32,7 +32,7 @@ class Stop:
 
     @property
     def operation(self) -> "Stop | None":
-        """The operation that a line belongs to, or that this is."""
+        """This stop if it is an operation, the operation that a line belongs to, None for a layer."""
         return self.parent.operation if self.is_line else self if self.is_operation else None
 
     @property
@@ -49,9 +49,9 @@ class Stop:
 
 
 class Walk:
-    """All stops of a trace, forward, loss, backward; each is followed by its parts.
+    """All stops of a trace: forward, loss, backward; each is followed by its parts.
 
-    The network, the loss and the parts of the network stand side by side, so that `next` goes from the stem over the
+    The network, the loss and the parts of the network are on one level, so that `next` goes from the stem through the
     stages to the heads, the loss and back to the stem."""
 
     def __init__(self, trace: Trace):
@@ -83,11 +83,11 @@ class Walk:
         return stop
 
     def beside(self, stop: Stop) -> list[Stop]:
-        """The stops of one level, itself among them."""
+        """The stops on the same level, including this one."""
         return stop.parent.parts if stop.parent else [other for other in self.stops if other.parent is None]
 
     def next(self, stop: Stop) -> Stop | None:
-        """The next of its level; behind the last, the next of the level above.  None at the end."""
+        """The next stop on the same level; after the last, the next on the level above.  None at the end."""
         level = self.beside(stop)
         place = level.index(stop) + 1
         if place < len(level):
@@ -95,14 +95,14 @@ class Walk:
         return self.next(stop.parent) if stop.parent else None
 
     def previous(self, stop: Stop) -> Stop | None:
-        """The one before it on its level; before the first, what they are parts of."""
+        """The stop before it on the same level; before the first, their parent."""
         level = self.beside(stop)
         place = level.index(stop) - 1
         return level[place] if place >= 0 else stop.parent
 
     def into(self, stop: Stop) -> Stop | None:
-        """Its first part: a layer's calls, an operation's lines, those of an operation that a line calls; of a line
-        that calls none, the next."""
+        """Its first part: of a layer, its first call; of an operation, its first line; of a line, the first line of an
+        operation that it calls, else the next line."""
         if stop.name == "" and not stop.is_line:
             return self.stops[stop.place]
         if stop.is_operation and not stop.parts:
@@ -110,11 +110,11 @@ class Walk:
         return stop.parts[0] if stop.parts else self.next(stop)
 
     def out(self, stop: Stop) -> Stop | None:
-        """What it is a part of; of a part of the network, the network."""
+        """Its parent; for a part of the network, the network."""
         return stop.parent or self._by_name.get((stop.direction, "")) if stop.name else None
 
     def turned(self, stop: Stop, direction: str) -> Stop | None:
-        """The same layer's, or operation's, stop in the other direction; None where there is none."""
+        """The stop of the same layer or operation in the given direction; None if there is none."""
         stop = stop.operation or stop
         if stop.direction == direction:
             return stop
@@ -135,12 +135,12 @@ class Walk:
         return self.search(text)
 
     def search(self, text: str) -> list[Stop]:
-        """The stops that have `text` in their name, kind or formula."""
+        """The stops with `text` in their name, kind or formula."""
         wanted = text.strip().lower()
         return [stop for stop in self.stops if wanted and wanted in f"{stop.name} {stop.kind} {stop.formula}".lower()]
 
     def below(self, text: str) -> Iterator[Stop]:
-        """The stops that `text` names, with all their parts: what --only prints."""
+        """The stops that `text` names, with all their parts: the output of --only."""
         wanted, kept = set(map(id, self.find(text))), set()
         for stop in self.stops:
             if id(stop) in wanted or stop.parent and id(stop.parent) in kept:
@@ -149,7 +149,7 @@ class Walk:
 
 
 def _lines(call: Inside, parent: Stop) -> list[Stop]:
-    """A stop a line; the lines of what a line calls are its parts."""
+    """One stop per line; the lines of the operations that a line calls are its parts."""
     stops = []
     for line in call.lines:
         stop = Stop(parent.name, call.op, parent.direction, line, parent, place=parent.place, inputs=call.inputs)

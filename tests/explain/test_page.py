@@ -187,9 +187,9 @@ def test_every_layer_has_its_diagram_and_its_cost(opened, digits):
 
 @browser
 @pytest.mark.parametrize("layer, at, weights, where", [
-    ("stem.convolutions.1", (5, 4, 4), (5, [0, 1, 2], 0, 0), "before"), ("head_dist", (5,), ([0, 1, 2], 5), "behind")])
+    ("stem.convolutions.1", (5, 4, 4), (5, [0, 1, 2], 0, 0), "before"), ("head_dist", (5,), ([0, 1, 2], 5), "after")])
 def test_bn_is_folded_into_its_own_layer(opened, digits, layer, at, weights, where):
-    """Into the weights before it; a head's, which comes first, into those behind it."""
+    """Into the weights before it; a head's, which comes first, into those after it."""
     state = digits.state()
     scale = state[f"{layer}.bn.gamma"] / np.sqrt(state[f"{layer}.bn.variance"] + 1e-5)
     i = opened.js(f"doc.forward.findIndex((s) => s.layer === '{layer}.bn')")
@@ -232,7 +232,7 @@ def test_a_class_by_name_or_number(digits):
         digits.explain(DIGIT, target=11)
     with pytest.raises(LevitError, match="rival: expected a class other than the target, found 4 for both"):
         digits.explain(DIGIT, target=4, rival="4")
-    with pytest.raises(LevitError, match=r"levit_digits: expected one image \(1, 32, 32\), got \(2, 1, 32, 32\)"):
+    with pytest.raises(LevitError, match=r"levit_digits: expected one image \(1, 32, 32\), found \(2, 1, 32, 32\)"):
         digits.explain(np.zeros((2, 1, 32, 32), np.float32))
     with pytest.raises(LevitError, match="teacher: expected a model with two heads, found levit_digits"):
         levit_np.create("levit_digits", distillation=False).explain(DIGIT, teacher=4)

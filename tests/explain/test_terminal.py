@@ -133,9 +133,9 @@ def test_the_walk_by_keys_in_80_by_24(terminal, record):
     assert np.array_equal(np.array(rows, np.float32), step.outputs["probabilities"][0, 3, :2, :3])
 
     tmux.keys("s", "n", "n", "n")
-    tmux.wait("line 17 of attention", "It calls softmax: s goes in.")
+    tmux.wait("line 20 of attention", "It calls softmax: s goes in.")
     tmux.keys("Down")
-    tmux.wait("line 45 of softmax", "e = np.exp(x - x.max(-1, keepdims=True))")
+    tmux.wait("line 47 of softmax", "e = np.exp(x - x.max(-1, keepdims=True))")
     tmux.keys("b")
     tmux.wait("backward  479/565", "attention_backward")
     tmux.keys("v")

@@ -303,10 +303,11 @@ def test_an_evaluation_that_is_not_the_layers_is_found(digits, monkeypatch):
     assert (row.name, row.what) == ("", "model(x)") and row.relative == pytest.approx(1e-3, rel=0.01)
 
 
-def test_the_first_parting():
+def test_the_first_difference():
     rows = [Row("a", "output", 0, 0), Row("b.bn", "output", 1, 0.1, 0.1), Row("b", "output", 1, 0.1, 0.0)]
     assert first_difference(rows, 0.01).name == first_difference(rows, 0).name == "b"
-    assert first_difference(rows[:2], 0.01).name == "b.bn" and [row.begins(0.01) for row in rows] == [False, False, True]
+    assert first_difference(rows[:2], 0.01).name == "b.bn"
+    assert [row.begins(0.01) for row in rows] == [False, False, True]
     assert first_difference(rows, 0.1) is None and first_difference([Row("a", "output", np.nan, np.nan)], 1).name == "a"
 
 

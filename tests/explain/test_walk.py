@@ -390,14 +390,14 @@ def test_a_session(walk):
     session.do("v", "probabilities[9]")
     assert "probabilities has the shape (1, 4, 16, 64)" in text()
     session.do("down")
-    assert "→  14     scores = (q @ k" in text()
+    assert "→  17     scores = (q @ k" in text()
     session.do("o")
     session.do("b")
     assert "attention_backward" in text()
     session.do("?")
-    assert "the backward of what is shown" in text()
+    assert "the backward of the current step" in text()
     session.do("?")
-    assert "how much the loss would rise if y grew by 1" in text()
+    assert "the change of the loss per unit of a small change of y" in text()
     session.do("q")
     assert not session.ended and "attention_backward" in text()
     session.do("/", "average_pool")
@@ -406,7 +406,7 @@ def test_a_session(walk):
     session.do("/", "")
     assert session.stop is not first and "average_pool" in session.stop.name
     session.do("z")
-    assert "'z' is no command" in text()
+    assert "'z' is not a command" in text()
     session.do("q")
     assert session.ended
 

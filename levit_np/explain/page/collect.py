@@ -1,4 +1,4 @@
-"""A pass through a network as what a page shows of it: the layers, the stops of the walk, and the numbers of each."""
+"""Collects what a page shows of a pass through a network: the layers, the stops of the walk, and their numbers."""
 
 import math
 from typing import Any
@@ -18,12 +18,12 @@ from .tensors import Tensors
 
 
 class Pass:
-    """What is computed once; `document` then says it in more or less detail.
+    """The computation, done once; `document` describes it in more or less detail.
 
-    losses: "ce", the cross-entropy of the averaged logits with `target` (by default the answer itself); with two heads
-    also "kd", half the cross-entropy of each head, the second's with the `teacher`'s class (by default the target).
-    why: the classes whose logits are followed back to the image and the attention maps, any two of which the page
-    compares: first the target and its `rival` (by default the likeliest other), then the rest of the top five."""
+    losses: "ce", the cross-entropy of the averaged logits with `target` (default: the predicted class); with two heads
+    also "kd", half the cross-entropy of each head, the second's with the `teacher`'s class (default: the target).
+    why: the classes whose logits are followed back to the image and the attention maps, so that the page can compare
+    any two: first the target and its `rival` (default: the likeliest other), then the rest of the top five."""
 
     def __init__(self, model: LeViT, x: np.ndarray, target: int | None = None, teacher: int | None = None,
                  rival: int | None = None):
@@ -40,13 +40,13 @@ class Pass:
         self.traces = {"ce": trace(model, x, self.target)}
         if model.head_dist is not None:
             self.traces["kd"] = trace(model, x, self.target, teacher=self.teacher)
-        if not all(math.isfinite(found.loss) for found in self.traces.values()):  # which JSON has no words for
+        if not all(math.isfinite(found.loss) for found in self.traces.values()):  # JSON cannot represent others
             raise LevitError(f"{model.config.name}: expected a finite loss, found another: the weights or the image "
-                             "are too large, or no numbers")
+                             "are too large, or NaN")
         self.logits_back = [_back_from_logit(model, x, which) for which in self.why]
 
     def document(self, detail: Detail, labels, about: str, preprocessing) -> tuple[dict, Tensors]:
-        """(the document, but for the tensors' table, as JSON can hold it; the numbers)."""
+        """(the document for JSON, without the table of tensors; the tensors)."""
         tensors, code = Tensors(detail), _Code()
         shown = sorted(dict.fromkeys([*self.top, self.target, self.teacher, *self.why]))
         first = self.traces["ce"]
@@ -64,17 +64,17 @@ class Pass:
         return document, tensors
 
     def _why(self, tensors: Tensors) -> dict:
-        """Of each class of `why`: "saliency", its logit's gradient to the image, at each pixel the largest of the
-        colours; by layer, "influence" (heads, Nk), Σ over the queries of attention weight · gradient to it; and of the
-        first two "maps" (heads, Nq, Nk), that gradient."""
+        """For each class of `why`: "saliency", the gradient of its logit with respect to the image (the largest over
+        the colours, at each pixel); for each layer "influence" (heads, Nk), Σ over the queries of attention weight ·
+        its gradient; and, for the first two classes, "maps" (heads, Nq, Nk), that gradient."""
         attentions = {step.layer: step for step in self.traces["ce"].steps if step.op == "attention"}
         found: dict[str, Any] = {"saliency": [], "influence": {}, "maps": {}}
-        digits = None if tensors.detail.reach == math.inf else 2  # for pictures it is enough
+        digits = None if tensors.detail.reach == math.inf else 2  # enough for pictures
         for place, (dx, steps) in enumerate(self.logits_back):
             largest = np.take_along_axis(dx, np.abs(dx).argmax(1, keepdims=True), 1)
             found["saliency"].append(tensors.add("convolution_backward", "dx", largest, digits))
             for layer, dy in ((s.layer, s.inputs["dy"]) for s in steps if s.op == "attention_backward"):
-                gradient = dy @ attentions[layer].inputs["v"].swapaxes(-1, -2)  # to the attention weights
+                gradient = dy @ attentions[layer].inputs["v"].swapaxes(-1, -2)  # of the attention weights
                 influence = (attentions[layer].outputs["probabilities"] * gradient).sum(2)[0]
                 found["influence"].setdefault(layer, []).append(tensors.add("attention", "dtable", influence))
                 if place < 2:
@@ -100,7 +100,7 @@ class Pass:
 
 
 def _back_from_logit(model: LeViT, x: np.ndarray, which: int) -> tuple[np.ndarray, list[Step]]:
-    """The gradient of one averaged logit to the images, and the operations of its way."""
+    """The gradient of one averaged logit with respect to the images, and the operations of its backward."""
     recorder = Recorder(model, reference)
     with recorder.calling("", "LeViT", "forward"):
         outputs, saved = recorder.network.forward(x, training="frozen")
@@ -111,13 +111,13 @@ def _back_from_logit(model: LeViT, x: np.ndarray, which: int) -> tuple[np.ndarra
 
 
 class _Stops:
-    """The walk: a trace's operations, and between them the sums that the layers write themselves."""
+    """The stops of the walk: a trace's operations and, between them, the sums that layers compute themselves."""
 
     def __init__(self, whole: Pass, tensors: Tensors, code: "_Code", shown: list[int]):
         self.whole, self.tensors, self.code = whole, tensors, code
-        # Of a head for many classes, the rows of those that the page speaks of.
+        # For heads with many classes, keep only the rows of the classes that the page mentions.
         self.rows = shown if whole.model.config.num_classes > 16 else None
-        # Both losses begin with the same logits, which each trace has computed for itself.
+        # Both losses start from the same logits, of which each trace has its own array.
         first = whole.traces["ce"]
         self.logits = {"average": first.logits} | {r.name: r.output for r in first.forward if r.name.startswith("head")}
 
@@ -129,7 +129,7 @@ class _Stops:
         return stops
 
     def backward(self) -> list[dict]:
-        """With two losses, each stop has the numbers of the first, and under "kd" those that differ for the second."""
+        """With two losses, each stop has the numbers for the first one, and under "kd" the gradients for the second."""
         stops, places = [], {}
         for loss, found in self.whole.traces.items():
             stops += [self._stop(step) | {"only": loss} for step in with_sums(found, "backward")
@@ -165,7 +165,7 @@ class _Stops:
                 if gradients_only and not gradient or name == "index":
                     continue
                 if name == "bias" and array.ndim == 3:
-                    continue  # gathered from the table: the page does that itself
+                    continue  # the page gathers it from the table itself
                 head = step.layer.startswith("head")
                 rows = self.rows if name in ("w", "dw") and head else None
                 more = DETAILS[1] if head and array.ndim == 1 else detail
@@ -176,13 +176,13 @@ class _Stops:
         return found
 
     def _known(self, step: Step | Sum, name: str, array: np.ndarray) -> np.ndarray:
-        """The array under which the page has these numbers."""
+        """The array with these numbers that the page already has, if there is one, else `array`."""
         if step.layer != "loss" or not name.startswith("logits"):
             return array
         return next((known for known in self.logits.values() if np.array_equal(known, array)), array)
 
     def _training_statistics(self, step: Step) -> dict:
-        """What this image alone would give BN in training; nothing, where that is one value a channel."""
+        """The statistics that BN would use in training for this image alone; none if it has one value per channel."""
         x, axis = step.inputs["x"], step.inputs.get("axis", -1)
         if x.size <= x.shape[axis]:
             return {}
@@ -192,14 +192,14 @@ class _Stops:
 
 
 def _is_gradient(step: Step | Sum, name: str) -> bool:
-    """Of an operation that backward borrows from forward (tokens_to_image), all is gradients,
-    whatever its names are."""
+    """Whether an array is a gradient: by its name, or because the backward uses a forward operation
+    (tokens_to_image)."""
     borrowed = isinstance(step, Step) and step.direction == "backward" and not step.op.endswith("_backward")
     return borrowed or name.startswith("d")
 
 
 def _plain(values: dict) -> dict[str, np.ndarray]:
-    """The arrays by name; the parts of split_heads_backward are the gradients of queries, keys and values."""
+    """The arrays by name; the parts of split_heads_backward are named as gradients of queries, keys and values."""
     found = {}
     for name, value in values.items():
         if isinstance(value, tuple) and name == "parts":
@@ -211,7 +211,7 @@ def _plain(values: dict) -> dict[str, np.ndarray]:
 
 
 class _Code:
-    """The source that the stops show, each function once."""
+    """The source code that the stops show, each function once."""
 
     def __init__(self):
         self._numbers: dict[Source, int] = {}

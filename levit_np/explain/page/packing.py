@@ -1,11 +1,12 @@
-"""Arrays as a page holds them: in decimal, so that what is shown is exact to its last digit.
+"""Packs arrays into the text of a page, as decimal numbers, so that every digit shown is exact.
 
-A value is kept as n · 10^e, and shown as that: never more digits than are there, never one that was not computed. Of
-what flows forward, e is one for an array, such that its largest value has `digits` digits: columns of numbers align,
-and add up. Gradients differ by orders of magnitude: each value has an e of its own, and all its digits.
+A value is stored as n · 10^e and shown as such, never with more digits than are stored. In the forward, an array has
+one e, such that its largest value has `digits` digits: columns of numbers align, and add up. Gradients differ by orders
+of magnitude, so each value has its own e and the full number of digits.
 
-On the way into the file: one whole number a value, negative and positive taking turns to keep the high bytes alike; the
-bytes of one rank stand together; deflate; base64, which is all that HTML text can hold.
+Each value becomes one whole number, with positive and negative values alternating so that high bytes stay similar;
+bytes of equal significance are stored together, compressed by deflate, and written in base64, as HTML can only hold
+text.
 """
 
 import base64
@@ -15,23 +16,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The first codes: what is not finite.  Those of values follow.
+# The first codes stand for values that are not finite; those of finite values follow.
 NAN, INFINITE, MINUS_INFINITE, FIRST = range(4)
 
 
 class Packed(NamedTuple):
-    """kept: for each axis the indices that are there, None for all of them."""
+    """A packed array.  kept: for each axis the indices that are kept, None for all."""
 
     shape: tuple[int, ...]
     kept: tuple[list[int] | None, ...]
-    exponent: int  # of all values, or the least of them
-    digits: int  # of each value, 0 where they share an exponent
-    width: int  # bytes a value
+    exponent: int  # shared by all values, or the smallest one
+    digits: int  # of each value; 0 if they share an exponent
+    width: int  # bytes per value
     text: str
 
 
 def pack(array: np.ndarray, kept=None, digits: int = 4, exponent: int | None = None, floating: bool = False) -> Packed:
-    """`floating`: each value gets `digits` digits; else the largest, or, with an `exponent`, as many as it takes."""
+    """Packs the kept part of an array.  With `floating` each value has `digits` digits; otherwise all share an
+    exponent: the given one, or the one that gives the largest value `digits` digits."""
     kept = tuple(kept) if kept is not None else (None,) * array.ndim
     part = array.astype(np.float64, copy=False)
     for axis, indices in enumerate(kept):
@@ -42,7 +44,7 @@ def pack(array: np.ndarray, kept=None, digits: int = 4, exponent: int | None = N
     if floating:
         whole, exponents = _floating(values, digits)
         exponent = int(exponents[whole != 0].min(initial=0))
-        # 0, then the 9·10^(digits - 1) values of the least exponent, then those of the next.
+        # 0, then the 9·10^(digits - 1) values with the smallest exponent, then those with the next.
         code = np.where(whole == 0, 0,
                         (exponents - exponent) * 9 * 10 ** (digits - 1) + np.abs(whole) - 10 ** (digits - 1) + 1)
         code = 2 * code - (whole < 0)
@@ -62,7 +64,7 @@ def pack(array: np.ndarray, kept=None, digits: int = 4, exponent: int | None = N
 
 
 def unpack(packed: Packed) -> np.ndarray:
-    """The values of the indices that are there, float64: what the page decodes."""
+    """The kept values as float64, exactly as the page's script decodes them."""
     shape = [size if k is None else len(k) for size, k in zip(packed.shape, packed.kept)]
     raw = np.frombuffer(zlib.decompress(base64.b64decode(packed.text)), np.uint8).reshape(packed.width, -1)
     code = sum(plane.astype(np.int64) << 8 * rank for rank, plane in enumerate(raw)) - FIRST
@@ -72,7 +74,7 @@ def unpack(packed: Packed) -> np.ndarray:
         step = 9 * 10 ** (packed.digits - 1)
         exponents = exponents + (sizes - 1) // step
         sizes = np.where(sizes > 0, (sizes - 1) % step + 10 ** (packed.digits - 1), 0)
-    # As text, for 10^e is seldom a float64.
+    # By parsing text, as 10^e is rarely exact in float64.
     values = np.array([float(f"{n}e{e}") for n, e in zip(sizes.tolist(), exponents.tolist())]) * signs
     for which, value in ((NAN, np.nan), (INFINITE, np.inf), (MINUS_INFINITE, -np.inf)):
         values[code == which - FIRST] = value
@@ -80,21 +82,21 @@ def unpack(packed: Packed) -> np.ndarray:
 
 
 def _floating(values: np.ndarray, digits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, e) of each value: n of so many digits, or 0."""
+    """(n, e) of each value, n having `digits` digits or being 0."""
     with np.errstate(divide="ignore"):
         leading = np.where(values, np.floor(np.log10(np.abs(values))), 0).astype(np.int64)
     exponents, whole = leading - digits + 1, np.zeros(values.shape, np.int64)
     for e in np.unique(exponents):
         here = exponents == e
         whole[here] = np.rint(_scaled(values[here], -int(e)))
-    above = np.abs(whole) >= 10**digits  # 9.996 became 10.00
-    whole[above] //= 10  # exactly: it is 10^digits
+    above = np.abs(whole) >= 10**digits  # as 9.996 rounds to 10.00
+    whole[above] //= 10  # exact, as it is 10^digits
     return np.where(np.abs(whole) < 10 ** (digits - 1), 0, whole), exponents + above
 
 
 def _scaled(values: np.ndarray, decimals: int) -> np.ndarray:
     """values · 10^decimals."""
-    # A power of ten above 10^22 is no float64, nor are negative ones: two exact factors where there have to be two.
+    # Only 10^0 to 10^22 are exact in float64: divide for negative powers, and use two factors for larger ones.
     if decimals < 0:
         return values / 10.0**-decimals
     first = min(decimals, 22)

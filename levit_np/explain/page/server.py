@@ -1,8 +1,8 @@
-"""The page with a computer behind it: an image goes in, the library computes, and its page comes back.
+"""Serves the page: an image is posted, the library computes, and its page is returned.
 
-Reachable from this machine alone: the server listens on 127.0.0.1, answers only to that name (a page elsewhere that
-points a name of its own here is refused by the Host it sends), and computes only what its own pages ask for (their
-Origin). waitress reads the requests: it bounds their size and waits for no one, which http.server does not.
+It can be reached from this machine alone: the server listens on 127.0.0.1, answers only requests for that host (so a
+foreign page whose own domain name points here is refused by its Host header), and computes only for its own pages
+(Origin). waitress reads the requests, as it limits their size and does not wait for slow clients, unlike http.server.
 """
 
 import json
@@ -17,8 +17,8 @@ from urllib.parse import parse_qs
 from ...errors import LevitError
 from ...images.decoding import MAX_BYTES
 
-PAGES = 8  # of the latest, that can still be gone back to
-THREADS = 32  # browsers hold six connections each: while images wait for their turn to compute, pages are answered
+PAGES = 8  # the latest pages, which are kept so that the browser can go back to them
+THREADS = 32  # a browser opens six connections: while images wait for their turn to compute, pages are still answered
 
 
 class Answer(NamedTuple):
@@ -28,8 +28,8 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """A WSGI application.  compute(image bytes, its name, which of the weights, target or None) -> the page's HTML;
-    it raises LevitError for what cannot be computed, whose message the page shows."""
+    """A WSGI application.  compute(image bytes, its name, number of the weights, target or None) -> the page's HTML, or
+    raises LevitError, whose message the page shows."""
 
     def __init__(self, first: str, compute: Callable[[bytes, str, int, str | None], str], weights: int):
         self._first, self._compute, self._weights = first, compute, weights
@@ -63,7 +63,7 @@ class Server:
         return _refusal("404 Not Found", "no such page, or no longer")
 
     def _computed(self, environ) -> Answer:
-        """The address of the page of an image that was sent."""
+        """Computes the page of a posted image; -> its address."""
         try:
             query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
         except ValueError:
@@ -78,7 +78,7 @@ class Server:
         data = environ["wsgi.input"].read(int(length))
         name = "".join(letter for letter in name if letter.isprintable())[:80] or "image"
         try:
-            with self._lock:  # one at a time: each takes the whole processor
+            with self._lock:  # one at a time, as each uses the whole processor
                 page = self._compute(data, name, int(weights or 0), target or None)
         except LevitError as error:
             return _refusal("400 Bad Request", str(error))
@@ -94,9 +94,9 @@ def _refusal(status: str, reason: str) -> Answer:
 
 
 def listen(server: Server, port: int = 0):
-    """-> what serves it, on http://127.0.0.1:`effective_port`/ once `run` is called, until Ctrl-C.
+    """-> a server object whose `run` serves http://127.0.0.1:`effective_port`/ until Ctrl-C.
 
-    port 0 is a free one.  Raises LevitError where waitress is not installed, or for a port that is taken."""
+    port 0: any free one.  Raises LevitError if waitress is not installed or the port is taken."""
     try:
         from waitress import create_server
     except ImportError:
@@ -107,6 +107,6 @@ def listen(server: Server, port: int = 0):
                                 channel_timeout=30, connection_limit=64)
     except OSError as error:
         raise LevitError(f"port {port}: expected a free one: {error.strerror}") from None
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is nothing to warn of
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warnings that requests wait in the queue
     server.port = running.effective_port
     return running

@@ -1,5 +1,5 @@
-"""What the layers themselves add up and halve between two operations, as further steps of a walk: the residual, the
-mean of the heads and of their losses, a position embedding, the gradients of what was used twice."""
+"""Additional steps of a walk for the plain arithmetic that layers do between operations: the residual sum, the mean of
+the heads and of their losses, the position embedding, the sum of gradients of a value that was used twice."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ from ..trace import Trace
 
 
 class Sum(NamedTuple):
-    """As much of a Step as a page shows; `source` is the layer's code, and `line` the one that computes it."""
+    """A step of plain arithmetic, with the fields of Step that a page shows; `source` is the layer's code, `line` the
+    line that computes it."""
 
     name: str
     layer: str
@@ -27,9 +28,9 @@ ADDED = {"PositionEmbedding": "embedding", "ChannelBias": "beta"}  # layers that
 
 
 def with_sums(found: Trace, direction: str) -> list[Step | Sum]:
-    """The operations of one direction in order, and each sum behind the last operation whose result it needs."""
+    """The operations of one direction in order, with each sum after the last operation whose result it needs."""
     steps = [step for step in found.steps if step.direction == direction]
-    behind = {}  # index of an operation -> the sums behind it, the innermost first
+    behind = {}  # index of an operation -> the sums after it, innermost first
     for place, told in (_forward if direction == "forward" else _backward)(found, steps):
         behind.setdefault(place, []).append(told)
     return [part for i, step in enumerate(steps) for part in (step, *behind.get(i, ()))]
@@ -42,7 +43,7 @@ def _last(steps: list[Step], layer: str, op: str = "") -> int:
 
 
 def _forward(found: Trace, steps: list[Step]):
-    """(index, the sum behind it) of each."""
+    """Yields (index of an operation, a sum that follows it) in the forward direction."""
     records = {record.name: record for record in found.forward}
     for record in found.forward:
         if record.kind == "Residual":
@@ -71,7 +72,7 @@ def _forward(found: Trace, steps: list[Step]):
 
 
 def _backward(found: Trace, steps: list[Step]):
-    """As above."""
+    """The same in the backward direction."""
     records = {record.name: record for record in found.backward}
     if "head_dist" in records:
         yield _last(steps, "loss"), _halves(found, steps, records)
@@ -103,7 +104,7 @@ def _backward(found: Trace, steps: list[Step]):
 
 
 def _halves(found: Trace, steps: list[Step], records: dict) -> Sum:
-    """The mean of two, of logits or of losses: half of the gradient to each."""
+    """The backward of the mean of two logits or losses: each gets half of the gradient."""
     outputs = {f"d{name}": records[name].doutput for name in ("head", "head_dist")}
     inputs = {"dlogits": steps[_last(steps, "loss", "cross_entropy_backward")].outputs["dlogits"]}
     kind, formula = "CrossEntropy", "dhead = dhead_dist = dlogits / 2"
@@ -114,6 +115,6 @@ def _halves(found: Trace, steps: list[Step], records: dict) -> Sum:
 
 
 def _line(kind: str, direction: str, words: str) -> tuple[Source, int]:
-    """A layer's code, and the number of its first line that has these words."""
+    """A layer's code, and the number of its first line that contains `words`."""
     source = layer_source(kind, direction)
     return source, next(source.first + i for i, text in enumerate(source.lines) if words in text)

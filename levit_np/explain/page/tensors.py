@@ -1,4 +1,4 @@
-"""The arrays of a page, each packed once, under a number."""
+"""The arrays of a page: each is packed once and referred to by a number."""
 
 import math
 
@@ -13,44 +13,44 @@ BN = ("gamma", "beta", "mean", "variance")
 
 
 class Tensors:
-    """One array is often the output of one stop, the input of the next, and saved for a third."""
+    """Collects arrays and numbers them.  The same array is often the output of one stop and the input of others."""
 
     def __init__(self, detail: Detail):
         self.detail, self._entries, self._numbers = detail, [], {}
 
     def add(self, op: str, name: str, array: np.ndarray, digits: int | None = None, detail: Detail | None = None,
             rows: list[int] | None = None) -> int | None:
-        """The number of an operation's array; None where this detail leaves it out.
+        """The number of an operation's array; None if this detail leaves it out.
 
-        digits: of the largest value (default: the detail's, and for a gradient of each value). rows: those to keep of
-        a matrix, for a start."""
+        digits: of the largest value, or for a gradient of each value (default: the detail's). rows: the rows to keep of
+        a matrix."""
         kind, detail = layout(op, name, array), detail or self.detail
         if kind == "pairs" and not detail.pairs:
             return None
         place = array.__array_interface__["data"][0], array.shape, array.strides
         if place not in self._numbers:
-            # Where there is an axis for images, it is the first, and there is one image.
+            # The batch axis, if there is one, is the first, and there is one image.
             values = array[0] if array.ndim > AXES[kind] else array
             floating = digits is None and (name.startswith("d") or kind == "vector" and name in BN)
             if digits is None:
-                more = name in BN or kind == "heads" and name in ("q", "k")  # with these one computes
+                more = name in BN or kind == "heads" and name in ("q", "k")  # the page computes with these
                 digits = detail.gradient_digits if name.startswith("d") else detail.digits + more
             options = {"digits": digits, "floating": floating}
             if name == "probabilities":
                 options["exponent"] = -4  # hundredths of a percent
-            # The array is kept, or its memory, and so its key, might be used again.
+            # Keep the array: if it were freed, another one could get its address, which is the key.
             self._entries.append((kind, array, values, kept(kind, name, values.shape, detail, rows), options))
             self._numbers[place] = len(self._entries) - 1
         return self._numbers[place]
 
     def estimate(self) -> float:
-        """About how many letters `table` will give at most: 10^digits values of equal likelihood.
-        Found: half to all."""
+        """An estimate of the number of characters in `table`'s text, as if all 10^digits values were equally likely;
+        the actual number was found to be half of it to all of it."""
         return sum(math.prod(size if k is None else len(k) for size, k in zip(values.shape, chosen))
                    * (3.32 * options["digits"] - 0.7) / 6 for _, _, values, chosen, options in self._entries)
 
     def table(self) -> tuple[list[dict], str]:
-        """What the page needs to find and decode each, and the text that holds them all."""
+        """(what the page needs to find and decode each array, the text that contains all of them)."""
         rows, texts, start = [], [], 0
         for kind, _, values, chosen, options in self._entries:
             packed = pack(values, chosen, **options)
@@ -63,5 +63,5 @@ class Tensors:
 
 
 def _short(indices: list[int] | None):
-    """A count for the first so many, None for all, else the list."""
+    """A count if the first so many indices are kept, None for all, else the list."""
     return len(indices) if indices and indices == list(range(len(indices))) else indices

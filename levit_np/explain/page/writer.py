@@ -1,4 +1,5 @@
-"""A page of one file: the document and its numbers, the styles and the scripts, and a policy that forbids the rest."""
+"""Assembles a page in one HTML file: document, numbers, styles, scripts, and a content policy that forbids anything
+else."""
 
 import base64
 import hashlib
@@ -14,21 +15,21 @@ from .collect import Pass
 from .detail import DETAILS
 
 WEB = Path(__file__).with_name("web")
-# In this order, in one scope.
+# Concatenated in this order, in one scope.
 SCRIPTS = ("base", "text.en", "text.zh", "tensors", "draw", "panel", "network", "makes", "makes_backward", "number",
            "code", "stop", "convolution", "attention", "bias", "normalization", "answer", "overview", "diagram",
            "block", "tour", "live", "main")
-LIMIT = 9_900_000  # bytes of a page
+LIMIT = 9_900_000  # bytes per page
 
 
 def write(model: LeViT, x: np.ndarray, labels, preprocessing=None, about: str = "", whole: bool = False,
           **classes) -> tuple[dict, str]:
-    """What `assemble` makes a page of, for one image x (1, C, H, W), in as much detail as LIMIT allows; `whole`: with
-    every number, however large it becomes.
+    """The arguments of `assemble` for one image x (1, C, H, W), in as much detail as LIMIT allows; `whole`: with every
+    number, however large the page becomes.
 
-    preprocessing (to_dict) makes the pixels visible again; classes: target, teacher and rival, see Pass."""
+    preprocessing (to_dict) is needed to show the image's pixels; classes: target, teacher and rival, see Pass."""
     done, details = Pass(model, x, **classes), DETAILS[:2] if whole else DETAILS
-    size = 0.5  # bytes a letter that is estimated: at least
+    size = 0.5  # bytes per estimated character: at least this many
     for detail in details:
         document, tensors = done.document(detail, labels, about, preprocessing)
         if tensors.estimate() * size > LIMIT and detail is not details[-1]:
@@ -37,12 +38,12 @@ def write(model: LeViT, x: np.ndarray, labels, preprocessing=None, about: str = 
         written = len(assemble(document, numbers).encode())
         if written <= LIMIT:
             break
-        size = 0.98 * written / tensors.estimate()  # of one pass it changes little from detail to detail
+        size = 0.98 * written / tensors.estimate()  # for one pass it changes little between details
     return document, numbers
 
 
 def assemble(document: dict, numbers: str, served: bool = False) -> str:
-    """The page as HTML text; one that is served may also ask its server for another."""
+    """The page as HTML text; a served page may also send requests to its server."""
     style, script, frame = _sources()
     asks = "'self'" if served else "'none'"
     policy = (f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data: blob:; "
@@ -51,7 +52,7 @@ def assemble(document: dict, numbers: str, served: bool = False) -> str:
     title = html.escape(f"{document['model']['name']}: {document['about']}")
     parts = {"POLICY": policy, "TITLE": title, "STYLE": style, "DOCUMENT": data, "NUMBERS": numbers, "SCRIPT": script}
     first, *rest = frame.split("@")
-    # The frame alternates between text and the names of what stands there.
+    # The frame alternates between text and the names of what to insert.
     return first + "".join(parts[piece] if i % 2 == 0 else piece for i, piece in enumerate(rest))
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// The answer: the two heads, their average, the top five; and why: what two classes' logits depend on.
+// The answer: the two heads, their average and the top five; and why: what the logits of two classes depend on.
 
 async function answerView() {
   const heads = await Promise.all(doc.heads.map((place) => tensors.get(place))),
@@ -69,7 +69,7 @@ async function answerView() {
 
 const best = (values) => values.indexOf(Math.max(...values));
 
-// The pictures of two classes side by side; which two, one chooses.
+// The pictures of two chosen classes, side by side.
 async function whyParts() {
   const { choices } = address.read();
   const chosen = ["one", "other"].map((key, i) => {
@@ -100,7 +100,7 @@ async function whyParts() {
   return h("div", {}, h("div", { class: "choosers" }, select(t("compare"), 0), select(t("compareWith"), 1)), pictures);
 }
 
-// The gradients of two logits to the image, and their difference.
+// The gradients of two logits with respect to the image, and their difference.
 async function whyPictures(chosen) {
   const maps = await Promise.all(chosen.map((place) => tensors.get(doc.saliency[place])));
   const names = chosen.map((place) => doc.labels[doc.why[place]]);
@@ -122,7 +122,7 @@ async function whyPictures(chosen) {
   return h("div", {}, h("div", { class: "row" }, image, figures), h("p", { class: "note" }, t("whyNote")));
 }
 
-// At each key, Σ over the queries of weight × gradient: what a head's looking there did for each of the two classes.
+// At each key, Σ over the queries of attention weight × its gradient: how a head's attention to it affected each class.
 async function whyAttention(chosen, kept) {
   const names = Object.keys(doc.influence).reverse();
   kept.layer ??= names[0];

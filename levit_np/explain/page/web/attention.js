@@ -1,7 +1,7 @@
 "use strict";
-// Attention: equation 1 for a chosen query, key and head, with its numbers; where the query looks; what it takes there.
+// Attention: equation 1 with its numbers for a chosen query, key and head; where the query looks; the values it takes.
 
-// What is to be known of an attention layer: its arrays, its grids, and equation 1 for any pair.
+// An attention layer: its arrays, its grids, and equation 1 for any pair.
 async function attentionOf(layer) {
   const stop = doc.forward.find((s) => s.op === "attention" && s.layer === layer);
   const gather = doc.forward.find((s) => s.op === "gather_bias" && s.layer === `${layer}.bias`);
@@ -12,8 +12,8 @@ async function attentionOf(layer) {
   const [rows, columns, before] = gridOf(keys); // before the pixels' keys stands that of a class token, if any
   const [queryRows, queryColumns] = gridOf(queries);
   const stride = layersByName.get(layer)?.stride ?? 1;
-  // (row, column) of a query among the keys' pixels: a shrinking attention asks from every second one. Of a class token
-  // null.
+  // (row, column) of a query among the keys' pixels, of which a shrinking attention uses every second one; null for a
+  // class token.
   const place = (n, width, step) =>
     n < before ? null : [Math.floor((n - before) / width) * step, ((n - before) % width) * step];
   const placeOf = (q) => place(q, queryColumns, stride);
@@ -45,7 +45,7 @@ function rowOf(a, { head, query }) {
   return { products, biases, scores, shares, probabilities, largest: Math.max(...probabilities) };
 }
 
-// Number fields for head, query and key.
+// Input fields for head, query and key.
 function attentionFields(a, state, names, changed) {
   const most = { head: a.heads - 1, query: a.queries - 1, key: a.keys - 1 };
   const fields = {};
@@ -139,7 +139,7 @@ async function equationMaps(a, state, row, set) {
   );
 }
 
-// A picture in which a click chooses a query or a key, both of which it frames.
+// A picture that frames the query and the key, either of which a click chooses.
 function attentionFigure(a, state, caption, canvas, chosen, set) {
   const [rows, columns] = chosen === "query" ? [a.queryRows, a.queryColumns] : [a.rows, a.columns];
   const frame = (place, kind) =>
@@ -212,7 +212,7 @@ function pairNumbers(a, { head, query, key }, row) {
   );
 }
 
-// The same query in every head; a button each.
+// The same query in every head, as one button per head.
 async function headButtons(a, { head, query }, set) {
   const button = async (n) => {
     const { probabilities, largest } = rowOf(a, { head: n, query });
@@ -229,7 +229,7 @@ async function headButtons(a, { head, query }, set) {
   return h("div", { class: "row" }, await Promise.all(range(a.heads).map(button)));
 }
 
-// y = Σ p v: the keys of the largest weights, and what is taken from each.
+// y = Σ p v: the keys with the largest weights, and the weighted values taken from them.
 function weightedValues(a, { head, query, key }, row, set) {
   const order = range(a.keys).sort((x, y) => row.probabilities[y] - row.probabilities[x]);
   const first = order.slice(0, 6);
@@ -283,7 +283,7 @@ function weightedValues(a, { head, query, key }, row, set) {
   return h("div", {}, h("h3", {}, t("weightedV")), note, scrolling(t("weightedV"), table));
 }
 
-// The gradient of two classes' logits to the attention weights of the chosen query and head.
+// The gradients of two classes' logits with respect to the attention weights of the chosen query and head.
 async function gradientMaps(a, { head, query }) {
   const maps = await Promise.all((doc.maps[a.layer] ?? []).map((place) => tensors.get(place)));
   const pictures = maps.map((map, i) => {

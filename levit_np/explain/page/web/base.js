@@ -1,5 +1,5 @@
 "use strict";
-// What every view uses: the document, elements, the chosen language, and the address (what is shown now).
+// Used by every view: the document, elements, the chosen language, and the address (which says what is shown).
 
 const doc = JSON.parse(document.getElementById("document").textContent);
 const language = { now: "en", table: {} }; // text.en.js and text.zh.js fill the table
@@ -30,7 +30,7 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-// What is remembered between visits, where the browser lets a file remember anything.
+// Settings stored between visits, if the browser allows storage for files.
 const memory = {
   get(key) {
     try {
@@ -48,7 +48,7 @@ const memory = {
   },
 };
 
-// What a browser wrote as %E7%B1%BB; itself, where somebody cut it in the middle.
+// Decodes a text that the browser encoded as %E7%B1%BB; returns it unchanged if it was cut off in the middle.
 function decoded(text) {
   try {
     return decodeURIComponent(text);
@@ -57,8 +57,8 @@ function decoded(text) {
   }
 }
 
-// The address after "#": a path, and choices: #/forward/17?at=3,0,5&head=2. It is kept here too: in a notebook's frame
-// the browser lets nobody rewrite it.
+// The address after "#": a path and choices, #/forward/17?at=3,0,5&head=2. It is stored here too: in a notebook's frame
+// the browser does not allow changing it.
 const address = {
   now: location.hash,
   read() {
@@ -69,13 +69,13 @@ const address = {
     const more = new URLSearchParams(choices).toString().replaceAll("%2C", ",");
     return `#/${path}${more ? `?${more}` : ""}`;
   },
-  // Shows another place.
+  // Goes to another path.
   go(place) {
     this.now = place;
     this.record("pushState");
     show();
   },
-  // Changes a choice and keeps the path; no new entry in the history, or "back" would undo every arrow key.
+  // Changes a choice on the same path, without a history entry: otherwise "back" would undo single arrow keys.
   choose(changes) {
     const { path, choices } = this.read();
     for (const [key, value] of Object.entries(changes)) value === null ? choices.delete(key) : choices.set(key, value);
@@ -95,7 +95,7 @@ const address = {
 
 const number = (n) => n.toLocaleString("en-US");
 const times = (shape) => shape.join(" × ");
-// What was typed, or stood in a link, as a whole number from 0 to most; 0 where it is none.
+// A text that was typed or is in a link, as a whole number from 0 to most; 0 if it is not a number.
 const wholeNumber = (text, most) => Math.min(most, Math.max(0, Math.round(Number(text)) || 0));
 // 0 … n-1
 const range = (n) => Array.from({ length: n }, (_, i) => i);

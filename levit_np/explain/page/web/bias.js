@@ -1,5 +1,5 @@
 "use strict";
-// The attention bias: a learned number for each distance |Δy|, |Δx|, the same for every pair of pixels so far apart.
+// The attention bias: a learned number for each offset |Δy|, |Δx|, the same for every pair of pixels with that offset.
 
 // The paper's Figure 6: each head's table, |Δy| down and |Δx| to the right.
 function biasMaps(a, head) {
@@ -19,7 +19,7 @@ function biasMaps(a, head) {
   ];
 }
 
-// Both stops of the bias: which number of the table each key uses, and the number itself.
+// Both stops of the bias: the index in the table for each key, and the number found there.
 SPECIAL.bias_index = SPECIAL.gather_bias = async (stop) => {
   const a = await attentionOf(stop.layer.replace(/\.bias$/, ""));
   const state = { head: 0, query: middle("query", a.queries) };

@@ -1,5 +1,5 @@
 "use strict";
-// A stage, a block or a layer: what it is made of, in the order of computation, each part with its picture and cost.
+// A stage, a block or a layer: its parts in the order of computation, each with its picture and cost.
 
 async function layerView(name) {
   const cost = costOf(name);
@@ -25,7 +25,7 @@ async function layerView(name) {
   );
 }
 
-// What only adds or only moves has no multiply-adds.
+// Parts that only add or move numbers have no multiply-adds.
 const costText = ({ macs, parameters }) =>
   macs
     ? t("costs", { macs: number(macs), parameters: number(parameters) })
@@ -78,7 +78,7 @@ function stopLink(i) {
 
 const opTitle = (op) => t(`op.${op}`);
 
-// "Projection: linear map"; "Residual sum" alone says it all.
+// "Projection: linear map"; but "Residual sum" needs no addition.
 function stopTitle(stop) {
   const layer = titleOf(stop.layer),
     op = opTitle(stop.op);

@@ -1,5 +1,5 @@
 "use strict";
-// The code that computed a stop: the operation, and the layer's line that called it.
+// The code of a stop: the operation, and the line of the layer that called it.
 
 const KEYWORDS = /\b(def|return|for|in|if|else|not|None|is|and|or|class|import|from|lambda)\b/;
 
@@ -37,7 +37,7 @@ function listing(code, marked, open) {
   );
 }
 
-// The line on which the parentheses that a line opens are closed.
+// The line that closes the parentheses opened by a line.
 function endOfCall(lines, start) {
   let open = 0;
   for (let i = start; i < lines.length; i++) {
@@ -48,7 +48,7 @@ function endOfCall(lines, start) {
   return start;
 }
 
-// Comments and keywords, no more: enough to find one's way.
+// Highlights comments and keywords only, which is enough for orientation.
 function coloured(text) {
   const hash = text.indexOf("#"),
     body = hash < 0 ? text : text.slice(0, hash),
@@ -59,5 +59,5 @@ function coloured(text) {
   return found;
 }
 
-// The name that a function's first line gives it.
+// The name of a function, from its first line.
 const nameOf = (code) => code.lines.map((line) => line.match(/def (\w+)/)?.[1]).find(Boolean) ?? code.file;

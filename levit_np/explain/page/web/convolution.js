@@ -34,7 +34,7 @@ SPECIAL.convolution = async (stop, arrays, panels, choose) => {
   return view;
 };
 
-// A button that moves the window on, cell by cell, until it is pressed again or the view is left.
+// A button that moves the window cell by cell until it is pressed again or the view is left.
 function slider(y, panels, choose, view) {
   let timer = null;
   const stopSliding = () => {
@@ -68,7 +68,7 @@ function cachedPictures() {
   };
 }
 
-// The window of one output cell, from its place in the input to the output: what stands side by side.
+// One output cell: its window in the input, the filter, the products and the output, side by side.
 function windowAt({ x, w, y }, { stride, padding }, [o, u, v], channel, pictures) {
   const kernel = w.shape[2];
   const around = kernel > 4 || innerWidth < 480 ? 1 : 2; // pixels shown beside the window
@@ -125,7 +125,7 @@ const cellFrame = (tensor, row, column, size) =>
     },
   });
 
-// The window's sum a channel, and their sum: the output. What is not on this page is the rest.
+// The window's sum for each channel, and their sum, the output; channels not on this page are shown as a remainder.
 function channelSums({ x, w, y }, [o, u, v], chosen, value) {
   const kernel = range(w.shape[2]);
   const sumOf = (c) => add(kernel.flatMap((i) => kernel.map((j) => value(c, i, j) * w.at(o, c, i, j))));
@@ -142,7 +142,7 @@ function channelSums({ x, w, y }, [o, u, v], chosen, value) {
   return h("table", { class: "terms" }, h("tbody", {}, rows), h("tfoot", {}, result));
 }
 
-// A table of numbers with their colour behind them.
+// A table of numbers on coloured backgrounds.
 function table(rows, label) {
   const tint = ({ value, largest }) => {
     if (!Number.isFinite(value) || !largest) return {};
@@ -158,7 +158,7 @@ function table(rows, label) {
   return h("table", { class: "numbers small", "aria-label": label }, body);
 }
 
-// Each output channel's filter: in colour where it reads an RGB image, else a picture for each of the first inputs.
+// Each output channel's filter: in colour if it reads an RGB image, else a picture for each of the first inputs.
 function filterPictures(w) {
   const outputs = w.there(0).slice(0, 32);
   const largest = Math.max(...w.extent.map(Math.abs));

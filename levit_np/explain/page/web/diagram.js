@@ -1,5 +1,5 @@
 "use strict";
-// A block or a layer as a diagram, after the paper's Figure 5: from above to below its operations, each a link to its
+// A block or a layer as a diagram, after the paper's Figure 5: its operations from top to bottom, each a link to its
 // stop.
 // Backward the arrows point up, and the boxes lead to the gradients.
 
@@ -35,7 +35,7 @@ async function diagram(name) {
   return drawing.element();
 }
 
-// A shrinking attention makes its queries and its keys from different pixels: "q" or "kv", else "".
+// The branch of a stop in a shrinking attention, whose queries and keys come from different pixels: "q", "kv" or "".
 function laneOf({ op, layer, out }) {
   const within = layer.match(/\.attention\.(kv|q)(?:\.|$)/);
   if (within) return within[1];
@@ -60,7 +60,7 @@ class Diagram {
     this.back = session.direction === "backward";
   }
 
-  // Input or output of the whole: words in a rounded frame.
+  // The input or the output of the diagram: text in a rounded frame.
   end(title, letter, place) {
     const { middle, wide } = DIAGRAM;
     if (this.boxes.length) this.arrow(this.at.x, this.at.y, middle, this.y);
@@ -78,7 +78,7 @@ class Diagram {
     this.y += DIAGRAM.gap;
   }
 
-  // One operation on the way, below the last.
+  // One operation, below the last one.
   async box(i) {
     const { middle, wide, high, gap } = DIAGRAM;
     await this.draw(middle, this.y, wide, this.about(i));
@@ -87,7 +87,7 @@ class Diagram {
     this.y += high + gap;
   }
 
-  // What a box says of a stop, and where it leads: forward to it, backward to the one that undoes it.
+  // The text of a stop's box, and its link: forward to the stop, backward to the stop that undoes it.
   about(i, more = {}) {
     const stop = doc.forward[i];
     const back = counterpart(stop, "backward");
@@ -127,7 +127,7 @@ class Diagram {
     this.boxes.push(box);
   }
 
-  // Equation 1: from what came before to Q, K and V, their product, the bias, the softmax, the weighted sum of V.
+  // Equation 1: Q, K and V, their product, the bias, the softmax, the weighted sum of V.
   async attention(i) {
     const { middle, wide, high, gap, lanes } = DIAGRAM;
     const ends = this.waiting.length ? await this.branches() : { q: this.at, k: this.at, v: this.at };
@@ -166,7 +166,7 @@ class Diagram {
     this.y += high + gap;
   }
 
-  // The two ways of a shrinking attention, side by side; they end at the same height.
+  // The two branches of a shrinking attention, side by side, ending at the same height.
   async branches() {
     const { high, gap } = DIAGRAM;
     const ways = { q: { x: 64, wide: 118 }, kv: { x: 251, wide: 190 } };
@@ -191,7 +191,7 @@ class Diagram {
     return { q, k: kv, v: kv };
   }
 
-  // B from the left into a sum.
+  // An arrow from B, on the left, into a sum.
   async addBias(i) {
     const { middle, high, gap } = DIAGRAM;
     const y = this.y + high / 2;
@@ -204,7 +204,7 @@ class Diagram {
     this.bias = null;
   }
 
-  // A residual's sum; its straight way runs on the right, from where its group of boxes began.
+  // A residual's sum; its direct path runs on the right, from where its group of boxes began.
   sum(i) {
     const { middle, width } = DIAGRAM;
     const y = this.y + 11;
@@ -234,7 +234,7 @@ class Diagram {
     this.y += 8;
   }
 
-  // A frame around the boxes of a part, with its name; before it, where a residual forks, room for the fork.
+  // A frame around the boxes of a part, with its name, and space before it if a residual branches off there.
   openGroup(layer, stops) {
     const start = this.at.y + (this.groups.length ? 6 : 0);
     const forks = stops.some((i) => doc.forward[i].layer === `${layer}.residual`);
@@ -264,7 +264,7 @@ class Diagram {
     this.arrow(from.x, from.y, ...across, to.x, to.y);
   }
 
-  // A line through these points (x, y, x, y, …) with a head at its end; backward at its start.
+  // A line through these points (x, y, x, y, …) with an arrowhead at its end, or backward at its start.
   arrow(...numbers) {
     const points = range(numbers.length / 2).map((i) => [numbers[2 * i], numbers[2 * i + 1]]);
     if (this.back) points.reverse();
@@ -292,7 +292,7 @@ class Diagram {
   }
 }
 
-// What a box is called: BN; of a linear map its layer too.
+// The name in a box, such as BN; for a linear map, with its layer.
 function shortTitle(stop) {
   if (stop.op === "normalize") return t("part.bn");
   if (stop.op === "convolution") return titleOf(stop.layer);

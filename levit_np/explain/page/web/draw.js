@@ -23,7 +23,7 @@ function positiveColour(v) {
 
 const colourOf = (signed) => (signed ? signedColour : positiveColour);
 
-// A canvas of rows × columns, one pixel a number, enlarged by style; value(r, c) -> number, undefined: grey.
+// A canvas of rows × columns, one pixel per number, enlarged by CSS; value(r, c) -> number, or undefined for grey.
 function mapCanvas(rows, columns, value, { size = 168, largest = null, label = "", signed = null } = {}) {
   const values = [];
   for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) values.push(value(r, c));
@@ -45,7 +45,7 @@ function mapCanvas(rows, columns, value, { size = 168, largest = null, label = "
   return canvas;
 }
 
-// The image that the network was given, made visible again: x · std + mean.
+// The network's input image with the normalisation undone: x · std + mean.
 async function imageCanvas(size, label) {
   const x = await tensors.get(doc.x),
     [channels, rows, columns] = x.shape;
@@ -82,7 +82,7 @@ async function imageCanvas(size, label) {
   return canvas;
 }
 
-// The image with a map of rows × columns laid over it; value(r, c) from 0 to 1 is how much shines through.
+// The image with a map of rows × columns over it; value(r, c), from 0 to 1, is how much of the image is visible.
 async function overlay(rows, columns, value, { size = 168, label = "", signed = false, largest = null } = {}) {
   const image = await imageCanvas(size, label),
     over = mapCanvas(rows, columns, value, { size, signed, largest });

@@ -1,5 +1,5 @@
 "use strict";
-// The served page: an image or a drawn digit goes to the server on this machine, which answers with a page of its own.
+// The served page: sends an image or a drawn digit to the server on this machine, which answers with that image's page.
 
 const DRAWING = 280; // pixels, a multiple of:
 const SCAN = 8;
@@ -122,7 +122,7 @@ function drawing() {
   return { canvas, clear };
 }
 
-// The drawing as the digits' weights know theirs: it fills the square, and is a scan of 8 × 8 pixels.
+// The drawing in the form of the digits' training images: it fills the square, at a resolution of 8 × 8 pixels.
 function scanned(canvas) {
   const pixels = (from) => from.getContext("2d").getImageData(0, 0, DRAWING, DRAWING).data;
   const drawn = pixels(canvas);

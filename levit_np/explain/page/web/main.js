@@ -73,7 +73,7 @@ function viewOf([kind, ...rest]) {
 // The stop that a path names, if there is one.
 const stopAt = ([kind, i]) => (["forward", "backward"].includes(kind) ? doc[kind][Number(i)] : undefined);
 
-// The next or previous stop; from elsewhere, the first one of what is shown.
+// The next or previous stop; from another view, the first stop of what is shown.
 function step(by) {
   const { path } = address.read();
   if (stopAt(path)) {
@@ -93,14 +93,14 @@ function step(by) {
     );
 }
 
-// From a stop to its layer, and on to what that is a part of.
+// From a stop to its layer, and from a layer to its parent.
 function out() {
   const { path } = address.read(),
     name = path[0] === "layer" ? lineage(path[1]).at(-2) : stopAt(path)?.layer;
   address.go(name ? address.to(`layer/${name}`) : "#/");
 }
 
-// From a stop to the one that is its backward, or forward.
+// From a stop to the corresponding stop of the backward, or of the forward.
 function turn() {
   const { path } = address.read(),
     other = session.direction === "forward" ? "backward" : "forward";
@@ -125,7 +125,7 @@ function setTheme(theme) {
   memory.set("theme", theme);
 }
 
-// The parts of the page that stay: controls above, the way back below.
+// The permanent parts of the page: controls at the top, the path to the current view below them.
 function frame() {
   const button = (command, key) =>
     h(
@@ -302,7 +302,7 @@ function helpDialog() {
   );
 }
 
-// Back and forward again within the tour: its words go with the places.
+// The browser's back and forward within the tour: its text follows the address.
 addEventListener("popstate", ({ state }) => {
   if (tour.at !== null && Number.isInteger(state)) {
     tour.at = state;
@@ -313,7 +313,7 @@ addEventListener("hashchange", () => {
   address.now = location.hash;
   show();
 });
-// Links within the page; by themselves, in a notebook's frame they would lead out of it.
+// Handles links within the page, which in a notebook's frame would otherwise leave it.
 addEventListener("click", (event) => {
   const place = event.target.closest?.("a")?.getAttribute("href");
   if (!place?.startsWith("#/") || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
@@ -335,7 +335,7 @@ addEventListener("keydown", (event) => {
   commands[command]();
 });
 
-// For a console, and for whoever checks the page: levit.read("stages.0.blocks.0.mlp.up", "y", [3, 5]) -> the digits.
+// For the console and for tests: levit.read("stages.0.blocks.0.mlp.up", "y", [3, 5]) -> the digits.
 window.levit = {
   document: doc,
   tensors,

@@ -1,19 +1,19 @@
 "use strict";
-// What each operation makes a cell of its result of, forward; makes_backward.js has the gradients.
+// How each forward operation computes a cell of its result; makes_backward.js does the same for gradients.
 //
-// MAKES[op](a, name, index, stop): `a` holds the operation's arrays by name, `name[index]` is the cell. What it returns
+// MAKES[op](a, name, index, stop): `a` holds the operation's arrays by name, `name[index]` is the cell. Its result
 // is shown by `madeOf`: `formula` with this cell's indices; then either `terms` [what, factor, factor] that are summed,
-// or `lines` of text; `from`: [name, index], where a cell only moves. Sums are over what is on this page; `all` is how
+// or `lines` of text; `from`: [name, index] if the cell is only moved. Sums are over what is on this page; `all` is how
 // many terms there are.
 
-// A number in so many digits: "1.277e-5" as the packed ones have it, not 0.00001277.
+// A number with the given number of digits: "1.277e-5" like the packed ones, not 0.00001277.
 function digits(v, count = 4) {
   if (v === undefined) return "—";
   if (!Number.isFinite(v)) return String(v);
   return v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential(count - 1) : String(+v.toPrecision(count));
 }
 
-// Behind a sign or a factor: a negative number in parentheses.
+// A number after a sign or a factor: in parentheses if negative.
 const inner = (text) => (text.startsWith("-") ? `(${text})` : text);
 
 // Σ over the indices that both axes have on this page.
@@ -39,7 +39,7 @@ function cellsOf(tensor, c) {
     : [];
 }
 
-// Mean, variance and deviation over the channels of the token that a cell belongs to; null where some are not on this
+// Mean, variance and deviation over the channels of the cell's token; null if some of them are not on this
 // page.
 function tokenOf(x, index, eps) {
   const axis = x.shape.length - 1,
@@ -50,7 +50,7 @@ function tokenOf(x, index, eps) {
   return { mean, variance, deviation: Math.sqrt(variance + eps) };
 }
 
-// Two that are added, with their numbers.
+// A sum of two numbers.
 const sumOf = (formula, one, other, index) => ({
   formula,
   lines: [`${one.text(...index)} + ${inner(other.text(...index))} = ${digits(one.at(...index) + other.at(...index))}`],

@@ -1,5 +1,5 @@
 "use strict";
-// What each gradient is made of; makes.js says how.
+// How each gradient is computed; the format is described in makes.js.
 
 Object.assign(MAKES, {
   linear_backward(a, name, index) {

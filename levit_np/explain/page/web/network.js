@@ -1,5 +1,5 @@
 "use strict";
-// The network's parts by name: titles, what belongs to what, which stop made a number.
+// The network's parts by name: titles, parents and children, and the stop that computed an array.
 
 // "stages.0.blocks.1.mlp" -> ["stages.0", "stages.0.blocks.1", "stages.0.blocks.1.mlp"]: a number belongs to the word
 // before.
@@ -12,7 +12,7 @@ function lineage(name) {
   return found;
 }
 
-// The last part of a name, as a person would say it.
+// The last part of a name, in words.
 function titleOf(name) {
   if (!name) return doc.model.name;
   const words = name.split("."),
@@ -21,7 +21,7 @@ function titleOf(name) {
   return t(`part.${{ LayerNorm: "norm", ChannelBias: "beta" }[layersByName.get(name)?.kind] ?? last}`);
 }
 
-// What a text says of this network where others have something else: {activation}, {ratio}, …
+// The values of placeholders that depend on the network: {activation}, {ratio}, …
 function wordsFor(name = "") {
   const { config } = doc.model;
   const batch = config.normalization === "batch";
@@ -46,10 +46,10 @@ const isWithin = (name, whole) => !whole || name === whole || name.startsWith(`$
 const stopsWithin = (name, direction = "forward") =>
   doc[direction].flatMap((stop, i) => (isWithin(stop.layer, name) && isOnTheWay(stop) ? [i] : []));
 
-// Each loss has stops of its own, which the other's walk leaves out.
+// Each loss has its own stops, which are skipped in the other loss's walk.
 const isOnTheWay = (stop) => !stop.only || stop.only === session.loss;
 
-// The number of the stop that undoes a stop, or that it undoes; -1 where the layer has none.
+// The number of the stop that undoes a stop, or that it undoes; -1 if there is none.
 function counterpart(stop, direction) {
   const op = direction === "backward" ? `${stop.op}_backward` : stop.op.replace(/_backward$/, "");
   const found = (fits) => doc[direction].findIndex((s) => s.layer === stop.layer && isOnTheWay(s) && fits(s));
@@ -57,7 +57,7 @@ function counterpart(stop, direction) {
   return same < 0 ? found(() => true) : same;
 }
 
-// Parameters and multiply-adds of a layer with all below it.
+// Parameters and multiply-adds of a layer, including its sub-layers.
 function costOf(name) {
   const cost = { parameters: 0, macs: 0 };
   for (const layer of doc.layers)
@@ -68,7 +68,7 @@ function costOf(name) {
   return cost;
 }
 
-// tensor number -> [direction, stop, name]: which stop's result it is.
+// tensor number -> [direction, stop, name] of the stop that computed it.
 const makers = new Map();
 for (const direction of ["forward", "backward"])
   doc[direction].forEach((stop, i) => {
@@ -143,7 +143,7 @@ function units() {
   }));
 }
 
-// A picture of an activation: at each pixel the mean size of the channels on this page.
+// A picture of an activation: at each pixel the mean absolute value of the channels on this page.
 async function energyCanvas(place, size, label) {
   const tensor = await tensors.get(place),
     { rows: all, columns, choices, index, before = 0 } = plan(tensor),

@@ -1,10 +1,10 @@
 "use strict";
-// BN three ways: in training with the batch's own statistics, in evaluation with the running ones, and folded away.
+// BN in three forms: in training with the batch's statistics, in evaluation with the running ones, and folded.
 
 SPECIAL.normalize = async (stop, arrays, panels) => {
   const body = h("div", {}),
     view = h("section", { class: "special" }, h("h2", {}, t("bnTitle")), h("p", { class: "note" }, t("bnNote")), body);
-  // The weights of the same layer: before it, or, a head's, behind it.
+  // The weights of the same layer: before the BN or, in a head, after it.
   const [before, behind] = [-1, 1].map((step) => doc.forward[doc.forward.indexOf(stop) + step]);
   const own = (other) => other && `${other.layer}.bn` === stop.layer && "w" in other.in;
   const weight = own(before) ? await tensors.get(before.in.w) : own(behind) ? await tensors.get(behind.in.w) : null;

@@ -1,5 +1,5 @@
 "use strict";
-// The whole network, after the paper's Figure 4: sizes to scale, costs, and the image on its way.
+// The whole network, after the paper's Figure 4: sizes to scale, costs, and the image at each step.
 
 async function overviewView() {
   const parts = units(),
@@ -30,7 +30,7 @@ async function overviewView() {
   return view;
 }
 
-// What the network answered, in a line.
+// The network's prediction, in one line.
 async function answerLine() {
   const logits = await tensors.get(doc.logits),
     shares = softmaxOf(logits),
@@ -81,7 +81,7 @@ async function card(part) {
   );
 }
 
-// Each activation as a box: its face the grid of pixels, with what is to be seen there; its depth the channels. Below,
+// Each activation as a box: its face is the grid of pixels, with a picture; its depth the number of channels. Below,
 // bars of multiply-adds and parameters.  All to scale.
 async function scaleDrawing(parts) {
   const face = 140,

@@ -1,8 +1,8 @@
 "use strict";
-// One array to look at: its channels as small pictures, the chosen one enlarged, and the numbers around a cell.
+// Displays one array: its channels as small pictures, the chosen one enlarged, and the numbers around a cell.
 
-// (height, width) of a number of tokens: the resolution of a stage, or one row, where it is none; and how many tokens
-// stand before the pixels': one, if it is a class token.
+// (height, width) for a number of tokens: the resolution of a stage, else one row; and how many tokens
+// come before the pixels': one, if there is a class token.
 function gridOf(tokens) {
   const most = doc.model.config.pooling === "token" ? 1 : 0;
   for (const [height, width] of doc.model.resolutions) {
@@ -76,7 +76,7 @@ function plan(tensor) {
   }
 }
 
-// An index that is there, as near as can be to the one asked for; by default the middle pixel of the first channel.
+// The index on this page nearest to the one asked for; by default the middle pixel of the first channel.
 function nearest(tensor, index) {
   return tensor.shape.map((size, axis) => {
     const wanted = Math.min(size - 1, Math.max(0, index?.[axis] ?? middle(AXES[tensor.layout][axis], size))),
@@ -97,7 +97,7 @@ function middle(axis, size) {
 const SHEET = 24; // channels shown as small pictures
 
 class Panel {
-  // onselect(index) hears of every change; `name` is what the formula calls the array.
+  // onselect(index) is called on every change; `name` is the array's name in the formula.
   constructor(tensor, { name, title, note, index, onselect, place, open = true, size = 180 }) {
     Object.assign(this, { tensor, name, onselect, place, size, plan: plan(tensor) });
     this.index = nearest(tensor, index);

@@ -1,10 +1,10 @@
 "use strict";
-// One operation: where it stands, its formula, its code, its arrays, and where a chosen number comes from.
+// One operation: its position, formula, code and arrays, and how a chosen number was computed.
 
 // The pictures that only some operations have, shown above their arrays.
 const SPECIAL = {};
 
-// The arrays of a stop, {name: number}, with the gradients of the loss that is chosen.
+// The arrays of a stop, {name: number}, with the gradients of the chosen loss.
 function placesOf(stop) {
   const places = { ...stop.in, ...stop.out };
   if (session.loss !== "kd" || !stop.kd) return places;
@@ -17,7 +17,7 @@ function placesOf(stop) {
   return places;
 }
 
-// A stop's place, name, formula and letters.
+// A stop's position, name, formula and symbols.
 function introduction(stop, direction, i) {
   const place = { n: i + 1, all: doc[direction].length, direction: t(direction) };
   const symbols = `symbols.${stop.op.replace("_backward", "")}`;
@@ -83,14 +83,14 @@ async function stopView(direction, i) {
 const lossLine = ({ loss, labelled, taught }) =>
   `loss = ${labelled === undefined ? "" : `(${digits(labelled)} + ${digits(taught)}) / 2 = `}${digits(loss)}`;
 
-// Of a number a class, the loss's class; else the panel's own choice.
+// For an array with a number per class, the loss's class; otherwise the panel's own choice.
 const firstIndex = (tensor) =>
   tensor.layout === "vector" && tensor.shape[0] === doc.labels.length ? [doc.target] : undefined;
 
-// The inputs that are open from the start: what flows, and the weights.
+// The inputs that are open at first: activations (or gradients) and weights.
 const FLOWING = ["x", "dy", "w", "head", "head_dist", "branch"];
 
-// The way to the stop that made an input, at the same cell.
+// A link to the stop that computed an input, at the same cell.
 function makerLink(place, panel) {
   if (!makers.has(place)) return [];
   const [direction, i, name] = makers.get(place);

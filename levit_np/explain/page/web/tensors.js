@@ -5,10 +5,10 @@ class Tensor {
   constructor(entry, numbers) {
     this.layout = entry.layout;
     this.shape = entry.shape;
-    // A value is whole[i] · 10^exponents[i], or, where there are no exponents, whole[i] · 10^exponent.
+    // A value is whole[i] · 10^exponents[i] or, without exponents, whole[i] · 10^exponent.
     this.exponent = entry.exponent;
     [this.whole, this.exponents] = numbers;
-    // For each axis: index -> place among those that are there, or undefined.
+    // For each axis: index -> position among those on this page, or undefined.
     this.places = entry.kept.map((kept, axis) => {
       if (kept === null) return null;
       const indices = typeof kept === "number" ? range(kept) : kept;
@@ -40,7 +40,7 @@ class Tensor {
     return place;
   }
 
-  // The value, rounded to the digits shown; undefined where it is not on this page.
+  // The value, rounded to the digits shown; undefined if it is not on this page.
   at(...index) {
     const place = this.place(index);
     return place < 0 ? undefined : this.value(place);
@@ -59,7 +59,7 @@ class Tensor {
     return fromDecimal(this.whole[place], this.exponentOf(place));
   }
 
-  // [smallest, largest] of all that is there.
+  // [smallest, largest] of the values on this page.
   get extent() {
     if (this.cachedExtent) return this.cachedExtent;
     let low = Infinity,
@@ -72,7 +72,7 @@ class Tensor {
     return (this.cachedExtent = [low, high]);
   }
 
-  // "channels 0–15 of 256": what was left out, for whoever wants to know.
+  // "channels 0–15 of 256": which part is on this page.
   get leftOut() {
     return this.places.flatMap((kept, axis) =>
       kept
@@ -100,7 +100,7 @@ const AXES = {
   vector: ["channel"],
 };
 
-// n · 10^exponent, with no more digits than are there: 1234, -3 -> "1.234"; 12, -9 -> "1.2e-8".
+// n · 10^exponent, with exactly the digits of n: 1234, -3 -> "1.234"; 12, -9 -> "1.2e-8".
 function decimalText(n, exponent) {
   if (!Number.isFinite(n)) return String(n);
   if (exponent <= 0 && exponent >= -6) return (n / 10 ** -exponent).toFixed(-exponent);
