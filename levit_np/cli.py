@@ -1,4 +1,7 @@
-"""The command `levit-np`: one verb a job.  Exit status 0 for success, 2 for wrong use, 1 for a failed job."""
+"""The command line `levit-np`, with one verb per job.  Exit status: 0 for success, 2 for wrong use, 1 for a failed job.
+
+Parses, calls the package and prints.  The short verbs are here, the longer ones in commands/.
+"""
 
 import argparse
 import os
@@ -12,8 +15,8 @@ from .errors import ImageError, LevitError, say, shown, silence_output
 
 
 def _add_classify(verbs):
-    classify = verbs.add_parser("classify", help="what is in an image", description="Prints the likeliest classes of "
-                                "each image. An image that cannot be used is named, and the others go on.",
+    classify = verbs.add_parser("classify", help="the likeliest classes of images", description="Prints the likeliest "
+                                "classes of each image. An image that cannot be used is reported and skipped.",
                                 epilog="example: levit-np classify weights/samples/digit_3.png")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="a JPEG, PNG or WebP file")
     classify.add_argument("--weights", default=DIGITS, help="a weight file (default: %(default)s)")
@@ -45,7 +48,7 @@ def _classify(arguments) -> int:
 
 
 def _print_answer(image, answer):
-    # A terminal or a file that has no full block gets the next best.
+    # Output that cannot encode the full block gets "#".
     block = "█" if "utf" in (sys.stdout.encoding or "").lower() else "#"
     print(shown(image))
     for label, probability in answer:
@@ -54,10 +57,10 @@ def _print_answer(image, answer):
 
 def _add_summary(verbs):
     summary = verbs.add_parser("summary", help="each layer with its shape, parameters and multiply-adds",
-                               description="Prints each layer with its output's shape, parameters and "
-                               "multiply-adds (BN folded, as the paper counts them), and the totals.",
+                               description="Prints each layer with its output shape, number of parameters and "
+                               "multiply-adds (with BN folded, as the paper counts them), and the totals.",
                                epilog="example: levit-np summary levit_256")
-    summary.add_argument("model", help="a name of the family, or a weight file")
+    summary.add_argument("model", help="a model name, or a weight file")
     summary.set_defaults(run=_summary)
 
 
@@ -74,21 +77,21 @@ def _summary(arguments) -> int:
 
 
 def _add_bench(verbs):
-    bench = verbs.add_parser("bench", help="how fast a model is on this machine", description="Images a second on each "
-                             "backend that is there, the backends taking turns, and the share of the processor's "
-                             "measured multiply-add limit.",
+    bench = verbs.add_parser("bench", help="how fast a model is on this machine", description="Measures images per "
+                             "second on each available backend, the backends taking turns, and the share of the "
+                             "processor's measured multiply-add limit.",
                              epilog="example: levit-np bench levit_256 --batch 1 16 --threads 2")
     bench.add_argument("model", nargs="?", default="levit_256", metavar="WEIGHTS",
-                       help="a weight file, or a name of the family for random weights (default: %(default)s)")
+                       help="a weight file, or a model name for random weights (default: %(default)s)")
     bench.add_argument("--batch", type=whole, nargs="+", default=[1, 16], metavar="N",
-                       help="images at a time (default: 1 16)")
+                       help="batch sizes (default: 1 16)")
     bench.add_argument("--threads", type=whole, default=1, metavar="N",
-                       help="threads that compute (default: %(default)s)")
+                       help="number of computing threads (default: %(default)s)")
     bench.set_defaults(run=_bench, wrong_use=bench.error)
 
 
 def _bench(arguments) -> int:
-    # NumPy's BLAS reads these once, when NumPy is first imported.
+    # NumPy's BLAS reads these variables once, when NumPy is first imported.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(arguments.threads)
     from .benchmark.machine import describe
@@ -117,21 +120,21 @@ def _add_verify(verbs):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compares the arrays of two weight files, of any format, layer by layer; or\n"
         "lets a model repeat a recorded pass and compares every activation and\n"
-        "gradient. Names the first layer, in the order of computation, where they part.\n"
+        "gradient. Names the first layer, in the order of computation, that differs.\n"
         "Exit status 0 if all agree, 1 if not.",
         epilog="examples:\n  levit-np verify levit_256.h5 levit_256.pth\n"
         "  levit-np verify levit_digits.h5 --record trace.h5\n  levit-np verify levit_digits.h5 trace.h5")
     verify.add_argument("model", metavar="MODEL", help="a weight file")
     verify.add_argument("other", nargs="?", metavar="OTHER", help="another weight file, or a recorded pass")
     verify.add_argument("--record", metavar="TRACE",
-                        help="write the model's pass to this file: forward, and backward from its least likely class")
-    verify.add_argument("--image", help="what to record the pass of (default: random numbers of a fixed seed)")
+                        help="record a pass to this file: forward, and backward from the least likely class")
+    verify.add_argument("--image", help="the image to record a pass of (default: random numbers with a fixed seed)")
     verify.add_argument("--tolerance", type=_tolerance,
                         help="largest difference, relative to an array's largest value (default: 0 for weight files, "
                         "1e-4 for a pass: several times float32's rounding)")
     verify.add_argument("--backend", choices=BACKENDS, default="reference",
-                        help="what computes the pass (default: %(default)s); of a backend that "
-                        "evaluates by a program of its own, the logits are compared too")
+                        help="the backend that computes the pass (default: %(default)s); the logits of its fast "
+                        "evaluation, if it has one, are compared too")
     verify.set_defaults(run=_verify, wrong_use=verify.error)
 
 
@@ -168,7 +171,7 @@ def _record(arguments) -> int:
         else:
             shape = 1, model.config.in_channels, *model.config.image_size
             x, about = np.random.default_rng(0).standard_normal(shape, np.float32), "random numbers, seed 0"
-        # The gradient of a class that the model is sure of is little more than rounding.
+        # The loss of a class that the model is sure of has tiny gradients, little more than rounding.
         recorded = trace(model, x, target=int(model(x)[0].argmin()), about=about, backend=arguments.backend)
         recorded.save(arguments.record)
     print(f"{shown(arguments.record)}: {len(recorded.forward)} steps forward and {len(recorded.backward)} back, of "
@@ -199,18 +202,18 @@ def _compare(arguments) -> int:
     if first is None:
         print(f"all {len(rows)} agree: no relative difference above {tolerance:g}")
         return 0
-    print(f"first parting: {first.name or 'the network'}: {first.what}: expected a relative difference of at most "
+    print(f"first difference: {first.name or 'the network'}: {first.what}: expected a relative difference of at most "
           f"{tolerance:g}, found {first.relative:.2g}")
     return 1
 
 
 def _surroundings(a, b) -> list[str]:
-    """How the same arrays would still answer differently: other pixels in, other names out."""
+    """Notes on what else makes answers differ, even with equal arrays: preprocessing and label names."""
     notes = []
     if a.preprocessing and b.preprocessing and a.preprocessing != b.preprocessing:
         one, two = a.preprocessing.to_dict(), b.preprocessing.to_dict()
         different = [f"{key} {one[key]} against {two[key]}" for key in one if one[key] != two[key]]
-        notes.append(f"images are prepared differently: {shown('; '.join(different))}")
+        notes.append(f"the preprocessing differs: {shown('; '.join(different))}")
     if a.labels and b.labels and list(a.labels) != list(b.labels):
         place = next(i for i, pair in enumerate(zip(a.labels, b.labels)) if pair[0] != pair[1])
         notes.append(f"the label names differ, first {shown(a.labels[place])} against {shown(b.labels[place])}")
@@ -218,7 +221,7 @@ def _surroundings(a, b) -> list[str]:
 
 
 def _print_rows(rows, tolerance):
-    """Columns that fit 80 characters; a row that parts bears a mark, and is red on a terminal."""
+    """Prints columns that fit 80 characters; a row that differs is marked, and red on a terminal."""
     lines = [("! " if row.differs(tolerance) else "  ", shown(row.name) or "the network", row.what,
               f"{row.absolute:.3g}", f"{row.relative:.3g}") for row in rows]
     lines.insert(0, ("  ", "layer", "array", "difference", "relative"))
@@ -236,14 +239,14 @@ def _red_if_marked():
 
 
 def _add_convert(verbs):
-    convert = verbs.add_parser("convert", help="anybody's LeViT weights -> HDF5 of this package",
+    convert = verbs.add_parser("convert", help="another project's LeViT weights -> HDF5 of this package",
                                description="Reads the authors', timm's or transformers' weights (.pth or safetensors, "
-                               "recognised by content) and writes HDF5 with the configuration, the class names and the "
-                               "preprocessing inside.",
+                               "recognised by content) and writes HDF5 that also holds the configuration, the class "
+                               "names and the preprocessing.",
                                epilog="example: levit-np convert LeViT-256-13b5763e.pth levit_256.h5")
     convert.add_argument("source", metavar="SOURCE", help="the weight file to read")
     convert.add_argument("target", metavar="TARGET", help="the HDF5 file to write")
-    convert.add_argument("--force", action="store_true", help="replace TARGET where it exists")
+    convert.add_argument("--force", action="store_true", help="replace TARGET if it exists")
     convert.set_defaults(run=_convert)
 
 
@@ -262,11 +265,12 @@ def _add_export(verbs):
     export = verbs.add_parser("export", help="weights of this package -> another project's file", description="Writes "
                               "weights for timm or transformers (safetensors) or for the authors' code (.pth).",
                               epilog="example: levit-np export mine.h5 mine.safetensors --format timm")
-    export.add_argument("source", metavar="SOURCE", help="the weight file to read: a path, or a name as load takes it")
+    export.add_argument("source", metavar="SOURCE", help="the weight file to read: a path, or a name such as "
+                        "levit_256.h5")
     export.add_argument("target", metavar="TARGET", help="the file to write")
     export.add_argument("--format", required=True, choices=("timm", "timm_conv", "transformers", "facebook"),
-                        help="whose names; timm_conv is for timm's levit_conv_* models, facebook are the authors")
-    export.add_argument("--force", action="store_true", help="replace TARGET where it exists")
+                        help="the project to write for; timm_conv: timm's levit_conv_* models, facebook: the authors")
+    export.add_argument("--force", action="store_true", help="replace TARGET if it exists")
     export.set_defaults(run=_export)
 
 
@@ -298,18 +302,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    """Runs the command line, sys.argv's unless argv says another; -> the exit status."""
+    """Runs the command line, argv or by default sys.argv; -> the exit status."""
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
-        if getattr(sys, name) is None:  # closed by whoever started this
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, mode))
-    if hasattr(sys.stdout, "reconfigure"):  # where a caller has put a buffer, there is no such thing
-        sys.stdout.reconfigure(errors="replace")  # a letter of a label or a help that the terminal lacks is no failure
+    if hasattr(sys.stdout, "reconfigure"):  # not if a caller replaced it by a buffer
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal cannot show is no error
     parser = _parser()
     arguments = parser.parse_args(argv)
     if any(value == "" or isinstance(value, list) and "" in value for value in vars(arguments).values()):
-        parser.error("expected no empty argument, found one")  # a shell's variable that is not set, say
+        parser.error("expected no empty argument, found one")  # such as an unset shell variable
 
-    def tell(text):  # in one line, whatever names a file or an argument has
+    def tell(text):  # in one line, even if names of files contain control characters
         say(f"levit-np {arguments.verb}: {shown(str(text))}")
 
     warnings.showwarning = lambda message, *place: tell(message)
@@ -322,7 +326,7 @@ def main(argv=None) -> int:
     except MemoryError as error:
         tell(f"expected more memory (a smaller batch needs less), found {str(error) or 'too little'}")
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough
+        if not isinstance(error, BrokenPipeError):  # a reader such as `head` has stopped reading
             tell(f"{error.filename or 'output'}: {error.strerror or error}")
         try:
             sys.stdout.flush()

@@ -131,7 +131,7 @@ def test_who_meant_a_file_is_told_no_names(tmp_path, monkeypatch, capsys):
     for file in "damaged", "none.h5":
         assert main(["summary", file]) == 1
         err = capsys.readouterr().err
-        assert f"{file}: expected" in err and "names of the family" not in err
+        assert f"{file}: expected" in err and "model names are" not in err
 
 
 @pytest.mark.parametrize("verb", ["bench", "classify", "evaluate", "explain", "pack", "step", "summary", "teach",
@@ -151,8 +151,8 @@ def test_help_says_what_a_word_may_be():
 def test_help_says_what_each_recipe_has():
     """One value where they agree."""
     out = " ".join(run("train", "--help", COLUMNS="80")[1].split())
-    assert "times through the data (paper: 1000, small: 50)" in out and "label smoothing (paper: 0.1)" in out
-    assert "that is cropped (paper: 0.08 1, small: 0.35 1)" in out and "0: none (paper: 1.0, small: 0.0)" in out
+    assert "passes through the data (paper: 1000, small: 50)" in out and "label smoothing (paper: 0.1)" in out
+    assert "share of the image's (paper: 0.08 1, small: 0.35 1)" in out and "0: none (paper: 1.0, small: 0.0)" in out
 
 
 @pytest.mark.parametrize("verb", ["pack", "train"])
@@ -369,12 +369,12 @@ def test_verify_of_weight_files(files):
     assert rows[-1] == f"all {len(rows) - 2} agree: no relative difference above 0".split()
     status, out, err = run("verify", "a.h5", "timm.h5", cwd=files)
     assert (status, err) == (0, "")
-    assert out.splitlines()[-2].startswith("note: images are prepared differently: name digits against timm; ")
+    assert out.splitlines()[-2].startswith("note: the preprocessing differs: name digits against timm; ")
     status, out, err = run("verify", "a.h5", "planted.h5", cwd=files)
     lines = out.splitlines()
     assert (status, err) == (1, "") and [line.split()[:2] for line in lines if line.startswith("!")] == [
         ["!", "stages.1.downsample.attention.kv"]]
-    assert lines[-1] == ("first parting: stages.1.downsample.attention.kv: weight: "
+    assert lines[-1] == ("first difference: stages.1.downsample.attention.kv: weight: "
                          "expected a relative difference of at most 0, found 0.0099")
     status, out, _ = run("verify", "planted.h5", "named.h5", "--tolerance", "0.01", cwd=files)
     assert status == 0 and out.splitlines()[-2] == "note: the label names differ, first class 0 against digit 0"
@@ -390,7 +390,7 @@ def test_verify_against_a_recorded_pass(files):
     assert status == 2 and "argument --backend: invalid choice: 'zz'" in err
     status, out, err = run("verify", "planted.h5", "a.trace.h5", cwd=files)
     assert (status, err) == (1, "")
-    assert out.splitlines()[-1].startswith("first parting: stages.1.downsample.attention.kv: output: expected")
+    assert out.splitlines()[-1].startswith("first difference: stages.1.downsample.attention.kv: output: expected")
 
 
 def test_verify_computes_in_the_recorded_passs_type(files, capsys):

@@ -1,1 +1,1 @@
-"""The verbs of the command line that need more than a screen, a file each: add(verbs) puts one beside the others."""
+"""The longer verbs of the command line, one file each; add(verbs) adds one to the parser."""

@@ -1,4 +1,4 @@
-"""What the verbs share: numbers from the command line, signs of life, models by name or file."""
+"""Shared by the verbs: numbers from the command line, progress display, checks of output files, opening models."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ def from_zero(text: str) -> int:
 
 
 def use_threads(arguments):
-    """As many as --threads says; more than there can be is wrong use."""
+    """Sets the number of threads to --threads; too large a number is wrong use."""
     import levit_np
 
     try:
@@ -38,8 +38,10 @@ def use_threads(arguments):
 
 @contextmanager
 def progress(total: int, what: str, silent: bool = False):
-    """-> advance(count=1): a bar with the speed on stderr for more than a batch of things whose results go into a file
-    or a pipe; on a terminal the results themselves show how far it is, unless the work is silent."""
+    """A context manager that yields advance(count=1): a bar with the speed on stderr, if that is a terminal.
+
+    Without `silent`, results are printed as they come: then there is a bar only for more than 16 of them whose output
+    does not go to the terminal, where it would show the progress itself."""
     if not sys.stderr.isatty() or not silent and (total <= 16 or sys.stdout.isatty()):
         yield lambda count=1: None
         return
@@ -58,7 +60,7 @@ def progress(total: int, what: str, silent: bool = False):
 
 @contextmanager
 def waiting(what: str):
-    """A sign of life on a terminal."""
+    """A context manager that shows `what` is being done, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -70,30 +72,30 @@ def waiting(what: str):
 
 
 def require_free(path: str, force: bool):
-    """Raises LevitError where there is a file, unless by force; OSError where there can be none."""
-    replaceable = os.path.isfile(path) or not os.path.exists(path)  # a file, or a link to nowhere; of others see below
+    """Raises LevitError if the file exists, unless `force`; OSError if it cannot be written."""
+    replaceable = os.path.isfile(path) or not os.path.exists(path)  # others (folders, devices) are refused below
     if os.path.lexists(path) and replaceable and not force:
         raise LevitError(f"{shown(path)}: expected no such file yet, found one; --force replaces it")
     require_writable(path)
 
 
 def require_writable(path: str):
-    """Raises OSError, before hours of work, where their result could not be written."""
+    """Raises OSError, before hours of work, if their result could not be written."""
     import tempfile
 
     from ..storage.atomic import mode_of_regular_file
 
     target = os.path.realpath(path)
     try:
-        mode_of_regular_file(target)  # nothing else can be replaced
-        with tempfile.TemporaryFile(dir=os.path.dirname(target)):  # the system alone knows: the disk may be read-only
+        mode_of_regular_file(target)  # raises for a directory or a device
+        with tempfile.TemporaryFile(dir=os.path.dirname(target)):  # try it: the disk may be read-only
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
 
 
 def opened(source: str, **options):
-    """The model in a weight file; by a name of the family a fresh one, of random weights."""
+    """The model in a weight file or, for a model name, a fresh one with random weights."""
     import levit_np
 
     from ..config import ABLATIONS, FAMILY
@@ -106,4 +108,4 @@ def opened(source: str, **options):
     except CheckpointError as error:
         if os.path.exists(source) or os.path.splitext(source)[1]:
             raise
-        raise CheckpointError(f"{error}; names of the family are {', '.join(names)}") from None
+        raise CheckpointError(f"{error}; model names are {', '.join(names)}") from None

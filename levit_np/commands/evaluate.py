@@ -1,4 +1,4 @@
-"""levit-np evaluate: how much of a set of images a model gets right."""
+"""levit-np evaluate: the accuracy of a model on a set of images."""
 
 import json
 import sys
@@ -11,17 +11,16 @@ from .images import Images, add_options
 def add(verbs):
     evaluate = verbs.add_parser(
         "evaluate", help="top-1, top-5 and loss on a set of images",
-        description="Top-1, top-5 (percent) and loss (cross-entropy) of a model on images of known classes: of each "
-        "head, and last of the two averaged, which is the model's answer. The classes are found in the model by name "
-        "or, where it knows none of the names, by order. An image that cannot be used is named and left out; exit "
-        "status 1 then.",
+        description="Prints top-1, top-5 (percent) and loss (cross-entropy) of a model on images of known classes: for "
+        "each head, and last for their average, which is the model's prediction. The data's classes are matched with "
+        "the model's by name or, if it knows none of the names, by order. An image that cannot be used is reported and "
+        "skipped; the exit status is then 1.",
         epilog="example: levit-np evaluate levit_256.h5 imagenet/val --batch 64 --threads 2")
     evaluate.add_argument("weights", metavar="WEIGHTS", help="a weight file")
     add_options(evaluate)
-    evaluate.add_argument("--dtype", default="float32", help="what it computes in (default: %(default)s)")
-    evaluate.add_argument("--confusion", metavar="PNG",
-                          help="draw which class was taken for which, for up to 50 classes")
-    evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
+    evaluate.add_argument("--dtype", default="float32", help="the precision to compute in (default: %(default)s)")
+    evaluate.add_argument("--confusion", metavar="PNG", help="draw the confusion matrix, for up to 50 classes")
+    evaluate.add_argument("--json", action="store_true", help="print the results as JSON")
     evaluate.set_defaults(run=_run)
 
 

@@ -1,4 +1,4 @@
-"""levit-np explain: the page on which one walks through the network, written or served, and pictures of it."""
+"""levit-np explain: writes or serves the page that walks through the network, and draws pictures of it."""
 
 import argparse
 import os
@@ -13,12 +13,13 @@ def add(verbs):
     explain = verbs.add_parser(
         "explain", help="a page that shows the whole computation, number by number; pictures of it",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Writes one self-contained HTML file, which opens from disk without a network:\n"
-        "the image on its way through LeViT, every operation with its formula, code and\n"
-        "numbers, forward and backward, and why the answer is what it is. Or pictures:\n"
-        "what each head of each attention looks at, the attention biases, the filters,\n"
-        "the feature maps of each stage. Or serves the page, which then takes any\n"
-        "image, or a digit that one draws: on 127.0.0.1, for this machine alone.",
+        description="Writes one self-contained HTML file, which opens from disk without a network\n"
+        "connection: the path of an image through LeViT, every operation with its\n"
+        "formula, code and numbers, forward and backward, and what the prediction is\n"
+        "based on. Or draws pictures: what each attention head looks at, the attention\n"
+        "biases, the filters, the feature maps of each stage. Or serves the page, which\n"
+        "then takes any image, or a digit drawn by hand: on 127.0.0.1, for this machine\n"
+        "alone.",
         epilog="examples:\n  levit-np explain weights/samples/digit_3.png -o page.html\n"
         "  levit-np explain weights/samples/digit_3.png --png pictures\n"
         "  levit-np explain --serve --weights levit_256.h5 --weights levit_digits.h5")
@@ -26,15 +27,17 @@ def add(verbs):
     explain.add_argument("-o", "--output", metavar="PAGE", help="the HTML file to write")
     explain.add_argument("--png", metavar="DIR", help="the folder to write pictures into (needs matplotlib)")
     explain.add_argument("--weights", action="append", metavar="WEIGHTS",
-                         help="a weight file, or a name of the family for random weights (default: levit_digits.h5); "
-                         "with --serve, several times for several to choose from")
-    explain.add_argument("--target", metavar="CLASS", help="the loss's class, by name or number (default: the answer)")
-    explain.add_argument("--teacher", metavar="CLASS", help="what a teacher says, for distillation (default: the same)")
+                         help="a weight file, or a model name for random weights (default: levit_digits.h5); can be "
+                         "repeated with --serve, to offer several models")
+    explain.add_argument("--target", metavar="CLASS",
+                         help="the class of the loss, by name or number (default: the predicted class)")
+    explain.add_argument("--teacher", metavar="CLASS",
+                         help="the class that a teacher predicts, for distillation (default: the target)")
     explain.add_argument("--rival", metavar="CLASS", help="the class to compare with (default: the likeliest other)")
     explain.add_argument("--whole", action="store_true",
-                         help="with every number, where the page would leave out channels of wide layers to stay under "
+                         help="keep every number; by default the page leaves out channels of wide layers to stay under "
                          "10 MB (levit_256: 160 MB)")
-    explain.add_argument("--force", action="store_true", help="replace PAGE, or pictures in DIR, where they exist")
+    explain.add_argument("--force", action="store_true", help="replace PAGE, or pictures in DIR, if they exist")
     explain.add_argument("--serve", action="store_true", help="serve the page until Ctrl-C (needs waitress)")
     explain.add_argument("--port", type=_port, default=0, metavar="N", help="where to serve it (default: a free port)")
     explain.set_defaults(run=_explain, wrong_use=explain.error)
@@ -105,7 +108,7 @@ def _serve(arguments) -> int:
 
     with waiting("computing the first page"):
         image, name = arguments.image, arguments.image and shown(Path(arguments.image).name)
-        if image is None:  # nothing to see yet: black
+        if image is None:  # start with a black image
             image, name = np.zeros((*models(0).config.image_size, 3), np.uint8), "black"
         first = compute(image, name, 0, arguments.target, arguments.teacher, arguments.rival)
         running = listen(server := Server(first, compute, len(files)), arguments.port)

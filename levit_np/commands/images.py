@@ -1,4 +1,5 @@
-"""What evaluate and teach share: every image of a set once, prepared for a model; bad ones named and left out."""
+"""Shared by evaluate and teach: every image of a data set once, preprocessed for a model; bad ones are reported and
+skipped."""
 
 import sys
 
@@ -6,21 +7,22 @@ from .common import BACKENDS, from_zero, progress, whole
 
 
 def add_options(verb):
-    """DATA, and how fast."""
-    verb.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or a file that "
-                      "levit-np pack wrote")
-    verb.add_argument("--batch", type=whole, default=32, metavar="N", help="images at a time (default: %(default)s)")
+    """Adds DATA and the options for speed."""
+    verb.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or a file written "
+                      "by levit-np pack")
+    verb.add_argument("--batch", type=whole, default=32, metavar="N", help="batch size (default: %(default)s)")
     verb.add_argument("--workers", type=from_zero, default=2, metavar="N",
                       help="processes that decode images, 0 for none (default: %(default)s)")
     verb.add_argument("--threads", type=whole, default=1, metavar="N",
-                      help="threads that compute (default: %(default)s)")
+                      help="number of computing threads (default: %(default)s)")
     verb.add_argument("--backend", choices=BACKENDS, default="cpu", help="(default: %(default)s)")
     verb.set_defaults(wrong_use=verb.error)
 
 
 class Images:
-    """`with Images(arguments, model) as images`: pairs of images (B, C, H, W) and their indices (B,), by iteration,
-    with a bar; `source`, its `classes`; and `skipped`, the names of those that cannot be used, each said on stderr."""
+    """`with Images(arguments, model) as images`: iterates, with a bar, over pairs of images (B, C, H, W) and their
+    indices (B,).  `source` is the data, with its `classes`; `skipped` are the names of images that cannot be used,
+    which are also reported on stderr."""
 
     def __init__(self, arguments, model):
         from ..checkpoints.loading import preprocessing_of
@@ -30,7 +32,7 @@ class Images:
         self.verb, self.dtype, self.skipped, self.good = arguments.verb, model.dtype, [], 0
         self.source = open_source(arguments.data)
         self.classes = self.source.classes
-        # Processes take longer to start than a few batches to prepare.
+        # Starting processes takes longer than preparing a few batches.
         workers = arguments.workers if len(self.source) > 4 * arguments.batch else 0
         self.loader = EvaluationLoader(self.source, preprocessing_of(model), batch=arguments.batch, workers=workers,
                                        bad_files="skip")
@@ -54,16 +56,16 @@ class Images:
                 advance(len(batch.indices) + len(batch.skipped))
 
     def say(self, text: str) -> None:
-        """A line on stderr, if there is anything to say."""
+        """Prints a line on stderr, unless `text` is empty."""
         if text:
             print(f"levit-np {self.verb}: {text}", file=sys.stderr)
 
     def targets(self, indices) -> list[int]:
-        """The place of each image's class in `classes`."""
+        """The index of each image's class in `classes`."""
         return [self.source.target(int(index)) for index in indices]
 
     def status(self) -> int:
-        """The exit status: 1, and a line that says why, where an image did not count."""
+        """The exit status: 1, with a message, if images were skipped."""
         if self.skipped:
             self.say(f"expected {self.good + len(self.skipped)} good images, found {self.good}; the others, named "
                      "above, do not count")

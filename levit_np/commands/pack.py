@@ -1,4 +1,4 @@
-"""levit-np pack: a folder of images becomes one file."""
+"""levit-np pack: packs a folder of images into one file."""
 
 import os
 import sys
@@ -10,15 +10,15 @@ from .common import progress, require_free, waiting
 def add(verbs):
     pack = verbs.add_parser(
         "pack", help="a folder of images -> one HDF5 file to train from",
-        description="Writes the images of a folder that has a folder for each class, as they are, into one HDF5 file "
-        "that train and evaluate take in the folder's place: easy to move, and read without opening a small file for "
-        "each image. It appears whole or not at all.",
+        description="Writes the image files of a folder that has a folder for each class, unchanged, into one HDF5 "
+        "file that train and evaluate accept instead of the folder: it is easy to move, and reading it does not open a "
+        "small file for each image. It is written atomically.",
         epilog="example: levit-np pack photos/train train.h5")
     pack.add_argument("source", metavar="DIR", help="DIR/CLASS/… .jpg, .jpeg, .png or .webp")
     pack.add_argument("target", metavar="OUT.h5", help="the file to write")
-    pack.add_argument("--skip", action="store_true", help="leave out, and name, files that are no whole image; "
-                      "without this the first of them stops the work")
-    pack.add_argument("--force", action="store_true", help="replace OUT.h5 where it exists")
+    pack.add_argument("--skip", action="store_true", help="skip and report files that are not complete images, instead "
+                      "of stopping at the first")
+    pack.add_argument("--force", action="store_true", help="replace OUT.h5 if it exists")
     pack.set_defaults(run=_run)
 
 

@@ -1,4 +1,4 @@
-"""levit-np step: a walk through one pass, forward and backward."""
+"""levit-np step: walks through one pass, forward and backward."""
 
 import argparse
 from pathlib import Path
@@ -11,22 +11,23 @@ def add(verbs):
     step = verbs.add_parser(
         "step", help="walk through the network like a debugger: formula, numbers, source, forward and backward",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Evaluates an image with the textbook's operations, then walks through what\n"
-        "happened, layer by layer, operation by operation, line by line, forward to the\n"
-        "answer, the loss, and backward to every gradient.\n"
-        "On a terminal by keys (? shows them); in a pipe or a file everything is printed.",
+        description="Evaluates an image with the reference operations, then walks through the\n"
+        "computation layer by layer, operation by operation, line by line: forward to the\n"
+        "prediction, the loss, and backward to every gradient.\n"
+        "On a terminal, keys move through it (? lists them); in a pipe or a file\n"
+        "everything is printed.",
         epilog="examples:\n  levit-np step weights/samples/digit_3.png\n"
         "  levit-np step cat.jpg --weights levit_256.h5 --target 'tiger cat'\n"
         "  levit-np step weights/samples/digit_3.png --only stages.0.blocks.0.attention | less")
     step.add_argument("image", metavar="IMAGE", help="a JPEG, PNG or WebP file")
     step.add_argument("--weights", default=DIGITS, metavar="WEIGHTS",
-                      help="a weight file, or a name of the family for random weights (default: %(default)s)")
-    step.add_argument("--target", metavar="CLASS", help="the class whose loss the backward starts from, by number or "
-                      "label (default: the one that the network answers)")
-    step.add_argument("--teacher", metavar="CLASS", help="what a teacher says: the loss is then the one LeViT is "
-                      "trained with, half from each head")
+                      help="a weight file, or a model name for random weights (default: %(default)s)")
+    step.add_argument("--target", metavar="CLASS", help="the class of the loss from which the backward starts, by "
+                      "number or label (default: the predicted class)")
+    step.add_argument("--teacher", metavar="CLASS", help="the class that a teacher predicts: the loss is then the one "
+                      "LeViT is trained with, half from each head")
     step.add_argument("--only", metavar="NAME",
-                      help="print these steps and their parts alone; on a terminal, begin there")
+                      help="print only these steps and their parts; on a terminal, begin there")
     step.set_defaults(run=_run)
 
 

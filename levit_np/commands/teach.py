@@ -1,4 +1,4 @@
-"""levit-np teach: a teacher's logits for every image of a set, written down once for all trainings."""
+"""levit-np teach: writes a teacher's logits for every image of a data set to a file, for use in training."""
 
 from ..errors import LevitError, shown
 from .common import require_free, use_threads
@@ -7,17 +7,17 @@ from .images import Images, add_options
 
 def add(verbs):
     teach = verbs.add_parser(
-        "teach", help="write down what a model says of each image, for distillation",
-        description="Writes the logits (the heads averaged) of a model for each image of a set, as it is, without "
-        "augmentation, into an HDF5 file that levit-np train takes as --teacher: the teacher then costs nothing in "
-        "training, which must not mix images (--mixup 0 --cutmix 0), for the teacher has not seen mixtures. The file "
-        "says which images and classes it is of. An image that cannot be used is named and left out; exit status 1 "
-        "then.",
+        "teach", help="write a model's logits for each image to a file, for distillation",
+        description="Writes the logits (the heads averaged) of a model for each image of a data set, without "
+        "augmentation, into an HDF5 file that levit-np train accepts as --teacher. The teacher then costs nothing in "
+        "training, which must not mix images (--mixup 0 --cutmix 0), as there are no logits for mixtures. The file "
+        "records which images and classes it is for. An image that cannot be used is reported and skipped; the exit "
+        "status is then 1.",
         epilog="example: levit-np teach levit_384.h5 imagenet/train teacher.h5")
     teach.add_argument("weights", metavar="WEIGHTS", help="the teacher's weight file")
     add_options(teach)
     teach.add_argument("target", metavar="OUT", help="the HDF5 file to write")
-    teach.add_argument("--force", action="store_true", help="replace OUT where it exists")
+    teach.add_argument("--force", action="store_true", help="replace OUT if it exists")
     teach.set_defaults(run=_run)
 
 

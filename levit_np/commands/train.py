@@ -1,4 +1,5 @@
-"""levit-np train: weights from images.  Here: the command line, and what it puts together; training/ does the rest."""
+"""levit-np train: trains a model on images.  This file handles the command line and assembles the parts; training/ does
+the work."""
 
 import argparse
 import json
@@ -12,57 +13,59 @@ from ..errors import ConfigError, ImageError, LevitError, TrainingError, shown
 from ..training.recipe import RECIPES, Recipe
 from .common import BACKENDS, from_zero, use_threads, whole
 
-# What a run is, besides its recipe: most of it cannot change when the run goes on.
+# The settings of a run, besides its recipe. Most of them cannot change when it is resumed.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
             "teacher": None, "validation": None, "bad_files": "stop"}
-# Of these it can: files may have moved, and what is in them is compared by its fingerprint.
+# These can: files may have moved, and their contents are compared by fingerprint.
 MAY_CHANGE = "teacher", "validation", "bad_files"
 MAY_BE_NONE = {"heads": int, "image_size": int, "teacher": str, "validation": str}
 
 
 def add(verbs):
     train = verbs.add_parser(
-        "train", help="weights from a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Trains a fresh model, or trains weights further, on images in a folder a\n"
-        "class. Whatever ends it, a second run with --resume goes on from the last\n"
-        "checkpoint, as if nothing had been. Writes into OUTPUT: last.h5 and, of the\n"
-        "epoch that did best on the images of --validation, best.h5 (weights, for every\n"
-        "other verb), log.jsonl (a line an epoch), curves.png, checkpoints/.",
+        "train", help="train a model on a folder of images", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Trains a fresh model, or existing weights further, on images in one folder per\n"
+        "class. However it ends, --resume continues from the last checkpoint, with the\n"
+        "same result as without the interruption. Writes into OUTPUT: last.h5 and, from\n"
+        "the epoch with the best top-1 on the images of --validation, best.h5 (weights\n"
+        "for every other verb), log.jsonl (a line per epoch), curves.png, checkpoints/.",
         epilog="examples:\n"
         "  levit-np train flowers --model levit_256.h5 --recipe small --epochs 20 --output run\n"
         "  levit-np train flowers --output run --resume\n"
         "  levit-np train imagenet --model levit_256 --teacher levit_384.h5 --output run\n"
         "  mpiexec -n 2 levit-np train flowers --recipe small --output run")
-    train.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or with train/ "
-                       "and val/ of that kind in it, or a file that levit-np pack wrote")
-    train.add_argument("--validation", metavar="DATA", help="images to look at after each epoch (default: DATA/val)")
+    train.add_argument("data", metavar="DATA", help="a folder with a folder of images for each class, or a folder with "
+                       "train/ and val/ of that kind, or a file written by levit-np pack")
+    train.add_argument("--validation", metavar="DATA",
+                       help="images to evaluate on after each epoch (default: DATA/val)")
     train.add_argument("--output", default="run", metavar="OUTPUT",
                        help="the folder to write into (default: %(default)s)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT; options that say what it "
-                       "is need not be repeated, and must not differ; files may have moved")
-    train.add_argument("--model", help=f"a name of the family, or weights to begin with (default: {DEFAULTS['model']})")
-    train.add_argument("--teacher", metavar="WEIGHTS", help="a model to distil from, or a file that levit-np teach "
-                       "wrote, or FILE.py:NAME, a Python function: images (B, C, H, W), as the student sees them -> "
-                       "logits (B, classes), the classes sorted by name")
-    train.add_argument("--heads", type=int, choices=(1, 2), help="classifiers on top, of which a teacher needs two "
-                       "(default: as the model has)")
+    train.add_argument("--resume", action="store_true", help="continue the run in OUTPUT; its settings and recipe need "
+                       "not be repeated, and must not differ; files may have moved")
+    train.add_argument("--model", help="a model name for fresh weights, or a weight file to start from (default: "
+                       f"{DEFAULTS['model']})")
+    train.add_argument("--teacher", metavar="WEIGHTS", help="a weight file to distil from, or a file written by "
+                       "levit-np teach, or FILE.py:NAME, a Python function: images (B, C, H, W), as the student sees "
+                       "them -> logits (B, classes), the classes sorted by name")
+    train.add_argument("--heads", type=int, choices=(1, 2), help="number of heads; a teacher needs two (default: the "
+                       "model's)")
     train.add_argument("--image-size", type=whole, metavar="N", help="(default: the model's own)")
     train.add_argument("--seed", type=from_zero, metavar="N", help="(default: 0)")
-    train.add_argument("--bad-files", choices=("stop", "skip"), help="what an image that cannot be "
-                       "used does (default: stop); those skipped are named in OUTPUT/skipped.txt")
+    train.add_argument("--bad-files", choices=("stop", "skip"), help="what to do with an image that cannot be used "
+                       "(default: stop); skipped ones are listed in OUTPUT/skipped.txt")
     train.add_argument("--backend", "--device", choices=BACKENDS, help="(default: cpu)")
     train.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"),
-                       help="of the activations; those of 16 bits on the backend cuda alone (default: float32)")
+                       help="type of the activations; 16-bit types need --backend cuda (default: float32)")
     train.add_argument("--threads", type=whole, default=1, metavar="N",
-                       help="threads that compute (default: %(default)s); in another number NumPy's own products, "
-                       "those of --backend reference and --dtype float64, round otherwise")
+                       help="number of computing threads (default: %(default)s); with another number, NumPy's matrix "
+                       "products (--backend reference, --dtype float64) round differently")
     train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, 0 for none "
-                       "(default: a process less than there are cores, at most 8)")
-    train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="checkpoints between the "
-                       "ends of epochs (default: %(default)g)")
-    recipe = train.add_argument_group("the recipe", "Each part of it can be changed; 0 switches most of them off.")
-    recipe.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}, or a JSON file that says what is not "
-                        "as in the paper (default: paper)")
+                       "(default: one less than the number of cores, at most 8)")
+    train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="time between checkpoints "
+                       "within an epoch (default: %(default)g)")
+    recipe = train.add_argument_group("the recipe", "Each hyperparameter can be changed; 0 switches most features off.")
+    recipe.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}, or a JSON file with what differs "
+                        "from the paper's recipe (default: paper)")
     for part in fields(Recipe):
         recipe.add_argument(f"--{part.name.replace('_', '-')}", **_option(part))
     train.set_defaults(run=_run, wrong_use=train.error)
@@ -93,14 +96,14 @@ def _option(part) -> dict:
 
 
 def _shown_value(value) -> str:
-    """A field's value, for people."""
+    """A field's value as shown in the help."""
     if isinstance(value, tuple):
         return " ".join(f"{n:.3g}" for n in value) or "none"
     return {None: "the model's own", False: "no"}[value] if value is None or value is False else str(value)
 
 
 def _run(arguments) -> int:
-    # NumPy's BLAS reads these once, when NumPy is first imported.
+    # NumPy's BLAS reads these variables once, when NumPy is first imported.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(arguments.threads))
 
@@ -112,11 +115,11 @@ def _run(arguments) -> int:
 
     use_threads(arguments)
     folder = RunFolder(arguments.output)
-    settings = None if arguments.resume else _settings(arguments, None)  # wrong use is said before a folder is made
+    settings = None if arguments.resume else _settings(arguments, None)  # reports wrong use before creating a folder
     with mpi_ranks() if started_by_mpi() > 1 else nullcontext(SingleRank()) as ranks, warnings.catch_warnings():
         if ranks.rank:
-            warnings.simplefilter("ignore")  # rank 0 says the same
-        _image_folders(arguments)  # before a folder is made
+            warnings.simplefilter("ignore")  # rank 0 prints the same warnings
+        _image_folders(arguments)  # its checks, before creating a folder
         with ExitStack() as lock, ExitStack() as open_things:
             ranks.first(lambda: lock.enter_context(folder.locked(fresh=not arguments.resume)))
             before = ranks.first(lambda: folder.read_config() if arguments.resume else None)
@@ -125,13 +128,13 @@ def _run(arguments) -> int:
                 _train(arguments, settings, before, folder, ranks, open_things)
             except Stopped as stopped:
                 Screen(quiet=ranks.rank > 0).note(
-                    f"{stopped}: saved; levit-np train … --output {arguments.output} --resume goes on")
+                    f"{stopped}: saved; levit-np train … --output {arguments.output} --resume continues")
                 return stopped.status
     return 0
 
 
 def _settings(arguments, before: dict | None) -> dict:
-    """What the run is: as the command line says and, where that is silent, as it began or else as is usual."""
+    """The settings of the run: from the command line, else from the run being resumed, else the defaults."""
     from ..training.folder import require_same
 
     given = {key: getattr(arguments, key) for key in DEFAULTS if getattr(arguments, key) is not None}
@@ -158,15 +161,15 @@ def _settings(arguments, before: dict | None) -> dict:
 
 
 def _require_utf8(given: dict) -> None:
-    """Raises ConfigError for a path of other bytes, which config.json cannot hold: else that would be said when all is
-    read and the first checkpoint written."""
+    """Raises ConfigError for a path that is not UTF-8, which config.json cannot hold: otherwise the error would come
+    only after reading the data and writing the first checkpoint."""
     for key, value in given.items():
         if str(value).encode(errors="ignore").decode() != str(value):
             raise ConfigError(f"{key}: expected a path in UTF-8, as config.json holds it, found {value!a:.100}")
 
 
 def _require_kinds(settings: dict, place: str) -> None:
-    """Raises TrainingError where a file that somebody has edited says what the command line would not."""
+    """Raises TrainingError if an edited config.json has a value that the command line would not accept."""
     for key, default in DEFAULTS.items():
         kind, found = MAY_BE_NONE.get(key, type(default)), settings[key]
         if found is None and key in MAY_BE_NONE:
@@ -177,7 +180,7 @@ def _require_kinds(settings: dict, place: str) -> None:
 
 
 def _begun(recipe, output: str) -> Recipe:
-    """A run's own recipe; where it is none, the run's configuration is wrong, not the command."""
+    """A run's own recipe; if it is invalid, the error is about config.json, not about the command line."""
     try:
         return Recipe.from_dict(recipe)
     except ConfigError as error:
@@ -185,7 +188,8 @@ def _begun(recipe, output: str) -> Recipe:
 
 
 def _absolute(place: str) -> str:
-    """A file, or FILE.py:NAME, as a run finds it that goes on from another folder; the name of a download as it is."""
+    """A file, or FILE.py:NAME, as an absolute path, so that the run can be resumed from another folder; a name that is
+    no file (of a download) unchanged."""
     file = place.rpartition(":")[0] if ".py:" in place else place
     return os.path.abspath(place) if os.path.exists(file) else place
 
@@ -216,7 +220,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     source, looked_at = _sources(arguments, settings["validation"], open_source)
     model = _network(settings, before, list(source.classes))
     preprocessing = model.preprocessing = preprocessing_of(model)
-    require_room(model, f"{shown(arguments.data)}: classes")  # an epoch later its weights could not be written
+    require_room(model, f"{shown(arguments.data)}: classes")  # now, rather than when weights are written after an epoch
     loader = open_things.enter_context(Loader(
         source, recipe, image_size=model.config.image_size, in_channels=model.config.in_channels, batch=recipe.batch,
         seed=settings["seed"], workers=workers, rank=ranks.rank, ranks=ranks.size, preprocessing=preprocessing,
@@ -231,7 +235,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
             bad_files=settings["bad_files"]))
         run.validate = _validation(images, run, len(source.classes))
     if model.config.distillation and not teacher:
-        screen.note("no teacher: both heads learn the labels")
+        screen.note("no teacher: both heads learn from the labels")
     if teacher and teacher.note:
         screen.note(f"teacher: {teacher.note}")
     config = {"settings": settings, "ranks": ranks.size, "network": model.config.to_dict(),
@@ -249,7 +253,7 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
     try:
         run.train()
     except ImageError as error:
-        raise ImageError(f"{error}; --bad-files skip would leave it out") from None
+        raise ImageError(f"{error}; --bad-files skip would skip it") from None
 
 
 def _workers(arguments, ranks) -> int:
@@ -260,8 +264,8 @@ def _workers(arguments, ranks) -> int:
 
 
 def _image_folders(arguments) -> tuple:
-    """Where the images to train on are, and DATA/val or None.  Raises LevitError for a run among the class folders, as
-    one of which it would count."""
+    """The path of the training images, and DATA/val or None.  Raises LevitError for an OUTPUT among the class folders,
+    as it would count as a class."""
     from ..training.data.folder import are_parts
 
     data, output = Path(arguments.data), Path(os.path.realpath(arguments.output))
@@ -272,7 +276,7 @@ def _image_folders(arguments) -> tuple:
     for folder in filter(None, (data, images, arguments.validation or looked_at)):
         root = Path(os.path.realpath(folder))
         inside = (root in output.parents and not output.relative_to(root).parts[0].startswith(".")
-                  and not (parts and folder is data))  # beside train
+                  and not (parts and folder is data))  # beside train/ it is fine
         if inside or output == root:
             raise LevitError(f"{shown(arguments.output)}: expected an --output outside {shown(str(folder))}, whose "
                              f"folders are the classes, found {'it inside' if inside else 'that folder itself'}")
@@ -280,7 +284,7 @@ def _image_folders(arguments) -> tuple:
 
 
 def _sources(arguments, validation, open_source) -> tuple:
-    """The images to train on, and those to look at after each epoch or None."""
+    """The training images, and the validation images or None."""
     images, where = _image_folders(arguments)
     source, where = open_source(images), validation or where
     looked_at = open_source(where) if where else None
@@ -295,7 +299,7 @@ def _identity(source) -> dict:
 
 
 def _network(settings, before, classes):
-    """The model to train: fresh, from a weight file, or, of a run that goes on, as the checkpoint will find it."""
+    """The model to train: fresh, from a weight file, or, for a resumed run, one that the checkpoint will fill."""
     import levit_np
 
     from .. import ops
@@ -325,7 +329,7 @@ def _network(settings, before, classes):
 
 
 def _order_heads(model, classes, place) -> None:
-    """Where the data's classes are the model's own in another order, its heads answer in the data's."""
+    """If the data has the model's classes in another order, reorders the rows of the heads."""
     from ..training.classes import class_positions
 
     if model.labels and set(model.labels) == set(classes):
@@ -336,7 +340,7 @@ def _order_heads(model, classes, place) -> None:
 
 
 def _empty(config, backend, dtype):
-    """A model of a configuration, whatever its weights."""
+    """A model of a configuration, with arbitrary weights."""
     from .. import ops
     from ..classifier import Classifier
     from ..model import build, initial_state
@@ -365,7 +369,7 @@ def _teacher(settings, source, recipe, preprocessing):
 
 
 def _validation(images, run, classes: int):
-    """What a run looks at after each epoch: a network -> its figures on the images of a loader."""
+    """A function network -> its results on the images of a loader, called after each epoch."""
     from ..training.evaluation import evaluate
 
     def batches(dtype):
