@@ -1,8 +1,8 @@
 """Writes scikit-learn's bundled digits as a folder of images to train on: python weights/digits.py digits
 
-1,797 scans of 8×8 pixels, enlarged to 32×32, grey, as FOLDER/train/<digit>/ and FOLDER/val/<digit>/.  The scans, in an
-order drawn by SEED, are five parts; one, the first if not said otherwise, is held out as val.  The README beside this
-script says how the weights were trained on them, and what the other parts are for.
+1,797 scans of 8×8 pixels, enlarged to 32×32, grey, as FOLDER/train/<digit>/ and FOLDER/val/<digit>/.  The scans are
+shuffled with the seed SEED and split into five folds (parts); one, by default fold 0, is held out as val.  The README
+beside this script says how the weights were trained on them, and what the other folds are for.
 """
 
 import argparse
@@ -16,7 +16,7 @@ PARTS = 5
 
 
 def digits(part=0):
-    """(images uint8 (1797, 32, 32), labels, indices of training, indices held out: that part)."""
+    """(images uint8 (1797, 32, 32), labels, training indices, held-out indices), with fold `part` held out."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -41,6 +41,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--hold-out", metavar="PART", type=int, choices=range(PARTS), default=0,
-                        help=f"0 to {PARTS - 1} (default: %(default)s)")
+                        help=f"the fold to hold out, 0 to {PARTS - 1} (default: %(default)s)")
     arguments = parser.parse_args()
     write(arguments.folder, arguments.hold_out)
