@@ -1,7 +1,5 @@
 """Evaluation at full speed: a model becomes a plan, and a backend's executor runs it."""
 
-import numpy as np
-
 
 def executor(model, precision: str, apart: bool = False):
     """What computes logits (B, classes) from images (B, C, H, W) in place of model.forward, from a snapshot of the
@@ -16,7 +14,7 @@ def executor(model, precision: str, apart: bool = False):
     if precision == "float64":
         from .reference import ReferenceExecutor
 
-        return ReferenceExecutor(model, np.float64, apart)
+        return ReferenceExecutor(model, apart)
     from .cpu import CpuExecutor
 
     return CpuExecutor(model, precision == "bfloat16", apart)

@@ -1,28 +1,21 @@
-"""Runs a plan step by step with the textbook's operations, in any floating type: what the fast executors are held
-against, and how the cpu backend computes in float64."""
-
-import numpy as np
+"""Runs a plan step by step with the textbook's operations, in float64: what the fast executors are held against, and
+how the cpu backend computes in that type."""
 
 from ..ops import reference as ops
 from . import plan
 
 
 class ReferenceExecutor:
-    """logits = executor(images), images (B, C, H, W) of `dtype`; apart: see plan.steps_of."""
+    """logits = executor(images), images float64 (B, C, H, W); apart: see plan.steps_of."""
 
-    def __init__(self, model, dtype, apart=False):
-        self.steps = [_cast(step, dtype) for step in plan.steps_of(model, apart)]
+    def __init__(self, model, apart=False):
+        self.steps = list(plan.steps_of(model, apart))
 
     def __call__(self, images):
         tensors = {"image": images}
         for step in self.steps:
             RUN[type(step)](step, tensors)
         return tensors["logits"]
-
-
-def _cast(step, dtype):
-    return step._replace(**{field: value.astype(dtype) for field, value in step._asdict().items()
-                            if isinstance(value, np.ndarray)})
 
 
 def _convolution(step, tensors):

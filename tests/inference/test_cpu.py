@@ -44,7 +44,7 @@ def test_every_network(name):
     """3e-6 of the largest logit: sums of up to 144 terms in float32, some forty layers deep."""
     model = random_model(name, backend="cpu", **NETWORKS[name])
     x = random_images(model, 3)
-    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    exact = ReferenceExecutor(model)(x.astype(np.float64))
     assert error(model(x), exact) < 3e-6 and model(x).dtype == np.float32
 
 
@@ -66,7 +66,7 @@ def test_a_stage_as_wide_as_the_shrinking_attention_before_it():
     model = random_model("levit_128s", image_size=128, num_classes=5, stages=(Stage(128, 1, 4), Stage(64, 1, 4, 2)),
                          backend="cpu")
     x = random_images(model, 16)
-    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 def test_layer_norm_of_numbers_that_are_much_alike():
@@ -75,7 +75,7 @@ def test_layer_norm_of_numbers_that_are_much_alike():
                          stages=(Stage(5, 1, 2),), backend="cpu")
     model.position.embedding += 300
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-3
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-3
 
 
 def test_layer_norm_of_numbers_that_are_hardly_any():
@@ -87,7 +87,7 @@ def test_layer_norm_of_numbers_that_are_hardly_any():
     model.set_state({name: array * np.float32(1e-3 if name.startswith(small) else 1)
                      for name, array in model.state().items()})
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-5
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-5
 
 
 @pytest.fixture(scope="module", params=levit_np.list_models()[:5])
@@ -95,7 +95,7 @@ def whole(request):
     """(model, four images, logits in float64) of a model in its own size."""
     model = random_model(request.param, backend="cpu")
     x = random_images(model, 4)
-    return model, x, ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    return model, x, ReferenceExecutor(model)(x.astype(np.float64))
 
 
 def test_the_five_models(whole):
@@ -121,7 +121,7 @@ def test_rounding_is_at_most_twice_pytorchs(whole):
 def test_any_size(size, channels, classes):
     model = random_model("levit_128s", image_size=size, in_channels=channels, num_classes=classes, backend="cpu")
     x = random_images(model, 2)
-    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    exact = ReferenceExecutor(model)(x.astype(np.float64))
     assert model(x).shape == (2, classes) and np.abs(model(x) - exact).max() < 2e-6 * max(1, np.abs(exact).max())
 
 
@@ -130,14 +130,14 @@ def test_an_image_of_more_tokens_than_share_a_pass(monkeypatch):
     monkeypatch.setattr(cpu, "GROUP_ROWS", 10)
     model = random_model("levit_digits", backend="cpu")
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 def test_rows_so_long_that_the_cache_holds_none():
     """Then a tile at a time goes through the weights."""
     model = random_model("levit_digits", image_size=16, mlp_ratio=160, stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 def test_an_image_of_many_channels():
@@ -145,7 +145,7 @@ def test_an_image_of_many_channels():
     model = random_model(image_size=16, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
                          stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 2)
-    assert error(model(x), ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 3e-6
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 16, 17, 35])
@@ -292,7 +292,7 @@ def test_bfloat16(name):
     model.precision = "bfloat16"
     x = random_images(model, 3)
     logits = model(x)
-    exact = ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    exact = ReferenceExecutor(model)(x.astype(np.float64))
     assert 1e-6 < error(logits, exact) < 2e-2 and logits.dtype == np.float32
     assert np.array_equal(logits, np.concatenate([model(image[None]) for image in x]))
 
@@ -304,7 +304,7 @@ def test_bfloat16_of_any_size_and_any_number_of_threads(size, channels):
     model.precision = "bfloat16"
     x = random_images(model, 5)
     logits = model(x)
-    assert error(logits, ReferenceExecutor(model, np.float64)(x.astype(np.float64))) < 1e-2
+    assert error(logits, ReferenceExecutor(model)(x.astype(np.float64))) < 1e-2
     for count in (2, 3):
         levit_np.set_threads(count)
         assert np.array_equal(model(x), logits)

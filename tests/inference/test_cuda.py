@@ -38,7 +38,7 @@ def error(logits, exact):
 
 
 def exact(model, x):
-    return ReferenceExecutor(model, np.float64)(x.astype(np.float64))
+    return ReferenceExecutor(model)(x.astype(np.float64))
 
 
 @pytest.mark.parametrize("name, precision", [

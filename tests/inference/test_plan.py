@@ -30,7 +30,7 @@ def test_a_plan_computes_what_the_network_does(name):
     model = random_model(name, dtype="float64", **NETWORKS[name])
     x = random_images(model, 3)
     expected = model.forward(x)[0]
-    logits = ReferenceExecutor(model, np.float64)(x)
+    logits = ReferenceExecutor(model)(x)
     assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
@@ -40,7 +40,7 @@ def test_a_plan_with_the_heads_apart(name):
     x = random_images(model, 3)
     expected = model.forward(x, training="frozen")[0]
     expected = np.concatenate(expected if model.config.distillation else (expected,), axis=1)
-    logits = ReferenceExecutor(model, np.float64, apart=True)(x)
+    logits = ReferenceExecutor(model, apart=True)(x)
     assert logits.shape == expected.shape and np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
@@ -49,7 +49,7 @@ def test_the_pool_may_come_before_the_last_linear_map(name):
     """Which then sees one token for all; the other steps stay as they are."""
     model = random_model(name, dtype="float64", **NETWORKS[name])
     x = random_images(model, 3)
-    executor = ReferenceExecutor(model, np.float64)
+    executor = ReferenceExecutor(model)
     expected, late = executor(x), executor.steps
     early = executor.steps = list(plan.steps_of(model, pooled_early=True))
     assert np.abs(executor(x) - expected).max() < 1e-12 * np.abs(expected).max()
@@ -83,7 +83,7 @@ def test_a_layer_without_one_is_named():
 
 def test_a_plan_is_a_snapshot():
     model = random_model(dtype="float64")
-    x, executor = random_images(model), ReferenceExecutor(model, np.float64)
+    x, executor = random_images(model), ReferenceExecutor(model)
     before = executor(x)
     for array in model.state().values():
         array += 1
