@@ -93,7 +93,7 @@ def spread(array, columns):
 
 def _take(array, index, axis):
     """array.take(index), 0 where the index is -1."""
-    if len(index) == array.shape[axis] and (index >= 0).all() and (np.diff(index) == 1).all():
+    if np.array_equal(index, np.arange(array.shape[axis])):
         return array
     taken = array.take(np.maximum(index, 0), axis)
     missing = [slice(None)] * array.ndim
