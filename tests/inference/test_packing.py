@@ -12,6 +12,12 @@ def widened(words):
     return np.stack([first.view(np.float32), np.ascontiguousarray(words).view("<f4")[..., 0]], -1)
 
 
+def test_a_bfloat16_is_the_nearest_one():
+    """Of two as near, the even one."""
+    bits = np.array([0x3F807FFF, 0x3F808000, 0x3F808001, 0x3F818000, 0xBF818000, 0x3FFF8000], np.uint32)
+    assert list(to_bfloat16(bits.view(np.float32))) == [0x3F80, 0x3F80, 0x3F81, 0x3F82, 0xBF82, 0x4000]
+
+
 def test_nested_numbers_are_as_near_as_rounded_ones():
     """Half of the last of what they become's 8 bits; the first is bfloat16's own."""
     rng = np.random.default_rng(0)
