@@ -120,6 +120,12 @@ def test_what_cannot_stand_alone_is_refused(text, found):
         image.flatten(object_file(text), "f")
 
 
+def test_a_distance_that_is_told_in_an_unknown_way_is_refused(monkeypatch):
+    monkeypatch.setattr(image, "_PATCHES", {})
+    with pytest.raises(ValueError, match="stands alone, found a relocation of type .* to "):
+        image.flatten(object_file(ALONE), "chosen")
+
+
 def test_what_is_no_object_file_is_refused():
     for data in (b"", b"MZ" + bytes(100), b"\x7fELF\x01\x01" + bytes(100)):
         with pytest.raises(ValueError, match="expected a 64-bit ELF"):
@@ -136,6 +142,8 @@ def test_what_is_no_object_file_is_refused():
     (299, 0x3DC00000, 0x5020, 0, 0x3DC00800),  # ldr q0, [x0, 32]
     (286, 0xF9400000, 0x5020, 0, 0xF9401000),  # ldr x0, [x0, 32]
     (285, 0xB9400000, 0x5020, 0, 0xB9402000),  # ldr w0, [x0, 32]
+    (284, 0x79400000, 0x5024, 0, 0x79404800),  # ldrh w0, [x0, 36]
+    (278, 0x39400000, 0x5123, 0, 0x39448C00),  # ldrb w0, [x0, 0x123]
     (261, 0, 0x1000, 0x1010, 0xFFFFFFF0),
 ])
 def test_arms_instructions(kind, word, target, here, patched):
