@@ -81,7 +81,7 @@ class Program:
         self.stage, self.tensors = None, {}  # what the step before left, by name
         for section in sections:
             stage = self.stage
-            size = max(1, min(batch, group_rows // stage.tokens)) if stage else 1
+            size = max(1, group_rows // stage.tokens) if stage else 1
             for self.first in range(0, batch, size):
                 self.stage, self.images = stage, min(size, batch - self.first)
                 if stage:
