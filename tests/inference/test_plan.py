@@ -25,12 +25,17 @@ NETWORKS = {name: SMALL for name in levit_np.list_models() if "levit_128" in nam
     "levit_digits": {}, "levit_256d": SMALL, "levit_384_s8": {"image_size": 32}, "deit_tiny": SMALL}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_plan_computes_what_the_network_does(name):
-    model = random_model(name, dtype="float64", **NETWORKS[name])
-    x = random_images(model, 3)
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    """(model, three images, its plan as an executor, the logits that that computes)."""
+    model = random_model(request.param, dtype="float64", **NETWORKS[request.param])
+    x, executor = random_images(model, 3), ReferenceExecutor(model)
+    return model, x, executor, executor(x)
+
+
+def test_a_plan_computes_what_the_network_does(network):
+    model, x, _, logits = network
     expected = model.forward(x)[0]
-    logits = ReferenceExecutor(model)(x)
     assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
@@ -44,21 +49,17 @@ def test_a_plan_with_the_heads_apart(name):
     assert logits.shape == expected.shape and np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_pool_may_come_before_the_last_linear_map(name):
+def test_the_pool_may_come_before_the_last_linear_map(network):
     """Which then sees one token for all; the other steps stay as they are."""
-    model = random_model(name, dtype="float64", **NETWORKS[name])
-    x = random_images(model, 3)
-    executor = ReferenceExecutor(model)
-    expected, late = executor(x), executor.steps
-    early = executor.steps = list(plan.steps_of(model, pooled_early=True))
-    assert np.abs(executor(x) - expected).max() < 1e-12 * np.abs(expected).max()
+    model, x, executor, expected = network
+    late, early = executor.steps, list(plan.steps_of(model, pooled_early=True))
     pool = next(i for i, step in enumerate(late) if isinstance(step, plan.Pool))
     names = [step.name for step in late]
     assert [step.name for step in early] == [*names[: pool - 1], "pool", "pool", names[pool - 1], *names[pool + 1 :]]
     tensors = {"image": x}
-    for step in early[:-1]:
+    for step in early:
         RUN[type(step)](step, tensors)
+    assert np.abs(tensors["logits"] - expected).max() < 1e-12 * np.abs(expected).max()
     assert tensors["pooled hidden"].shape == (3, late[pool - 1].weight.shape[1])
 
 
@@ -76,18 +77,31 @@ def test_a_layer_without_one_is_named():
         pass
 
     model = random_model()
-    model.stages[0].blocks[0].mlp.branch = Unknown(model.ops)
-    with pytest.raises(levit_np.LevitError, match="Unknown has no form for inference"):
+    model.stages[0].blocks[0].mlp.branch = unknown = Unknown(model.ops)
+    unknown.name = "stages.0.blocks.0.mlp.branch"
+    with pytest.raises(levit_np.LevitError, match="^stages.0.blocks.0.mlp.branch: Unknown has no form for inference"):
         list(plan.steps_of(model))
 
 
 def test_a_plan_is_a_snapshot():
-    model = random_model(dtype="float64")
+    """Of what is in its type already, too."""
+    model = random_model(dtype="float64", position="embedding")
     x, executor = random_images(model), ReferenceExecutor(model)
-    before = executor(x)
+    arrays = [value for step in plan.steps_of(model) for value in step if isinstance(value, np.ndarray)]
+    before, kept = executor(x), [array.copy() for array in arrays]
     for array in model.state().values():
         array += 1
-    assert np.array_equal(executor(x), before)
+    assert np.array_equal(executor(x), before) and all(map(np.array_equal, arrays, kept))
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_all_is_folded_in_float64(normalization):
+    """Of float32 numbers: as if they had been float64 from the start, and rounded by nobody yet."""
+    model, wide = (random_model(dtype=dtype, normalization=normalization) for dtype in ("float32", "float64"))
+    wide.set_state({name: array.astype(np.float64) for name, array in model.state().items()})
+    for step, exact in zip(plan.steps_of(model), plan.steps_of(wide)):
+        for found, expected in zip(step, exact):
+            assert np.array_equal(found, expected) and getattr(found, "dtype", np.float64) == np.float64, step.name
 
 
 def test_names_are_those_of_the_layers():
