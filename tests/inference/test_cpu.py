@@ -90,6 +90,17 @@ def test_layer_norm_of_numbers_that_are_hardly_any():
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-5
 
 
+@pytest.mark.parametrize("shift", [300, -300])
+def test_attention_of_scores_far_from_zero(shift):
+    """What all scores have more changes nothing: their largest is taken away before e to their power is too large for a
+    float32, or all are 0.  3e-5, the last bit of 300, is what they lose."""
+    model = random_model("levit_128s", image_size=64, num_classes=10, backend="cpu")
+    model.set_state({name: array + np.float32(shift if name.endswith("bias.table") else 0)
+                     for name, array in model.state().items()})
+    x = random_images(model, 2)
+    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-5
+
+
 @pytest.fixture(scope="module", params=levit_np.list_models()[:5])
 def whole(request):
     """(model, four images, logits in float64) of a model in its own size."""
