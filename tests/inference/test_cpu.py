@@ -151,9 +151,11 @@ def test_rows_so_long_that_the_cache_holds_none():
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
-def test_an_image_of_many_channels():
-    """Which lie one behind the other, not side by side as those that a later convolution of this form reads."""
-    model = random_model(image_size=16, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
+@pytest.mark.parametrize("size", [16, (16, 56), (24, 32), (24, 40)])
+def test_an_image_of_many_channels(size):
+    """Which lie one behind the other, not side by side as those that a later convolution of this form reads: it makes
+    squares of four outputs, here a few, or as many as fill tiles of AVX-512, AVX2 and NEON."""
+    model = random_model(image_size=size, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
                          stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 2)
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
