@@ -224,14 +224,15 @@ def test_a_sign_of_life_is_what_it_waits_for(monkeypatch):
 
 
 def test_a_row_that_parts_is_red_on_a_terminal(monkeypatch):
-    for name, value in ("TERM", "xterm"), ("NO_COLOR", ""):
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     rows = [Row("stem[i]", "output", 1.0, 0.5), Row("", "output", 0.0, 0.0)]
     with contextlib.redirect_stdout(Terminal()) as shown:
         _print_rows(rows, 0.1)
-    assert shown.getvalue().splitlines() == ["  layer        array   difference  relative",
-                                             "\x1b[31m! stem[i]      output           1       0.5\x1b[0m",
-                                             "  the network  output           0         0"]
+    lines = shown.getvalue().replace("\x1b[31m\n\x1b[0m", "\n").splitlines()  # rich before 14.3: its end is red too
+    assert lines == ["  layer        array   difference  relative",
+                     "\x1b[31m! stem[i]      output           1       0.5\x1b[0m",
+                     "  the network  output           0         0"]
 
 
 def test_the_small_model_answers_with_little_imported():
