@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from . import __version__
 from .commands import evaluate, explain, pack, step, teach, train
 from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, use_threads, waiting, whole
 from .errors import ImageError, LevitError, say, shown, silence_output
@@ -289,6 +290,7 @@ def _export(arguments) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="levit-np", description="LeViT without a deep-learning framework.",
                                      epilog="levit-np VERB --help shows an example of each.")
+    parser.add_argument("--version", action="version", version=f"levit-np {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_classify(verbs)
     _add_summary(verbs)

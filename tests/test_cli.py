@@ -56,6 +56,13 @@ def test_classify_from_another_directory_finds_the_weights_that_ship(tmp_path):
     assert run("classify", SAMPLES[0], cwd=tmp_path)[0] == 0
 
 
+def test_python_runs_the_package_as_the_command(tmp_path):
+    """A folder of scripts is not always on the path; and a report of a bug begins with the version."""
+    done = subprocess.run([sys.executable, "-m", "levit_np", "--version"], cwd=tmp_path, text=True, capture_output=True,
+                          timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"levit-np {levit_np.__version__}\n", "")
+
+
 def test_classify_names_five_classes_unless_told(capsys):
     assert main(["classify", SAMPLES[3]]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 5
