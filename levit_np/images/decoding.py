@@ -48,7 +48,8 @@ def open_image(source, mode: str = "RGB") -> Image.Image:
     Files must be JPEG, PNG or WebP by content, of at most 50 MB and 50 megapixels. The EXIF orientation is applied;
     16-bit grey (also PIL's mode "I") is scaled by 255/65535; transparency is blended onto white; palettes and CMYK are
     converted; the first frame of an animation is used. Colour profiles are not applied, as in the reference pipelines.
-    Raises ImageError, naming the source and the reason in one line.
+    Raises ImageError, naming the source and the reason in one line, and MemoryError where memory
+    does not suffice to decode it.
     """
     name = source_name(source)
     try:
@@ -60,6 +61,8 @@ def open_image(source, mode: str = "RGB") -> Image.Image:
             image = image.transpose(UPRIGHT[orientation])
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
+    except MemoryError:
+        raise MemoryError(f"too little to decode {name}") from None
     except Exception as error:   # for damaged files Pillow raises OSError, SyntaxError, ValueError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error

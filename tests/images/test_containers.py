@@ -223,11 +223,21 @@ def test_whatever_pillow_raises_is_an_image_error_in_one_line(monkeypatch):
             raise error
         return decode
 
-    for error in (OSError("two\nlines"), SyntaxError("one"), MemoryError(), KeyError("k"), SystemError("C"),
+    for error in (OSError("two\nlines"), SyntaxError("one"), KeyError("k"), SystemError("C"),
                   Image.DecompressionBombError("bomb"), Image.DecompressionBombWarning("bomb")):
         monkeypatch.setattr(decoding, "DECODERS", {"PNG": raising(error)})
         start, reason = refusal(FILES["png"]).split("decoded: ")
         assert start == "bytes: cannot be " and reason
+
+
+def test_too_little_memory_is_not_the_images_fault(monkeypatch):
+    """A training that leaves out bad images would leave out good ones."""
+    def decode(file):
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "DECODERS", {"PNG": decode})
+    with pytest.raises(MemoryError, match="^too little to decode bytes$"):
+        decoding.open_image(FILES["png"])
 
 
 @pytest.mark.parametrize(("data", "message"), [
