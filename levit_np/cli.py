@@ -37,7 +37,7 @@ def _classify(arguments) -> int:
             for place, image in enumerate(arguments.images[first : first + BATCH]):
                 try:
                     crops[place] = model.crop(image)
-                except ImageError as error:
+                except (ImageError, MemoryError) as error:
                     print(f"levit-np classify: {error}", file=sys.stderr)
                     failed = True
                 advance()

@@ -62,7 +62,7 @@ def open_image(source, mode: str = "RGB") -> Image.Image:
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except MemoryError:
-        raise MemoryError(f"too little to decode {name}") from None
+        raise MemoryError(f"{name}: too little memory to decode it") from None
     except Exception as error:   # for damaged files Pillow raises OSError, SyntaxError, ValueError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error
