@@ -319,6 +319,7 @@ def main(argv=None) -> int:
         say(f"levit-np {arguments.verb}: {shown(str(text))}")
 
     warnings.showwarning = lambda message, *place: tell(message)
+    warnings.simplefilter("default", UserWarning)  # whatever PYTHONWARNINGS says of what developers are warned of
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()

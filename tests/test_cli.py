@@ -315,11 +315,13 @@ def test_ctrl_c_is_status_130(monkeypatch, capsys):
     assert main(["classify", SAMPLES[3]]) == 130 and capsys.readouterr() == ("", "")
 
 
-def test_a_warning_is_one_line_and_hinders_nothing(monkeypatch, capsys):
+@pytest.mark.parametrize("action", ["default", "error", "ignore"])
+def test_a_warning_is_one_line_and_hinders_nothing(monkeypatch, capsys, action):
+    """Whatever PYTHONWARNINGS says."""
     rank = Classifier.rank
     monkeypatch.setattr(Classifier, "rank", lambda *arguments: warnings.warn("of\nlittle") or rank(*arguments))
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter(action)
         assert main(["classify", SAMPLES[3]]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(SAMPLES[3]) and err == "levit-np classify: 'of\\nlittle'\n"
