@@ -107,8 +107,12 @@ def _below(kind):
 
 
 def _document(thing) -> str:
-    """The docstring of a function or a class; read from the source under `python -OO`, which discards docstrings."""
-    return inspect.getdoc(thing) or ast.get_docstring(ast.parse(inspect.getsource(thing)).body[0])
+    """The docstring of a function or a class; read from the source under `python -OO`, which discards docstrings, from
+    Python 3.14 on also those of what ast.parse reads."""
+    if document := inspect.getdoc(thing):
+        return document
+    tree = compile(inspect.getsource(thing), "<source>", "exec", ast.PyCF_ONLY_AST, optimize=0)
+    return ast.get_docstring(tree.body[0])
 
 
 def _first_sentence(document: str) -> tuple[str, str]:
