@@ -38,7 +38,8 @@ def _classify(arguments) -> int:
                 try:
                     crops[place] = model.crop(image)
                 except (ImageError, MemoryError) as error:
-                    print(f"levit-np classify: {error}", file=sys.stderr)
+                    reason = str(error) or f"{shown(image)}: too little memory"
+                    print(f"levit-np classify: {reason}", file=sys.stderr)
                     failed = True
                 advance()
             if crops:

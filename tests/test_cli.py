@@ -297,14 +297,14 @@ def test_an_image_that_memory_does_not_suffice_for_is_named_and_the_others_go_on
 
     def scarce(self, image):
         if image == SAMPLES[3]:
-            raise MemoryError(f"{image}: too little memory to decode it")
+            raise MemoryError
         return crop(self, image)
 
     monkeypatch.setattr(Classifier, "crop", scarce)
     assert main(["classify", *SAMPLES[2:5], "--top", "1"]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[::2] == [SAMPLES[2], SAMPLES[4]]
-    assert err == f"levit-np classify: {SAMPLES[3]}: too little memory to decode it\n"
+    assert err == f"levit-np classify: {SAMPLES[3]}: too little memory\n"
 
 
 def test_ctrl_c_is_status_130(monkeypatch, capsys):
