@@ -1,4 +1,4 @@
-"""What a figure was measured on: it means nothing without."""
+"""A description of the machine: without it, no measured figure means anything."""
 
 import datetime
 import os
@@ -6,12 +6,12 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# What decides how fast a matrix product can be.
+# Instruction sets that decide how fast a matrix product can be.
 _FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "avx512vnni", "amx-bf16", "neon", "bf16")
 
 
 def processor() -> str:
-    """The processor's name for people."""
+    """The processor's marketing name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(": ")[2].strip() for line in lines if line.startswith("model name"))
@@ -20,7 +20,7 @@ def processor() -> str:
 
 
 def load_average() -> list[float] | None:
-    """How many processes wanted a core over the last 1, 5 and 15 minutes; None where the system does not say."""
+    """How many processes wanted a core over the last 1, 5 and 15 minutes; None where the system does not tell."""
     return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
@@ -33,7 +33,7 @@ def describe(packages=("numpy", "numba", "llvmlite")) -> dict:
         "load_average": load_average(), "system": platform.platform(), "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("levit_np", *packages)}, "blas": _blas(),
         "variables": {name: value for name, value in sorted(os.environ.items())
-                      # Where the cache is says nothing of speed, and something of whose machine it was.
+                      # Where the cache is says nothing about speed, and something about the user.
                       if name.startswith(("OMP_", "OPENBLAS_", "MKL_", "NUMBA_", "LEVIT_NP_"))
                       and name != "LEVIT_NP_CACHE"},
     }
@@ -56,7 +56,8 @@ def _llvm():
 
 
 def _blas() -> str:
-    """The library and the kernels it chose for this processor, which threadpoolctl can read; else the library alone."""
+    """NumPy's BLAS and the kernels it chose for this processor, which threadpoolctl can read; else the library alone.
+    """
     import numpy as np
 
     np.ones((2, 2)) @ np.ones((2, 2))

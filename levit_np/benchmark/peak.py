@@ -1,9 +1,7 @@
-"""The processor's limit, measured: a loop of multiply-adds that depend on nothing but themselves.
+"""The processor's peak, measured: a loop of independent multiply-adds, which no matrix product can outrun.
 
-A matrix product cannot run faster.  Each accumulator waits for its own last result only, and there are enough of them
-(latency × units, up to 4 × 4) that a unit is never idle.  Written in LLVM's language, because no compiler may tidy the
-loop away or choose other instructions.
-"""
+Each accumulator waits only for its own last result, and there are enough of them (latency × units, up to 4 × 4) that no
+unit is ever idle. It is written in LLVM IR, so that no compiler removes the loop or chooses other instructions."""
 
 import ctypes
 import os
@@ -14,11 +12,12 @@ from typing import NamedTuple
 from ..ops.cpu import processor
 from ..ops.cpu.instruction_set import tiles_permitted
 
-ROUNDS = 2_000_000  # of a thousand operations
+ROUNDS = 2_000_000  # iterations, if one were a thousand operations
 
 
 class Unit(NamedTuple):
-    """One kind of multiply-add: what LLVM calls it, on which types, and how many operations one does."""
+    """One kind of multiply-add: its types and name in LLVM, how many accumulators keep it busy, and the operations of
+    one."""
 
     name: str
     precision: str
@@ -41,7 +40,7 @@ UNITS = (
 
 
 def peaks(threads: int = 1) -> dict[str, float]:
-    """{name of the unit: GFLOP/s that `threads` threads reach together}, for every unit this processor has.
+    """{unit: GFLOP/s of `threads` threads together}, for every unit that this processor has.
 
     Empty without llvmlite."""
     try:
@@ -59,22 +58,24 @@ def peaks(threads: int = 1) -> dict[str, float]:
 
 
 def peak_of(precision: str, found: dict[str, float]) -> float | None:
-    """The limit that a share is taken of: the fastest unit of that precision, or, for float32, the one that
-    LEVIT_NP_INSTRUCTIONS keeps the kernels to.  A bfloat16 number is a float32 number, with whose units it can be
-    multiplied too.  None where it was not measured."""
+    """The limit that a share is taken of: the fastest unit for that precision or, for float32, the one that
+    LEVIT_NP_INSTRUCTIONS restricts the kernels to. bfloat16 can use float32's units too, as each bfloat16 number is a
+    float32 number. None where it was not measured."""
     names = [unit.name for unit in UNITS if unit.precision in ("float32", precision)]
     names += ["amx_bf16"] * (precision == "bfloat16")
     forced = os.environ.get("LEVIT_NP_INSTRUCTIONS")
-    if precision == "float32" and forced in names and forced in found:  # a set may be called as bfloat16's unit is
+    # another set may have the name of bfloat16's unit
+    if precision == "float32" and forced in names and forced in found:
         return found[forced]
     return max((found[name] for name in names if name in found), default=None)
 
 
 def _loop(unit: Unit) -> str:
-    """x_i ← x_i + m · c for every accumulator i; NEON's instruction adds to its target, so the sum must be x_i."""
+    """x_i ← x_i + m · c for every accumulator i. NEON's instruction adds to its target register, so the sum must be
+    x_i."""
     vector, factor, count = unit.vector, unit.factor, unit.accumulators
     phis = [f"%x{i} = phi {vector} [%start, %entry], [%y{i}, %loop]" for i in range(count)]
-    # LLVM's fma takes the sum last, the dot product of bfloat16 pairs takes it first.
+    # LLVM's fma takes the addend last, the dot product of bfloat16 pairs takes it first.
     arguments = (f"{{x}}, {factor} %m, {factor} %c" if unit.precision == "bfloat16" else
                  f"{factor} %m, {factor} %c, {{x}}")
     steps = [f"%y{i} = call {vector} @{unit.call}({arguments.format(x=f'{vector} %x{i}')})" for i in range(count)]
@@ -88,8 +89,8 @@ def _loop(unit: Unit) -> str:
         f"store {vector} %s{count - 1}, ptr %data, align 4", "ret void", "}"])
 
 
-# Four tiles of 16 × 16 sums, each fed by two tiles of 16 rows of 32 bfloat16 (Intel's AMX).  The configuration: palette
-# 1, then at byte 16 the bytes a row (64) of each of eight tiles and at byte 48 their rows (16).
+# Four tiles of 16 × 16 sums, each fed by two tiles of 16 rows of 32 bfloat16 (Intel's AMX). The configuration: palette
+# 1, from byte 16 the bytes a row (64) of each of eight tiles, from byte 48 their rows (16).
 _TILES = """
 @configuration = internal constant [64 x i8] c"\\01""" + "\\00" * 15 + "\\40\\00" * 8 + "\\00" * 16 + "\\10" * 8 + \
     "\\00" * 8 + """"
@@ -126,7 +127,7 @@ def _machine(cpu: str):
 
 
 def _compiled(source: str, cpu: str):
-    """run(data, rounds), compiled for `cpu`; ctypes lets other threads run meanwhile."""
+    """run(data, rounds), compiled for `cpu`; ctypes releases the GIL around it."""
     from llvmlite import binding
 
     engine = binding.create_mcjit_compiler(binding.parse_assembly(source), _machine(cpu))
@@ -137,7 +138,7 @@ def _compiled(source: str, cpu: str):
 
 
 def _rate(run, operations: int, threads: int) -> float:
-    """GFLOP/s, the best of several: whatever else runs on the machine can only take away."""
+    """GFLOP/s, the best of several runs: other work on the machine can only slow it down."""
     data = [(ctypes.c_float * 32)() for _ in range(threads)]
     rounds = ROUNDS * 1024 // operations
     with ThreadPoolExecutor(threads) as pool:

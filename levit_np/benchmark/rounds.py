@@ -1,4 +1,4 @@
-"""Fair times on a machine that is never quite idle: the candidates take turns, and only medians count."""
+"""Fair timing on a machine that is never quite idle: the candidates take turns, and only medians count."""
 
 from collections.abc import Callable
 from statistics import median
@@ -7,11 +7,11 @@ from time import perf_counter, sleep
 
 def interleaved(calls: dict[str, Callable], rounds: int, seconds: float = 0.1, pause: float = 0.0,
                 progress: Callable = lambda: None) -> dict[str, list[float]]:
-    """{name: seconds a call, one number a round}.  A B C A B C …, so that a slow minute is slow for all.
+    """{name: seconds a call, one number a round}, in the order A B C A B C …, so that a slow minute is slow for all.
 
-    A turn is one call that does not count, which brings the candidate's weights back into the caches, then calls for
-    `seconds` and at least one.  pause: rest before each turn, for candidates whose threads spin on after their last
-    call.  progress is called after each turn."""
+    A turn is one call that is not counted, which brings the candidate's weights back into the caches, then at least one
+    call, for `seconds` in all. pause: rest before each turn, for candidates whose threads keep spinning after their
+    last call. progress is called after each turn."""
     times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -27,5 +27,5 @@ def interleaved(calls: dict[str, Callable], rounds: int, seconds: float = 0.1, p
 
 
 def ratio(slower: list[float], faster: list[float]) -> float:
-    """How many times as fast the second is: the median over the rounds of the quotient within a round."""
+    """How many times as fast the second is: the median of the quotients within each round."""
     return median(a / b for a, b in zip(slower, faster))

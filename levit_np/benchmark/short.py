@@ -1,4 +1,4 @@
-"""`levit-np bench`: how fast one model is on this machine, on each backend that is there."""
+"""`levit-np bench`: how fast one model is on this machine, on each backend there is."""
 
 from statistics import median
 from typing import NamedTuple
@@ -13,7 +13,7 @@ ROUNDS = 7
 
 
 class Speed(NamedTuple):
-    """share: of the processor's multiply-add limit in that precision, None where the limit is not known, as a GPU's."""
+    """share: of the processor's peak in that precision; None where the peak is not known, as for a GPU."""
 
     backend: str
     precision: str
@@ -23,7 +23,7 @@ class Speed(NamedTuple):
 
 
 def open_candidates(opened) -> tuple[dict, list[str]]:
-    """({(backend, precision): model}, why each of the others is missing); opened(backend, dtype) gives a model."""
+    """({(backend, precision): model}, why each other one is missing).  opened(backend, dtype) loads a model."""
     models, missing = {}, {}
     for backend, dtype in CANDIDATES:
         try:
@@ -49,7 +49,7 @@ def speeds(models: dict, batches, threads: int, progress=lambda: None) -> list[S
             shape = batch, model.config.in_channels, *model.config.image_size
             try:
                 images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-            except ValueError as error:  # so large that NumPy does not even ask the system
+            except ValueError as error:  # so large that NumPy does not even try to allocate it
                 raise MemoryError(error) from None
             calls[key] = lambda model=model, images=images: model(images)
         times = interleaved(calls, ROUNDS, progress=progress)
