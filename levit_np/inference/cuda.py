@@ -1,4 +1,4 @@
-"""Runs a plan on a GPU: a snapshot of a model's weights, one set of buffers, and a CUDA graph a batch size."""
+"""The GPU's executor: a snapshot of a model's weights, one set of buffers, and a CUDA graph for each batch size."""
 
 import numpy as np
 
@@ -6,34 +6,34 @@ from ..errors import BackendError
 from ..model import build
 from ..ops.cuda import device, operands
 from ..ops.cuda.device import call
-from ..ops.cuda.geometry import cover
+from ..ops.cuda.geometry import ceil_div
 from ..ops.cuda.kernel import ELEMENTS
 from . import plan
 from .cuda_lowering import THREADS, Lowering
 
-MOST = 1024  # images at a time; a larger batch goes through in parts
-# Of a tensor: the kernels count 16 bytes in 32 bits, of which the last number is no place; and rows in 31, those of the
-# last tiles that are not there among them.
+MAX_BATCH = 1024  # images at a time; a larger batch is divided
+# The most that kernels can address in a tensor: they count chunks of 16 bytes in 32 bits, whose largest value means
+# "none"; and rows in 31 bits, with those missing from the last tiles.
 MOST_BYTES, MOST_ROWS = (64 << 30) - 16, 2**31 - 2**16
-KEPT = 8  # graphs kept, one a batch size and kind of input
+KEPT = 8  # graphs kept, one for each batch size and kind of input
 
 
 class CudaExecutor:
-    """logits = executor(images), float32 (B, C, H, W), or executor(images, mean, std), bytes (B, H, W, C), which are
-    normalised on the GPU -> (B, classes) float32, of NumPy for NumPy's images, on the weights' GPU for a GPU's.  apart:
-    see plan.steps_of.
+    """logits = executor(images), float32 (B, C, H, W), or executor(images, mean, std), bytes (B, H, W, C), normalised
+    on the GPU -> (B, classes) float32: NumPy's for NumPy's images, CuPy's, on the weights' GPU, for CuPy's. apart: see
+    plan.steps_of.
 
     precision: float32, float16 or bfloat16, of the tensors and the products; sums, softmax and logits are float32.
-    tf32: products of float32 are of numbers cut off at 10 bits of mantissa.  Where the memory does not suffice for a
-    batch it goes through in smaller parts, which gives the same logits (to rounding, where parts are so small that
-    their products are cut otherwise).  Several threads may call it, on any stream of CuPy's, one is served at a time.
-    Raises BackendError where the weights do not fit, or not even one image."""
+    tf32: products of float32 keep 10 bits of mantissa of each factor. Where memory does not suffice for a batch, it is
+    divided, which gives the same logits (to rounding, where parts are so small that their products are tiled
+    differently). Several threads may call it, on any CuPy stream; one is served at a time. Raises BackendError where
+    the weights do not fit, or not even one image."""
 
-    def __init__(self, model, precision="float32", apart=False, tf32=False, most=MOST):
+    def __init__(self, model, precision="float32", apart=False, tf32=False, most=MAX_BATCH):
         self.precision, self.tf32, self.most = precision, tf32 and precision == "float32", most
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
         try:
-            with device.alone:  # another snapshot may be evaluated meanwhile
+            with device.alone:  # another snapshot may be being evaluated
                 host = build(model.config)
                 host.set_state(model.numpy_state(), copy=False)
                 self._lowering = Lowering(plan.steps_of(host, apart), model.config, ELEMENTS[precision], self.tf32)
@@ -46,8 +46,7 @@ class CudaExecutor:
 
     @property
     def memory(self) -> dict:
-        """Bytes on the GPU: of the weights and biases, and of the buffers, which are as large as the largest batch so
-        far asked for."""
+        """Bytes on the GPU: of weights and biases, and of the buffers, which are sized for the largest batch so far."""
         return {"weights": self._lowering.bytes, "buffers": self._buffers.bytes}
 
     def __call__(self, images, mean=None, std=None):
@@ -65,7 +64,8 @@ class CudaExecutor:
                     if not device.ran_out(error):
                         raise
                     scarce = str(error)
-                if scarce is not None:  # not above: what broke off has the buffers as long as its error is there
+                # Outside the except block: while the error lives, its traceback keeps the buffers alive.
+                if scarce is not None:
                     self._smaller(size, scarce)
                     continue
                 logits[first : first + size] = operands.to_host(found) if here else found
@@ -74,13 +74,13 @@ class CudaExecutor:
 
     def _scale_and_shift(self, mean, std):
         """For bytes v, a channel at a time: (v / 255 - mean) / std = v scale + shift."""
-        if self._normalization[0] != (mean, std):  # a call after a call has the same: two copies to the GPU
+        if self._normalization[0] != (mean, std):  # repeated calls have the same: spares two copies to the GPU
             m, s = np.array(mean, np.float64), np.array(std, np.float64)
             self._normalization = (mean, std), [operands.asarray(a.astype(np.float32)) for a in (1 / (255 * s), -m / s)]
         return self._normalization[1]
 
     def _smaller(self, size, scarce):
-        """Half as many images at a time from now on; all memory but the weights' is given back first."""
+        """Halves the number of images at a time from now on, after freeing all memory but the weights'."""
         if size == 1:
             raise BackendError(f"backend cuda: expected memory for one image, found {scarce}")
         device.current().finish()
@@ -89,10 +89,11 @@ class CudaExecutor:
         device.current().free()
 
     def _program(self, batch, of_bytes):
-        """The graph for a batch size; where the buffers must grow, the others, which point at the old ones, go."""
+        """The graph for a batch size. Where the buffers must grow, all graphs are dropped: they point at the old ones.
+        """
         key = batch, of_bytes
         if key not in self._programs:
-            device.current().finish()  # a graph that still runs must not go
+            device.current().finish()  # a graph that is running must not be dropped
             if batch > self._buffers.batch:
                 self._programs, self._buffers = {}, Buffers(batch)
             while len(self._programs) >= KEPT:
@@ -102,12 +103,12 @@ class CudaExecutor:
 
 
 def _share(left, most):
-    """Of what is left, parts whose sizes differ by one at most."""
-    return cover(left, cover(left, most))
+    """The size of the next part, so that all parts' sizes differ by one at most."""
+    return ceil_div(left, ceil_div(left, most))
 
 
 class Buffers:
-    """The tensors' memory, by name, for `batch` images; each as large as the largest that had the name."""
+    """The tensors' memory by name, for `batch` images; tensors with the same name share it."""
 
     def __init__(self, batch=0):
         self.batch, self._arrays = batch, {}
@@ -117,7 +118,7 @@ class Buffers:
         return sum(array.nbytes for array in self._arrays.values())
 
     def __call__(self, name, count, dtype):
-        """`count` numbers an image."""
+        """`count` numbers for each image."""
         size = count * self.batch * np.dtype(dtype).itemsize
         if size > MOST_BYTES:
             raise device.current().OutOfMemory(size, MOST_BYTES)
@@ -128,9 +129,10 @@ class Buffers:
 
 
 class Program:
-    """The launches for `batch` images: one that reads them where they are, and the others as one graph.
+    """The launches for `batch` images: one that reads the images from wherever they are, and the others as one CUDA
+    graph.
 
-    Emitting twice finds the buffers' sizes first: a launch holds addresses."""
+    All are emitted twice: the first time only sizes the buffers, whose addresses the launches of the second hold."""
 
     def __init__(self, lowering, buffers, batch, outputs, of_bytes):
         self.batch, self._buffers, self._element = batch, buffers, lowering.element
@@ -147,13 +149,13 @@ class Program:
         self.calls, self._run = calls, device.current().recorded(calls)
 
     def run(self, images, normalization=None):
-        """The logits (B, classes) on the GPU, which the next run overwrites.  images: of the host or of the GPU."""
+        """The logits (B, classes) on the GPU, which the next run overwrites.  images: on the host or the GPU."""
         device.current().launch(self.reading(self._on_gpu(images), normalization))
         self._run()
         return self.logits
 
     def reading(self, images, normalization=None):
-        """The launch that brings images, on the GPU, into the layout of the first convolution."""
+        """The launch that brings images on the GPU into the first convolution's layout."""
         return call(self._read, (self.batch * self._rows,), (THREADS,),
                     (images, *(normalization or ()), self._first, *self._size))
 
@@ -165,7 +167,7 @@ class Program:
         return copy
 
     def tensor(self, name, tokens, width):
-        """(B · tokens, width), to be written."""
+        """A new tensor (B · tokens, width)."""
         count = tokens * width
         if self.batch * tokens > MOST_ROWS:
             raise device.current().OutOfMemory(self.batch * count, MOST_ROWS * width)
@@ -174,7 +176,7 @@ class Program:
         return self._tensors[name]
 
     def alias(self, name, other):
-        """From now on `name` is the tensor called `other`."""
+        """From now on `name` means the tensor `other`."""
         self._names[name] = other
 
     def read(self, name):

@@ -1,8 +1,8 @@
-"""A plan's steps for the GPU: each packs its weights once, and says which kernels it launches for a batch.
+"""A plan's steps for the GPU: each packs its weights once, and then emits the kernel launches for a batch.
 
-Rows of a tensor are padded with zeros to whole chunks of 16 bytes, and heads to the sizes that attention's kernels
-have; weights have zeros there, so that what is padding stays zero.  The steps that only move numbers launch nothing
-where the next can read them in place: a subsampling is a 1×1 convolution with a stride."""
+Rows of a tensor are padded with zeros to whole chunks of 16 bytes, and heads to the sizes that the attention kernels
+support; weights have zeros there, so that padding stays zero. Steps that only move numbers launch nothing where the
+next step can read in place: a subsampling is a 1×1 convolution with a stride."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.convolution import over_blocks, require_countable
 from ..ops.cuda.device import call
-from ..ops.cuda.geometry import attention_for, chunk_of, cover, cut_for, head_size, tile_for, whole
+from ..ops.cuda.geometry import attention_for, ceil_div, chunk_of, cut_for, head_size, round_up, tile_for
 from ..ops.cuda.kernel import Kernel, View
 from ..ops.reference import convolution_size
 from . import plan
@@ -23,7 +23,7 @@ THREADS = 128
 
 
 class Layout(NamedTuple):
-    """Where the numbers of a row stand in one of `width`."""
+    """The places of a row's numbers within its padded `width`."""
 
     places: np.ndarray
     width: int
@@ -32,8 +32,9 @@ class Layout(NamedTuple):
 class Lowering:
     """The steps of a plan, packed, in `steps`.
 
-    The images are a map of `blocks`, squares of `side` pixels.  While the steps are made: `layouts` of the tensors,
-    `tokens` of the residual stream, `size` of the map in pixels, `kept`, where a subsampled tensor is to be found."""
+    The images are a map of `blocks`, squares of `side` pixels. State while the steps are made: `layouts` of the
+    tensors, `tokens` of the residual stream, `size` of the map in pixels, `kept`, the subsampling that the next linear
+    map reads through."""
 
     def __init__(self, steps, config, element, tf32=False):
         self.element, self.part, self.classes = element, chunk_of(element), config.num_classes
@@ -42,15 +43,15 @@ class Lowering:
         self.channels, self.size_of_images, self.bytes = config.in_channels, config.image_size, 0
         first = config.stem[0]
         self.side = 2 if (first.kernel, first.stride, first.padding) == (3, 2, 1) else 1
-        self.blocks = tuple(cover(n, self.side) for n in config.image_size)
+        self.blocks = tuple(ceil_div(n, self.side) for n in config.image_size)
         self.layouts = {"map 0": self.plain(self.side**2 * self.channels)}
         self.steps = [KINDS[type(step)](step, self) for step in steps]
 
     def plain(self, count):
-        return Layout(np.arange(count), whole(count, self.part))
+        return Layout(np.arange(count), round_up(count, self.part))
 
     def heads(self, groups):
-        """Of the columns [(heads, size), …], each head padded."""
+        """The layout of the columns [(heads, size), …], each head padded."""
         places, start = [], 0
         for heads, size in groups:
             padded = head_size(size)
@@ -59,13 +60,13 @@ class Lowering:
         return Layout(np.concatenate(places), start)
 
     def weight(self, weight, rows: Layout, columns: Layout):
-        """weight (O, …, C), zeros between, on the GPU."""
+        """weight (O, …, C) on the GPU, with zeros in the padding."""
         padded = np.zeros((rows.width, *weight.shape[1:-1], columns.width), np.float32)
         padded[np.ix_(rows.places, *(range(n) for n in weight.shape[1:-1]), columns.places)] = weight
         return self.put(padded)
 
     def put(self, array):
-        """Rounded to the elements' type, whose 16 bits NumPy need not know."""
+        """On the GPU, rounded to the elements' type, as bits: NumPy need not know the type."""
         bits = rounded(array, self.element)
         self.bytes += bits.nbytes
         return operands.asarray(bits)
@@ -84,7 +85,7 @@ class Lowering:
 
 
 def rounded(array, element):
-    """float32, or the bits of the nearest float16 or bfloat16 (ties to even), as uint16."""
+    """float32, or as uint16 the bits of the nearest float16 or bfloat16 (ties to even)."""
     array = np.ascontiguousarray(array, np.float32)
     if element == "float":
         return array
@@ -118,7 +119,7 @@ class Convolution:
         program.alias("x", self.target)
         tile = self.lowering.tile_for(rows, self.outputs)
         yield call(self.lowering.kernel("convolution", "convolution", *tile.defines),
-                   (cover(rows, tile.rows), cover(self.outputs, tile.columns)), (tile.threads,),
+                   (ceil_div(rows, tile.rows), ceil_div(self.outputs, tile.columns)), (tile.threads,),
                    (x, self.weight, self.bias, y, program.batch, *self.size, self.channels, *self.out, self.outputs,
                     self.kernel, self.stride, self.padding, self.activation), tile.shared)
 
@@ -144,7 +145,7 @@ class Linear:
     def emit(self, program):
         rows, x = program.batch * self.tokens, program.read(self.source)
         tile, kernel = self.lowering.tile_for(rows, self.outputs), self.lowering.kernel
-        grid = cover(rows, tile.rows), cover(self.outputs, tile.columns)
+        grid = ceil_div(rows, tile.rows), ceil_div(self.outputs, tile.columns)
         if self.target == "logits":
             yield call(kernel("linear", "linear_floats", *tile.defines), grid, (tile.threads,),
                        (x, self.weight, self.bias, program.logits, rows, self.classes, self.inputs), tile.shared)
@@ -154,7 +155,7 @@ class Linear:
             height, width = self.kept.grid
             yield call(kernel("convolution", "convolution", *tile.defines), grid, (tile.threads,),
                        (x, self.weight, self.bias, y, program.batch, height, width, self.inputs,
-                        cover(height, self.kept.stride), cover(width, self.kept.stride), self.outputs, 1,
+                        ceil_div(height, self.kept.stride), ceil_div(width, self.kept.stride), self.outputs, 1,
                         self.kept.stride, 0, self.activation), tile.shared)
         else:
             cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element, self.residual)
@@ -165,11 +166,11 @@ class Linear:
 
 
 class Subsample:
-    """Nothing: the linear map that follows reads the tokens where they stand."""
+    """Launches nothing: the linear map after it reads the kept tokens in place."""
 
     def __init__(self, step, lowering):
         self.source, self.grid, self.stride = step.source, step.grid, step.stride
-        self.tokens = cover(step.grid[0], step.stride) * cover(step.grid[1], step.stride)
+        self.tokens = ceil_div(step.grid[0], step.stride) * ceil_div(step.grid[1], step.stride)
         lowering.kept = self
 
     def emit(self, program):
@@ -191,7 +192,7 @@ class Attention:
 
     def emit(self, program):
         key, value = self.sizes
-        apart, both = program.read(self.queries), program.read(self.source)
+        q, both = program.read(self.queries), program.read(self.source)
         first = self.heads * key if self.queries == self.source else 0  # where the keys begin
         y = program.tensor("context", self.count, self.heads * value)
         name, shape = attention_for(self.count, self.keys, program.batch * self.heads, key, value,
@@ -202,7 +203,7 @@ class Attention:
         values = both.reshape(-1)[first + self.heads * key :]
         kernel = self.lowering.kernel(name, name, ("KEY_SIZE", key), ("VALUE_SIZE", value))
         yield call(kernel, shape.grid, shape.block,
-                   (View(apart), View(both.reshape(-1)[first:]), View(values), self.bias[0], y, None, program.batch,
+                   (View(q), View(both.reshape(-1)[first:]), View(values), self.bias[0], y, None, program.batch,
                     self.heads, self.count, self.keys, *strides, *self.bias[1:], LOG2_E, self.activation), shape.shared)
 
 
@@ -217,7 +218,7 @@ class LayerNorm:
     def emit(self, program):
         rows = program.batch * self.tokens
         y = program.tensor("normalized", self.tokens, self.width)
-        yield call(self.lowering.kernel("normalization", "layer_norm"), (cover(rows, 4),), (32, 4),
+        yield call(self.lowering.kernel("normalization", "layer_norm"), (ceil_div(rows, 4),), (32, 4),
                    (program.read(self.source), self.gamma, self.beta, y, rows, self.channels, self.width, self.eps))
 
 
@@ -230,7 +231,7 @@ class Embedding:
 
     def emit(self, program):
         x = program.read("x")
-        yield call(self.lowering.kernel("pointwise", "add_repeated"), (cover(x.size, THREADS),), (THREADS,),
+        yield call(self.lowering.kernel("pointwise", "add_repeated"), (ceil_div(x.size, THREADS),), (THREADS,),
                    (x, self.embedding, np.int64(x.size), self.embedding.size))
 
 
@@ -247,7 +248,7 @@ class Token:
         x = program.read("x")
         y = program.tensor("x and token", self.tokens + 1, self.width)
         program.alias("x", "x and token")
-        yield call(self.lowering.kernel("pointwise", "prepend"), (cover(y.size, THREADS),), (THREADS,),
+        yield call(self.lowering.kernel("pointwise", "prepend"), (ceil_div(y.size, THREADS),), (THREADS,),
                    (x, self.token, y, np.int64(y.size), self.tokens, self.width))
 
 
@@ -260,7 +261,7 @@ class Pool:
 
     def emit(self, program):
         y = program.tensor(self.target, 1, self.width)
-        yield call(self.lowering.kernel("reduction", "average_tokens"), (cover(y.size, THREADS),), (THREADS,),
+        yield call(self.lowering.kernel("reduction", "average_tokens"), (ceil_div(y.size, THREADS),), (THREADS,),
                    (program.read(self.source), y, program.batch, self.tokens, self.all, self.width))
 
 

@@ -1,10 +1,10 @@
-"""Pointwise activations; softmax, which nothing large goes through, from CuPy's own operations."""
+"""Pointwise activations; softmax, which only small arrays go through, by CuPy's own operations."""
 
 import numpy as np
 
 from ..reference import identity, identity_backward, softmax, softmax_backward  # noqa: F401
 from .device import arrays, launch
-from .geometry import chunk_of, cover
+from .geometry import chunk_of, ceil_div
 from .kernel import Kernel
 from .operands import contiguous, element_of
 
@@ -34,12 +34,12 @@ def silu_backward(dy, x):
 
 
 def _pointwise(name, activation, *inputs):
-    """In memory as the inputs lie: channels-last images stay that."""
+    """The result is laid out in memory as the inputs are: channels-last images stay so."""
     x, element = inputs[-1], element_of(*inputs)
     order = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
     inputs = [contiguous(a.transpose(order)) for a in inputs]
     y = arrays().empty(inputs[0].shape, x.dtype)
     if y.size:
-        launch(Kernel("pointwise", name, element), (cover(y.size, THREADS * chunk_of(element)),), (THREADS,),
+        launch(Kernel("pointwise", name, element), (ceil_div(y.size, THREADS * chunk_of(element)),), (THREADS,),
                (*inputs, y, np.int64(y.size), activation))
     return y.transpose([order.index(axis) for axis in range(x.ndim)])

@@ -1,11 +1,11 @@
-"""Sums and products, as NumPy names them: but for the sum of two large arrays, CuPy has the kernels."""
+"""Sums and products under NumPy's names, by CuPy's kernels except for the sum of two large arrays."""
 
 from operator import mul as multiply  # noqa: F401
 
 import numpy as np
 
 from .device import arrays, current, launch
-from .geometry import CHUNK_BYTES, chunk_of, cover
+from .geometry import CHUNK_BYTES, ceil_div, chunk_of
 from .kernel import ELEMENTS, Kernel
 from .operands import element_of
 
@@ -13,17 +13,17 @@ THREADS = 256
 
 
 def add(a, b):
-    """a + b.  CuPy's kernel has a thread for every number, and takes three times as long for those of 16 bits."""
+    """a + b.  CuPy's kernel has a thread for every number, and takes three times as long for 16-bit numbers."""
     if not _alike(a, b):
         return a + b
     y, element = arrays().empty(a.shape, a.dtype), element_of(a)
-    launch(Kernel("pointwise", "add", element), (cover(y.size, THREADS * chunk_of(element)),), (THREADS,),
+    launch(Kernel("pointwise", "add", element), (ceil_div(y.size, THREADS * chunk_of(element)),), (THREADS,),
            (a, b, y, np.int64(y.size)))
     return y
 
 
 def _alike(a, b) -> bool:
-    """Whether both lie in memory number by number in the same way, as the kernels read them."""
+    """Whether both are contiguous, aligned and of one type and shape, as the kernel reads them."""
     return (a.size > 0 and a.shape == b.shape and a.dtype == b.dtype and a.dtype.name in ELEMENTS
             and all(x.flags.c_contiguous and current().address(x) % CHUNK_BYTES == 0 for x in (a, b)))
 

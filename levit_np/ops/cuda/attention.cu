@@ -1,12 +1,14 @@
-// Attention in one kernel: y = activation(softmax(scale · q kᵀ + bias) v), a head at a time.  See softmax.cuh.
+// Attention in one kernel: y = activation(softmax(scale · q kᵀ + bias) v), head by head. The sums are softmax.cuh's,
+// the copies of keys and values attention.cuh's.
 #include "softmax.cuh"
 
-// With more registers than a processor's 65536 have for BUDGET threads, two blocks with the seven warps of 196 queries
-// (which are given eight warps' registers) would not be there at once, or, where values are long, three of four warps.
+// The most threads for which the compiler budgets registers. With more registers each than 65536 / BUDGET, a processor
+// could not hold two blocks of the seven warps of 196 queries (which are allocated as eight), or, where values are
+// long, three blocks of four warps.
 constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : VALUE_SIZE > 64 ? 384 : 512;
 
-// y, logarithms: see Softmax.  row_tiles and column_tiles: 16 and 8 wide, of the bias; bias_heads: 1 where all heads
-// share it.
+// y, logarithms: see Softmax::store. row_tiles, column_tiles: tiles of the bias, 16 rows by 8 columns; bias_heads: 1
+// where all heads share it.
 KERNEL __launch_bounds__(BUDGET, 1)
 attention(const element* q, const element* k, const element* v, const element* bias, element* y, float* logarithms,
           int images, int heads, int queries, int keys, long long q_image, long long q_token, long long q_head,

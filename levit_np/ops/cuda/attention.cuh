@@ -1,31 +1,31 @@
-// What attention's kernels share: heads in memory, tiles of them in shared memory, a warp's sixteen rows of scores.
+// What attention's kernels share: heads in memory, their tokens in shared memory, a warp's sixteen rows of scores.
 //
-// Scores are never in memory: a warp holds those of 16 rows (queries) and TILE columns (keys) in registers, turns them
-// into probabilities, multiplies, and forgets them.  Everything that a row of the result needs passes by in tiles.
-// A score is q k + bias / scale, so that it is summed up from the bias on, which lies divided in memory; and its weight
-// is 2^(scale · score), which with log2(e) in `scale` is e^(the usual score), for one multiplication and addition.
+// Scores never go to memory: a warp holds those of 16 rows (queries) and 16 or 32 columns (keys) in registers, turns
+// them into probabilities, multiplies, and forgets them; all keys and values pass by in shared memory. A score is q k +
+// bias / scale: the bias, which memory holds divided, is what the product starts from. Its weight is 2^(scale · score),
+// which with log2(e) in `scale` is e^(the usual score), for one multiply-add.
 #pragma once
 #include "result.cuh"
 
 #ifndef KEY_SIZE
-#define KEY_SIZE 16  // numbers of a query and of a key: D, a power of two from 16
+#define KEY_SIZE 16  // D, the size of a query and of a key: a power of two from 16
 #define VALUE_SIZE 32
 #endif
 
-constexpr int TILE = 64;  // tokens that shared memory is shared out by
+constexpr int TILE = 64;  // tokens, of which shared memory holds a multiple
 constexpr int K_CHUNKS = KEY_SIZE / CHUNK, V_CHUNKS = VALUE_SIZE / CHUNK;
-constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // 32 bytes, which a tensor_product takes at a time
-constexpr int GROUP_PARTS = 16 / (2 * CHUNK);                  // the same of 16 columns of scores, as k of the next product
+constexpr int K_PARTS = K_CHUNKS / 2, V_PARTS = V_CHUNKS / 2;  // of 32 bytes, which a tensor_product takes at a time
+constexpr int GROUP_PARTS = 16 / (2 * CHUNK);  // the same for 16 columns of scores, as k of the next product
 
-// The tokens of all heads in memory: head h's numbers of token n of image b begin at b · image + n · token + h · head.
+// The tokens of all heads in memory: token n of head h of image b begins at b · image + n · token + h · head.
 struct Heads {
   const element* memory;
   long long image, token, head;
   INLINE const element* at(int b, int h, int n) const { return memory + b * image + n * token + h * head; }
 };
 
-// `lines` tokens (zeros from `end` on) from `first` on, copied to shared memory by `threads` threads, whole warps: a
-// thread keeps to its chunks of a line, so that from line to line only one addition is left of the address.
+// Copies `lines` tokens (zeros from `end` on), starting at `first`, to shared memory by `threads` threads, whole warps.
+// A thread keeps to the same chunks of each line, so that the next address is one addition.
 template <int CHUNKS>
 INLINE void copy_tokens(unsigned char* to, const element* tokens, int stride, int first, int lines, int end,
                         int thread, int threads) {
@@ -57,20 +57,20 @@ INLINE void load_rows(unsigned (&r)[PARTS][4], const element* tokens, long long 
     }
 }
 
-// Some of the tokens in shared memory: from a multiple of sixteen on, which lie in the same order as the first (see
-// offset).  What chunk a lane is at comes last, as offset(line, chunk ^ d) = offset(line, chunk) ^ 16 d: so the rest of
-// the address is the same for all chunks, and a constant number of tokens further on is a part of the instruction.
+// Tokens in shared memory, from a multiple of sixteen on: their chunks are permuted like the first sixteen's (see
+// offset). A lane's chunk enters the address last, as offset(line, chunk ^ d) = offset(line, chunk) ^ 16 d: so the rest
+// of the address is the same for all chunks, and a constant number of tokens is part of the instruction.
 template <int CHUNKS> struct Tokens {
   static constexpr int BYTES = CHUNKS * CHUNK_BYTES;
   const unsigned char* memory;
-  int begin;  // bytes from there
+  int begin;  // bytes after it
 
   // Fragments as b_along's: of 16 columns, the tokens from `column` on.
   INLINE void along(unsigned (&r)[4], int column, int part) const {
     int lane = threadIdx.x % WARP, own = offset<CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     load_matrices(r, memory + ((begin + own) ^ part * 2 * CHUNK_BYTES) + column * BYTES);
   }
-  // As b_across's: of 16 columns from `column` on, k the tokens from `token` on.
+  // As b_across's: of 16 columns from `column` on, with k running over the tokens from `token` on.
   INLINE void across(unsigned (&r)[4], int token, int column) const {
     if (sizeof(element) == 4) return b_across<CHUNKS, NEIGHBOURS>(r, memory + begin + token * BYTES, column, 0);
     int lane = threadIdx.x % WARP, own = offset<CHUNKS>(lane % 16, lane / 16);
@@ -78,8 +78,9 @@ template <int CHUNKS> struct Tokens {
   }
 };
 
-// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers.  What tensor_product makes
-// of rows of floats, the registers do not hold from group to group where heads are wide.
+// c[16 rows][16 columns from `column` on] += rows · columnsᵀ, summed over a token's numbers. For wide heads of floats
+// the registers cannot keep, from group to group, what tensor_product derives from the rows: opaque() has it computed
+// again.
 constexpr bool WIDE_FLOATS = sizeof(element) == 4 && K_PARTS + V_PARTS > 16;
 template <int PARTS, class Columns>
 INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const Columns& tokens, int column) {
@@ -87,7 +88,7 @@ INLINE void add_product(float (*c)[4], const unsigned (&rows)[PARTS][4], const C
   for (int part = 0; part < PARTS; part++) {
     unsigned a[4], b[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) a[i] = WIDE_FLOATS ? unknown(rows[part][i]) : rows[part][i];
+    for (int i = 0; i < 4; i++) a[i] = WIDE_FLOATS ? opaque(rows[part][i]) : rows[part][i];
     tokens.along(b, column, part);
     tensor_product(element{}, c[0], a, b[0], b[1]);
     tensor_product(element{}, c[1], a, b[2], b[3]);
@@ -117,9 +118,9 @@ INLINE void add_weighted_tokens(float (&sums)[SIZE / 8][4], const float (*weight
   add_weighted_tokens<SIZE>(sums, a, tokens, token);
 }
 
-// The bias of 16 rows and 8 columns lies in memory in the order of the lanes' registers, so that a warp reads it in one
-// piece (see bias.cu).  Columns that are not there have a bias of -infinity, and so no probability.
-// A lane's are words until they are needed: the compiler would give each number of 16 bits a register of its own.
+// The bias of 16 rows and 8 columns lies in memory in the order of the lanes' registers, so that a warp reads it
+// contiguously (see bias.cu). Missing columns have a bias of -infinity, and so a probability of 0. A lane keeps its
+// numbers as words until they are needed: the compiler would give each 16-bit number its own register.
 struct alignas(4 * sizeof(element)) Quad { unsigned word[sizeof(element)]; };
 INLINE const Quad* bias_of(const element* bias, int head, int row, int row_tiles, int column_tiles) {
   return (const Quad*)bias + ((long long)head * row_tiles + row / 16) * column_tiles * WARP + threadIdx.x % WARP;
@@ -152,10 +153,10 @@ INLINE void numbers_of(float (&x)[4], const Quad& quad, float16) {
   for (int i = 0; i < 4; i++) x[i] = to_float(float16{(unsigned short)(quad.word[i / 2] >> i % 2 * 16)});
 }
 
-// The bias of a warp's next groups, AT_ONCE of them, read long before it is needed.
+// The bias of a warp's next AT_ONCE groups, read long before it is needed.
 template <int AT_ONCE> struct NextBias {
   const Quad* place;
-  int left;  // groups, from these on
+  int left;  // groups from here on
   Quad quads[AT_ONCE * 2];
   INLINE NextBias(const Quad* row, int groups) : place(row), left(groups) { pass(0); }
   INLINE void pass(int count) {
@@ -165,14 +166,14 @@ template <int AT_ONCE> struct NextBias {
     for (int i = 0; i < AT_ONCE * 2; i++)
       if (i / 2 < left) quads[i] = place[i * WARP];
   }
-  // Scores of 16 rows and the i-th group's columns, as yet nothing but the bias.
+  // Starts the scores of 16 rows and the i-th group's columns with the bias.
   INLINE void start(float (*scores)[4], int i) const {
     numbers_of(scores[0], quads[i * 2], element{});
     numbers_of(scores[1], quads[i * 2 + 1], element{});
   }
 };
 
-// Over the four lanes that share a row.
+// Reductions over the four lanes that share a row.
 INLINE float row_maximum(float x) {
   x = fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 1));
   return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));
@@ -182,8 +183,7 @@ INLINE float row_sum(float x) {
   return x + __shfl_xor_sync(EVERY_LANE, x, 2);
 }
 
-// sums[16 rows][SIZE] · factor to where a row's numbers begin, to + n · stride; of the rows from `row` on, those before
-// `rows`.
+// Writes sums[16 rows][SIZE] · factor: row n, from `row` on and below `rows`, to `to + n · stride`.
 template <int SIZE>
 INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride, int row, int rows, float factor = 1) {
 #pragma unroll
@@ -206,23 +206,23 @@ INLINE void store_rows(float (&sums)[SIZE / 8][4], element* to, long long stride
 
 INLINE int at_most(int x, int most) { return x < most ? x : most; }
 
-// Which image and head a thread works for, and which rows.  A block is one head's rows, 16 a warp, in x; where a head
-// has few of them, several heads in y.  It is found anew each time that it is asked for: from the first tokens to the
-// last result it would take registers.
+// The image, head and rows that a thread works on. A block has one head's rows, 16 a warp, along x; where a head has
+// few rows, several heads along y. It is recomputed where it is needed: kept from the first tokens to the last result
+// it would occupy registers.
 struct Place {
   int image, head, row;
   bool there;
   INLINE Place(int images, int heads) {
-    int number = unknown(blockIdx.x) * blockDim.y + threadIdx.y;
+    int number = opaque(blockIdx.x) * blockDim.y + threadIdx.y;
     there = number < images * heads;
-    head = at_most(number, images * heads - 1) / images;  // neighbours in time share a head, and its bias
+    head = at_most(number, images * heads - 1) / images;  // blocks that run together share a head, and its bias
     image = at_most(number, images * heads - 1) % images;
     row = (blockIdx.y * blockDim.x + threadIdx.x) / WARP * 16;
   }
 };
 
-// work(group, count) for the groups from `group` to `end`, AT_ONCE at once while there are so many: a number that the
-// compiler knows, so that nothing is asked on the way and it is free to let one group's work overlap with another's.
+// work(group, count) for the groups from `group` to `end`, AT_ONCE at a time while there are so many. The count is a
+// compile-time constant, so that there are no branches inside, and the compiler may overlap the groups' work.
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Work work) {
 #pragma unroll 1
@@ -232,9 +232,9 @@ template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Wor
     for (; group < end; group++) work(group, Constant<1>{});
 }
 
-// Two arrays of tokens in step in shared memory, which has room for HELD of each.  LeViT's are no more, but for wide
-// heads of floats: they are waited for once, and then no warp waits for another.  Of more tokens, each HELD take the
-// place of those before.  These are whole tiles, or, where there is no room for two, whole sixteens.
+// Two arrays of tokens (keys and values, say) in shared memory, HELD of each at a time. LeViT has no more than that,
+// except with wide heads of floats: then all tokens are waited for once, and no warp waits for another afterwards. Of
+// more tokens, each HELD replace those before. HELD is whole tiles or, where two do not fit, whole groups of sixteen.
 constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
 constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES), GROUPS_HELD = MOST_BYTES / (16 * LINE_BYTES);
 constexpr int HELD = TILES_HELD >= 2 ? TILE * (TILES_HELD < 4 ? TILES_HELD : 4) : 16 * (GROUPS_HELD ? GROUPS_HELD : 1);
@@ -242,23 +242,24 @@ constexpr int HELD = TILES_HELD >= 2 ? TILE * (TILES_HELD < 4 ? TILES_HELD : 4) 
 template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   unsigned char *first_memory, *second_memory;
   const Heads first, second;
-  int images, heads, count, lines;  // lines: as many as tokens, in whole sixteens
+  int images, heads, count, lines;  // lines: count rounded up to sixteens
 
   INLINE Stream(unsigned char* shared, const Heads& first, const Heads& second, int images, int heads, int count)
       : first(first), second(second), images(images), heads(heads), count(count), lines((count + 15) / 16 * 16) {
     int held = at_most(lines, HELD);
     first_memory = shared + threadIdx.y * held * LINE_BYTES;
     second_memory = first_memory + held * FIRST_CHUNKS * CHUNK_BYTES;
-    ask(0);  // they come while the warps read their own tokens
+    ask(0);  // they arrive while the warps read their own tokens
   }
-  // The group's tokens, once they are there.
+  // The group's tokens, once they have arrived.
   INLINE Tokens<FIRST_CHUNKS> first_of(unsigned group) const {
     return {first_memory, (int)(group % (HELD / 16)) * 16 * Tokens<FIRST_CHUNKS>::BYTES};
   }
   INLINE Tokens<SECOND_CHUNKS> second_of(unsigned group) const {
     return {second_memory, (int)(group % (HELD / 16)) * 16 * Tokens<SECOND_CHUNKS>::BYTES};
   }
-  // work(group, end) for the groups of 16 tokens that are there at a time, by the warps that have rows; all of them wait.
+  // work(group, end) for the groups of 16 tokens that are present at a time, by the warps that have rows; all warps
+  // wait.
   template <class Work> INLINE void pass(bool there, Work work) const {
     for (int group = 0, end; group < lines / 16; group = end) {
       end = group + bring(group * 16);
@@ -267,10 +268,10 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   }
 
  private:
-  // The tokens from `begin` on, as many as there is room for.  -> the groups of 16 that these are
+  // Brings the tokens from `begin` on, as many as there is room for.  -> how many groups of 16
   INLINE int bring(int begin) const {
     if (begin) {
-      __syncthreads();  // nobody reads any more what they take the place of
+      __syncthreads();  // nobody reads what they replace any more
       ask(begin);
     }
     wait_for_copies<0>();
@@ -279,11 +280,11 @@ template <int FIRST_CHUNKS, int SECOND_CHUNKS> struct Stream {
   }
   INLINE void ask(int begin) const {
     Place place(images, heads);
-    int thread = unknown(threadIdx.x), size = at_most(lines - begin, HELD);
+    int thread = opaque(threadIdx.x), size = at_most(lines - begin, HELD);
     copy_tokens<FIRST_CHUNKS>(first_memory, first.at(place.image, place.head, 0), first.token, begin, size, count,
                               thread, blockDim.x);
     copy_tokens<SECOND_CHUNKS>(second_memory, second.at(place.image, place.head, 0), second.token, begin, size, count,
                                thread, blockDim.x);
-    end_copies();
+    commit_copies();
   }
 };

@@ -1,5 +1,5 @@
-"""Attention and what feeds it.  Scores and probabilities are never in memory: the backward computes them again, from
-what stands in `Kept` in the probabilities' place."""
+"""Attention and what feeds it. Scores and probabilities never go to memory: the backward recomputes them from `Kept`,
+which takes the probabilities' place."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from .. import reference
 from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
 from ..side_by_side import whole_of
 from .device import arrays, current, launch, on_hopper
-from .geometry import CHUNK_BYTES, SIZES, WARP, attention_for, cover, head_size, heads_for, images_for
+from .geometry import CHUNK_BYTES, SIZES, WARP, attention_for, ceil_div, head_size, heads_for, images_for
 from .kernel import Kernel, View
 from .operands import contiguous, element_of
 from .reduction import sum_parts
@@ -18,31 +18,31 @@ from .reduction import sum_parts
 LOG2_E = 1.4426950408889634  # the kernels' softmax is to base 2
 THREADS = 256
 OFFSETS = 8  # as in bias.cu
-MOST_NUMBERS = 2**31 - 1  # of a bias in the order of the lanes, which its kernels count
+MOST_NUMBERS = 2**31 - 1  # of a bias in lane order, which its kernel counts in int
 
 
 class Kept(NamedTuple):
-    """What the backward needs in place of the probabilities."""
+    """What the backward needs, in place of the probabilities."""
 
     bias: object  # (heads, Nq, Nk) float32 or None
-    arranged: tuple  # the bias in the order of the lanes, with what `arranged` says of it
-    logarithms: object  # (B, heads, Nq): log2 of the sum of a row's 2^score
-    y: object  # (B, Nq, heads, V as the kernels have it)
+    # The bias in lane order, its heads and tiles: what `arranged` returns.
+    arranged: tuple
+    logarithms: object  # (B, heads, Nq): log2 Σ 2^score of each row
+    y: object  # (B, Nq, heads, V padded)
     q: object
     k: object
     scale: float
 
     def probabilities(self):
-        """The array itself."""
+        """The probabilities as an array."""
         return attention_probabilities(self)
 
 
 def attention(q, k, v, bias, scale):
     """y = softmax(scale · q kᵀ + bias) v, scale > 0.
 
-    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None
-    -> y (B, heads, Nq, V), Kept: see attention_probabilities.
-    """
+    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None -> y (B, heads, Nq, V),
+    Kept (see attention_probabilities)."""
     element, (batch, heads, queries, _), keys = element_of(q, k, v), q.shape, k.shape[2]
     sizes = head_size(q.shape[-1]), head_size(v.shape[-1])
     bias = None if bias is None else contiguous(bias, np.float32)
@@ -65,9 +65,9 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     sizes = head_size(key), head_size(value)
     xp = arrays()
     tiles = kept.arranged[2:]
-    rows = xp.empty((batch, heads, 16 * tiles[0], 2), "float32")  # of scores: the logarithm and Σ dy y
+    rows = xp.empty((batch, heads, 16 * tiles[0], 2), "float32")  # of each row of scores: its logarithm and Σ dy y
     ds = xp.empty((batch, heads, *tiles, 128), q.dtype)
-    # Side by side, as split_heads found q, k and v: see split_heads_backward.
+    # Side by side, as split_heads took q, k and v out of one array: see split_heads_backward.
     together = [(queries, (sizes[0],)), (keys, sizes)] if queries != keys else [(keys, (sizes[0], *sizes))]
     views = [view for n, wide in together
              for view in split_heads(xp.empty((batch, n, heads * sum(wide)), q.dtype), heads, wide)]
@@ -95,22 +95,22 @@ def attention_backward(dy, q, k, v, scale, probabilities):
 
 
 def split_heads_backward(parts):
-    """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back.
+    """The gradients to the parts, (B, heads, N, size) each -> dx (B, N, heads·Σsizes).
 
-    Parts that lie side by side already, as attention_backward leaves them, are a view."""
+    Without a copy where the parts already lie side by side in one array, as attention_backward leaves them."""
     found = whole_of(parts, current().address)
     return reference.split_heads_backward(parts) if found is None else found
 
 
 def attention_probabilities(probabilities):
-    """What stands beside y as an array: the probabilities (B, heads, Nq, Nk), float32, computed anew."""
+    """The probabilities (B, heads, Nq, Nk), float32, recomputed from what attention returned beside y."""
     kept, q, k = probabilities, probabilities.q, probabilities.k
     sizes = head_size(q.shape[-1]), 16
     element, (batch, heads, queries, _), keys = element_of(q, k), q.shape, k.shape[2]
     tokens = [_Tokens(x, sizes[0]) for x in (q, k)]
     p = arrays().empty((batch, heads, queries, keys), "float32")
     if p.size:
-        launch(_kernel("attention_backward", "attention_probabilities", element, sizes), (cover(p.size, THREADS),),
+        launch(_kernel("attention_backward", "attention_probabilities", element, sizes), (ceil_div(p.size, THREADS),),
                (THREADS,), (*(t.view for t in tokens), kept.bias, kept.logarithms, p, batch, heads, queries, keys,
                             *(s for t in tokens for s in t.strides), kept.scale * LOG2_E, LOG2_E))
     return p
@@ -119,7 +119,7 @@ def attention_probabilities(probabilities):
 def bias_index(height, width, stride=1):
     """Which entry of a head's table (height·width,) a pair of pixels uses: |Δy|·width + |Δx|.  -> (Nq, Nk) int64.
 
-    Queries stand on every stride-th pixel, keys on all."""
+    Queries are every stride-th pixel, keys all."""
     return arrays().asarray(reference.bias_index(height, width, stride))
 
 
@@ -131,37 +131,37 @@ def gather_bias(table, index):
 def gather_bias_backward(dbias, index, offsets):
     """Every pair that shared an offset adds to it.  -> dtable (heads, offsets)."""
     dtable = arrays().empty((len(dbias), offsets), "float32")
-    threads = 1024  # as many as a block may have: each block goes over all pairs
-    launch(Kernel("bias", "gather_bias_backward"), (cover(offsets, OFFSETS), len(dbias)), (threads,),
+    threads = 1024  # the most a block may have: each block reads all pairs
+    launch(Kernel("bias", "gather_bias_backward"), (ceil_div(offsets, OFFSETS), len(dbias)), (threads,),
            (contiguous(dbias, np.float32), contiguous(index), dtable, index.size, offsets),
            threads // WARP * OFFSETS * 4)
     return dtable
 
 
 def arranged(bias, queries, keys, turned, element, dtype, scale):
-    """(the bias, divided by what the scores are multiplied by, in the order of the lanes; its heads, tiles down and
-    across): rows are queries, or, turned, keys."""
+    """(the bias in lane order, divided by the scores' scale; its heads, row tiles, column tiles). Rows are queries or,
+    turned, keys."""
     rows, columns, strides = (keys, queries, (1, keys)) if turned else (queries, keys, (keys, 1))
-    heads, tiles = 1 if bias is None else len(bias), (cover(rows, 16), 2 * cover(columns, 16))
+    heads, tiles = 1 if bias is None else len(bias), (ceil_div(rows, 16), 2 * ceil_div(columns, 16))
     size = heads * tiles[0] * tiles[1] * 128
     if size > MOST_NUMBERS:
         raise BackendError(f"backend cuda: expected at most {MOST_NUMBERS:,} numbers of an attention's bias, found "
                            f"{size:,}: the images are too large")
     out = arrays().empty((heads, *tiles, 128), dtype)
     if out.size:
-        launch(Kernel("bias", "arrange_bias", element), (cover(out.size, THREADS),), (THREADS,),
+        launch(Kernel("bias", "arrange_bias", element), (ceil_div(out.size, THREADS),), (THREADS,),
                (bias, out, heads, rows, columns, *strides, *tiles, 1 / scale))
     return out, heads, *tiles
 
 
 def _sum_over_images(ds, queries, keys):
-    """ds (images, heads, tiles down and across, 128), in the order of the lanes -> (heads, queries, keys)."""
+    """ds (images, heads, row tiles, column tiles, 128), in lane order -> (heads, queries, keys)."""
     images, heads, *tiles = ds.shape[:4]
     size = ds.size // images
     chunks = size * ds.dtype.itemsize // CHUNK_BYTES
     parts, count = images_for(chunks, images)
     sums = arrays().empty((parts, heads, queries, keys), "float32")
-    launch(Kernel("bias", "sum_over_images", element_of(ds)), (cover(chunks, THREADS), parts), (THREADS,),
+    launch(Kernel("bias", "sum_over_images", element_of(ds)), (ceil_div(chunks, THREADS), parts), (THREADS,),
            (ds, sums, images, count, size, heads, queries, keys, *tiles))
     return sum_parts(sums)
 
@@ -171,8 +171,8 @@ def _kernel(source, name, element, sizes):
 
 
 class _Tokens:
-    """x (B, heads, N, size) as the kernels read it: where it lies, if each token there is `size` numbers in whole
-    chunks, else a padded copy; and its strides (image, token, head) in numbers."""
+    """x (B, heads, N, size) as the kernels read it: in place, if each token is `size` numbers in whole chunks, else as
+    a padded copy; and its strides (image, token, head), in numbers."""
 
     def __init__(self, x, size):
         step = x.dtype.itemsize

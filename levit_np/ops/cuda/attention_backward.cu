@@ -1,27 +1,26 @@
-// Attention's backward.  With p = softmax(s), s = scale · q kᵀ + bias, y = p v:
+// Attention's backward. With p = softmax(s), s = scale · q kᵀ + bias, y = p v:
 //   dv = pᵀ dy,   dp = dy vᵀ,   ds = p (dp - Σ_k p dp),   dq = scale · ds k,   dk = scale · dsᵀ q,   dbias = Σ_images ds.
-// Neither s nor p was kept: p = 2^(s - L), with L the logarithm of the row's sum that the forward left, is computed
-// again from q and k by each kernel, which is cheaper than to write and read it.  The row's sum Σ_k p dp is Σ dy y
-// ("dot").
+// Neither s nor p was kept. Each kernel recomputes p = 2^(s - L) from q and k, with L the logarithm of the row's sum
+// that the forward left: cheaper than writing and reading p. A row's Σ_k p dp equals Σ dy y ("dot").
 //
-// A row of ds has the sum 0.  Rounding leaves δ of it, which is what the dot lacked, and in dq δ times whatever the
-// keys have in common.  But for a sum of 0 any constant may be taken from all keys: the first kernel, which sees whole
-// rows, makes Σ ds (k - k₀) = Σ ds k - δ k₀ of dq, and adds δ to the dot that the second has its ds from.
+// A row of ds sums to 0. Rounding leaves δ instead, which the dot lacked, and puts into dq δ times whatever the keys
+// have in common. As the exact sum is 0, any constant may be subtracted from all keys: the first kernel, which sees
+// whole rows, computes dq as Σ ds (k - k₀) = Σ ds k - δ k₀, and adds δ to the dot that the second makes its ds with.
 //
-// dq is a sum over keys, dk and dv are sums over queries: three kernels, each with its own tokens in registers and the
-// others passing by.  dk and dv at once would spare one p, but their sums leave registers for half as many warps.  The
-// first kernel finds the dots, and writes ds for dbias, which is a sum over images (see bias.cu).
+// dq is a sum over keys, dk and dv are sums over queries: three kernels, each with its own tokens in registers while
+// the others pass by. One kernel for dk and dv would save one p, but their sums would leave registers for half as many
+// warps. The first kernel finds the dots, and writes ds for dbias, which is a sum over images (see bias.cu).
 #include "attention.cuh"
 
-// What is known of a row of scores; where the queries are columns, two neighbours' is read at once: of 2t and 2t + 1 of
-// the first eight, and four further on of the next.
+// What is known of a row of scores. Where the queries are columns, two neighbours' are read at once: those of columns
+// 2t and 2t + 1 of the first eight and, four Rows further on, of the next eight.
 struct alignas(8) Row { float logarithm, dot; };
 struct alignas(16) Rows { Row row[2]; };
 INLINE const Rows* columns_of(const float* rows, const Place& place, int heads, int columns) {
   return (const Rows*)rows + ((long long)place.image * heads + place.head) * columns / 2 + threadIdx.x % 4;
 }
 
-// Of the numbers in two words.
+// The dot product of the numbers in two words.
 INLINE float dot_of(unsigned a, unsigned b) {
   union { unsigned word; element value[4 / sizeof(element)]; } x = {a}, y = {b};
   float sum = 0;
@@ -29,7 +28,7 @@ INLINE float dot_of(unsigned a, unsigned b) {
   for (int i = 0; i < (int)(4 / sizeof(element)); i++) sum += to_float(x.value[i]) * to_float(y.value[i]);
   return sum;
 }
-// Of the rows g and g + 8 of two fragments.
+// The dot products of the rows g and g + 8 of two arrays of fragments.
 template <int PARTS>
 INLINE void dots_of(float (&dot)[2], const unsigned (&a)[PARTS][4], const unsigned (&b)[PARTS][4]) {
   dot[0] = dot[1] = 0;
@@ -41,14 +40,14 @@ INLINE void dots_of(float (&dot)[2], const unsigned (&a)[PARTS][4], const unsign
   for (int half = 0; half < 2; half++) dot[half] = row_sum(dot[half]);
 }
 
-// Two groups of 16 columns at once, where registers leave room for two blocks of eight warps beside them.  Where values
-// are long, shared memory has room for three blocks of four warps of queries, and those may have more.
+// Two groups of 16 columns at once, where that leaves registers for two blocks of eight warps. Where values are long,
+// shared memory has room for three blocks of four warps of queries, which may then use more registers.
 constexpr int BUDGET = sizeof(element) == 4 || VALUE_SIZE > 128 ? 256 : 512;
 constexpr int QUERIES_BUDGET = BUDGET == 512 && VALUE_SIZE > 64 ? 384 : BUDGET;
 constexpr int QUERIES_AT_ONCE = BUDGET == 512 ? 2 : 1, AT_ONCE = VALUE_SIZE > 64 ? 1 : QUERIES_AT_ONCE;
 
-// dq, rows and ds; all arrays of tokens as (pointer, image, token, head), but y, which lies as the forward wrote it.
-// rows (images, heads, row_tiles · 16); ds (images, heads) in the order of the bias.
+// dq, rows and ds. Arrays of tokens come as (pointer, strides of image, token, head), except y, which lies as the
+// forward wrote it. rows (images, heads, row_tiles · 16); ds (images, heads) in lane order, as the bias.
 KERNEL __launch_bounds__(QUERIES_BUDGET, 1)
 attention_queries(const element* q, const element* k, const element* v, const element* dy, const element* y,
                   const element* bias, const float* logarithms, element* dq, float* rows, element* ds, int images,
@@ -70,7 +69,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
   long long y_token = (long long)heads * VALUE_SIZE;
   load_rows(result, Heads{y, queries * y_token, y_token, VALUE_SIZE}.at(place.image, place.head, 0), y_token, place.row,
             queries);
-  float logarithm[2], dot[2], rest[2] = {}, sums[KEY_SIZE / 8][4] = {};  // rest: a row's sum of ds
+  float logarithm[2], dot[2], rest[2] = {}, sums[KEY_SIZE / 8][4] = {};  // rest: δ, a row's sum of ds
   dots_of(dot, gradient, result);
   long long pair = (long long)place.image * heads + place.head;
 #pragma unroll
@@ -79,7 +78,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
     logarithm[half] = logarithms[pair * queries + at_most(n, queries - 1)];
     if (there && lane % 4 == 0) ((Row*)rows)[pair * row_tiles * 16 + n] = Row{logarithm[half], dot[half]};
   }
-  // Not before: beside it there would be no registers for the results.
+  // Not earlier: it would leave no registers for the results.
   NextBias<QUERIES_AT_ONCE> next(bias_of(bias, bias_heads > 1 ? place.head : 0, tile_row, row_tiles, column_tiles),
                                  stream.lines / 16);
   Quad* next_ds = (Quad*)ds + (pair * row_tiles + tile_row / 16) * column_tiles * WARP + lane;
@@ -87,7 +86,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
     constexpr int COUNT = decltype(count)::value;
     auto key_tokens = stream.first_of(group);
     auto value_tokens = stream.second_of(group);
-    float scores[COUNT * 2][4], found[COUNT * 2][4];  // found: dp - dot, which is summed up from there, then ds
+    float scores[COUNT * 2][4], found[COUNT * 2][4];  // found: dp - dot, summed from -dot on, then ds
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       next.start(scores + i * 2, i);
@@ -115,7 +114,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
   stream.pass(there, [&](int group, int end) { by_groups<QUERIES_AT_ONCE>(group, end, add); });
   if (!there) return;
   Place to(images, heads);
-  int own = unknown(threadIdx.x) % WARP;  // the lane, which is not kept until here either
+  int own = opaque(threadIdx.x) % WARP;  // the lane, recomputed too
   const element* first_key = Heads{k, k_image, k_token, k_head}.at(to.image, to.head, 0);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -131,8 +130,8 @@ attention_queries(const element* q, const element* k, const element* v, const el
 }
 LAUNCHABLE(attention_queries)
 
-// dk.  The rows of scores are keys, the columns queries: scores, bias (arranged that way) and everything else
-// transposed.  rows: attention_queries'.
+// dk. Rows of scores are keys, columns are queries: scores, bias (arranged so) and everything else transposed. rows:
+// what attention_queries wrote.
 KERNEL __launch_bounds__(BUDGET, 1)
 attention_keys(const element* q, const element* k, const element* v, const element* dy, const element* bias,
                const float* rows, element* dk, int images, int heads, int queries, int keys, long long q_image,
@@ -156,7 +155,7 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
     constexpr int COUNT = decltype(count)::value;
     auto query_tokens = stream.first_of(group);
     auto gradient_tokens = stream.second_of(group);
-    float scores[COUNT * 2][4], ds[COUNT * 2][4];  // ds: at first dp - dot, summed up from there as dq's is
+    float scores[COUNT * 2][4], ds[COUNT * 2][4];  // ds: first dp - dot, summed from -dot on as dq's is
     Rows of[COUNT * 2];
 #pragma unroll
     for (int tile = 0; tile < COUNT * 2; tile++) {
@@ -189,7 +188,7 @@ attention_keys(const element* q, const element* k, const element* v, const eleme
 }
 LAUNCHABLE(attention_keys)
 
-// dv; rows and columns as attention_keys has them.
+// dv, with rows and columns as in attention_keys.
 KERNEL __launch_bounds__(BUDGET, 1)
 attention_values(const element* q, const element* k, const element* dy, const element* bias, const float* rows,
                  element* dv, int images, int heads, int queries, int keys, long long q_image, long long q_token,
@@ -237,7 +236,7 @@ attention_values(const element* q, const element* k, const element* dy, const el
 }
 LAUNCHABLE(attention_values)
 
-// The probabilities themselves, (images, heads, queries, keys), for whoever wants to look at them.
+// The probabilities themselves, (images, heads, queries, keys), for whoever wants to see them.
 KERNEL attention_probabilities(const element* q, const element* k, const float* bias, const float* logarithms, float* p,
                                int images, int heads, int queries, int keys, long long q_image, long long q_token,
                                long long q_head, long long k_image, long long k_token, long long k_head, float score_scale,

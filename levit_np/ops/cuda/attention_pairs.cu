@@ -1,18 +1,18 @@
-// Attention of many (image, head) pairs of many queries on Hopper: as attention.cu, but a block works on one pair after
-// the other, and while it does, the next one's tokens are on their way.
+// Attention of many (image, head) pairs with many queries on Hopper: as attention.cu, but a block works through one
+// pair after another, and meanwhile copies the next one's tokens.
 //
-// The rows of all pairs are handed out to the warps in turn, 16 at a time.  Nobody waits for everybody: a pair's
-// barriers say when its tokens have arrived and when all its rows are done, so that each warp goes its own way, and while
-// one waits, others work.  What must be copied is shared out in the same way: with its rows a warp gets a part of the
-// next pair's tokens to ask for.
+// The rows of all pairs are dealt to the warps in turn, 16 at a time. There is no barrier of the whole block: a pair's
+// barriers say when its tokens have arrived and when all its rows are done, so that each warp proceeds by itself, and
+// while one waits, others work. Copies are dealt likewise: with its rows a warp gets a share of the next pair's tokens
+// to copy.
 #include "softmax.cuh"
 
-// In shared memory are SLOTS pairs: those that the warps work on, three at most if a pair has at least half as many
-// tiles of rows as there are warps, and the one that comes.  Of fewer tiles the launcher does not hand it pairs: a warp
-// could come to a barrier two rounds late, which looks like none.
+// Shared memory holds SLOTS pairs: those that the warps work on, at most three if a pair has at least half as many
+// tiles of rows as there are warps, and the one being copied. The launcher gives it no pairs with fewer tiles: a warp
+// could then come to a barrier two rounds late, which it cannot tell from none.
 constexpr int WARPS = 16, SLOTS = 4;
 
-// 16 tokens, copied by a warp; zeros from the `end`-th on.
+// One warp copies 16 tokens, with zeros from the `end`-th on.
 template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element* tokens, int stride, int end) {
   constexpr int APART = WARP / CHUNKS;
   int lane = threadIdx.x % WARP, chunk = lane % CHUNKS;
@@ -24,7 +24,7 @@ template <int CHUNKS> INLINE void copy_group(unsigned char* lines, const element
   }
 }
 
-// Arguments as attention's.
+// The arguments are attention's.
 KERNEL __launch_bounds__(WARPS * WARP, 1)
 attention_pairs(const element* q, const element* k, const element* v, const element* bias, element* y,
                 float* logarithms, int images, int heads, int queries, int keys, long long q_image, long long q_token,
@@ -37,16 +37,16 @@ attention_pairs(const element* q, const element* k, const element* v, const elem
   Barrier *arrived = (Barrier*)(shared_memory + SLOTS * slot_bytes), *done = arrived + SLOTS;
   if (threadIdx.x == 0)
     for (int i = 0; i < SLOTS; i++) {
-      expect(arrived + i, row_tiles * WARP);
-      expect(done + i, row_tiles);
+      init_barrier(arrived + i, row_tiles * WARP);
+      init_barrier(done + i, row_tiles);
     }
   __syncthreads();
 
-  // The n-th of a block's pairs is number n · gridDim.x + blockIdx.x of all: neighbours in time share a head, and its
-  // bias.  Of the pairs -1, 0, … the rows are handed out; with those of pair -1 goes nothing but the copying of pair 0.
+  // A block's n-th pair is number n · gridDim.x + blockIdx.x of all: blocks that run together share a head, and its
+  // bias. Rows are dealt of the pairs -1, 0, …: with pair -1's there is nothing to do but to copy pair 0.
   unsigned pairs = (images * heads - blockIdx.x + gridDim.x - 1) / gridDim.x, items = (pairs + 1) * row_tiles;
 #pragma unroll 1
-  for (unsigned first = 0; first < items; first += WARPS) {  // the same for all warps, which takes fewer instructions
+  for (unsigned first = 0; first < items; first += WARPS) {  // uniform for all warps, which takes fewer instructions
     unsigned item = first + threadIdx.x / WARP;
     if (item >= items) break;
     unsigned coming = item / row_tiles, tile = item - coming * row_tiles;
@@ -80,7 +80,7 @@ attention_pairs(const element* q, const element* k, const element* v, const elem
     if (threadIdx.x % WARP == 0) arrive(done + now % SLOTS);
     rows.store(y, logarithms, number - head * images, head, heads, tile * 16, queries, activation);
   }
-  end_copies();  // a thread does not end before its copies
+  commit_copies();  // a thread must not end before its copies
   wait_for_copies<0>();
 }
 LAUNCHABLE(attention_pairs)

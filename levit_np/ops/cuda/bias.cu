@@ -1,9 +1,9 @@
-// The attention bias, brought into the order in which the lanes of attention's warps hold the scores; and its gradient,
-// brought back.
+// The attention bias in lane order, the order in which the lanes of attention's warps hold the scores; and its
+// gradient, brought back from it.
 #include "machine.cuh"
 
-// Of [head][tile of 16 rows][tile of 8 columns][lane][4], which score the i-th number is: lane 4g + t has columns 2t,
-// 2t + 1 of row g, then of row g + 8.
+// Which score the i-th number of [head][tile of 16 rows][tile of 8 columns][lane][4] is: lane 4g + t has columns 2t, 2t
+// + 1 of row g, then of row g + 8.
 struct Score {
   int head, row, column;
   INLINE Score(int i, int row_tiles, int column_tiles) {
@@ -14,8 +14,8 @@ struct Score {
   }
 };
 
-// bias (heads, rows, columns) or nullptr for zeros; out in the order above.  What is no column is -infinity, what is no
-// row is 0.
+// bias (heads, rows, columns) or nullptr for zeros -> out, in lane order. Missing columns get -infinity, missing rows
+// 0.
 KERNEL arrange_bias(const float* bias, element* out, int heads, int rows, int columns, int row_stride, int column_stride,
                     int row_tiles, int column_tiles, float scale) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -29,8 +29,8 @@ KERNEL arrange_bias(const float* bias, element* out, int heads, int rows, int co
 }
 LAUNCHABLE(arrange_bias)
 
-// Part blockIdx.y of dbias (heads, rows, columns), the sum of ds over the images y · count to (y + 1) · count; ds
-// (images, size) in the order above.  A thread a chunk of each image.
+// Part blockIdx.y of dbias (heads, rows, columns): the sum of ds over the images y · count to (y + 1) · count; ds
+// (images, size) in lane order. Each thread sums one chunk of all its images.
 KERNEL sum_over_images(const element* ds, float* parts, int images, int count, int size, int heads, int rows,
                        int columns, int row_tiles, int column_tiles) {
   int first = (blockIdx.x * blockDim.x + threadIdx.x) * CHUNK;
@@ -52,12 +52,12 @@ KERNEL sum_over_images(const element* ds, float* parts, int images, int count, i
 }
 LAUNCHABLE(sum_over_images)
 
-// dtable[head, offset] = Σ over the pairs with this offset of dbias[head, pair], in an order that is always the same: a
-// block OFFSETS of a head's, for each of which alone it would have to read all of the index.
+// dtable[head, offset] = Σ dbias[head, pair] over the pairs with this offset, always in the same order. A block has
+// OFFSETS offsets of a head: for one alone it would have to read the whole index just as well.
 constexpr int OFFSETS = 8;
 KERNEL gather_bias_backward(const float* dbias, const long long* index, float* dtable, int pairs, int offsets) {
   SHARED_MEMORY;
-  float* found = (float*)shared_memory;  // by each warp
+  float* found = (float*)shared_memory;  // of each warp
   const float* d = dbias + (long long)blockIdx.y * pairs;
   int first = blockIdx.x * OFFSETS, warp = threadIdx.x / WARP;
   float sums[OFFSETS] = {};

@@ -1,36 +1,36 @@
-// Convolution as a product without an im2col array: what would be its rows is read from the image itself.
+// Convolution as a matrix product with implicit im2col: what would be its rows is read from the image itself.
 //
 // Images are channels-last, (B, H, W, C), weights (O, K, K, C), and C and O are whole chunks, so that 16 bytes always
-// belong to one pixel.  A pixel of the output is a row, a channel of it a column, and k runs over the kernel's cells and
-// their channels.
+// belong to one pixel. A row of the product is an output pixel, a column an output channel, and k runs over the
+// kernel's cells and their channels.
 #include "epilogue.cuh"
 
 struct Shape {
   int images, height, width, channels, out_height, out_width, outputs, kernel, stride, padding;
 };
 
-// A cell of a window: where it lies in the image, from the window's first pixel on, in pixels and in chunks.
+// A cell of a window: its place relative to the window's first pixel, in pixels and in chunks.
 struct Cell {
   int y, x;
   unsigned chunks;
 };
 
-// A window: its first pixel, which may lie on the border of zeros around the image.  The chunk of a window and a cell is
-// found without dividing: a thread has a few windows for good, and one cell a step.
+// A window: its first pixel, which may lie on the border of zeros around the image. A window and a cell give a chunk's
+// address without division: a thread keeps a few windows, and has one cell a step.
 struct Corner {
-  int both;         // y and x in 16 bits each: a thread keeps several
-  unsigned chunks;  // modulo 2^32, as a cell's: their sum is what counts
+  int both;  // y and x in 16 bits each, as a thread keeps several
+  unsigned chunks;  // modulo 2^32, as a cell's: only their sum counts
   INLINE Corner() {}
   INLINE Corner(int y, int x, unsigned chunks) : both((unsigned)y << 16 | (x & 0xffff)), chunks(chunks) {}
   INLINE int y() const { return both >> 16; }
   INLINE int x() const { return (short)both; }
 };
-// ⌊n / d⌋ of numbers far below 2^20, for which a float is exact enough, and several times as fast as a division.
+// ⌊n / d⌋ for numbers far below 2^20, where a float is exact enough, and several times as fast as an integer division.
 INLINE int quotient(int n, int d) { return (int)((n + 0.5f) * __fdividef(1.0f, (float)d)); }
-constexpr int NOWHERE = -(1 << 15);  // the y of what is no window, or no cell: beyond every image
+constexpr int NOWHERE = -(1 << 15);  // the y of a missing window or cell: outside every image
 
-// The pixels of images of height · width, counted through, and where the n-th of them lies.  Only a block's first is
-// divided for; from there on the numbers are small.
+// Numbers the pixels of all images, and finds the n-th. Only a block's first pixel takes integer divisions; from there
+// on the numbers are small.
 struct Pixel {
   int image, y, x;
 };
@@ -47,7 +47,7 @@ struct Pixels {
   }
 };
 
-// Row `line` is the window of an output pixel; along it, `place` = (i · kernel + j) · channels + c.
+// The left operand: row `line` is the window of an output pixel, along which `place` = (i · kernel + j) · channels + c.
 template <bool ALONG> struct Window {
   static constexpr bool K_ALONG = ALONG;
   using Line = Corner;
@@ -70,7 +70,7 @@ template <bool ALONG> struct Window {
             (unsigned)(y * s.width + x) * (s.channels / CHUNK) + (n - cell * s.channels) / CHUNK};
   }
   INLINE Where chunk(const Line& line, const Place& place) const {
-    unsigned y = line.y() + place.y, x = line.x() + place.x;  // what is negative is large
+    unsigned y = line.y() + place.y, x = line.x() + place.x;  // negative numbers become large ones
     return {line.chunks + place.chunks, y < (unsigned)s.height && x < (unsigned)s.width};
   }
 };
@@ -92,7 +92,7 @@ convolution(const element* x, const element* w, const float* bias, element* y, i
 }
 LAUNCHABLE(convolution)
 
-// Part blockIdx.z of dw (O, K, K, C): the output's pixels z · length to (z + 1) · length.
+// Part blockIdx.z of dw (O, K, K, C): the sum over the output pixels z · length to (z + 1) · length.
 KERNEL __launch_bounds__(THREADS, 1)
 convolution_weight(const element* dy, const element* x, float* parts, int images, int height, int width, int channels,
                    int out_height, int out_width, int outputs, int kernel, int stride, int padding, int length) {
@@ -108,8 +108,8 @@ convolution_weight(const element* dy, const element* x, float* parts, int images
 }
 LAUNCHABLE(convolution_weight)
 
-// For dx: an input pixel (y, x) was under cell (i, j) of the output pixel ((y + p - i) / s, (x + p - j) / s) where both
-// divide evenly.  So pixels fall into s · s classes by the remainders of y + p and x + p; those of a class have the same
+// For dx: cell (i, j) of the output pixel ((y + p - i) / s, (x + p - j) / s) covers the input pixel (y, x), where both
+// divide evenly. So pixels fall into s · s classes by the remainders of y + p and x + p; those of a class have the same
 // cells, every s-th in each direction, and a class is one dense product.
 struct Axis {
   int first, count;  // the pixels first, first + stride, … of the class
@@ -124,8 +124,8 @@ struct Axis {
   }
 };
 
-// Row `line` is an input pixel of the class; along it, `place` = (i · cells + j) · outputs + o, where a cell further is
-// a pixel of the output back.
+// The left operand for dx: row `line` is an input pixel of the class, along which `place` = (i · cells + j) · outputs +
+// o; one cell further is one output pixel back.
 struct Under {
   static constexpr bool K_ALONG = true;
   using Line = Corner;
@@ -151,7 +151,7 @@ struct Under {
   }
 };
 
-// The weights of the same cells: line k of them, all channels.
+// The right operand: the weights of the same cells; line k has all channels.
 struct Cells {
   static constexpr bool K_ALONG = false;
   using Line = unsigned;  // as a matrix's
@@ -180,8 +180,8 @@ struct Class {
   }
 };
 
-// dx (B, H, W, C); blockIdx.z is the class.  A class's terms are few, so that a block mostly waits for its first copies
-// or stores: the more blocks a processor has, the better.
+// dx (B, H, W, C); blockIdx.z is the class. A class has few terms, so that a block mostly waits for its first copies or
+// its stores: the more blocks on a processor, the better.
 KERNEL __launch_bounds__(THREADS, sizeof(element) == 2 && TILE_COLUMNS <= 64 ? 3 : BLOCKS)
 convolution_data(const element* dy, const element* w, element* dx, int images, int height, int width, int channels,
                  int out_height, int out_width, int outputs, int kernel, int stride, int padding) {

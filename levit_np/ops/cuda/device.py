@@ -1,8 +1,7 @@
-"""The GPU: where arrays live, and how kernels (kernel.py) are compiled and launched.  CuPy is loaded when first needed.
+"""The GPU: where arrays live, and how kernels (kernel.py) are compiled and launched. CuPy is loaded when first needed.
 
-What the operations use is two things, `arrays()`, a module like NumPy, and `launch`: the tests put NumPy and the same
-kernels compiled for the processor in their place (`use`).
-"""
+The operations use two things of it: `arrays()`, a module like NumPy, and `launch`. The tests put NumPy, and the same
+kernels compiled for the processor, in their place (`use`)."""
 
 import os
 import re
@@ -21,20 +20,20 @@ from .geometry import SHARED_WITHOUT_ASKING, tiles_of
 from .kernel import Kernel, Launch, View
 
 OLDEST = 80  # compute capability 8.0, Ampere: the first with bfloat16 and asynchronous copies
-HOPPER = 90  # which has instructions that none has before or after it
-TAKES_TWO_TARGETS = 12, 9  # the first NVRTC to take Hopper's own target beside the one that CuPy adds to every source
+HOPPER = 90  # the only one with warpgroup instructions
+TAKES_TWO_TARGETS = 12, 9  # the first NVRTC that accepts Hopper's own target beside the one CuPy adds to every source
 NOTHING = 'extern "C" __global__ void nothing() {}'
-NO_MEMORY = 2  # the status of an error of CUDA's driver, and of its runtime
-PATIENCE = 1.0  # seconds of compiling that go without a word
-# A graph takes the processor some 1 µs a kernel to launch, during which the GPU would wait.  So the kernels of a long
-# recording become several graphs, which end after so many: while the GPU works at one, the next, larger, is launched.
+NO_MEMORY = 2  # out of memory, as an error's status in CUDA's driver and runtime
+PATIENCE = 1.0  # seconds of compiling before a message is printed
+# Launching a graph takes the processor about 1 µs a kernel, during which the GPU would wait. So a long recording
+# becomes several graphs, cut after so many kernels: while the GPU runs one, the next, larger, is launched.
 CUTS = 32, 256
-KNOWS_BFLOAT16 = 14  # the first CuPy with arrays of it; evaluation, which has only kernels of its own, needs none
+KNOWS_BFLOAT16 = 14  # the first CuPy with bfloat16 arrays; evaluation needs none
 _used, _number = None, None
-# While a thread records, no other may wait for the whole GPU, and none may count its launches among the recording's:
-# one thread at a time records or evaluates.
+# While a thread records, no other may synchronize the GPU, or launch what would count as recorded: one thread at a time
+# records or evaluates.
 alone = threading.RLock()
-_recording = threading.local()  # .rounded: see rounded
+_recording = threading.local()  # .rounded: see the function
 
 
 def _cupy():
@@ -42,19 +41,19 @@ def _cupy():
         if "cupy" not in sys.modules:
             _where_kernels_are_kept()
         import cupy
-    except Exception as error:  # one made for another NumPy may raise whatever it likes
+    except Exception as error:  # one built for another NumPy may raise anything
         if isinstance(error, ImportError) and error.name == "cupy":
             raise BackendError("backend cuda: expected the package cupy (pip install 'levit_np[cuda]'), "
                                "which is not installed") from None
-        # CuPy explains on a page what it was caused by.
+        # CuPy's own message is a page long; its cause is one line.
         raise BackendError("backend cuda: expected a cupy that can be imported, found "
                            f"{_line_of(error.__cause__ or error)}") from None
     return cupy
 
 
 def _where_kernels_are_kept():
-    """CuPy makes a folder for its kernels when it is imported, and fails where it may not: in a container whose user
-    has no home, say.  There it keeps none, and compiles them in each process."""
+    """CuPy creates its cache folder when it is imported, and fails where it may not: in a container whose user has no
+    home, say. Then it keeps compiled kernels in memory, and each process compiles them."""
     folder = os.path.abspath(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
@@ -63,14 +62,14 @@ def _where_kernels_are_kept():
 
 
 def _line_of(error) -> str:
-    """The line of its message that says the most: a compiler's warnings may come before its first error."""
+    """The most informative line of its message: a compiler's warnings may precede its first error."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in lines if re.search(r"\berror\s*:", line)), lines[0])
 
 
 class CupyDevice:
-    """A GPU: the first, or which of several, counted round.  Raises BackendError, in one line, where there is none to
-    compute with."""
+    """A GPU: the first, or number `number` modulo how many there are. Raises BackendError, in one line, where there is
+    none to compute with."""
 
     def __init__(self, number: int | None = None):
         cupy = self.arrays = _cupy()
@@ -89,25 +88,26 @@ class CupyDevice:
                                f"{capability / 10}")
         try:
             compiler = tuple(cupy.cuda.nvrtc.getVersion())
-            self._compiled(NOTHING, "nothing")  # which needs CUDA's headers, and a driver that knows what is compiled
-        except Exception as error:  # of CuPy's own and of the libraries that look for them
+            self._compiled(NOTHING, "nothing")  # needs CUDA's headers, and a driver that can load the result
+        except Exception as error:  # CuPy's own, or one of the libraries that look for them
             raise BackendError("backend cuda: expected CUDA's compiler NVRTC, its headers and a driver for what it "
                                f"makes (pip install 'levit_np[cuda]'), found {_line_of(error)}") from None
         if capability == HOPPER and compiler < TAKES_TWO_TARGETS:
-            self.capability -= 1  # as any other
+            self.capability -= 1  # without warpgroup instructions, like any other
         self.OutOfMemory = cupy.cuda.memory.OutOfMemoryError
-        self._functions, self._shared = {}, {}  # bytes of shared memory that were asked for, on each GPU
+        self._functions, self._shared = {}, {}  # bytes of shared memory requested on each GPU
         self._compiling = 0.0  # seconds
         self._launched, self._cuts, self._cut, self._recorder = 0, (), None, None  # see captured
-        self._pools = []  # recordings' memory: [pool, a function that gives the recording while there is one]
+        self._pools = []  # memory of recordings: [pool, a function: the recording, or None once it is gone]
 
     def function(self, kernel: Kernel):
-        """Compiled, or from CuPy's cache.  That somebody waits is said once."""
+        """The compiled kernel, perhaps from CuPy's cache. Says once that compiling takes a while."""
         if kernel not in self._functions:
             begun = time.monotonic()
             target = ("-arch=sm_90a",) if ("WARPGROUPS", 1) in kernel.defines else ()  # else CuPy's own
             try:
-                # Two threads that come at once have one function: shared memory is asked of it once, for both.
+                # Two threads that come at the same time share one function: shared memory is requested of it once, for
+                # both.
                 self._functions.setdefault(kernel, self._compiled(kernel.text, kernel.name, *target))
             except Exception as error:
                 if ran_out(error):
@@ -125,15 +125,15 @@ class CupyDevice:
         return self.arrays.RawModule(code=text, options=("-std=c++17", *target)).get_function(name)
 
     def asarray(self, x):
-        """On this thread's GPU: an array of it as it is, a copy of the host's or another GPU's, which kernels may not
-        be able to read."""
+        """An array on this thread's GPU: one that is there already as it is, else a copy, also of another GPU's, which
+        kernels may not be able to read."""
         xp, cuda = self.arrays, self.arrays.cuda
         if not isinstance(x, xp.ndarray) or x.device.id == cuda.Device().id:
             return xp.asarray(x)
         with x.device:
-            cuda.get_current_stream().synchronize()  # what writes it
+            cuda.get_current_stream().synchronize()  # wait for what writes it
         y = x.copy()
-        cuda.get_current_stream().synchronize()  # whoever gives it may write to it again
+        cuda.get_current_stream().synchronize()  # the owner may write to it again
         return y
 
     def address(self, x) -> int:
@@ -155,15 +155,16 @@ class CupyDevice:
         if call.shared <= self._shared.get((number, call.kernel), 0):
             return
         most = runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, number)
-        if call.shared > most:  # for attention of heads that no model of the family has
+        if call.shared > most:  # for attention with wider heads than any model of the family
             raise BackendError(f"backend cuda: {call.kernel.name}: expected a GPU with {call.shared:,} bytes of shared "
                                f"memory for a block, found {most:,}: its heads are too wide")
-        with alone:  # another thread's launch may have asked for more meanwhile
+        with alone:  # another thread's launch may have requested more
             if call.shared > self._shared.get((number, call.kernel), 0):
                 function.max_dynamic_shared_size_bytes = self._shared[number, call.kernel] = call.shared
 
     def recorded(self, calls: list):
-        """A function that does all of these at once: a CUDA graph, which spares the processor a launch each."""
+        """A function that does all of these launches at once: a CUDA graph, which saves the processor the separate
+        launches."""
         def launch_all():
             for call in calls:
                 self.launch(call)
@@ -172,10 +173,10 @@ class CupyDevice:
         return self.captured(launch_all, cuts=())
 
     def captured(self, function, arrays=(), cuts=CUTS):
-        """A function that does again what the kernels of function() do, in the same memory, and gives the same arrays:
-        CUDA graphs, cut after so many launches.  function() itself is called once, now, and nothing that it launches is
-        run yet; it must wait for nothing, read nothing of the host's, and have been called before, so that nothing is
-        compiled.  arrays: all that it reads and does not make.  Raises OutOfMemory."""
+        """A function that repeats what the kernels of function() do, in the same memory, and returns the same arrays:
+        CUDA graphs, cut after so many launches. function() itself is called once, now, and what it launches is only
+        recorded; it must not wait, must not read from the host, and must have been called before, so that nothing is
+        compiled. arrays: all that it reads and does not make. Raises OutOfMemory."""
         with alone:
             return self._captured(function, arrays, cuts)
 
@@ -191,10 +192,10 @@ class CupyDevice:
             graphs.append(stream.end_capture())
             stream.begin_capture()
 
-        # Of a pool that nothing else uses: what is freed in between, the graph uses again, and nobody may meanwhile.
+        # Memory from a pool of its own: what is freed in between the graph reuses, and nobody else may meanwhile.
         pool, stream = cuda.MemoryPool(take), cuda.Stream(non_blocking=True)
         self.finish()
-        self.free()  # what the calls before have needed, the graph will need beside them
+        self.free()  # the graph needs as much memory as the calls before it
         own = [pool, lambda: None]
         self._pools.append(own)
         with stream, cuda.using_allocator(pool.malloc):
@@ -203,14 +204,14 @@ class CupyDevice:
             try:
                 result = function()
             except BaseException:
-                with suppress(cuda.runtime.CUDARuntimeError):  # that the recording is broken; why is what matters
+                with suppress(cuda.runtime.CUDARuntimeError):  # a broken recording: the first error is what matters
                     stream.end_capture()
                 raise
             finally:
                 self._cuts, self._cut = (), None
             graphs.append(stream.end_capture())
         if pool.total_bytes() < taken:
-            # Where memory was scarce the pool gave some back, which recorded kernels write to, before it found more.
+            # Memory ran short: the pool gave some back, which recorded kernels write to, before it found more.
             raise self.OutOfMemory(taken, pool.total_bytes())
 
         def replay(needed=(pool, arrays)):
@@ -222,37 +223,37 @@ class CupyDevice:
         return replay
 
     def copy(self, target, values) -> None:
-        """Writes an array of the host, or of the GPU, into one of the GPU, of the same shape."""
+        """Copies an array of the host or of the GPU into one of the GPU, of the same shape."""
         if isinstance(values, np.ndarray):
             target.set(np.ascontiguousarray(values, target.dtype))
         else:
             target[...] = values
 
     def require_bfloat16(self) -> None:
-        """Raises BackendError where CuPy has no arrays of it."""
+        """Raises BackendError where CuPy has no bfloat16 arrays."""
         found = self.arrays.__version__
         if int(found.partition(".")[0]) < KNOWS_BFLOAT16:
             raise BackendError(f"dtype bfloat16: expected CuPy {KNOWS_BFLOAT16} or later to train in it, found {found}")
 
     def finish(self) -> None:
-        """Returns when the GPU has done all that it was given."""
+        """Returns when the GPU has finished all its work."""
         self.arrays.cuda.Device().synchronize()
 
     def here(self):
-        """This thread's GPU: `with` it, another thread works on it too, which by itself would take the first."""
+        """This thread's GPU: inside `with`, another thread works on it too, rather than on the first."""
         return self.arrays.cuda.Device()
 
     def in_turn(self, last):
-        """For memory that one call after another uses: waits for the GPU where this call is another thread's than the
-        last, or on another stream, which would not wait for that one's.  -> what the next call gives as `last`."""
+        """For memory that one call after another uses: waits for the GPU if this call comes from another thread or
+        stream than the last, whose work it would not wait for by itself.  -> what the next call passes as `last`."""
         here = threading.get_ident(), self.arrays.cuda.get_current_stream().ptr
         if last not in (None, here):
             self.finish()
         return here
 
     def free(self) -> None:
-        """Gives the memory back that CuPy keeps for later, and recordings that are gone had: a pool keeps it even when
-        nobody has the pool any more."""
+        """Returns to the system the memory that CuPy keeps for later, and that of recordings that are gone: a pool
+        keeps it even when nobody has the pool any more."""
         self.arrays.get_default_memory_pool().free_all_blocks()
         for pool, recording in self._pools:
             if recording() is None:
@@ -261,12 +262,12 @@ class CupyDevice:
 
 
 def captured(function, arrays=()):
-    """See CupyDevice.captured.  A weight that the forward rounds is not rounded again for the backward."""
+    """See CupyDevice.captured. A weight rounded in the forward is not rounded again for the backward."""
     _recording.rounded = {id(array): {} for array in arrays}
     try:
         return current().captured(function, arrays)
     except (RuntimeError, MemoryError) as error:
-        traceback.clear_frames(error.__traceback__)  # of the arrays that were made so far
+        traceback.clear_frames(error.__traceback__)  # drops the arrays made so far
         current().free()
         raise
     finally:
@@ -274,37 +275,37 @@ def captured(function, arrays=()):
 
 
 def rounded(array) -> dict:
-    """While this thread records: what an array that the recording is given has become, by type; what is put in stays
-    until the end.  Of any other array, and at other times, an empty one that nobody keeps."""
+    """While this thread records: {type: the rounded copy} of an array that was given to the recording; entries last
+    until its end. For any other array, and at other times, a new empty dictionary."""
     return getattr(_recording, "rounded", {}).get(id(array), {})
 
 
 def free() -> None:
-    """Gives back what recordings that are gone had, which nothing else can use."""
+    """Returns the memory of recordings that are gone, which nothing else can use."""
     with alone:
         current().finish()
         current().free()
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether the GPU's memory did not suffice: for an array, which CuPy has a MemoryError for, a kernel or a graph."""
+    """Whether the GPU's memory was not enough: for an array (CuPy's MemoryError), a kernel or a graph."""
     return isinstance(error, MemoryError) or getattr(error, "status", None) == NO_MEMORY
 
 
 def use(device) -> None:
-    """What stands for the GPU from now on; None for CuPy's."""
+    """Makes `device` stand in for the GPU from now on; None: CuPy's again."""
     global _used
     _used = device
 
 
 def choose(number: int) -> None:
-    """The GPU of this number, counted round, is the one from now on: a rank's of several."""
+    """The GPU to use from now on, its number taken modulo how many there are: each rank takes its own."""
     global _number
     _number = number
 
 
 def current():
-    """What computes.  Raises BackendError."""
+    """The device.  Raises BackendError."""
     global _used
     if _used is None:
         _used = CupyDevice(_number)
@@ -317,18 +318,18 @@ def arrays():
 
 
 def launch(kernel: Kernel, grid, block, arguments, shared: int = 0) -> None:
-    """Runs a kernel: grid of blocks, block of threads, each up to three numbers."""
+    """Runs a kernel on a grid of blocks of threads, each of up to three dimensions."""
     current().launch(call(kernel, grid, block, arguments, shared))
 
 
 def call(kernel: Kernel, grid, block, arguments, shared: int = 0) -> Launch:
-    """The same, to be run later."""
+    """The same as a Launch, to be run later."""
     three = [(*(int(n) for n in size), 1, 1)[:3] for size in (grid, block)]
     return Launch(kernel, *three, shared, tuple(_argument(a) for a in arguments))
 
 
 def _argument(value):
-    """An array or None as it is; of numbers, Python's int and float become the kernels'."""
+    """Arrays and None as they are; Python's int and float as the kernels' int32 and float32."""
     if isinstance(value, (bool, int)):
         return np.int32(value)
     if isinstance(value, float):
@@ -338,10 +339,10 @@ def _argument(value):
 
 
 def on_hopper() -> bool:
-    """Whether this GPU has the instructions that Hopper alone has."""
+    """Whether this GPU has Hopper's warpgroup instructions."""
     return current().capability == HOPPER
 
 
 def tiles(element: str, across: bool = False) -> tuple:
-    """Of products of this type, on this GPU."""
+    """The tiles for products of this type on this GPU."""
     return tiles_of(element, on_hopper(), across)

@@ -1,9 +1,9 @@
-// What becomes of a product's sums: bias and activation, the residual, and the way to memory.
+// The epilogue of a product: bias, activation and residual, and the stores.
 #pragma once
 #include "product.cuh"
 #include "result.cuh"
 
-// sums = activation(sums + bias).  bias: of the columns that there are, or nullptr.
+// sums = activation(sums + bias).  bias: one number for each existing column, or nullptr.
 INLINE void finish(Sums& sums, int first_column, int columns, const float* bias, int activation) {
   int column = first_column + threadIdx.x / WARP % WARPS_ACROSS * WARP_COLUMNS + threadIdx.x % 4 * 2;
   auto every = [&](auto change) {
@@ -32,8 +32,9 @@ INLINE void finish(Sums& sums, int first_column, int columns, const float* bias,
   else if (activation == SILU) every([](float& x, int) { x = activated(x, SILU); });
 }
 
-// y = sums, rounded; or residual + y.  `target(row)` is the number with which a row of the result begins.  All of the
-// residual is asked for first: what is read after a write waits for it, as they may be one.
+// y = sums, rounded; or residual + y. target(row): the index of the first number of a row of the result. The residual
+// may be the result's own memory: all of it is loaded before anything is stored, as a load after a store would wait for
+// it.
 template <class Target>
 INLINE void store(const Sums& sums, int first_row, int first_column, int rows, int columns, const Target& target,
                   const element* residual) {
@@ -74,7 +75,7 @@ struct Rows {
   INLINE long long operator()(int row) const { return row * stride; }
 };
 
-// sums as floats, with no word about alignment: `stride` numbers a row.
+// sums as floats, with any alignment: `stride` numbers a row.
 INLINE void store_floats(const Sums& sums, int first_row, int first_column, int rows, int columns, float* memory,
                          long long stride) {
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;

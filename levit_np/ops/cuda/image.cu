@@ -1,10 +1,10 @@
-// Images as they come, into the layout of the convolutions: (B, H, W, C), C padded with zeros to whole chunks.
+// Images as they come -> the layout of the convolutions: (B, H, W, C), with C padded with zeros to whole chunks.
 //
-// With SIDE 2 a block of 2×2 pixels takes a pixel's place, (B, ⌈H/2⌉, ⌈W/2⌉, 4 C): three channels leave less of a chunk
-// empty.  Its pixels stand row by row; those outside the image are zeros.
+// With SIDE 2, blocks of 2×2 pixels take the place of pixels, (B, ⌈H/2⌉, ⌈W/2⌉, 4 C): three channels leave less of a
+// chunk empty. A block's pixels are in row order; those outside the image are zeros.
 //
-// A thread has a block of pixels, and a block of threads a row of them: where a number comes from is then known to the
-// compiler but for the row's and the block's beginning.
+// A thread has a block of pixels, and a thread block a row of them: addresses then are compile-time constants but for
+// where the row and the block begin.
 #include "machine.cuh"
 
 #ifndef SIDE
@@ -41,7 +41,7 @@ KERNEL image_of_floats(const float* x, element* y, int height, int width) {
 }
 LAUNCHABLE(image_of_floats)
 
-// x (B, C, H, W) of the same type: what training begins with.
+// x (B, C, H, W) of the kernels' type: how training begins.
 KERNEL image_of_elements(const element* x, element* y, int height, int width) {
   int pixels = height * width;
   write_row(y, height, width, [&](long long image, int pixel, int c) {

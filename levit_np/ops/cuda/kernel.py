@@ -1,4 +1,4 @@
-"""A kernel, its source and its launch, as data: all that can be said of them without a GPU."""
+"""A kernel, its source and its launch as plain data, independent of a GPU."""
 
 import re
 from functools import cache
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
-ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the kernels'
+ELEMENTS = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}  # NumPy's name: the name in the kernels
 
 
 class Kernel(NamedTuple):
-    """A function of a .cu file, and what the file is compiled for."""
+    """A function of a .cu file, and the macros that the file is compiled with."""
 
     source: str
     name: str
@@ -19,9 +19,8 @@ class Kernel(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The source with its definitions before it.  As options of the compiler they would cost each process a start
-        of it for each set of them: CuPy compiles an empty file with the options before it looks for what it has kept.
-        """
+        """The source with its macros as #define lines. As compiler options they would cost each process a run of the
+        compiler for each set of them: CuPy compiles an empty file with the options before it looks into its cache."""
         defines = ("ELEMENT", self.element), *self.defines
         return "".join(f"#define {key} {value}\n" for key, value in defines) + source(self.source)
 
@@ -33,7 +32,7 @@ class View(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """A kernel with everything it needs to run.  Arguments are contiguous arrays, Views, None, or NumPy scalars."""
+    """A kernel with all it needs to run. Arguments are contiguous arrays, Views, None, or NumPy scalars."""
 
     kernel: Kernel
     grid: tuple
@@ -44,7 +43,7 @@ class Launch(NamedTuple):
 
 @cache
 def source(name: str) -> str:
-    """The text of a .cu file with its headers in it: CuPy keeps compiled kernels by this text."""
+    """The text of a .cu file with its headers included: the key of CuPy's cache."""
     return _flattened(f"{name}.cu", set())
 
 

@@ -1,8 +1,8 @@
 // Linear maps: y = x wᵀ + b, and of its backward dx = dy w and dw = dyᵀ x.  Rows of x and of w are whole chunks.
 #include "epilogue.cuh"
 
-// y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels).
-// y's rows, whole chunks, are y_stride apart; residual lies as y does, and may be y.
+// y (rows, outputs) = activation(x wᵀ + bias) [+ residual].  x (rows, channels), w (outputs, channels). y's rows, whole
+// chunks, are y_stride apart; residual is laid out as y, and may be y.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
        int channels, int x_stride, int y_stride, int activation) {
@@ -16,7 +16,7 @@ linear(const element* x, const element* w, const float* bias, const element* res
 }
 LAUNCHABLE(linear)
 
-// dx (rows, channels) = dy w, whose terms, the outputs, run along dy's rows and across w's.  dy's rows are dy_stride
+// dx (rows, channels) = dy w. The terms, w's outputs, run along dy's rows and across w's. dy's rows are dy_stride
 // apart.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear_data(const element* dy, const element* w, element* dx, int rows, int outputs, int channels, int dy_stride) {
@@ -29,7 +29,7 @@ linear_data(const element* dy, const element* w, element* dx, int rows, int outp
 }
 LAUNCHABLE(linear_data)
 
-// The same, unrounded, for logits: y (rows, outputs) floats, any number of outputs.
+// y = x wᵀ + bias unrounded, for logits: y (rows, outputs) floats, any number of outputs.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear_floats(const element* x, const element* w, const float* bias, float* y, int rows, int outputs, int channels) {
   SHARED_MEMORY;
@@ -42,8 +42,9 @@ linear_floats(const element* x, const element* w, const float* bias, float* y, i
 }
 LAUNCHABLE(linear_floats)
 
-// Part blockIdx.z of dw (outputs, channels) = dyᵀ x: the terms (rows of dy and x) z · length to (z + 1) · length.  There
-// are many terms and few results, so many blocks share a result; `sum_parts` adds what they found, always in one order.
+// Part blockIdx.z of dw (outputs, channels) = dyᵀ x: the terms (rows of dy and x) z · length to (z + 1) · length. There
+// are many terms and few results, so many blocks share a result (split-k); `sum_parts` adds their parts, always in the
+// same order.
 KERNEL __launch_bounds__(THREADS, 1)
 linear_weight(const element* dy, const element* x, float* parts, int rows, int outputs, int channels, int length) {
   SHARED_MEMORY;

@@ -1,8 +1,8 @@
-"""The linear map on tensor cores.  x decides the precision: the weights, float32, are rounded to its type, and their
-gradients are float32 again."""
+"""The linear map on tensor cores. x decides the precision: float32 weights are rounded to its type, and their gradients
+are float32 again."""
 
 from .device import arrays, launch, on_hopper, tiles
-from .geometry import chunk_of, cover, cut_for, parts_for, tile_for, whole
+from .geometry import ceil_div, chunk_of, cut_for, parts_for, round_up, tile_for
 from .kernel import Kernel
 from .operands import contiguous, element_of, padded
 from .reduction import sum_columns, sum_parts
@@ -13,7 +13,7 @@ def linear(x, w, b=None):
     element, outputs = element_of(x), len(w)
     part = chunk_of(element)
     rows = padded(x, part)
-    y = arrays().empty((rows.size // rows.shape[-1], whole(outputs, part)), x.dtype)
+    y = arrays().empty((rows.size // rows.shape[-1], round_up(outputs, part)), x.dtype)
     if y.size:
         count, channels = rows.size // rows.shape[-1], rows.shape[-1]
         cut = cut_for(tile_for(count, outputs, tiles(element)), count, outputs, channels, element)
@@ -50,7 +50,7 @@ def _weight(dy, x, element):
     tile, parts, length = parts_for(outputs, channels, rows, element, on_hopper())
     sums = arrays().empty((parts, outputs, channels), "float32")
     launch(Kernel("linear", "linear_weight", element, tile.defines),
-           (cover(outputs, tile.rows), cover(channels, tile.columns), parts), (tile.threads,),
+           (ceil_div(outputs, tile.rows), ceil_div(channels, tile.columns), parts), (tile.threads,),
            (dy, x, sums, rows, outputs, channels, length), tile.shared)
     return sum_parts(sums)
 

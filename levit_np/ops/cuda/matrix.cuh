@@ -1,4 +1,4 @@
-// Small matrices in the registers of a warp, "fragments", as the tensor cores take them.
+// Fragments: small matrices in the registers of a warp, as the tensor cores take them.
 //
 // With g = lane / 4 and t = lane % 4, a lane holds
 //   of a (16 rows, 32 bytes of k):    four registers: the t-th of row g, of row g + 8, and both again 16 bytes further;
@@ -12,8 +12,8 @@
 #define TF32 0  // 1: a product of floats is one of numbers cut off at TF32's 10 bits of mantissa
 #endif
 
-// Floats on tensor cores that take TF32: each is a TF32 number and a small rest, and (A + a)(B + b) = AB + Ab + aB,
-// with ab below a float's rounding.
+// Float32 products on tensor cores that take TF32: each float is a TF32 number plus a small rest, and (A + a)(B + b) =
+// AB + Ab + aB, as ab is below a float's rounding.
 INLINE void tensor_product(float, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #if TF32
   tensor_product_tf32(d, a, b0, b1);
@@ -32,18 +32,18 @@ INLINE void tensor_product(float, float (&d)[4], const unsigned (&a)[4], unsigne
 #endif
 }
 
-// Lines of CHUNKS 16-byte chunks in shared memory: where a chunk lies.  The chunks of a line change places, in an order
-// that differs from line to line: else the eight chunks that load_matrices reads at once, one of each of eight lines,
-// would lie in the same of the shared memory's banks (128 bytes across), and be read one after the other.
+// Byte offset of a chunk in shared memory, which holds lines of CHUNKS 16-byte chunks. The chunks of a line are
+// permuted, differently from line to line (swizzling): load_matrices reads eight chunks at once, one from each of eight
+// lines, which would otherwise lie in the same banks (128 bytes across), and be read one after another.
 template <int CHUNKS> INLINE int offset(int line, int chunk) {
   constexpr int LINES_ACROSS = CHUNKS < 8 ? 8 / CHUNKS : 1, MASK = CHUNKS < 8 ? CHUNKS - 1 : 7;
   static_assert((CHUNKS & (CHUNKS - 1)) == 0, "a power of two");
   return (line * CHUNKS + (chunk ^ (line / LINES_ACROSS & MASK))) * CHUNK_BYTES;
 }
 
-// Fragments from such lines.  "Along" means that k runs along a line, "across" that a line is one k.
-// Of a: 16 rows from `row` on; of b: 16 columns, that is two fragments, r[0], r[1] and r[2], r[3].  `part` counts k by
-// 32 bytes along a line, by as many lines across.
+// Loads fragments from such lines. "Along": k runs along a line; "across": each line is one k. Of a: 16 rows from `row`
+// on; of b: 16 columns, which is two fragments, r[0], r[1] and r[2], r[3]. `part` counts k by 32 bytes along a line, or
+// by as many lines across.
 template <int CHUNKS> INLINE void a_along(unsigned (&r)[4], const unsigned char* lines, int row, int part) {
   int lane = threadIdx.x % WARP;
   load_matrices(r, lines + offset<CHUNKS>(row + lane % 16, part * 2 + lane / 16));
@@ -57,8 +57,8 @@ template <int CHUNKS> INLINE void b_along(unsigned (&r)[4], const unsigned char*
 template <int CHUNKS> INLINE unsigned number(const unsigned char* lines, int line, int place) {
   return *(const unsigned*)(lines + offset<CHUNKS>(line, place / 4) + place % 4 * 4);
 }
-// Which of eight k a lane holds in the i-th of its two registers: the i-th four; or, so that a result c can be the next
-// product's a, two neighbours (both products must then agree, for the sum over k has no order).
+// Which of eight k a lane holds in the i-th of its two registers: APART: the i-th four; NEIGHBOURS: two adjacent ones,
+// so that a result c can be the next product's a (both operands must then agree, as the sum over k has no order).
 enum Order { APART, NEIGHBOURS };
 template <Order ORDER> INLINE int k_of(int i) {
   int t = threadIdx.x % 4;
@@ -83,8 +83,8 @@ template <int CHUNKS, Order ORDER> INLINE void b_across(unsigned (&r)[4], const 
   }
 }
 
-// A result c (16 rows, 8 columns to each of the fragments) as the a of the next product, k along its columns: the lanes
-// hold just what they need.  16-bit numbers take two fragments of c, floats one, in the order NEIGHBOURS.
+// A result c (16 rows, fragments of 8 columns) as the a of the next product, with k along its columns: the lanes hold
+// just what they need. 16-bit numbers take two fragments of c, floats one, in the order NEIGHBOURS.
 INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, float16) {
   for (int i = 0; i < 4; i++) a[i] = pair_of<float16>(c[2 * part + i / 2][i % 2 * 2], c[2 * part + i / 2][i % 2 * 2 + 1]);
 }

@@ -1,19 +1,20 @@
-// Batch normalization and its backward, a thread keeping to its channels; layer normalization, a warp a token.
+// Batch normalization and its backward, each thread with its own channels; layer normalization, a warp for each token.
 //
-// x is (rows, channels).  A block of threads has VECTOR channels for each of its `lanes` (blockDim.x, a power of two
-// up to a warp) and `length` rows, one in blockDim.y a thread's: few channels leave more threads for the rows.
+// x is (rows, channels). A thread block has VECTOR channels for each of its `lanes` (blockDim.x, a power of two up to a
+// warp) and `length` rows, of which a thread takes every blockDim.y-th: the fewer the channels, the more threads share
+// the rows.
 #include "machine.cuh"
 
 #ifndef VECTOR
-#define VECTOR 1  // channels of a thread: 16 bytes of them, or one
+#define VECTOR 1  // channels of a thread: 16 bytes, or one
 #endif
 #ifndef ACTIVATION
-#define ACTIVATION IDENTITY  // behind the normalization
+#define ACTIVATION IDENTITY  // applied after the normalization
 #endif
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 struct alignas(VECTOR * sizeof(element)) Vector { element value[VECTOR]; };
 
-// What a thread has of a block's rows.
+// A thread's channels and rows.
 struct Share {
   int channel, first, end;
   bool there;
@@ -27,8 +28,8 @@ struct Share {
   }
 };
 
-// work(place, further, count) for a thread's rows, COUNT of them at once, all of whose loads are then under way together:
-// the first's place in memory, and how much further each of the others is.
+// work(place, further, count) for a thread's rows, AT_ONCE at a time, so that all their loads are in flight together:
+// the first one's index in memory, and the distance from each to the next.
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 template <int AT_ONCE, class Work> INLINE void by_rows(const Share& share, int channels, Work work) {
   int row = share.first, step = blockDim.y;
@@ -44,7 +45,7 @@ template <int COUNT> INLINE void load(Vector (&v)[COUNT], const element* x, long
   for (int i = 0; i < COUNT; i++) v[i] = *(const Vector*)(x + place + i * further);
 }
 
-// Adds up what the threads of a channel have found, within a warp and then over the warps; every thread gets the sum.
+// Adds up what the threads of a channel have found, within a warp and then over the warps; all threads get the sum.
 INLINE void add_over_rows(float (&sums)[VECTOR], float* shared) {
   int lanes = blockDim.x, warp = (threadIdx.y * lanes + threadIdx.x) / WARP;
 #pragma unroll
@@ -62,10 +63,10 @@ INLINE void add_over_rows(float (&sums)[VECTOR], float* shared) {
   __syncthreads();
 }
 
-// Of the rows so far: how many, a channel's mean, and the sum of its squared distances to it.  Another COUNT rows of
-// mean m move the mean by δ = m - mean times their share r of all, and add to the squares their own and
-// δ² COUNT (1 - r): nothing cancels, as it would in Σ x² - n mean².  Means are counted from `origin` on, which is one of
-// the numbers, so that they have the precision of the distances even where those are small.
+// Running moments (Welford, Chan): the number of rows so far, a channel's mean, and the sum of squared distances to it.
+// COUNT more rows of mean m move the mean by δ = m - mean times r, their share of all rows, and add to the squares
+// their own plus δ² COUNT (1 - r): nothing cancels, as it would in Σ x² - n mean². Means are relative to `origin`, one
+// of the numbers, so that they are as precise as the distances even where those are small.
 struct Moments {
   int rows = 0;
   float origin[VECTOR], mean[VECTOR] = {}, squares[VECTOR] = {};
@@ -93,7 +94,7 @@ struct Moments {
   }
 };
 
-// parts[block][0 and 1][channel]: the mean of the block's rows, and the sum of their squared distances to it.
+// parts[block][0, 1][channel]: the mean of the block's rows, and the sum of their squared distances to it.
 KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, int length) {
   SHARED_MEMORY;
   Share share(rows, channels, length);
@@ -126,14 +127,14 @@ KERNEL batch_statistics(const element* x, float* parts, int rows, int channels, 
 }
 LAUNCHABLE(batch_statistics)
 
-// Mean and variance of all rows from those of the blocks: squared distances to the mean of all are those to a block's
-// own, and those of the blocks' means.  A column of threads shares a channel's blocks.
+// Mean and variance of all rows from those of the blocks: the squared distances to the overall mean are those to a
+// block's own mean, plus those of the blocks' means. A column of threads shares a channel's blocks.
 KERNEL join_statistics(const float* parts, float* mean, float* variance, int count, int rows, int channels, int length) {
   SHARED_MEMORY;
   double* shared = (double*)shared_memory;
   int c = blockIdx.x * blockDim.x + threadIdx.x;
   auto size = [&](int part) { return part + 1 < count ? length : rows - part * length; };
-  auto over_column = [&](auto found) {  // Σ of what is found for each block, in an order that is always the same
+  auto over_column = [&](auto found) {  // Σ over blocks, always in the same order
     double sum = 0;
     if (c < channels)
 #pragma unroll 8
@@ -156,7 +157,8 @@ KERNEL join_statistics(const float* parts, float* mean, float* variance, int cou
 }
 LAUNCHABLE(join_statistics)
 
-// What evaluation will take: (1 - momentum) of what it was, and momentum of a batch's, its variance times n / (n - 1).
+// The running statistics that evaluation will use: (1 - momentum) of the old, plus momentum of a batch's, its variance
+// times n / (n - 1).
 KERNEL update_running(const float* mean, const float* variance, const float* batch_mean, const float* batch_variance,
                       float* new_mean, float* new_variance, int channels, float momentum, float unbiased) {
   int c = blockIdx.x * blockDim.x + threadIdx.x;
@@ -193,8 +195,8 @@ KERNEL normalize(const element* x, const float* gamma, const float* beta, const 
 }
 LAUNCHABLE(normalize)
 
-// A channel's way from x through BN, and the gradient's back through the activation behind it: d = x - mean,
-// dy = dz activation'(d scale + shift), of which scale = gamma/σ and shift = beta matter where there is an activation.
+// A channel of BN and of the activation after it: d = x - mean, dy = dz activation'(d scale + shift); scale = gamma/σ
+// and shift = beta are needed in dy only where there is an activation.
 struct Channel {
   float centre, deviation, scale, shift;
   Channel() = default;
@@ -209,7 +211,7 @@ struct Channel {
   }
 };
 
-// parts[block][0 and 1][channel]: Σ dy x̂, which is dgamma, and Σ dy, dbeta.
+// parts[block][0, 1][channel]: Σ dy x̂, which is dgamma, and Σ dy, dbeta.
 KERNEL __launch_bounds__(THREADS, 2)
 normalize_backward_sums(const element* dz, const element* x, const float* gamma, const float* beta, const float* mean,
                         const float* variance, float* parts, int rows, int channels, int length, float eps) {
@@ -245,8 +247,8 @@ normalize_backward_sums(const element* dz, const element* x, const float* gamma,
 }
 LAUNCHABLE(normalize_backward_sums)
 
-// dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0 and 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0
-// where mean and variance are constants.
+// dx = gamma/σ (dy - through (dbeta + x̂ dgamma)); sums[0, 1][channel]: dgamma, dbeta.  through: 1 / rows, or 0 where
+// mean and variance are constants.
 KERNEL normalize_backward(const element* dz, const element* x, const float* gamma, const float* beta, const float* mean,
                           const float* variance, const float* sums, element* dx, int rows, int channels, int length,
                           float eps, float through) {
@@ -282,7 +284,7 @@ INLINE float warp_sum(float x) {
   return x;
 }
 
-// Mean and 1/σ of a token's numbers, lane by lane and again from the cache.
+// Mean and 1/σ of a token's numbers, in two passes, the second from the cache.
 INLINE void token_statistics(const element* x, int channels, float eps, float& mean, float& deviation) {
   float sum = 0, squares = 0;
   for (int c = threadIdx.x; c < channels; c += WARP) sum += to_float(x[c]);
@@ -291,8 +293,8 @@ INLINE void token_statistics(const element* x, int channels, float eps, float& m
   deviation = 1 / sqrtf(warp_sum(squares) / channels + eps);
 }
 
-// y = gamma x̂ + beta; a warp a row.  Rows are `stride` numbers apart, and y's end in zeros: what else had the memory
-// before may have left a NaN there, which times the zeros of the weights is one.
+// y = gamma x̂ + beta, a warp for each row. Rows are `stride` numbers apart, and y's padding is set to zeros: a NaN
+// left there by another use of the memory would stay one when multiplied by the weights' zeros.
 KERNEL layer_norm(const element* x, const float* gamma, const float* beta, element* y, int rows, int channels, int stride,
                   float eps) {
   int row = blockIdx.x * blockDim.y + threadIdx.y;

@@ -1,21 +1,21 @@
-"""Batch normalization over all axes but the channels', and layer normalization over the channels.  Statistics, gamma
-and beta are float32 whatever x is."""
+"""Batch normalization over all axes but the channels', and layer normalization over the channels. Statistics, gamma and
+beta are float32 whatever x is."""
 
 from ..reference import Statistics
 from .activation import HARDSWISH, IDENTITY
 from .device import arrays, launch
-from .geometry import COLUMN_THREADS, chunk_of, columns_for, cover
+from .geometry import COLUMN_THREADS, ceil_div, chunk_of, columns_for
 from .kernel import Kernel
 from .operands import contiguous, element_of
 from .reduction import sum_columns, sum_parts
 
 THREADS = 128
-JOINED, JOINERS = 8, 32  # channels a block, and threads that share a channel's parts
-TOKENS = 4  # a block of layer normalization, a warp each
+JOINED, JOINERS = 8, 32  # channels of a block of join_statistics, and threads for each
+TOKENS = 4  # tokens of a block of layer normalization, a warp each
 
 
 def batch_statistics(x, axis=-1) -> Statistics:
-    """Mean and biased variance a channel, in two passes over each few rows."""
+    """Mean and biased variance a channel: of a few rows at a time in two passes, then joined."""
     return _statistics(_rows(x, axis))
 
 
@@ -25,7 +25,7 @@ def _statistics(x):
     parts = arrays().empty((columns.parts, 2, channels), "float32")
     mean, variance = arrays().empty((channels,), "float32"), arrays().empty((channels,), "float32")
     _launch("batch_statistics", x, columns, (x, parts, rows, channels, columns.length), True)
-    launch(Kernel("normalization", "join_statistics"), (cover(channels, JOINED),), (JOINED, JOINERS),
+    launch(Kernel("normalization", "join_statistics"), (ceil_div(channels, JOINED),), (JOINED, JOINERS),
            (parts, mean, variance, columns.parts, rows, channels, columns.length), JOINED * JOINERS * 8)
     return Statistics(mean, variance, rows)
 
@@ -47,7 +47,7 @@ def _normalized(x, gamma, beta, mean, variance, eps, activation=IDENTITY):
 
 
 def normalize_backward(dy, x, gamma, mean, variance, eps, axis=-1):
-    """Mean and variance are constants here.  -> dx, dgamma, dbeta."""
+    """The backward where mean and variance are constants.  -> dx, dgamma, dbeta."""
     return _backward(dy, x, gamma, mean, variance, eps, axis, 0.0)
 
 
@@ -57,7 +57,7 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
 
 
 def batch_norm_hardswish(x, gamma, beta, eps, axis=-1):
-    """hardswish(batch_norm(x)): what stands between is neither written to memory nor read.  -> y, Statistics."""
+    """hardswish(batch_norm(x)) without writing the value between to memory.  -> y, Statistics."""
     return _batch_norm(x, gamma, beta, eps, axis, HARDSWISH)
 
 
@@ -74,13 +74,13 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
 
 
 def batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, eps, axis=-1):
-    """batch_norm_backward after hardswish_backward, whose x is computed again.  -> dx, dgamma, dbeta."""
+    """hardswish_backward, whose x is recomputed, then batch_norm_backward.  -> dx, dgamma, dbeta."""
     return _backward(dy, x, gamma, *statistics[:2], eps, axis, 1.0 / statistics.count, beta)
 
 
 def _backward(dy, x, gamma, mean, variance, eps, axis, through, beta=None):
-    """through: 1 / count where mean and variance are the batch's own, 0 where they are constants; beta where Hardswish
-    comes after it."""
+    """through: 1 / count where mean and variance are the batch's own, 0 where they are constants; beta: given where
+    Hardswish follows."""
     rows, dy = _rows(x, axis), _rows(dy.astype(x.dtype, copy=False), axis)
     count, channels = rows.shape
     dx = arrays().empty(rows.shape, x.dtype)
@@ -102,7 +102,7 @@ def update_running(running, statistics, momentum):
     """running = (1 - momentum) running + momentum · the batch's, its variance unbiased.  -> mean, variance."""
     channels, count = len(statistics.mean), statistics.count
     found = tuple(arrays().empty((channels,), "float32") for _ in "12")
-    launch(Kernel("normalization", "update_running"), (cover(channels, THREADS),), (THREADS,),
+    launch(Kernel("normalization", "update_running"), (ceil_div(channels, THREADS),), (THREADS,),
            (*_floats(*running, *statistics[:2]), *found, channels, float(momentum), count / (count - 1)))
     return found
 
@@ -113,7 +113,7 @@ def layer_norm(x, gamma, beta, eps):
     y = arrays().empty(x.shape, x.dtype)
     count = x.size // x.shape[-1]
     if count:
-        launch(Kernel("normalization", "layer_norm", element_of(x)), (cover(count, TOKENS),), (32, TOKENS),
+        launch(Kernel("normalization", "layer_norm", element_of(x)), (ceil_div(count, TOKENS),), (32, TOKENS),
                (rows, *_floats(gamma, beta), y, count, x.shape[-1], x.shape[-1], float(eps)))
     return y
 
@@ -124,13 +124,13 @@ def layer_norm_backward(dy, x, gamma, eps):
     dx, products = arrays().empty(x.shape, x.dtype), arrays().empty(x.shape, "float32")
     count = x.size // channels
     if count:
-        launch(Kernel("normalization", "layer_norm_backward", element_of(x)), (cover(count, TOKENS),), (32, TOKENS),
+        launch(Kernel("normalization", "layer_norm_backward", element_of(x)), (ceil_div(count, TOKENS),), (32, TOKENS),
                (dy, contiguous(x), *_floats(gamma), dx, products, count, channels, float(eps)))
     return dx, sum_columns(products), sum_columns(dy)
 
 
 def _rows(x, axis):
-    """x as (rows, channels); a view where the channels lie side by side already."""
+    """x as (rows, channels); a view where the channels already lie side by side."""
     return contiguous(arrays().moveaxis(x, axis, -1)).reshape(-1, x.shape[axis])
 
 

@@ -1,4 +1,4 @@
-"""Operands as the kernels read them: on the GPU, of one type, side by side, in whole chunks of 16 bytes."""
+"""Operands in the form the kernels read: on the GPU, of one type, contiguous, in whole chunks of 16 bytes."""
 
 from functools import cache
 
@@ -11,7 +11,8 @@ from .kernel import ELEMENTS
 
 
 def element_of(*values) -> str:
-    """The kernels' name for the type that all have.  Raises BackendError for a type they do not compute in."""
+    """The kernels' name of the type that all of these have. Raises BackendError for a type that they do not compute in.
+    """
     kinds = {_name(value.dtype) for value in values}
     if len(kinds) > 1 or not kinds <= set(ELEMENTS):
         raise BackendError(f"backend cuda: expected arrays of one type of {', '.join(ELEMENTS)}, "
@@ -20,23 +21,23 @@ def element_of(*values) -> str:
 
 
 @cache
-def _name(dtype) -> str:  # which NumPy puts together each time
+def _name(dtype) -> str:  # NumPy builds the string anew each time
     return dtype.name
 
 
 def contiguous(x, dtype=None):
-    """x as the kernels read it: of `dtype`, its numbers side by side, the first at a multiple of 16 bytes."""
+    """x as the kernels read it: of `dtype`, contiguous, starting at a multiple of 16 bytes."""
     if x.flags.c_contiguous and dtype in (None, x.dtype) and current().address(x) % CHUNK_BYTES == 0:
         return x
     known = rounded(x)
     if dtype not in known:
-        y = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # which would make an array of a number
+        y = arrays().ascontiguousarray(x, dtype=dtype).reshape(x.shape)  # ascontiguousarray makes (1,) of ()
         known[dtype] = y if current().address(y) % CHUNK_BYTES == 0 else y.copy()
     return known[dtype]
 
 
 def padded(x, part: int, dtype=None):
-    """contiguous(x), with zeros behind the last axis where it is not whole parts."""
+    """contiguous(x), its last axis padded with zeros to whole parts."""
     missing = -x.shape[-1] % part
     if not missing:
         return contiguous(x, dtype)
@@ -46,8 +47,8 @@ def padded(x, part: int, dtype=None):
 
 
 def type_of(precision: str) -> np.dtype:
-    """NumPy's type of a precision.  Raises BackendError for bfloat16 where the package that adds it is missing, or a
-    CuPy that takes it."""
+    """NumPy's type of a precision. Raises BackendError for bfloat16 where ml_dtypes, the package that adds it, or a
+    CuPy that supports it is missing."""
     if precision != "bfloat16":
         return np.dtype(precision)
     try:
@@ -65,7 +66,7 @@ def asarray(x):
 
 
 def to_host(x) -> np.ndarray:
-    """The inverse: NumPy's."""
+    """The inverse: a NumPy array."""
     return arrays().asnumpy(x)
 
 

@@ -1,7 +1,8 @@
 // Adaptive clipping and AdamW of every parameter in one launch, in place.
 //
-// What is clipped together, a unit, is an output's weights (or a whole vector).  A warp has a unit: it takes both norms,
-// then moves what it has just read and finds in the cache.  Which parameter a unit belongs to stands in a table.
+// A unit, what is clipped together, is an output's weights (or a whole vector). A warp takes a unit: it computes both
+// norms, then updates the numbers it has just read, which are in the cache. A table says which parameter a unit belongs
+// to.
 #include "machine.cuh"
 
 INLINE float warp_sum(float x) {
@@ -21,8 +22,8 @@ INLINE int owner_of(int unit, const int* first_unit, int count) {
 }
 
 // addresses [4][count]: of parameters, gradients, first and second moments; first_unit [count + 1]; lengths of units
-// and decays [count].  rest: 1 - β, which of a float β would be far less exact than β is.  corrections: 1 / (1 - βᵗ).
-// clip 0: none.  scale: what the gradients are multiplied by before anything else.
+// and decays [count]. rest: 1 - β, rounded once: computed from a float β it would be far less exact. corrections: 1 /
+// (1 - βᵗ). clip 0: none. scale: a factor of the gradients, applied first.
 KERNEL update_together(const long long* addresses, const int* first_unit, const int* lengths, const float* decays, int count,
                        float rate, float beta1, float beta2, float rest1, float rest2, float eps, float correction1,
                        float correction2, float clip, float clip_eps, float scale) {
@@ -53,7 +54,7 @@ KERNEL update_together(const long long* addresses, const int* first_unit, const 
 }
 LAUNCHABLE(update_together)
 
-// parts[unit] = Σ x² over the unit's numbers; the same table, of one array each.
+// parts[unit] = Σ x² over the unit's numbers; the same table with one array each.
 KERNEL squared_norms(const long long* addresses, const int* first_unit, const int* lengths, int count, float* parts) {
   int unit = blockIdx.x * blockDim.y + threadIdx.y;
   if (unit >= first_unit[count]) return;
@@ -66,7 +67,7 @@ KERNEL squared_norms(const long long* addresses, const int* first_unit, const in
 }
 LAUNCHABLE(squared_norms)
 
-// averages += rest (values - averages), of every array; the same table without moments.  rest: 1 - decay, as above.
+// averages += rest (values - averages) for every array; the same table without moments. rest: 1 - decay, as above.
 KERNEL average_together(const long long* addresses, const int* first_unit, const int* lengths, int count, float rest) {
   int unit = blockIdx.x * blockDim.y + threadIdx.y;
   if (unit >= first_unit[count]) return;

@@ -1,5 +1,5 @@
-"""What a step does to the parameters.  One at a time as in the reference, from CuPy's own operations; all together,
-which is what a training spends its time in, in one kernel."""
+"""What a training step does to the parameters: one at a time as in the reference, by CuPy's own operations; or all
+together in one kernel, as training does."""
 
 import weakref
 
@@ -8,33 +8,34 @@ import numpy as np
 from ..reference import adamw, clip_adaptively, moving_average, scaled_and_clipped, unit_norms  # noqa: F401
 from ..reference.clipping import EPS
 from .device import arrays, current, launch
-from .geometry import cover
+from .geometry import ceil_div
 from .kernel import Kernel
 
-UNITS = 8  # a block, a warp each
-_tables = {}  # of each kernel's last call: weak references to the arrays, the decays, and what stood in the table
+UNITS = 8  # units of a block, a warp each
+# Of each kernel's last call: weak references to the arrays, the decays, the table.
+_tables = {}
 
 
 def squared_norm(*tensors):
-    """Σ x² over all tensors, float32, a number on the device, so that nobody waits for it; infinite or NaN as soon as
-    any of them is."""
-    kept = [_side_by_side(x) for x in tensors]  # the launch knows their addresses alone
+    """Σ x² over all tensors: a float32 number on the device, so that nobody waits for it; infinite or NaN if any of
+    them is."""
+    kept = [_side_by_side(x) for x in tensors]  # the launch holds only their addresses
     addresses, first_unit, lengths, units = _table("squared_norms", kept)
     parts = arrays().empty((units,), "float32")
-    launch(Kernel("optimizer", "squared_norms"), (cover(units, UNITS),), (32, UNITS),
+    launch(Kernel("optimizer", "squared_norms"), (ceil_div(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, len(kept), parts))
     return parts.sum()
 
 
 def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
                     scale=1.0):
-    """clip_adaptively, unless clip is None or 0, and adamw, of lists of float32 arrays; parameters and moments in
-    place.
+    """For lists of float32 arrays: clip_adaptively, unless clip is None or 0, then adamw, writing parameters and
+    moments in place.
 
-    scale: what the gradients are multiplied by first."""
+    scale: a factor of the gradients, applied first."""
     groups = [list(parameters), [_side_by_side(g) for g in gradients], list(first), list(second)]
     addresses, first_unit, lengths, units, decays = _table("update_together", *groups, decays=decays)
-    launch(Kernel("optimizer", "update_together"), (cover(units, UNITS),), (32, UNITS),
+    launch(Kernel("optimizer", "update_together"), (ceil_div(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, decays, len(groups[0]), float(rate), float(betas[0]), float(betas[1]),
             1.0 - betas[0], 1.0 - betas[1], float(eps), 1 / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step),
             float(clip or 0), EPS, float(scale)))
@@ -44,20 +45,20 @@ def average_together(averages, values, decay):
     """moving_average of lists of float32 arrays, in place."""
     groups = list(averages), list(values)
     addresses, first_unit, lengths, units = _table("average_together", *groups)
-    launch(Kernel("optimizer", "average_together"), (cover(units, UNITS),), (32, UNITS),
+    launch(Kernel("optimizer", "average_together"), (ceil_div(units, UNITS),), (32, UNITS),
            (addresses, first_unit, lengths, len(groups[0]), 1.0 - decay))
 
 
 def _side_by_side(x):
-    """x, its numbers side by side; that they begin anywhere, as a part of what several ranks have summed up does, is
-    nothing to these kernels, which take one at a time."""
+    """x, contiguous. Where it begins does not matter to these kernels, which read one number at a time: a part of an
+    array that several ranks have summed may begin anywhere."""
     return x if x.flags.c_contiguous else arrays().ascontiguousarray(x)
 
 
 def _table(kernel, *groups, decays=None):
-    """On the device: where the arrays lie, and which units are whose; the number of units; the decays, if there are
-    any.  For some thousand arrays this takes the processor longer than the GPU is at work: a step after a step, which
-    has the same arrays, has the same table."""
+    """On the device: the arrays' addresses, and which units belong to which; the number of units; the decays, if there
+    are any. For about a thousand arrays, making it takes the processor longer than the GPU works; consecutive steps
+    have the same arrays, and share the table."""
     references, known, found = _tables.get(kernel, ((), None, None))
     everything = [array for group in groups for array in group]
     if (len(references) != len(everything) or known != decays

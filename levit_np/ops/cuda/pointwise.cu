@@ -1,4 +1,4 @@
-// One number at a time.  A thread takes 16 bytes, or one number; `count` is the numbers there are.
+// Functions of single numbers. A thread takes 16 bytes, or one number; `count`: how many numbers there are.
 #include "machine.cuh"
 
 // y = make(a, b) number by number.
@@ -32,14 +32,14 @@ KERNEL add(const element* a, const element* b, element* y, long long count) {
 }
 LAUNCHABLE(add)
 
-// x += e, which is repeated every `period` numbers: a position embedding.
+// x += e, repeated every `period` numbers: a position embedding.
 KERNEL add_repeated(element* x, const element* e, long long count, int period) {
   long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i < count) from_float(to_float(x[i]) + to_float(e[i % period]), x[i]);
 }
 LAUNCHABLE(add_repeated)
 
-// y (images, tokens + 1, channels): the token before each image's.  count: numbers of y.
+// y (images, tokens + 1, channels): the token before each image's tokens.  count: numbers of y.
 KERNEL prepend(const element* x, const element* token, element* y, long long count, int tokens, int channels) {
   long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;

@@ -1,10 +1,11 @@
-"""From many tokens to fewer, and the tokens' two layouts: the mean is a kernel, the rest moves numbers."""
+"""From many tokens to fewer, and between the two layouts of tokens: the mean is a kernel, the rest only moves numbers.
+"""
 
 from ..reference import (  # noqa: F401
     first_token, image_to_tokens, prepend_token, subsample, tokens_to_image)
 from ..reference import drop_path_mask as _mask
 from .device import arrays, launch
-from .geometry import cover
+from .geometry import ceil_div
 from .kernel import Kernel
 from .operands import contiguous, element_of
 from .reduction import sum_columns
@@ -17,7 +18,7 @@ def average_pool(x):
     batch, tokens, channels = x.shape
     y = arrays().empty((batch, channels), x.dtype)
     if y.size:
-        launch(Kernel("reduction", "average_tokens", element_of(x)), (cover(y.size, THREADS),), (THREADS,),
+        launch(Kernel("reduction", "average_tokens", element_of(x)), (ceil_div(y.size, THREADS),), (THREADS,),
                (contiguous(x), y, batch, tokens, tokens, channels))
     return y
 

@@ -1,14 +1,14 @@
-// The product of two matrices, tile by tile: what linear maps and convolutions share, forward and backward.
+// The product of two matrices (GEMM), tile by tile: what linear maps and convolutions share, forward and backward.
 //
-// A block of threads computes TILE_ROWS × TILE_COLUMNS numbers of  c = Σ_k a[row, k] b[column, k].  It takes k in steps
-// of K_BYTES.  Each step's slices of a and b are copied to shared memory STAGES - 1 steps before they are used, so that
-// the tensor cores do not wait for memory.  From there each warp loads fragments (load_matrices) of 16 rows or columns
-// by 32 bytes of k, and multiplies (matrix.cuh); or four warps let Hopper's tensor cores do both (warpgroup.cuh).
+// A thread block computes TILE_ROWS × TILE_COLUMNS numbers of  c = Σ_k a[row, k] b[column, k], in steps of K_BYTES of
+// k. Each step's slices of a and b are copied to shared memory STAGES - 1 steps ahead (multistage pipelining), so that
+// the tensor cores do not wait for memory. From there each warp loads fragments (load_matrices) of 16 rows or columns
+// by 32 bytes of k, and multiplies them (matrix.cuh); or four warps let Hopper's tensor cores do both (warpgroup.cuh).
 //
-// An operand tells where its numbers are: chunk(line, place) is the place of 16 bytes, or none, for zeros.
+// An operand says where its numbers are: chunk(line, place) is the place of 16 bytes, or none, for zeros.
 //   K_ALONG true:  a line is a row of a (or a column of b), and k runs along it: x and w of y = x wᵀ.
 //   K_ALONG false: a line is one k, and the rows (columns) run along it: both operands of dw = dyᵀ x.
-// Where they come from - a matrix, the window of a convolution - is all that tells the products apart.
+// Where the numbers come from - a matrix, the window of a convolution - is all that distinguishes the products.
 #pragma once
 #include "matrix.cuh"
 #include "warpgroup.cuh"
@@ -17,10 +17,11 @@
 #define K_BYTES 128
 #endif
 #ifndef WARPGROUPS
-#define WARPGROUPS 0  // 1: for Hopper alone, with warpgroup.cuh
+#define WARPGROUPS 0  // 1: Hopper's warpgroup instructions (warpgroup.cuh)
 #endif
 #ifndef SPLIT
-#define SPLIT 0  // 1: each of four warps takes a quarter of a step for the whole tile, where a chain of steps takes long
+// 1: each of four warps takes a quarter of a step's k for the whole tile, where there are many steps in sequence
+#define SPLIT 0
 #endif
 #ifndef TILE_ROWS
 #define TILE_ROWS 64
@@ -30,21 +31,22 @@
 #define STAGES 3
 #endif
 
-constexpr int K_STEP = K_BYTES / sizeof(element), PARTS = K_BYTES / 32;  // which a tensor_product takes at a time
+constexpr int K_STEP = K_BYTES / sizeof(element), PARTS = K_BYTES / 32;  // PARTS: of 32 bytes, a tensor_product's
 constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
-constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at a time: one computes while the other stores
-constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;  // a warp's of the tile
-constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;                                // fragments of it
+constexpr int BLOCKS = sizeof(element) == 2 ? 2 : 1;  // on a processor at once: one computes while the other stores
+// a warp's part of the tile
+constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;
+constexpr int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // its fragments
 constexpr int A_BYTES = TILE_ROWS * K_BYTES, B_BYTES = TILE_COLUMNS * K_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
 static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "fragments are loaded 16 by 16");
 static_assert(!SPLIT || WARPS_DOWN * WARPS_ACROSS == 4, "a quarter each");
 static_assert(!WARPGROUPS || (K_BYTES == 128 && WARP_ROWS == 16 && WARPS_ACROSS == 1 && WARPS_DOWN % 4 == 0),
               "a warpgroup has 64 rows and all columns");
-// Where k runs across, warpgroups take rows and columns by 64, as many numbers as a line has.
+// Where k runs across, warpgroups take rows and columns in blocks of 64, as many numbers as a line has.
 constexpr bool ACROSS_BY_WARPGROUPS = WARPGROUPS && TILE_COLUMNS % 64 == 0;
-constexpr int BLOCK_OF_64 = 64 * K_BYTES;  // bytes, of 64 rows that k runs along, or of K_STEP lines of 64 rows
+constexpr int BLOCK_OF_64 = 64 * K_BYTES;  // bytes of 64 lines along k, or of K_STEP lines across 64 rows
 
-// What a lane holds of its warp's part: see matrix.cuh.
+// A lane's part of its warp's sums: see matrix.cuh.
 using Sums = float[DOWN][ACROSS][4];
 INLINE void clear(Sums& sums) {
 #pragma unroll
@@ -55,18 +57,18 @@ INLINE void clear(Sums& sums) {
       for (int e = 0; e < 4; e++) sums[i][j][e] = 0;
 }
 
-// Where a chunk lies in an array, counted in chunks, for which 32 bits suffice up to 64 GiB; and whether there is one.
+// The index of a chunk in an array, for which 32 bits suffice up to 64 GiB; and whether it exists.
 struct Where {
   unsigned chunk;
   bool there;
 };
 constexpr unsigned NONE = ~0u;
 
-// A matrix in memory, `stride` chunks from a line to the next.
+// A matrix in memory, `stride` chunks from one line to the next.
 template <bool ALONG> struct Matrix {
   static constexpr bool K_ALONG = ALONG;
-  using Line = unsigned;   // where it begins, or NONE
-  using Place = unsigned;  // along it
+  using Line = unsigned;  // its first chunk, or NONE
+  using Place = unsigned;  // the chunk along it
   const element* memory;
   unsigned lines, length, stride;
   INLINE Matrix(const element* memory, int lines, int length, int stride)
@@ -76,8 +78,8 @@ template <bool ALONG> struct Matrix {
   INLINE Where chunk(Line line, Place place) const { return {line + place, line != NONE && place != NONE}; }
 };
 
-// One operand's slice of a step in shared memory, and how a thread copies its part of it: the same place of some lines.
-// What does not change from step to step is found once: along k that is the lines, across it the place.
+// One operand's slice of a step in shared memory, and how a thread copies its share: the same place of several lines.
+// What stays the same from step to step is computed once: the lines where k runs along, the place where it runs across.
 template <class Operand, int TILE> struct Slice {
   static constexpr bool K_ALONG = Operand::K_ALONG;
   static constexpr int LINES = K_ALONG ? TILE : K_STEP;
@@ -98,7 +100,7 @@ template <class Operand, int TILE> struct Slice {
   }
   static INLINE int chunk() { return threadIdx.x % CHUNKS; }
   static INLINE int line(int i) { return threadIdx.x / CHUNKS + i * LINES_APART; }
-  static INLINE int offset_of(int line, int chunk) {  // by 64 rows, or one whole line after the other
+  static INLINE int offset_of(int line, int chunk) {  // in blocks of 64 rows, or line after line
     if (!K_ALONG && ACROSS_BY_WARPGROUPS) return chunk / 8 * BLOCK_OF_64 + offset<8>(line, chunk % 8);
     return offset<CHUNKS>(line, chunk);
   }
@@ -127,8 +129,8 @@ template <class Operand, int TILE> struct Slice {
 template <class T> INLINE void add_product(T type, float (&sum)[4], const unsigned (&a)[4], const unsigned* b) {
   tensor_product(type, sum, a, b[0], b[1]);
 }
-// Tensor cores cut their sums off.  What they find for a few terms is added to the others outside of them, where it is
-// rounded: the errors of many sums of floats would all point to zero, and add up.
+// Tensor cores truncate their sums. So, for floats, the sum of a few terms is added to the others outside of them,
+// where it is rounded: truncation errors all point towards zero, and would add up.
 INLINE void add_product(float type, float (&sum)[4], const unsigned (&a)[4], const unsigned* b) {
   float few[4] = {};
   tensor_product(type, few, a, b[0], b[1]);
@@ -136,7 +138,8 @@ INLINE void add_product(float type, float (&sum)[4], const unsigned (&a)[4], con
   for (int e = 0; e < 4; e++) sum[e] += few[e];
 }
 
-// A step's product, of `parts` times 32 bytes of k: a warp loads fragments of its rows and columns and multiplies them.
+// A step's product, of `parts` times 32 bytes of k: a warp loads the fragments of its rows and columns and multiplies
+// them.
 template <class SliceA, class SliceB, int DOWN, int ACROSS>
 INLINE void multiply(float (&sums)[DOWN][ACROSS][4], const unsigned char* a, const unsigned char* b, int row, int column,
                      int first_part, int parts) {
@@ -154,7 +157,7 @@ INLINE void multiply(float (&sums)[DOWN][ACROSS][4], const unsigned char* a, con
   }
 }
 
-// What each warp has found for the whole tile, added up, each warp its part.
+// Adds up the warps' sums of the whole tile (SPLIT); each warp keeps its part.
 struct alignas(16) Fragment { float value[4]; };
 template <int HIGH, int WIDE>
 INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned char* shared) {
@@ -183,17 +186,17 @@ INLINE void add_parts(Sums& sums, const float (&own)[HIGH][WIDE][4], unsigned ch
 }
 
 // A step's product on Hopper, whose tensor cores read both operands from shared memory themselves: four warps multiply
-// 64 rows by all columns, each lane holding what it would hold of its warp's sixteen rows.  They are still at it when
-// this returns.
+// 64 rows by all columns, and each lane holds what it would hold of its warp's sixteen rows. The products are still
+// running when this returns.
 template <bool A_ALONG, bool B_ALONG, class T>
 INLINE void multiply_by_warpgroups(T type, Sums& sums, const unsigned char* a, const unsigned char* b) {
-  constexpr int A_PART = A_ALONG ? 32 : 16 * 128, B_PART = B_ALONG ? 32 : 16 * 128;  // 16 numbers, or 16 lines
+  constexpr int A_PART = A_ALONG ? 32 : 16 * 128, B_PART = B_ALONG ? 32 : 16 * 128;  // of 16 numbers, or of 16 lines
   a += threadIdx.x / (4 * WARP) * BLOCK_OF_64;
-  begin_products();
+  fence_products();
 #pragma unroll
   for (int part = 0; part < PARTS; part++)
     warpgroup_product<A_ALONG, B_ALONG>(type, sums[0], a + part * A_PART, b + part * B_PART, BLOCK_OF_64);
-  end_products();
+  commit_products();
 }
 
 // sums = Σ over k from `begin` to `end` of a[first_row…] b[first_column…].
@@ -208,7 +211,7 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   clear(sums);
   float own[SPLIT ? TILE_ROWS / 16 : 1][SPLIT ? TILE_COLUMNS / 8 : 2][4] = {};
   int warp = threadIdx.x / WARP, steps = (end - begin + K_STEP - 1) / K_STEP;
-  unsigned char *stage = shared, *next = shared;  // the one that is multiplied, the one copied to
+  unsigned char *stage = shared, *next = shared;  // the stage that is multiplied, the one copied to
   auto after = [&](unsigned char* stage) {
     return stage == shared + (STAGES - 1) * STAGE_BYTES ? shared : stage + STAGE_BYTES;
   };
@@ -217,7 +220,7 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
       slice_a.copy(next, begin + step * K_STEP);
       slice_b.copy(next + A_BYTES, begin + step * K_STEP);
     }
-    end_copies();  // an empty group too: the number of groups is what is waited for
+    commit_copies();  // also if empty: waiting counts groups
     next = after(next);
   };
 #pragma unroll
@@ -225,7 +228,7 @@ INLINE void product(Sums& sums, const A& a, const B& b, int first_row, int first
   for (int step = 0; step < steps; step++) {
     wait_for_copies<STAGES - 2>();
     if constexpr (BY_WARPGROUPS) wait_for_products(sums[0]);
-    __syncthreads();  // every thread's copies have arrived, and every warp is done with the stage that is copied to next
+    __syncthreads();  // every thread's copies have arrived, and no warp still reads the stage that is copied to next
     copy(step + STAGES - 1);
     if constexpr (BY_WARPGROUPS) {
       multiply_by_warpgroups<A::K_ALONG, B::K_ALONG>(element{}, sums, stage, stage + A_BYTES);

@@ -1,7 +1,8 @@
-// Sums.  What many blocks have each found a part of is added in one order, so that it is the same every time.
+// Sums. The parts that many blocks have each found are added in a fixed order, so that the result is the same every
+// time.
 #include "machine.cuh"
 
-// y[i] = Σ_p parts[p, i].  A column of threads shares the parts of a number, of which there may be few.
+// y[i] = Σ_p parts[p, i]. A column of threads shares the parts of one number, as there may be few numbers.
 KERNEL sum_parts(const float* parts, float* y, int count, int size) {
   SHARED_MEMORY;
   float* shared = (float*)shared_memory;
@@ -18,7 +19,7 @@ KERNEL sum_parts(const float* parts, float* y, int count, int size) {
 }
 LAUNCHABLE(sum_parts)
 
-// parts[p, column] = Σ over the rows p · length to (p + 1) · length of x (rows, columns); a thread a column.
+// parts[p, column] = Σ over the rows p · length to (p + 1) · length of x (rows, columns), a thread for each column.
 KERNEL sum_columns(const element* x, float* parts, int rows, int columns, int length) {
   int column = blockIdx.x * blockDim.x + threadIdx.x;
   if (column >= columns) return;
@@ -29,7 +30,8 @@ KERNEL sum_columns(const element* x, float* parts, int rows, int columns, int le
 }
 LAUNCHABLE(sum_columns)
 
-// y (images, channels) = the mean of the first `tokens` of each image's `all` in x; a thread an image's channel.
+// y (images, channels) = the mean of the first `tokens` of each image's `all` tokens in x, a thread for each image and
+// channel.
 KERNEL average_tokens(const element* x, element* y, int images, int tokens, int all, int channels) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= images * channels) return;

@@ -1,16 +1,16 @@
-// A linear map of many rows on Hopper: a block keeps its rows of x in shared memory, all of k, while the columns, w's
-// lines, pass by.  What the way from the L2 cache to the processors carries limits products of few terms, and of that a
-// block's rows are so only a small part: the more rows it has, the fewer times w passes.
+// A linear map of many rows on Hopper. A block keeps its rows of x, all of k, resident in shared memory while the
+// columns, w's lines, pass by. Products of few terms are limited by the traffic from L2 to the processors; the more
+// rows a block has, the fewer times w passes.
 //
-// A warpgroup has 64 rows.  One warpgroup more, the carriers, copies w's slices into a ring, ahead of all others, and,
-// as soon as the last tile of columns has read a step of the rows, that step of the block's next rows.  Nobody waits
-// for everybody: barriers say when a slice has arrived and when all have read it, so that while some warpgroups bring a
-// tile's results to memory, others multiply.
+// A warpgroup has 64 rows. One more warpgroup, the carriers (producers), copies w's slices into a ring ahead of the
+// others, and, once the last tile of columns has read a step of the rows, that step of the block's next rows. There is
+// no barrier of the whole block: barriers in memory say when a slice has arrived and when all have read it, so that
+// some warpgroups store a tile while others multiply.
 #include "epilogue.cuh"
 
 constexpr int CARRIERS = 4 * WARP;
 
-// An operand's slice of a step, `first` its first row (or column), copied by some of the threads.
+// Copies an operand's slice of a step, from row (or column) `first` on, by COPYING threads.
 template <int TILE, int COPYING, class Operand>
 INLINE void copy_slice(unsigned char* slice, const Operand& operand, int first, int k, int thread) {
   using Lines = Slice<Operand, TILE>;
@@ -24,7 +24,7 @@ INLINE void copy_slice(unsigned char* slice, const Operand& operand, int first, 
   }
 }
 
-// The stage of a ring that comes next, and whether the ring has been passed an even or an odd number of times.
+// The next stage of a ring, and whether the ring has been passed an even or odd number of times.
 struct Turn {
   int stage = 0, round = 0;
   INLINE void next() {
@@ -32,7 +32,8 @@ struct Turn {
   }
 };
 
-// each(row, column) with sums = Σ_k a[row…] b[column…], for `tiles` tiles of columns of every so many-th TILE_ROWS rows.
+// each(row, column) with sums = Σ_k a[row…] b[column…], for `tiles` tiles of columns of each of the block's groups of
+// TILE_ROWS rows.
 template <class B, class Each>
 INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns, int tiles, unsigned char* shared,
                      Each each) {
@@ -41,18 +42,18 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
   Barrier *arrived = (Barrier*)(ring + STAGES * B_BYTES), *read = arrived + STAGES, *rows_read = read + STAGES;
   if (threadIdx.x == 0) {
     for (int i = 0; i < STAGES; i++) {
-      expect(arrived + i, CARRIERS);
-      expect(read + i, WARPS_DOWN);
+      init_barrier(arrived + i, CARRIERS);
+      init_barrier(read + i, WARPS_DOWN);
     }
-    for (int i = 0; i < steps; i++) expect(rows_read + i, WARPS_DOWN);
+    for (int i = 0; i < steps; i++) init_barrier(rows_read + i, WARPS_DOWN);
   }
   __syncthreads();
   int first = blockIdx.x * TILE_ROWS, further = gridDim.x * TILE_ROWS, begin = blockIdx.y * tiles * TILE_COLUMNS;
   int end = begin + tiles * TILE_COLUMNS < columns ? begin + tiles * TILE_COLUMNS : columns;
   Turn turn;
   if (warp >= WARPS_DOWN) {
-    int carrier = threadIdx.x % CARRIERS, even = 0;  // the block's first rows, its third, …
-    bool filled = false;                             // the ring, once
+    int carrier = threadIdx.x % CARRIERS, even = 0;  // even: 1 for the block's second rows, its fourth, …
+    bool filled = false;  // whether the ring has been filled once
     for (int row = first; row < (int)a.lines; row += further, even ^= 1)
       for (int column = begin; column < end; column += TILE_COLUMNS)
         for (int step = 0; step < steps; step++) {
@@ -62,21 +63,21 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
           }
           if (filled) wait_at(read + turn.stage, turn.round ^ 1);
           copy_slice<TILE_COLUMNS, CARRIERS>(ring + turn.stage * B_BYTES, b, column, step * K_STEP, carrier);
-          arrive_after_copies(arrived + turn.stage);  // the rows' copies among them
+          arrive_after_copies(arrived + turn.stage);  // including the rows' copies
           turn.next();
           filled = filled || turn.stage == 0;
         }
-    end_copies();
+    commit_copies();
     wait_for_copies<0>();
     return;
   }
-  bool speaks = threadIdx.x % WARP == 0;  // for its warp
+  bool speaks = threadIdx.x % WARP == 0;  // one lane speaks for its warp
 #pragma unroll 1
   for (int row = first; row < (int)a.lines; row += further)
 #pragma unroll 1
     for (int column = begin; column < end; column += TILE_COLUMNS) {
       clear(sums);
-      Barrier* before = read;  // of the last step's stage, which is still being read
+      Barrier* before = read;  // of the stage before, which is still being read
 #pragma unroll 1
       for (int step = 0; step < steps; step++, turn.next()) {
         wait_at(arrived + turn.stage, turn.round);
@@ -95,7 +96,7 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
     }
 }
 
-// y = activation(x wᵀ + bias), as `linear`, but without a residual: the end of each tile would wait for it.
+// y = activation(x wᵀ + bias), as `linear`, but without a residual, for which the end of each tile would wait.
 KERNEL __launch_bounds__(THREADS + CARRIERS, 1)
 linear_resident(const element* x, const element* w, const float* bias, element* y, int rows, int outputs, int channels,
                 int x_stride, int y_stride, int activation, int tiles) {

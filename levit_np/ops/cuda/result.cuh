@@ -1,6 +1,6 @@
-// Results on their way to memory.  A lane holds two neighbours of a row in each fragment, and memory is best written 16
-// bytes at a time: the four lanes of a row exchange what they have of GATHERED fragments, and each gets a chunk of the
-// row, of row g or, with `half`, g + 8: the columns from gathered_column() on.
+// Results on their way to memory. A lane holds two neighbours of a row in each fragment, but memory is best written 16
+// bytes at a time: the four lanes of a row exchange what they have of GATHERED fragments, and each gets one chunk of
+// the row, of row g or, with `half`, g + 8: the columns from gathered_column() on.
 #pragma once
 #include "matrix.cuh"
 
@@ -9,7 +9,7 @@ INLINE int gathered_column() {
   int t = threadIdx.x % 4;
   return sizeof(element) == 2 ? t * 8 : t % 2 * 8 + t / 2 * 4;
 }
-// Of two words of a lane the one goes to the lane `mask` away, and what comes back takes its place.
+// Swaps one of a lane's two words with the lane `mask` away.
 INLINE void exchange(unsigned& first, unsigned& second, int mask) {
   bool upper = threadIdx.x & mask;
   unsigned come = __shfl_xor_sync(EVERY_LANE, upper ? first : second, mask);
@@ -39,7 +39,7 @@ INLINE Chunk gathered(const float (*c)[4], int half, float) {
   return y;
 }
 
-// The n-th GATHERED fragments of one row of fragments, as a chunk; what is beyond the last of them is 0.
+// The n-th GATHERED fragments of a row of fragments as a chunk; beyond the last of them it is 0.
 template <int FRAGMENTS> INLINE Chunk chunk_of_fragments(const float (&c)[FRAGMENTS][4], int n, int half) {
   float group[GATHERED][4];
 #pragma unroll
@@ -49,7 +49,7 @@ template <int FRAGMENTS> INLINE Chunk chunk_of_fragments(const float (&c)[FRAGME
   return gathered(group, half, element{});
 }
 
-// a + b, number by number.  The sum of two 16-bit numbers, rounded once, is what the sum of floats rounds to.
+// a + b, number by number. The once-rounded sum of two 16-bit numbers is what the sum of their floats rounds to.
 template <class T> INLINE Chunk sum_of_chunks(const Chunk& a, const Chunk& b, T) {
   unsigned x[4], y[4];
   memcpy(x, &a, CHUNK_BYTES);

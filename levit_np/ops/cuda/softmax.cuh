@@ -1,24 +1,25 @@
-// A warp's sixteen rows of softmax(scale · q kᵀ + bias) v, summed up while the keys and values pass by.
+// A warp's sixteen rows of softmax(scale · q kᵀ + bias) v, summed while the keys and values pass by (online softmax).
 //
-// The softmax of a row is the same for any m that is taken off its scores,
+// The softmax of a row does not change with m, a number subtracted from its scores:
 //   y = Σ_k 2^(s_k - m) v_k / Σ_k 2^(s_k - m).
-// m need only be so near to the largest score that no weight overflows, and those that count do not vanish.  The
-// largest is known when the last tile has passed; so m is SLACK above the largest of the first tile, and it stays until
-// a weight is 2 or more.  Then m becomes SLACK above the largest so far, and what was summed up with m' is scaled down:
+// m only has to be so near the largest score that no weight overflows, and those that count do not vanish. The largest
+// is not known until the last tile has passed. So m starts SLACK above the largest of the first tile, and stays until a
+// weight is 2 or more. Then m becomes SLACK above the largest so far, and the sums, made with the old m', are scaled
+// down:
 //   2^(s - m) = 2^(s - m') 2^(m' - m).
-// The largest score's weight is at least 2^-SLACK; a float16 is exact to 2^-25, which is 2^-18 of that.  Few tiles but
-// the first come to another m; in the others a lane looks at its own weights only, all at once.
+// The largest score's weight is at least 2^-SLACK; a float16 is exact to 2^-25, which is 2^-18 of that. Few tiles but
+// the first change m; in the others a lane only tests its own weights, all at once.
 #pragma once
 #include "attention.cuh"
 
 // Where all scores so far are -infinity, or so far below zero that their own rounding would be a factor of the weights,
-// m is FURTHEST: the weights are 0, until a score comes that counts.
+// m is FURTHEST: the weights are 0 until a score comes that counts.
 constexpr float SLACK = 7, FURTHEST = -0x1p31f;
 
-// So many groups of 16 keys a warp works on at once: what it waits for in one passes while it is busy with the other.
+// Groups of 16 keys that a warp works on at once: while one waits, the other keeps it busy.
 constexpr int AT_ONCE = 2;
 
-// Each of the sums of a warp's rows becomes what it is turned into; half: of the rows g, or g + 8.
+// Replaces each of the sums of a warp's rows by turned(sum, half); half: 0 for the rows g, 1 for g + 8.
 template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Turned turned) {
 #pragma unroll
   for (int i = 0; i < TILES; i++)
@@ -29,16 +30,16 @@ template <int TILES, class Turned> INLINE void each(float (&sums)[TILES][4], Tur
 INLINE unsigned one(float) { return bits_of(1.0f); }
 template <class T> INLINE unsigned one(T) { return pair_of<T>(1, 1); }
 
-// Where a lane finds its part of lines in shared memory: as Tokens, but computed once, and from there on added to.  The
-// lines begin at a multiple of a line's bytes, so that another chunk changes only the last bits; but not where a line is
-// longer than what shared memory itself begins at a multiple of, or sixteen lines of the other array are shorter.
+// Where a lane finds its part of lines in shared memory: as Tokens, but computed once and then only added to. Lines
+// begin at a multiple of a line's bytes, so that another chunk changes only the low bits; except where a line is longer
+// than shared memory's own alignment, or longer than sixteen lines of the other array.
 constexpr bool WHOLE_LINES = K_CHUNKS * CHUNK_BYTES <= 1024 && V_CHUNKS * CHUNK_BYTES <= 1024 &&
                              V_CHUNKS <= 16 * K_CHUNKS && K_CHUNKS <= 16 * V_CHUNKS;
 template <int CHUNKS> struct LanePlace {
   static constexpr int GROUP_BYTES = 16 * CHUNKS * CHUNK_BYTES;
-  unsigned begin, own;  // own: 0 where it is a part of begin
+  unsigned begin, own;  // own: 0 where begin includes it
   INLINE LanePlace(const unsigned char* lines, unsigned own)
-      : begin(unknown(place_of(lines) + (WHOLE_LINES ? own : 0))), own(WHOLE_LINES ? 0 : own) {}
+      : begin(opaque(place_of(lines) + (WHOLE_LINES ? own : 0))), own(WHOLE_LINES ? 0 : own) {}
   INLINE unsigned at(int chunk, int group) const {
     return (WHOLE_LINES ? begin ^ chunk * CHUNK_BYTES : begin + (own ^ chunk * CHUNK_BYTES)) + group * GROUP_BYTES;
   }
@@ -53,7 +54,7 @@ struct Keys {
   INLINE void pass(int groups) { place.pass(groups); }
 };
 struct Values {
-  const unsigned char* lines;  // of floats, which no instruction transposes
+  const unsigned char* lines;  // for floats, which no instruction transposes
   LanePlace<V_CHUNKS> place;
   INLINE Values(const unsigned char* lines)
       : lines(lines), place(lines, offset<V_CHUNKS>(threadIdx.x % 16, threadIdx.x % WARP / 16)) {}
@@ -69,11 +70,11 @@ struct Values {
 };
 
 struct Softmax {
-  // Of rows g and g + 8; shift: -m.  A row's total is one more column of the product, of a v that is 1 everywhere: Σ of
-  // the weights as they are rounded.
+  // Of rows g and g + 8; shift: -m. A row's total is one more column of the product, with a v that is 1 everywhere: the
+  // sum of the weights as rounded.
   float sums[VALUE_SIZE / 8][4] = {}, total[1][4] = {}, shift[2] = {infinity(), infinity()};
 
-  // The groups of 16 keys from `group` to `end`, the first of which is at these lines.
+  // Adds the groups of 16 keys from `group` to `end`, the first of which is at these lines.
   INLINE void add(int group, int end, const unsigned (&query)[K_PARTS][4], const unsigned char* key_lines,
                   const unsigned char* value_lines, NextBias<AT_ONCE>& next, float scale) {
     Keys keys(key_lines);
@@ -119,8 +120,8 @@ struct Softmax {
     }
   }
 
-  // The weights of scores, as the next product takes them.  -> whether one is 2 or more, or not a number: of each type,
-  // these have the upper bit of their exponent set.
+  // The weights of scores, as the next product's operand.  -> whether one is 2 or more, or NaN: in each type, such
+  // numbers have the upper bit of their exponent set.
   template <int COUNT>
   INLINE bool weigh(unsigned (&weights)[COUNT][GROUP_PARTS][4], const float (&scores)[COUNT * 2][4],
                     float scale) const {
@@ -141,9 +142,9 @@ struct Softmax {
     return bits & (sizeof(element) == 4 ? 0x40000000 : 0x40004000);
   }
 
-  // The rows from `row` on of a head of an image.  y: token n of image b, head h, at
-  // ((b · queries + n) · heads + h) · VALUE_SIZE.  logarithms (images, heads, queries), or nullptr: m + log2 Σ, with
-  // which the backward computes the probabilities again.
+  // Writes the rows from `row` on of a head of an image. y: token n of image b, head h, at ((b · queries + n) · heads +
+  // h) · VALUE_SIZE. logarithms (images, heads, queries), or nullptr: m + log2 Σ, from which the backward recomputes
+  // the probabilities.
   INLINE void store(element* y, float* logarithms, int image, int head, int heads, int row, int queries,
                     int activation) {
     float inverse[2];
@@ -153,10 +154,10 @@ struct Softmax {
       float all = total[0][half * 2];
       if (logarithms && n < queries && threadIdx.x % 4 == 0)
         logarithms[((long long)image * heads + head) * queries + n] = log2f(all) - shift[half];
-      inverse[half] = __fdividef(1.0f, all);  // far from where it is not exact to a float's last bits
+      inverse[half] = __fdividef(1.0f, all);  // in the range where it is exact to a float's last bits
     }
     each(sums, [&](float x, int half) { return x * inverse[half]; });
-    // Asked once, not for each of the sums.
+    // Tested once, not for each of the sums.
     if (activation == HARDSWISH) each(sums, [](float x, int) { return activated(x, HARDSWISH); });
     else if (activation == SILU) each(sums, [](float x, int) { return activated(x, SILU); });
     store_rows<VALUE_SIZE>(sums, y + ((long long)image * queries * heads + head) * VALUE_SIZE,

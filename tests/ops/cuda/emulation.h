@@ -252,7 +252,7 @@ template <class V> V __ldg(const V* p) {
 
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
-inline unsigned unknown(unsigned x) { return x; }
+inline unsigned opaque(unsigned x) { return x; }
 inline unsigned bits_of(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float float_of(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline float to_float(float x) { return x; }
@@ -411,11 +411,11 @@ void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsign
   Exchange& e = meet(WARPGROUP, std::make_pair(a, b));
   if (shown<std::pair<const void*, const void*>>(e, 0) != std::make_pair((const void*)a, (const void*)b))
     fail("warpgroup_product: lanes with other operands");
-  if (!f.open) fail("warpgroup_product: not between begin_products and end_products");
+  if (!f.open) fail("warpgroup_product: not between fence_products and commit_products");
   if (f.product_count == PRODUCTS) fail("warpgroup_product: more products under way than the emulation holds");
   f.products[f.product_count++] = {add_product<T>, d[0], N, {a, A_ALONG, blocks}, {b, B_ALONG, blocks}, f.product_group};
 }
-inline void begin_products() { emulation::current->open = true; }
+inline void fence_products() { emulation::current->open = true; }
 // Done at once, or, where copies are made at once, at the latest moment.
 inline void do_products(int left) {
   emulation::Fiber& f = *emulation::current;
@@ -425,7 +425,7 @@ inline void do_products(int left) {
   f.product_count -= done;
   memmove(f.products, f.products + done, f.product_count * sizeof(emulation::Product));
 }
-inline void end_products() {
+inline void commit_products() {
   emulation::current->open = false;
   emulation::current->product_group++;
   if (!emulation::eager) do_products(0);
@@ -433,7 +433,7 @@ inline void end_products() {
 template <int LEFT = 0, int N> void wait_for_products(float (&)[N][4]) { do_products(LEFT); }
 
 using emulation::Barrier;
-inline void expect(Barrier* b, int arrivals) { *b = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0}; }
+inline void init_barrier(Barrier* b, int arrivals) { *b = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0}; }
 inline void arrive(Barrier* b) { emulation::arrive_at(b); }
 inline void arrive_after_copies(Barrier* b) {
   emulation::Fiber& f = *emulation::current;
@@ -460,7 +460,7 @@ inline void wait_at(Barrier* b, int round) {
   while (!emulation::is_over(f)) emulation::leave(emulation::AT_BARRIER);
 }
 
-inline void end_copies() { emulation::current->group++; }
+inline void commit_copies() { emulation::current->group++; }
 template <int LEFT> void wait_for_copies() {
   emulation::Fiber& f = *emulation::current;
   for (; f.first < f.last && f.copies[f.first % emulation::QUEUE].group < f.group - LEFT; f.first++)

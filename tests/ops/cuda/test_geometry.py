@@ -7,7 +7,7 @@ from levit_np.config import FAMILY
 from levit_np.ops.cuda.kernel import FOLDER
 from levit_np.ops.cuda.geometry import (
     BROAD, COLUMN_THREADS, FLAT, MOST_TERMS, PROCESSORS, SHARED_OF_HOPPER, SIZES, SMALL, TILES, WARPGROUP_TILES, WIDE,
-    attention_for, columns_for, cover, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of,
+    attention_for, ceil_div, columns_for, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of,
     tokens_held)
 
 SHARED_OF_A_BLOCK = 99 << 10  # of compute capability 8.6, of all from 8.0 on the least
@@ -30,7 +30,7 @@ def test_a_large_product_gets_wide_tiles_and_a_small_one_many_blocks():
     assert narrow.columns == 32  # no result is computed to be thrown away
     rows, columns = 196, 512
     tile = tile_for(rows, columns, tiles)
-    assert cover(rows, tile.rows) * cover(columns, tile.columns) > PROCESSORS / 2
+    assert ceil_div(rows, tile.rows) * ceil_div(columns, tile.columns) > PROCESSORS / 2
 
 
 @pytest.mark.parametrize("hopper", [False, True])
@@ -68,7 +68,7 @@ def test_quotients_of_floats(width, ulps):
                          [(512, 256, BROAD), (1024, 512, BROAD), (64, 288, FLAT), (32, 72, FLAT)])
 def test_gradients_on_hopper_get_large_tiles_and_no_more_blocks_than_run_at_a_time(rows, columns, tile):
     found, parts, _ = parts_for(rows, columns, 50176, "float16", True)
-    blocks = parts * cover(rows, tile.rows) * cover(columns, tile.columns)
+    blocks = parts * ceil_div(rows, tile.rows) * ceil_div(columns, tile.columns)
     assert found == tile and PROCESSORS / 2 < blocks <= 2 * PROCESSORS
     assert parts_for(rows, columns, 50176, "float", True)[0] == parts_for(rows, columns, 50176, "float16", False)[0]
 
@@ -81,9 +81,9 @@ def test_many_rows_of_few_terms_are_resident(rows, columns, terms, resident):
     cut = cut_for(BROAD, rows, columns, terms, "float16")
     assert cut.resident == resident and not cut_for(BROAD, rows, columns, terms, "float16", residual=True).resident
     if resident:
-        assert cut.shared <= SHARED_OF_HOPPER and cut.tile.threads == 512 and cover(terms, 64) <= 16
-        assert cut.grid[0] * cut.grid[1] <= PROCESSORS and cut.grid[0] <= cover(rows, cut.tile.rows)
-        assert (cut.grid[1] - 1) * cut.across < cover(columns, cut.tile.columns) <= cut.grid[1] * cut.across
+        assert cut.shared <= SHARED_OF_HOPPER and cut.tile.threads == 512 and ceil_div(terms, 64) <= 16
+        assert cut.grid[0] * cut.grid[1] <= PROCESSORS and cut.grid[0] <= ceil_div(rows, cut.tile.rows)
+        assert (cut.grid[1] - 1) * cut.across < ceil_div(columns, cut.tile.columns) <= cut.grid[1] * cut.across
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,7 +103,8 @@ def test_attention_of_the_five_models(name, images, element):
             assert shape.grid[1] * warps * 16 >= rows and shape.grid[0] * together >= images * heads
             assert warps * together <= 8 and shape.shared <= SHARED_OF_A_BLOCK
             assert (shape.grid[1] - 1) * warps * 16 < rows  # no block without rows
-        parts, count = images_for(heads * cover(queries, 16) * cover(keys, 16) * 256 * SIZES[element] // 16, images)
+        tiles = ceil_div(queries, 16) * ceil_div(keys, 16)
+        parts, count = images_for(heads * tiles * 256 * SIZES[element] // 16, images)
         assert parts * count >= images > (parts - 1) * count and count >= min(8, images)
 
 
