@@ -1,4 +1,5 @@
-"""Runs a plan with the Numba kernels: a snapshot of a model's weights, packed, and buffers for the batches it meets."""
+"""The cpu backend's executor: a snapshot of a model's weights, packed, and a program for each batch size that it meets.
+"""
 
 from collections import OrderedDict
 
@@ -7,46 +8,47 @@ import numpy as np
 from ..errors import BackendError, LevitError
 from ..ops.cpu import threads
 from ..ops.cpu.library import library
-from ..ops.cpu.memory import give_back
+from ..ops.cpu.memory import trim_heap
 from ..ops.cpu.step import Pad
 from . import plan
 from .lowering import Lowering
 from .program import Program
 
-LARGEST = 16  # images a program; a larger batch goes through in parts
-KEPT = 4  # programs kept, one a size of batch
-GROUP_ROWS = 392  # tokens of a stage that share a pass through its weights
+MAX_BATCH = 16  # images of one program; a larger batch is divided
+KEPT = 4  # batch sizes whose programs are kept
+GROUP_ROWS = 392  # tokens of a stage that pass through its weights together: as many images as fit
 
 
 class CpuExecutor:
     """logits = executor(images), images float32 (B, C, H, W) -> (B, classes) float32; apart: see plan.steps_of.
 
-    half: products of bfloat16 or, where the processor is faster at those of float32, of float32 and bfloat16 weights,
-    summed in float32; the residual stream, the softmax and the head stay in float32.  Raises BackendError where the
-    loaded kernels have neither.
-    May be called by several threads at once: each call has buffers of its own."""
+    half: products of bfloat16 or, where the processor is faster at float32, of float32 with bfloat16 weights; summed in
+    float32, in which the residual stream, the softmax and the head stay. Raises BackendError where the loaded kernels
+    have neither. Several threads may call it at once: each call has its own buffers."""
 
     def __init__(self, model, half=False, apart=False):
         self.kernels = library()
-        if half and not self.kernels.instructions.half:  # LEVIT_NP_INSTRUCTIONS was another when they were loaded
+        # LEVIT_NP_INSTRUCTIONS has changed since they were loaded.
+        if half and not self.kernels.instructions.half:
             raise BackendError("dtype bfloat16: expected kernels with products of bfloat16, found those for "
                                f"{self.kernels.instructions.name}, which this process has loaded; use float32")
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)
         steps = plan.steps_of(model, apart, pooled_early=True)
         self._lowering = Lowering(steps, model.config, self.kernels.instructions, half)
-        give_back()  # the folded weights, in float64, have gone: 16 MiB of LeViT-256's
+        trim_heap()  # the folded weights, in float64, are freed: 16 MiB of LeViT-256's
         self._idle: OrderedDict[int, list[Program]] = OrderedDict()
 
     def __call__(self, images):
-        if images.dtype != np.float32:  # whatever type a parameter was replaced in
+        if images.dtype != np.float32:  # a parameter may have been replaced by one of another type
             raise LevitError(f"cpu: expected images of float32, found {images.dtype}")
         logits = np.empty((len(images), self._outputs), np.float32)
-        parts = -(-len(images) // LARGEST)
+        parts = -(-len(images) // MAX_BATCH)
         for part in range(parts):
-            # Of sizes that differ by one at most.
+            # Parts whose sizes differ by one at most.
             start, stop = len(images) * part // parts, len(images) * (part + 1) // parts
             program = self._take(stop - start)
-            self._run(program, np.ascontiguousarray(images[start:stop]))  # a part: all may be more than memory holds
+            # only this part: a copy of all may not fit into memory
+            self._run(program, np.ascontiguousarray(images[start:stop]))
             logits[start:stop] = program.logits(self._outputs)
             self._give(program)
         return logits

@@ -1,8 +1,8 @@
-"""All the algebra of BatchNorm at inference, once.
+"""All the algebra of folding BatchNorm at inference, once.
 
-In evaluation BN is y = scale · x + shift with scale = gamma / √(variance + eps), shift = beta - mean · scale, a channel
-at a time: linear, so that it joins the linear map beside it.  Everything is computed in float64 and rounded once.
-"""
+In evaluation BN is y = scale · x + shift a channel, with scale = gamma / √(variance + eps) and shift = beta - mean ·
+scale. That is linear, so it folds into the linear map before or after it. Everything is computed in float64 and rounded
+once."""
 
 import numpy as np
 
@@ -32,11 +32,11 @@ def average_heads(first, second):
 
 
 def stack_heads(first, second):
-    """(w₁ x + b₁, w₂ x + b₂): two classifiers (weight, bias) one above the other in one."""
+    """(w₁ x + b₁, w₂ x + b₂): two classifiers (weight, bias) stacked into one."""
     return tuple(np.concatenate(pair) for pair in zip(first, second))
 
 
 def group_by_role(array, heads, sizes):
-    """Rows [q k v] of head 0, of head 1, …  ->  the q rows of all heads, then all k, then all v.  array (ΣO, ...)."""
+    """Reorders rows from [q k v] of head 0, of head 1, … to all heads' q, all k, all v.  array (ΣO, ...)."""
     parts = np.split(array.reshape(heads, sum(sizes), *array.shape[1:]), np.cumsum(sizes)[:-1], axis=1)
     return np.concatenate([part.reshape(-1, *array.shape[1:]) for part in parts])

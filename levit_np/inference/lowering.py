@@ -1,4 +1,5 @@
-"""A plan's steps for the kernels: each packs its weights once, and writes itself into the program of a batch."""
+"""A plan's steps for the cpu kernels: each packs its weights once, and then emits itself into the program of a batch:
+`emit` adds a row to the table of steps (ops/cpu/step.py). The steps' order, and so the program's, is the plan's."""
 
 import numpy as np
 
@@ -9,30 +10,32 @@ from ..ops.cpu.minimal_filtering import FEW_SQUARES, WINDOW_BYTES
 from ..ops.cpu.step import AMX_JOB, HARDSWISH_SIX, LOG2_E, PARTS, PLAIN, RESIDUAL, SILU, TILE, TILE_SUMS
 from ..ops.reference import convolution_size
 from . import plan
-from .packing import (GRAIN, HALF_GRAIN, head_columns, key_size, nested, pack, padded, plain_columns, spread,
-                      to_bfloat16)
+from .packing import (
+    GRAIN, HALF_GRAIN, head_columns, key_size, nested, pack, plain_columns, round_up, spread, to_bfloat16)
 from .program import PANEL_BYTES, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
-SCRATCH_BYTES = 512 << 10  # of a convolution by minimal filtering at least: all of them use the same
+SCRATCH_BYTES = 512 << 10  # of a convolution by minimal filtering, at least, so that all of them share one buffer
 
 
 class Lowering:
-    """The steps of a plan, packed, in `sections`: the stem, then each stage with the shrinking block that ends it.
+    """The steps of a plan, packed, in `sections`: the stem, then each stage up to and including the shrinking block
+    that ends it.
 
-    While they are made: `columns` of each tensor (see packing) and its `scale`, times which a number in memory is the
-    true one (1/6 after the kernels' Hardswish); `tokens` of the residual stream, `size` of the map."""
+    State while they are made: `columns` of each tensor (see packing.py) and its `scale`, the factor from a number in
+    memory to the true one (1/6 after the kernels' 6 · hardswish); `tokens` of the residual stream, `size` of the map.
+    """
 
     def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
         self.instructions, tiles = instructions, instructions.half == "tiles"
-        # How many bfloat16 numbers stand for one in products (but for the image's and the head's): 1, rounded; PARTS,
-        # whose sum it is exactly, where AMX multiplies float32 fastest so; or 0: it stays float32.
-        self.parts = 1 if half and instructions.rounds else PARTS if tiles else 0
-        # How two weights of a linear map share 32 bits, if they do.
-        self.pairs = (to_bfloat16 if instructions.rounds else nested) if half else None
+        # How many bfloat16 numbers represent one in products (other than the image's and the head's): 1, rounded;
+        # PARTS, whose sum it is exactly, where AMX multiplies float32 fastest that way; 0: it stays float32.
+        self.parts = 1 if half and instructions.bfloat16_inputs else PARTS if tiles else 0
+        # How two weights of a linear map are packed into 32 bits, if they are.
+        self.pairs = (to_bfloat16 if instructions.bfloat16_inputs else nested) if half else None
         self.grain = HALF_GRAIN if self.parts else GRAIN
-        self.half_attention = half and tiles  # q, k and v in bfloat16 too
+        self.half_attention = half and tiles  # q, k and v are bfloat16 too
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
         for step in steps:
@@ -40,24 +43,24 @@ class Lowering:
             stem_ends = isinstance(step, plan.Convolution) and len(self.convolutions) == len(config.stem)
             if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
                 self.sections.append([])
-            del step  # or it would stand beside the next, both in float64
+            del step  # free it before the next is made: both are float64
 
     def pack(self, weight, bias, rows, columns, pairs):
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
 
-    def most(self, parts, pairs, outputs):
+    def tile_rows(self, parts, pairs, outputs):
         """Rows of a product's largest tile: one of bfloat16, one that spans two panels, or one of a single panel."""
         if parts or pairs:
             return 32 if parts == PARTS else self.instructions.pair_rows
-        doubled = outputs >= 2 * self.width and self.instructions.double
-        return self.instructions.double if doubled else self.instructions.rows
+        doubled = outputs >= 2 * self.width and self.instructions.double_rows
+        return self.instructions.double_rows if doubled else self.instructions.rows
 
     def key_size(self, key):
-        """Columns of a head in q and k: whole panels for AMX, else what fills one."""
-        return padded(key, self.width) if self.half_attention else key_size(key, self.width)
+        """Columns of a head in q and k: whole panels for AMX, else what fits evenly into a panel."""
+        return round_up(key, self.width) if self.half_attention else key_size(key, self.width)
 
     def finish(self, target, activation):
-        """The kernels' number of an activation whose result goes to `target`."""
+        """The kernels' code of an activation whose result goes to `target`."""
         self.scale[target] = 1 / 6 if activation == "hardswish" else 1
         return FINISH[activation]
 
@@ -69,8 +72,8 @@ class Lowering:
 
 
 class Convolution:
-    """An output pixel's window is one segment of memory a line of the kernel, where a pixel's channels lie side by
-    side; in the image itself, (C, H, W), one a channel and line."""
+    """An implicit im2col: where a pixel's channels lie side by side, an output pixel's window is one contiguous segment
+    for each line of the kernel; in the image itself, (C, H, W), one for each channel and line."""
 
     def __init__(self, step, lowering):
         outputs, channels, self.kernel, _ = step.weight.shape
@@ -82,7 +85,7 @@ class Convolution:
         self.number = len(lowering.convolutions)
         self.parts = lowering.parts
         self.parts_read = self.parts if self.number else 0
-        # Sums of fewer channels are too short to pay for what stands around them.
+        # With fewer channels the sums are too short to pay for the transforms around them.
         self.filtering = (self.number > 0 and channels > 16 and not self.parts_read
                           and minimal_filtering.suits(self.kernel, self.stride, self.out))
         weight = step.weight * scale
@@ -96,18 +99,18 @@ class Convolution:
             weight = (minimal_filtering.kernel_terms(weight) if self.filtering
                       else weight.transpose(0, 2, 3, 1)).reshape(outputs, -1)  # (O, cells·C)
             cell = plain_columns(channels, lowering.lanes if self.filtering else lowering.grain)
-            self.channels, self.length = padded(channels, lowering.grain), self.kernel * len(cell)
+            self.channels, self.length = round_up(channels, lowering.grain), self.kernel * len(cell)
             self.terms = len(cell)
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(cells)])
         lowering.convolutions.append(self)
         columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
         pairs = lowering.pairs if self.parts_read == 1 else None
-        self.outputs, self.most = len(columns), lowering.most(self.parts_read, pairs, len(columns))
+        self.outputs, self.tile_rows = len(columns), lowering.tile_rows(self.parts_read, pairs, len(columns))
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
         self.weight = lowering.pack(weight, step.bias, rows, columns, pairs)
 
     def input(self, program):
-        """The bordered map it reads, and its height with the border."""
+        """The map it reads, with its border of zeros, and that map's height."""
         height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel)
                          for n, m in zip(self.size, self.out))
         return program.new_map(f"map {self.number}", height, width, self.channels, self.planes, self.parts_read), height
@@ -128,11 +131,11 @@ class Convolution:
         if self.filtering:
             self._emit_filtering(program, source, to.address, target)
             return
-        closer = 2 if self.parts_read else 1  # bfloat16 lie closer together
-        pixel, line, image = (n // closer for n in (source.pixel, source.line, source.image))
+        ratio = 2 if self.parts_read else 1  # the map's strides are as of float32
+        pixel, line, image = (n // ratio for n in (source.pixel, source.line, source.image))
         segments = tuple((plane * height + i) * line for plane in range(self.planes) for i in range(self.kernel))
         tiles = program.pixels(program.images, *self.out, (self.stride * pixel, self.stride * line, image), target,
-                               self.most)
+                               self.tile_rows)
         operand = Product(source.address, self.stride * pixel, segments, self.length, self.weight, self.parts_read,
                           source.part)
         program.product(self.name, tiles, operand, to, self.finish)
@@ -161,7 +164,7 @@ class Convolution:
 
 
 class Linear:
-    """A product of rows; what attention reads goes to panels of columns (see packing)."""
+    """A product of rows; what attention reads is written in panels of columns (see packing.py)."""
 
     def __init__(self, step, lowering):
         self.name, self.source, self.target = step.name, step.source, step.target
@@ -171,15 +174,15 @@ class Linear:
         self.half_panels = lowering.half_attention
         if step.source in ("kept", "context"):
             self.tokens = lowering.kept
-        # What reads a single token an image stays exact, and what it is made of.
+        # What the head reads, a single token an image, stays float32, and so does what the pool reads.
         pooled = step.target in ("pooled", "logits")
         self.parts, self.exact = 0 if pooled else lowering.parts, step.target == "last hidden" or not lowering.parts
         self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
         pairs = None if pooled else lowering.pairs
-        self.most = lowering.most(self.parts, pairs, len(columns))
+        self.tile_rows = lowering.tile_rows(self.parts, pairs, len(columns))
         lowering.columns[step.target] = columns
         base = np.ones(len(step.weight))
-        if step.groups and step.target != "kv":  # the queries come first
+        if step.groups and step.target != "kv":  # the queries, which come first: softmax is to base 2
             base[: step.groups[0][0] * step.groups[0][1]] = LOG2_E
         if pooled:
             self.tokens = 1
@@ -188,7 +191,7 @@ class Linear:
         shift = step.bias * base * (lowering.pooled if step.target == "pooled" else 1)
         if step.target == "x":
             lowering.tokens = self.tokens
-        # Rounded while it is multiplied: a float64 copy would be the largest array of a start.
+        # Rounded as it is multiplied: a float64 copy would be the largest array of a start.
         weight = np.multiply(step.weight, scale * base[:, None], out=np.empty(step.weight.shape, np.float32),
                              casting="same_kind")
         self.outputs = len(columns)
@@ -200,9 +203,9 @@ class Linear:
             return plain_columns(len(step.weight), lowering.grain)
         width, parts, start = lowering.width, [], 0
         for i, (heads, size) in enumerate(step.groups):
-            # The last of several groups is v; a lone one is q.
+            # The last of several groups is v; a single group is q.
             value = i > 0 and i + 1 == len(step.groups)
-            parts.append(head_columns(heads, size, padded(size, width) if value else lowering.key_size(size), width,
+            parts.append(head_columns(heads, size, round_up(size, width) if value else lowering.key_size(size), width,
                                       start))
             start += heads * size
         return np.concatenate(parts)
@@ -221,19 +224,19 @@ class Linear:
             target = program.new(self.target, self.tokens, self.outputs, self.exact, 0 if self.exact else self.parts)
         program.tensors[self.target] = target
         address, row = (source.half, source.row // 2) if self.parts else (source.address, source.row)
-        tiles = program.rows(program.images * self.tokens, row, target.row, self.most)
+        tiles = program.rows(program.images * self.tokens, row, target.row, self.tile_rows)
         operand = Product(address, row, (0,), len(self.rows), self.weight, self.parts, source.part)
         program.product(self.name, tiles, operand, target, self.finish)
 
 
 class Attention:
-    """Both products, and the softmax between them, to base 2: q and the bias bring the factor log₂ e."""
+    """Both products and the softmax between them, to base 2: q and the bias carry the factor log₂ e."""
 
     def __init__(self, step, lowering):
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
         queries = lowering.tokens if step.queries == step.source else lowering.kept
         self.tokens, width, self.half = (queries, lowering.tokens), lowering.width, lowering.half_attention
-        self.key, self.value = lowering.key_size(step.key), padded(step.value, width)
+        self.key, self.value = lowering.key_size(step.key), round_up(step.value, width)
         self.finish, self.parts = lowering.finish("context", step.activation), lowering.parts
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
                                                                     lowering.grain)
@@ -241,7 +244,7 @@ class Attention:
         self.bias = lowering.keep(self._transposed_bias(step, width))
 
     def _transposed_bias(self, step, width):
-        """(heads, Nq, Nk) -> (heads, blocks, Nk, width), to base 2 like the scores; zeros for missing queries."""
+        """(heads, Nq, Nk) -> (heads, blocks, Nk, width), times log₂ e like the scores; zeros for missing queries."""
         queries, keys = self.tokens
         blocks = -(-queries // width)
         bias = np.zeros((step.heads, blocks * width, keys), np.float32)
@@ -254,14 +257,14 @@ class Attention:
         both, q = program.tensors[self.source], program.tensors[self.queries]
         out = program.new("context", queries, self.outputs, not self.parts, self.parts)
         program.tensors["context"] = out
-        panels = padded(self.heads * self.key, width) // width  # of q, and of k
+        panels = round_up(self.heads * self.key, width) // width  # of q, and of k
         panel, q_panel = (t.panel // 2 if self.half else t.panel for t in (both, q))
         address = both.half if self.half else both.address
         k = address + (panels * panel if self.source == self.queries else 0)
-        size, most, row = self._scratch(program), program.rows_a_tile, width * 4
-        key_tiles, block_tiles, last_tiles = (program.rows(*tiles, most) for tiles in (
+        size, tile_rows, row = self._scratch(program), program.rows_a_tile, width * 4
+        key_tiles, block_tiles, last_tiles = (program.rows(*tiles, tile_rows) for tiles in (
             (keys, row, row), (width, 4, out.row), (queries % width, 4, out.row)))
-        # A row of k may be in several panels.
+        # A row of k may span several panels.
         pieces = tuple(i * panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {
             a.IMAGES: program.images, a.HEADS: self.heads, a.QUERIES: queries, a.KEYS: keys, a.KEY: self.key,
@@ -273,17 +276,17 @@ class Attention:
             a.BLOCK_COUNT: block_tiles[1], a.LAST_TILES: last_tiles[0], a.LAST_COUNT: last_tiles[1]})
 
     def _scratch(self, program):
-        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries and scores; for AMX the powers
-        and the pairs of v as well, everything padded to whole tiles."""
+        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries, scores; for AMX also the powers
+        2^score and the pairs of v, everything padded to whole tiles."""
         keys, row = self.tokens[1], program.width * 4
         if not self.half:
             return 64 + row * (program.rows_a_tile + 1 + self.key + keys)
-        keys = padded(keys, program.width)
+        keys = round_up(keys, program.width)
         return AMX_JOB + TILE_SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
 
 
 class Subsample:
-    """The rows that stay are copied."""
+    """Copies the rows that are kept."""
 
     def __init__(self, step, lowering):
         self.name, self.source, self.target = step.name, step.source, step.target
@@ -300,16 +303,16 @@ class Subsample:
         program.tensors[self.target] = target
         image, y, x = (i.ravel() for i in np.indices((program.images, *(-(-n // self.stride) for n in self.grid))))
         kept = (image * self.grid[0] + y * self.stride) * self.grid[1] + x * self.stride
-        closer, parts = 2 if self.parts else 1, np.arange(max(1, self.parts))[:, None]
-        offsets, count = program.offsets((kept * source.row // closer + parts * source.part).ravel(),
-                                         (np.arange(len(kept)) * target.row // closer + parts * target.part).ravel())
+        ratio, parts = 2 if self.parts else 1, np.arange(max(1, self.parts))[:, None]
+        offsets, count = program.offsets((kept * source.row // ratio + parts * source.part).ravel(),
+                                         (np.arange(len(kept)) * target.row // ratio + parts * target.part).ravel())
         program.add(self.name, table.Kind.ROWS, {
             r.OFFSETS: offsets, r.COUNT: count, r.SOURCE: source.half if self.parts else source.address,
             r.TARGET: target.half if self.parts else target.address, r.VECTORS: self.vectors})
 
 
 class Token:
-    """The stream is copied into a longer one, behind the token."""
+    """Copies the stream into a longer one, after the token."""
 
     def __init__(self, step, lowering):
         columns = lowering.columns["x"]
@@ -333,7 +336,7 @@ class Token:
 
 
 class Pool:
-    """The kernel only sums the tokens; the mean's 1/N stands in the weights of the head.  The first is a sum of one."""
+    """Sums the tokens; the mean's 1/N is in the weights of the head. Pooling by the first token is a sum of one."""
 
     def __init__(self, step, lowering):
         self.name, self.source, self.target, self.tokens = step.name, step.source, step.target, lowering.tokens
@@ -351,12 +354,12 @@ class Pool:
 
 
 class LayerNorm:
-    """Row by row, over the true columns alone."""
+    """Row by row, over the true columns only."""
 
     def __init__(self, step, lowering):
         self.name, self.source = step.name, step.source
         columns = lowering.columns["normalized"] = lowering.columns[step.source]
-        # The pool only sums its N tokens: N times the mean has N² times the variance.
+        # The pool's result is the sum of N tokens: N times the mean, with N² times its variance.
         pooled = step.source == "pooled"
         self.tokens, self.eps = (1, step.eps * lowering.pooled**2) if pooled else (lowering.tokens, step.eps)
         self.channels, self.columns, self.parts = len(step.gamma), len(columns), 0 if pooled else lowering.parts
@@ -377,7 +380,7 @@ class LayerNorm:
 
 
 class Embedding:
-    """Is added to the stream in its place."""
+    """Adds the embedding to the stream in place."""
 
     def __init__(self, step, lowering):
         columns = lowering.columns["x"]

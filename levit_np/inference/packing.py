@@ -1,42 +1,42 @@
-"""The columns of the cpu executor's tensors, and weights packed for them.
+"""How the cpu executor's tensors lay out their columns, and weights packed accordingly.
 
-Every row of a tensor is padded with zeros to whole vectors.  What attention reads lies in panels of `width` columns,
-each head's columns padded so that a head fills whole panels or a panel whole heads.
-"""
+Each row of a tensor is padded with zeros to whole vectors. What attention reads lies in panels of `width` columns, with
+each head's columns padded so that a head fills whole panels or a panel holds whole heads."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-GRAIN = 16  # columns are padded to a multiple of this: a narrow panel, whatever the instruction set
-HALF_GRAIN = 32  # and of this where they are the terms of a bfloat16 product: a row of AMX's registers
+GRAIN = 16  # columns are padded to a multiple of this: the narrowest panel of any instruction set
+HALF_GRAIN = 32  # or of this, where they are terms of a bfloat16 product: a row of an AMX tile register
 
 
-def padded(count: int, grain: int) -> int:
-    """The least multiple of grain that is not below count."""
+def round_up(count: int, grain: int) -> int:
+    """The least multiple of grain that is at least count."""
     return -(-count // grain) * grain
 
 
 def key_size(key: int, width: int) -> int:
     """Columns of a head in q and k: whole vectors that divide a panel, or whole panels."""
-    return padded(key, width) if key > width else max(GRAIN, 1 << (key - 1).bit_length())
+    return round_up(key, width) if key > width else max(GRAIN, 1 << (key - 1).bit_length())
 
 
 def plain_columns(count: int, grain: int) -> np.ndarray:
-    """Which true column stands in each padded one; -1 for none."""
-    return np.concatenate([np.arange(count), np.full(padded(count, grain) - count, -1)])
+    """The true column in each padded one; -1 for none."""
+    return np.concatenate([np.arange(count), np.full(round_up(count, grain) - count, -1)])
 
 
 def head_columns(heads: int, size: int, to: int, grain: int, start: int = 0) -> np.ndarray:
-    """heads · size true columns from `start` on, each head padded to `to`, all of them to whole grains."""
+    """The same for heads · size true columns from `start` on, each head padded to `to`, all together to whole grains.
+    """
     columns = np.full((heads, to), -1)
     columns[:, :size] = start + np.arange(heads * size).reshape(heads, size)
-    return np.concatenate([columns.ravel(), np.full(padded(heads * to, grain) - heads * to, -1)])
+    return np.concatenate([columns.ravel(), np.full(round_up(heads * to, grain) - heads * to, -1)])
 
 
 class Panels(NamedTuple):
-    """A packed weight.  panel: bytes of one; tail: 1 if a narrow one follows the `full` ones; pairs: whether of 16 bits
-    a number."""
+    """A packed weight.  panel: bytes of a panel; full: how many; tail: 1 if a narrow one follows; pairs: whether a
+    number has 16 bits."""
 
     address: int
     panel: int
@@ -47,8 +47,9 @@ class Panels(NamedTuple):
 
 
 def pack(arena, weight, bias, width, rows, columns, pairs=None) -> Panels:
-    """weight (O, K), bias (O,), with `columns` choosing from the O outputs and `rows` from the K terms (-1: zero), as
-    panels (terms, width) of float32; or (terms / 2, width, 2) of what `pairs`, to_bfloat16 or nested, makes of two."""
+    """weight (O, K), bias (O,) -> panels. `columns` picks from the O outputs, `rows` from the K terms (-1: zero). A
+    panel is (terms, width) of float32; or (terms / 2, width, 2) of what `pairs`, to_bfloat16 or nested, makes of two
+    terms."""
     terms, outputs = len(rows), len(columns)
     full, rest = divmod(outputs, width)
     together = 2 if pairs else 1
@@ -68,17 +69,18 @@ def pack(arena, weight, bias, width, rows, columns, pairs=None) -> Panels:
 
 
 def to_bfloat16(array):
-    """The upper half of float32's bits, rounded to even; uint16."""
+    """The upper half of float32's bits, rounded to even, as uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def nested(pairs):
-    """Pairs of float32 (…, 2) -> uint16 (…, 2), which at most one instruction makes float32 again (load_widened).
+    """Pairs of float32 (…, 2) -> uint16 (…, 2), from which at most one instruction makes float32 again (load_widened).
 
-    The first is rounded to bfloat16, and shifted to where zeros follow it.  The second is read with the first's 16 bits
-    behind its own, as both lie in memory, and its own are chosen for that: like the first's, its error is at most half
-    of the last of 8 bits.  But it comes no nearer to 0 than 2⁻¹⁰⁰: processors are slow with denormal numbers."""
+    The first is rounded to bfloat16; shifting it left by 16 bits makes a float32. The second is read as the float32
+    whose upper half it is and whose lower half is the first, as both lie in memory, and it is chosen so that this comes
+    nearest: like the first's, its error is at most half the last of 8 bits. But it is never nearer to 0 than 2⁻¹⁰⁰:
+    processors are slow with denormal numbers."""
     halves = to_bfloat16(pairs)
     bits = np.ascontiguousarray(pairs[..., 1], np.float32).view(np.int32)
     size = (bits & 0x7FFFFFFF) - halves[..., 0] + 0x8000 >> 16
@@ -87,7 +89,7 @@ def nested(pairs):
 
 
 def spread(array, columns):
-    """The last axis of `array`, laid out as `columns` says."""
+    """`array` with its last axis laid out as `columns` says."""
     return _take(array, columns, array.ndim - 1)
 
 

@@ -1,9 +1,8 @@
-"""What a model computes at inference, as a flat list of steps: every BN folded, the two heads in one linear map, the
-query scale in the query weights.  An executor (reference.py, cpu.py, cuda.py) runs the list; nothing else is in it.
+"""What a model computes at inference, as a flat list of steps: BN folded, the two heads in one linear map, the query
+scale in the query weights. An executor runs the list: reference.py, cpu.py or cuda.py.
 
-A step reads the tensor `source` and writes `target`; "x" is the residual stream.  Arrays are float64, copies of the
-model's.
-"""
+A step reads the tensor named `source` and writes the one named `target`; "x" is the residual stream. Arrays are float64
+copies of the model's."""
 
 from typing import Iterator, NamedTuple
 
@@ -23,7 +22,7 @@ from . import fold
 
 
 class Convolution(NamedTuple):
-    """map = activation(weight ∗ map + bias).  weight (O, C, K, K); the first reads "image"; the last map, as tokens, is
+    """map = activation(weight ∗ map + bias).  weight (O, C, K, K). The first reads "image"; the last map, as tokens, is
     "x"."""
 
     name: str
@@ -37,7 +36,7 @@ class Convolution(NamedTuple):
 class Linear(NamedTuple):
     """target = activation(source weightᵀ + bias), or target += … with residual.  weight (O, C).
 
-    groups: what the columns are to the attention that reads them, (heads, size) each; () elsewhere."""
+    groups: (heads, size) of each group of output columns that attention reads (q, k, v); () elsewhere."""
 
     name: str
     source: str
@@ -50,7 +49,7 @@ class Linear(NamedTuple):
 
 
 class Subsample(NamedTuple):
-    """target = the tokens of source on every stride-th pixel of every stride-th row."""
+    """target = source's tokens on every stride-th pixel of every stride-th row of its grid."""
 
     name: str
     source: str
@@ -62,8 +61,8 @@ class Subsample(NamedTuple):
 class Attention(NamedTuple):
     """target = activation(softmax(q kᵀ + bias) v), heads side by side.
 
-    The columns of `source` are [q of all heads,] k of all heads, v of all heads; q, already scaled, stands in
-    `queries` where that is another tensor.  bias (heads, Nq, Nk) or None."""
+    The columns of `source` are [q of all heads,] k of all heads, v of all heads. q, already scaled, is in `queries`
+    where that is another tensor. bias (heads, Nq, Nk) or None."""
 
     name: str
     source: str
@@ -95,14 +94,14 @@ class Embedding(NamedTuple):
 
 
 class Token(NamedTuple):
-    """x = (token, x): one more token (1, C) before the others."""
+    """x = (token, x): one more token (1, C), before the others."""
 
     name: str
     token: np.ndarray
 
 
 class Pool(NamedTuple):
-    """target = the mean token of source, or the first."""
+    """target = the mean token of source, or its first."""
 
     name: str
     first: bool
@@ -111,11 +110,11 @@ class Pool(NamedTuple):
 
 
 def steps_of(model: LeViT, apart: bool = False, pooled_early: bool = False) -> Iterator:
-    """The steps of a model in order of computation, each made when it is asked for.
+    """The steps of a model in the order of computation, each made when it is asked for.
 
-    "logits" is the two heads' average or, apart, the one's logits and then the other's, (B, 2·classes).  pooled_early:
-    the last linear map of the last MLP stands behind the pool, and sees one token for all of them.  Raises LevitError
-    for a layer that has no lowering."""
+    "logits" is the average of the two heads or, with apart, the one's logits, then the other's, (B, 2·classes).
+    pooled_early: the last linear map of the last MLP comes after the pool, and sees one token instead of all. Raises
+    LevitError for a layer that has no lowering."""
     yield from _lower(model.stem, "x")
     for layer in filter(None, (model.token, model.position)):
         yield from _lower(layer, "x")
@@ -133,7 +132,7 @@ def steps_of(model: LeViT, apart: bool = False, pooled_early: bool = False) -> I
 
 
 def _pooled_early(mlp, pool):
-    """mean(x + W h + b) = mean(x) + W mean(h) + b; and so for the first token."""
+    """mean(x + W h + b) = mean(x) + W mean(h) + b; likewise for the first token."""
     *steps, up, down = _lower(mlp, "x")
     yield from steps
     yield up._replace(target="last hidden")
@@ -143,7 +142,7 @@ def _pooled_early(mlp, pool):
 
 
 def _lower(layer, source):
-    """The steps of one layer that reads `source`."""
+    """The steps of a layer that reads `source`."""
     try:
         lowering = LOWERINGS[type(layer)]
     except KeyError:
@@ -218,7 +217,7 @@ def _groups(heads, *sizes):
 
 
 def _head(model, joined):
-    """BN (or LayerNorm, whose scale and shift fold just so) joins the classifier; two classifiers become one."""
+    """Folds BN (or LayerNorm's gamma and beta, likewise) into the classifier, and makes two classifiers one."""
     heads = list(filter(None, (model.head, model.head_dist)))
     source = "pooled"
     if model.config.normalization == "layer":
@@ -250,5 +249,5 @@ LOWERINGS = {
     Stem: _stem, PositionLayer: _position, ClassToken: _token, PreNorm: _pre_norm, Residual: _residual,
     MLP: _mlp, AttentionLayer: _attention, ShrinkingAttention: _shrinking,
 }
-# Layers that are lowered with the one around them, or in parts.
+# Layers that are lowered as part of the one around them.
 INSIDE = (Stage, Block, Downsample, ConvBN, ChannelBias, LinearBN, LinearLayer)

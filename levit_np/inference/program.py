@@ -1,4 +1,6 @@
-"""A program for the kernels: a batch's buffers, and the table of steps that reads and writes them."""
+"""A program for the cpu kernels: a batch's buffers, and the table of steps that reads and writes them. Here are the
+memory layouts and the blocking: how many rows, panels and terms a product takes at a time, so that each level of cache
+holds what is used again. The steps of lowering.py fill it in."""
 
 from typing import NamedTuple
 
@@ -7,32 +9,31 @@ import numpy as np
 from ..ops.cpu import step as table
 from ..ops.cpu.memory import Arena
 from ..ops.cpu.step import AMX_JOB, PARTS, TILE_SUMS
-from ..ops.cpu.threads import MOST
+from ..ops.cpu.threads import MAX_THREADS
 from .packing import HALF_GRAIN
 
-# Bytes of a product's rows, for each column of a panel, that go through all panels before the next rows: they stay in
-# the L2 cache, which is larger where vectors are wider.
+# Bytes of rows, for each column of a panel, that go through all panels before the next rows: they stay in L2, which is
+# larger where vectors are wider.
 BLOCK_BYTES_A_COLUMN = 16 << 10
-# Bytes of a panel whose products are added up before the sum leaves the registers: 144 terms of 32 columns, 288 of 16,
-# for rounding grows with the square root of their number.  So much stays in the L1 cache beside the rows that it
-# multiplies, in parts too.  And terms of such a sum where an image has few tiles: see product.
+# Bytes of a panel that make a group, the terms whose sum leaves the registers only when it is complete: 144 terms of 32
+# columns, or 288 of 16, as rounding grows with the square root of their number. So much stays in L1 beside the rows it
+# multiplies, in parts too. FEW_TILES_SUM: terms of a group where an image has few tiles, see product.
 PANEL_BYTES, FEW_TILES_SUM = 18 << 10, 64
-# Bytes of rows in parts that go through all panels, and tiles of them at most: wherever there are tiles, the L2 cache
-# has 2 MiB.
+# The same block for rows in parts, and tiles of it at most: wherever there are AMX tiles, L2 has 2 MiB.
 SPLIT_BLOCK, MOST_TILES = 1 << 20, 16
-# Their sums; the weights at hand, and the next.
+# A thread's scratch for them: the Job, the tiles' sums, two buffers of split weights.
 SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * TILE_SUMS + PANEL_BYTES * PARTS
 
 
 class Tensor(NamedTuple):
-    """Tokens in memory: `row` bytes from one to the next, `panel` bytes from a panel of columns to the next.
+    """Tokens in memory: `row` bytes from one to the next, `panel` bytes from one panel of columns to the next.
 
-    half: the same rounded to bfloat16, everything half as far apart.  Either address may be 0.  part: bytes between the
-    three bfloat16 numbers that add up to a float32, 0 if there is but one."""
+    half: address of the same rounded to bfloat16, all distances halved. Either address may be 0. part: bytes between
+    the three bfloat16 numbers that add up to a float32, 0 if there is only one."""
 
     address: int
     half: int
-    tokens: int  # an image
+    tokens: int  # of an image
     row: int
     panel: int
     part: int = 0
@@ -43,8 +44,8 @@ class Tensor(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Pixels in memory with a border of zeros: bytes from a pixel, a line, an image to the next, were they float32;
-    in bfloat16 half as many, and perhaps several parts."""
+    """Pixels in memory with a border of zeros: bytes to the next pixel, line, image if they are float32; for bfloat16
+    half of that, and perhaps several parts, `part` bytes apart."""
 
     address: int
     pixel: int
@@ -54,8 +55,9 @@ class Map(NamedTuple):
 
 
 class Product(NamedTuple):
-    """What a product reads: a tile's row is `length` numbers at each of the segments (bytes), from `address` on.
-    parts: how many bfloat16 numbers stand for one, 0 for float32; part: bytes between them."""
+    """The left operand of a product: each row is `length` terms at each of the segments (byte offsets), from `address`
+    on; `row` bytes to the next. parts: how many bfloat16 numbers represent one, 0 for float32; part: bytes between
+    them."""
 
     address: int
     row: int
@@ -69,16 +71,16 @@ class Product(NamedTuple):
 class Program:
     """The table for `batch` images, and the memory it needs.
 
-    Emitted section by section, a few images at a time: `first` and `images` are those at hand.  Buffers have names,
-    and what one part of the batch leaves in them is overwritten by the next; only "x", the residual stream, holds the
+    It is emitted section by section, a few images at a time: `first` and `images` are the present ones. Buffers have
+    names, and what one part of the batch leaves in them the next overwrites; only "x", the residual stream, holds the
     whole batch."""
 
     def __init__(self, sections, batch, width, rows_a_tile, group_rows):
         self.batch, self.width, self.rows_a_tile = batch, width, rows_a_tile
         self.arena, self.names, self._steps, self._buffers = Arena(), [], [], {}
         self._tables = {}
-        self.inputs = []  # (step, its first image): where an evaluation's images are read
-        self.stage, self.tensors = None, {}  # what the step before left, by name
+        self.inputs = []  # (step, first image): where each evaluation sets its images' addresses
+        self.stage, self.tensors = None, {}  # the present tensors, by name
         for section in sections:
             stage = self.stage
             size = max(1, group_rows // stage.tokens) if stage else 1
@@ -99,13 +101,13 @@ class Program:
         self.names.append(name)
 
     def _memory(self, key, count):
-        # A later section may have more images at hand; what came before keeps the smaller one.
+        # A later section may take more images at a time; what came before keeps the smaller buffer.
         if key not in self._buffers or self._buffers[key].size < count:
             self._buffers[key] = self.arena.numbers(count)
         return self._buffers[key].ctypes.data
 
     def new(self, name, tokens, columns, exact=True, parts=0, images=None):
-        """A tensor of rows for the images at hand, in float32 (exact), so many parts of bfloat16, or both."""
+        """A new tensor in rows, for the present images: in float32 (exact), `parts` parts of bfloat16, or both."""
         row, images = row_bytes(columns), images or self.images
         count = images * tokens * row // 4
         address = self._memory((name, tokens, row), count) if exact else 0
@@ -113,20 +115,20 @@ class Program:
         return Tensor(address, halved, tokens, row, self.width * 4, count * 2 if parts > 1 else 0)
 
     def new_panels(self, name, tokens, columns, half):
-        """A tensor of panels, which attention reads: (panel, images · tokens, width), in float32 or bfloat16."""
+        """A new tensor in panels, which attention reads: (panel, images · tokens, width), in float32 or bfloat16."""
         count = self.images * tokens
         panels = -(-columns // self.width)
-        # Attention reads whole blocks of queries: up to a panel's width of rows behind the last.
+        # Attention reads whole blocks of queries: up to `width` rows beyond the last.
         numbers = (count * panels + self.width) * self.width
         address = self._memory((name, tokens, columns), numbers // 2 if half else numbers)
         return Tensor(*((0, address) if half else (address, 0)), tokens, self.width * 4, count * self.width * 4)
 
     def scratch(self, size):
-        """`size` bytes for each thread, shared by all steps."""
-        return self._memory(("scratch", size), size // 4 * MOST)
+        """`size` bytes for each thread, shared by all steps that ask for the same size."""
+        return self._memory(("scratch", size), size // 4 * MAX_THREADS)
 
     def new_x(self, tokens, columns, parts):
-        """The residual stream of a stage, whole, of which the images at hand are a part."""
+        """The residual stream of a stage for the whole batch.  -> the present images' part of it."""
         self.stage = self.new("x", tokens, columns, True, parts, self.batch)
         self.tensors["x"] = self.x
         return self.x
@@ -136,8 +138,8 @@ class Program:
         return self.stage.image(self.first)
 
     def new_map(self, name, height, width, channels, planes, parts):
-        """A bordered map of (height, width) pixels, of `channels` numbers side by side, in `planes`; in float32, or
-        so many parts of bfloat16."""
+        """A map of (height, width) pixels, border included, with `channels` numbers side by side, in `planes`; in
+        float32, or `parts` parts of bfloat16."""
         pixel, line = channels * 4, channels * width * 4
         image = line * height * planes
         count = self.images * image // 4
@@ -145,13 +147,13 @@ class Program:
         return Map(address, pixel, line, image, count * 2 if parts > 1 else 0)
 
     def rows(self, count, row_in, row_out, most):
-        """`count` rows in as few tiles as there can be."""
+        """A table of tiles for `count` rows, as few as possible.  -> (address, number of tiles)."""
         sizes, start = _divided(count, most)
         return self._numbers(np.stack([sizes, start * row_in, start * row_out], 1))
 
     def pixels(self, images, height, width, source, target, most):
-        """The same for a map's output pixels: a tile keeps within a line.  source, target: bytes from a pixel, a
-        line, an image to the next."""
+        """The same for a map's output pixels: a tile keeps within a line.  source, target: bytes to the next pixel,
+        line, image."""
         sizes, start = _divided(width, most)
         image, line, piece = (i.ravel() for i in np.indices((images, height, len(sizes))))
         offsets = [start[piece] * pixel + line * a_line + image * a_image
@@ -166,19 +168,19 @@ class Program:
         return self._numbers(np.stack([source, target], 1))
 
     def round(self, name, tensor, vectors):
-        """The bfloat16 of a tensor's rows, from its float32."""
+        """Adds the step that rounds a tensor's rows from float32 to bfloat16."""
         r = table.Round
         self.add(name, table.Kind.ROUND, {
             r.ROWS: self.images * tensor.tokens, r.SOURCE: tensor.address, r.SOURCE_ROW: tensor.row,
             r.TARGET: tensor.half, r.TARGET_ROW: tensor.row // 2, r.VECTORS: vectors, r.PART: tensor.part})
 
     def logits(self, classes):
-        """(batch, classes), as the last evaluation left them."""
+        """(batch, classes), of the last evaluation."""
         (numbers,) = (n for key, n in self._buffers.items() if key[0] == "logits")
         return numbers.reshape(self.batch, -1)[:, :classes]
 
     def _numbers(self, array):
-        """(address, rows) of a table of int64 that lives as long as the program; of equal ones there is one."""
+        """(address, rows) of an int64 table that lives as long as the program; equal tables are stored once."""
         key = len(array), array.tobytes()
         if key not in self._tables:
             kept = self.arena.numbers(array.size, np.int64)
@@ -187,12 +189,13 @@ class Program:
         return self._tables[key]
 
     def product(self, name, tiles, operand, target, finish):
-        """target = finish(operand · weight + bias)."""
+        """Adds the step target = finish(operand · weight + bias), and decides its blocking."""
         p, weight, length, split = table.Product, operand.weight, operand.length, operand.parts == PARTS
         segments, groups = operand.segments, 1
         terms = len(segments) * length
-        if split or not operand.parts and target.address:  # bfloat16 itself is much less exact than a long sum
-            # Where an image has few tiles, splitting the weights takes longest: those at hand and the next fit in L1.
+        if split or not operand.parts and target.address:  # bfloat16's own rounding exceeds that of a long sum
+            # Where an image has few tiles, splitting the weights takes longest: then these weights and the next fit
+            # into L1.
             few = split and tiles[1] <= 2 * self.images
             longest = FEW_TILES_SUM if few else PANEL_BYTES // ((2 if weight.pairs else 4) * self.width)
             grain = HALF_GRAIN if split else 1 + weight.pairs
@@ -214,16 +217,16 @@ class Program:
 
 
 def _divided(count, most):
-    """(sizes, where each begins) of `count` in as few parts as there can be, which differ by one at most: the larger
-    ones first, for a change of size costs the processor a wrong guess."""
+    """(sizes, starts): `count` divided into as few parts of at most `most` as possible, equal to within one. Larger
+    ones come first: each change of size costs the processor a branch misprediction."""
     parts = max(1, -(-count // most))
     sizes = count // parts + (np.arange(parts) < count % parts)
     return sizes, np.cumsum(sizes) - sizes
 
 
 def _groups(segments, length, longest, size, grain):
-    """(segments, their length, how many groups they are): a longer sum is cut, every segment into even parts of whole
-    grains; size: bytes of a number."""
+    """(segments, their length, number of groups): cuts every segment into equal pieces of whole grains where a sum
+    would be too long; size: bytes of a number."""
     if len(segments) * length <= longest:
         return segments, length, 1
     parts = next(n for n in range(-(-length // longest), length + 1) if length % (n * grain) == 0)
@@ -233,6 +236,6 @@ def _groups(segments, length, longest, size, grain):
 
 
 def row_bytes(columns):
-    """An odd number of cache lines in bfloat16, of pairs of them in float32: a power of two would put the rows of a
-    tile into few sets of the L1 cache."""
+    """Bytes of a row: an odd number of cache lines in bfloat16, of pairs of lines in float32, since a power of two
+    would map the rows of a tile to few sets of L1."""
     return 4 * (columns + 32 if columns % 64 == 0 else columns)

@@ -1,5 +1,5 @@
-"""Runs a plan step by step with the textbook's operations, in float64: what the fast executors are held against, and
-how the cpu backend computes in that type."""
+"""Runs a plan step by step with the reference operations, in float64: the fast executors are tested against it, and the
+cpu backend uses it in that type."""
 
 from ..ops import reference as ops
 from . import plan
@@ -37,7 +37,7 @@ def _attention(step, tensors):
     both, queries = tensors[step.source], tensors[step.queries]
     keys = step.heads * step.key
     start = keys if step.queries == step.source else 0  # where k begins in `source`
-    q, k, v = (ops.merge_heads_backward(part, step.heads) for part in (  # (B, heads, N, size): apart again
+    q, k, v = (ops.merge_heads_backward(part, step.heads) for part in (  # (B, heads, N, size) each
         queries[..., :keys], both[..., start : start + keys], both[..., start + keys :]))
     context, _ = ops.attention(q, k, v, step.bias, 1)
     tensors[step.target] = getattr(ops, step.activation)(ops.merge_heads(context))

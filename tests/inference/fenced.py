@@ -70,7 +70,7 @@ def evaluated(name, half, side, missing=0):
     model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
     executors = [cpu.CpuExecutor(model, half)]
     slack = SLACK if executors[0].kernels.instructions.half == "tiles" else 0
-    plain, most = program.Arena, program.MOST
+    plain, most = program.Arena, program.MAX_THREADS
     lowering.Arena = program.Arena = lambda: Fence(side, missing, slack)
     executors.append(cpu.CpuExecutor(model, half))
     random = np.random.default_rng(1)
@@ -80,15 +80,15 @@ def evaluated(name, half, side, missing=0):
         images[...] = random.standard_normal(shape)
         for count in (1, 3):
             levit_np.set_threads(count)
-            program.Arena, program.MOST = plain, most
+            program.Arena, program.MAX_THREADS = plain, most
             expected = executors[0](images)
             # Scratch for no more threads than there are: behind the last one's is the fence, not another's.
-            program.Arena, program.MOST = lambda: Fence(side, missing, slack), count
+            program.Arena, program.MAX_THREADS = lambda: Fence(side, missing, slack), count
             executors[1]._idle.clear()
             found = executors[1](images)
             assert np.isfinite(expected).all() and np.array_equal(found, expected), (name, batch, count)
     kinds = {kind for kept in executors[1]._idle.values() for kind in kept[0].table[:, 0]}
     lowering.Arena = program.Arena = plain
-    program.MOST = most
+    program.MAX_THREADS = most
     Fence.kept.clear()
     return {Kind(kind).name for kind in kinds}

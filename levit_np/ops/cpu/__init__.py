@@ -1,9 +1,26 @@
-"""The processor's backend: the textbook's operations, those that training spends its time in with Numba kernels, and
-for evaluation the kernels of a whole network.
+"""The cpu backend: the reference operations, the expensive ones replaced by kernels that Numba compiles for this
+processor.
 
-The kernels read and write memory by address (kernels.py, training_kernels.py); the wrappers here and `inference` write
-the programs that they run.  float64, and whatever else the kernels do not take, goes to the textbook.  What a step of
-training consists of can be recorded and done again (recording.py).
+There are two sets of kernels, each compiled into one function `run` that executes a program: a table of int64, one row
+a step, which holds the kernel's number, addresses and sizes. Evaluation's runs a whole network, whose program
+`inference` writes. Training's runs one operation at a time: the wrappers here write a few steps for each call, and
+leave float64, and whatever else the kernels do not take, to the reference. Start with step.py, instruction_set.py,
+vector.py and tile.py, then follow one operation down.
+
+    programs         step.py and training_step.py (their columns), running.py, recording.py (a training step replayed)
+    micro-kernels    vector.py, tile.py, register_tiles.py, rows.py, filtering_rows.py, amx.py: LLVM IR;
+                     intrinsics.py lets Numba code call them
+    evaluation       kernels.py, of: tile_product.py, product_division.py, tile_attention.py, tile_filtering.py,
+                     row_kernels.py; with AMX amx_product.py, amx_attention.py
+    training         linear.py, convolution.py, filtering.py, attention.py, normalization.py, activation.py,
+                     arithmetic.py, scatter.py, optimizer.py: the wrappers
+                     training_kernels.py, of: *_kernel.py, *_kernels.py, panel_packing.py, strip_packing.py,
+                     windows.py, filtering_squares.py, normalization_scalars.py; with AMX amx_training.py,
+                     amx_panels.py, amx_split.py, amx_sizes.py, amx_planning.py (when they are used)
+                     routines.py, row_functions.py: their micro-kernels
+    convolution      minimal_filtering.py: how a 3 × 3 with stride 2 takes 25 products for 36
+    compilation      library.py, build.py, linker.py, machine_code.py, processor.py, instruction_set.py
+    memory, threads  memory.py, blocks.py, threads.py, barrier.py
 """
 
 from inspect import isfunction

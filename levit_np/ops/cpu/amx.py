@@ -1,33 +1,35 @@
-"""The tile of bfloat16 products in AMX's tile registers, which hold 16 rows of 64 bytes: a register tile of 32 × 32.
+"""Micro-kernels on AMX's tile registers (16 rows of 64 bytes): a 32 × 32 tile of c = a b, bfloat16 in, float32 sums.
 
-Four registers hold sums (16 × 16 float32), two hold rows of `a` (16 × 32 bfloat16), two hold pairs of rows of `b`
-(16 pairs × 16 columns).  One instruction multiplies 16 × 32 by 32 × 16, sixteen times what a vector multiply-add does.
+Four registers accumulate 16 × 16 float32 each, two hold rows of `a` (16 × 32 bfloat16), two hold pairs of rows of `b`
+(16 pairs × 16 columns). One instruction multiplies 16 × 32 by 32 × 16; a cycle does sixteen times the multiply-adds of
+AVX-512 in float32.
 
-That is fast enough for float32 too: a float32 number is the sum of three bfloat16 numbers, 8 of its 24 bits each, so
-that a b = a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁), but for terms that are below the rounding of float32: six
-instructions for one, summed in float32 as ever.  An infinity becomes NaN (∞ - ∞), and a number below 1e-33 loses bits:
-its last part is less than the smallest normal number.
-"""
+That is fast enough for float32 too. A float32 is the sum of three bfloat16 numbers, 8 of its 24 bits each, so a b =
+a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁) up to terms below float32's rounding: six instructions for one, summed in
+float32 as ever. An infinity becomes NaN (∞ - ∞), and a number below 1e-33 loses bits: its last part is less than the
+smallest normal number."""
 
 from functools import partial
 
 from llvmlite import ir
 
-from .step import HARDSWISH_SIX, PARTS, PAST, PLAIN, RESIDUAL, SILU, Job
+from .step import HARDSWISH_SIX, PARTS, PLAIN, RESIDUAL, SILU, STREAM, Job
 from .tile import emit_loop
 from .vector import I32, I64, Vectors, number
 
-ROWS, COLUMNS, TERMS = 32, 32, 16  # of a tile; terms (pairs) an instruction
-ACCUMULATORS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers
-# The products of parts (of a, of b), in passes over the terms: what is small is summed first, so that it does not round
-# the sum of what is large.  Within a pass each product differs from the one before in a single part.
+ROWS, COLUMNS, TERMS = 32, 32, 16  # of a tile; TERMS: pairs of bfloat16 that one instruction takes
+ACCUMULATORS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the eight tile registers
+# Which parts are multiplied (a's, b's), in passes over the terms. Small products are summed first, so that they are not
+# lost in the rounding of the large sum. Within a pass each product shares a part with the one before it, which stays in
+# its registers.
 PASSES = {1: (((0, 0),),), PARTS: (((2, 0), (1, 0), (1, 1), (0, 1), (0, 2)), ((0, 0),))}
-# Palette 1; at byte 16 the bytes a row of each of eight registers, at byte 48 their rows.
+# The operand of LDTILECFG: palette 1; from byte 16 the bytes a row of each register, from byte 48 their rows.
 CONFIGURATION = bytes([1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [16] * 8 + [0] * 8)
 
 
 def configure(v):
-    """Before the first tile of a thread, and `release` after the last: while it holds tiles, switching costs more."""
+    """Loads the tile configuration: a thread calls it before its first tile, and `release` after its last, for while it
+    holds tiles a context switch costs more."""
     module, name = v.builder.module, "levit_tile_configuration"
     kind = ir.ArrayType(ir.IntType(8), len(CONFIGURATION))
     if name not in module.globals:
@@ -39,6 +41,7 @@ def configure(v):
 
 
 def release(v):
+    """Gives the tile registers up."""
     v.call("llvm.x86.tilerelease", ir.VoidType(), [])
 
 
@@ -47,23 +50,28 @@ def _byte(n):
 
 
 def _move(v, name, register, address, stride):
+    """Loads or stores a tile register (`name` says which): 16 rows of 64 bytes, `stride` bytes apart."""
     place = v.builder.inttoptr(address, ir.IntType(8).as_pointer())
     v.call(f"llvm.x86.{name}", ir.VoidType(), [_byte(register), place, stride])
 
 
 def multiply_function(module, lanes, halves, parts):
-    """sums = a b, for up to 16 or 32 rows (`halves` 1 or 2): an LLVM function of the address of a Job, whose numbers
-    are
+    """The LLVM function of a Job's address that computes one tile of up to 16 · halves rows: sums = Σ a b. A term is a
+    pair of bfloat16. With `parts` 3 each number of a and b is three bfloat16, A_PART and B_PART bytes apart. It reads
+    from the Job:
 
-    A, B: bfloat16, a term being a pair of them; or, with `parts`, each number the sum of so many, A_PART and B_PART
-    bytes apart.  LDA: bytes from a row of a to the next; SEGMENTS: the address of COUNT byte offsets, at each of which
-    LENGTH terms of a row stand, a multiple of TERMS; B: a packed panel (COUNT · LENGTH, COLUMNS) of pairs; AHEAD: what
-    to bring to the L2 cache meanwhile, ADVANCE bytes every TERMS of a pass.  SUMS: TILE_SUMS bytes.  Rows of a behind
-    the last are read and not used.
+        A, LDA           a, and the bytes from a row to the next
+        SEGMENTS, COUNT  address of COUNT byte offsets into a row, each the start of
+        LENGTH           so many contiguous terms, a multiple of TERMS
+        B                a packed panel (COUNT · LENGTH, COLUMNS) of pairs
+        AHEAD, ADVANCE   what to prefetch into L2 meanwhile, and how many bytes of it every TERMS terms of a pass
+        SUMS             where the sums go: TILE_SUMS bytes
 
-    The tiles multiply by themselves: meanwhile the vector units finish ROWS_A_STEP of the ROWS of another tile, whose
-    sums are at DONE (see finish_function), and split PAIRS_A_STEP pairs of rows, FIRST to LAST, of other weights (see
-    split_function), every TERMS."""
+    Rows of a beyond the last are read, and their sums not used.
+
+    The tile unit works by itself. Meanwhile, after each product of TERMS terms, the vector units finish ROWS_A_STEP of
+    the ROWS of the tile before, whose sums are at DONE (see finish_function), and split PAIRS_A_STEP of the pairs of
+    rows FIRST to LAST of weights to come (see split_function)."""
     name = f"levit_amx_{16 * halves}_{parts}"
     if name in module.globals:
         return module.globals[name]
@@ -78,7 +86,8 @@ def multiply_function(module, lanes, halves, parts):
     split = split_function(module, lanes), source, Job.PAIRS_A_STEP, Job.LAST
 
     def meanwhile(firsts):
-        """Between two products, for a tile that waits for its registers holds up whatever comes behind it."""
+        """Vector work between two products: a tile instruction that waits for its registers holds up what is queued
+        behind it."""
         lasts = []
         for first, (function, arguments, step, end) in zip(firsts, (finish, split)):
             last = v.smallest(v.at(first, job[step]), job[end])
@@ -90,7 +99,7 @@ def multiply_function(module, lanes, halves, parts):
     def terms(products, a, carried):
         weights, ahead, *firsts = carried
         after, before = v.at(ahead, job[Job.ADVANCE]), (None, None)
-        # Each cache line once: those that begin between this address and the next.
+        # Every cache line that begins between this address and the next, once.
         emit_loop(b, b.and_(ahead, number(-64)), after, 64, [], lambda line, carried: v.prefetch(line) or [])
         for left, right in products:
             if left != before[0]:
@@ -121,7 +130,7 @@ def multiply_function(module, lanes, halves, parts):
 
 
 def _new_function(module, name, lanes, count):
-    """(Vectors at the start of a new function of `count` int64, its arguments)."""
+    """(Vectors that emit into a new function of `count` int64, the function's arguments)."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
@@ -129,10 +138,10 @@ def _new_function(module, name, lanes, count):
 
 
 def finish_function(module, lanes, scaled=False):
-    """Rows first to last of a tile's sums become c = finish(sums + bias), if there is a c, and, rounded to bfloat16,
-    `half`, if there is one; in parts, if they have a distance.  ldbias: 0 if all rows have the same.  scaled: row i is
-    bias[i] times its sum instead.  As an LLVM function of (sums, c, ldc, bias, ldbias, finish, half, ldhalf, part,
-    first, last)."""
+    """The epilogue of a tile: rows first to last of its sums become c = finish(sums + bias), stored at `c` unless that
+    is 0, and, rounded to bfloat16, at `half` unless that is 0; as three parts if `part`, the bytes between them, is not
+    0. ldbias 0: all rows have the same bias. scaled: row i is its sum times bias[i] instead. As an LLVM function of
+    (sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first, last)."""
     name = "levit_amx_finish" + scaled * "_scaled"
     if name in module.globals:
         return module.globals[name]
@@ -141,7 +150,7 @@ def finish_function(module, lanes, scaled=False):
     b = v.builder
     is_exact, is_rounded = (b.icmp_signed("!=", place, number(0)) for place in (to, rounded))
 
-    past = Vectors(b, lanes, past=True)
+    streaming = Vectors(b, lanes, stream=True)
 
     def rows(code, change):
         def row(i, carried):
@@ -156,7 +165,7 @@ def finish_function(module, lanes, scaled=False):
             y = [change(x, v.at(c, 64 * j)) for j, x in enumerate(y)]
             with b.if_then(is_exact):
                 for j in range(2):
-                    (past if code == PAST else v).store(y[j], v.at(c, 64 * j))
+                    (streaming if code == STREAM else v).store(y[j], v.at(c, 64 * j))
             with b.if_then(is_rounded):
                 v.store_halves(y, half, part)
             return []
@@ -164,7 +173,7 @@ def finish_function(module, lanes, scaled=False):
         emit_loop(b, first, last, 1, [], row)
 
     cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
-             SILU: lambda y, old: v.silu(y), RESIDUAL: lambda y, old: b.fadd(y, v.load(old)), PAST: lambda y, old: y}
+             SILU: lambda y, old: v.silu(y), RESIDUAL: lambda y, old: b.fadd(y, v.load(old)), STREAM: lambda y, old: y}
     done = b.append_basic_block("done")
     blocks = {code: b.append_basic_block(f"finish{code}") for code in cases}
     switch = b.switch(finish, blocks[PLAIN])
@@ -180,29 +189,29 @@ def finish_function(module, lanes, scaled=False):
 
 
 def finish_last(v, job):
-    """Finishes the tile that waits in the Job at that address: nothing is multiplied after it."""
+    """Finishes the last tile, which still waits in the Job at that address, as no product follows."""
     arguments = [v.load_scalar(v.at(job, 8 * n), I64) for n in range(Job.DONE, Job.ROWS + 1)]
     v.builder.call(finish_function(v.builder.module, v.lanes), [*arguments[:-1], number(0), arguments[-1]])
 
 
 def multiply(v, rows, parts, job):
-    """For up to `rows` rows, 32 at most, what the Job at that address says; numbers having so many parts."""
+    """Runs the Job at that address: at most `rows` rows, 32 or fewer, of numbers in `parts` parts."""
     b = v.builder
     done = b.append_basic_block("done")
     few = b.zext(b.icmp_signed("<=", rows, number(16)), I64)
     switch = b.switch(b.add(b.mul(parts, number(2)), few), done)
     for count in PASSES:
-        for one in (0, 1):
-            block = b.append_basic_block(f"multiply{count}{one}")
-            switch.add_case(number(2 * count + one), block)
+        for is_few in (0, 1):
+            block = b.append_basic_block(f"multiply{count}{is_few}")
+            switch.add_case(number(2 * count + is_few), block)
             b.position_at_end(block)
-            b.call(multiply_function(b.module, v.lanes, 2 - one, count), [job])
+            b.call(multiply_function(b.module, v.lanes, 2 - is_few, count), [job])
             b.branch(done)
     b.position_at_end(done)
 
 
 def split_row(v, source, target, part, vectors):
-    """So many vectors of a row become PARTS rows of bfloat16, `part` bytes apart."""
+    """`vectors` vectors of a float32 row -> PARTS rows of bfloat16, `part` bytes apart."""
     def one(i, carried):
         v.store_parts(v.load(v.at(source, v.builder.mul(i, number(4 * v.lanes)))),
                       v.at(target, v.builder.mul(i, number(2 * v.lanes))), part)
@@ -212,16 +221,16 @@ def split_row(v, source, target, part, vectors):
 
 
 def split_square(v, source, row, target, target_row, part):
-    """The columns of a square of `lanes` × `lanes` numbers become rows in PARTS parts."""
+    """A square of lanes × lanes float32, transposed: its columns become rows in PARTS parts, `part` bytes apart."""
     rows = [v.load(v.at(source, v.builder.mul(row, number(i)))) for i in range(v.lanes)]
     for i, x in enumerate(v.transposed(rows)):
         v.store_parts(x, v.at(target, v.builder.mul(target_row, number(i))), part)
 
 
 def split_function(module, lanes):
-    """Pairs of rows first to last of float32, `row` bytes apart, COLUMNS wide, go to PARTS panels of pairs, `part`
-    bytes apart; what lies `further` bytes on is brought to the L2 cache.  As an LLVM function of (source, row, target,
-    part, further, first, last)."""
+    """Splits weights: float32 rows `row` bytes apart and COLUMNS wide, pairs of rows first to last -> PARTS panels of
+    pairs, `part` bytes apart. Prefetches into L2 what lies `further` bytes on. As an LLVM function of (source, row,
+    target, part, further, first, last)."""
     name = "levit_amx_split"
     if name in module.globals:
         return module.globals[name]
@@ -245,8 +254,8 @@ def split_function(module, lanes):
 
 
 def scores(v, keys, panel, pieces, queries, bias, target, blocks):
-    """target (16 · blocks, COLUMNS) = bias + keys · queries, 16 keys at a time.  A key's numbers are in `pieces` panels
-    of rows of 32 bfloat16; queries are transposed, (pieces, 16 pairs, COLUMNS); bias is laid out as target is."""
+    """target (16 · blocks, COLUMNS) = bias + k qᵀ, 16 keys at a time: a key's row (32 bfloat16) in each of `pieces`
+    panels, `panel` bytes apart; queries transposed, (pieces, 16 pairs, COLUMNS); bias laid out as target."""
     b, row, left, right = v.builder, COLUMNS * 4, LEFT[0], RIGHT
 
     def block(n, carried):
@@ -271,7 +280,7 @@ def scores(v, keys, panel, pieces, queries, bias, target, blocks):
 
 
 def interleave(v, first, second, target):
-    """Two rows of COLUMNS bfloat16 become one of pairs."""
+    """Two rows of COLUMNS bfloat16 -> one row of COLUMNS pairs."""
     b, kind = v.builder, ir.VectorType(ir.IntType(16), COLUMNS)
     rows = [b.load(v.pointer(at, kind), align=2, typ=kind) for at in (first, second)]
     mask = ir.VectorType(I32, COLUMNS)

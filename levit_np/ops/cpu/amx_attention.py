@@ -1,4 +1,5 @@
-"""Attention in bfloat16: what tile_attention.py computes, with both products in AMX's tile registers."""
+"""Evaluation's attention in bfloat16: what tile_attention.py computes, with both products, q kᵀ and p v, on AMX's
+tiles. A thread takes blocks of 32 queries of one head; scores exist for one block at a time."""
 
 from . import step
 from .amx import COLUMNS
@@ -16,7 +17,7 @@ HALF_ROW = COLUMNS * 2
 
 
 def amx_attention(jit, lanes, share):
-    """The kernel (step, thread, threads)."""
+    """The kernel (step, thread, threads).  share: barrier.py's."""
     _, _, scores_of, interleave = amx_operations(lanes)
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
@@ -33,7 +34,7 @@ def amx_attention(jit, lanes, share):
         sums = job + AMX_JOB
         inverses = sums + TILE_SUMS
         one_piece = inverses + row
-        across = one_piece + 64  # the transposed queries
+        across = one_piece + 64  # the transposed queries: (pieces, 16 pairs, 32)
         scores = across + pieces * SQUARE * row
         powers = scores + padded * row  # (32 queries, padded keys), bfloat16
         pairs = powers + COLUMNS * padded * 2
@@ -86,7 +87,7 @@ def amx_attention(jit, lanes, share):
 def _values(jit, interleave):
     @jit
     def values(v, panel, panels, keys, padded, target):
-        """A head's v, (panels, keys, 32), becomes (panels, padded / 2, 32, 2): pairs of keys, 0 behind the last."""
+        """One head's v, (panels, keys, 32) -> (panels, padded / 2, 32, 2): pairs of keys, zeros after the last."""
         for j in range(panels):
             source, to = v + j * panel, target + j * padded * HALF_ROW
             for k in range(0, keys - 1, 2):
@@ -94,7 +95,8 @@ def _values(jit, interleave):
             start = keys // 2 * 2
             for i in range(0, (padded - start) * HALF_ROW, 4):
                 set_float(to + start * HALF_ROW + i, 0.0)
-            if keys % 2:  # the last with a row of zeros: the one behind it, or the next panel's, is not written yet
+            # The last key pairs with a row of zeros: the row after it, or the next panel's, is not written yet.
+            if keys % 2:
                 interleave(source + (keys - 1) * HALF_ROW, to + (padded - 1) * HALF_ROW, to + start * HALF_ROW)
 
     return values

@@ -1,53 +1,54 @@
-"""One panel of a training's product on AMX's tiles, a tile after the other: each number is in three parts (see amx.py).
+"""Training's product of a block of rows with one panel on AMX's tiles, float32 in three parts (see amx.py), tile after
+tile.
 
-What a thread has of scratch begins with the job that the tile is handed (step.Job), whose last tile waits to be
-finished while the next one is multiplied; behind it stands what these functions keep between two tiles."""
+A thread's scratch begins with the Job that amx.multiply is handed (step.Job): each tile is finished while the next one
+is multiplied, so the last waits there. Behind it lies what these functions remember between two tiles."""
 
 from typing import Any, NamedTuple
 
 from numba import types
 
-from . import parts
+from . import amx_sizes
 from .amx import PARTS, PASSES, TERMS
+from .amx_sizes import GROUP
 from .amx_split import ROW, SQUARE
 from .intrinsics import get, put, set_float
-from .parts import GROUP
-from .step import AMX_JOB, PAST, PLAIN, TILE_SUMS, Job
-from .training_step import AMX_HEAD
+from .step import AMX_JOB, PLAIN, STREAM, TILE_SUMS, Job
+from .training_step import AMX_HEADER
 
 A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
 DONE, C, LDC, BIAS, LDBIAS, FINISH = (int(n) for n in list(Job)[Job.DONE : Job.HALF])
 ROWS, ROWS_A_STEP = int(Job.ROWS), int(Job.ROWS_A_STEP)
 PRODUCTS, TURNS = sum(map(len, PASSES[PARTS])), len(PASSES[PARTS])
-# A thread's scratch: the job, a bias of zeros, a table of one segment, a 1.0, what to bring
-# to the L2 cache, a tile's sums, a square to be filled up.
+# Byte offsets in a thread's scratch: the Job, a bias of zeros, a table of one segment (offset 0), a 1.0, what is left
+# to prefetch, a tile's sums, a square to pad with zeros (amx_split.py).
 ZEROS = AMX_JOB
 SEGMENT = ZEROS + ROW
 ONE = SEGMENT + 32
-NEXT, NEXT_SIZE, THEN, THEN_SIZE, EACH = (SEGMENT // 8 + 8 + n for n in range(5))  # see bring
+NEXT, NEXT_SIZE, THEN, THEN_SIZE, EACH = (SEGMENT // 8 + 8 + n for n in range(5))  # int64 indices: schedule_prefetch
 TILE = SEGMENT + 128
 FILLED = TILE + TILE_SUMS
-assert FILLED + SQUARE <= AMX_HEAD
+assert FILLED + SQUARE <= AMX_HEADER
 
 
 class Panels(NamedTuple):
     """Functions of a thread's scratch."""
 
     begin: Any
-    bring: Any
+    schedule_prefetch: Any
     multiply_panel: Any
     finish: Any
 
 
 def amx_panels(jit, call, fill):
-    """call: the routines by name."""
-    largest, equal_part = parts.WHOLE, jit(parts.equal_part)
+    """call: the routines by name (routines.py); fill(address, count) writes zeros."""
+    largest, equal_part = amx_sizes.TILE_SIDE, jit(amx_sizes.equal_part)
     multiply, finish_last = call["amx_multiply"], call["amx_finish_last"]
 
     @jit
     def begin(scratch):
-        """A thread's scratch before its first product."""
-        fill(scratch, AMX_HEAD // 4)
+        """Prepares a thread's scratch for its first product."""
+        fill(scratch, AMX_HEADER // 4)
         put(scratch, SEGMENTS, scratch + SEGMENT)
         put(scratch, COUNT, 1)
         put(scratch, SUMS, scratch + TILE)
@@ -55,8 +56,9 @@ def amx_panels(jit, call, fill):
         set_float(scratch + ONE, types.float32(1))
 
     @jit
-    def bring(scratch, address, size, then, then_size, products):
-        """Two runs of memory, of which the next block is made, come to the L2 cache with so many products of tiles."""
+    def schedule_prefetch(scratch, address, size, then, then_size, products):
+        """Has two runs of memory, which the next block is made of, prefetched into L2, spread over the next `products`
+        tiles."""
         put(scratch, NEXT, address)
         put(scratch, NEXT_SIZE, size)
         put(scratch, THEN, then)
@@ -64,8 +66,8 @@ def amx_panels(jit, call, fill):
         put(scratch, EACH, (size + then_size + products - 1) // products)
 
     @jit
-    def fetch_next(scratch, turns):
-        """What of it comes with the next tile."""
+    def prefetch_next(scratch, turns):
+        """Hands the next tile its share of that, spread over its `turns` passes through TERMS terms."""
         address, size = get(scratch, NEXT), min(get(scratch, EACH), get(scratch, NEXT_SIZE))
         put(scratch, AHEAD, address)
         put(scratch, ADVANCE, (size + turns - 1) // turns)
@@ -77,13 +79,13 @@ def amx_panels(jit, call, fill):
             put(scratch, THEN_SIZE, 0)
 
     @jit
-    def multiply_panel(scratch, a, row, part, rows, terms, b, c, ldc, past, totals, more, ends):
-        """c (rows, COLUMNS) = a b for whole rows of terms of a and one panel b, both in parts.
+    def multiply_panel(scratch, a, row, part, rows, terms, b, c, ldc, stream, totals, more, ends):
+        """c (rows, COLUMNS) = a b: rows of a with `terms` terms, whole tile rows, times one panel b, both in parts.
 
-        A group of terms at a time its sums go to `totals`, tile by tile; `more`: they are added to what is there;
-        `ends`: in the end they become c, written past the caches if `past`.  The last tile waits until another is
-        multiplied, or for finish_last."""
-        count, group = (rows + largest - 1) // largest, equal_part(terms, GROUP)
+        The terms are summed a group at a time, each tile's sums going to `totals`. more: they are added to what is
+        there. ends: after the last group they become c, by non-temporal stores if `stream`. The last tile waits for the
+        next product, or for finish_last."""
+        count, group = (rows + largest - 1) // largest, equal_part(terms, GROUP)  # tiles; terms of a group
         put(scratch, LDA, row)
         put(scratch, A_PART, part)
         put(scratch, B_PART, terms // 2 * ROW)
@@ -96,13 +98,13 @@ def amx_panels(jit, call, fill):
             put(scratch, B, b + start // 2 * ROW)
             for t in range(count):
                 at, stop, total = rows * t // count, rows * (t + 1) // count, totals + t * TILE_SUMS
-                fetch_next(scratch, turns)
+                prefetch_next(scratch, turns)
                 put(scratch, A, a + at * row + start * 2)
                 put(scratch, ROWS_A_STEP, (get(scratch, ROWS) + steps - 1) // steps)  # of the tile before
                 multiply(stop - at, PARTS, scratch)
                 put(scratch, C, c + at * ldc if last else total)
                 put(scratch, LDC, ldc if last else ROW)
-                put(scratch, FINISH, PAST if past and last else PLAIN)
+                put(scratch, FINISH, STREAM if stream and last else PLAIN)
                 put(scratch, BIAS, scratch + ZEROS if first else total)
                 put(scratch, LDBIAS, 0 if first else ROW)
                 put(scratch, ROWS, stop - at)
@@ -112,4 +114,4 @@ def amx_panels(jit, call, fill):
         finish_last(scratch)
         put(scratch, ROWS, 0)
 
-    return Panels(begin, bring, multiply_panel, finish)
+    return Panels(begin, schedule_prefetch, multiply_panel, finish)

@@ -1,8 +1,7 @@
-"""Products on AMX's tiles, of bfloat16 or of float32 in three parts.
+"""Evaluation's matrix products on AMX's tiles: of bfloat16, or of float32 in three parts (see amx.py).
 
-While the tiles multiply, the vector units finish the tile before (bias, activation, rounding) and split the weights
-that come next, so that neither waits for the other.
-"""
+While the tile unit multiplies, the vector units finish the tile before (bias, activation, rounding) and split the
+weights that come next, so that neither waits for the other."""
 
 from . import step
 from .amx import COLUMNS, PARTS, PASSES, TERMS
@@ -10,7 +9,7 @@ from .intrinsics import amx_functions, get, put
 from .step import AMX_JOB, PLAIN, TILE, TILE_SUMS, Job
 
 ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
-# Numba takes whole numbers, not names of an enumeration.
+# Numba compiles plain integers, not members of an IntEnum.
 A, LDA, A_PART, SEGMENTS, COUNT, LENGTH, B, B_PART, AHEAD, ADVANCE, SUMS = (int(n) for n in list(Job)[: Job.DONE])
 DONE, C, LDC, BIAS, LDBIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP = (
     int(n) for n in list(Job)[Job.DONE : Job.SOURCE])
@@ -18,7 +17,8 @@ SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = (int(n) for n in list
 
 
 def amx_product(jit, lanes, divide):
-    """The kernel (step, thread, threads); divide(step, thread, threads): which tiles and panels are a thread's."""
+    """The kernel (step, thread, threads).  divide(step, thread, threads): a thread's tiles and panels, see
+    product_division.py."""
     multiply, finish_last, _, split = amx_functions(lanes)
     P_TILES, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_C, P_LDC, P_C_PANEL, P_BIAS, \
         P_FINISH, P_BLOCK, P_PARTS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (
@@ -28,7 +28,7 @@ def amx_product(jit, lanes, divide):
 
     @jit
     def begin(s, job, terms):
-        """What is the same for all tiles; nothing to finish yet, nothing to split."""
+        """Fills in what all tiles have in common; nothing to finish yet, nothing to split."""
         for n in range(AMX_JOB // 8):
             put(job, n, 0)
         put(job, LDA, get(s, P_LDA))
@@ -46,8 +46,8 @@ def amx_product(jit, lanes, divide):
 
     @jit
     def to_finish(s, job, tile, j, total, group, steps):
-        """The tile just multiplied is to be finished during the next: a group is added to those before it, in `total`;
-        the first begins with the bias, the last is the result."""
+        """Notes how the tile just multiplied is to be finished during the next one. The first group starts from the
+        bias, each later one from the groups before it, in `total`; the last becomes the result."""
         offset = get(tile, 2) + j * get(s, P_C_PANEL)
         last = group == get(s, P_GROUPS) - 1
         put(job, BIAS, total if group else get(s, P_BIAS) + j * ROW)
@@ -61,8 +61,8 @@ def amx_product(jit, lanes, divide):
 
     @jit
     def all_tiles(s, job, start, stop, j, group, pairs, steps):
-        """Tiles start to stop by one group of terms of panel j,
-        and meanwhile `pairs` pairs of rows that are to be split."""
+        """Multiplies tiles start to stop by one group of terms of panel j, splitting `pairs` pairs of rows of the next
+        group's weights meanwhile."""
         source, count, parts, panel = get(job, B), stop - start, get(s, P_PARTS), get(s, P_B_PANEL)
         put(job, SEGMENTS, get(s, P_SEGMENTS) + group * get(s, P_COUNT) * 8)
         for n in range(count):
@@ -72,7 +72,7 @@ def amx_product(jit, lanes, divide):
                 put(job, FIRST, pairs * n // count)
                 put(job, LAST, pairs * (n + 1) // count)
                 put(job, PAIRS_A_STEP, (get(job, LAST) - get(job, FIRST) + steps - 1) // steps)
-            else:  # the next panel is fetched meanwhile, each tile's share of it
+            else:  # bfloat16 needs no splitting: prefetch the next panel instead, a share in each tile
                 put(job, AHEAD, source + panel + panel * n // count)
                 put(job, ADVANCE, panel // count // steps)
             multiply(get(tile, 0), parts, job)
@@ -80,16 +80,17 @@ def amx_product(jit, lanes, divide):
 
     @jit
     def product(s, thread, threads):
-        """A group of terms at a time: its part of a panel stays in the L1 cache while all tiles of the block use it."""
+        """Blocks of tiles × panels × groups of terms: a group's part of a panel stays in L1 while all tiles of the
+        block use it."""
         first, last, left, right = divide(s, thread, threads)
         if first == last or left == right:
             return
         groups, block, panel, several = get(s, P_GROUPS), get(s, P_BLOCK), get(s, P_B_PANEL), get(s, P_PARTS) == PARTS
-        terms = get(s, P_COUNT) * get(s, P_LENGTH)  # pairs of numbers, of a group
+        terms = get(s, P_COUNT) * get(s, P_LENGTH)  # of a group, in pairs
         steps, chunks = terms // TERMS * (SIX if several else 1), (right - left) * groups
         size = terms * ROW * (2 if several else 1)  # bytes of a group's weights
         job = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
-        weights = job + AMX_JOB + (1 + block) * TILE_SUMS  # in parts: those at hand, and the next
+        weights = job + AMX_JOB + (1 + block) * TILE_SUMS  # two buffers of split weights: these and the next
         turn, turn_size = 0, PARTS * terms * ROW
         begin(s, job, terms)
         if several:

@@ -1,27 +1,27 @@
-"""Matrices of float32 in three parts, as AMX's tiles take them (see amx.py): what is on the left of a product row by
-row, what is on the right panel by panel."""
+"""Float32 matrices -> three bfloat16 parts in the layout that AMX's tiles read (see amx.py): the left operand of a
+product by rows, the right one by panels."""
 
 from .amx import COLUMNS
+from .amx_sizes import padded_terms as plain_padded_terms
+from .amx_sizes import row_size as plain_row_size
 from .intrinsics import get_float, set_float
-from .parts import row_size as plain_row_size
-from .parts import whole_terms as plain_whole_terms
 
 ROW = COLUMNS * 4
-SQUARE = 1024  # bytes in which what fills no vector, square or pair of rows is filled up with zeros
+SQUARE = 1024  # bytes of a buffer in which a partial vector, square or pair of rows is padded with zeros
 
 
 def amx_split(jit, lanes, call, fill):
-    """(split_rows, split_columns, split_panel_of).  call: the routines by name; fill(address, count) writes zeros.
-    Each is handed the address of a SQUARE."""
+    """(split_rows, split_columns, split_panel_of).  call: the routines by name; fill(address, count) writes zeros. Each
+    function is handed the address of a SQUARE."""
     split_row, split_square, split_panel = (call[name] for name in ("split_row", "split_square", "split_panel"))
-    whole_terms, row_size = jit(plain_whole_terms), jit(plain_row_size)
+    padded_terms, row_size = jit(plain_padded_terms), jit(plain_row_size)
 
     @jit
     def split_rows(a, lda, rows, terms, target, part, square):
-        """a (rows, terms), zeros behind the last term up to whole rows of a tile."""
+        """a (rows, terms) -> rows in parts, padded with zeros to whole tile rows."""
         row, vectors = row_size(terms), terms // lanes
         done = vectors * lanes
-        more = (whole_terms(terms) - done) // lanes
+        more = (padded_terms(terms) - done) // lanes
         for i in range(rows):
             split_row(a + i * lda, target + i * row, part, vectors)
             if more:
@@ -32,10 +32,10 @@ def amx_split(jit, lanes, call, fill):
 
     @jit
     def split_columns(a, lda, terms, columns, target, part, square):
-        """The columns of a (terms, columns) as rows, filled up with zeros likewise."""
+        """a (terms, columns) -> its columns as rows in parts, padded likewise."""
         row, own = row_size(terms), lanes * 4
         for c in range(0, columns, lanes):
-            for k in range(0, whole_terms(terms), lanes):
+            for k in range(0, padded_terms(terms), lanes):
                 source, source_row, to = a + k * lda + c * 4, lda, target + c * row + k * 2
                 if k + lanes > terms or c + lanes > columns:
                     fill(square, lanes * lanes)
@@ -47,8 +47,8 @@ def amx_split(jit, lanes, call, fill):
 
     @jit
     def split_panel_of(b, row, terms, j, target, square):
-        """Panel j of b (terms, columns) in parts, its columns all there; the last terms filled up with zeros."""
-        pairs = whole_terms(terms) // 2
+        """Panel j of b (terms, columns), which has all its columns, -> a panel in parts; terms padded with zeros."""
+        pairs = padded_terms(terms) // 2
         source = b + j * ROW
         split_panel(source, row, target, pairs * ROW, 0, 0, terms // 2)
         if terms // 2 < pairs:

@@ -1,4 +1,5 @@
-"""Attention and what feeds it, one head of one image at a time; scores and their gradients stay in the cache."""
+"""Training's attention, and the gradients of what feeds it: checks and memory here, kernels in attention_kernels.py.
+One head of one image at a time, so that its scores and their gradients stay in the cache."""
 
 from functools import lru_cache
 
@@ -6,19 +7,18 @@ import numpy as np
 
 from .. import reference
 from ..side_by_side import whole_of
-from .running import address, addresses, bits, contiguous, empty, fits, past_caches, run, scratch, whole
+from .running import address, addresses, bits, contiguous, empty, fits, padded, run, scratch, worth_streaming
 from .scatter import places, scatter_add
-from .training_step import HEAD, QUERIES, Kind
+from .training_step import HEADER, QUERIES, Kind
 from .training_step import Attention as A
 
 
 def attention(q, k, v, bias, scale):
     """y = softmax(scale · q kᵀ + bias) v.
 
-    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None
-    -> y (B, heads, Nq, V), probabilities (B, heads, Nq, Nk), which the backward needs.
-    """
-    if not _agree(q, k, v) or bias is not None and not (fits(bias) and bias.shape == (*q.shape[1:3], k.shape[2])):
+    q (B, heads, Nq, D), k (B, heads, Nk, D), v (B, heads, Nk, V), bias (heads, Nq, Nk) or None -> y (B, heads, Nq, V),
+    probabilities (B, heads, Nq, Nk) for the backward."""
+    if not _supported(q, k, v) or bias is not None and not (fits(bias) and bias.shape == (*q.shape[1:3], k.shape[2])):
         return reference.attention(q, k, v, bias, scale)
     batch, heads, queries, _ = q.shape
     bias = bias if bias is None else contiguous(bias)
@@ -32,7 +32,7 @@ def attention_backward(dy, q, k, v, scale, probabilities):
     """dv = pᵀ dy, dp = dy vᵀ, ds = p (dp - Σ_k dp p), dq = scale · ds k, dk = scale · dsᵀ q, dbias = Σ_b ds.
 
     -> dq, dk, dv, dbias (heads, Nq, Nk)."""
-    if not (_agree(q, k, v) and fits(dy, probabilities) and dy.shape == (*q.shape[:3], v.shape[3])
+    if not (_supported(q, k, v) and fits(dy, probabilities) and dy.shape == (*q.shape[:3], v.shape[3])
             and probabilities.shape == (*q.shape[:3], k.shape[2])):
         return reference.attention_backward(dy, q, k, v, scale, probabilities)
     batch, heads, queries, key = q.shape
@@ -43,31 +43,32 @@ def attention_backward(dy, q, k, v, scale, probabilities):
         (dq,), (dk, dv) = _side_by_side(batch, queries, heads, key), _side_by_side(batch, keys, heads, key, value)
     dbias, probabilities = empty(heads, queries, keys), contiguous(probabilities)
     _run(Kind.ATTENTION_BACKWARD, (q, k, v, dy, dq, dk, dv), dbias, probabilities, scale, _sizes(q, k, v)[1],
-         past_caches(dv))
+         worth_streaming(dv))
     return dq[..., :key], dk[..., :key], dv[..., :value], dbias
 
 
-def _agree(q, k, v):
-    """Whether the kernels may be trusted with these; what is wrong, the textbook says."""
+def _supported(q, k, v):
+    """Whether the kernels take these; errors are left to the reference to raise."""
     return (fits(q, k, v) and q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
             and q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2])
 
 
 def _side_by_side(batch, tokens, heads, *sizes):
-    """Arrays (B, heads, N, size), sizes padded for the kernels, that lie as split_heads takes them out of one."""
-    wide = [whole(size) for size in sizes]
+    """Views (B, heads, N, size) of one new array (B, N, heads·Σsizes), as split_heads makes them; sizes padded for the
+    kernels."""
+    wide = [padded(size) for size in sizes]
     return reference.split_heads(empty(batch, tokens, heads * sum(wide)), heads, wide)
 
 
 def _sizes(q, k, v):
-    """Bytes of scratch forward and backward."""
+    """Bytes of a thread's scratch: (forward, backward)."""
     queries, keys, key, value = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
-    forward = (1 + key + QUERIES) * whole(keys) + keys * whole(value)
-    backward = (value + queries) * whole(keys) + (keys + queries) * whole(key) + queries * whole(value)
-    return HEAD + 64 + 4 * forward, HEAD + 64 + 4 * backward
+    forward = (1 + key + QUERIES) * padded(keys) + keys * padded(value)
+    backward = (value + queries) * padded(keys) + (keys + queries) * padded(key) + queries * padded(value)
+    return HEADER + 64 + 4 * forward, HEADER + 64 + 4 * backward
 
 
-def _run(kind, arrays, bias, probabilities, scale, size, past=False):
+def _run(kind, arrays, bias, probabilities, scale, size, stream=False):
     arrays = [a if a.strides[-1] == 4 else contiguous(a) for a in arrays]
     views = addresses(arrays, [a.strides[:3] for a in arrays])
     batch, heads, queries, key = arrays[0].shape
@@ -75,7 +76,8 @@ def _run(kind, arrays, bias, probabilities, scale, size, past=False):
     run((kind, {
         A.IMAGES: batch, A.HEADS: heads, A.QUERIES: queries, A.KEYS: arrays[1].shape[2], A.KEY: key,
         A.VALUE: arrays[2].shape[3], A.VIEWS: views, A.BIAS: 0 if bias is None else bias,
-        A.PROBABILITIES: probabilities, A.SCALE: bits(scale), A.SCRATCH: memory, A.SCRATCH_SIZE: size, A.PAST: past}))
+        A.PROBABILITIES: probabilities, A.SCALE: bits(scale), A.SCRATCH: memory, A.SCRATCH_SIZE: size,
+        A.STREAM: stream}))
 
 
 def gather_bias_backward(dbias, index, offsets):
@@ -87,13 +89,13 @@ def gather_bias_backward(dbias, index, offsets):
 
 @lru_cache(16)
 def _every(count):
-    """0, 1, …: all places."""
+    """0, 1, …, count - 1: every place."""
     return np.arange(count)
 
 
 def split_heads_backward(parts):
-    """The gradient to each part, (B, heads, N, size) -> dx (B, N, heads·Σsizes): the inverse puts them back.
+    """The gradients to the parts, (B, heads, N, size) each -> dx (B, N, heads·Σsizes).
 
-    Parts that lie side by side already, as attention_backward leaves them, are a view."""
+    Without a copy where the parts already lie side by side in one array, as attention_backward leaves them."""
     found = whole_of(parts, address) if fits(*parts) else None
     return reference.split_heads_backward(parts) if found is None else found

@@ -1,14 +1,15 @@
-"""Attention of training, one head of one image at a time: its scores, or their gradient, stay in the cache."""
+"""Training's attention kernels. One head of one image at a time, so that its scores, or their gradient, stay in the
+cache."""
 
 from numba import types
 
 from . import training_step as step
 from .intrinsics import as_float, get, set_float
-from .routines import NEW, PAST
-from .training_step import HEAD, QUERIES
+from .routines import STORE, STREAM
+from .training_step import HEADER, QUERIES
 
 A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \
-    A_SCRATCH_SIZE, A_PAST = (int(c) for c in step.Attention)
+    A_SCRATCH_SIZE, A_STREAM = (int(c) for c in step.Attention)
 
 
 def attention_kernels(jit, call, share, packing, products):
@@ -24,20 +25,20 @@ def attention_kernels(jit, call, share, packing, products):
 
 
 def _forward(jit, softmax, share, packing, multiply_block, view):
-    whole, panels, prepare, fill, pack_rows, pack_columns = packing
+    padded, panels, init_scratch, fill, pack_rows, pack_columns = packing
 
     @jit
     def attention(s, thread, threads):
         heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
                                             get(s, A_VALUE))
         scratch = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
-        prepare(scratch)
-        row = whole(keys) * 4
-        scale = scratch + HEAD
+        init_scratch(scratch)
+        row = padded(keys) * 4
+        scale = scratch + HEADER
         nothing = scale + 64
         k_packed = nothing + row
         v_packed = k_packed + key * row
-        scores = v_packed + keys * whole(value) * 4
+        scores = v_packed + keys * padded(value) * 4
         set_float(scale, types.float32(as_float(get(s, A_SCALE))))
         fill(nothing, keys)
         first, last = share(get(s, A_IMAGES) * heads, thread, threads)
@@ -47,7 +48,7 @@ def _forward(jit, softmax, share, packing, multiply_block, view):
             k, k_row = view(s, 1, image, head)
             v, v_row = view(s, 2, image, head)
             y, y_row = view(s, 3, image, head)
-            # Meanwhile each head has a part of the next image fetched: its keys, with what stands between them.
+            # Each head prefetches a part of the next image meanwhile: of its keys, and what lies between them.
             part = keys * k_row // heads if unit + heads < last else 0
             following = view(s, 1, image + 1, 0)[0] + head * part
             end = following + part
@@ -70,25 +71,25 @@ def _forward(jit, softmax, share, packing, multiply_block, view):
 
 
 def _backward(jit, softmax_backward, share, packing, products, view):
-    whole, panels, prepare, fill, pack_rows, pack_columns = packing
-    multiply_block, multiply_across = products.multiply_block, products.multiply_across
+    padded, panels, init_scratch, fill, pack_rows, pack_columns = packing
+    multiply_block, multiply_transposed = products.multiply_block, products.multiply_transposed
 
     @jit
     def attention_backward(s, thread, threads):
-        """A thread has heads of its own, so that the bias's gradient is summed over the images in their order."""
+        """A thread has its own heads, so that a bias's gradient is summed over the images in their order."""
         heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
                                             get(s, A_VALUE))
         scratch = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE)
-        prepare(scratch)
-        row = whole(keys) * 4
-        scale = scratch + HEAD
+        init_scratch(scratch)
+        row = padded(keys) * 4
+        scale = scratch + HEADER
         v_packed = scale + 64
         k_packed = v_packed + value * row
-        q_packed = k_packed + keys * whole(key) * 4
-        dy_packed = q_packed + queries * whole(key) * 4
-        dscores = dy_packed + queries * whole(value) * 4
+        q_packed = k_packed + keys * padded(key) * 4
+        dy_packed = q_packed + queries * padded(key) * 4
+        dscores = dy_packed + queries * padded(value) * 4
         set_float(scale, types.float32(as_float(get(s, A_SCALE))))
-        past, into = get(s, A_PAST), PAST if get(s, A_PAST) else NEW
+        stream, mode = get(s, A_STREAM), STREAM if get(s, A_STREAM) else STORE
         first, last = share(heads, thread, threads)
         for head in range(first, last):
             dbias = get(s, A_BIAS) + head * queries * keys * 4
@@ -106,13 +107,13 @@ def _backward(jit, softmax_backward, share, packing, products, view):
                 pack_rows(k, k_row, keys, key, 0, panels(key), scale, k_packed)
                 pack_rows(q, q_row, queries, key, 0, panels(key), scale, q_packed)
                 pack_rows(dy, dy_row, queries, value, 0, panels(value), scratch, dy_packed)
-                following = p + heads * queries * keys * 4  # the next image's, fetched meanwhile
+                following = p + heads * queries * keys * 4  # the next image's probabilities, prefetched
                 last = following + queries * keys * 4 if image + 1 < get(s, A_IMAGES) else 0
                 following = multiply_block(dy, dy_row, queries, value, v_packed, keys, dscores, row, 0, following, last)
                 for i in range(queries):
                     softmax_backward(dscores + i * row, p + i * keys * 4, dbias + i * keys * 4, keys)
-                multiply_across(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, into)
-                multiply_block(dscores, row, queries, keys, k_packed, key, dq, dq_row, past, following, last)
-                multiply_across(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, into)
+                multiply_transposed(p, keys * 4, keys, queries, dy_packed, value, 0, panels(value), dv, dv_row, mode)
+                multiply_block(dscores, row, queries, keys, k_packed, key, dq, dq_row, stream, following, last)
+                multiply_transposed(dscores, row, keys, queries, q_packed, key, 0, panels(key), dk, dk_row, mode)
 
     return attention_backward

@@ -1,6 +1,6 @@
-"""Memory for the arrays of a step of training, which the next step uses again.
+"""A cache of memory blocks for the arrays of a training step, which the next step reuses.
 
-A large block from the system would be cleared first, page by page: 1 to 3 % of a step."""
+A large block fresh from the system would be zeroed first, page by page: 1 to 3 % of a step."""
 
 import threading
 from sys import getrefcount
@@ -9,20 +9,20 @@ import numpy as np
 
 from .memory import Pieces
 
-LARGE = 512 << 10  # numbers, 2 MiB
-LONG = 1000  # large blocks asked for, the number of several steps: what has lain idle for so long goes back
+LARGE = 512 << 10  # float32 numbers: 2 MiB
+LONG = 1000  # requests for large blocks, as many as several steps make: a block idle for so long is returned
 
 
 class Blocks:
-    """Blocks of numbers, each given again once no array lies in it any more."""
+    """Blocks of float32, each handed out again once no array uses its memory."""
 
     def __init__(self):
-        self._kept, self._requests = {}, 0  # {count: blocks of so many}, each [array, the request it answered last]
-        self._pieces, self._others = Pieces(), Pieces()  # of large pages
+        self._kept, self._requests = {}, 0  # {size: blocks of that size}, each [array, its last request's number]
+        self._pieces, self._others = Pieces(), Pieces()  # memory in large pages
         self._least, self._first = LARGE, None
 
     def block(self, count: int) -> np.ndarray:
-        """`count` numbers, whatever they are; few ones are the system's to keep."""
+        """`count` numbers, uninitialised. Small blocks are left to the system."""
         if count < self._least:
             return np.empty(count, np.float32)
         self._requests += 1
@@ -37,21 +37,20 @@ class Blocks:
         return found[0]
 
     def unshared(self, count: int) -> np.ndarray:
-        """`count` numbers that are given once."""
+        """`count` numbers that are handed out only once."""
         return self._others.numbers(count)
 
     def take_over(self, others: "Blocks") -> None:
-        """Takes all blocks of the others."""
+        """Takes all of the others' blocks."""
         self._kept, others._kept = others._kept, {}
         self._requests = max(self._requests, others._requests)
 
     def begin(self) -> None:
-        """From here on all that is asked for is kept, however little: for a recording, whose arrays must stay where
-        they are."""
+        """From here on every block is kept, however small: a recording's arrays must stay where they are."""
         self._least, self._first = 0, self._requests
 
     def end(self) -> None:
-        """Gives up what was not asked for since."""
+        """Gives up the blocks that were not requested since."""
         self._return_idle(self._first)
 
     def holds(self, owner) -> bool:
@@ -64,26 +63,26 @@ class Blocks:
 
 
 def _references(kept: list) -> int:
-    """To the array of a block: one that lies in it is one, as its `base`."""
+    """The reference count of a block's array: an array that lies in it holds one, as its `base`."""
     return getrefcount(kept[0])
 
 
-IDLE = _references([np.empty(0), 0])  # the list's own, and whatever it takes to look
+IDLE = _references([np.empty(0), 0])  # the list's own reference, and those of the look itself
 _here = threading.local()
 
 
 def block(count: int) -> np.ndarray:
-    """`count` numbers of this thread's blocks."""
+    """`count` numbers from this thread's blocks."""
     return _blocks().block(count)
 
 
 def unshared(count: int) -> np.ndarray:
-    """`count` numbers that no other array will lie in."""
+    """`count` numbers that no other array will share."""
     return _blocks().unshared(count)
 
 
 def use(blocks: Blocks) -> Blocks:
-    """This thread's are these from now on.  -> those before."""
+    """Makes these this thread's blocks.  -> those before."""
     before, _here.blocks = _blocks(), blocks
     return before
 

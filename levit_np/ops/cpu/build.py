@@ -1,24 +1,23 @@
-"""Compiles the kernels: python -m levit_np.ops.cpu.build PART INSTRUCTIONS writes the machine code to standard
+"""Compiles a set of kernels: python -m levit_np.ops.cpu.build PART INSTRUCTIONS writes its machine code to standard
 output.
 
-Always in a process of its own: Numba then takes neither time nor memory from the one that computes, and can be told of
-another processor than this one.
-"""
+library.py runs it as a process of its own: Numba then costs the computing process neither time nor memory, and can be
+told of a processor other than this one."""
 
 import sys
 from importlib import import_module
 
 from . import machine_code
-from .image import flatten
 from .instruction_set import SETS
+from .linker import flatten
 
 
 def compiled(part: str, name: str) -> tuple[bytes, str]:
-    """(an object file, the name of `run` in it) of "kernels", evaluation's, or "training_kernels", for the instruction
-    set called `name`.
+    """(an object file, the symbol of `run` in it), for the instruction set called `name`. part: "kernels",
+    evaluation's, or "training_kernels".
 
-    Numba would optimize and assemble each function alone and again in whatever calls it: it is told not to (NUMBA_OPT,
-    before it is imported), and the whole is optimized once, in half the time."""
+    Numba would optimise and assemble each function alone, and again inside each caller. It is told not to (NUMBA_OPT,
+    before it is imported), and the whole module is optimised once, in half the time."""
     from llvmlite import binding
     from numba import types
 
@@ -34,17 +33,18 @@ def compiled(part: str, name: str) -> tuple[bytes, str]:
 
 
 def _machine(cpu: str):
-    """LLVM's, for what it calls `cpu`, or for this processor."""
+    """LLVM's target machine for the processor it calls `cpu`, or for this one."""
     from llvmlite import binding
 
-    near = {"reloc": "pic", "codemodel": "small"}  # distances of 32 bits, not addresses: it runs wherever it lies
+    near = {"reloc": "pic", "codemodel": "small"}  # 32-bit relative addresses: the code runs wherever it is loaded
     return binding.Target.from_default_triple().create_target_machine(
         cpu=cpu or binding.get_host_cpu_name(), features="" if cpu else binding.get_host_cpu_features().flatten(),
         opt=3, **near if machine_code.IS_IMAGE else {"jit": True})
 
 
 def write(part: str, name: str, file: int) -> None:
-    """Compiles `part` for the instruction set called `name`, and writes the sealed result to an open file."""
+    """Compiles `part` for the instruction set called `name`, and writes the sealed result to an open file descriptor.
+    """
     code, symbol = compiled(part, name)
     if machine_code.IS_IMAGE:
         code, symbol = flatten(code, symbol)

@@ -1,41 +1,41 @@
-"""Convolutions of training as products of unfolded windows (see windows.py), a few lines of the output at a time."""
+"""Training's convolution kernels: products of unfolded windows (windows.py), a few output lines at a time."""
 
 from . import training_step as step
 from .intrinsics import get
-from .routines import ADDED
-from .training_step import HEAD
+from .routines import ACCUMULATE, STORE
+from .training_step import HEADER
 from .windows import windows
 
 C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HEIGHT, C_OUT_WIDTH, C_LINES, C_Y, \
-    C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_PAST = (int(c) for c in step.Convolution)
+    C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_STREAM = map(int, step.Convolution)
 
 
 def convolution_kernels(jit, call, share, packing, products, on_tiles):
     """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
-    whole, panels, prepare, fill = packing.whole, packing.panels, packing.prepare, packing.fill
-    multiply_block, begin, amx_multiply = products.multiply_block, on_tiles.begin, on_tiles.multiply_whole
+    padded, panels, init_scratch, fill = packing.padded, packing.panels, packing.init_scratch, packing.fill
+    multiply_block, begin, amx_multiply = products.multiply_block, on_tiles.begin, on_tiles.multiply_block
     unfold, fold = windows(jit, call, fill)
 
     @jit
     def sizes(s):
-        """(bytes of an image of x, of a line of y; terms; lines in a group; groups an image)."""
+        """(bytes of an image of x; of a line of y; terms; lines of a group; groups of an image)."""
         image = get(s, C_PLANES) * get(s, C_HEIGHT) * get(s, C_WIDTH) * get(s, C_CHANNELS) * 4
         terms = get(s, C_PLANES) * get(s, C_KERNEL) * get(s, C_KERNEL) * get(s, C_CHANNELS)
         lines = get(s, C_LINES)
         return image, get(s, C_OUT_WIDTH) * get(s, C_Y_ROW), terms, lines, (get(s, C_OUT_HEIGHT) + lines - 1) // lines
 
     @jit
-    def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc, past):
-        """c = a b, b being the packed weights."""
+    def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc, stream):
+        """c = a b, b the packed weights."""
         if get(s, C_AMX):
             amx_multiply(scratch + get(s, C_AMX), a, lda, rows, terms, get(s, C_B), columns, 0, panels(columns), c, ldc,
-                         past, 0, 0, 0)
+                         stream, 0, 0, 0)
         else:
-            multiply_block(a, lda, rows, terms, get(s, C_B), columns, c, ldc, past, 0, 0)
+            multiply_block(a, lda, rows, terms, get(s, C_B), columns, c, ldc, stream, 0, 0)
 
     @jit
     def begin_all(s, scratch):
-        prepare(scratch)
+        init_scratch(scratch)
         if get(s, C_AMX):
             begin(scratch + get(s, C_AMX))
 
@@ -44,23 +44,23 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
         begin_all(s, scratch)
-        height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
+        height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), padded(terms) * 4
         first, last = share(get(s, C_IMAGES) * groups, thread, threads)
         for unit in range(first, last):
             n, start = unit // groups, unit % groups * lines
             count = min(lines, height - start)
             for u in range(count):
-                unfold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
-            multiply_rows(s, scratch, scratch + HEAD, row, count * columns, terms, get(s, C_OUTPUTS),
-                          get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), get(s, C_PAST))
+                unfold(s, get(s, C_X) + n * image, start + u, scratch + HEADER + u * columns * row, row)
+            multiply_rows(s, scratch, scratch + HEADER, row, count * columns, terms, get(s, C_OUTPUTS),
+                          get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), get(s, C_STREAM))
 
     @jit
     def convolution_input(s, thread, threads):
-        """Into x; an image is one thread's."""
+        """dx, written at X. A thread has whole images, as windows overlap."""
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
         begin_all(s, scratch)
-        height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
+        height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), padded(terms) * 4
         first, last = share(get(s, C_IMAGES), thread, threads)
         for n in range(first, last):
             fill(get(s, C_X) + n * image, image // 4)
@@ -68,26 +68,26 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
                 start = group * lines
                 count = min(lines, height - start)
                 multiply_rows(s, scratch, get(s, C_Y) + (n * height + start) * y_line, get(s, C_Y_ROW), count * columns,
-                              get(s, C_OUTPUTS), terms, scratch + HEAD, row, 0)
+                              get(s, C_OUTPUTS), terms, scratch + HEADER, row, 0)
                 for u in range(count):
-                    fold(s, get(s, C_X) + n * image, start + u, scratch + HEAD + u * columns * row, row)
+                    fold(s, get(s, C_X) + n * image, start + u, scratch + HEADER + u * columns * row, row)
 
     weight = _weight(jit, share, packing, products.add_short_gradient, on_tiles.add_gradient, unfold, sizes, begin_all)
     return convolution, convolution_input, weight
 
 
 def _weight(jit, share, packing, add_short_gradient, amx_add_gradient, unfold, sizes, begin_all):
-    whole, panels, fill = packing.whole, packing.panels, packing.fill
+    padded, panels, fill = packing.padded, packing.panels, packing.fill
 
     @jit
     def convolution_weight(s, thread, threads):
         image, y_line, terms, lines, groups = sizes(s)
         scratch = get(s, C_SCRATCH) + thread * get(s, C_SCRATCH_SIZE)
         begin_all(s, scratch)
-        height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), whole(terms) * 4
+        height, columns, row = get(s, C_OUT_HEIGHT), get(s, C_OUT_WIDTH), padded(terms) * 4
         unfolded = scratch + get(s, C_SCRATCH_SIZE) - lines * columns * row
         first, last = share(panels(terms), thread, threads)
-        fill(unfolded, lines * columns * row // 4)  # also what stands behind the terms, so that panels are whole
+        fill(unfolded, lines * columns * row // 4)  # also the padding behind the terms, so that panels are whole
         for n in range(get(s, C_IMAGES)):
             for group in range(groups):
                 start = group * lines
@@ -101,6 +101,7 @@ def _weight(jit, share, packing, add_short_gradient, amx_add_gradient, unfold, s
                                      n + start > 0, n + 1 == get(s, C_IMAGES) and group + 1 == groups)
                 else:
                     add_short_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
-                                       first, last, get(s, C_C), get(s, C_C_ROW), min(n + start, ADDED), scratch)
+                                       first, last, get(s, C_C), get(s, C_C_ROW), ACCUMULATE if n + start else STORE,
+                                       scratch)
 
     return convolution_weight

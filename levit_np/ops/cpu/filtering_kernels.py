@@ -1,15 +1,16 @@
-"""Training's convolutions by minimal filtering (minimal_filtering.py): some lines of squares of four outputs at a
-time."""
+"""Training's kernels of convolution by minimal filtering (minimal_filtering.py), a few lines of squares (2 × 2 outputs)
+at a time: windows -> 25 numbers a channel -> nine products -> four outputs, and the gradients back."""
 
 from . import training_step as step
 from .filtering_squares import filtering_squares
 from .intrinsics import get
 from .minimal_filtering import NINE_PARTS, TERMS
+from .routines import ACCUMULATE, STORE
 from .step import PLAIN
 
 NUMBER = len(NINE_PARTS)
 F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, F_ROWS, \
-    F_SCRATCH, F_SCRATCH_SIZE, F_PAST = (int(c) for c in step.Filtering)
+    F_SCRATCH, F_SCRATCH_SIZE, F_STREAM = (int(c) for c in step.Filtering)
 
 
 def filtering_kernels(jit, lanes, width, call, share, packing, products):
@@ -38,7 +39,7 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
             count = min(lines, get(s, F_DOWN) - start)
             windows(s, get(s, F_X) + n * image, start, count, bordered, row, rows)
             y = get(s, F_Y) + n * y_image + 2 * start * y_line
-            # Meanwhile the lines of the next squares are fetched; behind an image stands the next.
+            # The next squares' lines are prefetched meanwhile; behind an image lies the next one.
             ahead = get(s, F_X) + n * image + min(image, 4 * (start + count) * get(s, F_WIDTH) * channels * 4)
             end = min(ahead + 4 * lines * get(s, F_WIDTH) * channels * 4, get(s, F_X) + get(s, F_IMAGES) * image)
             for j in range(panels(outputs)):
@@ -51,22 +52,22 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
                     number += terms
                 for i in range(count * across):
                     of, to = parts + i * width * 4, y + square(s, i, 8 * outputs, 2 * y_line) + j * width * 4
-                    sums(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, get(s, F_PAST))
+                    sums(of, part, to, 4 * outputs, y_line, PLAIN, columns // lanes, get(s, F_STREAM))
 
     return filtering
 
 
 def _input(jit, lanes, call, share, packing, products, squares):
-    whole, fill, multiply_block, (sizes, square, _, all_parts) = (
-        packing.whole, packing.fill, products.multiply_block, squares)
+    padded, fill, multiply_block, (sizes, square, _, all_parts) = (
+        packing.padded, packing.fill, products.multiply_block, squares)
     copy, window_backward = call["copy"], call["window_backward"]
 
     @jit
     def filtering_input(s, thread, threads):
-        """Into x; an image is one thread's."""
+        """dx, written at X. A thread has whole images, as windows overlap."""
         image, row, y_image, lines, groups = sizes(s)
         channels, outputs, across, columns = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS), get(s, F_WIDTH)
-        most, terms_row = lines * across, whole(TERMS * channels) * 4
+        most, terms_row = lines * across, padded(TERMS * channels) * 4
         bordered = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
         rows = bordered + (4 * lines + 1) * row
         parts, part = rows + most * terms_row, most * outputs * 4
@@ -92,33 +93,34 @@ def _input(jit, lanes, call, share, packing, products, squares):
                 for i in range(count * across):
                     window_backward(rows + i * terms_row, 4 * channels, row,
                                     bordered + square(s, i, 16 * channels, 4 * row), channels // lanes)
-                # The last line is the next squares' too.
+                # The last line belongs to the next squares' windows too.
                 for i in range(4 * count + (group + 1 == groups)):
                     line = 4 * start - 1 + i
                     if 0 <= line < get(s, F_HEIGHT):
                         copy(bordered + i * row + channels * 4, x + line * columns * channels * 4, columns * channels,
-                             get(s, F_PAST))
+                             get(s, F_STREAM))
                 copy(bordered + 4 * count * row, bordered, row // 4, 0)
 
     return filtering_input
 
 
 def _weight(jit, share, packing, products, squares):
-    whole, panels, prepare = packing.whole, packing.panels, packing.prepare
+    padded, panels, init_scratch = packing.padded, packing.panels, packing.init_scratch
     add_short_gradient, (sizes, _, windows, all_parts) = products.add_short_gradient, squares
 
     @jit
     def filtering_weight(s, thread, threads):
-        """Of as many squares at a time as there is room for, so that the gradient is read and written seldom."""
+        """Gathers as many squares as there is room for before it multiplies, so that the gradient is seldom read and
+        written."""
         image, row, y_image, lines, groups = sizes(s)
         channels, outputs, across, most = get(s, F_CHANNELS), get(s, F_OUTPUTS), get(s, F_ACROSS), get(s, F_ROWS)
         scratch = get(s, F_SCRATCH) + thread * get(s, F_SCRATCH_SIZE)
-        prepare(scratch)
-        own = (4 * lines + 1) * row + most * (TERMS * channels + NUMBER * outputs) * 4  # behind what is packed
+        init_scratch(scratch)
+        own = (4 * lines + 1) * row + most * (TERMS * channels + NUMBER * outputs) * 4  # after the packed operands
         bordered = scratch + get(s, F_SCRATCH_SIZE) - own
         rows = bordered + (4 * lines + 1) * row
         parts, part, terms_row = rows + most * TERMS * channels * 4, most * outputs * 4, TERMS * channels * 4
-        units, there, more = get(s, F_IMAGES) * groups, 0, 0
+        units, there, mode = get(s, F_IMAGES) * groups, 0, STORE
         for unit in range(units):
             n, start = unit // groups, unit % groups * lines
             count = min(lines, get(s, F_DOWN) - start)
@@ -133,8 +135,8 @@ def _weight(jit, share, packing, products, squares):
                     first, last = share(panels(terms), thread, threads)
                     add_short_gradient(
                         parts + i * part, outputs * 4, outputs, rows + number * 4, terms_row, terms, there, first, last,
-                        get(s, F_C) + number * 4, whole(TERMS * channels) * 4, more, scratch)
+                        get(s, F_C) + number * 4, padded(TERMS * channels) * 4, mode, scratch)
                     number += terms
-                there, more = 0, 1
+                there, mode = 0, ACCUMULATE
 
     return filtering_weight

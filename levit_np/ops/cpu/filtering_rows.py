@@ -1,5 +1,5 @@
-"""What minimal filtering (minimal_filtering.py) does to pixels before and after its products, and the adjoints: one
-square of four outputs at a time, a vector of channels after the other; each emits into v's builder."""
+"""Minimal filtering's transforms (minimal_filtering.py) as vector code: a square's window -> 25 numbers, nine products
+-> 2 × 2 outputs, and the adjoints of both. A vector of channels at a time; each function emits into v's builder."""
 
 from .minimal_filtering import NINE_PARTS, ORDER, SHARED
 from .rows import each_vector
@@ -9,7 +9,7 @@ from .vector import number
 
 
 def window(v, source, pixel, line, target, vectors):
-    """5 × 5 pixels become 25 numbers a channel, in ORDER, `vectors` vectors apart."""
+    """5 × 5 pixels -> 25 numbers a channel, in ORDER, `vectors` vectors apart."""
     b, apart = v.builder, v.builder.mul(vectors, number(4 * v.lanes))
 
     def one(at):
@@ -24,14 +24,14 @@ def window(v, source, pixel, line, target, vectors):
 
 
 def _made(b, p, x):
-    """The p-th of the five numbers that x(0) to x(4) become."""
+    """The p-th of the five numbers made of x(0) to x(4): x₀ - x₂, x₁, x₂, x₄ - x₂, x₃."""
     first, less = ((0, 2), (1, None), (2, None), (4, 2), (3, None))[p]
     return x(first) if less is None else b.fsub(x(first), x(less))
 
 
 def window_backward(v, source, pixel, line, target, vectors):
-    """The adjoint.  Squares come from left to right and line by line, and share a line and a column of pixels with
-    those before: to these is added, what else is there is overwritten."""
+    """The adjoint of window. Squares come from left to right, line by line, and share a line and a column of pixels
+    with those before: there dx is added, elsewhere it overwrites."""
     b, apart = v.builder, v.builder.mul(vectors, number(4 * v.lanes))
 
     def one(at):
@@ -46,14 +46,15 @@ def window_backward(v, source, pixel, line, target, vectors):
 
 
 def _through(b, y, d):
-    """What of the five numbers d(0) to d(4) goes through to the y-th that they were made of."""
+    """The gradient to the y-th input: the sum over those of the five numbers (gradients d(0) to d(4)) that it went
+    into."""
     if y == 2:
         return b.fsub(d(2), b.fadd(d(0), d(3)))
     return d({0: 0, 1: 1, 3: 4, 4: 3}[y])
 
 
 def sums(v, parts, part, target, pixel, line, finish, vectors):
-    """The nine parts, `part` bytes apart, become four outputs."""
+    """The nine products, `part` bytes apart -> finish(four outputs)."""
     b = v.builder
 
     def all_of(change):
@@ -71,7 +72,7 @@ def sums(v, parts, part, target, pixel, line, finish, vectors):
 
 
 def sums_backward(v, source, pixel, line, parts, part, vectors):
-    """The adjoint: a part gets the sum of the outputs it is in."""
+    """The adjoint of sums: a product gets the sum of the gradients of the outputs that it is part of."""
     b = v.builder
 
     def one(at):

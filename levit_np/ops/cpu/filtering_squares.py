@@ -1,6 +1,8 @@
-"""What training's convolutions by minimal filtering do to squares of four outputs, before and after their products.
+"""What training's minimal filtering does before and after its products, for lines of squares (2 × 2 outputs);
+filtering_kernels.py calls it.
 
-Pixels are copied first to where a border of zeros is around them; a square's window is then 25 numbers a channel."""
+Pixels are first copied to where a border of zeros surrounds them; then each square's window becomes 25 numbers a
+channel."""
 
 from . import training_step as step
 from .intrinsics import get
@@ -8,14 +10,15 @@ from .minimal_filtering import TERMS
 
 
 def filtering_squares(jit, lanes, call, fill):
-    """(sizes, square, windows, all_parts): functions of a step.  call: the routines by name; fill: of panel_packing."""
+    """(sizes, square, windows, all_parts): functions of a step.  call: the routines by name; fill: panel_packing.py's.
+    """
     copy, window, sums_backward = call["copy"], call["window"], call["square_sums_backward"]
     F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_OUTPUTS = (
         int(step.Filtering[name]) for name in "CHANNELS HEIGHT WIDTH DOWN ACROSS LINES OUTPUTS".split())
 
     @jit
     def sizes(s):
-        """(bytes of an image of x, of a bordered line; of an image of y; lines of squares in a group; groups an
+        """(bytes of an image of x; of a bordered line; of an image of y; lines of squares of a group; groups of an
         image)."""
         channels, lines = get(s, F_CHANNELS), get(s, F_LINES)
         image = get(s, F_HEIGHT) * get(s, F_WIDTH) * channels * 4
@@ -24,12 +27,12 @@ def filtering_squares(jit, lanes, call, fill):
 
     @jit
     def square(s, i, pixel, line):
-        """Bytes to a square's first pixel."""
+        """Byte offset of square i's first pixel, squares being `pixel` and `line` bytes apart."""
         return i % get(s, F_ACROSS) * pixel + i // get(s, F_ACROSS) * line
 
     @jit
     def windows(s, x, start, count, lines, row, target):
-        """`count` lines of squares from `start` on, by way of their bordered `lines`, as rows of terms."""
+        """`count` lines of squares from `start` on -> rows of terms, by way of the bordered copy at `lines`."""
         channels, columns = get(s, F_CHANNELS), get(s, F_WIDTH)
         for i in range(4 * count + 1):
             at, line = lines + i * row, 4 * start - 1 + i
@@ -43,7 +46,7 @@ def filtering_squares(jit, lanes, call, fill):
 
     @jit
     def all_parts(s, y, count, parts, part):
-        """The gradients of the nine parts of `count` lines of squares, the first of which is at y."""
+        """The gradients of the nine products for `count` lines of squares, the first of which is at y."""
         outputs = get(s, F_OUTPUTS)
         line = 2 * get(s, F_ACROSS) * outputs * 4
         for i in range(count * get(s, F_ACROSS)):

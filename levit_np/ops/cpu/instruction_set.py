@@ -1,4 +1,5 @@
-"""Which vector instructions the kernels are written in, and the register tile that fits them."""
+"""The vector instruction sets that the kernels can be compiled for, the register tile that suits each, and which one is
+used."""
 
 import ctypes
 import os
@@ -10,42 +11,42 @@ from . import processor
 
 
 class InstructionSet(NamedTuple):
-    """lanes: float32 numbers a vector; rows × vectors: the largest register tile; tail: vectors of a narrow panel;
-    double: rows of a tile that spans two panels, 0 where the registers do not suffice.
+    """lanes: float32 numbers a vector. rows × vectors: the largest register tile. tail: vectors of a narrow panel, the
+    last one. double_rows: rows of a tile that spans two panels, 0 where there are not registers enough.
 
-    half: how bfloat16 is multiplied: "dot" (products of pairs, AVX512-BF16), "tiles" (AMX's tile registers), "widened"
-    (weights alone are bfloat16, and become float32 in registers) or "", not at all.  cpu: what LLVM calls the oldest
-    processor that has these instructions; "" is the processor this runs on."""
+    half: how bfloat16 is multiplied: "dot" (dot products of pairs, AVX512-BF16), "tiles" (AMX's tile registers),
+    "widened" (only the weights are bfloat16, and become float32 in registers) or "", not at all. cpu: LLVM's name of
+    the oldest processor with these instructions; "" is the one this runs on."""
 
     name: str
     lanes: int
     rows: int
     vectors: int
     tail: int
-    double: int
+    double_rows: int
     half: str
     cpu: str
 
     @property
     def pair_rows(self) -> int:
-        """Rows of a tile of bfloat16 products: AMX has room for 32, but 14 × 14 tokens and lines of 56 or 28 pixels are
-        multiples of 28, and as many tiles for each of two threads."""
+        """Rows of a tile of bfloat16 products. AMX has room for 32, but 14 × 14 tokens and lines of 56 or 28 pixels are
+        multiples of 28, and give two threads the same number of tiles."""
         return 28 if self.half == "tiles" else self.rows
 
     @property
-    def rounds(self) -> bool:
-        """Whether what products read may be bfloat16, or parts of it."""
+    def bfloat16_inputs(self) -> bool:
+        """Whether a product's left operand may be bfloat16 too, or parts of float32."""
         return self.half in ("dot", "tiles")
 
     @property
     def width(self) -> int:
-        """Columns of one packed panel of weights."""
+        """Columns of a packed panel of weights."""
         return self.lanes * self.vectors
 
 
-# rows × vectors accumulators, `vectors` registers of weights and one of the input: 31 of 32, 15 of 16, 25 of 32. NEON's
-# instructions multiply no number from memory, so LLVM loads ahead, and with 29 in use moves sums to the stack for it.
-# A panel is at least 16 columns wide: the narrowest layer of the family.
+# Registers: rows × vectors accumulators, `vectors` of weights and one of the left operand: 31 of AVX-512's 32, 15 of
+# AVX2's 16, 25 of NEON's 32. NEON cannot multiply by a number in memory, so LLVM loads ahead, and with 29 registers in
+# use spills accumulators. A panel is at least 16 columns wide, as the narrowest layer of the family is.
 SETS = {
     "avx512_amx": InstructionSet("avx512_amx", 16, 14, 2, 1, 6, "tiles", ""),
     "avx512_bf16": InstructionSet("avx512_bf16", 16, 14, 2, 1, 6, "dot", ""),
@@ -54,7 +55,7 @@ SETS = {
     "avx2": InstructionSet("avx2", 8, 6, 2, 2, 0, "", "haswell"),
     "neon": InstructionSet("neon", 4, 5, 4, 4, 0, "", ""),
 }
-# By Linux's names without underscores.
+# CPU flags by Linux's names, without underscores.
 AVX512 = ("avx512f", "avx512vl", "avx512bw", "avx512dq")
 NEEDS = {"avx512_amx": (*AVX512, "avx512bf16", "amxbf16", "amxtile"), "avx512_bf16": (*AVX512, "avx512bf16"),
          "avx512_widened": (*AVX512, "avx512bf16"), "avx512": AVX512, "avx2": ("avx2", "fma")}
@@ -66,21 +67,23 @@ def available() -> list[str]:
         return ["neon"]
     found = [name for name, needs in NEEDS.items() if processor.features() >= set(needs)]
     if "avx512_bf16" in found and not processor.is_amd():
-        # Intel's cores make a quarter as many products of pairs as multiply-adds, AMD's as many.
+        # Intel's cores do a quarter as many dot products of pairs a cycle as multiply-adds, AMD's as many.
         at = found.index("avx512_bf16")
         found[at : at + 2] = reversed(found[at : at + 2])
     return [name for name in found if name != "avx512_amx" or tiles_permitted()]
 
 
 def tiles_permitted() -> bool:
-    """Linux hands out the tile registers on request: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)."""
+    """Whether Linux lets this process use the tile registers, which must be requested: arch_prctl(ARCH_REQ_XCOMP_PERM,
+    XTILEDATA)."""
     if not sys.platform.startswith("linux"):
         return False
     return ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0
 
 
 def chosen() -> InstructionSet:
-    """The best there is, or what LEVIT_NP_INSTRUCTIONS says.  Raises BackendError where the processor lacks it."""
+    """The best instruction set of this processor, or the one that LEVIT_NP_INSTRUCTIONS names. Raises BackendError
+    where the processor lacks it."""
     there = available()
     if not there:
         raise BackendError("cpu: expected a processor with AVX2 or NEON, found neither; use backend='reference'")

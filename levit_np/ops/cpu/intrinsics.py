@@ -1,8 +1,8 @@
-"""What the kernels' Numba code calls that Numba has no word for: memory by address, the tile, vectors, barriers.
+"""What Numba code cannot say by itself, as intrinsics that the kernels call: memory by address, the micro-kernels of
+tile.py, rows.py and amx.py, atomics.
 
-All are functions of int64 numbers, so that a kernel is plain arithmetic on addresses: no array is made, nothing is
-counted or freed, and the compiled code depends on nothing but the processor.
-"""
+All take int64 numbers, so that a kernel is plain arithmetic on addresses: no array is created, nothing is
+reference-counted, and the machine code depends on nothing but the processor."""
 
 from functools import partial
 
@@ -30,6 +30,7 @@ def get(typingctx, address, index):
 
 @intrinsic
 def put(typingctx, address, index, value):
+    """Writes the int64 at address + 8 index."""
     def generate(context, builder, signature, arguments):
         at = builder.add(arguments[0], builder.mul(arguments[1], number(8)))
         builder.store(arguments[2], builder.inttoptr(at, I64.as_pointer())).align = 8
@@ -39,6 +40,7 @@ def put(typingctx, address, index, value):
 
 @intrinsic
 def get_float(typingctx, address):
+    """The float32 at that address."""
     def generate(context, builder, signature, arguments):
         return builder.load(builder.inttoptr(arguments[0], F32.as_pointer()), align=4, typ=F32)
     return types.float32(types.int64), generate
@@ -46,6 +48,7 @@ def get_float(typingctx, address):
 
 @intrinsic
 def set_float(typingctx, address, value):
+    """Writes the float32 at that address."""
     def generate(context, builder, signature, arguments):
         builder.store(arguments[1], builder.inttoptr(arguments[0], F32.as_pointer())).align = 4
         return context.get_dummy_value()
@@ -54,7 +57,7 @@ def set_float(typingctx, address, value):
 
 @intrinsic
 def as_float(typingctx, bits):
-    """The float64 of these 64 bits."""
+    """The float64 with these 64 bits."""
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.DoubleType())
     return types.float64(types.int64), generate
@@ -62,7 +65,7 @@ def as_float(typingctx, bits):
 
 @intrinsic
 def root(typingctx, x):
-    """√x, of float32 or float64: math.sqrt is an instruction for some versions of LLVM, for others a library's call."""
+    """√x, of float32 or float64: math.sqrt is an instruction for some versions of LLVM, a library call for others."""
     def generate(context, builder, signature, arguments):
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [arguments[0].type]), arguments)
     return x(x), generate
@@ -70,7 +73,7 @@ def root(typingctx, x):
 
 @intrinsic
 def add_atomic(typingctx, address, value):
-    """Adds to the int64 at `address`; what was written before is seen by whoever sees the sum.  -> the old value."""
+    """Adds to the int64 at `address`; whoever reads the sum sees all that was written before.  -> the old value."""
     def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", builder.inttoptr(arguments[0], I64.as_pointer()), arguments[1], "acq_rel")
     return types.int64(types.int64, types.int64), generate
@@ -78,6 +81,7 @@ def add_atomic(typingctx, address, value):
 
 @intrinsic
 def get_atomic(typingctx, address):
+    """The int64 at that address, read with acquire order."""
     def generate(context, builder, signature, arguments):
         return builder.load_atomic(builder.inttoptr(arguments[0], I64.as_pointer()), "acquire", 8, typ=I64)
     return types.int64(types.int64), generate
@@ -85,7 +89,7 @@ def get_atomic(typingctx, address):
 
 @intrinsic
 def call(typingctx, function):
-    """Calls the C function at that address: no argument, the result dropped."""
+    """Calls the C function at that address: no argument, result ignored."""
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(I32, [])
         builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
@@ -94,13 +98,13 @@ def call(typingctx, function):
 
 
 def tiles_of(define, lanes, rows, vectors):
-    """tiles(vectors, *ARGUMENTS): what `define(module, lanes, sizes, vectors)` makes for tiles of up to `rows` rows
-    and of one of the numbers of `vectors`."""
+    """tiles(vectors, *ARGUMENTS): the function that `define(module, lanes, sizes, vectors)` makes, for tiles of up to
+    `rows` rows and one of the widths in `vectors`."""
     widths = sorted(set(vectors))
 
     @intrinsic
     def tiles(typingctx, vectors, tiles, number_, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,
-              ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
+              ldc, c_panel, c_mask, bias, ldbias, bias_panel, finish, half, ldhalf, part):
         def generate(context, builder, signature, arguments):
             vectors, *rest = arguments
             emit_switch(builder, vectors, {width: partial(builder.call, define(
@@ -112,7 +116,7 @@ def tiles_of(define, lanes, rows, vectors):
 
 
 def _emits(lanes, emit, count):
-    """The type and the code of an intrinsic that is emit(v, *numbers)."""
+    """The type and the code generator of an intrinsic that is emit(v, *numbers)."""
     def generate(context, builder, signature, arguments):
         emit(Vectors(builder, lanes), *arguments)
         return context.get_dummy_value()

@@ -1,9 +1,8 @@
-"""Evaluation's kernels as Numba functions of addresses, and `run`, which goes through a program's steps with several
-threads.
+"""Evaluation's kernels as Numba functions of addresses, and `run`, which executes a program of them (step.py) on
+several threads.
 
-Each thread calls `run` with its own number; a step is split between them by its output, so that a number is computed
-by one thread in one order whatever the count, and all wait for each other between two steps.
-"""
+Each thread calls `run` with its own number. A step is divided between threads by its output, so each number is computed
+by one thread in one order, however many there are; between two steps all wait for each other."""
 
 import numba
 
@@ -19,8 +18,8 @@ from .tile_attention import tile_attention
 from .tile_filtering import tile_filtering
 from .tile_product import tile_product
 
-# No wrapper for Python is made: the functions are called by address.  Without one, and with divisions unchecked, the
-# compiled code needs no symbol of Numba or Python.
+# The functions are called by address, so no Python wrapper is made. Without one, and with divisions unchecked, the
+# machine code needs no symbol of Numba or Python.
 OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 STEP = step.COLUMNS * 8
 PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND, FILTERING = (int(kind) for kind in step.Kind)
@@ -28,7 +27,7 @@ PRODUCT_PARTS, ATTENTION_BFLOAT16 = int(step.Product.PARTS), int(step.Attention.
 
 
 def kernels(instructions):
-    """`run` for an instruction set, a Numba function (program, first, last, thread, threads, counter, give_way)."""
+    """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
     jit, amx = numba.njit(**OPTIONS), instructions.half == "tiles"
     share, wait = barrier(jit)
     tiles = register_tiles(instructions, jit)
@@ -39,7 +38,7 @@ def kernels(instructions):
     half_product = amx_product(jit, instructions.lanes, divide) if amx else product
     half_attention = amx_attention(jit, instructions.lanes, share) if amx else attention
     configure, release = amx_operations(instructions.lanes)[:2] if amx else (jit(lambda: None),) * 2
-    pad, rows, total, add, to_halves, layer_norm = row_kernels(instructions, jit, share)
+    pad, rows, total, add, to_bfloat16, layer_norm = row_kernels(instructions, jit, share)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -70,7 +69,7 @@ def kernels(instructions):
             elif kind == ADD:
                 add(s, thread, threads)
             elif kind == ROUND:
-                to_halves(s, thread, threads)
+                to_bfloat16(s, thread, threads)
             if threads > 1:
                 wait(counter, (n - first + 1) * threads, give_way)
         release()

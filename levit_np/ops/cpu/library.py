@@ -1,9 +1,8 @@
-"""The compiled kernels of this processor: from the cache on disk, or compiled now; loaded into the process.
+"""The compiled kernels for this processor: read from the cache on disk, or compiled now, and loaded into the process.
 
-One file in the cache's folder for each (kernel sources, versions, processor): whatever changes one of them has another
-file.  One that is missing, damaged or cannot be written costs a compilation and nothing else.  What is in it is run, so
-a file or folder that another user could have written is not looked at.
-"""
+A cache file is named after a hash of all that determines its content (kernel sources, versions, processor). One that is
+missing, damaged or cannot be written costs a compilation, nothing else. Since its content is executed, a file or folder
+that another user could have written is ignored."""
 
 import contextlib
 import ctypes
@@ -25,15 +24,15 @@ from .instruction_set import InstructionSet, chosen
 
 NOTICE = "levit_np: compiling the kernels for this processor (once, ten to twenty seconds)"
 SUFFIX = ".kernels"
-KEPT = 16  # files; older ones go when a new one comes
+KEPT = 16  # files; a new one evicts the oldest
 
 
 def _key(part: str, instructions: InstructionSet) -> str:
-    """A name for everything the machine code depends on."""
+    """A file name that identifies everything the machine code depends on."""
     digest = hashlib.sha256(machine_code.MAGIC)
     folder = Path(__file__).parent
     own = sorted(folder.glob("*.py")) or sorted(folder.glob("*.pyc"))
-    if not own:  # in an archive, or in a program that holds its modules itself
+    if not own:  # the modules lie in an archive, or in a frozen program
         own = [next(filter(Path.is_file, folder.parents), Path(sys.executable))]
     for source in (*own, *map(_version_file, ("numba", "llvmlite"))):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -43,7 +42,7 @@ def _key(part: str, instructions: InstructionSet) -> str:
 
 
 def _version_file(package: str) -> Path:
-    """The file in which an installed package states its version; to import it would take longer."""
+    """The file in which an installed package states its version; importing the package would take longer."""
     found = find_spec(package)
     if found is None:
         raise BackendError(f"cpu: expected {package} to be installed, found no such package")
@@ -51,7 +50,7 @@ def _version_file(package: str) -> Path:
 
 
 def _kept(path: Path):
-    """What is in a cached file, or None if it is not there, not whole, or perhaps another's."""
+    """(code, entry) from a cached file, or None if it is missing, damaged, or perhaps another user's."""
     try:
         with open(path, "rb") as file:
             if cache.is_ours(os.fstat(file.fileno())):
@@ -61,7 +60,7 @@ def _kept(path: Path):
 
 
 def _keep(path: Path, data: bytes) -> None:
-    """Puts the file in its place in one step, so that another process sees all of it or nothing."""
+    """Moves the file into place in one step, so that other processes see all of it or nothing."""
     name = None
     try:
         with tempfile.NamedTemporaryFile(dir=cache.make(), prefix=".", suffix=SUFFIX + ".tmp", delete=False) as file:
@@ -79,12 +78,12 @@ def _keep(path: Path, data: bytes) -> None:
         say(f"levit_np: {path.parent}: the kernels cannot be kept there ({error.strerror}), and each process compiles "
             "them; LEVIT_NP_CACHE may name another folder")
     else:
-        with contextlib.suppress(OSError):  # another process, that prunes too, may have been quicker
+        with contextlib.suppress(OSError):  # another process may prune at the same time
             _prune(path.parent)
 
 
 def _prune(folder: Path) -> None:
-    """The newest stay; a temporary file that a killed process left goes with the old ones."""
+    """Deletes all but the newest files; temporary ones of killed processes count as files too."""
     files = sorted(folder.glob(f"*{SUFFIX}*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in files[KEPT:]:
         old.unlink()
@@ -92,20 +91,20 @@ def _prune(folder: Path) -> None:
 
 def _compile(part: str, instructions: InstructionSet) -> bytes:
     say(NOTICE)
-    # Numba's place may be one that the program itself has added to its path; all of that, its own folder too, would
-    # come before Python's modules.
+    # The program may have added Numba's folder to its own path; all of that path, and its own folder, would come before
+    # Python's modules.
     needed = [_version_file(package).parents[1] for package in ("numba", "llvmlite", "numpy")]
     paths = *map(str, (Path(__file__).resolve().parents[3], *needed)), os.environ.get("PYTHONPATH")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}
     for name in [name for name in environment if name.startswith("NUMBA_")]:
-        del environment[name]  # debug switches and the like: the code is the same whatever the user's Numba does
+        del environment[name]  # debug switches and the like: the code must not depend on the user's Numba settings
     environment["NUMBA_OPT"] = "0"  # see build.py
     try:
-        # `sys.executable` is the program itself where that is frozen, and may be None where Python is a part of one.
+        # In a frozen program `sys.executable` is the program itself; where Python is embedded it may be None.
         if getattr(sys, "frozen", False) or not sys.executable:
             raise OSError("a program without an interpreter of its own")
-        # -P: a levit_np in the folder that the user happens to be in is not the one whose kernels these are.
-        # -W: PYTHONWARNINGS may make errors of warnings, Numba's and those of Python itself.
+        # -P: do not import the levit_np of the folder that the user happens to be in. -W: PYTHONWARNINGS may turn
+        # warnings of Numba and Python into errors.
         command = [sys.executable, "-P", "-W", "ignore", "-m", f"{__package__}.build", part, instructions.name]
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
         status, output, errors = done.returncode, done.stdout, done.stderr
@@ -114,7 +113,7 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
             raise BackendError(f"cpu: expected to start {sys.executable!r}, which compiles the kernels, found: {error}"
                                ) from error
         status, output, errors = _forked(part, instructions.name, environment)
-    output = output[max(0, output.find(machine_code.MAGIC)) :]  # behind what a sitecustomize, say, has printed
+    output = output[max(0, output.find(machine_code.MAGIC)) :]  # skip what a sitecustomize, say, has printed
     if status or machine_code.unpacked(output) is None:
         reason = errors.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {status}"]
         raise BackendError(f"cpu: expected the kernels to compile for {instructions.name}, found: {reason[0]}")
@@ -122,8 +121,8 @@ def _compile(part: str, instructions: InstructionSet) -> bytes:
 
 
 def _forked(part: str, name: str, environment: dict[str, str]) -> tuple[int, bytes, bytes]:
-    """(exit status, output, errors) of the same in a copy of this process, where no interpreter can be started: in a
-    frozen program, or under an emulator that the system does not know of."""
+    """(exit status, output, errors) of the same compilation in a fork of this process, where no interpreter can be
+    started: in a frozen program, or under an emulator unknown to the system."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = os.fork()
         if child == 0:
@@ -155,7 +154,7 @@ def _code(part: str, instructions: InstructionSet):
     path = folder / f"{_key(part, instructions)}{SUFFIX}"
     try:
         trusted = cache.is_ours(folder.stat())
-    except OSError:  # not there, or nothing that could be read or kept
+    except OSError:  # no such folder, or one that can be neither read nor written
         trusted = True
     if trusted and (found := _kept(path)):
         return found
@@ -169,8 +168,7 @@ def _code(part: str, instructions: InstructionSet):
 
 
 class Library:
-    """The loaded kernels, evaluation's or training's (`part`, a module's name);
-    `run` releases the interpreter's lock."""
+    """A loaded set of kernels: `part`, a module's name, says which; `run` releases the GIL."""
 
     def __init__(self, part: str, instructions: InstructionSet):
         self.instructions = instructions
@@ -181,7 +179,7 @@ class Library:
         self._give_way = ctypes.cast(_give_way(), ctypes.c_void_p).value
 
     def run(self, program: int, first: int, last: int, thread: int, threads: int, counter: int) -> None:
-        """Steps first to last of the program at that address, as one of `threads` threads that all make this call;
+        """Runs steps first to last of the program at that address, as one of `threads` threads that all make this call;
         counter: the address of an int64 that starts at 0."""
         status = self._run(self._result, self._result + 8, program, first, last, thread, threads, counter,
                            self._give_way)
@@ -189,7 +187,7 @@ class Library:
 
 
 def _give_way():
-    """The system's function that lets another thread run."""
+    """The system's function that yields the core to another thread."""
     if sys.platform == "win32":
         return ctypes.windll.kernel32.SwitchToThread
     return ctypes.CDLL(None).sched_yield
@@ -200,7 +198,8 @@ _lock = Lock()
 
 
 def library(part: str = "kernels") -> Library:
-    """The kernels for this processor's best instructions, or for those that LEVIT_NP_INSTRUCTIONS says."""
+    """The set of kernels `part`, for this processor's best instruction set or the one that LEVIT_NP_INSTRUCTIONS names.
+    """
     try:
         return _libraries[part]
     except KeyError:

@@ -1,23 +1,23 @@
-"""The linear map: weights packed into panels at every call, for they change at every step of training."""
+"""Training's linear map and its gradients. Weights change at every step, so they are packed into panels at every call;
+products on AMX's tiles where amx_planning.py says so, else on register tiles (product_kernels.py)."""
 
 import numpy as np
 
 from .. import reference
-from . import tiles
+from . import amx_planning
 from . import training_step as step
+from .amx_sizes import TILE_SIDE
 from .library import library
-from .parts import WHOLE
 from .recording import computed
 from .running import (
-    ONE, contiguous, empty, fetches_ahead, fits, past_caches, rows_of, run, scratch, unshared, whole, without_padding)
-from .training_step import HEAD, Kind
+    ONE, contiguous, empty, fits, padded, prefetches, rows_of, run, scratch, unshared, without_padding, worth_streaming)
+from .training_step import HEADER, Kind
 
-BLOCK_BYTES = 256 << 10  # of a product's rows go through all panels before the next rows
-# Rows of dy and x at most that are packed and multiplied at a time: of a panel and a strip so much fits into the L1
-# cache.
+BLOCK_BYTES = 256 << 10  # bytes of rows that go through all panels before the next rows: they stay in L2
+# Rows of dy and x packed and multiplied at a time, at most: a panel and a strip of so many fit into L1.
 GRADIENT_TERMS = 288
-# About so many, if they are not all, where the next ones are fetched meanwhile: the L2 cache has both.
-FETCHED_TERMS = 144
+# About so many, unless they are all, where the next ones are prefetched: L2 holds both.
+PREFETCHED_TERMS = 144
 
 
 def linear(x, w, b=None):
@@ -37,22 +37,22 @@ def linear_backward(dy, x, w):
 
 
 def _gradient_terms(terms: int) -> int:
-    """Rows at a time, about as many each."""
+    """Rows at a time, about equally many each."""
     if terms <= GRADIENT_TERMS:
         return terms
-    return -(-terms // -(-terms // (FETCHED_TERMS if fetches_ahead() else GRADIENT_TERMS)))
+    return -(-terms // -(-terms // (PREFETCHED_TERMS if prefetches() else GRADIENT_TERMS)))
 
 
 def packed_size(terms: int, outputs: int) -> int:
     """Bytes of a packed b (terms, outputs)."""
-    return terms * whole(outputs) * 4
+    return terms * padded(outputs) * 4
 
 
 def gradient_size(terms: int, outputs: int, channels: int) -> int:
-    """Bytes of scratch for that of `terms` rows: see add_gradient."""
+    """Bytes of scratch for the gradient (outputs, channels) of `terms` rows: see add_gradient."""
     instructions = library("training_kernels").instructions
     strips = -(-outputs // instructions.rows)
-    return HEAD + strips * (terms * instructions.rows + instructions.lanes) * 4 + packed_size(terms, channels)
+    return HEADER + strips * (terms * instructions.rows + instructions.lanes) * 4 + packed_size(terms, channels)
 
 
 def pack(b, terms, outputs, transposed, target):
@@ -63,20 +63,20 @@ def pack(b, terms, outputs, transposed, target):
 
 
 def _product(x, w, transposed):
-    """x wᵀ or x w, on the last axis."""
+    """x wᵀ if transposed, else x w, on the last axis."""
     terms, outputs = w.shape[::-1] if transposed else w.shape
     rows, p = x.size // terms, step.Product
-    y = empty(*x.shape[:-1], whole(outputs))
+    y = empty(*x.shape[:-1], padded(outputs))
     columns = {p.ROWS: rows, p.TERMS: terms, p.OUTPUTS: outputs, p.A: x, p.LDA: terms * 4, p.C: y,
-               p.LDC: whole(outputs) * 4, p.PAST: past_caches(y, product=True)}
-    if tiles.suits(rows, terms, outputs):
-        block = tiles.block_rows(rows, terms, outputs)
-        few, own = rows <= block, tiles.scratch_size(block, terms, outputs)
-        address, size = scratch(own + (0 if few else tiles.packed_size(terms, outputs)))
+               p.LDC: padded(outputs) * 4, p.STREAM: worth_streaming(y, product=True)}
+    if amx_planning.suits(rows, terms, outputs):
+        block = amx_planning.block_rows(rows, terms, outputs)
+        few, own = rows <= block, amx_planning.scratch_size(block, terms, outputs)
+        address, size = scratch(own + (0 if few else amx_planning.packed_size(terms, outputs)))
         product = Kind.AMX_PRODUCT, columns | {
             p.B: 0 if few else address + own, p.BLOCK: block, p.SCRATCH: address, p.SCRATCH_SIZE: size, p.SOURCE: w,
             p.SOURCE_ROW: w.shape[1] * 4, p.TRANSPOSED: transposed}
-        before = () if few else (tiles.pack(w, terms, outputs, transposed, address + own, address, size),)
+        before = () if few else (amx_planning.pack(w, terms, outputs, transposed, address + own, address, size),)
         run(*before, product)
     else:
         address, _ = scratch(packed_size(terms, outputs))
@@ -86,14 +86,14 @@ def _product(x, w, transposed):
 
 
 def _gradient(dy, x):
-    """dyᵀ x of two matrices."""
+    """dw = dyᵀ x of two matrices."""
     terms, outputs, channels = len(dy), dy.shape[1], x.shape[1]
-    dw, g = unshared(outputs, whole(channels)), step.Gradient
+    dw, g = unshared(outputs, padded(channels)), step.Gradient
     columns = {g.TERMS: terms, g.A: dy, g.A_ROW: outputs * 4, g.A_COLUMNS: outputs, g.B: x, g.B_ROW: channels * 4,
-               g.B_COLUMNS: channels, g.C: dw, g.C_ROW: whole(channels) * 4}
-    if tiles.suits(outputs, terms, channels) and channels % WHOLE == 0:
-        kind, block = Kind.AMX_GRADIENT, tiles.GRADIENT_TERMS
-        address, size = scratch(tiles.gradient_size(block, outputs, channels))
+               g.B_COLUMNS: channels, g.C: dw, g.C_ROW: padded(channels) * 4}
+    if amx_planning.suits(outputs, terms, channels) and channels % TILE_SIDE == 0:
+        kind, block = Kind.AMX_GRADIENT, amx_planning.GRADIENT_TERMS
+        address, size = scratch(amx_planning.gradient_size(block, outputs, channels))
     else:
         kind, block = Kind.GRADIENT, _gradient_terms(terms)
         address, size = scratch(gradient_size(block, outputs, channels))

@@ -1,8 +1,7 @@
-"""Compiled code as a file, sealed by its SHA-256, and in memory, ready to be called.
+"""Compiled code as a file sealed by its SHA-256, and loaded into memory, ready to be called.
 
-On Linux it is an image (see image.py): the system maps it executable and never writable, and no compiler is loaded.
-Elsewhere it is the compiler's object file, which llvmlite links as it links Numba's; tested on Linux alone.
-"""
+On Linux it is an image (linker.py): the system maps it executable and never writable, and no compiler is loaded.
+Elsewhere it is the compiler's object file, which llvmlite links as Numba does; that is tested on Linux alone."""
 
 import ctypes
 import hashlib
@@ -16,18 +15,18 @@ import numpy as np
 from ...errors import BackendError
 
 IS_IMAGE = sys.platform == "linux"
-MFD_CLOEXEC = 1  # closed in programs that this process starts
+MFD_CLOEXEC = 1  # close-on-exec
 MAGIC = b"levit_np kernels 2\n"
 
 
 def packed(code: bytes, entry: int | str) -> bytes:
-    """The content of a file.  entry: where in an image, or under which name in an object file, the function stands."""
+    """The content of a file.  entry: the function's offset in an image, or its symbol in an object file."""
     content = json.dumps({"image": IS_IMAGE, "entry": entry}).encode() + b"\n" + code
     return MAGIC + hashlib.sha256(content).digest() + content
 
 
 def unpacked(data: bytes) -> tuple[bytes, int | str] | None:
-    """(code, entry), or None if that is not what `data` holds, whole."""
+    """(code, entry), or None if `data` is not a whole file of that kind."""
     start = len(MAGIC) + 32
     if data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:
         return None
@@ -37,7 +36,8 @@ def unpacked(data: bytes) -> tuple[bytes, int | str] | None:
 
 
 def loaded(code: bytes, entry: int | str) -> tuple[object, int]:
-    """(what keeps it in memory, the address of the function).  Raises BackendError where the system forbids it."""
+    """(the object that keeps the code in memory, the function's address). Raises BackendError where the system forbids
+    it."""
     try:
         return _mapped(code, entry) if IS_IMAGE else _linked(code, entry)
     except OSError as error:
@@ -46,7 +46,7 @@ def loaded(code: bytes, entry: int | str) -> tuple[object, int]:
 
 
 def _mapped(image, entry):
-    """Through a file in memory: the mapping that is run can at no time be written."""
+    """By way of a file in memory, so that the executable mapping is never writable."""
     with _memory_file() as file:
         file.write(image)
         file.flush()
@@ -55,7 +55,7 @@ def _mapped(image, entry):
 
 
 def _memory_file():
-    """Asked of the C library: Pythons built for old systems, as conda's and uv's, have no os.memfd_create."""
+    """By way of the C library: Pythons built for old systems, as conda's and uv's, lack os.memfd_create."""
     try:
         descriptor = ctypes.CDLL(None).memfd_create(b"levit_np kernels", MFD_CLOEXEC)
     except AttributeError:  # glibc before 2.27

@@ -1,17 +1,18 @@
-"""Batch normalization in two passes over the data each way, sums and what they give, all in one call of the kernels."""
+"""Batch normalization in training: two passes over the data each way (sums, then the result), all steps in one call of
+the kernels (normalization_kernels.py, normalization_scalars.py)."""
 
 from .. import reference
 from ..reference import Statistics
-from .arithmetic import constants_of, each
-from .running import bits, channels_at, contiguous, empty, fits, past_caches, rows_of, run, scratch
+from .arithmetic import constants_of, pointwise
+from .running import bits, channels_at, contiguous, empty, fits, rows_of, run, scratch, worth_streaming
 from .training_step import COLUMN_BYTES, Function, Kind
 from .training_step import Normalization as N
 
-ROW = 64  # numbers of a row at least, where there are rows enough
+ROW = 64  # numbers of a row, at least, where there are rows enough to merge
 
 
 def batch_statistics(x, axis=-1) -> Statistics:
-    """Mean and biased variance a channel, from sums of the differences to a mean of a few rows."""
+    """Mean and biased variance a channel, from sums of the differences to the mean of the first few rows."""
     if not fits(x):
         return reference.batch_statistics(x, axis)
     rows = rows_of(x, axis)
@@ -46,7 +47,7 @@ def batch_norm(x, gamma, beta, eps, axis=-1):
 
 
 def batch_norm_hardswish(x, gamma, beta, eps, axis=-1):
-    """hardswish(batch_norm(x)): what stands between is neither written to memory nor read.  -> y, Statistics."""
+    """hardswish(batch_norm(x)) without writing the value between to memory.  -> y, Statistics."""
     if not _channels(x, axis, gamma, beta):
         y, statistics = reference.batch_norm(x, gamma, beta, eps, axis)
         return reference.hardswish(y), statistics
@@ -72,7 +73,7 @@ def batch_norm_backward(dy, x, gamma, statistics, eps, axis=-1):
 
 
 def batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, eps, axis=-1):
-    """batch_norm_backward after hardswish_backward, whose x is computed again.  -> dx, dgamma, dbeta."""
+    """hardswish_backward, whose x is recomputed, then batch_norm_backward.  -> dx, dgamma, dbeta."""
     mean, variance, count = statistics
     if not _channels(x, axis, gamma, beta, mean, variance) or not fits(dy) or dy.shape != x.shape:
         between = reference.normalize(x, gamma, beta, mean, variance, eps, axis)
@@ -81,52 +82,54 @@ def batch_norm_hardswish_backward(dy, x, gamma, beta, statistics, eps, axis=-1):
 
 
 def update_running(running, statistics, momentum):
-    """running = (1 - momentum) running + momentum · the batch's: mean and variance, its variance unbiased."""
+    """running = (1 - momentum) running + momentum · the batch's, for mean and variance, the batch's variance unbiased.
+    """
     mean, variance, count = statistics
     if not fits(*running, mean, variance) or any(a.shape != mean.shape for a in (*running, variance)):
         return reference.update_running(running, statistics, momentum)
     factors = 1.0, count / (count - 1)
-    return tuple(each(Function.BLEND, old, new, constants=constants_of(1 - momentum, momentum, factor))
+    return tuple(pointwise(Function.BLEND, old, new, constants=constants_of(1 - momentum, momentum, factor))
                  for old, new, factor in zip(running, (mean, variance), factors))
 
 
 def _backward(dy, x, gamma, mean, variance, eps, axis, share, beta=None):
-    """share: 1 / count where mean and variance are the batch's own, 0 where they are constants; beta where Hardswish
-    comes after it."""
+    """share: 1 / count where mean and variance are the batch's own, 0 where they are constants.  beta: given where
+    Hardswish follows."""
     rows, (dgamma, dbeta) = rows_of(x, axis), empty(2, len(gamma))
     arrays = {N.MEAN: mean, N.VARIANCE: variance, N.GAMMA: gamma}
     dx, columns = _columns(rows, eps, arrays if beta is None else arrays | {N.BETA: beta})
     columns |= {N.DY: rows_of(dy, axis), N.DGAMMA: dgamma, N.DBETA: dbeta, N.SHARE: bits(share),
                 N.ACTIVATED: beta is not None}
-    run((Kind.SCALES, columns), (Kind.BACKWARD_SUMS, columns), (Kind.THROUGH, columns),
+    run((Kind.SCALES, columns), (Kind.BACKWARD_SUMS, columns), (Kind.BACKWARD_SCALES, columns),
         (Kind.NORMALIZE_BACKWARD, columns))
     return channels_at(dx, axis), dgamma, dbeta
 
 
 def _channels(x, axis, *arrays):
-    """Whether the kernels may be trusted with x and a number a channel in each of the arrays."""
+    """Whether the kernels take x, and these arrays of one number a channel."""
     return fits(x, *arrays) and all(a.shape == (x.shape[axis],) for a in arrays)
 
 
 def _statistics(x):
-    """-> the statistics of x (…, channels), for MOMENTS to fill, and the columns that tell it where they are."""
+    """-> the Statistics of x (…, channels), which the step MOMENTS fills, and the columns that point to them."""
     mean, variance = empty(2, x.shape[-1])
     return Statistics(mean, variance, x.size // x.shape[-1]), {N.MEAN: mean, N.VARIANCE: variance}
 
 
 def _passes(x) -> dict:
-    """The columns that say how x (…, channels) is gone through.  Where channels are few, several rows count as one, so
-    that a row has whole vectors and is worth a call."""
-    channels, beside = x.shape[-1], 1
+    """The columns that say how to pass over x (…, channels). Where channels are few, several rows are merged into one,
+    so that a row has whole vectors and is worth a call."""
+    channels, merged = x.shape[-1], 1
     rows = x.size // channels
-    while channels * beside < ROW and rows % (2 * beside) == 0:
-        beside *= 2
-    return {N.X: x, N.ROWS: rows // beside, N.WIDTH: channels * beside, N.BESIDE: beside,
-            N.SCRATCH: scratch(COLUMN_BYTES * channels * beside)[0]}
+    while channels * merged < ROW and rows % (2 * merged) == 0:
+        merged *= 2
+    return {N.X: x, N.ROWS: rows // merged, N.WIDTH: channels * merged, N.MERGED: merged,
+            N.SCRATCH: scratch(COLUMN_BYTES * channels * merged)[0]}
 
 
 def _columns(x, eps, arrays):
-    """-> an array for the result, and the columns of the steps to it; arrays: {column: a number a channel}."""
+    """-> an array for the result, and the columns of the steps that compute it.  arrays: {column: one number a
+    channel}."""
     y, columns = empty(*x.shape), _passes(x)
     columns |= {column: contiguous(a) for column, a in arrays.items()}
-    return y, columns | {N.EPS: bits(eps), N.OUT: y, N.PAST: past_caches(y, columns[N.WIDTH])}
+    return y, columns | {N.EPS: bits(eps), N.OUT: y, N.STREAM: worth_streaming(y, columns[N.WIDTH])}

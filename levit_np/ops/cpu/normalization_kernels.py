@@ -1,4 +1,5 @@
-"""BN's passes over rows of channels: sums, and what they give."""
+"""Batch normalization's passes over all rows: the sums over them, forward and backward, and the normalization itself.
+What is computed for each channel in between is in normalization_scalars.py."""
 
 from numba import types
 
@@ -7,11 +8,12 @@ from .intrinsics import get, get_float, put, set_float
 from .normalization_scalars import places
 from .row_functions import SUMMED
 
-FIRST = 16  # rows whose mean stands near the mean of all, so that the variance's sum of squares does not cancel
+# first rows, whose mean is near that of all: subtracted before squaring, so that the variance does not cancel
+FIRST = 16
 
 
 def column_sums(lanes, jit, call, share):
-    """channel_sums: the kernel of two kinds of step, (…, backward).  call: the routines by name."""
+    """channel_sums: the kernel of two kinds of step, COLUMN_SUMS and BACKWARD_SUMS.  call: the routines by name."""
     copy, add, row_sums, rows_sums, row_sums_backward, rows_sums_backward = (
         call[name] for name in ("copy", "add", "row_sums", "rows_sums", "row_sums_backward", "rows_sums_backward"))
     totals, array = places(jit)
@@ -29,7 +31,8 @@ def column_sums(lanes, jit, call, share):
 
     @jit
     def channel_sums(s, thread, threads, backward):
-        """Two float64 totals a column; a thread has columns of its own, and goes through all rows."""
+        """Two float64 totals a column (forward Σ d, Σ d²; backward Σ dy, Σ dy d; d = x - centre). A thread has its own
+        columns, and goes through all rows."""
         rows, width, (total, products) = get(s, N_ROWS), get(s, N_WIDTH), totals(s)
         first, last = share((width + lanes - 1) // lanes, thread, threads)
         first, columns = first * lanes, min(width, last * lanes) - first * lanes
@@ -58,30 +61,31 @@ def column_sums(lanes, jit, call, share):
 
 
 def normalization_kernels(jit, call, share):
-    """(normalization, normalization_backward): kernels of a step.  call: the routines by name."""
+    """(normalization, normalization_backward): the kernels of NORMALIZE and NORMALIZE_BACKWARD.  call: the routines by
+    name."""
     normalize_row, normalize_row_backward = call["normalize"], call["normalize_backward"]
     _, array = places(jit)
-    N_ROWS, N_WIDTH, N_X, N_DY, N_OUT, N_PAST, N_ACTIVATED = (
-        int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "OUT", "PAST", "ACTIVATED"))
+    N_ROWS, N_WIDTH, N_X, N_DY, N_OUT, N_STREAM, N_ACTIVATED = (
+        int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "OUT", "STREAM", "ACTIVATED"))
 
     @jit
     def normalization(s, thread, threads):
         first, last = share(get(s, N_ROWS), thread, threads)
-        past, activated, width, x, out = (get(s, N_PAST), get(s, N_ACTIVATED), get(s, N_WIDTH), get(s, N_X),
+        stream, activated, width, x, out = (get(s, N_STREAM), get(s, N_ACTIVATED), get(s, N_WIDTH), get(s, N_X),
                                           get(s, N_OUT))
         centre, scale, shift = array(s, 0), array(s, 1), array(s, 2)
         for row in range(first, last):
             at = row * width * 4
-            normalize_row(x + at, out + at, centre, scale, shift, activated, width, past)
+            normalize_row(x + at, out + at, centre, scale, shift, activated, width, stream)
 
     @jit
     def normalization_backward(s, thread, threads):
         first, last = share(get(s, N_ROWS), thread, threads)
-        width, dy, x, out, past = get(s, N_WIDTH), get(s, N_DY), get(s, N_X), get(s, N_OUT), get(s, N_PAST)
-        centre, scale, one, two = array(s, 0), array(s, 1), array(s, 3), array(s, 4)
+        width, dy, x, out, stream = get(s, N_WIDTH), get(s, N_DY), get(s, N_X), get(s, N_OUT), get(s, N_STREAM)
+        centre, scale, offset, slope = array(s, 0), array(s, 1), array(s, 3), array(s, 4)
         shift = array(s, 2) if get(s, N_ACTIVATED) else 0
         for row in range(first, last):
             at = row * width * 4
-            normalize_row_backward(dy + at, x + at, out + at, centre, scale, one, two, shift, width, past)
+            normalize_row_backward(dy + at, x + at, out + at, centre, scale, offset, slope, shift, width, stream)
 
     return normalization, normalization_backward

@@ -1,7 +1,8 @@
-"""What BN works out for each channel, before and between its passes over the rows: steps of few numbers.
+"""What batch normalization computes for each channel, before and between its passes over the rows
+(normalization_kernels.py).
 
-It stands in a step's scratch, for each column of a row: two float64 totals, then as float32 the centre that is taken
-off x, the scale and the shift, and what flows back through mean and variance."""
+A step's scratch holds, for each column of a row, two float64 totals, then in float32 the centre subtracted from x, the
+scale, the shift, and the offset and slope that the gradient gets through mean and variance."""
 
 from numba import types
 
@@ -10,8 +11,8 @@ from .intrinsics import as_float, get, get_float, root, set_float
 
 
 def places(jit):
-    """(totals, array): where the two totals of a step's columns stand, and the n-th array: centre, scale, shift, first,
-    second."""
+    """(totals, array): the addresses of the two totals, and of the n-th float32 array: centre, scale, shift, offset,
+    slope."""
     N_WIDTH, N_SCRATCH = int(step.Normalization.WIDTH), int(step.Normalization.SCRATCH)
 
     @jit
@@ -26,8 +27,8 @@ def places(jit):
 
 
 def normalization_scalars(jit, share):
-    """(moments, scales, through): kernels of a step."""
-    N_ROWS, N_WIDTH, N_BESIDE = (int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "BESIDE"))
+    """(moments, scales, backward_scales): the kernels of MOMENTS, SCALES and BACKWARD_SCALES."""
+    N_ROWS, N_WIDTH, N_MERGED = (int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "MERGED"))
     N_MEAN, N_VARIANCE, N_GAMMA, N_BETA, N_DGAMMA, N_DBETA, N_EPS, N_SHARE = (
         int(step.Normalization[name])
         for name in ("MEAN", "VARIANCE", "GAMMA", "BETA", "DGAMMA", "DBETA", "EPS", "SHARE"))
@@ -39,35 +40,35 @@ def normalization_scalars(jit, share):
 
     @jit
     def moments(s, thread, threads):
-        """mean = centre + Σ d / n, variance = Σ d² / n - (Σ d / n)², d = x - centre; of several columns of one channel
-        the means of these, to the variance being added that between the columns' means."""
-        channels, beside, rows = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), get(s, N_ROWS)
+        """mean = centre + Σ d / n, variance = Σ d² / n - (Σ d / n)², d = x - centre. A channel that has several columns
+        (merged rows) gets the means of theirs, and its variance includes that between the columns' means."""
+        channels, merged, rows = get(s, N_WIDTH) // get(s, N_MERGED), get(s, N_MERGED), get(s, N_ROWS)
         (sums, squares), centre = totals(s), array(s, 0)
         first, last = share(channels, thread, threads)
         for c in range(first, last):
             mean = 0.0
-            for j in range(beside):
+            for j in range(merged):
                 at = c + j * channels
-                mean += (get_float(centre + 4 * at) + number(sums, at) / rows) / beside
+                mean += (get_float(centre + 4 * at) + number(sums, at) / rows) / merged
             variance = 0.0
-            for j in range(beside):
+            for j in range(merged):
                 at = c + j * channels
                 offset = number(sums, at) / rows
                 between = get_float(centre + 4 * at) + offset - mean
-                variance += (max(number(squares, at) / rows - offset * offset, 0.0) + between * between) / beside
+                variance += (max(number(squares, at) / rows - offset * offset, 0.0) + between * between) / merged
             set_float(get(s, N_MEAN) + 4 * c, types.float32(mean))
             set_float(get(s, N_VARIANCE) + 4 * c, types.float32(variance))
 
     @jit
     def scales(s, thread, threads):
         """centre = mean, scale = gamma / √(variance + eps), shift = beta."""
-        channels, beside, eps = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), as_float(get(s, N_EPS))
+        channels, merged, eps = get(s, N_WIDTH) // get(s, N_MERGED), get(s, N_MERGED), as_float(get(s, N_EPS))
         centre, scale, shift = array(s, 0), array(s, 1), array(s, 2)
         first, last = share(channels, thread, threads)
         for c in range(first, last):
             mean = get_float(get(s, N_MEAN) + 4 * c)
             factor = get_float(get(s, N_GAMMA) + 4 * c) / root(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
-            for j in range(beside):
+            for j in range(merged):
                 at = c + j * channels
                 set_float(centre + 4 * at, mean)
                 set_float(scale + 4 * at, types.float32(factor))
@@ -75,23 +76,24 @@ def normalization_scalars(jit, share):
                     set_float(shift + 4 * at, get_float(get(s, N_BETA) + 4 * c))
 
     @jit
-    def through(s, thread, threads):
-        """dbeta = Σ dy, dgamma = Σ dy d / σ; first = dbeta / n, second = dgamma / σ / n."""
-        channels, beside, eps = get(s, N_WIDTH) // get(s, N_BESIDE), get(s, N_BESIDE), as_float(get(s, N_EPS))
-        part, (sums, products), one, two = as_float(get(s, N_SHARE)), totals(s), array(s, 3), array(s, 4)
+    def backward_scales(s, thread, threads):
+        """dbeta = Σ dy, dgamma = Σ dy d / σ; and for dx = scale (dy - offset - d slope): offset = dbeta / n, slope =
+        dgamma / (σ n)."""
+        channels, merged, eps = get(s, N_WIDTH) // get(s, N_MERGED), get(s, N_MERGED), as_float(get(s, N_EPS))
+        part, (sums, products), offset, slope = as_float(get(s, N_SHARE)), totals(s), array(s, 3), array(s, 4)
         first, last = share(channels, thread, threads)
         for c in range(first, last):
             dbeta = product = 0.0
-            for j in range(beside):
+            for j in range(merged):
                 at = c + j * channels
                 dbeta += number(sums, at)
                 product += number(products, at)
             deviation = 1 / root(get_float(get(s, N_VARIANCE) + 4 * c) + eps)
             set_float(get(s, N_DGAMMA) + 4 * c, types.float32(product * deviation))
             set_float(get(s, N_DBETA) + 4 * c, types.float32(dbeta))
-            for j in range(beside):
+            for j in range(merged):
                 at = c + j * channels
-                set_float(one + 4 * at, types.float32(dbeta * part))
-                set_float(two + 4 * at, types.float32(product * deviation * deviation * part))
+                set_float(offset + 4 * at, types.float32(dbeta * part))
+                set_float(slope + 4 * at, types.float32(product * deviation * deviation * part))
 
-    return moments, scales, through
+    return moments, scales, backward_scales

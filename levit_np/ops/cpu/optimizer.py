@@ -1,4 +1,4 @@
-"""AdamW in one pass over a parameter, or over all of them in one call."""
+"""AdamW: wrappers of update_kernel.py, which passes once over a parameter, or over all of them in one call."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .training_step import Update as U
 
 def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.0, out=None):
     """parameter = (1 - rate · decay) parameter - rate · m̂ / (√v̂ + eps): see reference.adamw.  -> parameter, m, v: new
-    arrays, or the three of `out`."""
+    arrays, or the three in `out`."""
     arrays = parameter, gradient, first, second
     if not fits(*arrays) or any(a.shape != parameter.shape for a in arrays):
         return reference.adamw(parameter, gradient, first, second, step, rate, betas, eps, decay, out)
@@ -27,9 +27,10 @@ def adamw(parameter, gradient, first, second, step, rate, betas=(0.9, 0.999), ep
 
 def update_together(parameters, gradients, first, second, decays, step, rate, betas=(0.9, 0.999), eps=1e-8, clip=None,
                     scale=1.0):
-    """clip_adaptively, unless clip is None or 0, and adamw, of lists of arrays: parameters and moments in place.
+    """For lists of arrays: clip_adaptively, unless clip is None or 0, then adamw, writing parameters and moments in
+    place.
 
-    scale: what the gradients are multiplied by first; they may be overwritten."""
+    scale: a factor of the gradients, applied first; they may be overwritten."""
     steps, constants = [], {decay: _constants(step, rate, betas, eps, decay) for decay in set(decays)}
     memory = scratch(UPDATE_BYTES)
     for parameter, gradient, m, v, decay in zip(parameters, gradients, first, second, decays, strict=True):
@@ -45,7 +46,7 @@ def update_together(parameters, gradients, first, second, decays, step, rate, be
 
 
 def _step(parameter, gradient, first, second, new, constants, memory, clip=0.0, scale=1.0):
-    """One update.  The kernel reads a number before it writes its successor, so that `new` may be the inputs."""
+    """One update. The kernel reads each number before it writes there, so that `new` may be the inputs."""
     units = len(parameter) if parameter.ndim > 1 else 1
     return Kind.UPDATE, {
         U.UNITS: units, U.LENGTH: parameter.size // units, U.CLIP: bits(clip), U.SCALE: bits(scale),

@@ -1,8 +1,7 @@
-"""Packed matrices: what stands on the right of training's products, which change at every step and are packed as they
-come.
+"""Packing the right operand of training's products, at every call, as the weights change with every step.
 
-A packed b (terms, columns) is panels of `width` columns, the last perhaps narrower, each (terms, its columns); columns
-are padded with zeros to whole grains."""
+A packed b (terms, columns) is one panel after another, each (terms, `width`), the last perhaps narrower; columns are
+padded with zeros to a multiple of the narrowest panel's."""
 
 from typing import Any, NamedTuple
 
@@ -14,9 +13,9 @@ from .intrinsics import get_float, set_float
 class Packing(NamedTuple):
     """Functions: of sizes, of a thread's scratch, and those that pack."""
 
-    whole: Any
+    padded: Any
     panels: Any
-    prepare: Any
+    init_scratch: Any
     fill: Any
     pack_rows: Any
     pack_columns: Any
@@ -28,8 +27,8 @@ def panel_packing(instructions, jit, call):
     transpose_square, pack_panels = call["transpose"], call["pack"]
 
     @jit
-    def whole(columns):
-        """Columns padded to whole grains."""
+    def padded(columns):
+        """Columns rounded up to the narrowest panel's width."""
         return (columns + grain - 1) // grain * grain
 
     @jit
@@ -37,22 +36,24 @@ def panel_packing(instructions, jit, call):
         return (columns + width - 1) // width
 
     @jit
-    def prepare(scratch):
+    def init_scratch(scratch):
+        """Puts the 1.0 at the start of a thread's scratch: the `scale` of pack_rows where none is wanted."""
         set_float(scratch, types.float32(1))
 
     @jit
     def fill(target, count):
+        """Writes `count` zeros."""
         for i in range(count):
             set_float(target + 4 * i, types.float32(0))
 
     @jit
     def pack_rows(source, row, terms, columns, first, last, scale, target):
-        """Panels first to last of b (terms, columns), each number times the one at `scale`."""
+        """Packs panels first to last of b (terms, columns), each number times the one at address `scale`."""
         full = min(last, columns // width)
         if first < full:
             pack_panels(source + first * width * 4, row, target + first * terms * width * 4, terms, full - first, scale)
         for j in range(max(first, full), last):
-            wide = whole(columns) - j * width
+            wide = padded(columns) - j * width
             present = columns - j * width
             to = target + j * terms * width * 4
             factor = get_float(scale)
@@ -63,9 +64,9 @@ def panel_packing(instructions, jit, call):
 
     @jit
     def pack_columns(source, row, terms, columns, first, last, target):
-        """The same of b's transpose (columns, terms)."""
+        """The same where memory holds bᵀ, (columns, terms)."""
         for j in range(first, last):
-            wide = min(width, whole(columns) - j * width)
+            wide = min(width, padded(columns) - j * width)
             to = target + j * terms * width * 4
             for o in range(0, wide, lanes):
                 here = source + (j * width + o) * row
@@ -78,4 +79,4 @@ def panel_packing(instructions, jit, call):
                         set_float(to + (k * wide + o + i) * 4, get_float(here + i * row + k * 4))
                     fill(to + (k * wide + o + present) * 4, lanes - present)
 
-    return Packing(whole, panels, prepare, fill, pack_rows, pack_columns)
+    return Packing(padded, panels, init_scratch, fill, pack_rows, pack_columns)

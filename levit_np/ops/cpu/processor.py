@@ -1,19 +1,18 @@
-"""Which processor this is, without asking the compiler: on Linux /proc/cpuinfo says it, elsewhere llvmlite.
+"""Which processor this is, without the compiler: on Linux /proc/cpuinfo tells, elsewhere llvmlite.
 
-Loading llvmlite would take more memory than the kernels do.
-"""
+Loading llvmlite would take more memory than the kernels do."""
 
 import platform
 from functools import cache
 
-# What tells one kind of processor from another, in the words of x86 and of Arm; speed and numbering are left out.
+# Lines that identify a kind of processor, on x86 and on Arm; clock speeds and core numbers are left out.
 _KIND = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer", "CPU architecture",
          "CPU variant", "CPU part", "CPU revision", "Features"}
 
 
 @cache
 def description() -> str:
-    """Changes with whatever the compiler looks at when it compiles for this processor."""
+    """A text that changes with whatever the compiler considers when it compiles for this processor."""
     try:
         return _first_processor()
     except OSError:
@@ -38,7 +37,7 @@ def is_arm() -> bool:
 
 
 def is_amd() -> bool:
-    """By Linux's name of the vendor or LLVM's of its cores."""
+    """By Linux's vendor name, or LLVM's name of the core."""
     return "AuthenticAMD" in description() or description().startswith("znver")
 
 
@@ -47,7 +46,7 @@ def _first_processor() -> str:
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             if not line.strip():
-                break  # the system makes these lines as they are read, and there may be hundreds of processors
+                break  # one processor is enough: the system generates these lines on reading, perhaps for hundreds
             if line.partition(":")[0].strip() in _KIND:
                 lines.append(line)
     return "".join(lines)

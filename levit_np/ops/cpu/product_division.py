@@ -1,21 +1,22 @@
-"""How a product is divided between threads."""
+"""How evaluation's products are divided between threads: by rows (tiles) or by columns (panels)."""
 
 from . import step
 from .intrinsics import get
 
-MANY = 144  # rows a thread
+MANY = 144  # rows for each thread, from which on rows are divided
 P_TILES, P_TILE_COUNT, P_PANELS, P_TAIL = (int(step.Product[name]) for name in "TILES TILE_COUNT PANELS TAIL".split())
 
 
 def product_division(jit, share):
-    """divide(step, thread, threads): which tiles and panels of a product are a thread's."""
+    """divide(step, thread, threads): a thread's tiles and panels of a product."""
     @jit
     def divide(s, thread, threads):
-        """A thread's part of a product: (its first tile, the last, its first panel, the last)."""
+        """(first tile, last, first panel, last) of a thread's part."""
         tiles, count, panels = get(s, P_TILES), get(s, P_TILE_COUNT), get(s, P_PANELS) + get(s, P_TAIL)
         first, last, left, right = 0, count, 0, panels
-        # Many rows are split: what a thread writes it reads again in the next step.  Of few rows, panels are split, for
-        # then the weights are read once, two by two; unless that is less even.
+        # With many rows, divide the rows: a thread reads in the next step what it wrote in this one. With few, divide
+        # the panels, so that all threads together read the weights once; by twos, for tiles that span two panels;
+        # unless that is the less even division.
         twos = (panels + 1) // 2
         by_panels, by_tiles = (twos + threads - 1) // threads * count, (count + threads - 1) // threads * twos
         if count * get(tiles, 0) < MANY * threads and by_panels <= by_tiles:

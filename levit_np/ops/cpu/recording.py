@@ -1,12 +1,10 @@
-"""What the operations of a step of training did, written down to be done again without Python's part in it: a pass over
-memory drives what Python touches out of the caches, and then each of some hundred calls takes as long as a few ten
-thousand multiply-adds.
+"""A training step recorded as it runs, to be replayed without Python in between: each pass over memory drives what
+Python needs out of the caches, and then each of some hundred calls takes as long as tens of thousands of multiply-adds.
 
-A recording is the steps of all kernels, in programs, and between these the calls of what has no kernel.  A replay uses
-the same arrays again; one that neither a step nor a call has made would keep for ever the values of the first time.
-Therefore whatever a step or a call is given must be known: an array that the function was said to read, one that an
-operation made, or a constant: whole numbers, which are tables here, or what cannot be written to.
-"""
+A recording consists of programs, the steps of all kernels that ran, and calls of functions that have no kernel, in
+order. A replay uses the same arrays again; an array that neither a step nor a call made would keep the values of the
+first time for ever. Therefore everything that a step or call is given must be known: an array that the function was
+said to read, one that an operation made, or a constant (integers, which are tables here, or what is not writeable)."""
 
 import threading
 from array import array
@@ -24,16 +22,15 @@ _here = threading.local()
 
 
 def recording():
-    """This thread's at present, or None."""
+    """This thread's recording in progress, or None."""
     return getattr(_here, "recording", None)
 
 
 def captured(function, arrays=()):
-    """A function that does again what the operations of function() do, in the same memory, and gives the same arrays.
+    """A function that repeats what function()'s operations do, in the same memory, and returns the same arrays.
 
-    function() is called once, now; the first replay gives what it found, and only the next ones compute.  arrays: all
-    that it reads and does not make.  Raises RuntimeError where it computes by anything but this backend's
-    operations."""
+    function() is called once, now, and the first replay returns that result; only the later ones compute. arrays: all
+    that it reads and does not make. Raises RuntimeError where it computes by anything but this backend's operations."""
     written = _Recording()
     with written:
         written.learn(*arrays)
@@ -51,7 +48,7 @@ def captured(function, arrays=()):
 
 
 def repeated(operation):
-    """The operation; where it runs no kernels, a recording will call it again."""
+    """The operation; a recording calls it again at each replay if it runs no kernels."""
     @wraps(operation)
     def call(*arguments, **named):
         now = recording()
@@ -61,16 +58,16 @@ def repeated(operation):
 
 
 def computed(function, *arguments):
-    """function(*arguments), of NumPy, within an operation that runs kernels."""
+    """function(*arguments), a NumPy function inside an operation that runs kernels, recorded as a call."""
     now = recording()
     return function(*arguments) if now is None else now.call(function, arguments, {})
 
 
 class _Recording:
-    """While this is entered, what this thread's operations do is done and written down."""
+    """While this is entered, this thread's operations are both run and recorded."""
 
     def __init__(self):
-        self._parts, self._numbers = [], array("q")  # programs and calls; the steps of the next program
+        self._parts, self._numbers = [], array("q")  # programs and calls, in order; the rows of the next program
         self._known, self._kept, self._blocks = set(), [], blocks.Blocks()
         self.threads, self.inside, self.scratch = threads(), False, SimpleNamespace()
 
@@ -89,13 +86,13 @@ class _Recording:
             self._others.take_over(self._blocks)
 
     def learn(self, *arrays) -> None:
-        """Arrays of the function's, and those that an operation makes: they are kept."""
+        """Makes arrays known, those the function reads and those that an operation makes, and keeps them alive."""
         for known in arrays:
             owner = _owner(known)
             if id(owner) in self._known:
                 continue
             self._known.add(id(owner))
-            if not self._blocks.holds(owner):  # which would take another reference for use
+            if not self._blocks.holds(owner):  # another reference would mark the block as in use
                 self._kept.append(owner)
 
     def require_known(self, value) -> None:
@@ -106,13 +103,13 @@ class _Recording:
                                    "that something else made")
 
     def steps(self, numbers: list, arrays: list) -> None:
-        """Rows of a program, and the arrays of which they have the addresses."""
+        """Adds rows to the program, and keeps the arrays whose addresses they hold."""
         self.require_known(tuple(arrays))
-        self._kept += [given for given in arrays if given.dtype.kind != "f"]  # tables
+        self._kept += [given for given in arrays if given.dtype.kind != "f"]  # tables of int64
         self._numbers.extend(numbers)
 
     def call(self, function, arguments, named):
-        """function(*arguments, **named), which is written down as such unless it runs kernels."""
+        """function(*arguments, **named), recorded as a call unless it runs kernels, which record themselves."""
         given = *arguments, *named.values()
         self.require_known(given)
         outer, self.inside, before = self.inside, True, self._length()
@@ -123,7 +120,7 @@ class _Recording:
         if self._length() != before:
             return result
         result = _as_arrays(result)
-        # A view of what was given needs nothing done again.
+        # A view of an argument needs no repeating.
         made = [None if any(np.may_share_memory(found, other) for other in _arrays(given)) else found
                 for found in _arrays(result)]
         if result is None or any(found is not None for found in made):
@@ -133,8 +130,8 @@ class _Recording:
         return result
 
     def replay(self) -> None:
-        """All of it, once."""
-        count, run = min(self.threads, threads()), library("training_kernels").run  # scratch is there for so many
+        """Runs all of it once."""
+        count, run = min(self.threads, threads()), library("training_kernels").run  # there is scratch for so many
         for part in self._parts:
             if callable(part):
                 part()
@@ -152,14 +149,14 @@ class _Recording:
 
 
 def _owner(found):
-    """The array whose memory it is."""
+    """The array that owns its memory."""
     while isinstance(getattr(found, "base", None), np.ndarray):
         found = found.base
     return found
 
 
 def _arrays(value):
-    """All arrays and NumPy's numbers in it, tuples and lists taken apart."""
+    """All arrays and NumPy scalars in it, inside tuples and lists too."""
     if isinstance(value, (np.ndarray, np.generic)):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -168,7 +165,7 @@ def _arrays(value):
 
 
 def _as_arrays(value):
-    """NumPy's numbers in it as arrays, which can be written to."""
+    """The same with NumPy scalars as arrays, which can be written to."""
     if isinstance(value, np.generic):
         return np.array(value)
     if type(value) in (tuple, list):
@@ -177,6 +174,7 @@ def _as_arrays(value):
 
 
 def _renew(arrays, values) -> None:
+    """Writes a call's new results into the arrays of the first time."""
     for own, value in zip(arrays, _arrays(values)):
         if own is not None:
             own[...] = value

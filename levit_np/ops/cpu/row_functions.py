@@ -1,8 +1,7 @@
-"""What is done to numbers that lie side by side, as vector code: normalization, activations, softmax, AdamW.
+"""Training's functions of numbers that lie side by side, as vector code: normalization, activations, softmax, AdamW.
 
-Each is a function of addresses and a count; what whole vectors leave over goes through the same arithmetic, in a vector
-of which only so many lanes count or, without masks, one number at a time.
-"""
+Each takes addresses and a count. What is left over by whole vectors goes through the same arithmetic in a vector with a
+mask or, without masks, one number at a time."""
 
 from llvmlite import ir
 
@@ -10,39 +9,39 @@ from .step import LOG2_E
 from .tile import emit_loop
 from .vector import I32, MaskedVectors, Vectors, number
 
-MASKED = 8  # lanes, from which on processors load and store under a mask
-SUMMED = 4  # rows summed in float32, before their sum is added in float64
+MASKED = 8  # lanes from which on processors have masked loads and stores
+SUMMED = 4  # rows summed in float32 before their sum is added to a float64 total
 
 
 def row_functions(lanes):
-    """{name: (how many arguments, emit(builder, arguments))}."""
-    found = {name: _each_number(lanes, name) for name in EACH}
+    """{name: (number of arguments, emit(builder, arguments))}."""
+    found = {name: _pointwise(lanes, name) for name in POINTWISE}
     for rows, name in ((1, "row_sums"), (SUMMED, "rows_sums")):
         for backward in (False, True):
             found[name + "_backward" * backward] = 9, _column_sums(lanes, rows, backward)
-    return found | {"squares": (3, _squares(lanes)), "softmax": (5, _softmax(lanes)),
+    return found | {"sum_of_squares": (3, _sum_of_squares(lanes)), "softmax": (5, _softmax(lanes)),
                     "softmax_backward": (4, _softmax_backward(lanes))}
 
 
-def _each_number(lanes, name):
-    """f(a, b, …, count), with as many addresses as EACH says; f(…, count, past) of those in PAST.  If it has a twin
-    with an activation, that one where an argument says so."""
-    count, body = EACH[name]
+def _pointwise(lanes, name):
+    """f(a, b, …, count) with as many addresses as POINTWISE says; f(…, count, stream) if in STREAMED. If it has a twin
+    with an activation, an argument selects that one."""
+    count, body = POINTWISE[name]
 
-    def loop(past):
-        plain = _loop(lanes, body, count, past)
+    def loop(stream):
+        plain = _loop(lanes, body, count, stream)
         if name not in ACTIVATED:
             return plain
         place, twin = ACTIVATED[name]
-        return if_not_zero(place, _loop(lanes, twin, count, past), plain)
+        return if_not_zero(place, _loop(lanes, twin, count, stream), plain)
 
-    if name not in PAST:
+    if name not in STREAMED:
         return count + 1, loop(False)
     return count + 2, if_not_zero(count + 1, loop(True), loop(False))
 
 
 def if_not_zero(place, emit, otherwise):
-    """emit where the argument at that place is not 0."""
+    """emit(…) where the argument at `place` is not 0, otherwise(…) where it is."""
     def either(builder, arguments):
         with builder.if_else(builder.icmp_signed("!=", arguments[place], number(0))) as (yes, no):
             with yes:
@@ -52,19 +51,19 @@ def if_not_zero(place, emit, otherwise):
     return either
 
 
-def _loop(lanes, body, count, past):
-    """body(vectors, the addresses of these numbers, the addresses as they came in), of `count` addresses."""
+def _loop(lanes, body, count, stream):
+    """body(vectors, the addresses of the present numbers, the addresses as passed), of `count` addresses."""
     def emit(builder, arguments):
         addresses = arguments[:count]
         _over(builder, lanes, arguments[count], [],
-              lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [], past)
+              lambda v, at, carried: body(v, [at(x) for x in addresses], addresses) or [], stream)
     return emit
 
 
-def _over(builder, lanes, count, start, body, past=False):
-    """carried = body(vectors, at, carried), whole vectors first, then the rest; `at` gives the address of the present
-    ones.  start: pairs (value, combine), the second making one number of a vector's.  -> scalar vectors."""
-    wide, one = Vectors(builder, lanes, past), Vectors(builder, 1)
+def _over(builder, lanes, count, start, body, stream=False):
+    """carried = body(vectors, at, carried) over whole vectors, then over the rest; at(x): the present address in array
+    x. start: pairs (initial value, combine), where combine reduces a vector to one number.  -> vectors of one lane."""
+    wide, one = Vectors(builder, lanes, stream), Vectors(builder, 1)
 
     def inside(v):
         return lambda i, carried: body(v, lambda x: v.at(x, builder.mul(i, number(4))), carried)
@@ -116,20 +115,20 @@ def _normalize_hardswish(v, at, _):
 
 
 def _normalize_backward(v, at, _):
-    """c = scale e · (dy a - f - (x b - mean d) · g)."""
+    """c = scale e · (dy a - offset f - (x b - mean d) · slope g)."""
     b = v.builder
-    dy, x, mean, scale, first, second = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6))
-    through = v.fma(b.fsub(x, mean), second, first)
+    dy, x, mean, scale, offset, slope = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6))
+    through = v.fma(b.fsub(x, mean), slope, offset)
     v.store(b.fmul(b.fsub(dy, through), scale), at[2])
 
 
 def _normalize_hardswish_backward(v, at, _):
-    """The same of hardswish'(y) dy, y = (x b - mean d) · scale e + shift h."""
+    """The same for dy = dz a · hardswish'(y), y = (x b - mean d) · scale e + shift h."""
     b = v.builder
-    dz, x, mean, scale, first, second, shift = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6, 7))
+    dz, x, mean, scale, offset, slope, shift = (v.load(at[i]) for i in (0, 1, 3, 4, 5, 6, 7))
     difference = b.fsub(x, mean)
     dy = b.fmul(dz, v.hardswish_slope(v.fma(difference, scale, shift)))
-    v.store(b.fmul(b.fsub(dy, v.fma(difference, second, first)), scale), at[2])
+    v.store(b.fmul(b.fsub(dy, v.fma(difference, slope, offset)), scale), at[2])
 
 
 def _hardswish(v, at, _):
@@ -157,18 +156,19 @@ def _silu_backward(v, at, _):
 
 
 def _blend(v, at, raw):
-    """c = p a + q (r b); p, q and r stand at d."""
+    """c = p a + q (r b), with p, q, r at address d."""
     b, (p, q, r) = v.builder, (v.spread(v.load_scalar(v.at(raw[3], 4 * i))) for i in range(3))
     v.store(b.fadd(b.fmul(p, v.load(at[0])), b.fmul(q, b.fmul(r, v.load(at[1])))), at[2])
 
 
 def _scale(v, at, raw):
-    """b = p a; p stands at c."""
+    """b = p a, with p at address c."""
     v.store(v.builder.fmul(v.spread(v.load_scalar(raw[2])), v.load(at[0])), at[1])
 
 
 def _adamw(v, at, raw):
-    """Parameter a, gradient b, moments c, d -> e, f, g.  h: optimizer.py's 8 constants, and the gradient's factor."""
+    """Parameter a, gradient b, moments c, d -> e, f, g.  h: address of optimizer.py's first 8 constants, then the
+    gradient's factor."""
     b = v.builder
     keep, rate, beta, beta_rest, gamma, gamma_rest, correction, eps, factor = (
         v.spread(v.load_scalar(v.at(raw[7], 4 * i))) for i in range(9))
@@ -182,22 +182,23 @@ def _adamw(v, at, raw):
         v.store(value, at[to])
 
 
-# Those whose results may be too large for the caches: where `past` is not 0 they are written past them, and the caches
-# need not read what is there first.
-PAST = ("copy", "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward", "blend",
-        "scale")
-EACH = {"copy": (2, _copy), "add": (2, _add_to), "normalize": (6, _normalize),
-        "normalize_backward": (8, _normalize_backward), "hardswish": (2, _hardswish),
-        "hardswish_backward": (3, _hardswish_backward), "silu": (2, _silu), "silu_backward": (3, _silu_backward),
-        "blend": (4, _blend), "scale": (3, _scale), "adamw": (8, _adamw)}
-# Those that have a twin with Hardswish behind them: the place of the argument that asks for it, and the twin.
+# Functions with large results: where `stream` is not 0 they use non-temporal stores, which spare the caches the results
+# and the read before each write.
+STREAMED = ("copy", "normalize", "normalize_backward", "hardswish", "hardswish_backward", "silu", "silu_backward",
+            "blend", "scale")
+# {name: (number of addresses, body)}
+POINTWISE = {"copy": (2, _copy), "add": (2, _add_to), "normalize": (6, _normalize),
+             "normalize_backward": (8, _normalize_backward), "hardswish": (2, _hardswish),
+             "hardswish_backward": (3, _hardswish_backward), "silu": (2, _silu), "silu_backward": (3, _silu_backward),
+             "blend": (4, _blend), "scale": (3, _scale), "adamw": (8, _adamw)}
+# Functions that have a twin with Hardswish after them: the place of the argument that selects it, and the twin.
 ACTIVATED = {"normalize": (5, _normalize_hardswish), "normalize_backward": (7, _normalize_hardswish_backward)}
 
 
 def _column_sums(lanes, rows, backward):
-    """f(dy, x, row, centre, sums, products, scale, shift, columns): with d = x - centre, for each column and so many
-    rows, sums += Σ d and products += Σ d², or backward Σ dy and Σ dy d.  The rows' sums in float32, the totals in
-    float64.  Backward, if scale is not 0, dy is times hardswish'(d · scale + shift)."""
+    """f(dy, x, row, centre, sums, products, scale, shift, columns): with d = x - centre, for each column and `rows`
+    rows, sums += Σ d and products += Σ d²; backward Σ dy and Σ dy d. Sums over these rows are in float32, the totals in
+    float64. Backward, if scale is not 0, dy is first multiplied by hardswish'(d · scale + shift)."""
     if backward:
         return if_not_zero(6, _sums(lanes, rows, True, True), _sums(lanes, rows, True, False))
     return _sums(lanes, rows, False, False)
@@ -238,7 +239,7 @@ def _sums(lanes, rows, backward, activated):
     return emit
 
 
-def _squares(lanes):
+def _sum_of_squares(lanes):
     """f(x, target, count): target = Σ x²."""
     def emit(builder, arguments):
         x, target, count = arguments
@@ -253,7 +254,7 @@ def _squares(lanes):
 
 
 def _softmax(lanes):
-    """f(scores, bias, scale, target, count): target = softmax(scale · scores + bias), scores being overwritten."""
+    """f(scores, bias, scale, target, count): target = softmax(scale · scores + bias); overwrites scores."""
     def emit(builder, arguments):
         scores, bias, scale, target, count = arguments
         one = Vectors(builder, 1)
@@ -283,7 +284,7 @@ def _softmax(lanes):
 
 
 def _softmax_backward(lanes):
-    """f(dy, y, dbias, count): dy becomes y (dy - Σ dy y), which is added to dbias too."""
+    """f(dy, y, dbias, count): dy becomes y (dy - Σ dy y), which is also added to dbias."""
     def emit(builder, arguments):
         dy, y, dbias, count = arguments
         one = Vectors(builder, 1)

@@ -1,4 +1,5 @@
-"""What a program does to rows beside products and attention: each a kernel of one kind of step."""
+"""Evaluation's kernels besides products and attention, each for one kind of step: copying, padding, adding, summing and
+rounding rows, layer normalization."""
 
 from . import step
 from .intrinsics import RowOperations, as_float, get, get_float, set_float
@@ -15,9 +16,11 @@ L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS
 def row_kernels(instructions, jit, share):
     """(pad, rows, total, add, to_halves, layer_norm), each (step, thread, threads)."""
     lanes, operations = instructions.lanes, RowOperations(instructions.lanes)
+    to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
+    if instructions.bfloat16_inputs:
+        to_bfloat16 = _to_bfloat16(jit, share, operations.round)
     return (_pad(jit, share, lanes, operations.copy), _rows(jit, share, operations.copy),
-            _total(jit, share, operations.copy, operations.add), _add(jit, share, operations.add),
-            _to_halves(jit, share, operations.round) if instructions.rounds else jit(lambda s, thread, threads: None),
+            _total(jit, share, operations.copy, operations.add), _add(jit, share, operations.add), to_bfloat16,
             _layer_norm(jit, share, operations.layer_norm))
 
 
@@ -72,15 +75,15 @@ def _add(jit, share, add_row):
     return add
 
 
-def _to_halves(jit, share, round_row):
+def _to_bfloat16(jit, share, round_row):
     @jit
-    def to_halves(s, thread, threads):
+    def to_bfloat16(s, thread, threads):
         first, last = share(get(s, O_ROWS), thread, threads)
         for i in range(first, last):
             round_row(get(s, O_SOURCE) + i * get(s, O_SOURCE_ROW), get(s, O_TARGET) + i * get(s, O_TARGET_ROW),
                       get(s, O_VECTORS), get(s, O_PART))
 
-    return to_halves
+    return to_bfloat16
 
 
 def _layer_norm(jit, share, normalize_row):

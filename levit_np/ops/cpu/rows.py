@@ -1,4 +1,5 @@
-"""What the kernels do to rows, a vector at a time; each emits into v's builder (see vector.py)."""
+"""Functions of rows, one vector at a time, as vector code: most are evaluation's (row_kernels.py, the attention
+kernels). Each emits into v's builder (see vector.py)."""
 
 from llvmlite import ir
 
@@ -16,6 +17,7 @@ def each_vector(v, count, body):
 
 
 def copy(v, source, target, vectors):
+    """target = source."""
     each_vector(v, vectors, lambda at: v.store(v.load(v.at(source, at)), v.at(target, at)))
 
 
@@ -29,20 +31,20 @@ def add(v, source, target, vectors):
 
 
 def round_(v, source, target, vectors, part):
-    """float32 -> bfloat16, or parts of them."""
+    """float32 -> bfloat16, or three parts, `part` bytes apart."""
     each_vector(v, vectors, lambda at: v.store_halves([v.load(v.at(source, at))],
                                                        v.at(target, v.builder.lshr(at, number(1))), part))
 
 
 def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
-    """target = gamma (x - mean) / √(variance + eps) + beta over a row's first `channels` numbers, behind which stand
-    zeros; channels and eps are float64."""
+    """target = gamma (x - mean) / √(variance + eps) + beta over the first `channels` numbers of a row, which are
+    followed by zeros; channels and eps are float64."""
     b = v.builder
     count, eps = (b.fptrunc(x, F32) for x in (channels, eps))
     numbered = ir.Constant(ir.VectorType(F32, v.lanes), [float(lane) for lane in range(v.lanes)])
 
     def mean_of(body):
-        """Σ body(x, x's number in the row) / channels."""
+        """Σ body(x, its index in the row) / channels."""
         def inside(i, carried):
             x = v.load(v.at(source, b.mul(i, number(4 * v.lanes))))
             return [b.fadd(carried[0], body(x, carried[1])), b.fadd(carried[1], v.splat(float(v.lanes)))]
@@ -51,7 +53,7 @@ def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
         return v.spread(b.fdiv(v.sum(total), count))
 
     def square(x, place):
-        # Only of the row itself: each zero behind it would add mean², in which a small variance is lost.
+        # Not of the padding: each zero would add mean², in which a small variance is lost.
         x = b.select(b.fcmp_ordered("<", place, v.spread(count)), b.fsub(x, centre), v.splat(0.0))
         return b.fmul(x, x)
 
@@ -66,12 +68,13 @@ def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
 
 
 def softmax_columns(v, scores, row, keys, inverse):
-    """A vector's worth of columns of scores (keys, …), `row` bytes apart: each becomes 2^(score - its largest); 1 /
-    their sum goes to `inverse`."""
+    """One vector of columns of scores (keys, …), rows `row` bytes apart: each score becomes 2^(score - the column's
+    largest), and 1 / their sum goes to `inverse`."""
     b = v.builder
 
     def each_key(start, body):
-        """start = body(address, start) for every key, two at a time, so that neither waits for the other."""
+        """start = body(address, start) for every key, as two independent chains, so that neither waits for the other.
+        """
         def two(key, carried):
             at = v.at(scores, b.mul(key, row))
             return [body(at, carried[0]), body(v.at(at, row), carried[1])]
@@ -93,12 +96,12 @@ def softmax_columns(v, scores, row, keys, inverse):
 
 
 def transpose(v, source, row, target, column, store=None):
-    """A square of `lanes` × `lanes` numbers; row, column: bytes from a row of source, of target to the next."""
+    """A square of lanes × lanes numbers; row, column: bytes between the rows of source, of target."""
     rows = [v.load(v.at(source, v.builder.mul(row, number(i)))) for i in range(v.lanes)]
     for i, x in enumerate(v.transposed(rows)):
         (store or v.store)(x, v.at(target, v.builder.mul(column, number(i))))
 
 
 def transpose_round(v, source, row, target, column):
-    """The same, to bfloat16."""
+    """The same, rounded to bfloat16."""
     transpose(v, source, row, target, column, v.store_half)

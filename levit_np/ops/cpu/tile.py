@@ -1,9 +1,9 @@
-"""The register tile: a few rows of a matrix product, its accumulators in registers from the first to the last term.
+"""The register tile (micro-kernel): a few rows × one panel of a matrix product, with its accumulators in registers from
+the first term to the last.
 
-c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]); finish, the epilogue, is an activation, say.  Evaluation's products
-are made of it, but for those on AMX's tiles (amx.py): linear maps, convolutions (a's row is then several segments of
-memory, one a row of the kernel) and both products of attention.  Training's are in routines.py.
-"""
+c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]), where finish is the epilogue, an activation, say. Evaluation's
+products are made of it: linear maps, convolutions (a row of a is then several segments of memory, one for each line of
+the kernel) and both products of attention; unless they run on AMX's tiles (amx.py). Training's are in routines.py."""
 
 from functools import partial
 
@@ -13,27 +13,33 @@ from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU, TILE
 from .vector import I64, Vectors, number
 
 ARGUMENTS = ("tiles", "number", "a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "share", "advance",
-             "c", "ldc", "c_panel", "moves", "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
+             "c", "ldc", "c_panel", "c_mask", "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
 UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 
 
 def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=False):
-    """Tiles of rows × (panels · vectors), one after another, as an LLVM function of int64 arguments, defined in
-    `module` once: one call for many tiles, for a call costs as much as twenty terms.
+    """An LLVM function, defined in `module` once, that computes many tiles, each rows × (panels · vectors): one call
+    for all, as a call costs as much as twenty terms. All arguments are int64:
 
-    tiles: the address of a table of `number` tiles: rows, of which there are `sizes`, a's offset, c's offset (see
-    `moves`).  a, b, c, bias: addresses; lda, ldc, ldbias: bytes from a row to the next; ldbias 0: one bias for all
-    rows, else it goes along with c.  segments: the address of `count` byte offsets, at each of which `length` terms of
-    a row stand; b: a packed panel, (count·length, vectors·lanes), or two, b_panel bytes apart, as c_panel and
-    bias_panel are for c and bias; ahead: what to bring to the L2 cache meanwhile, each tile `share` bytes of it,
-    `advance` every UNROLL terms.  moves: -1, or 0 where c is the same place for all tiles.
+        tiles, number      address of a table of so many tiles: rows (one of `sizes`), offset in a, offset in c
+        a, lda             address, bytes from a row to the next
+        segments, count    address of byte offsets into a row: so many segments,
+        length             each of so many contiguous terms
+        b, b_panel         a packed panel (count · length, vectors · lanes); or two, b_panel bytes apart
+        ahead, share       what to prefetch into L2 meanwhile, how many bytes of it each tile has,
+        advance            and how many of them every UNROLL terms
+        c, ldc, c_panel    the result, bytes to its next row, to its next panel
+        c_mask             -1, or 0 where all tiles write to the same place: the offsets in c are ANDed with it
+        bias, ldbias       added to the sums; ldbias 0: one bias for all rows, else offset as c is
+        bias_panel         bytes to its next panel
+        finish             the epilogue: see step.py
+        half, ldhalf       where the result goes rounded to bfloat16, offset half as far as c, or 0
+        part               bytes between the result's three bfloat16 parts, 0 if it is rounded to one
 
-    pairs: a term is two of them, whose weights share 32 bits: a and b are bfloat16 ("dot": one instruction multiplies
-    and adds both), or a is float32 and b nested, to become float32 in registers ("widened").  halves: the result may
-    go, rounded to bfloat16, to `half` too, if that is not 0, half of c's offsets apart; in parts, if they are `part`
-    bytes apart.
-    """
+    pairs: a term is two numbers, whose weights share 32 bits. "dot": a and b are bfloat16, and one instruction
+    multiplies and adds both; "widened": a is float32, and b nested pairs (packing.nested) that become float32 in
+    registers. halves: whether the function heeds `half`."""
     name = f"levit_tiles_{lanes}_{max(sizes)}x{vectors}x{panels}" + (pairs and f"_{pairs}")
 
     def tile(v, rows, argument):
@@ -54,9 +60,10 @@ def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=Fals
     return _over_tiles(module, name, lanes, sizes, bias_offset, tile)
 
 
-def across_function(module, lanes, sizes, vectors, width, halves=False):
-    """Tiles whose `a` is transposed, (terms, width): a's row i is column i.  Row i of c is bias[i], which goes
-    along with a, times its sum before the activation: attention's product with v, divided by the softmax's sums."""
+def transposed_tile_function(module, lanes, sizes, vectors, width, halves=False):
+    """The same with `a` transposed, (terms, width): the tile's row i is a's column i. Row i of c is its sum times
+    bias[i], which is offset as a is, before the activation: attention's product with v, divided by the softmax's sums.
+    """
     def tile(v, rows, argument):
         place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)
         sums = _sum_segments(v, argument, rows, (1, vectors), place, 4 * width)
@@ -65,12 +72,12 @@ def across_function(module, lanes, sizes, vectors, width, halves=False):
         _finish(v, argument, scaled, (1, vectors),
                 {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)}, halves)
 
-    return _over_tiles(module, f"levit_across_{lanes}_{max(sizes)}x{vectors}", lanes, sizes,
+    return _over_tiles(module, f"levit_transposed_{lanes}_{max(sizes)}x{vectors}", lanes, sizes,
                        lambda v, argument, a, c: a, tile)
 
 
 def _over_tiles(module, name, lanes, sizes, bias_offset, emit):
-    """The function that does `emit(v, rows, arguments)` for each tile of its table."""
+    """The LLVM function that does emit(v, rows, arguments) for each tile of its table."""
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS)), name)
@@ -82,7 +89,7 @@ def _over_tiles(module, name, lanes, sizes, bias_offset, emit):
     def each(i, carried):
         at = v.at(argument["tiles"], b.mul(i, number(TILE)))
         rows, a, c = (v.load_scalar(v.at(at, 8 * n), I64) for n in range(3))
-        moved, half = b.and_(c, argument["moves"]), v.at(argument["half"], b.lshr(c, number(1)))
+        moved, half = b.and_(c, argument["c_mask"]), v.at(argument["half"], b.lshr(c, number(1)))
         here = argument | {
             "a": v.at(argument["a"], a), "c": v.at(argument["c"], moved), "ahead": carried[0],
             "bias": v.at(argument["bias"], bias_offset(v, argument, a, moved)),
@@ -96,7 +103,7 @@ def _over_tiles(module, name, lanes, sizes, bias_offset, emit):
 
 
 def emit_switch(builder, value, cases):
-    """cases[value](), or nothing."""
+    """cases[value](), or nothing where value is none of them."""
     done = builder.append_basic_block("done")
     switch = builder.switch(value, done)
     for case, emit in cases.items():
@@ -109,7 +116,7 @@ def emit_switch(builder, value, cases):
 
 
 def emit_loop(builder, start, stop, step, carried, body):
-    """for i in range(start, stop, step): carried = body(i, carried).  -> (the last i, carried)."""
+    """for i in range(start, stop, step): carried = body(i, carried).  -> (the first i not done, carried)."""
     step = step if isinstance(step, ir.Value) else number(step)
     before = builder.block
     head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
@@ -134,10 +141,11 @@ def emit_loop(builder, start, stop, step, carried, body):
 
 
 def row_offsets(v, lda, rows):
-    """i·lda for each row, as few registers as x86's addressing allows: base + {1, 2, 4, 8}·(odd multiple of lda).
+    """i · lda for each row, in as few registers as x86's addressing allows: base + {1, 2, 4, 8} · (odd multiple of
+    lda).
 
-    LLVM, left to itself, adds lda again and again in the loop, on the ports that multiply; the odd multiples pass
-    through an empty piece of assembly so that it cannot see how they are related."""
+    LLVM alone would add lda again and again inside the loop, on the ports that multiply. The odd multiples pass through
+    an empty piece of inline assembly, so that it does not see how they are related."""
     b, odd = v.builder, {}
     hide = ir.FunctionType(I64, [I64])
     offsets = []
@@ -151,28 +159,29 @@ def row_offsets(v, lda, rows):
 
 
 def _places(v, argument, base, row, panel, rows, columns):
-    """The address of each of a tile's vectors, row by row."""
+    """The addresses of a tile's vectors, row by row."""
     b, (panels, vectors) = v.builder, columns
     return [v.at(v.at(v.at(argument[base], b.mul(argument[row], number(i))), b.mul(argument[panel], number(p))),
                  j * v.lanes * 4) for i in range(rows) for p in range(panels) for j in range(vectors)]
 
 
 def _sum_segments(v, argument, rows, columns, place, step, pairs=""):
-    """The sums of products, from 0: `place(a, i, u)` is where row i's term u stands,
-    `step` bytes from one to the next."""
+    """The tile's sums over all segments, from 0.  place(a, i, u): address of row i's u-th term from a on; step: bytes a
+    term."""
     b, (panels, vectors) = v.builder, columns
     width, across = vectors * v.lanes * 4, panels * vectors
     single = v.load, lambda at: v.spread(v.load_scalar(at)), v.fma
-    # What is done for a term, each time with how much further a's number stands.
+    # The passes over a term, one for each number in it: byte offset of the number in a, then how to load b, spread a,
+    # multiply.
     passes = {"": [(0, *single)], "dot": [(0, v.load_pairs, v.spread_pair, v.dot)],
               "widened": [(4 * half, partial(v.load_widened, half), *single[1:]) for half in range(2)]}[pairs]
 
     def term(a, weights, sums, u):
-        """One k, or two: a row of b in registers, each of a's rows spread over a vector."""
-        for further, load, spread, multiply in passes:
+        """One term: a row of b in registers, and each of a's numbers broadcast to a vector."""
+        for offset, load, spread, multiply in passes:
             right = [load(v.at(v.at(weights, b.mul(argument["b_panel"], number(p))), u * width + j * v.lanes * 4))
                      for p in range(panels) for j in range(vectors)]
-            left = (spread(v.at(place(a, i, u), further)) for i in range(rows))
+            left = (spread(v.at(place(a, i, u), offset)) for i in range(rows))
             sums = [multiply(x, w, sums[i * across + j]) for i, x in enumerate(left) for j, w in enumerate(right)]
             if pairs == "widened":
                 sums = v.keep_order_after(sums)
@@ -203,8 +212,8 @@ def _sum_segments(v, argument, rows, columns, place, step, pairs=""):
 
 
 def _finish(v, argument, sums, columns, cases, halves):
-    """Stores what a case makes of each sum; SILU, whose exponential is long, goes over the stored sums, and so does
-    the rounding to bfloat16."""
+    """Stores finish(sum) for each sum. SILU, whose exponential is long code, is a second pass over the stored sums, and
+    so is the rounding to bfloat16."""
     b, rows = v.builder, len(sums) // (columns[0] * columns[1])
     place = _places(v, argument, "c", "ldc", "c_panel", rows, columns)
     done, plain = b.append_basic_block("done"), b.append_basic_block("plain")

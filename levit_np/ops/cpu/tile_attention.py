@@ -1,4 +1,5 @@
-"""Attention on register tiles, in float32: a block of queries of one head at a time."""
+"""Evaluation's attention on register tiles, in float32. A thread takes blocks of queries of one head: scores = k qᵀ +
+bias, softmax down the columns, then the product with v."""
 
 from . import step
 from .intrinsics import RowOperations, get
@@ -7,10 +8,10 @@ from .tile import UNROLL
 
 
 def tile_attention(instructions, jit, share, tiles):
-    """The kernel (step, thread, threads).  tiles: of register_tiles.py."""
+    """The kernel (step, thread, threads).  tiles: register_tiles.py's."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail
-    tail_width, tile, across = tail_vectors * lanes, tiles.tile, tiles.across
+    tail_width, tile, transposed_tile = tail_vectors * lanes, tiles.tile, tiles.transposed
     operations = RowOperations(lanes)
     softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
@@ -19,14 +20,15 @@ def tile_attention(instructions, jit, share, tiles):
 
     @jit
     def column(base, panel_size, head, size):
-        """Where a head's columns begin in a buffer of panels: several heads a panel, or several panels a head."""
+        """The address of a head's first column in a buffer of panels; a panel holds several heads, or a head several
+        panels."""
         at = head * size
         return base + at // width * panel_size + at % width * 4
 
     @jit
     def transpose(q, panel_size, depth, wide, target):
-        """A block of queries (…, depth), in panels of columns, is transposed, (depth, wide vectors).  The last
-        block may be short: what lies behind it goes through the arithmetic and is never looked at."""
+        """Transposes a block of queries (…, depth), in panels of columns -> (depth, wide vectors). The last block may
+        be short: what lies behind it is computed with, and its results are never read."""
         for d in range(0, depth, lanes):
             source = q + d // width * panel_size + d % width * 4
             for j in range(wide):
@@ -35,14 +37,14 @@ def tile_attention(instructions, jit, share, tiles):
 
     @jit
     def attention(s, thread, threads):
-        """Scores are held transposed, (keys, queries): what is one query's stands in one lane, so that its largest
-        score and its sum need no sum across a vector.  A block of queries at a time: never all scores."""
+        """Scores are held transposed, (keys, queries): a query is one lane, so that its largest score and its sum need
+        no reduction across a vector. A block of queries at a time: never all scores at once."""
         heads, queries, keys, key, value = (get(s, A_HEADS), get(s, A_QUERIES), get(s, A_KEYS), get(s, A_KEY),
                                             get(s, A_VALUE))
         ldo, finish = get(s, A_LDO), get(s, A_FINISH)
         row = width * 4
-        inverses = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE) + largest * row  # a tile's sums are before them
-        one_piece = inverses + row  # the segment table of a row that is not in pieces: a zero
+        inverses = get(s, A_SCRATCH) + thread * get(s, A_SCRATCH_SIZE) + largest * row  # a tile's sums lie before it
+        one_piece = inverses + row  # the segment table of a row in one piece: offset 0
         queries_across = one_piece + 64
         scores = queries_across + key * row
         blocks = (queries + width - 1) // width
@@ -69,13 +71,14 @@ def tile_attention(instructions, jit, share, tiles):
             for j in range(value // width):
                 to = offset + j * row
                 half = get(s, A_HALF) + to // 2 if get(s, A_HALF) else 0
-                out, out_row, moves = get(s, A_OUT) + to, ldo, -1
+                out, out_row, c_mask = get(s, A_OUT) + to, ldo, -1
                 if get(s, A_OUT) == 0:
-                    out, out_row, moves = inverses - largest * row, row, 0
-                # Two of the first panel's tiles fetch the next block's bias, which lies behind this one's.
+                    out, out_row, c_mask = inverses - largest * row, row, 0
+                # Two of the first panel's tiles prefetch the next block's bias, which lies behind this one's.
                 advance = 2 * row if j == 0 else 0
-                across(vectors, block_tiles, count, scores, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
-                       bias + keys * row, keys // UNROLL * advance, advance, out, out_row, 0, moves, inverses, 0, 0,
-                       finish, half, ldo // 2, get(s, A_HALF_PART))
+                transposed_tile(
+                    vectors, block_tiles, count, scores, row, one_piece, 1, keys, v + j * get(s, A_V_PANEL), 0,
+                    bias + keys * row, keys // UNROLL * advance, advance, out, out_row, 0, c_mask, inverses, 0, 0,
+                    finish, half, ldo // 2, get(s, A_HALF_PART))
 
     return attention

@@ -1,5 +1,5 @@
-"""Convolutions by minimal filtering on register tiles: some squares of four outputs at a time, a panel of weights
-after the other."""
+"""Evaluation's convolutions by minimal filtering (minimal_filtering.py) on register tiles: a few squares of 2 × 2
+outputs at a time, one panel of weights after another."""
 
 from . import step
 from .intrinsics import RowOperations, get, put
@@ -7,14 +7,14 @@ from .minimal_filtering import NINE_PARTS, TERMS
 from .step import PLAIN, TILE
 from .tile import UNROLL
 
-LAST = len(NINE_PARTS) - 1  # is in all four outputs, and starts from the bias
+LAST = len(NINE_PARTS) - 1  # the part in all four outputs, which starts from the bias
 F_IMAGES, F_LINES, F_COLUMNS, F_CHANNELS, F_SOURCE, F_SOURCE_PIXEL, F_SOURCE_LINE, F_SOURCE_IMAGE, F_B, F_B_PANEL, \
     F_PANELS, F_TAIL, F_TARGET, F_TARGET_PIXEL, F_TARGET_LINE, F_TARGET_IMAGE, F_BIAS, F_FINISH, F_ROWS, \
     F_SIZES, F_LONGEST, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
 
 
 def tile_filtering(instructions, jit, share, tiles):
-    """The kernel (step, thread, threads).  tiles: of register_tiles.py."""
+    """The kernel (step, thread, threads).  tiles: register_tiles.py's."""
     lanes, vectors, tail_vectors = instructions.lanes, instructions.vectors, instructions.tail
     operations, row = RowOperations(lanes), instructions.width * 4
     filter_window, filter_sums = operations.filter_window, operations.filter_sums
@@ -58,7 +58,7 @@ def tile_filtering(instructions, jit, share, tiles):
 def _place(jit):
     @jit
     def place(s, square, pixel, line, image):
-        """Bytes to a square's first pixel, `square` counting the images' too."""
+        """Byte offset of a square's first pixel; `square` counts through all images."""
         lines, columns = get(s, F_LINES), get(s, F_COLUMNS)
         across, down, number = square % columns, square // columns % lines, square // columns // lines
         return across * pixel + down * line + number * image
@@ -69,7 +69,7 @@ def _place(jit):
 def _division(jit, most, row):
     @jit
     def divide(table, rows, a_row):
-        """Writes `rows` rows as a table of tiles.  -> their number."""
+        """Writes a table of tiles for `rows` rows.  -> the number of tiles."""
         count, start = (rows + most - 1) // most, 0
         for i in range(count):
             size = rows // count + (i < rows % count)
@@ -85,7 +85,7 @@ def _division(jit, most, row):
 def _multiply_parts(jit, tile, lanes, row):
     @jit
     def multiply_parts(s, windows, a_row, table, count, zeros, b, wide, bias, parts, part):
-        """The nine parts of all rows for one panel."""
+        """The nine parts of all rows for one panel, each a product over its terms, a group of them at a time."""
         channels, longest, number = get(s, F_CHANNELS), get(s, F_LONGEST), 0
         for n in range(LAST + 1):
             terms = get(get(s, F_SIZES), n) * channels
@@ -97,7 +97,8 @@ def _multiply_parts(jit, tile, lanes, row):
                 if group:
                     from_, from_row = to, row
                 weights = b + (number * channels + at) * wide * lanes * 4
-                behind = (stop - at) * wide * lanes * 4  # what the next sum reads is brought to the L2 cache meanwhile
+                # bytes after these weights, the next group's, that are prefetched
+                behind = (stop - at) * wide * lanes * 4
                 tile(wide, table, count, windows + (number * channels + at) * 4, a_row, zeros, 1, stop - at, weights,
                      0, weights + behind, behind // count, behind // count * UNROLL // (stop - at), to, row, 0, -1,
                      from_, from_row, 0, PLAIN, 0, 0, 0)

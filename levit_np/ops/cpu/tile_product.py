@@ -1,4 +1,5 @@
-"""Products on register tiles."""
+"""Evaluation's matrix products on register tiles: the loops over blocks of rows, panels and groups of terms around
+tile.py."""
 
 from . import step
 from .intrinsics import get
@@ -14,25 +15,25 @@ def _any_tiles(jit, tiles):
 
     @jit
     def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share,
-                 advance, c, ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part):
-        """Tiles whose weights are bfloat16, that span two panels, or ordinary ones."""
+                 advance, c, ldc, c_panel, c_mask, bias, ldbias, bias_panel, finish, half, ldhalf, part):
+        """Tiles with bfloat16 weights (pairs), that span two panels (span 2), or ordinary ones."""
         if pairs:
             pairs_tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,
-                       ldc, c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
+                       ldc, c_panel, c_mask, bias, ldbias, bias_panel, finish, half, ldhalf, part)
         elif span == 2:
             double(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
-                   c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
+                   c_panel, c_mask, bias, ldbias, bias_panel, finish, half, ldhalf, part)
         else:
             tile(vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c, ldc,
-                 c_panel, moves, bias, ldbias, bias_panel, finish, half, ldhalf, part)
+                 c_panel, c_mask, bias, ldbias, bias_panel, finish, half, ldhalf, part)
 
     return multiply
 
 
 def tile_product(instructions, jit, tiles, divide):
-    """The kernel (step, thread, threads).  tiles: of register_tiles.py; divide: product_division's."""
+    """The kernel (step, thread, threads).  tiles: register_tiles.py's; divide: product_division's."""
     width, lanes, vectors, tail_vectors, double_rows = (
-        instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double)
+        instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double_rows)
     multiply = _any_tiles(jit, tiles)
 
     @jit
@@ -56,16 +57,16 @@ def tile_product(instructions, jit, tiles, divide):
                 span = 1
                 if not pairs and j + 2 <= min(right, full) and get(tiles + TILE * start, 0) <= double_rows:
                     span = 2
-                # A group of terms at a time: its part of the panel stays in the L1 cache while all tiles of the block
-                # use it, and rounding does not grow with the length of a row.  Meanwhile the next panel is fetched:
-                # each tile's share of it, the last panel's being what lies behind these weights, the next step's.
+                # A group of terms at a time: its part of the panel stays in L1 while all tiles of the block use it, and
+                # rounding does not grow with the length of a row. Meanwhile each tile prefetches its share of the next
+                # panel; after the last panel lie the next step's weights.
                 part = span * b_panel // ((stop - start) * groups)
                 ahead = b + (j + span) * b_panel
-                to, to_row, moves = c + j * c_panel, ldc, -1
-                if c == 0:  # a register tile leaves its sums somewhere before they are rounded
-                    to, to_row, moves = scratch, 2 * width * 4, 0
+                to, to_row, c_mask = c + j * c_panel, ldc, -1
+                if c == 0:  # a register tile stores its sums before they are rounded
+                    to, to_row, c_mask = scratch, 2 * width * 4, 0
                 for group in range(groups):
-                    # What was there is added first, an activation comes last.
+                    # A residual is added with the first group, an activation applied after the last.
                     code = finish if group == (0 if finish == RESIDUAL else groups - 1) else PLAIN
                     to_half = half + j * c_panel // 2 if half and group == groups - 1 else 0
                     from_, from_row, from_panel = bias + j * width * 4, 0, width * 4
@@ -74,7 +75,7 @@ def tile_product(instructions, jit, tiles, divide):
                     multiply(pairs, span, wide, tiles + TILE * start, stop - start, a, lda,
                              segments + group * segment_count * 8, segment_count, length,
                              b + j * b_panel + group * terms * wide * lanes * 4, b_panel, ahead, part,
-                             part * UNROLL // terms, to, to_row, c_panel, moves, from_, from_row, from_panel, code,
+                             part * UNROLL // terms, to, to_row, c_panel, c_mask, from_, from_row, from_panel, code,
                              to_half, ldc // 2, half_part)
                     ahead += part * (stop - start)
                 j += span

@@ -1,7 +1,7 @@
-"""Training's kernels, and `run`, which goes through a few steps of any kind.
+"""Training's kernels, and `run`, which executes a few steps of any kind (training_step.py).
 
-Like those of kernels.py they are functions of a step, a thread and the number of threads, compiled apart from them: who
-never trains does not wait for them."""
+Like those of kernels.py they are functions of a step, a thread and the number of threads. They are compiled separately:
+who never trains does not wait for them."""
 
 import numba
 
@@ -26,7 +26,7 @@ STEP = step.COLUMNS * 8
 
 
 def training_kernels(instructions):
-    """`run` for an instruction set, a Numba function (program, first, last, thread, threads, counter, give_way)."""
+    """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
     jit = numba.njit(**OPTIONS)
     lanes = instructions.lanes
     call, define = routines(instructions)
@@ -44,12 +44,12 @@ def training_kernels(instructions):
         jit, lanes, instructions.width, call, share, packing, products)
     channel_sums = column_sums(lanes, jit, call, share)
     normalization, normalization_backward = normalization_kernels(jit, call, share)
-    moments, scales, through = normalization_scalars(jit, share)
+    moments, scales, backward_scales = normalization_scalars(jit, share)
     attention, attention_backward = attention_kernels(jit, call, share, packing, products)
-    each = pointwise_kernel(jit, call, share)
+    pointwise = pointwise_kernel(jit, call, share)
     update = update_kernel(jit, call, share)
     scatter = scatter_kernel(jit, share, packing.fill)
-    PACK, PRODUCT, GRADIENT, EACH, COLUMN_SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, THROUGH, \
+    PACK, PRODUCT, GRADIENT, POINTWISE, COLUMN_SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, BACKWARD_SCALES, \
         NORMALIZE_BACKWARD, CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, \
         AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = map(int, step.Kind)
 
@@ -72,8 +72,8 @@ def training_kernels(instructions):
                 amx_product(s, thread, threads)
             elif kind == AMX_GRADIENT:
                 amx_gradient(s, thread, threads)
-            elif kind == EACH:
-                each(s, thread, threads)
+            elif kind == POINTWISE:
+                pointwise(s, thread, threads)
             elif kind == COLUMN_SUMS:
                 channel_sums(s, thread, threads, False)
             elif kind == MOMENTS:
@@ -84,8 +84,8 @@ def training_kernels(instructions):
                 normalization(s, thread, threads)
             elif kind == BACKWARD_SUMS:
                 channel_sums(s, thread, threads, True)
-            elif kind == THROUGH:
-                through(s, thread, threads)
+            elif kind == BACKWARD_SCALES:
+                backward_scales(s, thread, threads)
             elif kind == NORMALIZE_BACKWARD:
                 normalization_backward(s, thread, threads)
             elif kind == CONVOLUTION:

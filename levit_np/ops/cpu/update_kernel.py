@@ -1,23 +1,25 @@
-"""AdamW with adaptive clipping, of one parameter: what optimizer.update_together asks for, a unit after the other."""
+"""The kernel of optimizer.py: AdamW with adaptive clipping of one parameter, one unit (an output's weights, or a whole
+vector) after another."""
 
 from numba import types
 
 from . import training_step as step
 from .intrinsics import as_float, get, get_float, root, set_float
 
-CONSTANTS = 8  # of optimizer.py's ten, which a thread's scratch begins with; the factor stands behind them
-EPS, LEAST = 32, 36  # where the last two are
-FACTOR, SQUARES = 32, 40  # where that is, and a sum of squares
+CONSTANTS = 8  # the first of optimizer.py's ten, copied to the start of a thread's scratch
+EPS, LEAST = 32, 36  # byte offsets of the last two of the ten
+FACTOR, SQUARES = 32, 40  # byte offsets in scratch: the gradient's factor, a sum of squares
 
 
 def update_kernel(jit, call, share):
-    """The kernel of a step.  call: the routines by name."""
-    adamw, squares = call["adamw"], call["squares"]
+    """The kernel of UPDATE.  call: the routines by name."""
+    adamw, sum_of_squares = call["adamw"], call["sum_of_squares"]
     U_UNITS, U_LENGTH, U_CLIP, U_SCALE, U_SCRATCH, U_SCRATCH_SIZE, U_A = (int(c) for c in step.Update)
 
     @jit
     def norm(x, count, scratch):
-        squares(x, scratch + SQUARES, count)
+        """√Σ x²."""
+        sum_of_squares(x, scratch + SQUARES, count)
         return root(get_float(scratch + SQUARES))
 
     @jit

@@ -1,8 +1,7 @@
-"""Vector arithmetic as LLVM instructions: what the kernels are written with where Numba's scalars do not reach.
+"""Vector arithmetic as LLVM instructions: the micro-kernels are written with it, as Numba compiles scalars only.
 
-Addresses are int64 numbers of bytes; `at` is an address plus an offset.  No fast-math flag is set anywhere: a NaN stays
-a NaN and an infinity an infinity.
-"""
+Addresses are int64, in bytes; `at` is an address plus an offset. No fast-math flag is set anywhere: a NaN stays a NaN,
+an infinity an infinity."""
 
 import numpy as np
 from llvmlite import ir
@@ -10,14 +9,15 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 from .step import LOG2_E, PARTS
 
-# 2ᶠ for |f| <= 1/2 to 3e-9, a twentieth of float32's rounding: Chebyshev's interpolation, the highest power first.
+# 2ᶠ for |f| <= 1/2 to 3e-9, a twentieth of float32's rounding: a polynomial by Chebyshev interpolation, highest power
+# first.
 EXP2 = tuple(Chebyshev.interpolate(np.exp2, 6, [-0.5, 0.5]).convert(kind=Polynomial).coef[::-1])
 
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 class BFloat(ir.types.Type):
-    """bfloat16, for which llvmlite has no type: LLVM's name is all that is needed."""
+    """bfloat16, a type that llvmlite lacks: LLVM's name for it is enough."""
 
     null = "zeroinitializer"
 
@@ -32,15 +32,16 @@ class BFloat(ir.types.Type):
 
 
 def number(value: int):
+    """An int64 constant."""
     return ir.Constant(I64, value)
 
 
 class Vectors:
     """Emits operations on vectors of `lanes` float32 into one IR builder."""
 
-    def __init__(self, builder, lanes, past=False):
-        """past: `store` writes past the caches (non-temporal), to addresses that are multiples of a vector's size."""
-        self.builder, self.lanes, self.past = builder, lanes, past
+    def __init__(self, builder, lanes, stream=False):
+        """stream: `store` is non-temporal, past the caches; addresses must be multiples of a vector's size."""
+        self.builder, self.lanes, self.stream = builder, lanes, stream
         self.type, self.integers = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
         self.pairs = ir.VectorType(BFloat(), 2 * lanes)
 
@@ -69,7 +70,7 @@ class Vectors:
     def store(self, value, address):
         store = self.builder.store(value, self.pointer(address, self.type))
         store.align = 4
-        if self.past:
+        if self.stream:
             store.align = 4 * self.lanes
             store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(I32, 1)]))
 
@@ -77,8 +78,7 @@ class Vectors:
         return self.builder.load(self.pointer(address, kind), align=4, typ=kind)
 
     def prefetch(self, address, writing=False):
-        """Asks for a cache line to be brought to the L2 cache, or to the L1 cache to be written to; any address will
-        do."""
+        """Prefetches a cache line into L2 or, for writing, into L1; any address will do."""
         place = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
         purpose, level, data = (ir.Constant(I32, n) for n in (int(writing), 3 if writing else 2, 1))
         self.call("llvm.prefetch.p0", ir.VoidType(), [place, purpose, level, data])
@@ -89,36 +89,37 @@ class Vectors:
         return self.builder.bitcast(words, self.pairs)
 
     def load_widened(self, half, address):
-        """The first (half 0) or the second number of each of `lanes` nested pairs, as float32; see packing.nested."""
+        """The first (half 0) or second number of each of `lanes` nested pairs, as float32; see packing.nested."""
         if half:
             return self.load(address)
         words = self.builder.load(self.pointer(address, self.integers), align=4, typ=self.integers)
         return self.builder.bitcast(self.builder.shl(words, self.splat_integer(16)), self.type)
 
     def spread_pair(self, address):
-        """Two neighbouring bfloat16 in every pair of lanes."""
+        """Two neighbouring bfloat16, broadcast to every pair of lanes."""
         return self.builder.bitcast(self.spread(self.load_scalar(address, I32)), self.pairs)
 
     def dot(self, a, b, c):
-        """c + the products of pairs: a, b of 2 · lanes bfloat16."""
+        """c + the dot products of pairs; a, b of 2 · lanes bfloat16."""
         return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.type, [c, a, b])
 
     def store_half(self, value, address):
-        """Rounded to bfloat16, to even.  -> what was stored, as float32."""
+        """Stores it rounded to bfloat16, ties to even.  -> what was stored, as float32."""
         b, half, words = self.builder, ir.VectorType(BFloat(), self.lanes), ir.VectorType(ir.IntType(16), self.lanes)
         rounded = b.bitcast(self.call("llvm.x86.avx512bf16.cvtneps2bf16.512", half, [value]), words)
         b.store(rounded, self.pointer(address, words)).align = 2
         return b.bitcast(b.shl(b.zext(rounded, self.integers), self.splat_integer(16)), self.type)
 
     def store_parts(self, value, address, part):
-        """As PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is what those before it left,
-        rounded."""
+        """Stores it as PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is the rounded rest of those
+        before."""
         for n in range(PARTS):
             place = self.at(address, self.builder.mul(part, number(n)))
             value = self.builder.fsub(value, self.store_half(value, place))
 
     def store_halves(self, values, address, part):
-        """Each of these vectors, side by side, as one bfloat16, or as PARTS of them if they have a distance."""
+        """Stores these vectors side by side, each as one bfloat16 number a lane, or as PARTS if `part`, the bytes
+        between them, is not 0."""
         with self.builder.if_else(self.builder.icmp_signed("==", part, number(0))) as branches:
             for branch, store in zip(branches, (self.store_half, lambda x, at: self.store_parts(x, at, part))):
                 with branch:
@@ -126,8 +127,9 @@ class Vectors:
                         store(value, self.at(address, 2 * self.lanes * j))
 
     def split_pairs(self, first, second, target, part):
-        """Two vectors become PARTS vectors of pairs of bfloat16, `part` bytes apart: each part the upper half of what
-        those before it left.  (Cut, not rounded, for speed: what multiplies them is, so that no error adds up.)"""
+        """Two vectors -> PARTS vectors of bfloat16 pairs, `part` bytes apart. Each part is the upper half of what those
+        before left: truncated, not rounded, for speed; the other operand's parts are rounded, so that no error adds up.
+        """
         b, high = self.builder, self.splat_integer(-0x10000)
         for n in range(PARTS):
             bits = [b.bitcast(x, self.integers) for x in (first, second)]
@@ -137,14 +139,14 @@ class Vectors:
             first, second = (b.fsub(x, b.bitcast(u, self.type)) for x, u in zip((first, second), upper))
 
     def keep_order(self):
-        """Nothing is loaded earlier or later than here; no instruction.  LLVM otherwise loads for several terms at
-        once, and has to put sums on the stack meanwhile."""
+        """A barrier for the compiler, no instruction: no load moves across it. LLVM would otherwise load for several
+        terms at once, and spill accumulators for it."""
         self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
 
     def keep_order_after(self, values):
-        """The same, and these values are found before it.  -> them."""
+        """The same, with these values computed before it.  -> them."""
         b, count = self.builder, len(values)
-        if count == 1:  # LLVM has no structure of one result
+        if count == 1:  # inline assembly with one result returns no structure
             self.keep_order()
             return values
         kind = ir.FunctionType(ir.LiteralStructType([self.type] * count), [self.type] * count)
@@ -153,7 +155,7 @@ class Vectors:
         return [b.extract_value(found, n) for n in range(count)]
 
     def spread(self, scalar):
-        """One number in every lane."""
+        """A scalar broadcast to every lane."""
         undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(first, undefined, self.splat_integer(0))
@@ -166,7 +168,7 @@ class Vectors:
         return self.call(f"llvm.sqrt.v{self.lanes}f32", self.type, [x])
 
     def smallest(self, a, b):
-        """Of two integers."""
+        """The smaller of two integers."""
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
     def larger(self, x, bound):
@@ -177,7 +179,7 @@ class Vectors:
         return self.builder.select(self.builder.fcmp_ordered(">", x, bound), bound, x)
 
     def hardswish_six(self, x):
-        """x · clip(x + 3, 0, 6): six times hardswish; whoever reads it has the 1/6 in its weights."""
+        """x · clip(x + 3, 0, 6): six times hardswish. Whoever reads it has the 1/6 in its weights."""
         gate = self.larger(self.builder.fadd(x, self.splat(3.0)), self.splat(0.0))
         return self.builder.fmul(x, self.smaller(gate, self.splat(6.0)))
 
@@ -210,11 +212,12 @@ class Vectors:
         return b.bitcast(b.add(b.bitcast(p, self.integers), exponent), self.type)
 
     def sum(self, x):
-        """Over all lanes.  -> a scalar."""
+        """The sum of all lanes.  -> a scalar."""
         return self.builder.extract_element(self.folded(x, self.builder.fadd), ir.Constant(I32, 0))
 
     def folded(self, x, combine):
-        """combine over all lanes, halves first: the same order on every call.  -> a vector of one lane."""
+        """Reduces all lanes by `combine`, half against half, in the same order on every call.  -> a vector of one lane.
+        """
         b, width = self.builder, self.lanes
         while width > 1:
             width //= 2
@@ -225,7 +228,7 @@ class Vectors:
         return x
 
     def transposed(self, rows):
-        """`lanes` vectors as the rows of a square -> its columns, halving the blocks that change places."""
+        """`lanes` vectors, the rows of a square -> its columns, by exchanging blocks of halving size."""
         size = self.lanes
         while size > 1:
             half = size // 2
@@ -246,7 +249,7 @@ class Vectors:
 
 
 class MaskedVectors(Vectors):
-    """Vectors of which the first `count` lanes alone, fewer than all, are loaded and stored; the others are 0."""
+    """Vectors whose first `count` lanes, fewer than all, are loaded and stored; the others are 0."""
 
     def __init__(self, builder, lanes, count):
         super().__init__(builder, lanes)
@@ -262,5 +265,5 @@ class MaskedVectors(Vectors):
             value, self.pointer(address, self.type), ir.Constant(I32, 4), self.mask])
 
     def where(self, value, other):
-        """value in the lanes that count."""
+        """value in the lanes that count, other elsewhere."""
         return self.builder.select(self.mask, value, other)

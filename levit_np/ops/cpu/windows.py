@@ -1,4 +1,4 @@
-"""The windows that a convolution looks through, as rows of a matrix (im2col), and back (col2im)."""
+"""im2col and col2im for training's convolutions: the windows of one output line as rows of a matrix, and back."""
 
 from numba import types
 
@@ -10,13 +10,14 @@ C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_WI
 
 
 def line_windows(jit, call, fill):
-    """(unfold, fold) where a pixel's channels lie side by side: a window is a run of numbers a line of the kernel."""
+    """(unfold, fold) where a pixel's channels lie side by side: a window is one run of numbers for each line of the
+    kernel."""
     copy, add = call["copy"], call["add"]
 
     @jit
     def window(s, x, u, v, p, i):
-        """The part of a window that lies in one line of one plane: (its address, the run's numbers before it that the
-        border replaces, those up to its end).  No numbers where the line is in the border."""
+        """The part of a window in one line of one plane: (its address, how many of the run's numbers before it the
+        border replaces, how many up to its end). Empty where the line is in the border."""
         line, channels, columns = u * get(s, C_STRIDE) + i - get(s, C_PADDING), get(s, C_CHANNELS), get(s, C_WIDTH)
         begin = (v * get(s, C_STRIDE) - get(s, C_PADDING)) * channels
         run = get(s, C_KERNEL) * channels
@@ -78,13 +79,13 @@ def line_windows(jit, call, fill):
 
 
 def plane_windows(jit, call):
-    """(unfold, fold) of one plane of single values."""
-    fours = call["fours"]
+    """(unfold, fold) of a plane with one number a pixel."""
+    copy_fours = call["copy_fours"]
 
     @jit
     def inside(s, u, p, i, j):
-        """The pixels of output line u under whose kernel cell (i, j) there is no border: (first, last, the number of
-        the value under the first one)."""
+        """The pixels of output line u whose kernel cell (i, j) is not on the border: (first, last, index of the number
+        under that cell of the first)."""
         stride, columns = get(s, C_STRIDE), get(s, C_WIDTH)
         line, shift = u * stride + i - get(s, C_PADDING), j - get(s, C_PADDING)
         first = max(0, (stride - 1 - shift) // stride)
@@ -95,15 +96,16 @@ def plane_windows(jit, call):
 
     @jit
     def unfold_plane(s, x, u, p, target, row):
-        """A plane of single values, a line of the kernel after the other.  Runs of three numbers are copied by fours:
-        the next line, or the room behind the terms, has the fourth.  The rest cell by cell."""
+        """One plane, one line of the kernel after another. A 3 × 3 kernel's runs of three numbers are copied by fours:
+        the next run, or the padding behind the terms, overwrites or takes the fourth. The rest is copied cell by cell.
+        """
         kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
         for i in range(kernel):
             to = target + 4 * (p * kernel + i) * kernel
             begin, _, start = inside(s, u, p, i, 0)
             # Behind the last there may be nothing to read.
             end = max(begin, inside(s, u, p, i, 2)[1] - 1) if kernel == 3 else begin
-            fours(x + 4 * start, step, to + begin * row, row, end - begin)
+            copy_fours(x + 4 * start, step, to + begin * row, row, end - begin)
             for j in range(kernel):
                 first, last, start = inside(s, u, p, i, j)
                 cell, source = to + 4 * j, x + 4 * start - first * step
@@ -135,8 +137,8 @@ def windows(jit, call, fill):
 
     @jit
     def unfold(s, x, u, target, row):
-        """Line u of the output: each pixel's window becomes a row, plane by plane, line by line;
-        zeros for the border."""
+        """Line u of the output: each pixel's window becomes a row, plane by plane, line by line, with zeros for the
+        border."""
         if get(s, C_CHANNELS) > 1:
             unfold_lines(s, x, u, target, row)
         else:
@@ -145,7 +147,7 @@ def windows(jit, call, fill):
 
     @jit
     def fold(s, x, u, rows, row):
-        """unfold's adjoint: each row is added to the window that it came from."""
+        """The adjoint of unfold: each row is added to the window that it came from."""
         if get(s, C_CHANNELS) > 1:
             fold_lines(s, x, u, rows, row)
         else:

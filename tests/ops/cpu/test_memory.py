@@ -37,7 +37,7 @@ def test_large_pages_are_not_needed(monkeypatch, change):
 
 HEAP = """
 import numpy as np
-from levit_np.ops.cpu.memory import give_back
+from levit_np.ops.cpu.memory import trim_heap
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -46,7 +46,7 @@ def resident():
 arrays = [np.ones(1 << 17) for _ in range(16)]  # 16 MiB
 del arrays
 before = resident()
-give_back()
+trim_heap()
 print(before - resident() >> 20)
 """
 
@@ -63,7 +63,7 @@ def test_what_malloc_keeps_is_given_back():
 
 def test_a_system_without_that_trim(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    memory.give_back()
+    memory.trim_heap()
 
 
 def test_no_memory_is_a_memory_error(monkeypatch):

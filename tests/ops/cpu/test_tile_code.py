@@ -11,7 +11,7 @@ from llvmlite import binding, ir
 
 from levit_np.ops.cpu import routines
 from levit_np.ops.cpu.instruction_set import SETS
-from levit_np.ops.cpu.tile import UNROLL, across_function, tile_function
+from levit_np.ops.cpu.tile import UNROLL, tile_function, transposed_tile_function
 from levit_np.ops.cpu.vector import Vectors
 
 X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w+)$", "stack": r"\(%rsp",
@@ -77,19 +77,19 @@ def training(emit):
     return define
 
 
-MULTIPLY, ACROSS = training(routines._multiply), training(routines._across)
+MULTIPLY, TRANSPOSED = training(routines._multiply), training(routines._multiply_transposed)
 
 
 def sizes(name):
     """(what defines it, rows, vectors, …) of the tiles that do nearly all the work."""
     chosen = SETS[name]
     yield MULTIPLY, chosen.rows, chosen.vectors, {}
-    yield ACROSS, chosen.rows, chosen.vectors, {}
+    yield TRANSPOSED, chosen.rows, chosen.vectors, {}
     yield tile_function, chosen.rows, chosen.vectors, {}
     yield tile_function, chosen.rows - 1, chosen.vectors, {}
-    yield across_function, chosen.rows, chosen.vectors, {"width": chosen.width}
-    if chosen.double:
-        yield tile_function, chosen.double, chosen.vectors, {"panels": 2}
+    yield transposed_tile_function, chosen.rows, chosen.vectors, {"width": chosen.width}
+    if chosen.double_rows:
+        yield tile_function, chosen.double_rows, chosen.vectors, {"panels": 2}
     if name == "avx512":
         yield tile_function, chosen.rows, chosen.vectors, {"pairs": "widened"}
 

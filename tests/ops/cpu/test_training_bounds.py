@@ -87,8 +87,8 @@ def fence(side):
     return fenced.ascontiguousarray
 
 
-def same_against_a_fence(sizes, side, past=False, bug=None):
-    running.LARGE = running.AHEAD = 0 if past else 1 << 60
+def same_against_a_fence(sizes, side, stream=False, bug=None):
+    running.LARGE = running.AHEAD = 0 if stream else 1 << 60
     plain = {name: perform(cpu, name, arguments) for name, arguments in sizes.items()}
     put = fence(side)
     if bug:
@@ -107,13 +107,13 @@ def same_against_a_fence(sizes, side, past=False, bug=None):
 @pytest.mark.parametrize("past", [False, True], ids=["into the caches", "past the caches"])
 @pytest.mark.parametrize("side", ["end", "start"])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_nothing_outside_is_touched(sizes, side, past):
-    assert forked(lambda: same_against_a_fence(SIZES[sizes], side, past), patience=600) == 0
+def test_nothing_outside_is_touched(sizes, side, stream):
+    assert forked(lambda: same_against_a_fence(SIZES[sizes], side, stream), patience=600) == 0
 
 
 @pytest.mark.parametrize("module, size, bug", [
-    ("attention", "whole", lambda columns: columns), ("linear", "whole", lambda columns: columns),
-    ("linear", "packed_size", lambda terms, outputs: 4 * terms * outputs), ("convolution", "HEAD", 0)])
+    ("attention", "padded", lambda columns: columns), ("linear", "whole", lambda columns: columns),
+    ("linear", "packed_size", lambda terms, outputs: 4 * terms * outputs), ("convolution", "HEADER", 0)])
 def test_what_is_too_small_is_seen(module, size, bug):
     """Results whose rows have no room for a whole panel, scratch memory without what is packed there: a crash, or
     another answer where it is the scratch memory's own next part that was written to."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from levit_np.ops.cpu import image, machine_code
+from levit_np.ops.cpu import linker, machine_code
 
 binding = pytest.importorskip("llvmlite.binding")
 pytestmark = pytest.mark.skipif(not machine_code.IS_IMAGE, reason="images are what Linux loads")
@@ -66,7 +66,7 @@ def object_file(text, model="small"):
 
 
 def test_it_runs_wherever_it_lies():
-    code, entry = image.flatten(object_file(ALONE), "chosen")
+    code, entry = linker.flatten(object_file(ALONE), "chosen")
     for _ in range(3):
         memory, address = machine_code.loaded(code, entry)
         function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)
@@ -81,7 +81,7 @@ def test_files_in_memory_are_not_python_s_to_give(found, monkeypatch):
     if found != "no such function of Python's":
         system = SimpleNamespace(memfd_create=lambda *_: -1) if "forbidden" in found else SimpleNamespace()
         monkeypatch.setattr(machine_code.ctypes, "CDLL", lambda _: system)
-    code, entry = image.flatten(object_file(ALONE), "chosen")
+    code, entry = linker.flatten(object_file(ALONE), "chosen")
     memory, address = machine_code.loaded(code, entry)
     assert bytes(memory) == code and ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(1) == RESULTS[1]
 
@@ -93,7 +93,7 @@ def test_elsewhere_llvmlite_links_the_object_file():
 
 
 def test_the_memory_is_never_both_written_and_run():
-    code, entry = image.flatten(object_file(ALONE), "chosen")
+    code, entry = linker.flatten(object_file(ALONE), "chosen")
     memory, address = machine_code.loaded(code, entry)
     found = []
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -117,7 +117,7 @@ def test_the_memory_is_never_both_written_and_run():
 ], ids=("call", "variable", "own variable", "common", "address"))
 def test_what_cannot_stand_alone_is_refused(text, found):
     with pytest.raises(ValueError, match=f"stands alone, found a relocation of type .* to .*({found})"):
-        image.flatten(object_file(text), "f")
+        linker.flatten(object_file(text), "f")
 
 
 def test_a_distance_that_is_told_in_an_unknown_way_is_refused(monkeypatch):
@@ -129,7 +129,7 @@ def test_a_distance_that_is_told_in_an_unknown_way_is_refused(monkeypatch):
 def test_what_is_no_object_file_is_refused():
     for data in (b"", b"MZ" + bytes(100), b"\x7fELF\x01\x01" + bytes(100)):
         with pytest.raises(ValueError, match="expected a 64-bit ELF"):
-            image.flatten(data, "f")
+            linker.flatten(data, "f")
 
 
 @pytest.mark.parametrize("kind, word, target, here, patched", [
@@ -148,14 +148,14 @@ def test_what_is_no_object_file_is_refused():
 ])
 def test_arms_instructions(kind, word, target, here, patched):
     """By the encodings in the architecture's manual."""
-    assert image._PATCHES[image.AARCH64, kind](word, target, here) == patched
+    assert linker._PATCHES[linker.AARCH64, kind](word, target, here) == patched
 
 
 def test_distances_that_do_not_fit_are_refused():
-    for distance, target in ((image._distance, 1 << 31), (image._branch, 1 << 27), (image._page, 1 << 32)):
+    for distance, target in ((linker._distance, 1 << 31), (linker._branch, 1 << 27), (linker._page, 1 << 32)):
         distance(0, target - 4096, 0)
         with pytest.raises(ValueError, match="expected a distance"):
             distance(0, target, 0)
         with pytest.raises(ValueError, match="expected a distance"):
             distance(0, 0, target + 4096)
-    assert struct.pack("<I", image._distance(0, 0, 1 << 31)) == b"\0\0\0\x80"
+    assert struct.pack("<I", linker._distance(0, 0, 1 << 31)) == b"\0\0\0\x80"

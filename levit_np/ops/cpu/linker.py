@@ -1,15 +1,15 @@
-"""Object code into one piece of memory that runs wherever it lies: what a linker does, once, when the code is compiled.
+"""Links object code into one image that runs wherever it lies in memory, once, when the code is compiled; library.py
+caches it.
 
-The compiler leaves an ELF file: sections of instructions and constants, and relocations, the places where one must be
-told how far it is to another.  Laid out in a row, all distances are known.  Nothing else is allowed: no absolute
-address, nothing that can be written, no name from outside; so the result needs no linker when it is loaded.
-"""
+The compiler leaves an ELF file: sections of instructions and constants, and relocations, the places that need the
+distance to another section. Laid out in a row, all distances are known. Nothing else is allowed: no absolute address,
+nothing writable, no external symbol; so loading needs no linker."""
 
 import struct
 from typing import NamedTuple
 
-CODE, SYMBOLS, RELOCATIONS = 1, 2, 4  # kinds of section
-WRITABLE, IN_MEMORY = 1, 2  # flags of a section
+CODE, SYMBOLS, RELOCATIONS = 1, 2, 4  # section types: PROGBITS, SYMTAB, RELA
+WRITABLE, IN_MEMORY = 1, 2  # section flags: WRITE, ALLOC
 _SECTION, _SYMBOL, _RELOCATION = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBHQQ"), struct.Struct("<QQq")
 
 
@@ -27,8 +27,8 @@ class Section(NamedTuple):
 
 
 def flatten(file: bytes, symbol: str) -> tuple[bytes, int]:
-    """(the image, where in it the function `symbol` begins) of a 64-bit little-endian ELF object file; the image is to
-    lie at an address that is a multiple of 4096.  Raises ValueError for code that cannot stand alone."""
+    """(the image, the offset of the function `symbol` in it) of a 64-bit little-endian ELF object file. The image is to
+    be loaded at a multiple of 4096. Raises ValueError for code that needs anything from outside."""
     if file[:6] != b"\x7fELF\x02\x01":
         raise ValueError(f"expected a 64-bit ELF object file, found {file[:6]!r}")
     (machine,), (start,) = struct.unpack_from("<H", file, 18), struct.unpack_from("<Q", file, 40)
@@ -43,7 +43,7 @@ def flatten(file: bytes, symbol: str) -> tuple[bytes, int]:
             image += content[number]
     table = next(s for s in sections if s.kind == SYMBOLS)
     names = content[table.link]
-    symbols = []  # (name, its place in the image or None)
+    symbols = []  # (name, its offset in the image or None)
     for name, _, _, section, value, _ in _SYMBOL.iter_unpack(file[table.offset : table.offset + table.size]):
         text = names[name : names.index(b"\0", name)].decode()
         symbols.append((text, place[section] + value if section in place else None))
@@ -76,18 +76,18 @@ def _branch(word: int, target: int, here: int) -> int:
 
 
 def _page(word: int, target: int, here: int) -> int:
-    """adrp: the distance in pages of 4096 bytes, its two low bits apart."""
+    """adrp: the distance in pages of 4096 bytes, its two low bits stored apart."""
     pages = _signed((target >> 12) - (here >> 12), 21)
     return word | (pages & 3) << 29 | pages >> 2 << 5
 
 
 def _within_page(size: int):
-    """add, ldr, str: the place in the page, in units of `size` bytes, in bits 10 to 21."""
+    """add, ldr, str: the offset within the page, in units of `size` bytes, in bits 10 to 21."""
     return lambda word, target, here: word | (target & 4095) // size << 10
 
 
 X86_64, AARCH64 = 62, 183
-# By the names of the processors' ELF supplements.
+# Relocation types, with their names in the processors' ELF supplements.
 _PATCHES = {
     (X86_64, 2): _distance,  # PC32
     (X86_64, 4): _distance,  # PLT32: a call, which needs no table when it is this near
