@@ -193,7 +193,7 @@ def test_what_a_state_changes_beside_the_weights(model):
     assert model.precision == "float32"
 
 
-@pytest.mark.skipif(not chosen().half, reason="this processor has no products of bfloat16")
+@pytest.mark.skipif(not chosen().bfloat16, reason="this processor has no products of bfloat16")
 def test_a_state_of_float32_leaves_bfloat16_as_it_is(model):
     model = deepcopy(model)
     state = {name: array.copy() for name, array in model.state().items()}

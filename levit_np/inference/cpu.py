@@ -29,7 +29,7 @@ class CpuExecutor:
     def __init__(self, model, half=False, apart=False):
         self.kernels = library()
         # LEVIT_NP_INSTRUCTIONS has changed since they were loaded.
-        if half and not self.kernels.instructions.half:
+        if half and not self.kernels.instructions.bfloat16:
             raise BackendError("dtype bfloat16: expected kernels with products of bfloat16, found those for "
                                f"{self.kernels.instructions.name}, which this process has loaded; use float32")
         self._outputs = model.config.num_classes * (2 if apart and model.config.distillation else 1)

@@ -46,7 +46,7 @@ def stored_type(name: str, precision: str) -> str:
     elif precision == "bfloat16":
         from .cpu.instruction_set import chosen
 
-        if not chosen().half:
+        if not chosen().bfloat16:
             raise BackendError("dtype bfloat16: expected a processor with AVX512-BF16 or AMX (and "
                                f"LEVIT_NP_INSTRUCTIONS to allow it), found {chosen().name}; use float32")
     return precision if precision == "float64" else "float32"

@@ -69,7 +69,7 @@ def evaluated(name, half, side, missing=0):
     called in a process of its own: it replaces what the package takes its memory from."""
     model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
     executors = [cpu.CpuExecutor(model, half)]
-    slack = SLACK if executors[0].kernels.instructions.half == "tiles" else 0
+    slack = SLACK if executors[0].kernels.instructions.bfloat16 == "tiles" else 0
     plain, most = program.Arena, program.MAX_THREADS
     lowering.Arena = program.Arena = lambda: Fence(side, missing, slack)
     executors.append(cpu.CpuExecutor(model, half))

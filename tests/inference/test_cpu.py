@@ -331,7 +331,7 @@ def test_float64():
     assert error(model(x), model.forward(x)[0]) < 1e-13 and model(x).dtype == np.float64
 
 
-HALVES = bool(instruction_set.chosen().half)
+HALVES = bool(instruction_set.chosen().bfloat16)
 
 
 @pytest.mark.skipif(not HALVES, reason="a processor without bfloat16 products")
@@ -365,7 +365,7 @@ def test_bfloat16_of_any_size_and_any_number_of_threads(size, channels):
 
 def test_bfloat16_is_refused_where_it_is_not(monkeypatch):
     monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", next(name for name in instruction_set.available()
-                                                     if not instruction_set.SETS[name].half))
+                                                     if not instruction_set.SETS[name].bfloat16))
     with pytest.raises(levit_np.BackendError, match="expected a processor with AVX512-BF16 or AMX"):
         levit_np.create("levit_digits", backend="cpu", dtype="bfloat16")
     with pytest.raises(levit_np.BackendError, match="float32, float64 on the reference backend"):

@@ -33,7 +33,7 @@ def every_kind(names, half, side):
     for name in names:
         print(name, file=sys.stderr, flush=True)  # the last one is the one that a crash is about
         found |= evaluated(name, half, side)
-    plain = not half and chosen().half != "tiles"  # else there are no convolutions by minimal filtering
+    plain = not half and chosen().bfloat16 != "tiles"  # else there are no convolutions by minimal filtering
     return found >= KINDS | ({"FILTERING"} if plain else set())
 
 
@@ -42,7 +42,7 @@ def every_kind(names, half, side):
 @pytest.mark.parametrize("names", [NAMES, pytest.param(levit_np.list_models(), marks=pytest.mark.slow)],
                          ids=("some", "every model"))
 def test_nothing_outside_is_touched(side, precision, names):
-    if precision == "bfloat16" and not chosen().half:
+    if precision == "bfloat16" and not chosen().bfloat16:
         pytest.skip("no bfloat16 products on this processor")
     assert forked(lambda: every_kind(names, precision == "bfloat16", side), patience=1200) == 0
 

@@ -18,7 +18,7 @@ SPARE_ROWS = TILE_SIDE - 1  # rows beyond the last that a tile reads and does no
 def suits(rows: int, terms: int, outputs: int) -> bool:
     """Whether AMX's tiles make c (rows, outputs) = a (rows, terms) b: where the processor has them, the panels are
     whole, and there is enough work to pay for splitting the operands. Rows split for a single panel do not pay."""
-    return (library("training_kernels").instructions.half == "tiles" and padded(outputs) % TILE_SIDE == 0
+    return (library("training_kernels").instructions.bfloat16 == "tiles" and padded(outputs) % TILE_SIDE == 0
             and outputs > TILE_SIDE and rows >= TILE_SIDE and terms >= 64)
 
 

@@ -188,8 +188,8 @@ def product_kernels(jit, share, tiles, places, functions):
             if following > 0:
                 then = start + block
                 schedule_prefetch(scratch, get(s, G_A) + then * get(s, G_A_ROW), following * get(s, G_A_ROW),
-                      get(s, G_B) + then * get(s, G_B_ROW), following * get(s, G_B_ROW),
-                      (get(s, G_A_COLUMNS) + 31) // 32 * (last - first))
+                                  get(s, G_B) + then * get(s, G_B_ROW), following * get(s, G_B_ROW),
+                                  (get(s, G_A_COLUMNS) + 31) // 32 * (last - first))
             add_gradient(scratch, get(s, G_A) + start * get(s, G_A_ROW), get(s, G_A_ROW), get(s, G_A_COLUMNS),
                          get(s, G_B) + start * get(s, G_B_ROW), get(s, G_B_ROW), min(block, terms - start), block,
                          first, last, get(s, G_C), get(s, G_C_ROW), start > 0, start + block >= terms)

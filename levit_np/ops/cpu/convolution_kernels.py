@@ -2,7 +2,7 @@
 
 from . import training_step as step
 from .intrinsics import get
-from .routines import ACCUMULATE, STORE
+from .routines import ACCUMULATE
 from .training_step import HEADER
 from .windows import windows
 
@@ -99,9 +99,8 @@ def _weight(jit, share, packing, add_short_gradient, amx_add_gradient, unfold, s
                     amx_add_gradient(scratch + get(s, C_AMX), y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row,
                                      count * columns, lines * columns, first, last, get(s, C_C), get(s, C_C_ROW),
                                      n + start > 0, n + 1 == get(s, C_IMAGES) and group + 1 == groups)
-                else:
+                else:  # the first time STORE, 0, then ACCUMULATE
                     add_short_gradient(y, get(s, C_Y_ROW), get(s, C_OUTPUTS), unfolded, row, row // 4, count * columns,
-                                       first, last, get(s, C_C), get(s, C_C_ROW), ACCUMULATE if n + start else STORE,
-                                       scratch)
+                                       first, last, get(s, C_C), get(s, C_C_ROW), min(n + start, ACCUMULATE), scratch)
 
     return convolution_weight

@@ -14,7 +14,7 @@ class InstructionSet(NamedTuple):
     """lanes: float32 numbers a vector. rows × vectors: the largest register tile. tail: vectors of a narrow panel, the
     last one. double_rows: rows of a tile that spans two panels, 0 where there are not registers enough.
 
-    half: how bfloat16 is multiplied: "dot" (dot products of pairs, AVX512-BF16), "tiles" (AMX's tile registers),
+    bfloat16: how it is multiplied: "dot" (dot products of pairs, AVX512-BF16), "tiles" (AMX's tile registers),
     "widened" (only the weights are bfloat16, and become float32 in registers) or "", not at all. cpu: LLVM's name of
     the oldest processor with these instructions; "" is the one this runs on."""
 
@@ -24,19 +24,19 @@ class InstructionSet(NamedTuple):
     vectors: int
     tail: int
     double_rows: int
-    half: str
+    bfloat16: str
     cpu: str
 
     @property
     def pair_rows(self) -> int:
         """Rows of a tile of bfloat16 products. AMX has room for 32, but 14 × 14 tokens and lines of 56 or 28 pixels are
         multiples of 28, and give two threads the same number of tiles."""
-        return 28 if self.half == "tiles" else self.rows
+        return 28 if self.bfloat16 == "tiles" else self.rows
 
     @property
     def bfloat16_inputs(self) -> bool:
         """Whether a product's left operand may be bfloat16 too, or parts of float32."""
-        return self.half in ("dot", "tiles")
+        return self.bfloat16 in ("dot", "tiles")
 
     @property
     def width(self) -> int:

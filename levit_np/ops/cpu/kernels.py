@@ -28,7 +28,7 @@ PRODUCT_PARTS, ATTENTION_BFLOAT16 = int(step.Product.PARTS), int(step.Attention.
 
 def kernels(instructions):
     """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
-    jit, amx = numba.njit(**OPTIONS), instructions.half == "tiles"
+    jit, amx = numba.njit(**OPTIONS), instructions.bfloat16 == "tiles"
     share, wait = barrier(jit)
     tiles = register_tiles(instructions, jit)
     divide = product_division(jit, share)

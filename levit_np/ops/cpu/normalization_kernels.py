@@ -72,7 +72,7 @@ def normalization_kernels(jit, call, share):
     def normalization(s, thread, threads):
         first, last = share(get(s, N_ROWS), thread, threads)
         stream, activated, width, x, out = (get(s, N_STREAM), get(s, N_ACTIVATED), get(s, N_WIDTH), get(s, N_X),
-                                          get(s, N_OUT))
+                                            get(s, N_OUT))
         centre, scale, shift = array(s, 0), array(s, 1), array(s, 2)
         for row in range(first, last):
             at = row * width * 4

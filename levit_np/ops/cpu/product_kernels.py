@@ -37,7 +37,7 @@ def _prefetched_bytes(terms):
 
 
 def _multiplications(instructions, jit, call, packing, prefetched_bytes):
-    """(multiply_block, multiply_across)."""
+    """(multiply_block, multiply_transposed)."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail
     padded, panels, tile, transposed = packing.padded, packing.panels, call["multiply"], call["multiply_transposed"]
@@ -103,7 +103,7 @@ def _gradients(instructions, jit, call, packing, prefetched_bytes, multiply_tran
             ahead += strips * prefetched_bytes(terms)
             if rest:
                 transposed(a_packed + strips * strip_size(terms), largest * 4, rest, terms, panel, wide,
-                       to + strips * largest * c_row, c_row, mode)
+                           to + strips * largest * c_row, c_row, mode)
 
     @jit
     def add_short_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, mode, scratch):

@@ -35,8 +35,8 @@ def register_tiles(instructions, jit):
     transposed = tile_like(transposed_tile_function, sizes=(vectors,), width=instructions.width, halves=halves)
     double = tile_like(tile_function, double_rows, (vectors,), panels=2, halves=halves) if double_rows else tile
     pairs = tile
-    if instructions.half == "dot":
+    if instructions.bfloat16 == "dot":
         pairs = tile_like(tile_function, sizes=(vectors,), pairs="dot", halves=True)
-    elif instructions.half == "widened":
+    elif instructions.bfloat16 == "widened":
         pairs = tile_like(tile_function, pairs="widened")
     return Tiles(tile, transposed, double, pairs)

@@ -34,7 +34,7 @@ def routines(instructions):
         "copy_fours": _emits(4, 5, _copy_fours), "pack": (6, _pack(lanes, instructions.width)),
         "strips": (6, _strips(lanes, instructions.rows))}
     emitters |= _filtering(lanes)
-    if instructions.half == "tiles":
+    if instructions.bfloat16 == "tiles":
         emitters |= _amx(lanes)
 
     @intrinsic

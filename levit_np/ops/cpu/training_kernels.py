@@ -34,7 +34,7 @@ def training_kernels(instructions):
     packing = panel_packing(instructions, jit, call)
     products = product_functions(instructions, jit, call, packing)
     pack, product, gradient = product_kernels(instructions, jit, share, packing, products)
-    tiles = instructions.half == "tiles"
+    tiles = instructions.bfloat16 == "tiles"
     on_tiles = amx_products(jit, lanes, call, share, packing) if tiles else no_products(jit)
     configure, release = amx_operations(lanes)[:2] if tiles else (jit(lambda: None),) * 2
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient

@@ -58,7 +58,7 @@ def test_whole_numbers_are_exact(images, height, width, channels, outputs, threa
         assert np.array_equal(found, textbook)
 
 
-@pytest.mark.skipif(library("training_kernels").instructions.half == "tiles", reason="AMX has faster products")
+@pytest.mark.skipif(library("training_kernels").instructions.bfloat16 == "tiles", reason="AMX has faster products")
 def test_which_convolutions_are_made_so():
     """All but the first, whose channels are three, and one of 24 where vectors are of 16."""
     found = {}

@@ -24,7 +24,7 @@ CHILD = """
 import numpy as np
 from tests.ops.cpu.test_instruction_sets import NETWORKS, relative_error
 from levit_np.ops.cpu.library import library
-kinds = ["float32"] + ["bfloat16"] * bool(library().instructions.half)
+kinds = ["float32"] + ["bfloat16"] * bool(library().instructions.bfloat16)
 print(library().instructions.name, *(relative_error(name, kind) for kind in kinds for name in NETWORKS))
 """
 
@@ -49,7 +49,7 @@ def test_a_lower_set_computes_the_same(name):
     assert done.returncode == 0, done.stderr
     used, *errors = done.stdout.split()
     exact, rounded = errors[: len(NETWORKS)], errors[len(NETWORKS) :]
-    assert used == name and len(rounded) == len(NETWORKS) * bool(instruction_set.SETS[name].half)
+    assert used == name and len(rounded) == len(NETWORKS) * bool(instruction_set.SETS[name].bfloat16)
     assert all(float(error) < 3e-6 for error in exact) and all(1e-6 < float(error) < 2e-2 for error in rounded)
 
 
