@@ -94,7 +94,7 @@ def spread(array, columns):
 
 
 def _take(array, index, axis):
-    """array.take(index), 0 where the index is -1."""
+    """array.take(index), but 0 where the index is -1."""
     if np.array_equal(index, np.arange(array.shape[axis])):
         return array
     taken = array.take(np.maximum(index, 0), axis)

@@ -435,9 +435,9 @@ def test_threads_are_checked(monkeypatch):
     for many in ("128", "9" * 9):
         threads._count = None
         monkeypatch.setenv("NUMBA_NUM_THREADS", many)
-        assert threads.threads() == threads.MOST
+        assert threads.threads() == threads.MAX_THREADS
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-    assert threads.threads() == threads.MOST  # what it was when it was first asked
+    assert threads.threads() == threads.MAX_THREADS  # what it was when it was first asked
     levit_np.set_threads(64)
     assert threads.threads() == 64
     for wrong in ("0", "many", "-1", "²", "1" * 10, "1" * 5000):

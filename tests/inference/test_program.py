@@ -16,7 +16,7 @@ from levit_np.ops.cpu.step import PARTS, Kind, Product
 
 from ..random_model import random_model
 
-WAYS = [(name, half) for name, one in SETS.items() for half in (False, True)[: 1 + bool(one.half)]]
+WAYS = [(name, half) for name, one in SETS.items() for half in (False, True)[: 1 + bool(one.bfloat16)]]
 
 
 def lowered(model, name, half=False):
@@ -33,7 +33,7 @@ def test_what_is_bfloat16(name, half):
     made = lowered(random_model(), name, half)
     assert (made.parts, made.pairs) == {
         ("tiles", True): (1, to_bfloat16), ("tiles", False): (PARTS, None), ("dot", True): (1, to_bfloat16),
-        ("widened", True): (0, nested)}.get((SETS[name].half, half), (0, None))
+        ("widened", True): (0, nested)}.get((SETS[name].bfloat16, half), (0, None))
 
 
 @pytest.mark.parametrize("segments, length, longest, grain", [

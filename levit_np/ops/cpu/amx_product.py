@@ -96,7 +96,7 @@ def amx_product(jit, lanes, divide):
         if several:
             split(get(s, P_B) + left * panel, ROW, weights, terms * ROW, panel, 0, terms)
         start = first
-        while start < last:  # a range whose step may be 0 could raise
+        while start < last:  # range() could raise, for a step of 0
             stop = min(start + block, last)
             for n in range(chunks):
                 pairs = 0

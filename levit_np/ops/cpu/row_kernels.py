@@ -14,7 +14,7 @@ L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS
 
 
 def row_kernels(instructions, jit, share):
-    """(pad, rows, total, add, to_halves, layer_norm), each (step, thread, threads)."""
+    """(pad, rows, total, add, to_bfloat16, layer_norm), each (step, thread, threads)."""
     lanes, operations = instructions.lanes, RowOperations(instructions.lanes)
     to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
     if instructions.bfloat16_inputs:

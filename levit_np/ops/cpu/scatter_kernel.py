@@ -1,11 +1,11 @@
-"""The kernel of scatter.py."""
+"""The kernel of scatter.py's scatter-add."""
 
 from . import training_step as step
 from .intrinsics import get, get_float, set_float
 
 
 def scatter_kernel(jit, share, fill):
-    """The kernel of a step."""
+    """The kernel of SCATTER.  fill(address, count) writes zeros."""
     S_ROWS, S_X, S_X_ROW, S_Y, S_WIDTH, S_COUNT, S_SOURCES, S_TARGETS = (int(c) for c in step.Scatter)
 
     @jit

@@ -7,7 +7,7 @@ from .intrinsics import get_float, set_float
 
 
 def strip_packing(instructions, jit, call):
-    """(strip, pack_strips).  call: the routines by name."""
+    """(strip_size, pack_strips).  call: the routines by name."""
     wide, lanes = instructions.rows, instructions.lanes
     read = -(-wide // lanes) * lanes  # columns read at a time, some of them the next strip's
     copy_strips = call["strips"]
@@ -19,6 +19,7 @@ def strip_packing(instructions, jit, call):
 
     @jit
     def pack_strips(source, row, terms, columns, target):
+        """Packs a (terms, columns), `row` bytes a row."""
         full = (columns - read) // wide + 1 if columns >= read else 0
         copy_strips(source, row, target, terms, full, strip_size(terms))
         for j in range(full, (columns + wide - 1) // wide):

@@ -49,7 +49,7 @@ def tile_product(instructions, jit, tiles, divide):
         pairs, half, half_part = get(s, P_PAIRS), get(s, P_HALF), get(s, P_HALF_PART)
         scratch = get(s, P_SCRATCH) + thread * get(s, P_SCRATCH_SIZE)
         start = first
-        while start < last:  # a range whose step may be 0 could raise
+        while start < last:  # range() could raise, for a step of 0
             stop = min(start + block, last)
             j = left
             while j < right:

@@ -103,7 +103,7 @@ def plane_windows(jit, call):
         for i in range(kernel):
             to = target + 4 * (p * kernel + i) * kernel
             begin, _, start = inside(s, u, p, i, 0)
-            # Behind the last there may be nothing to read.
+            # Not the last: behind its three numbers the array may end.
             end = max(begin, inside(s, u, p, i, 2)[1] - 1) if kernel == 3 else begin
             copy_fours(x + 4 * start, step, to + begin * row, row, end - begin)
             for j in range(kernel):

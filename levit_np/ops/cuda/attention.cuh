@@ -232,9 +232,9 @@ template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Wor
     for (; group < end; group++) work(group, Constant<1>{});
 }
 
-// Two arrays of tokens (keys and values, say) in shared memory, HELD of each at a time. LeViT has no more than that,
-// except with wide heads of floats: then all tokens are waited for once, and no warp waits for another afterwards. Of
-// more tokens, each HELD replace those before. HELD is whole tiles or, where two do not fit, whole groups of sixteen.
+// Two arrays of tokens (keys and values, say) in shared memory, HELD of each at a time. Except for wide heads of
+// floats, LeViT has no more: they are waited for once, and then no warp waits for another. Where there are more, each
+// HELD replace those before. HELD is whole tiles or, where two do not fit, whole groups of sixteen.
 constexpr int LINE_BYTES = (K_CHUNKS + V_CHUNKS) * CHUNK_BYTES, MOST_BYTES = 99 << 10;
 constexpr int TILES_HELD = MOST_BYTES / (TILE * LINE_BYTES), GROUPS_HELD = MOST_BYTES / (16 * LINE_BYTES);
 constexpr int HELD = TILES_HELD >= 2 ? TILE * (TILES_HELD < 4 ? TILES_HELD : 4) : 16 * (GROUPS_HELD ? GROUPS_HELD : 1);
