@@ -121,9 +121,9 @@ def test_what_cannot_stand_alone_is_refused(text, found):
 
 
 def test_a_distance_that_is_told_in_an_unknown_way_is_refused(monkeypatch):
-    monkeypatch.setattr(image, "_PATCHES", {})
+    monkeypatch.setattr(linker, "_PATCHES", {})
     with pytest.raises(ValueError, match="stands alone, found a relocation of type .* to "):
-        image.flatten(object_file(ALONE), "chosen")
+        linker.flatten(object_file(ALONE), "chosen")
 
 
 def test_what_is_no_object_file_is_refused():
