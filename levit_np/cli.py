@@ -12,7 +12,7 @@ from pathlib import Path
 from . import __version__
 from .commands import evaluate, explain, pack, step, teach, train
 from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, use_threads, waiting, whole
-from .errors import ImageError, LevitError, say, shown, silence_output
+from .errors import ImageError, LevitError, say, shown, silence
 
 
 def _add_classify(verbs):
@@ -335,7 +335,7 @@ def main(argv=None) -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            silence_output()
+            silence(sys.stdout)
     except KeyboardInterrupt:
         return 130
     return 1

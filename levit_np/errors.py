@@ -14,12 +14,16 @@ def say(text: str) -> None:
     """Prints a line on stderr; does nothing, and raises nothing, if stderr is missing or closed."""
     if sys.stderr:  # print(file=None) would write to stdout
         with suppress(OSError, ValueError):
-            print(text, file=sys.stderr, flush=True)
+            try:
+                print(text, file=sys.stderr, flush=True)
+            except OSError:
+                silence(sys.stderr)
 
 
-def silence_output() -> None:
-    """Discards further output after an error of stdout: at exit, Python would try to write it again, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream) -> None:
+    """Discards a stream's further output after an error of it: at exit, Python would try to write what is left again,
+    and end with status 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class LevitError(ValueError):

@@ -6,7 +6,7 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
-from ..errors import shown, silence_output
+from ..errors import shown, silence
 
 LINE_SECONDS = 30.0  # between two lines if there is no bar, as in a file or under mpiexec
 
@@ -25,7 +25,7 @@ class Screen:
         try:
             print(shown(text), flush=True)
         except OSError as error:
-            silence_output()
+            silence(sys.stdout)
             warnings.warn(f"standard output: {error.strerror}; the training goes on, log.jsonl has its epochs",
                           stacklevel=2)
 

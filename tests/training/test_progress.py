@@ -85,8 +85,10 @@ def test_a_line_is_seen_at_once_also_in_a_file(monkeypatch):
 def test_a_training_goes_on_when_the_reader_of_its_lines_is_gone(shapes, tmp_path, both):
     reader, writer = os.pipe()
     os.close(reader)
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # what could not be written is tried again at exit
     done = subprocess.run([sys.executable, "-m", "levit_np.cli", "train", shapes, "--output", tmp_path / "run", *QUICK],
-                          cwd=ROOT, stdout=writer, stderr=writer if both else subprocess.PIPE, text=True, timeout=60)
+                          cwd=ROOT, env=buffered, stdout=writer, stderr=writer if both else subprocess.PIPE, text=True,
+                          timeout=60)
     os.close(writer)
     assert done.returncode == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
     assert both or done.stderr == (
