@@ -86,13 +86,16 @@ def write_json(path: Path, content) -> None:
 
 
 def commit() -> str | None:
-    """This checkout's, '-dirty' behind it where something was changed."""
+    """This checkout's, '-dirty' behind it where something but results was changed."""
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True, capture_output=True).stdout
+
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
-                              capture_output=True)
+        found = git("describe", "--always").strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results")
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return (found + "-dirty" * bool(changed)) or None
 
 
 class Results:
