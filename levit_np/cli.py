@@ -338,6 +338,11 @@ def main(argv=None) -> int:
             silence(sys.stdout)
     except KeyboardInterrupt:
         return 130
+    finally:
+        try:
+            sys.stderr.flush()  # what `say` could not write
+        except OSError:
+            silence(sys.stderr)
     return 1
 
 

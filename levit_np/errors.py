@@ -14,15 +14,12 @@ def say(text: str) -> None:
     """Prints a line on stderr; does nothing, and raises nothing, if stderr is missing or closed."""
     if sys.stderr:  # print(file=None) would write to stdout
         with suppress(OSError, ValueError):
-            try:
-                print(text, file=sys.stderr, flush=True)
-            except OSError:
-                silence(sys.stderr)
+            print(text, file=sys.stderr, flush=True)
 
 
 def silence(stream) -> None:
-    """Discards a stream's further output after an error of it: at exit, Python would try to write what is left again,
-    and end with status 120."""
+    """Discards what this process writes to a stream after an error of it: at exit, Python would try to write what is
+    left again, and end with status 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
