@@ -1,7 +1,8 @@
 """Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899): mix each image of a pair with the other.
 
-One mixture is drawn for the whole global batch, of all ranks, as in the authors' batch mode.  Their partner of image i
-among B is B - 1 - i; here it is its neighbour i xor 1, so that both are on the same rank.
+One mixture is drawn for a whole batch, as in the authors' "batch" mode, but theirs is drawn by each rank for its own
+batch, while here it is one for the global batch, so that it does not depend on how many ranks share it.  Their partner
+of image i among B is B - 1 - i; here it is its neighbour i xor 1, so that both are on the same rank.
 """
 
 import math
@@ -32,13 +33,12 @@ def draw_mixture(mixup: float, cutmix: float, probability: float, switch: float,
 
 
 def cut_mixture(share: float, size: tuple[int, int], random: np.random.Generator) -> Mixture:
-    """A box with (1 - share) of the area and the image's aspect ratio, centred on a uniformly random pixel; it is
-    clipped to the image, and the share is corrected."""
+    """A box with (1 - share) of the area and the image's aspect ratio, centred on a uniformly random pixel; its sides
+    are rounded down to even numbers, as the authors', it is clipped to the image, and the share is corrected."""
     sides = []
     for length in size:
-        cut = int(length * math.sqrt(1 - share))
-        first = int(random.integers(length)) - cut // 2
-        sides.append(slice(max(first, 0), min(first + cut, length)))
+        middle, half = int(random.integers(length)), int(length * math.sqrt(1 - share)) // 2
+        sides.append(slice(max(middle - half, 0), min(middle + half, length)))
     rows, columns = sides
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
     return Mixture(1 - area / (size[0] * size[1]), (rows, columns))

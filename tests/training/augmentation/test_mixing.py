@@ -1,6 +1,7 @@
 """Mixup, cutmix and label smoothing against their formulas and distributions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,18 +49,18 @@ def test_what_is_off_is_never_drawn():
 
 
 @settings(deadline=None)
-@given(st.floats(0, 1), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
-def test_a_cut_is_in_the_image_and_its_share_is_what_stayed(share, height, width, seed):
-    mixture = cut_mixture(share, (height, width), np.random.default_rng(seed))
+@given(st.floats(0, 1), st.integers(1, 60), st.integers(1, 60), st.data())
+def test_a_cut_is_in_the_image_and_its_share_is_what_stayed(share, height, width, data):
+    """From c - s // 2 up to c + s // 2 of each side, as timm's: c the middle, s the side times √(1 - share)."""
+    middles = [data.draw(st.integers(0, length - 1)) for length in (height, width)]
+    drawn = iter(middles)
+    mixture = cut_mixture(share, (height, width), SimpleNamespace(integers=lambda length: next(drawn)))
+    for side, length, middle in zip(mixture.box, (height, width), middles, strict=True):
+        half = int(length * math.sqrt(1 - share)) // 2
+        assert (side.start, side.stop) == tuple(np.clip([middle - half, middle + half], 0, length))
     stays = np.ones((height, width))
     stays[mixture.box] = 0
     assert mixture.share == pytest.approx(stays.mean(), abs=1e-12)
-    rows, columns = mixture.box
-    assert 0 <= rows.start <= rows.stop <= height and 0 <= columns.start <= columns.stop <= width
-    # At most the square root of (1 - share) of each side, at least a quarter of that: the middle is in the image.
-    for side, length in ((rows, height), (columns, width)):
-        cut = int(length * math.sqrt(1 - share))
-        assert cut // 2 <= side.stop - side.start <= cut
 
 
 def test_the_middle_of_a_cut_is_anywhere():
