@@ -56,7 +56,9 @@ class Recipe:
     """The hyperparameters.  They are checked; a wrong value raises ConfigError with its field's name.
 
     Differences from the authors' script: the weights' moving average is what is validated and written (theirs keeps an
-    average but validates the weights), and other images are mixed (mixing.py) and share a batch (order.py).
+    average but validates the weights); other images are mixed (mixing.py) and share a batch (order.py); fine-tuning is
+    no different from training afresh (theirs keeps the network in evaluation mode: BN's statistics stay, no branch
+    drops); inputs of up to 32 pixels are cropped as larger ones are (theirs are only shifted, by up to 4 pixels).
 
     0 switches a feature off (1 for repeats and accumulation).  `rate` is multiplied by (images per step, over all
     ranks) / 512; the two other learning rates are not, as in the authors' script.
