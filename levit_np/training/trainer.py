@@ -82,18 +82,11 @@ class Trainer:
     def train_epoch(self) -> Iterator[Step]:
         """Trains the rest of this epoch step by step; between two steps the state can be saved.  Raises
         TrainingError."""
-        size = self.recipe.accumulation
         with closing(self.loader.epoch(self.epoch, self.batch)) as batches:
             while self.batch < self.loader.steps:
-                group = list(islice(batches, min(size, self.loader.steps - self.batch)))
-                try:
-                    step = self.step(group)
-                except LevitError as error:  # too few usable images, say
-                    skipped = dict(bad for batch in group for bad in batch.skipped)
-                    if isinstance(error, TrainingError) or not skipped:
-                        raise
-                    raise TrainingError(f"{self._place()}: {error}; skipped: {', '.join(skipped)}") from None
-                self.batch += len(group)
+                count = min(self.recipe.accumulation, self.loader.steps - self.batch)
+                step = self.step(batches, count)
+                self.batch += count
                 for key in self.totals:
                     self.totals[key] += getattr(step, key) * (step.images if key == "loss" else 1)
                 yield step
@@ -103,39 +96,50 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         self.totals = dict.fromkeys(self.totals, 0)
 
-    def step(self, batches) -> Step:
-        """One update with the gradient of the mean loss over all images of `batches`, which go through the network one
-        after another (gradient accumulation), and of all ranks."""
-        model, images = self.model, sum(len(batch.images) for batch in batches)
+    def step(self, batches, count: int = 1) -> Step:
+        """One update with the gradient of the mean loss over all images of the next `count` of `batches`, which are
+        taken and go through the network one after another (gradient accumulation), and of all ranks."""
+        model, full = self.model, count * self.recipe.batch  # full: this rank's images if none is skipped
         rate = learning_rate(self.recipe, self.epoch, self.batch / self.loader.steps, self.ranks.size)
-        loss, correct, ranks = 0.0, 0, self._ranks(images)
+        loss, correct, images, names, skipped = 0.0, 0, 0, [], []
         model.zero_gradients()
         with np.errstate(all="ignore"):  # `finite` below checks the results
-            for number, batch in enumerate(batches, 1):
-                share = len(batch.images) / images
-                x, targets = (model.ops.asarray(array.astype(model.dtype, copy=False))
-                              for array in (batch.images, batch.targets))
-                logits = (self.logits(batch),) if self.teacher else ()
-                with self.reduction if number == len(batches) else nullcontext():
-                    # The ranks' gradients are summed, so each is scaled to its share of the mean loss.
-                    value, right = self.one_pass(x.astype(self.type, copy=False), targets, *logits,
-                                                 share=share * self.scale.value / ranks)
-                loss, correct = loss + share * float(value), correct + int(right)
+            for number, batch in enumerate(islice(batches, count), 1):
+                share = len(batch.images) / full
+                with self.reduction if number == count else nullcontext():
+                    value, right = self._pass(batch, share)
+                loss += share * float(value)
+                correct += int(right)
+                images += len(batch.images)
+                names += map(str, batch.names)
+                skipped += batch.skipped
+            # Until here both are sums over all images, divided by how many there were to be.
+            loss, factor = loss * (full / images), 1 / self._used(images / full)
             gradients = model.gradients()
-            if self.finite(loss, gradients, batches):                        # check
-                self.update(gradients, rate, 1 / self.scale.value)           # clip, update
+            if self.finite(loss, gradients, names):                          # check
+                self.update(gradients, rate, factor / self.scale.value)      # clip, update
                 self.scale.fitted()
                 if self.average:
                     self.average.update(model)                               # average
-        return Step(loss, correct, images, rate, tuple(bad for batch in batches for bad in batch.skipped))
+        return Step(loss, correct, images, rate, tuple(skipped))
 
-    def _ranks(self, images: int) -> float:
-        """The divisor of this rank's mean gradient, (all ranks' images) / (this rank's): the number of ranks, unless
-        some have skipped images."""
-        if not getattr(self.loader, "skips", False):
-            return self.ranks.size
-        (mean,) = self.ranks.mean([images])
-        return self.ranks.size * mean / images
+    def _used(self, share: float) -> float:
+        """The share of all ranks' images in a step that were not skipped; share: that of this rank's."""
+        return self.ranks.mean([share])[0] if getattr(self.loader, "skips", False) else share
+
+    def _pass(self, batch, share: float):
+        """`passed` for a batch that is `share` of this rank's images in the step."""
+        ops, dtype = self.model.ops, self.model.dtype
+        try:
+            x, targets = (ops.asarray(array.astype(dtype, copy=False)) for array in (batch.images, batch.targets))
+            logits = (self.logits(batch),) if self.teacher else ()
+            # The ranks' gradients are summed, so each is scaled to its share of the mean loss.
+            return self.one_pass(x.astype(self.type, copy=False), targets, *logits,
+                                 share=share * self.scale.value / self.ranks.size)
+        except LevitError as error:  # too few usable images, say
+            if isinstance(error, TrainingError) or not batch.skipped:
+                raise
+            raise TrainingError(f"{self._place()}: {error}; skipped: {', '.join(dict(batch.skipped))}") from None
 
     def passed(self, x, targets, logits=None, *, share):
         """One forward and backward -> the loss, and how many images are correct; accumulates `share` times the loss's
@@ -172,7 +176,7 @@ class Trainer:
                                 f"{batch.names[row]}")
         return self.model.ops.asarray(logits)
 
-    def finite(self, loss, gradients, batches) -> bool:
+    def finite(self, loss, gradients, names) -> bool:
         """Whether to take the step: no if only the gradients' norm is not finite and a smaller loss scale may help.
         Raises TrainingError, on every rank, if a loss is not finite, or if the norm is not and no scale is left to
         try."""
@@ -182,13 +186,13 @@ class Trainer:
             return True
         if not self.ranks.any(not finite) and self.scale.overflowed():
             return False
-        own = finite, f"loss {loss}, gradient norm {norm}", [str(name) for batch in batches for name in batch.names]
+        own = finite, f"loss {loss}, gradient norm {norm}", names
         everyone = self.ranks.broadcast(self.ranks.gather(own))
         # The gradients are sums over the ranks, so one bad batch affects all of them; the losses tell whose it is.
         found = [rank for rank in everyone if not rank[0]] or everyone
-        names = [name for _, _, some in found for name in some]
+        theirs = [name for _, _, some in found for name in some]
         raise TrainingError(f"{self._place()}: expected a finite loss and gradient, found {found[0][1]}, before the "
-                            f"update; its images: {', '.join(names)}")
+                            f"update; its images: {', '.join(theirs)}")
 
     def _place(self) -> str:
         """The position of the next step, for messages, counted from 1."""

@@ -1,6 +1,7 @@
 """A trainer's state, what it refuses to take for one, and numbers that stop it."""
 
 import json
+import weakref
 from copy import deepcopy
 from dataclasses import replace
 
@@ -100,6 +101,22 @@ def test_no_more_batches_are_a_step_than_an_epoch_has():
     assert trainer(loader=MemoryLoader(steps=2)).recipe.accumulation == 2
     with pytest.raises(TrainingError, match="expected at most the 2 batches of 6 images an epoch, found 3"):
         trainer(replace(RECIPE, accumulation=3), loader=MemoryLoader(steps=2))
+
+
+def test_the_batches_of_a_step_are_in_memory_one_after_another():
+    class Watched(MemoryLoader):
+        given, alive = [], []
+
+        def epoch(self, epoch, first_step=0):
+            for step in range(first_step, self.steps):
+                self.alive.append(sum(images() is not None for images in self.given))
+                batch = self.batch_at(epoch, step)
+                self.given.append(weakref.ref(batch.images))
+                yield batch
+                del batch
+
+    list(trainer(replace(RECIPE, accumulation=6), loader=Watched(steps=12)).train_epoch())
+    assert len(Watched.alive) == 12 and max(Watched.alive) <= 1  # the last one, which the next replaces
 
 
 def test_a_network_that_has_the_same_arrays_stays_as_it_is():
