@@ -54,13 +54,18 @@ class Run:
                              "begins with; a smaller --average forgets faster, 0 switches it off")
 
     def _say_how_far_the_rate_rises(self) -> None:
-        """Warns if there are so few epochs that training ends before the warm-up does."""
+        """Warns if there are so few epochs that training ends before the warm-up does, or so few images per step that
+        the peak, which goes with them, is below the final rate, which does not."""
         recipe, ranks = self.trainer.recipe, self.trainer.ranks.size
+        peak = recipe.peak_rate(ranks)
+        if peak < recipe.final_rate:
+            self.screen.note(f"rate: its peak for so few images per step, {peak:.2g}, is below the final rate, "
+                             f"{recipe.final_rate:.2g}; choose a larger --rate or a smaller --final-rate")
         end = recipe.epochs if recipe.rate_changes == "step" else max(recipe.epochs - 2, 0)  # in schedule.py's time
         if end < recipe.warmup_epochs:
             last = learning_rate(recipe, recipe.epochs - 1, ranks=ranks)
             self.screen.note(f"rate: the warm-up outlasts the training, whose last epoch begins at {last:.2g} of "
-                             f"{recipe.peak_rate(ranks):.2g}; fewer --warmup-epochs rise sooner")
+                             f"{peak:.2g}; fewer --warmup-epochs rise sooner")
 
     def resume(self) -> None:
         """Restores the newest intact checkpoint.  Raises TrainingError if there is none, or if it belongs to another

@@ -339,6 +339,14 @@ def test_a_warm_up_that_outlasts_the_training_says_so(tmp_path, changes, said):
     assert [said in note for note in screen.notes if note.startswith("rate: ")] == ([True] if said else [])
 
 
+@pytest.mark.parametrize("rate, said", [(4e-4, ["rate: its peak for so few images per step, 9.4e-06, is below"]),
+                                        (5e-4, [])])
+def test_a_peak_below_the_final_rate_says_so(tmp_path, rate, said):
+    """As the paper's is for ten images a step."""
+    _, screen = run(tmp_path / "run", recipe=replace(RECIPE, rate=rate))
+    assert [note.partition(" the final")[0] for note in screen.notes if note.startswith("rate: ")] == said
+
+
 def test_skipped_images_are_written_down(tmp_path):
     from .in_memory import MemoryLoader
 
