@@ -218,6 +218,8 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
 
     recipe, workers = Recipe.from_dict(settings["recipe"]), _workers(arguments, ranks)
     source, looked_at = _sources(arguments, settings["validation"], open_source)
+    if before:  # first of all, as the network would only say how many labels it expects
+        require_same({"labels": before.get("labels")}, {"labels": list(source.classes)}, arguments.output)
     model = _network(settings, before, list(source.classes))
     preprocessing = model.preprocessing = preprocessing_of(model)
     require_room(model, f"{shown(arguments.data)}: classes")  # now, rather than when weights are written after an epoch
@@ -373,9 +375,12 @@ def _validation(images, run, classes: int):
     from ..training.evaluation import evaluate
 
     def batches(dtype):
-        for batch in images:
-            run.record_skipped((name, f"validation: {reason}") for name, reason in batch.skipped)
-            if len(batch.indices):
-                yield batch.images.astype(dtype, copy=False), batch.targets.argmax(1)
+        try:
+            for batch in images:
+                run.record_skipped((name, f"validation: {reason}") for name, reason in batch.skipped)
+                if len(batch.indices):
+                    yield batch.images.astype(dtype, copy=False), batch.targets.argmax(1)
+        except ImageError as error:  # another image of the same name may be among those trained on
+            raise ImageError(f"validation: {error}") from None
 
     return lambda model: evaluate(model.heads, batches(model.dtype), classes, run.trainer.ranks).average.to_dict()

@@ -235,7 +235,9 @@ def test_a_bad_image_to_look_at_stops_it_or_is_written_down(shapes, tmp_path, ca
     shutil.copytree(shapes, tmp_path / "data")
     (tmp_path / "data/val/ring/01.png").write_bytes(b"no image")
     arguments = [tmp_path / "data", *QUICK, "--epochs", 1, "--output", tmp_path / "run"]
-    assert "ring/01.png: " in fails(capsys, *arguments)
+    said = fails(capsys, *arguments)
+    assert said.startswith("levit-np train: validation: ring/01.png: ")
+    assert said.endswith("; --bad-files skip would skip it")
     assert main(["train", *map(str, arguments), "--resume", "--bad-files", "skip"]) == 0
     assert (tmp_path / "run/skipped.txt").read_text().startswith("validation: ring/01.png: ")
     assert json.loads((tmp_path / "run/log.jsonl").read_text())["validation"]["images"] == 11

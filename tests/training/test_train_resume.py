@@ -49,6 +49,10 @@ def test_a_run_that_goes_on_must_be_the_same(trained, shapes, tmp_path, capsys):
     assert "seed: expected 0 as the run began with, found 1" in fails(capsys, *here, "--seed", 1)
     assert "model: expected 'levit_digits' as" in fails(capsys, *here, "--model", "levit_128")
     assert "data: " in fails(capsys, shapes / "val", *here[1:])
+    for kind in ("bar", "disc"):
+        shutil.copytree(shapes / "train" / kind, tmp_path / "two" / kind)
+    assert "labels: expected ['bar', 'disc', 'ring'] as the run began with, found ['bar', 'disc']" in fails(
+        capsys, tmp_path / "two", *here[1:])
     assert "validation: images: expected 12 as the run began with, found 42" in fails(
         capsys, *here, "--validation", shapes / "train")
     assert "validation: expected {'images': 12, " in fails(capsys, shapes / "train", *here[1:])
