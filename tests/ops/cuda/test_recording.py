@@ -122,6 +122,22 @@ def test_what_broke_a_recording_is_what_is_raised(log, monkeypatch):
     assert log[-2:] == ["no stream", "freed"]
 
 
+@pytest.mark.parametrize("status, kind", [(2, MemoryError), (700, Runtime.CUDARuntimeError)])
+def test_memory_that_a_launch_lacks_is_a_memory_error(status, kind, log, monkeypatch):
+    """Which a training says in one line: of a graph, and of a kernel whose code is loaded only then."""
+    def broken(*_, **__):
+        error = Runtime.CUDARuntimeError("cudaErrorAny")
+        error.status = status
+        raise error
+
+    monkeypatch.setattr(Stream, "end_capture", lambda stream: SimpleNamespace(launch=broken))
+    monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: broken)
+    replay, call = device.captured(lambda: "recorded"), Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
+    for launch, what in ((replay, "a recording's launch"), (lambda: device.current().launch(call), "b")):
+        with pytest.raises(kind, match=f"^{what}: cudaErrorAny$" if kind is MemoryError else "^cudaErrorAny$"):
+            launch()
+
+
 def test_a_recording_that_is_gone_gives_its_memory_back(log):
     """When memory is freed next; so does one that failed, at once."""
     replay = device.captured(lambda: Pool.using.malloc(100))
