@@ -32,9 +32,11 @@ def timm_network(name, state):
     return network
 
 
-def set_tf32(precision):
-    """For all that is called from now on; measurements of one precision stand together."""
+def configure(precision):
+    """PyTorch's fastest settings for a precision, for all that is called from now on; measurements of one precision
+    stand together."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True  # tries out each convolution's algorithms when it is first called
 
 
 def _repeated(images, batch):
@@ -45,7 +47,7 @@ def _repeated(images, batch):
 def evaluation(key, config, state, images, batch, precision, mode):
     """`images` are NumPy's (some, 3, H, W), of which the batch is made; the call leaves logits on the GPU.  mode: of
     torch.compile, with CUDA graphs of its own in either."""
-    set_tf32(precision)
+    configure(precision)
     if key in ("eager", "compile"):
         network = timm_network(config.name, state)
     else:
@@ -71,7 +73,7 @@ def evaluation(key, config, state, images, batch, precision, mode):
 def training(key, config, state, images, labels, precision, mode):
     """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW.  key: eager, compile, or graphs,
     the same with PyTorch's CUDA graphs of forward and backward."""
-    set_tf32(precision)
+    configure(precision)
     network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
     network.set_distilled_training(True)
     x = _repeated(torch.from_numpy(images).to("cuda"), len(labels))
@@ -99,7 +101,7 @@ def training(key, config, state, images, labels, precision, mode):
 
 def matrix_peak(precision):
     """A call of one large product, and its operations."""
-    set_tf32(precision)
+    configure(precision)
     n, kind = 8192, TYPES[precision]
     a, b = (torch.randn(n, n, device="cuda").to(kind) for _ in "12")
 
@@ -133,7 +135,7 @@ def repeated(call, times):
 
 def linear(rows, outputs, channels, precision):
     """cuBLAS: a product with a bias, nothing after it."""
-    set_tf32(precision)
+    configure(precision)
     kind = TYPES[precision]
     x, w, b = (torch.randn(*shape, device="cuda").to(kind)
                for shape in ((rows, channels), (outputs, channels), (outputs,)))
@@ -146,7 +148,7 @@ def linear(rows, outputs, channels, precision):
 
 def convolution(images, height, width, channels, outputs, kernel, stride, padding, precision):
     """cuDNN, channels-last, with a bias."""
-    set_tf32(precision)
+    configure(precision)
     kind = TYPES[precision]
     x = torch.randn(images, channels, height, width, device="cuda").to(kind).to(memory_format=torch.channels_last)
     w = torch.randn(outputs, channels, kernel, kernel, device="cuda").to(kind).to(memory_format=torch.channels_last)
@@ -162,7 +164,7 @@ def attention(images, heads, queries, keys, key, value, precision):
     """scaled_dot_product_attention with the bias as its mask, by each of PyTorch's kernels that takes one."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    set_tf32(precision)
+    configure(precision)
     kind = TYPES[precision]
     q, k, v = (torch.randn(images, heads, n, size, device="cuda").to(kind)
                for n, size in ((queries, key), (keys, key), (keys, value)))

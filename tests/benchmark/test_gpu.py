@@ -56,6 +56,15 @@ def test_without_a_gpu_one_line_says_so(bench, monkeypatch):
         bench("report").run(lambda: bench("gpu").main(["--models", "levit_128s"]))
 
 
+def test_pytorch_has_its_fastest_settings(bench):
+    backends = pytest.importorskip("torch").backends
+    with backends.cudnn.flags(benchmark=False):
+        for precision, tf32 in ("tf32", True), ("float32", False):
+            bench("gpu_peers").configure(precision)
+            found = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+            assert found == (tf32, tf32, True)
+
+
 def test_every_operation_is_counted(bench):
     """The launches' products are the model's multiply-adds."""
     predictions = bench("gpu_predictions")
