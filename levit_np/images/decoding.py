@@ -34,6 +34,8 @@ UPRIGHT = {
 }
 ORIENTATION_TAG = 0x0112
 
+STRIP = 1 << 18   # pixels that are converted at a time
+
 # 16-bit value -> nearest 8-bit value: 65535 = 257 * 255, and v / 257 is never halfway between two integers
 EIGHT_BIT = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 
@@ -56,7 +58,7 @@ def open_image(source, mode: str = "RGB") -> Image.Image:
         if mode not in ("RGB", "L"):
             raise ImageError(f"expected mode 'RGB' or 'L', found {mode!r}")
         image, orientation = _load(source)
-        image = _flatten(image).convert(mode)   # always a copy, even if the mode is already right
+        image = _converted(image, mode)
         if orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[orientation])
     except ImageError as error:
@@ -111,7 +113,7 @@ def _load_array(array: np.ndarray) -> Image.Image:
     _check_size(width, height)
     if array.shape[2:] == (1,):
         array = array[:, :, 0]
-    return Image.fromarray(array)
+    return Image.fromarray(array).copy()   # of a grey array it would share the memory
 
 
 def _load_file(data: bytes) -> tuple[Image.Image, int]:
@@ -170,6 +172,18 @@ def _check_size(width: int, height: int) -> None:
     limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)   # Pillow's own limit applies if it is lower
     if width * height > limit:
         raise ImageError(f"expected at most {limit / 1e6:g} megapixels, found {width} x {height}")
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """The image in `mode`, without transparency.  It is converted a strip of rows at a time, so that of what lies
+    between, up to four copies, there is never a whole image: one of 50 megapixels has 200 MB."""
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    converted, rows = Image.new(mode, image.size), max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        box = 0, top, image.width, min(top + rows, image.height)
+        converted.paste(_flatten(image.crop(box)).convert(mode), box)
+    return converted
 
 
 def _flatten(image: Image.Image) -> Image.Image:

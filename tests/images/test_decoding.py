@@ -1,7 +1,10 @@
 """Every kind of source: read alike, left alone, turned upright, and refused by name where it does not fit."""
 
 import io
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from levit_np.errors import ImageError
+from levit_np.images import decoding
 from levit_np.images.decoding import open_image
 
 from .samples import COLOUR, GREY, as_rgb, encode, exif, opened, png
+
+ROOT = Path(__file__).parents[2]
 
 
 class Unseekable(io.RawIOBase):
@@ -259,3 +265,33 @@ def test_pillows_switch_for_truncated_images_changes_nothing(monkeypatch):
         data = encode(Image.fromarray(COLOUR), format)
         with pytest.raises(ImageError, match="truncated"):
             open_image(data[:-len(data) // 4])
+
+
+# -- memory
+
+@pytest.mark.parametrize("pixels", [1, 11, 25, 76, 77])
+def test_an_image_converted_in_strips_is_the_one_converted_whole(monkeypatch, pixels):
+    grey, colour = Image.fromarray(GREY), Image.fromarray(COLOUR)
+    key = {"transparency": tuple(COLOUR[5, 3].tolist())}
+    sources = [encode(colour.quantize(16), "PNG", transparency=bytes(range(0, 256, 16))), encode(colour, "PNG", **key),
+               encode(Image.merge("LA", [grey, grey]), "PNG"),
+               encode(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"), encode(grey.convert("1"), "PNG"),
+               encode(colour.convert("CMYK"), "JPEG", exif=b"Exif\0\0" + exif(6))]
+    whole = [opened(source, mode) for source in sources for mode in ("RGB", "L")]
+    monkeypatch.setattr(decoding, "STRIP", pixels)
+    for one, other in zip(whole, (opened(source, mode) for source in sources for mode in ("RGB", "L")), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("mode", "format", "options", "bytes_a_pixel"), [
+    ("P", "PNG", {"transparency": bytes(255)}, 1 + 4),   # Pillow keeps an index in one byte, a colour in four
+    ("RGB", "PNG", {"transparency": (7, 7, 7)}, 4 + 4),
+    ("RGB", "JPEG", {}, 4),
+    ("RGB", "JPEG", {"exif": b"Exif\0\0" + exif(6)}, 4 + 4),
+])
+def test_decoding_takes_the_memory_of_the_stored_image_and_of_the_result(mode, format, options, bytes_a_pixel):
+    image = Image.new("L", (3000, 3000), 7).convert(mode)
+    run = subprocess.run([sys.executable, "-m", "tests.images.decoding_child"], cwd=ROOT, capture_output=True,
+                         input=encode(image, format, **options))
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) / (3000 * 3000) < bytes_a_pixel + 2.5   # strips, and the file
