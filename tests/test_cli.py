@@ -8,6 +8,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -313,6 +314,19 @@ def test_ctrl_c_is_status_130(monkeypatch, capsys):
 
     monkeypatch.setattr(Classifier, "rank", interrupted)
     assert main(["classify", SAMPLES[3]]) == 130 and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("module", ["levit_np.cli", "argparse", "levit_np.training.recipe"])
+def test_ctrl_c_during_the_imports_is_status_130(module):
+    """The finder of modules receives it, as if it came when that one is looked for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entry, function = project["scripts"]["levit-np"].split(":")
+    code = (f"import sys, importlib\nentry = importlib.import_module({entry!r})\n"
+            "class Interrupted:\n    def find_spec(name, *place):\n"
+            f"        if name == {module!r}:\n            raise KeyboardInterrupt\n"
+            f"sys.meta_path.insert(0, Interrupted)\nsys.argv[1:] = ['--version']\nsys.exit(entry.{function}())")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("action", ["default", "error", "ignore"])
