@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ...images.decoding import MAX_BYTES
 from .names import Names, fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".gif", ".bmp", ".tif", ".tiff")  # of images that nothing decodes
 PARTS = "val", "validation", "valid", "test"  # names of folders beside train/ that are parts of a data set
 
 
@@ -26,9 +28,10 @@ class Folder:
 
     The classes are the folders in `root`, sorted by name; the images of a class are all files below its folder with one
     of SUFFIXES, in upper or lower case, sorted folder by folder.  Names that begin with a dot and other files are
-    ignored.  The list is read once, the images on demand.  Raises DataError, naming the path, for a path that is not a
-    readable folder, fewer than two classes, the parts of a data set instead of classes, a class without images, a class
-    name that is not printable, a dangling link, and folders that lead back to themselves.
+    ignored, images of other formats with a warning.  The list is read once, the images on demand.  Raises DataError,
+    naming the path, for a path that is not a readable folder, fewer than two classes, the parts of a data set instead
+    of classes, a class without images, a class name that is not printable, a dangling link, and folders that lead back
+    to themselves.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -42,15 +45,20 @@ class Folder:
         if are_parts(self.classes) and {"train", *PARTS}.issuperset(self.classes):
             raise DataError(f"{place}: expected a folder for each class, found {' and '.join(self.classes)}; did you "
                             f"mean {' or '.join(f'{place}/{part}' for part in self.classes)}?")
-        names, counts = [], []
+        names, counts, others = [], [], []
         for entry in folders:
             if not entry.name.isprintable():
                 raise DataError(f"{place}: expected class folders of printable names, found {ascii(entry.name)}")
-            files = list(_images(entry.path, entry.name, (_identity(self.root, place),)))
+            found = list(_images(entry.path, entry.name, (_identity(self.root, place),)))
+            files = [name for name in found if name.lower().endswith(SUFFIXES)]
+            others += [name for name in found if not name.lower().endswith(SUFFIXES)]
             if not files:
                 raise DataError(f"{place}: {entry.name}: expected images ({', '.join(SUFFIXES)}), found none")
             names += files
             counts.append(len(files))
+        if others:  # a phone's HEIC among its JPEG, say: half of the photos would be missing without a word
+            warnings.warn(f"{place}: expected images ({', '.join(SUFFIXES)}), found {len(others)} of other formats "
+                          f"too, which are left out: {shown(others[0])}{', …' * (len(others) > 1)}", stacklevel=2)
         self._names = Names.of(names)
         self._targets = np.repeat(np.arange(len(counts)), counts)
 
@@ -97,8 +105,8 @@ class Folder:
 
 
 def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
-    """The names, relative to the root, of the images in a folder and its subfolders; `above`: identities of its
-    parents."""
+    """The names, relative to the root, of the images of any format in a folder and its subfolders; `above`: identities
+    of its parents."""
     place = shown(name)
     identity = _identity(folder, place)
     if identity in above:
@@ -108,7 +116,7 @@ def _images(folder: str, name: str, above: tuple) -> Iterator[str]:
         kind = _kind(entry, path)
         if kind == "folder":
             yield from _images(entry.path, path, (*above, identity))
-        elif entry.name.lower().endswith(SUFFIXES):
+        elif entry.name.lower().endswith(SUFFIXES + OTHER_SUFFIXES):
             if kind != "file":
                 raise DataError(f"{shown(path)}: expected a file, found a pipe or a device")
             yield path

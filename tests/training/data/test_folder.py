@@ -37,6 +37,15 @@ def test_what_counts_and_in_which_order(tmp_path):
     assert [folder.read(index) for index in range(6)] == [name.encode() for name in names]
 
 
+def test_images_of_other_formats_are_left_out_with_a_word(tmp_path):
+    touch(tmp_path, "a/1.jpg", "a/2.HEIC", "a/notes.txt", "b/1.jpg")
+    with pytest.warns(UserWarning, match=r"found 1 of other formats too, which are left out: a/2\.HEIC$"):
+        assert len(Folder(tmp_path)) == 2
+    touch(tmp_path, "b/more/3.gif")
+    with pytest.warns(UserWarning, match=r"found 2 of other formats too, which are left out: a/2\.HEIC, …$"):
+        assert len(Folder(tmp_path)) == 2
+
+
 def test_a_copy_in_another_process_is_the_same(tmp_path):
     folder = Folder(touch(tmp_path, "a/1.jpg", "b/2.jpg"))
     copy = pickle.loads(pickle.dumps(folder))
