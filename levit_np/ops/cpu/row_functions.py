@@ -3,6 +3,8 @@
 Each takes addresses and a count. What is left over by whole vectors goes through the same arithmetic in a vector with a
 mask or, without masks, one number at a time."""
 
+import math
+
 from llvmlite import ir
 
 from .step import LOG2_E
@@ -149,8 +151,7 @@ def _silu(v, at, _):
 def _silu_backward(v, at, _):
     """c = a · s (1 + b (1 - s)), s = sigmoid(b)."""
     b, x, one = v.builder, v.load(at[1]), v.splat(1.0)
-    power = v.smaller(b.fmul(x, v.splat(-LOG2_E)), v.splat(126.0))
-    s = b.fdiv(one, b.fadd(one, v.exp2(power)))
+    s = b.fdiv(one, v.inverse_sigmoid(x))
     slope = b.fmul(s, v.fma(x, b.fsub(one, s), one))
     v.store(b.fmul(v.load(at[0]), slope), at[2])
 
@@ -264,7 +265,7 @@ def _softmax(lanes):
             v.store(y, at(scores))
             return [v.larger(y, carried[0])]
 
-        (peak,) = _over(builder, lanes, count, [(-3e38, _larger)], shift)
+        (peak,) = _over(builder, lanes, count, [(-math.inf, _larger)], shift)
 
         def power(v, at, carried):
             y = builder.fsub(v.load(at(scores)), _spread(one, v, peak))

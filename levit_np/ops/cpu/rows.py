@@ -1,6 +1,8 @@
 """Functions of rows, one vector at a time, as vector code: most are evaluation's (row_kernels.py, the attention
 kernels). Each emits into v's builder (see vector.py)."""
 
+import math
+
 from llvmlite import ir
 
 from .tile import emit_loop
@@ -90,7 +92,7 @@ def softmax_columns(v, scores, row, keys, inverse):
         v.store(y, at)
         return b.fadd(total, y)
 
-    peak = v.larger(*each_key(v.splat(-3e38), lambda at, largest: v.larger(v.load(at), largest)))
+    peak = v.larger(*each_key(v.splat(-math.inf), lambda at, largest: v.larger(v.load(at), largest)))
     total = b.fadd(*each_key(v.splat(0.0), power))
     v.store(b.fdiv(v.splat(1.0), total), inverse)
 

@@ -192,24 +192,29 @@ class Vectors:
 
     def silu(self, x):
         """x / (1 + exp(-x))."""
-        power = self.smaller(self.builder.fmul(x, self.splat(-LOG2_E)), self.splat(126.0))
-        return self.builder.fdiv(x, self.builder.fadd(self.splat(1.0), self.exp2(power)))
+        return self.builder.fdiv(x, self.inverse_sigmoid(x))
+
+    def inverse_sigmoid(self, x):
+        """1 + exp(-x): ∞ for x < -88.4, so that what is divided by it becomes 0."""
+        power = self.smaller(self.builder.fmul(x, self.splat(-LOG2_E)), self.splat(128.0))
+        return self.builder.fadd(self.splat(1.0), self.exp2(power))
 
     def exp2(self, x):
-        """2ˣ for x <= 126: 2ⁿ 2ᶠ with n = round(x), |f| <= 1/2, 2ᶠ a polynomial, n added to its exponent.
+        """2ˣ for x <= 128: 2ᶠ 2ⁿ with n = round(x), |f| <= 1/2, 2ᶠ a polynomial and 2ⁿ the bits n + 127 in front of
+        the mantissa's 23: ∞ for n = 128, and 0 for n = -127, as for everything below.
 
-        Below -126, where the result would no longer be a normal number, it is 2⁻¹²⁶; a NaN stays."""
+        A NaN stays: the two are multiplied, as n added to the exponent of a NaN can make it a number."""
         b = self.builder
-        held = self.larger(x, self.splat(-126.0))
-        # Adding 1.5 · 2²³ leaves the rounded integer in the lowest bits of the sum.
-        magic = self.splat(12582912.0)
+        held = self.larger(x, self.splat(-127.0))
+        # Adding 1.5 · 2²³ + 127 leaves the rounded integer, plus 127, in the lowest bits of the sum.
+        magic = self.splat(12582912.0 + 127.0)
         shifted = b.fadd(held, magic)
         f = b.fsub(held, b.fsub(shifted, magic))  # exact
         p = self.splat(EXP2[0])
         for coefficient in EXP2[1:]:
             p = self.fma(p, f, self.splat(coefficient))
-        exponent = b.shl(b.bitcast(shifted, self.integers), self.splat_integer(23))
-        return b.bitcast(b.add(b.bitcast(p, self.integers), exponent), self.type)
+        power = b.shl(b.bitcast(shifted, self.integers), self.splat_integer(23))
+        return b.fmul(p, b.bitcast(power, self.type))
 
     def sum(self, x):
         """The sum of all lanes.  -> a scalar."""

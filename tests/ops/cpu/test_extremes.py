@@ -1,0 +1,95 @@
+"""The whole range of float32: the largest and the smallest numbers, infinities, every NaN, against the textbook in
+float64."""
+
+import numpy as np
+import pytest
+
+from levit_np.inference.reference import ReferenceExecutor
+from levit_np.ops import cpu, reference
+
+from ...random_model import random_images, random_model
+from .operation_calls import SMALL, draw
+
+F = np.finfo(np.float32)
+NANS = np.array([0x7F800001, 0x7FC00001, 0xFFC001FF, 0xFFFFFFFF], np.uint32).view(np.float32)
+EDGES = np.array([0.0, -0.0, 3, -3, F.tiny, -F.tiny, F.smallest_subnormal, F.max, F.min, np.inf, -np.inf, np.nan,
+                  -87.4, -88.02, -88.37, -88.4, -88.8, -1e38, 1e38], np.float32)
+
+
+def whole_range():
+    """A hundred in every binade, of either sign, and where something ends."""
+    bits = np.arange(0, 2**32, 2**32 // 50021, np.int64).astype(np.uint32)
+    return np.concatenate([bits.view(np.float32), EDGES, NANS])
+
+
+def agree(found, exact, tolerance):
+    """The same infinities, NaNs in the same places, and else to `tolerance` of the larger of 1 and the number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = np.asarray(exact).astype(np.float32)
+    assert found.dtype == np.float32 and np.array_equal(np.isnan(found), np.isnan(exact))
+    infinite = np.isinf(exact)
+    assert np.array_equal(found[infinite], exact[infinite])
+    rest = np.isfinite(exact)
+    assert (np.abs(found[rest] - exact[rest]) <= tolerance * np.maximum(1, np.abs(exact[rest]))).all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("name", ["silu"])
+def test_activations(name):
+    """∞ · 0 is a NaN in both."""
+    x = whole_range()
+    agree(getattr(cpu, name)(x), getattr(reference, name)(x.astype(np.float64)), 1e-6)
+    for slope in (1.0, -3.0):
+        dy = np.full_like(x, slope)
+        exact = getattr(reference, f"{name}_backward")(dy.astype(np.float64), x.astype(np.float64))
+        agree(getattr(cpu, f"{name}_backward")(dy, x), exact, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("keys", [5, 16, 49])
+def test_attention_of_masked_keys(keys):
+    """A masked key has the probability 0. Without any other a row is NaN, as the textbook's."""
+    q, k, v = draw(2, 2, 7, 16), draw(2, 2, keys, 16), draw(2, 2, keys, 32)
+    bias = draw(2, 7, keys)
+    bias[0, 1, ::2] = bias[0, 3, 1:] = bias[1, 4] = -np.inf
+    bias[0, 2, 0], bias[0, 2, 1], bias[1, 2], bias[1, 3] = 1e38, -1e38, 3.3e38, -3.3e38
+    bias[0, 5, 0], bias[0, 6, 1] = np.inf, np.nan
+    exact = [a.astype(np.float64) for a in (q, k, v, bias)]
+    y, p = cpu.attention(q, k, v, bias, 0.25)
+    expected, probabilities = reference.attention(*exact, 0.25)
+    agree(y, expected, 2e-6)
+    agree(p, probabilities, 2e-6)
+    assert not p[:, 0, 1, ::2].any()
+    dy = draw(*y.shape)
+    for ours, theirs in zip(cpu.attention_backward(dy, q, k, v, 0.25, p),
+                            reference.attention_backward(dy.astype(np.float64), *exact[:3], 0.25, probabilities)):
+        agree(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("nan", NANS)
+def test_every_nan_stays_one_in_attention(nan):
+    """Whatever its bits."""
+    q, k, v, bias, scale = SMALL["attention"]
+    spoilt = q.copy()
+    spoilt[1, 0, 2, 3] = nan
+    y, p = cpu.attention(spoilt, k, v, bias, scale)
+    assert np.isnan(y[1, 0, 2]).all() and np.isnan(p[1, 0, 2]).all()
+    assert np.isnan(y).sum() == y.shape[-1] and np.isnan(p).sum() == p.shape[-1]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("activation", ["hardswish", "silu"])
+def test_evaluation(activation):
+    """Activations far below 0 and masked keys; in a head without any other key, every logit is NaN."""
+    model = random_model(backend="cpu", activation=activation, attention_activation=activation)
+    x, state = random_images(model), {name: value.copy() for name, value in model.state().items()}
+    for name, value in state.items():
+        if name.endswith(("convolutions.0.bn.beta", "mlp.up.bn.beta")):
+            value[1::3] = -1e37
+        if name.endswith("bias.table"):
+            value[0, 1] = -np.inf
+    model.set_state(state)
+    agree(model(x), ReferenceExecutor(model)(x.astype(np.float64)), 1e-5)
+    state["stages.1.blocks.0.attention.bias.table"][0] = -np.inf
+    model.set_state(state)
+    assert np.isnan(model(x)).all() and np.isnan(ReferenceExecutor(model)(x.astype(np.float64))).all()
