@@ -113,7 +113,7 @@ def _normalize_hardswish(v, at, _):
     """b = hardswish((a - mean c) · scale d + shift e)."""
     x, mean, scale, shift = (v.load(at[i]) for i in (0, 2, 3, 4))
     y = v.fma(v.builder.fsub(x, mean), scale, shift)
-    v.store(v.builder.fmul(v.hardswish_six(y), v.splat(1 / 6)), at[1])
+    v.store(v.hardswish(y), at[1])
 
 
 def _normalize_backward(v, at, _):
@@ -135,7 +135,7 @@ def _normalize_hardswish_backward(v, at, _):
 
 def _hardswish(v, at, _):
     """b = hardswish(a)."""
-    v.store(v.builder.fmul(v.hardswish_six(v.load(at[0])), v.splat(1 / 6)), at[1])
+    v.store(v.hardswish(v.load(at[0])), at[1])
 
 
 def _hardswish_backward(v, at, _):

@@ -180,8 +180,16 @@ class Vectors:
 
     def hardswish_six(self, x):
         """x · clip(x + 3, 0, 6): six times hardswish. Whoever reads it has the 1/6 in its weights."""
+        return self.builder.fmul(x, self.hardswish_gate(x))
+
+    def hardswish(self, x):
+        """x · (clip(x + 3, 0, 6) / 6): x itself from 3 on, where 6 x might be too large a number."""
+        return self.builder.fmul(x, self.builder.fmul(self.hardswish_gate(x), self.splat(1 / 6)))
+
+    def hardswish_gate(self, x):
+        """clip(x + 3, 0, 6)."""
         gate = self.larger(self.builder.fadd(x, self.splat(3.0)), self.splat(0.0))
-        return self.builder.fmul(x, self.smaller(gate, self.splat(6.0)))
+        return self.smaller(gate, self.splat(6.0))
 
     def hardswish_slope(self, x):
         """0 left of -3, 1 right of 3, (2x + 3) / 6 between."""

@@ -34,7 +34,7 @@ def agree(found, exact, tolerance):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-@pytest.mark.parametrize("name", ["silu"])
+@pytest.mark.parametrize("name", ["hardswish", "silu"])
 def test_activations(name):
     """∞ · 0 is a NaN in both."""
     x = whole_range()
