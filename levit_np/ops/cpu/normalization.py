@@ -100,8 +100,9 @@ def _backward(dy, x, gamma, mean, variance, eps, axis, share, beta=None):
     dx, columns = _columns(rows, eps, arrays if beta is None else arrays | {N.BETA: beta})
     columns |= {N.DY: rows_of(dy, axis), N.DGAMMA: dgamma, N.DBETA: dbeta, N.SHARE: bits(share),
                 N.ACTIVATED: beta is not None}
-    run((Kind.SCALES, columns), (Kind.BACKWARD_SUMS, columns), (Kind.BACKWARD_SCALES, columns),
-        (Kind.NORMALIZE_BACKWARD, columns))
+    # With constants dx = dy gamma/σ: dy normalized. What else there is times 0 would spread a NaN to all images.
+    last = (Kind.NORMALIZE_BACKWARD, columns) if share else (Kind.NORMALIZE, columns | {N.X: columns[N.DY]})
+    run((Kind.SCALES, columns), (Kind.BACKWARD_SUMS, columns), (Kind.BACKWARD_SCALES, columns), last)
     return channels_at(dx, axis), dgamma, dbeta
 
 

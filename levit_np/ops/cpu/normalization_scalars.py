@@ -78,9 +78,10 @@ def normalization_scalars(jit, share):
     @jit
     def backward_scales(s, thread, threads):
         """dbeta = Σ dy, dgamma = Σ dy d / σ; and for dx = scale (dy - offset - d slope): offset = dbeta / n, slope =
-        dgamma / (σ n)."""
+        dgamma / (σ n). Where mean and variance are constants, dx = scale dy: centre = shift = 0 (see NORMALIZE)."""
         channels, merged, eps = get(s, N_WIDTH) // get(s, N_MERGED), get(s, N_MERGED), as_float(get(s, N_EPS))
-        part, (sums, products), offset, slope = as_float(get(s, N_SHARE)), totals(s), array(s, 3), array(s, 4)
+        part, (sums, products), centre, shift = as_float(get(s, N_SHARE)), totals(s), array(s, 0), array(s, 2)
+        offset, slope = array(s, 3), array(s, 4)
         first, last = share(channels, thread, threads)
         for c in range(first, last):
             dbeta = product = 0.0
@@ -93,7 +94,11 @@ def normalization_scalars(jit, share):
             set_float(get(s, N_DBETA) + 4 * c, types.float32(dbeta))
             for j in range(merged):
                 at = c + j * channels
-                set_float(offset + 4 * at, types.float32(dbeta * part))
-                set_float(slope + 4 * at, types.float32(product * deviation * deviation * part))
+                if part:
+                    set_float(offset + 4 * at, types.float32(dbeta * part))
+                    set_float(slope + 4 * at, types.float32(product * deviation * deviation * part))
+                else:
+                    set_float(centre + 4 * at, types.float32(0))
+                    set_float(shift + 4 * at, types.float32(0))
 
     return moments, scales, backward_scales

@@ -8,7 +8,7 @@ from levit_np.inference.reference import ReferenceExecutor
 from levit_np.ops import cpu, reference
 
 from ...random_model import random_images, random_model
-from .operation_calls import SMALL, draw
+from .operation_calls import FAST, SMALL, TEXTBOOK, changed, draw, perform
 
 F = np.finfo(np.float32)
 NANS = np.array([0x7F800001, 0x7FC00001, 0xFFC001FF, 0xFFFFFFFF], np.uint32).view(np.float32)
@@ -75,6 +75,27 @@ def test_every_nan_stays_one_in_attention(nan):
     y, p = cpu.attention(spoilt, k, v, bias, scale)
     assert np.isnan(y[1, 0, 2]).all() and np.isnan(p[1, 0, 2]).all()
     assert np.isnan(y).sum() == y.shape[-1] and np.isnan(p).sum() == p.shape[-1]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", FAST)
+def test_what_is_not_finite_goes_where_the_textbooks_goes(name, value):
+    """From any input to every result that it is part of, and to no other.  (An infinity may become a NaN.)"""
+    inputs = []
+    changed(SMALL[name], lambda a: inputs.append(a) or a)
+    for which, a in enumerate(inputs):
+        number = iter(range(len(inputs)))
+        spoilt = changed(SMALL[name], lambda b: spoiled(b, value) if next(number) == which else b)
+        exact = perform(TEXTBOOK, name, changed(spoilt, lambda b: b.astype(np.float64)))
+        for ours, theirs in zip(perform(cpu, name, spoilt), exact, strict=True):
+            assert np.array_equal(np.isfinite(ours), np.isfinite(theirs)), (which, a.shape)
+
+
+def spoiled(x, value):
+    x = x.copy()
+    x[tuple(n // 2 for n in x.shape)] = value
+    return x
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
