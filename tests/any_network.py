@@ -1,4 +1,4 @@
-"""Networks drawn from all that a configuration can say: sizes that no published one has, in company they never keep."""
+"""Random configurations: sizes and combinations of options that no published network has."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ KEYS = 1, 2, 4, 7, 8, 12, 16, 16, 20, 32, 32, 48, 64
 
 
 def any_config(seed: int, most_tokens: int = 200) -> LeViTConfig:
-    """The seed's; of at most so many tokens in the first stage."""
+    """The random configuration of this seed, with at most `most_tokens` tokens in the first stage."""
     random = np.random.default_rng(seed)
     while True:
         try:
             config = _drawn(random)
             height, width = config.resolutions[0]
-        except ConfigError:  # it leaves no token, say
+        except ConfigError:  # for example, no token would be left
             continue
         if height * width <= most_tokens:
             return config

@@ -1,10 +1,10 @@
-"""Several threads in one process."""
+"""Runs a function in several threads at once."""
 
 import threading
 
 
 def at_once(function, callers: int) -> None:
-    """function(0), function(1), … each in a thread of its own; back when all are done."""
+    """Calls function(0), function(1), …, each in its own thread, and returns when all have finished."""
     threads = [threading.Thread(target=function, args=(caller,)) for caller in range(callers)]
     for thread in threads:
         thread.start()

@@ -1,5 +1,5 @@
-"""A transformers LeViT's state under the authors' names, as is and with BN folded in: what this project's own table of
-names is held against."""
+"""Renames a transformers LeViT's state to the authors' names, as is or with BN folded in. The package's own table of
+names is compared with this one, which is derived independently."""
 
 import re
 
@@ -11,7 +11,7 @@ _PARTS = {"queries_keys_values": "qkv", "keys_values": "kv", "queries": "q.1", "
 
 
 def renamed(state):
-    """{transformers' name: anything} -> {the authors' name: the same}."""
+    """{transformers' name: value} -> {the authors' name: the same value}."""
     layers = sorted({(int(m[1]), int(m[2])) for m in map(re.compile(r".*stages\.(\d+)\.layers\.(\d+)\.").match, state)
                      if m})
     return {_name(name, layers): value for name, value in state.items()}
@@ -28,12 +28,12 @@ def _name(name, layers):
     if not rest.startswith("attention_bias"):
         part, cell, array = rest.split(".")
         rest = f"{_PARTS[part]}.{'c' if cell == 'linear' else 'bn'}.{array}"
-    # Residual branches and shrinking blocks are numbered in one row.
+    # The authors number residual branches and shrinking blocks consecutively.
     return f"blocks.{layers.index((int(stage), int(layer)))}.{'m.' if module else ''}{rest}"
 
 
 def fused(state, eps=1e-5):
-    """The same network with every BN folded into its neighbour, under the names that remain."""
+    """The state of the same network with every BN folded into the neighbouring layer, under the names that remain."""
     folded = {}
     for name, array in state.items():
         prefix = name.rpartition(".")[0].rpartition(".")[0]

@@ -1,4 +1,5 @@
-"""Whether a test can start Python again: an emulator's Python is no program that the system can start."""
+"""A mark for tests that start another Python. Under an emulator, `sys.executable` is not a program that the system can
+start."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""Before anything else is imported."""
+"""Settings for the whole suite: signals and threads, which must be set before NumPy is imported; collection; the order
+of tests under pytest-xdist."""
 
 import os
 import platform
@@ -7,26 +8,27 @@ from pathlib import Path
 
 import pytest
 
-# A suite that is started in the background has Ctrl-C ignored, and so would all that it starts and interrupts.
+# A process started in the background ignores Ctrl-C, and its children inherit that; some tests interrupt children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Several processes of tests, each with as many threads as there are cores, would stand in each other's way; and NumPy's
-# products are rounded otherwise by more threads than the command, whose bytes are compared, gives itself.
+# One BLAS thread a process: several test processes would compete for the cores, and results that are compared byte for
+# byte with the command's would be rounded differently.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-# Tests for Arm run under an emulator more often than not. The one there is offers SVE, and NumPy's products with it are
-# twenty times as slow there as those with NEON.
+# On Arm the tests usually run under an emulator. It offers SVE, with which NumPy's matrix products are twenty times
+# slower there than with NEON.
 if platform.machine().lower() in ("arm64", "aarch64"):
     os.environ.setdefault("OPENBLAS_CORETYPE", "ARMV8")
 
 HERE = Path(__file__).resolve().parent
-ON_A_GPU = (HERE / "ops/cuda", HERE / "inference/test_cuda.py")  # where tests are marked gpu
+ON_A_GPU = (HERE / "ops/cuda", HERE / "inference/test_cuda.py")  # the tests that are marked gpu
 
 
 def pytest_ignore_collect(collection_path, config):
-    """`-m gpu` reads no other tests: a machine with a GPU needs nothing of what those import."""
+    """With `-m gpu` other files are not even imported, so a machine with a GPU does not need the packages that they
+    use."""
     if not config.option.markexpr.startswith("gpu"):
         return None
     related = any(collection_path in (place, *place.parents) or place in collection_path.parents for place in ON_A_GPU)
@@ -35,7 +37,7 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The longest tests are the last ones: whoever has none left takes some of another process's."""
+    """The longest tests come last, so an idle process takes over tests of another one."""
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
@@ -43,7 +45,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture
 def not_under_nohup():
-    """Whoever started the suite may have had the end of a terminal ignored, and a training started so goes on."""
+    """The suite may have been started under nohup, where SIGHUP is ignored; a training started then would ignore it
+    too."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)

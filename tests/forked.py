@@ -1,4 +1,4 @@
-"""Runs a function in a forked copy of this process, which may crash or hang and harms nobody."""
+"""Runs a function in a forked copy of this process, which may crash or hang without harm."""
 
 import faulthandler
 import os
@@ -8,8 +8,8 @@ import traceback
 
 
 def forked(function, patience=60):
-    """The exit status of a child that ran function(): 0 if it returned True, minus a signal's number if that ended it,
-    and None if it did not end within `patience` seconds."""
+    """The exit status of a child that ran function(): 0 if it returned True, minus the signal's number if a signal
+    ended it, None if it did not end within `patience` seconds."""
     child = os.fork()
     if child == 0:
         status = 1

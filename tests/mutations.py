@@ -1,4 +1,4 @@
-"""Damage for the fuzz tests of file readers: what storage does to files, and what an attacker tries first."""
+"""Random damage to files, for the fuzz tests of file readers: bit flips, changed numbers, truncation, moved pieces."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Small networks with every norm, bias and statistic randomised, and how far ours is from torch's on one."""
+"""Small networks with random weights, and their differences from the torch LeViT."""
 
 from dataclasses import replace
 
@@ -35,15 +35,15 @@ def images_of(config, batch, seed=1, dtype=np.float64):
 
 
 def drawn_masks(config, batch, seed):
-    """What drop path must draw: a mask for each residual branch, in the order of computation."""
+    """The masks that drop path must draw: one for each residual branch, in the order of computation."""
     branches = sum(2 * stage.depth + (number > 0) for number, stage in enumerate(config.stages))
     generator, rate = np.random.default_rng(seed), config.drop_path
     return [torch.from_numpy((generator.random((batch, 1, 1)) >= rate) / (1 - rate)) for _ in range(branches)]
 
 
 def against_torch(config, training=True, batch=3, seed=0):
-    """{what: largest difference from torch relative to the largest value}: the logits; where training is not False also
-    the gradients to the images and to each parameter, and the running statistics."""
+    """{what: largest difference from torch, relative to the largest value}: logits, and unless training is False also
+    the gradients of the images and of each parameter, and the running statistics."""
     model, x = random_network(config, seed), images_of(config, batch, seed + 1)
     p, tx = torch_levit.tensors(model.state()), torch.from_numpy(x.copy()).requires_grad_()
     masks = drawn_masks(config, batch, 7) if config.drop_path and training is True else ()
@@ -67,6 +67,6 @@ def against_torch(config, training=True, batch=3, seed=0):
 
 
 def is_right(found):
-    """The bars of float64: logits and statistics within 1e-11, gradients within 1e-9."""
+    """Whether float64's bars are met: logits and statistics within 1e-11, gradients within 1e-9."""
     bars = {"logits": 1e-11, "statistics": 1e-11, "images": 1e-9, "gradients": 1e-9}
     return all(difference < bars[what] for what, difference in found.items())

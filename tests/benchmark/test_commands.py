@@ -1,4 +1,4 @@
-"""`levit-np bench`, and the scripts in bench/, as a user starts them."""
+"""`levit-np bench`: what it measures, prints and refuses."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_bench_times_the_weights_that_ship():
     assert [row[:2] for row in rows] == [("reference", "1"), ("cpu", "1"), ("reference", "3"), ("cpu", "3")]
     for *_, rate, milliseconds in rows:
         assert float(rate) * float(milliseconds) == pytest.approx(1000, rel=0.01)
-    # With a GPU its rows stand there; else one line says why not.
+    # With a GPU there are rows for it; without one, a line says why not.
     assert len(re.findall("^cuda +float(?:16|32) ", out, re.MULTILINE)) == 4 or len(re.findall(
         "^not measured: cuda float32, float16, bfloat16: backend cuda: expected .*$", err, re.MULTILINE)) == 1
 
@@ -47,12 +47,12 @@ def test_bench_refuses_what_it_cannot_use():
 
 
 def test_the_command_line_starts_without_numpy():
-    """Whose BLAS reads how many threads it may use when it is imported: `bench` says it before."""
+    """`bench` sets the number of BLAS threads in the environment, which NumPy reads only while it is being imported."""
     assert run("-c", "import sys, levit_np.cli; print('numpy' in sys.modules)") == (0, "False\n", "")
 
 
 def test_bench_measures_what_it_is_told_to_and_prints_it(monkeypatch, capsys):
-    """By default an image and sixteen on one thread, NumPy's products too."""
+    """By default batches of 1 and 16 on one thread; the BLAS that NumPy uses gets the same number of threads."""
     blas, asked = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), []
     for name in blas:
         monkeypatch.setenv(name, "7")
@@ -78,7 +78,7 @@ def test_bench_measures_what_it_is_told_to_and_prints_it(monkeypatch, capsys):
     assert err == 2 * "not measured: no cpu\n"
 
 
-def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):
+def test_a_gpu_is_measured_but_has_no_share_of_the_processors_limit(monkeypatch):
     def opened(backend, dtype):
         if dtype != "float32":
             raise BackendError(f"no {backend}")
@@ -96,7 +96,7 @@ def test_a_gpu_is_measured_but_not_by_the_processors_limit(monkeypatch):
         ("reference", 2, False), ("cpu", 2, False), ("cuda", 2, True)]
 
 
-def test_the_speed_is_the_median_round_s_and_the_share_the_processor_s(monkeypatch):
+def test_the_speed_is_that_of_the_median_round_and_the_share_is_of_the_processors_limit(monkeypatch):
     monkeypatch.delenv("LEVIT_NP_INSTRUCTIONS", raising=False)
     monkeypatch.setattr(short, "peaks", lambda threads: {"avx512": 100.0 * threads})
     monkeypatch.setattr(short, "interleaved", lambda calls, rounds, progress: {key: [0.5, 0.25, 0.1] for key in calls})
@@ -115,7 +115,7 @@ def test_each_model_is_called_on_images_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize("batch", [10**18, 10**26])
-def test_a_batch_that_no_memory_could_hold(monkeypatch, batch):
+def test_a_batch_too_large_for_any_memory_is_a_memory_error(monkeypatch, batch):
     monkeypatch.setattr(short, "peaks", lambda threads: {})
     with pytest.raises(MemoryError):
         short.speeds({("cpu", "float32"): build(config_of("levit_digits"))}, [batch], 1)

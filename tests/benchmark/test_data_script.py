@@ -1,4 +1,4 @@
-"""bench/data.py: a small run of the whole script prints every part and every speed."""
+"""bench/data.py: a small run prints every operation and every speed."""
 
 import subprocess
 import sys

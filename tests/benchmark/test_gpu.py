@@ -1,4 +1,4 @@
-"""bench/gpu.py without a GPU: what it would measure, and its measuring run on the emulated device."""
+"""bench/gpu.py without a GPU: what it plans to measure, and a complete measurement on the emulated device."""
 
 import importlib
 import json
@@ -66,7 +66,7 @@ def test_pytorch_has_its_fastest_settings(bench):
 
 
 def test_every_operation_is_counted(bench):
-    """The launches' products are the model's multiply-adds."""
+    """The multiply-adds of all launches add up to the model's."""
     predictions = bench("gpu_predictions")
     from levit_np.benchmark.short import operations
     from levit_np.model import create
@@ -76,13 +76,13 @@ def test_every_operation_is_counted(bench):
     assert 0.99 < found / operations(create("levit_256")) < 1.01
     sizes = [predictions.work(call)[1] for call in calls]
     assert min(sizes) > 0 and all(call.shared <= 227 << 10 for call in calls) and len(calls) == 79
-    # The shrinking attentions' queries: of 14 × 14 pixels, then of 7 × 7, every second is read, as many are written.
+    # The queries of the two shrinking attentions read every second pixel of 14 × 14 and of 7 × 7, and write as many.
     found = [size for call, size in zip(calls, sizes) if call.kernel.name == "convolution"][-2:]
     assert found == [2 * (2 * 4 * pixels * n + n * n) + 4 * n for pixels, n in ((49, 256), (16, 384))]
 
 
 class Runtime:
-    """What is asked of CUDA's: the emulated device has no clock, so every call takes as long as the one before."""
+    """The parts of CUDA's runtime that the script asks for. The emulated device has no clock: every call takes 1 ms."""
 
     def getDeviceProperties(self, number):  # noqa: N802
         return {"name": b"Emulated", "totalGlobalMem": 1 << 30}
@@ -101,7 +101,7 @@ class Event:
 
 
 def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch, request, capsys):  # noqa: F811
-    """Inference, kernels and training, our side of each, with the clock replaced."""
+    """Inference, kernels and training are measured without PyTorch; the clock is replaced."""
     from levit_np.ops.cuda import device
 
     device.use(emulators[0])
@@ -141,7 +141,8 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     assert kernels >= {"linear", "convolution", "attention"}
     assert content["training levit_256 2 float16"]["machine"]["device"] == "Emulated"
 
-    # The same again goes on: with nothing; where time is over, with nothing more; where a row fails, with the others.
+    # Measuring again: nothing is left to do; with no time left, nothing is measured; an interrupted row is not kept as
+    # whole.
     again = measuring.Measuring(gpu.arguments(["--results", str(tmp_path), "--missing", "--peers"]), print)
     capsys.readouterr()
     gpu.take(again, wanted, again.chosen)
@@ -161,15 +162,16 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     assert found["rows"] == [{"kernel": "one"}] and not found["whole"]
     assert not measuring.Measuring(chosen, print).has(*wanted[1])
     assert measuring.Measuring(chosen, print).has(*wanted[0])
-    for commit, same in ("0123456", False), ("89abcde-dirty", True):  # another program; this one beside its result
+    for commit, same in ("0123456", False), ("89abcde-dirty", True):  # another commit; the same one
         monkeypatch.setattr(measuring, "commit", lambda: commit)
         assert measuring.Measuring(chosen, print).has(*wanted[0]) == same
     chosen.mode = "reduce-overhead"
-    assert not measuring.Measuring(chosen, print).has(*wanted[0])  # its peers were compiled otherwise
+    assert not measuring.Measuring(chosen, print).has(*wanted[0])  # its peers were compiled in another mode
 
 
-def test_the_largest_batch_leaves_its_peers_what_was_too_large(bench, monkeypatch):
-    """CuPy keeps the memory of what it has freed, where PyTorch does not find it."""
+def test_the_search_for_the_largest_batch_returns_its_memory(bench, monkeypatch):
+    """CuPy keeps memory that it has freed, and PyTorch cannot use it: after the search for the largest batch it must be
+    returned."""
     measuring, done = bench("gpu_measuring"), []
 
     class Executor:
@@ -188,7 +190,7 @@ def test_the_largest_batch_leaves_its_peers_what_was_too_large(bench, monkeypatc
     assert done == [2048, 4096, 8192, "freed"]
 
 
-def test_a_peer_that_fails_is_said_and_the_others_go_on(bench):
+def test_a_peer_that_fails_is_reported_and_the_others_go_on(bench):
     measuring = object.__new__(bench("gpu_measuring").Measuring)
     measuring.chosen = bench("gpu").arguments(["--peers", "eager", "compile"])
     measuring.end, measuring.say = None, print
@@ -205,7 +207,7 @@ def test_a_peer_that_fails_is_said_and_the_others_go_on(bench):
     assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]
 
 
-def test_an_operation_that_no_graph_takes_is_said_and_the_others_go_on(bench, monkeypatch):
+def test_an_operation_that_cannot_be_captured_is_reported_and_the_others_go_on(bench, monkeypatch):
     def repeated(operation, times):
         if operation == "cuDNN's":
             raise RuntimeError("capture invalidated\nand a page of advice")
@@ -220,7 +222,7 @@ def test_an_operation_that_no_graph_takes_is_said_and_the_others_go_on(bench, mo
 
 
 def test_a_profile_adds_up(bench):
-    """Kernels alike together, the longest first, a call's share of each."""
+    """Launches of the same kernel are added up, the longest comes first, and each row is per call."""
     lines = bench("gpu_profile").table([("short", 100.0), ("long", 3000.0), ("short", 300.0), ("long", 5000.0)], 2)
     assert [line.split() for line in lines[1:]] == [["long", "1.0", "4.000"], ["short", "1.0", "0.200"],
                                                     ["together", "2.0", "4.200"]]

@@ -1,9 +1,9 @@
-"""What a figure was measured on says what decides it, and not whose machine it was."""
+"""A result describes what determines its speed, but nothing private about the machine's user."""
 
 from levit_np.benchmark.machine import describe
 
 
-def test_variables_that_decide_a_speed_are_told(monkeypatch):
+def test_variables_that_determine_the_speed_are_recorded(monkeypatch):
     monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx2")
     monkeypatch.setenv("LEVIT_NP_CACHE", "/home/somebody")
     monkeypatch.setenv("HOME", "/home/somebody")

@@ -1,4 +1,5 @@
-"""The limit is only one if the loop is what it says: that many multiply-adds, all on whole vectors, nothing spilled."""
+"""The processor's measured limit: its loop contains the multiply-adds that are counted, on whole vectors, without
+spills."""
 
 import math
 import re
@@ -11,7 +12,7 @@ binding = pytest.importorskip("llvmlite.binding")
 
 
 def assembly(unit):
-    """Of this processor, or of an Arm that need not be here."""
+    """The loop's assembly for this processor, or for an Arm processor, which need not be present."""
     module = binding.parse_assembly(peak._loop(unit))
     if unit.name != "neon":
         if not all(binding.get_host_cpu_features().get(need) for need in unit.features):
@@ -30,7 +31,7 @@ def test_the_loop_is_nothing_but_its_multiply_adds(name, mnemonic, register):
     (unit,) = (unit for unit in peak.UNITS if unit.name == name)
     lines = [line.strip() for line in assembly(unit).splitlines()]
     at = [i for i, line in enumerate(lines) if line.startswith(mnemonic)]
-    # What counts the rounds is no vector's, and another port's.
+    # Counting the rounds uses no vector register and runs on other ports.
     loop = [line for line in lines[at[0] : at[-1] + 1] if not re.match(r"(add|cmp|inc)\t", line)]
     assert len(loop) == len(at) == unit.accumulators
     registers = [re.findall(register, line) for line in loop]
@@ -40,7 +41,7 @@ def test_the_loop_is_nothing_but_its_multiply_adds(name, mnemonic, register):
 
 
 def test_every_unit_of_this_processor_has_a_rate(monkeypatch):
-    """Of a short run: an emulated processor has one too."""
+    """With few rounds, because the processor may be emulated."""
     monkeypatch.setattr(peak, "ROUNDS", 20_000)
     found = peak.peaks()
     assert found and all(math.isfinite(rate) and rate > 0.001 for rate in found.values())
@@ -51,8 +52,8 @@ def test_every_unit_of_this_processor_has_a_rate(monkeypatch):
     ("x86_64", {"avx2": True, "fma": True, "amx-bf16": True}, False, {"avx2": 12 * 2 * 8}),
     ("x86_64", {"amx-bf16": True}, True, {"amx_bf16": 4 * 2 * 16 * 16 * 32}),
     ("aarch64", {}, True, {"neon": 24 * 2 * 4})])
-def test_a_unit_is_one_whose_every_feature_is_there_and_permitted(monkeypatch, machine, features, permitted, found):
-    """And a round does so many operations: two for each multiply-add of each of its vectors' numbers."""
+def test_a_unit_needs_all_its_features_and_permission(monkeypatch, machine, features, permitted, found):
+    """A round counts two operations for each multiply-add of each element of its vectors."""
     monkeypatch.setattr(binding, "get_host_cpu_features", features.copy)
     monkeypatch.setattr(peak.processor.platform, "machine", lambda: machine)
     monkeypatch.setattr(peak, "tiles_permitted", lambda: permitted)
@@ -78,5 +79,5 @@ def test_the_share_is_taken_of_the_fastest_unit_or_of_the_one_forced(monkeypatch
     assert peak.peak_of("bfloat16", found) == 200
     monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx2")
     assert peak.peak_of("float32", found) == 100 and peak.peak_of("bfloat16", {}) is None
-    monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx512_bf16")  # float32 numbers are multiplied as by avx512
+    monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", "avx512_bf16")  # which multiplies float32 as avx512 does
     assert peak.peak_of("float32", found) == 200

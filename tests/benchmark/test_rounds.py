@@ -1,4 +1,4 @@
-"""The timing that every figure rests on, on a clock that only the candidates move."""
+"""The timing on which every published figure rests, with a clock that only the timed calls advance."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_the_candidates_take_turns_and_the_first_call_of_a_turn_does_not_count(c
     order, turns = [], []
 
     def candidate(name, first, later):
-        clock[0] += later if order and order[-1] == name else first  # cold after somebody else's turn
+        clock[0] += later if order and order[-1] == name else first  # the first call of a turn has cold caches
         order.append(name)
 
     calls = {"a": lambda: candidate("a", 5.0, 1.0), "b": lambda: candidate("b", 9.0, 2.0)}
@@ -43,6 +43,6 @@ def test_a_rest_comes_before_each_turn(clock, monkeypatch):
 
 
 def test_the_ratio_is_taken_within_a_round():
-    # In every round twice as fast; the machine is ten times slower in the second and third.
+    # In every round the first is half as fast; in the second and third the machine is ten times slower.
     assert rounds.ratio([2.0, 20.0, 24.0], [1.0, 10.0, 12.0]) == pytest.approx(2)
     assert rounds.ratio([2.0, 20.0, 30.0], [1.0, 5.0, 10.0]) == pytest.approx(3)  # not 20 / 5

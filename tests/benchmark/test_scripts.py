@@ -1,4 +1,5 @@
-"""bench/: the peers compute what we do, and a small run of the whole script leaves a whole result."""
+"""The scripts in bench/: the other libraries' network equals ours, and a small run of a script leaves a complete
+result."""
 
 import argparse
 import importlib
@@ -37,7 +38,7 @@ def test_the_folded_network_of_the_peers_is_ours(bench, name, changes, fused):
     with torch.inference_mode():
         logits = theirs(torch.from_numpy(images.astype(np.float32))).numpy()
     expected = ours(images)
-    assert abs(logits - expected).max() < 1e-5 * abs(expected).max()  # float32; a forgotten fold is of order 1
+    assert abs(logits - expected).max() < 1e-5 * abs(expected).max()  # rounding; a forgotten fold makes about 1
 
 
 def test_a_group_measured_again_replaces_its_own_and_no_other(bench, tmp_path):
@@ -65,7 +66,8 @@ def test_each_machine_has_a_file_of_its_own(bench, tmp_path, machine, name):
 
 @pytest.fixture
 def measured():
-    """Groups of results: ours and a peer of 128S at two batch sizes, a peer of 384 at one, ours of two threads."""
+    """Results: 128S at two batch sizes (one beside a peer), 384 at two (a peer alone, ours alone), 384 on two
+    threads."""
     def group(model, batch, threads=1, ratio=None, **speeds):
         rows = [{"key": key, "images_per_second": speed, "ratio": ratio if key == "ours" else None, "error": 1e-6,
                  "share_of_limit": 0.25 if key == "ours" else None,
@@ -97,7 +99,7 @@ def test_the_tables_say_what_was_measured(bench, measured, capsys):
 
 
 def test_the_plot_is_of_the_fewest_threads(bench, measured, monkeypatch, tmp_path):
-    """A bar a result; beside them the largest batch's images a second and the published accuracy."""
+    """One bar per result; beside them, speed at the largest batch against the published accuracy."""
     drawn = []
     monkeypatch.setattr(pytest.importorskip("matplotlib.figure").Figure, "savefig",
                         lambda figure, file, **options: drawn.append(figure))
@@ -111,8 +113,8 @@ def test_the_plot_is_of_the_fewest_threads(bench, measured, monkeypatch, tmp_pat
     assert drawn[0].get_suptitle() == "some, 1 thread"
 
 
-def test_weights_that_are_timed_hide_no_error(bench):
-    """Not one of their arrays is what a fresh network has."""
+def test_the_weights_that_are_timed_are_random(bench):
+    """No array has the value that it has in a fresh network, which is nearly the identity."""
     _, state = bench("runners").random_state("levit_128s")
     assert all(array.dtype == np.float32 and array.std() > 0.01 for array in state.values())
     assert all(array.min() > 0 for name, array in state.items() if name.endswith("variance"))
@@ -127,7 +129,8 @@ def test_ours_has_the_jobs_weights_and_threads(bench, monkeypatch, tmp_path):
 
 
 def test_a_peer_of_a_precision_that_ours_lacks_is_left_out(bench, monkeypatch):
-    """There it has no ratio, and OpenVINO's bfloat16 is then float32 or an emulation that takes most of the run."""
+    """Without such instructions OpenVINO's bfloat16 is float32 or a slow emulation, and there is no ratio to
+    compute."""
     cpu, said = bench("cpu"), []
     console = SimpleNamespace(print=lambda line, **options: said.append(line))
     monkeypatch.setattr(bench("report"), "find_spec", lambda name: name)
@@ -158,7 +161,7 @@ def test_what_ends_a_script_early_is_a_line(bench, capsys, error, status, words)
     assert ended.value.code == status and words in capsys.readouterr().err
 
 
-def test_every_script_ends_so():
+def test_every_script_reports_errors_that_way():
     sources = [path.read_text() for path in (ROOT / "bench").glob("*.py")]
     scripts = [source for source in sources if "\ndef main(" in source]
     assert len(scripts) == 10 and all(source.endswith("    run(main)\n") for source in scripts)
@@ -183,8 +186,8 @@ def test_a_small_run_leaves_a_whole_result(tmp_path):
     assert max(mine["error"], peer["error"]) < 1e-5
 
 
-def test_where_results_go_is_tried_before_anything_is_measured(bench, tmp_path, capsys):
-    """An hour's result was lost to a folder that was a file, could not be written, or was not there yet."""
+def test_the_folder_for_results_is_checked_before_anything_is_measured(bench, tmp_path, capsys):
+    """A long run must not lose its result because the folder is a file, is not writable or does not exist."""
     parser, (new, file) = argparse.ArgumentParser(), (tmp_path / "a/new", tmp_path / "file")
     bench("report").add_results(parser)
     assert parser.parse_args(["--results", str(new)]).results == new and list(new.iterdir()) == []
@@ -197,7 +200,7 @@ def test_where_results_go_is_tried_before_anything_is_measured(bench, tmp_path, 
 
 def test_without_pytorch_a_block_and_a_step_are_timed_alone(bench, monkeypatch, tmp_path):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")  # which training.py sets
+        monkeypatch.setenv(name, "1")  # training.py sets these
     training = bench("training")
     monkeypatch.setattr(training, "lacking", lambda packages: "none of them")
     monkeypatch.setattr(training, "prepared", lambda name: (None, None, None))
@@ -219,7 +222,7 @@ def test_without_pytorch_a_block_and_a_step_are_timed_alone(bench, monkeypatch, 
     assert set(json.loads(path.read_text())["microseconds"]["levit_256"]) == {"ours", "paper"}
 
 
-def test_the_blocks_parts_are_all_there(tmp_path):
+def test_all_parts_of_a_block_are_timed(tmp_path):
     done = script("bench/blocks.py", "--rounds", 1, "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("blocks-*.json")

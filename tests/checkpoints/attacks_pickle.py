@@ -1,4 +1,4 @@
-"""Hostile programs inside a sound archive, each the honest one but for one change: see attacks_torch.py."""
+"""Hostile pickles inside a valid archive; each differs from the honest file in one thing. See attacks_torch.py."""
 
 import struct
 
@@ -25,7 +25,7 @@ def _weight(name: str, reason: str, **changes) -> None:
 
 
 def _beside(name: str, value: bytes, reason: str) -> None:
-    """A sound model, and something else next to it."""
+    """A valid model, and one more value in the same dict."""
     _file(name, checkpoint(state(a=tensor()) + text("other") + value + b"s"), reason)
 
 

@@ -1,4 +1,4 @@
-"""All hostile .pth files by name, each built in memory and refused for the reason that is given with it."""
+"""All hostile .pth files by name, each with its bytes and the words with which it must be refused."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Hostile archives around a sound program, each the honest one but for one change: see attacks_torch.py."""
+"""Hostile archives around a valid pickle; each differs from the honest file in one thing. See attacks_torch.py."""
 
 import io
 import struct
@@ -78,7 +78,7 @@ def _overlapping() -> bytes:
 
 
 def _nested() -> bytes:
-    """Each member's content is the next one's header and content."""
+    """The content of each member contains the next member's header and content."""
     inner = archive([Part(b"archive/data/1", FOUR, flags=0)])[: 30 + len(b"archive/data/1") + len(FOUR)]
     first = Part(b"archive/data/0", inner, flags=0)
     start = 30 + len(b"archive/data/0")

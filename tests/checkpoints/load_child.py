@@ -1,4 +1,4 @@
-"""What the tests of load's memory run in a child process."""
+"""Measures the memory of `load` in a child process."""
 
 import os
 import resource
@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def peak_megabytes(path: str) -> tuple[float, float]:
-    """By how much load raised this process's memory at its greatest, and the greatest of its children,
-    in 2^20 bytes."""
+    """How much `load` raised this process's peak memory, and the peak of its children, in MiB."""
     import h5py
     import safetensors
 
@@ -15,9 +14,9 @@ def peak_megabytes(path: str) -> tuple[float, float]:
     from levit_np.checkpoints import torch_file
 
     assert h5py and safetensors and torch_file
-    model = levit_np.load("levit_digits.h5")  # all that is imported or allocated but once
+    model = levit_np.load("levit_digits.h5")  # imports and one-time allocations happen here
     del model
-    # /proc, not ru_maxrss: a new process begins with that of the one that started it.
+    # From /proc, as a new process inherits the ru_maxrss of the process that started it.
     before = _kilobytes("VmRSS")
     levit_np.load(path)
     return (_kilobytes("VmHWM") - before) / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""`levit-np convert` and `levit-np export`: what they write, what they refuse, in one line."""
+"""`levit-np convert` and `levit-np export`: what they write, and that every failure is one line."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_an_existing_file_is_replaced_only_by_force(model, capsys):
             assert "expected no such file yet, found one; --force replaces it" in failure(capsys, *command)
     assert os.path.getsize("taken") == 0 and not os.path.exists("nowhere")
     assert main(["export", "ours.h5", "taken", "--format", "timm", "--force"]) == 0
-    assert main(["convert", "taken", "taken", "--force"]) == 0  # onto itself
+    assert main(["convert", "taken", "taken", "--force"]) == 0  # source and target may be the same file
     assert levit_np.load("taken").config == model.config
 
 
@@ -69,7 +69,7 @@ def test_failures_are_one_line(model, capsys):
     assert "none/a.h5: No such file" in failure(capsys, "convert", "ours.h5", "none/a.h5")
     assert "none/a: No such file" in failure(capsys, "export", "ours.h5", "none/a", "--format", "timm")
     os.mkdir("folder")
-    for force in ((), ("--force",)):  # which would not help
+    for force in ((), ("--force",)):  # --force does not help here
         assert "folder: Is a directory" in failure(capsys, "convert", "ours.h5", "folder", *force)
         assert "folder: Is a directory" in failure(capsys, "export", "ours.h5", "folder", "--format", "timm", *force)
     assert "expected a regular file, found a folder" in failure(capsys, "convert", "folder", "a.h5")
@@ -94,7 +94,7 @@ def test_wrong_use_has_status_2(capsys):
 
 
 def test_a_strangers_file_is_read_in_the_child_alone(model, monkeypatch, capsys):
-    """Neither here, nor beyond the child's limits."""
+    """The file is not read in the parent process, and the child's memory limit applies."""
     levit_np.export(model, "theirs", format="facebook")
     run = confined.run
     monkeypatch.setattr("levit_np.checkpoints.loading.read", lambda path: pytest.fail("read in this process"))
@@ -105,8 +105,8 @@ def test_a_strangers_file_is_read_in_the_child_alone(model, monkeypatch, capsys)
     assert not os.path.exists("b.h5")
 
 
-def test_what_the_child_cannot_write_is_the_targets_failure(model, monkeypatch, capsys):
-    """A full disk, say: neither a damaged source, nor a temporary file that nobody has heard of."""
+def test_when_the_child_cannot_write_the_message_names_the_target(model, monkeypatch, capsys):
+    """For example on a full disk: the message names the target, neither the source nor a temporary file."""
     model.save("ours.h5")
     run = confined.run
     monkeypatch.setattr(confined, "run", lambda function, source, copy, **limits: run(
@@ -139,7 +139,7 @@ def test_plain_hdf5_and_half_precision_are_converted(model):
     assert all(np.array_equal(again[name], array.astype("f2").astype("f4")) for name, array in model.state().items())
 
 
-def test_what_is_no_file_is_not_replaced_and_permissions_are_kept(model, capsys):
+def test_only_a_regular_file_is_replaced_and_its_permissions_are_kept(model, capsys):
     model.save("own.h5")
     os.mkfifo("pipe")
     assert "expected a regular file" in failure(capsys, "convert", "own.h5", "pipe", "--force")

@@ -1,5 +1,5 @@
-"""Weights by name: the order of places, and a download from an https server on this machine that does everything wrong
-that a server can do. `localhost.pem` is a certificate for 127.0.0.1 and its key, of no use to anybody else."""
+"""Weights by name: where they are looked for, and how they are downloaded, from an https server on this machine that
+misbehaves in every way. `localhost.pem` is a certificate for 127.0.0.1 with its key, useless elsewhere."""
 
 import _thread
 import contextlib
@@ -31,7 +31,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="permission bits")
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request with `answer(handler)`; `asked` are the paths."""
+    """Answers every request with `answer(handler)`; `asked` lists the requested paths."""
 
     daemon_threads = True
 
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"https://127.0.0.1:{self.server_port}/"
 
     def handle_error(self, request, client_address):
-        pass  # a client that goes away, or does not trust the certificate
+        pass  # a client that disconnects, or does not trust the certificate
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -127,7 +127,8 @@ def test_the_cache_is_the_users_alone(server, cache):
 
 
 def refused(server, cache, words, by_hand=True):
-    """One line; what to fetch and how to convert it where the file itself is not at fault; nothing is left behind."""
+    """Loading fails in one line and leaves nothing behind; unless the file itself is wrong, the line says what to fetch
+    and how to convert it."""
     with pytest.raises(CheckpointError, match=words) as caught:
         levit_np.load(NAME)
     message, theirs = str(caught.value), hub.PUBLISHED[NAME]
@@ -150,7 +151,7 @@ def test_a_connection_that_is_cut_is_refused(server, cache, content):
     refused(server, cache, "could not be downloaded")
 
 
-def test_a_server_need_not_say_how_much_it_sends(server, cache, content, model):
+def test_a_download_without_a_content_length_works(server, cache, content, model):
     def without_length(handler):
         handler.send_response(200)
         handler.end_headers()
@@ -160,7 +161,7 @@ def test_a_server_need_not_say_how_much_it_sends(server, cache, content, model):
     assert same(model, levit_np.load(NAME))
 
 
-def test_a_server_that_says_nothing_is_given_up(server, cache, monkeypatch):
+def test_a_silent_server_times_out(server, cache, monkeypatch):
     monkeypatch.setattr(hub, "_PATIENCE", 0.2)
     done = threading.Event()
     server.answer = lambda handler: done.wait(20)
@@ -190,7 +191,7 @@ def test_an_error_of_the_server_is_named(server, cache, status):
     refused(server, cache, str(status))
 
 
-def test_https_is_not_left(server, cache, model, content):
+def test_redirects_stay_on_https(server, cache, model, content):
     for target, words in (("http://127.0.0.1:1/a.pth", "expected https, was redirected to http://127.0.0.1:1/a.pth"),
                           ("ftp://127.0.0.1/a.pth", "expected https"), ("file:///etc/passwd", "not allowed")):
         server.answer = lambda handler: handler.reply(status=302, Location=target)
@@ -213,7 +214,7 @@ def test_without_a_network_one_line_says_what_to_do(server, cache, monkeypatch):
     refused(server, cache, "could not be downloaded")
 
     def fails(url):
-        raise TimeoutError  # which has nothing to say
+        raise TimeoutError  # an exception without a message
 
     monkeypatch.setattr(hub, "_opened", fails)
     refused(server, cache, r"could not be downloaded \(TimeoutError\)")
@@ -268,7 +269,7 @@ def test_two_processes_at_once(server, cache, content, model):
     assert len(server.asked) == 2 and os.listdir(cache) == [NAME] and same(model, levit_np.load(NAME))
 
 
-def test_where_the_cache_cannot_be_written_the_weights_are_loaded_once(server, cache, model):
+def test_where_the_cache_cannot_be_written_the_weights_are_loaded_but_not_kept(server, cache, model):
     cache.parent.write_text("a file where the cache's folder should be")
     for _ in range(2):
         with pytest.warns(UserWarning, match="will not be kept") as caught:
@@ -286,10 +287,10 @@ def test_the_order_of_places(cache, model):
     assert levit_np.load(NAME).config.num_classes == 3
     shutil.rmtree("weights")
     assert levit_np.load(NAME).config.num_classes == 4
-    assert levit_np.load("levit_digits.h5").config.num_classes == 10  # came with the package
+    assert levit_np.load("levit_digits.h5").config.num_classes == 10  # ships with the package
     with pytest.raises(CheckpointError, match="^levit_1.h5: expected a weight file, found none here.*levit_128s.h5, "):
         levit_np.load("levit_1.h5")
     with pytest.raises(CheckpointError, match="No such file"):
-        levit_np.load(f"./{NAME}")  # a path is never looked for elsewhere
+        levit_np.load(f"./{NAME}")  # a path is looked for only where it points
     with pytest.raises(CheckpointError, match="^expected the path or the name of a weight file, found an empty text$"):
         levit_np.load("")

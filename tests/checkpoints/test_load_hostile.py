@@ -1,4 +1,5 @@
-"""What `load` makes of sound containers with hostile content: names, shapes, types and documents drawn at random."""
+"""`load` on valid containers with hostile content (random names, shapes, types and documents): a model or a
+CheckpointError; and its peak memory."""
 
 import collections
 import copy
@@ -49,7 +50,7 @@ def damaged_tensors(sound, rng):
         match rng.randrange(7):
             case 0:
                 del found[name]
-            case 1:  # another number in a name, of one array or of all that share its beginning
+            case 1:  # another number in a name, or in all names with the same prefix
                 number = rng.choice([*map(str, NUMBERS), "-1", "007", "٣"])
                 new = re.sub(r"\d+", lambda m: number if rng.random() < 0.5 else m[0], name)
                 found[new] = found.pop(name)
@@ -63,7 +64,7 @@ def damaged_tensors(sound, rng):
                 found[name] = found[other]
             case 4:
                 found[name] = found[name].T if rng.random() < 0.5 else found[name].astype(np.int64)
-            case 5:  # a container holds no such array unless it is empty
+            case 5:  # a large shape needs a size of 0, as a container cannot hold the array otherwise
                 shape = [rng.choice(NUMBERS[1:8]) for _ in range(rng.randrange(5))]
                 shape = shape if np.prod(shape) < 1 << 20 else [0, 1 << 20, rng.choice(NUMBERS[:9])]
                 found[name] = np.zeros(shape, np.float32)
@@ -75,7 +76,7 @@ def damaged_tensors(sound, rng):
 
 
 def damaged_document(document, rng):
-    """The JSON value with one of its parts replaced or taken out."""
+    """A copy of the JSON value with one of its parts replaced or removed."""
     document = copy.deepcopy(document)
     at = document
     while True:
@@ -92,7 +93,8 @@ def damaged_document(document, rng):
 
 
 class Fuzz:
-    """`count` has what became of each content, `slowest` the processor seconds of the worst."""
+    """`count`: how many contents were read and how many refused. `slowest`: the processor time of the slowest, in
+    seconds."""
 
     def __init__(self, seed):
         self.rng, self.count, self.slowest = random.Random(seed), collections.Counter(), 0.0
@@ -162,7 +164,7 @@ def test_100000_damaged_documents_are_refused_or_read():
 
 
 def test_every_named_attack_is_refused_by_load(tmp_path):
-    """The plain HDF5 ones cost a child each: test_hdf5_hostile has them, here they only count."""
+    """Plain HDF5 files need a child process each: test_hdf5_hostile reads those, and here they only count."""
     attacks = {f"pth: {name}": attack.data for name, attack in attacks_torch.ATTACKS.items()}
     attacks |= {f"safetensors: {name}": data for name, data in test_safetensors_file.ATTACKS.items()}
     attacks |= {f"sealed HDF5: {name}": data for name, data in FORGERIES.items()}
@@ -179,7 +181,7 @@ def test_every_named_attack_is_refused_by_load(tmp_path):
 
 
 def megabytes_of_weights(path, form):
-    """Writes about 16 MB of weights and returns the file's size in 2^20 bytes."""
+    """Writes about 16 MB of weights; returns the file's size in MiB."""
     config = dataclasses.replace(FAMILY["levit_128s"], name="levit", num_classes=5, stages=(
         Stage(128, 1, 4), Stage(256, 1, 6, 8), Stage(384, 2, 8, 16)))
     model = build(config)
@@ -209,6 +211,6 @@ def test_load_takes_at_most_twice_the_file(form, tmp_path):
     size = megabytes_of_weights(tmp_path / "a", form)
     own, child = confined.run(load_child.peak_megabytes, tmp_path / "a", memory=4 << 30)
     print(f"{form}: {size:.1f} MB, load {own:.1f} MB, its child {child:.1f} MB")
-    # The bar is 64 MB beside twice the file, of which nothing but a child's interpreter needs much.
+    # The bar is twice the file and 64 MB; only the interpreter of a child process needs much of the 64.
     assert own <= 2 * size + 8 and child <= 2 * size + 64
-    assert own > 0.4 * size  # double becomes float32, and what is measured is there
+    assert own > 0.4 * size  # the measurement works (double becomes float32, half the size)

@@ -1,4 +1,5 @@
-"""Weights in and out, against the transformers package and through every format that is written."""
+"""Loading and saving weights: the transformers package's files, round trips through every format, and what is
+refused."""
 
 import re
 from dataclasses import replace
@@ -60,7 +61,7 @@ def test_round_trip(name, form, tmp_path):
 
 @pytest.mark.parametrize("form, activation", [("facebook", "hardswish"), ("transformers", "hardswish"),
                                               ("fused", "hardswish"), ("timm", "silu")])
-def test_of_the_same_shapes_only_timms_have_another_activation(form, activation):
+def test_of_files_with_the_same_shapes_only_timms_have_silu(form, activation):
     config = FAMILY["levit_256d"]
     specs = build(config).specs_by_name()
     found = config_from_shapes({there: specs[own].shape for own, there in name_table(config, form).items()}, form)
@@ -95,7 +96,7 @@ def test_another_number_of_classes_starts_the_heads_anew_and_says_so(tmp_path):
     save(model, tmp_path / "a.h5")
     with pytest.warns(UserWarning, match="head.weight"):
         again = load(tmp_path / "a.h5", num_classes=np.int64(7))
-    assert type(again.config.num_classes) is int  # as a file can hold it
+    assert type(again.config.num_classes) is int  # a file can store no NumPy integer
     assert again(images(1, dtype=np.float32)).shape == (1, 7)
     assert np.array_equal(again.state()["stem.convolutions.0.weight"], model.state()["stem.convolutions.0.weight"])
 
@@ -118,7 +119,7 @@ def test_another_image_size_resizes_the_biases(tmp_path):
     assert np.isfinite(again(x)).all()
 
 
-@pytest.mark.parametrize("name, size", [("levit_128s_a5", (64, 48)),  # as many tokens in another grid
+@pytest.mark.parametrize("name, size", [("levit_128s_a5", (64, 48)),  # the same number of tokens on another grid
                                         ("deit_tiny", (48, 80))])
 def test_another_image_size_resizes_the_embedding(tmp_path, name, size):
     model = random_model(name, num_classes=5, image_size=(48, 64))  # 3×4 tokens
@@ -128,7 +129,7 @@ def test_another_image_size_resizes_the_embedding(tmp_path, name, size):
     expected = torch.nn.functional.interpolate(torch.from_numpy(old[-12:].reshape(1, 3, 4, -1)).permute(0, 3, 1, 2),
                                                size=(size[0] // 16, size[1] // 16), mode="bilinear", align_corners=True)
     np.testing.assert_allclose(new[len(old) - 12:], expected[0].flatten(1).T.numpy(), atol=1e-6)
-    assert np.array_equal(new[: len(old) - 12], old[:-12])  # a class token's stays
+    assert np.array_equal(new[: len(old) - 12], old[:-12])  # the class token's row is unchanged
 
 
 @pytest.mark.parametrize("new", [(10, 12), (14, 14), (1, 3), (20, 5)])
@@ -140,7 +141,7 @@ def test_resized_biases_are_bilinear(new):
 
 
 def test_the_authors_file_has_the_index_of_each_bias(tmp_path):
-    """Their network stores it as a buffer, and loads strictly."""
+    """The authors' network has it as a buffer and loads with strict=True."""
     export(random_model("levit_128s", num_classes=5), tmp_path / "a.pth", format="facebook")
     state = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     assert state["blocks.4.attention_bias_idxs"].shape == (49, 196)
@@ -149,7 +150,7 @@ def test_the_authors_file_has_the_index_of_each_bias(tmp_path):
 
 
 def test_a_stored_index_must_be_ours(tmp_path):
-    """torch would take the biases by it."""
+    """In the authors' network it decides which bias belongs to which pair."""
     export(random_model("levit_128s", num_classes=5, image_size=64), tmp_path / "a.pth", format="facebook")
     state = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     name = "blocks.4.attention_bias_idxs"
@@ -160,7 +161,7 @@ def test_a_stored_index_must_be_ours(tmp_path):
 
 
 def test_an_index_of_another_shape_takes_no_memory(tmp_path, monkeypatch):
-    """A table of 40,000 offsets is small, and its index has 1.6e9 numbers."""
+    """A table of 40,000 offsets is small, but its index would have 1.6e9 entries."""
     model = random_model("levit_digits")
     named = rename(model.state(), config=model.config, format="facebook")
     monkeypatch.setattr("levit_np.checkpoints.reading.bias_index", lambda *grid: pytest.fail("an index was made"))
@@ -171,7 +172,7 @@ def test_an_index_of_another_shape_takes_no_memory(tmp_path, monkeypatch):
 
 
 def test_a_safetensors_file_under_the_authors_names_is_read(tmp_path):
-    """As timm 0.6 and older had them."""
+    """As timm wrote them up to version 0.6."""
     model = random_model("levit_128s", num_classes=5)
     named = rename(model.state(), config=model.config, format="facebook")
     save_file({n: torch.from_numpy(a.copy()) for n, a in named.items()}, tmp_path / "a.safetensors")
@@ -218,7 +219,7 @@ def test_a_second_head_is_added_or_left_out(tmp_path):
     assert load(tmp_path / "a.h5", distillation=True).config == model.config
 
 
-def test_heads_that_start_anew_are_their_seeds(tmp_path):
+def test_new_heads_depend_on_the_seed(tmp_path):
     save(random_model("levit_digits"), tmp_path / "a.h5")
     with pytest.warns(UserWarning, match="start anew"):
         weights = [load(tmp_path / "a.h5", num_classes=3, seed=seed).state()["head.weight"] for seed in (1, 1, 2)]
@@ -250,7 +251,7 @@ def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path)
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
 
-def test_a_stem_that_no_file_tells_is_not_exported(tmp_path):
+def test_a_stem_that_could_not_be_read_back_is_not_exported(tmp_path):
     model = random_model("levit_digits", stem=[[32, 3, 2], [64, 3, 1]], image_size=(32, 64))
     with pytest.raises(CheckpointError, match="^levit_digits: timm files do not say stem .*, and could not be read$"):
         export(model, tmp_path / "file", format="timm")
@@ -258,7 +259,7 @@ def test_a_stem_that_no_file_tells_is_not_exported(tmp_path):
 
 @pytest.mark.parametrize("form", ["facebook", "timm", "timm_conv"])
 def test_a_stem_of_one_pixel_kernels_stays_a_convolution(form, tmp_path):
-    """Other weights of that shape are linear maps, as some projects store them."""
+    """Elsewhere a weight of that shape is a linear map, as some projects store it."""
     model = random_model("levit_digits", stem=[[32, 1, 2], [64, 1, 2]])
     export(model, tmp_path / "file", format=form)
     again = load(tmp_path / "file")
@@ -266,8 +267,8 @@ def test_a_stem_of_one_pixel_kernels_stays_a_convolution(form, tmp_path):
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
 
-def test_of_timms_convolutional_variants_the_linear_maps_are_convolutions_and_the_heads_are_not(tmp_path):
-    """Nor is how often a branch is dropped told: in evaluation none is."""
+def test_timm_conv_stores_linear_maps_but_not_heads_as_convolutions(tmp_path):
+    """The files do not contain the drop path rate either, which evaluation does not need."""
     model = random_model("levit_128s", num_classes=5, image_size=64, drop_path=0.5)
     for form in ("timm", "timm_conv"):
         export(model, tmp_path / form, format=form)
@@ -278,7 +279,7 @@ def test_of_timms_convolutional_variants_the_linear_maps_are_convolutions_and_th
     assert torch.equal(convolutional["head.linear.weight"], plain["head.linear.weight"])
 
 
-def test_what_one_stage_has_no_use_for_need_not_be_told(tmp_path):
+def test_an_option_that_one_stage_does_not_use_need_not_be_stored(tmp_path):
     model = random_model("levit_128s_a1", num_classes=5, image_size=32, shrink_value_ratio=1)
     export(model, tmp_path / "file", format="timm")
     assert all(np.array_equal(v, model.state()[k]) for k, v in load(tmp_path / "file").state().items())
@@ -298,7 +299,7 @@ def test_another_image_size_keeps_the_preprocessing(tmp_path):
         assert found.to_dict()["crop"] == [size, size]
 
 
-def test_a_preprocessing_that_has_anothers_name_stays_itself(tmp_path):
+def test_a_changed_preprocessing_with_a_known_name_stays_changed(tmp_path):
     model = random_model("levit_digits")
     model.preprocessing = replace(preprocessing_named("digits"), mean=(0.25,))
     save(model, tmp_path / "a.h5")
@@ -308,7 +309,7 @@ def test_a_preprocessing_that_has_anothers_name_stays_itself(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "mine"])
 def test_images_may_be_too_large_for_any_preprocessing(name, tmp_path):
-    """A network is fed arrays, too; such a one is kept in a file as any other."""
+    """A network also accepts arrays, so it can be saved and loaded without preprocessing."""
     model = random_model("levit_digits")
     model.preprocessing = replace(preprocessing_named("digits"), name=name)
     save(model, tmp_path / "a.h5")
@@ -319,7 +320,7 @@ def test_images_may_be_too_large_for_any_preprocessing(name, tmp_path):
     assert load(tmp_path / "large.h5").config.image_size == (32, 4112)
 
 
-def test_numbers_that_no_network_can_have(tmp_path):
+def test_weights_that_are_not_finite_and_negative_variances_are_refused(tmp_path):
     model = random_model("levit_digits", dtype="float64")
     model.set_state({n: a.astype(np.float64) for n, a in model.state().items()})
     model.head.weight[0, 0] = 1e300
@@ -330,7 +331,7 @@ def test_numbers_that_no_network_can_have(tmp_path):
         save(model, tmp_path / "a.h5")
     model = random_model("levit_digits")
     named = rename(model.state(), config=model.config, format="timm")
-    named["head.bn.running_var"][3] = 0  # of a channel that is never active
+    named["head.bn.running_var"][3] = 0  # a channel that is constant over the training set
     safetensors_file.write(tmp_path / "zero", named)
     assert load(tmp_path / "zero").head.bn.variance[3] == 0
     named["head.bn.running_var"][3] = -1e-6
@@ -356,8 +357,8 @@ def test_what_could_not_be_read_back_does_not_replace_a_file(name, array, words,
 
 
 @pytest.mark.parametrize("changes", [{"image_size": (32, 48)}, {"image_size": (16, 16)}, {"channels": 3}])
-def test_a_preprocessing_makes_the_networks_images(changes, tmp_path):
-    """Else the first image would be blamed for it."""
+def test_the_preprocessing_must_give_images_of_the_networks_size(changes, tmp_path):
+    """Otherwise the first image would be blamed for the mismatch."""
     model = random_model("levit_digits")
     save(model, tmp_path / "a.h5")
     arrays, documents = hdf5.read(tmp_path / "a.h5")
@@ -369,10 +370,10 @@ def test_a_preprocessing_makes_the_networks_images(changes, tmp_path):
     other = replace(model.config, image_size=(64, 64))
     hdf5.write(tmp_path / "a.h5", arrays, documents | {"config": other.to_dict()})
     with pytest.raises(CheckpointError, match="wrong shape or type: stages.0.blocks.0.attention.bias.table"):
-        load(tmp_path / "a.h5")  # there the arrays tell more
+        load(tmp_path / "a.h5")  # here the arrays give the more precise message
 
 
-def test_labels_that_are_no_texts_are_not_saved(tmp_path):
+def test_labels_must_be_strings_to_be_saved(tmp_path):
     model = random_model("levit_digits")
     model.labels = list(range(10))
     with pytest.raises(CheckpointError, match="labels: expected 10 texts"):
@@ -380,7 +381,7 @@ def test_labels_that_are_no_texts_are_not_saved(tmp_path):
     model.labels = np.array(list("abcdefghij"))
     save(model, tmp_path / "a.h5")
     assert list(load(tmp_path / "a.h5").labels) == list("abcdefghij")
-    model.labels = []  # as good as none
+    model.labels = []  # the same as none
     save(model, tmp_path / "a.h5")
     assert load(tmp_path / "a.h5").labels == [f"class {n}" for n in range(10)]
 

@@ -1,8 +1,6 @@
-"""The authors' files and ours, both ways: a torch network whose arrays bear their names, by rules of this test alone.
+"""The authors' files read by us, and ours loaded by a torch network under the authors' names, with the same logits.
 
-Their code is not needed for that: transformers' network computes the same, and `renamed` says how its arrays are called
-in theirs.
-"""
+The authors' code is not needed: transformers' network computes the same, and `renamed` translates its names."""
 
 import pytest
 import torch
@@ -14,10 +12,10 @@ from ..parity import FIVE, images, pair, worst
 
 
 @pytest.mark.parametrize("name", FIVE)
-def test_their_weights_here_and_ours_there(name, tmp_path):
+def test_both_read_the_others_weights(name, tmp_path):
     _, theirs = pair(name)
     theirs.eval()
-    state = dict(theirs.named_parameters()) | dict(theirs.named_buffers())  # the authors store the bias indices too
+    state = dict(theirs.named_parameters()) | dict(theirs.named_buffers())  # the authors also store the bias indices
     state = {key: array.detach() for key, array in state.items()}
     names = renamed({key: key for key in state})  # theirs -> transformers'
     assert "blocks.0.m.attention_bias_idxs" in names and len(names) == len(state)

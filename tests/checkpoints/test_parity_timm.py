@@ -1,5 +1,4 @@
-"""timm's models and ours, both ways, wherever timm is installed; it is not among the test requirements, since it brings
-torchvision."""
+"""timm's models against ours, in both directions. Skipped where timm, which needs torchvision, is not installed."""
 
 import importlib.util
 
@@ -14,7 +13,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason
 
 
 @pytest.mark.parametrize("name", [*FIVE, "levit_conv_128s"])
-def test_their_weights_here_and_ours_there(name, tmp_path):
+def test_both_read_the_others_weights(name, tmp_path):
     found = confined.run(timm_child.differences, name, tmp_path, seconds=300, memory=16 << 30)
     assert max(found["logits"], found["statistics"], found["evaluation"]) < 1e-11, found
     assert found["their evaluation of our export"] < 1e-11, found

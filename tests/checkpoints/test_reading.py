@@ -1,4 +1,5 @@
-"""Foreign files by content: the authors' names and fused files in any container; what is wrong, in one report."""
+"""Foreign files are recognised by their content: any names in any container, fused files, and one report of everything
+that is wrong."""
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("name", FIVE)
 def test_the_authors_names(name):
-    """The table of formats.py against names that other rules derive from transformers'."""
+    """The table of formats.py against names derived independently from transformers'."""
     own = {there: own for own, there in name_table(FAMILY[name], "transformers").items()}
     assert renamed(own) == {there: own for own, there in name_table(FAMILY[name], "facebook").items()}
 
@@ -33,7 +34,7 @@ def test_the_authors_names(name):
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("form", ["facebook", "timm", "transformers"])
 def test_any_names_in_any_container(container, form, tmp_path):
-    """timm 0.6 and older: the authors' names without `model`."""
+    """The authors' names without `model` are what timm wrote up to version 0.6."""
     model = random_model("levit_128s", num_classes=5)
     named = {there: torch.from_numpy(model.state()[own]) for own, there in name_table(model.config, form).items()}
     CONTAINERS[container](named, tmp_path / "a")
@@ -43,7 +44,7 @@ def test_any_names_in_any_container(container, form, tmp_path):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_a_fused_file_gives_the_logits_of_its_twin(container, tmp_path):
+def test_a_fused_file_gives_the_logits_of_the_unfused_network(container, tmp_path):
     _, theirs = pair("levit_128s")
     folded = fused(renamed(theirs.state_dict()))
     assert not any(".bn." in name or ".c." in name or ".l." in name for name in folded)
@@ -54,7 +55,7 @@ def test_a_fused_file_gives_the_logits_of_its_twin(container, tmp_path):
     model = load(tmp_path / "a", dtype="float64")
     assert worst(model(x), expected) < 1e-11
     assert model.config == load_of(theirs, tmp_path).config
-    # Our own file holds float32: the variance is rounded there.
+    # Our own file holds float32, so variances are rounded.
     save(model, tmp_path / "a.h5")
     assert worst(load(tmp_path / "a.h5")(x.astype(np.float32)), expected) < 1e-4
 
@@ -71,7 +72,7 @@ def test_a_fused_file_of_every_model_is_recognised(name, tmp_path):
     torch.save({"model": folded}, tmp_path / "a.pth")
     found = read(tmp_path / "a.pth")
     assert found.config.name == name
-    # levit_c, the same with 1×1 convolutions for linear maps.
+    # levit_c is the same with 1×1 convolutions instead of linear maps.
     convolved = {n: t[:, :, None, None] if n.endswith(".weight") and t.ndim == 2 and "head" not in n else t
                  for n, t in folded.items()}
     torch.save(convolved, tmp_path / "a.pth")
@@ -81,7 +82,7 @@ def test_a_fused_file_of_every_model_is_recognised(name, tmp_path):
 
 
 def test_the_identity_is_exact():
-    """1/√(variance + eps) is 1 in both precisions, so that a folded bias comes out unchanged."""
+    """1/√(variance + eps) is exactly 1 in both precisions, so a folded bias is unchanged."""
     from levit_np.ops.reference import normalize
     from levit_np.checkpoints.reading import _IDENTITY as identity
 
@@ -134,8 +135,8 @@ def test_files_that_are_no_weights(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [[], {}, "", 0, False])
-def test_an_empty_recipe_is_not_none(recipe, tmp_path):
-    """Taken for none, it would let another decide how images are prepared."""
+def test_an_empty_recipe_is_refused(recipe, tmp_path):
+    """If it were taken for a missing one, another preprocessing would be used."""
     save(random_model("levit_digits"), tmp_path / "a")
     arrays, documents = hdf5.read(tmp_path / "a")
     hdf5.write(tmp_path / "a", arrays, documents | {"recipe": recipe})
@@ -143,7 +144,7 @@ def test_an_empty_recipe_is_not_none(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [None, "0123456789", {}, list("012345678"), [*"012345678", 9], [*"0123456789a"]])
-def test_a_file_has_a_text_for_each_class(labels, tmp_path):
+def test_a_file_needs_a_label_for_each_class(labels, tmp_path):
     save(random_model("levit_digits"), tmp_path / "a")
     arrays, documents = hdf5.read(tmp_path / "a")
     hdf5.write(tmp_path / "a", arrays, documents | {"labels": labels})
@@ -158,8 +159,8 @@ def test_of_many_names_four_are_reported(count, words, tmp_path):
     assert refusal(tmp_path / "a") == f"unexpected: {words}"
 
 
-def test_any_number_of_channels_goes_through_every_format(tmp_path):
-    """There is a recipe for grey and colour alone."""
+def test_a_network_of_six_channels_goes_through_two_formats(tmp_path):
+    """There is a named preprocessing for one and three channels only."""
     model = random_model("levit_128s", num_classes=5, in_channels=6)
     save(model, tmp_path / "a.h5")
     export(load(tmp_path / "a.h5"), tmp_path / "a", format="timm")

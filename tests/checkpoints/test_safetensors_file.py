@@ -1,4 +1,5 @@
-"""Every tensor comes back, the library agrees, and everything hostile is a CheckpointError in one line."""
+"""The safetensors reader and writer: every tensor comes back, the safetensors library agrees, every hostile file is a
+CheckpointError in one line."""
 
 import collections
 import json
@@ -58,7 +59,7 @@ def test_what_the_library_writes_is_read(tmp_path):
     assert_same(safetensors_file.read(tmp_path / "a"), ARRAYS)
 
 
-def test_what_older_transformers_ask_for_is_said(path):
+def test_the_metadata_that_older_transformers_need_is_written(path):
     with safetensors.safe_open(path, "np") as file:
         assert file.metadata() == {"format": "pt"}
 
@@ -148,7 +149,7 @@ def entry(dtype: Any = "F32", shape: Any = (4,), offsets: Any = (0, 16), **other
 
 
 def doubled(text: str) -> bytes:
-    """A header of one sound tensor in which `text` stands twice."""
+    """A file of one valid tensor whose header contains `text` twice."""
     sound = json.dumps({"a": entry()})
     assert sound.count(text) == 1
     return container(sound.replace(text, f"{text}, {text}").encode())
@@ -171,7 +172,7 @@ ATTACKS = {
     "header 100,000 deep": container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "header with a NaN": container({"a": entry(shape=[float("nan")])}),
     "name twice": doubled(f'"a": {ENTRY}'),
-    # Whoever counts each of the others first, to find out which it is, needs many minutes.
+    # A reader that counts every name to find the duplicate would need many minutes.
     "last of 100,000 names twice": container(("{" + "".join(f'"{i:05x}":0,' for i in range(100_000))
                                               + f'"{99_999:05x}":0}}').encode()),
     "name of 500,000 bytes twice": container(b'{"%b":0,"%b":0}' % ((b"a" * 500_000,) * 2)),
@@ -297,7 +298,7 @@ def test_whatever_the_library_raises_is_one_exception(path, monkeypatch):
 
 
 def fuzz(sound: bytes, path: Path, times: int, seed: int) -> collections.Counter[str]:
-    """Damaged files, mostly in the header: refused with the one exception, or read without one."""
+    """Reads damaged files, mostly damaged in the header; any exception but CheckpointError fails the test."""
     rng = random.Random(seed)
     start = 8 + int.from_bytes(sound[:8], "little")
     count: collections.Counter[str] = collections.Counter()
@@ -346,7 +347,7 @@ def peak_megabytes(path: Path) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_reading_takes_at_most_twice_the_file(tmp_path, dtype):
-    # Bytes of 1 are small numbers in every type.
+    # Bytes of 1 are a small finite number in every type.
     safetensors.torch.save_file({"a": torch.ones(80 << 20, dtype=torch.uint8).view(dtype)}, tmp_path / "a")
     assert peak_megabytes(tmp_path / "a") <= 2 * 80 + 64
 

@@ -1,4 +1,4 @@
-"""What torch saves is read, and what is written torch loads, to the last bit."""
+"""The .pth reader and writer: what torch saves is read, and torch loads what is written, to the last bit."""
 
 import argparse
 import math
@@ -46,13 +46,13 @@ ARRAYS = {
 
 
 def saved(content: object, path: Path) -> dict[str, np.ndarray]:
-    """What is read of what torch saves."""
+    """What is read from a file that torch saved."""
     torch.save(content, path)
     return torch_file.read(path)
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
-    """Equal to the tensors, halves and short integers widened; arrays of one's own."""
+    """The arrays equal the tensors (halves and short integers are widened) and share no memory with each other."""
     assert list(found) == list(expected)
     for name, array in found.items():
         wide = torch.int64 if not expected[name].is_floating_point() else torch.float32
@@ -83,7 +83,7 @@ def network() -> torch.nn.Module:
      lambda weights: {"model": 3, "state_dict": weights}, lambda weights: {"model": [3], "state_dict": weights}],
     ids=["OrderedDict", "dict", "model", "state_dict", "beside others", "model is no dict", "model is a list"],
 )
-def test_a_module_is_read_wherever_its_state_stands(tmp_path, wrap):
+def test_a_state_is_read_wherever_it_stands_in_the_file(tmp_path, wrap):
     weights = network().state_dict()
     assert hasattr(weights, "_metadata")
     assert_same(saved(wrap(weights), tmp_path / "a.pth"), weights)
@@ -178,7 +178,7 @@ def test_torch_is_not_needed(tmp_path):
 
 
 def test_the_layout_of_torch_1_6_is_read(tmp_path):
-    key = "94361835454080"  # then an address
+    key = "94361835454080"  # torch 1.6 used an address as the key
     stored = storage(key=key).replace(text("cpu"), text("cuda:0"))
     members = parts(state(a=tensor(stored)), {key: FOUR})
     del members["byteorder"]
@@ -190,7 +190,7 @@ def test_the_layout_of_torch_1_6_is_read(tmp_path):
 
 
 def zip64_part(part: Part, offset: int | None) -> Part:
-    """With the sizes and the offset as torch writes those above 4 GB."""
+    """The part with its sizes, and its offset, stored as torch stores those above 4 GB."""
     size, crc = len(part.data), zlib.crc32(part.data)
     numbers = [size, size] if offset is None else [size, size, offset]
     central = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
@@ -198,7 +198,7 @@ def zip64_part(part: Part, offset: int | None) -> Part:
         central["offset"] = 0xFFFFFFFF
     central_extra = struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
     extra = central_extra[:12] + bytes(8) + central_extra[20:]
-    central_extra, extra = (fields + b"FB\3\0ZZZ" for fields in (central_extra, extra))  # and padding behind it
+    central_extra, extra = (fields + b"FB\3\0ZZZ" for fields in (central_extra, extra))  # followed by padding
     descriptor = struct.pack("<4sL2Q", b"PK\7\10", crc, size, size)
     return part._replace(central=central, central_extra=central_extra, extra=extra, descriptor=descriptor)
 
@@ -228,7 +228,7 @@ def test_zip64_members_are_read(tmp_path, with_offset):
     ids=["honest", "sizes in the header", "no UTF-8", "file of Unix", "version 10", "version 1", "hidden member",
          "every opcode for a value", "largest memo, list and depth", "numbers as keys"],
 )
-def test_the_honest_files_of_the_attacks_are_accepted(tmp_path, data):
+def test_valid_files_like_the_attacks_are_accepted(tmp_path, data):
     (tmp_path / "a.pth").write_bytes(data)
     assert_same(torch_file.read(tmp_path / "a.pth"), {"a": torch.arange(4.0).reshape(2, 2)})
 

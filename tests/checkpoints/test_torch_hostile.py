@@ -1,4 +1,4 @@
-"""Everything hostile or damaged in a .pth file is a CheckpointError in one line, and costs little."""
+"""Hostile and damaged .pth files: each is a CheckpointError in one line, runs nothing and takes little memory."""
 
 import collections
 import io
@@ -41,7 +41,7 @@ def test_no_attack_opens_imports_runs_or_allocates(tmp_path):
     for i, (_, data) in numbered.items():
         (tmp_path / str(i)).write_bytes(data)
     (tmp_path / "sound").write_bytes(checkpoint())
-    # More memory than the bound: an attack must be seen to keep it, not be stopped by the system.
+    # A limit above the bar, so that the test measures the memory and the system does not stop the attack.
     found = confined.run(torch_child.audited, tmp_path, seconds=300, memory=4 << 30)
     assert found.pop("sound")[:2] == ["accepted", []]
     for number, (outcome, events, peak) in found.items():
@@ -51,7 +51,7 @@ def test_no_attack_opens_imports_runs_or_allocates(tmp_path):
     assert len(found) == len(ATTACKS) > 200
 
 
-def test_the_audit_sees_what_it_must(tmp_path):
+def test_the_audit_sees_a_reader_that_misbehaves(tmp_path):
     (tmp_path / "a").write_bytes(checkpoint())
     outcome, events, peak = confined.run(torch_child.audited_culprit, tmp_path)["a"]
     assert outcome == "accepted" and peak > 64 * MEGABYTE
@@ -106,7 +106,7 @@ def source() -> dict[str, Part]:
 
 
 def shuffled(program: bytes, rng: random.Random) -> bytes:
-    """The program with some of its instructions dropped, doubled, moved or replaced by others of its own."""
+    """The pickle with some of its instructions dropped, repeated, moved or replaced by others of its own."""
     starts = [position for _, _, position in pickletools.genops(program)] + [len(program)]
     steps = [program[i:j] for i, j in zip(starts, starts[1:], strict=False)]
     for _ in range(rng.choice((1, 1, 2, 4))):
@@ -125,7 +125,7 @@ def shuffled(program: bytes, rng: random.Random) -> bytes:
 
 
 class Fuzz:
-    """Reads damaged files; `count` has what became of them, `slowest` the seconds that the worst took."""
+    """Reads damaged files. `count`: how many were refused and accepted; `slowest`: seconds for the slowest."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path = path
@@ -139,7 +139,7 @@ class Fuzz:
             self.read(mutated(sound, self.rng))
 
     def program(self, times: int) -> None:
-        """Only the program is damaged: the zip's checksums do not hide the interpreter."""
+        """Only the pickle is damaged, under right checksums of the zip, so that the interpreter sees the damage."""
         members = source()
         key = next(name for name in members if name.endswith("data.pkl"))
         sound = members[key]
@@ -164,7 +164,7 @@ class Fuzz:
             self.compare(found, data)
 
     def compare(self, found: dict[str, np.ndarray], data: bytes) -> None:
-        """Where torch reads the file too, it reads the same."""
+        """If torch reads the file too, it reads the same arrays."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -218,7 +218,7 @@ def peak_megabytes(path: Path) -> float:
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "turned", "columns"])
 def test_reading_takes_at_most_twice_the_file(tmp_path, name):
-    # Bytes of 1 are small numbers in every type.
+    # Bytes of 1 are a small finite number in every type.
     values = torch.ones(80 << 20, dtype=torch.uint8)
     tensors = {
         "float32": {"a": values.view(torch.float32)},
@@ -230,6 +230,6 @@ def test_reading_takes_at_most_twice_the_file(tmp_path, name):
     assert peak_megabytes(tmp_path / "a.pth") <= 2 * 80 + 64
 
 
-def test_halves_that_would_take_more_are_refused(tmp_path):
+def test_halves_whose_widened_array_would_be_too_large_are_refused(tmp_path):
     torch.save({"a": torch.ones(1 << 13, 5 << 10).half().T}, tmp_path / "a.pth")
     assert "expected tensors that take at most" in refusal(tmp_path / "a.pth")

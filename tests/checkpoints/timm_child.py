@@ -1,5 +1,5 @@
-"""timm's LeViT beside ours, in a process of its own: timm needs torchvision when imported,
-for nothing that LeViT uses."""
+"""Compares timm's LeViT with ours, in a process of its own: importing timm needs torchvision, which LeViT does not use,
+so stubs stand in for it."""
 
 import importlib.machinery
 import importlib.util
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class _Anything(type):
-    """A class that has every attribute, so that tables of interpolation modes and the like can be built."""
+    """A class with every attribute, so that timm can build its tables of interpolation modes and the like."""
 
     def __getattr__(cls, name):
         if name.startswith("__"):
@@ -45,8 +45,8 @@ def import_timm():
 
 
 def differences(name: str, directory: str) -> dict[str, float]:
-    """The largest differences, relative to the largest value, in float64 with every array randomised: of their weights
-    read by us, and of our export loaded strictly by them."""
+    """The largest differences, relative to the largest value, in float64 with every array random: their weights read by
+    us, and our export loaded by them with strict=True."""
     import torch
 
     import levit_np
@@ -71,7 +71,7 @@ def differences(name: str, directory: str) -> dict[str, float]:
     path = Path(directory, name)
     save_file({key: array.contiguous() for key, array in theirs.state_dict().items()}, path)
     loaded = levit_np.load(path, dtype="float64")
-    ours = build(replace(loaded.config, drop_path=0.0))  # at random, it would part the two
+    ours = build(replace(loaded.config, drop_path=0.0))  # drop path is random, and would differ between the two
     ours.set_state(loaded.state())
 
     x, generator = images(3), np.random.default_rng(3)

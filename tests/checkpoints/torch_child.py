@@ -1,4 +1,4 @@
-"""What the tests of the .pth reader run in child processes."""
+"""Functions that the tests of the .pth reader run in child processes."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ _WATCHED = (
 
 
 def names_without_torch(path: str) -> dict[str, list]:
-    """What is read where nobody can import torch, nor a pickle be loaded."""
+    """What is read where torch cannot be imported and pickles cannot be loaded."""
     import pickle
 
     assert "torch" not in sys.modules
@@ -26,8 +26,8 @@ def names_without_torch(path: str) -> dict[str, list]:
 
 
 def audited(directory: str) -> dict[str, list]:
-    """For each file of a folder: what became of it, the audit events but the file's own opening, and the
-    greatest memory in bytes."""
+    """For each file of a folder: the outcome, the audit events except the file's own opening, and the peak memory in
+    bytes."""
     found = {}
     seen: list[str] = []
 
@@ -56,7 +56,7 @@ def audited(directory: str) -> dict[str, list]:
 
 
 def audited_culprit(directory: str) -> dict[str, list]:
-    """The same of a reader that does what it must not."""
+    """The same for a reader that does everything forbidden."""
     def read(path: str) -> None:
         with open(path), open(os.devnull):
             exec("bytes(100 << 20)")

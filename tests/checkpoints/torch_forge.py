@@ -1,5 +1,5 @@
-"""Builds .pth files byte by byte, honest where nothing else is asked: the pickle's opcodes and the zip's
-records."""
+"""Builds .pth files byte by byte, from the pickle's opcodes and the zip's records; valid unless something else is asked
+for."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Attack(NamedTuple):
-    """A file that must be refused, and some words of the reason why."""
+    """A file that must be refused, and part of the expected message."""
 
     data: bytes
     reason: str
@@ -46,7 +46,7 @@ def tensor(
     stored: bytes | None = None, offset: bytes | int = 0, shape: bytes | tuple = (2, 2),
     strides: bytes | tuple = (2, 1), last: bytes = FALSE + ORDERED, function: bytes = REBUILD,
 ) -> bytes:
-    """A call of _rebuild_tensor_v2; bytes stand for any other program in the place of a number."""
+    """A call of _rebuild_tensor_v2; in place of a number, bytes give any opcodes."""
     numbers = offset if isinstance(offset, bytes) else integer(offset)
     for sizes in (shape, strides):
         numbers += sizes if isinstance(sizes, bytes) else integers(*sizes)
@@ -54,7 +54,7 @@ def tensor(
 
 
 def state(**items: bytes) -> bytes:
-    """{'model': OrderedDict(items)}, without the end."""
+    """The opcodes of {'model': OrderedDict(items)}, without the pickle's end."""
     return b"}" + text("model") + ORDERED + b"(" + pairs(items) + b"us"
 
 
@@ -82,7 +82,7 @@ _LOCATOR = {"signature": "4s", "disk": "L", "offset": "Q", "disks": "L"}
 
 
 class Part(NamedTuple):
-    """A member; `local` and `central` replace single fields of its two headers by lies."""
+    """A member of the archive; `local` and `central` override single fields of its two headers."""
 
     name: bytes
     data: bytes
@@ -98,7 +98,7 @@ class Part(NamedTuple):
 
 
 class End(NamedTuple):
-    """Lies in the records at the end of the archive, and bytes around the directory."""
+    """Overridden fields in the records at the end of the archive, and bytes around the directory."""
 
     end: Mapping[str, Any] = {}
     end64: Mapping[str, Any] = {}
@@ -115,7 +115,7 @@ def _packed(layout: Mapping[str, str], fields: Mapping[str, Any], lies: Mapping[
 
 
 def archive(parts: Iterable[Part], end: End | None = None) -> bytes:
-    """As torch writes it: sizes after the data of each member, ZIP64 records at the end."""
+    """The archive as torch writes it: sizes after each member's data, ZIP64 records at the end."""
     end = end or End()
     data = b""
     directory: list[bytes] = []
@@ -160,7 +160,7 @@ FOUR = np.arange(4, dtype="<f4").tobytes()
 def parts(
     body: bytes | None = None, records: Mapping[str, bytes] | None = None, pickled: bytes | None = None
 ) -> dict[str, Part]:
-    """The members of a checkpoint by their short names, to be changed."""
+    """The members of a checkpoint by their short names."""
     if pickled is None:
         pickled = program(state(a=tensor()) if body is None else body)
     contents = {"data.pkl": pickled}
@@ -173,17 +173,17 @@ def parts(
 def checkpoint(
     body: bytes | None = None, records: Mapping[str, bytes] | None = None, pickled: bytes | None = None
 ) -> bytes:
-    """A sound archive around a program: `body` without its beginning and end, or `pickled` whole."""
+    """A valid archive around a pickle: `body` without its beginning and end, or `pickled` complete."""
     return archive(parts(body, records, pickled).values())
 
 
 def altered(member: str, **changes: Any) -> bytes:
-    """The honest checkpoint, but for one member."""
+    """The valid checkpoint with one member changed."""
     honest = parts()
     honest[member] = honest[member]._replace(**changes)
     return archive(honest.values())
 
 
 def ended(**lies: Any) -> bytes:
-    """The honest checkpoint, but for its end."""
+    """The valid checkpoint with its end changed."""
     return archive(parts().values(), End(**lies))

@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over its debugging pipe: no driver."""
+"""Drives a headless Chromium over its debugging pipe, without a driver program."""
 
 import json
 import os
@@ -16,7 +16,7 @@ QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
          "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-features=IsolateSandboxedIframes",
          "--remote-debugging-pipe")
-# The browser reads commands from descriptor 3 and answers on 4.
+# The browser reads commands from file descriptor 3 and writes answers to 4.
 START = """
 import os, sys
 from fcntl import F_DUPFD, fcntl
@@ -27,7 +27,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Chromium:
-    """One browser with one page.  `requests`, `errors`: what the page asked the network for, and what went wrong."""
+    """A browser with one page. `requests`: the addresses that the page asked for; `errors`: its errors and warnings."""
 
     def __init__(self, width=1280, height=900):
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
@@ -105,7 +105,7 @@ class Chromium:
         self.wait("document.documentElement.dataset.ready")
 
     def _frame(self):
-        """The context of the scripts in the page's only frame."""
+        """The JavaScript context of the page's only frame."""
         end = time.monotonic() + 180
         while time.monotonic() < end:
             for child in self.call("Page.getFrameTree")["frameTree"].get("childFrames", ()):
@@ -116,7 +116,7 @@ class Chromium:
         raise AssertionError("no frame")
 
     def js(self, expression, frame=False):
-        """The value of an expression, a promise's once it is kept; in the page, or in its only frame."""
+        """The value of an expression (of a promise, once it is fulfilled), in the page or in its only frame."""
         where = {"contextId": self._frame()} if frame else {}
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, **where)
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
@@ -129,7 +129,7 @@ class Chromium:
             time.sleep(0.02)
 
     def go(self, place):
-        """Another place of the page ("#/forward/3"), once it is shown."""
+        """Goes to another place of the page, for example "#/forward/3", and waits until it is shown."""
         before = self.js("document.documentElement.dataset.ready")
         self.js(f"address.go({json.dumps(place)})")
         self.wait(f"document.documentElement.dataset.ready !== '{before}'")
@@ -144,7 +144,7 @@ class Chromium:
                   modifiers=modifiers)
 
     def draw(self, points):
-        """A stroke of the mouse."""
+        """Draws a stroke with the mouse."""
         for i, (x, y) in enumerate(points):
             kind = "mousePressed" if i == 0 else "mouseMoved"
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)

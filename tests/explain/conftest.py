@@ -1,4 +1,4 @@
-"""A page of the digits' network, and the browser that looks at it."""
+"""Fixtures: a page of the digits' network, and a browser that shows it."""
 
 import pytest
 

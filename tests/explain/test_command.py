@@ -1,4 +1,5 @@
-"""levit-np explain: what it hands on, where it writes, and what is wrong use; the page itself is computed elsewhere."""
+"""`levit-np explain`: which page it asks for, where it writes, and wrong use. The page itself is replaced, and tested
+elsewhere."""
 
 import shutil
 import sys
@@ -19,7 +20,7 @@ IMAGE = str(DIGIT)
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What pages were asked for, none of which is computed."""
+    """The arguments of each page that was asked for; no page is computed."""
     asked = []
 
     def explain(model, image, target=None, teacher=None, rival=None, about=None, whole=False):
@@ -48,7 +49,7 @@ def test_a_page_of_these_classes_is_written(asked, tmp_path, capsys):
 
 
 def test_pictures_beside_the_page(asked, monkeypatch, tmp_path, capsys):
-    """Of the textbook's numbers; into a folder with files by force alone."""
+    """They show the reference backend's numbers, and go into a folder that has files only with --force."""
     written = []
     monkeypatch.setattr("levit_np.plot.write_all", lambda model, x, folder: written.append(
         (model.ops.NAME, x.shape, folder)) or iter("ab"))
@@ -78,7 +79,7 @@ def test_wrong_use(asked, monkeypatch, tmp_path, capsys, arguments, message):
 
 
 def test_what_is_served_first(asked, monkeypatch, tmp_path, capsys):
-    """A black image to draw on, or the one that was named, at the port that was asked for."""
+    """A black image to draw on, or the given one, at the given port."""
     ports = []
 
     def listen(server, port):
@@ -103,8 +104,8 @@ def test_what_is_served_first(asked, monkeypatch, tmp_path, capsys):
     assert main(["explain", "--serve", str(odd)]) == 0 and asked[-1][5] == r"'\x1b.png'"
 
 
-def test_an_image_whose_name_is_no_text(tmp_path):
-    """Linux lets a file have one of any bytes, and UTF-8 cannot hold them all."""
+def test_an_image_whose_name_is_not_valid_utf_8(tmp_path):
+    """On Linux a file name may be any bytes, which UTF-8 may be unable to decode."""
     odd = "3\udcff\n.png" if sys.platform.startswith("linux") else "3\n.png"
     page = random_model(image_size=16, backend="reference").explain(shutil.copy(DIGIT, tmp_path / odd))
     page.save(tmp_path / "page.html")

@@ -1,4 +1,5 @@
-"""The page in a real browser: its numbers are the model's, all of it can be shown, and it asks nobody."""
+"""The page in a real browser: its numbers are those of the model, every part can be shown, and it makes no network
+request."""
 
 import re
 
@@ -16,7 +17,7 @@ from .chromium import browser
 
 
 def rounded_right(shown: str, value: float) -> bool:
-    """Whether the digits shown are the value's: within half a unit of the last."""
+    """Whether the shown digits are the value rounded: within half a unit of the last digit."""
     match = re.fullmatch(r"-?\d+(?:\.(\d+))?(?:e([+-]?\d+))?", shown)
     assert match, shown
     unit = 10.0 ** (int(match[2] or 0) - len(match[1] or ""))
@@ -29,7 +30,7 @@ def test_two_hundred_numbers_are_the_models(opened, digits):
 
 
 def check_cells(chromium, model, x, count, **loss):
-    """Cells drawn over all layers and directions, read from the page's own tables, against a trace of the model."""
+    """Compares cells, drawn at random from all layers and both directions, with a trace of the model."""
     found = levit_np.trace(model, x, loss["target"])
     taught = levit_np.trace(model, x, **loss)
     document = chromium.js("levit.document")
@@ -64,7 +65,7 @@ def check_cells(chromium, model, x, count, **loss):
 
 
 @browser
-def test_it_asks_nobody(opened, page):
+def test_it_makes_no_network_request(opened, page):
     for place in ("#/answer", "#/forward/0", "#/backward/0"):
         opened.go(place)
     assert opened.requests == [page.as_uri()]
@@ -73,14 +74,14 @@ def test_it_asks_nobody(opened, page):
 
 @browser
 def test_every_stop_can_be_shown(opened):
-    """Forward and backward: no stop fails, and no text is missing in either language."""
+    """No stop fails, forward or backward, and no text is missing in either language."""
     look_at_all(opened)
     missing = opened.js("Object.keys(language.table.en).filter((key) => !(key in language.table.zh))")
     assert missing == [] == opened.js("Object.keys(language.table.zh).filter((key) => !(key in language.table.en))")
 
 
 def look_at_all(chromium):
-    """One stop of each operation and direction, and each kind of view."""
+    """Visits a stop of each operation in each direction, and each kind of view."""
     layers = ("stages.0", "stages.0.blocks.0", "stages.1.downsample", "stages.1.downsample.attention", "stem", "token",
               "head")
     layers = [name for name in layers if chromium.js(f"stopsWithin('{name}').length")]
@@ -95,17 +96,17 @@ def look_at_all(chromium):
         assert not wrong and chromium.js("document.querySelector('h1').textContent"), (view, wrong, text)
         marked = chromium.js("[...document.querySelectorAll('.line.here')].map((l) => l.innerText.split('#')[0])"
                              ".join()")
-        assert marked.count("(") == marked.count(")"), (view, marked)  # a call to its end
+        assert marked.count("(") == marked.count(")"), (view, marked)  # a call is marked to its closing bracket
         assert bool(marked) == view.startswith(("#/forward/", "#/backward/")), view
 
 
 @browser
-def test_every_number_has_its_maker(opened):
-    check_makers(opened)
+def test_every_input_comes_from_an_earlier_stop(opened):
+    check_inputs(opened)
 
 
-def check_makers(chromium):
-    """What a stop is given, but for the parameters, the image and the labels, an earlier one gave: with either loss."""
+def check_inputs(chromium):
+    """With either loss, each input of a stop is an output of an earlier stop, a parameter, the image or the labels."""
     for loss in chromium.js("Object.keys(doc.losses)"):
         chromium.js(f"session.loss = '{loss}'")
         missing = chromium.js("""['forward', 'backward'].flatMap((direction) => doc[direction].flatMap((stop) =>
@@ -124,8 +125,8 @@ def test_what_a_number_is_made_of(opened):
 
 
 def check_terms(chromium):
-    """Of each stop's results the last number there is: its terms, where all are on the page, its lines or where it came
-    from give that number again; where some are not, none is said that would be no number."""
+    """For the last number of each output: if all its terms are on the page they add up to it, otherwise its line or its
+    source gives it; nothing that is shown contains NaN."""
     found = chromium.js("""(async () => {
         const found = [];
         for (const direction of ["forward", "backward"]) for (const stop of doc[direction]) {
@@ -155,7 +156,7 @@ def check_terms(chromium):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("layer", ["stages.0.blocks.1", "stages.1.downsample", "stages.1.downsample.attention"])
 def test_the_diagram_of_a_block(opened, direction, layer):
-    """Each operation is a box, which a key reaches and which leads to its stop; residuals go around."""
+    """Each operation is a box, reachable by keyboard, that links to its stop; residual connections go around."""
     opened.js(f"session.direction = '{direction}'")
     opened.go(f"#/layer/{layer}")
     links = opened.js("[...document.querySelectorAll('.diagram a.box')].map((a) => a.getAttribute('href'))")
@@ -174,7 +175,7 @@ def test_the_diagram_of_a_block(opened, direction, layer):
 
 @browser
 def test_every_layer_has_its_diagram_and_its_cost(opened, digits):
-    """A layer by itself is drawn like a block; what it learned is counted where it stands, a bias's and a BN's too."""
+    """A single layer has a diagram like a block's; parameters are counted for each layer, including biases and BN."""
     attention = "stages.1.downsample.attention"
     for part, boxes in (("q", 2), ("kv", 2), ("bias", 2), ("q.bn", 1)):
         layer = f"{attention}.{part}"
@@ -189,7 +190,7 @@ def test_every_layer_has_its_diagram_and_its_cost(opened, digits):
 @pytest.mark.parametrize("layer, at, weights, where", [
     ("stem.convolutions.1", (5, 4, 4), (5, [0, 1, 2], 0, 0), "before"), ("head_dist", (5,), ([0, 1, 2], 5), "after")])
 def test_bn_is_folded_into_its_own_layer(opened, digits, layer, at, weights, where):
-    """Into the weights before it; a head's, which comes first, into those after it."""
+    """Into the weights before it, or, in a head, where BN comes first, into the weights after it."""
     state = digits.state()
     scale = state[f"{layer}.bn.gamma"] / np.sqrt(state[f"{layer}.bn.variance"] + 1e-5)
     i = opened.js(f"doc.forward.findIndex((s) => s.layer === '{layer}.bn')")
@@ -202,7 +203,7 @@ def test_bn_is_folded_into_its_own_layer(opened, digits, layer, at, weights, whe
 
 @browser
 def test_two_classes_are_compared(opened, digits):
-    """Any two of the top five: a choice draws another picture, and what is drawn are the logits' gradients."""
+    """Choosing any two of the top five changes the pictures, which show the gradients of the logits."""
     opened.go("#/answer")
     top = opened.js("doc.why")
     pictures = "[...document.querySelectorAll('figure canvas')].map((c) => c.toDataURL()).join()"
@@ -239,8 +240,8 @@ def test_a_class_by_name_or_number(digits):
 
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, 1e30])
-def test_what_is_not_finite_has_no_page(digits, pixel):
-    """Its document would be no JSON, and the page would stay empty."""
+def test_no_page_for_a_loss_that_is_not_finite(digits, pixel):
+    """JSON cannot contain it, and the page would stay empty."""
     with pytest.raises(LevitError, match="levit_digits: expected a finite loss, found another"), \
             np.errstate(all="ignore"):
         digits.explain(np.full((1, 32, 32), pixel, np.float32))
@@ -249,7 +250,8 @@ def test_what_is_not_finite_has_no_page(digits, pixel):
 @browser
 @pytest.mark.parametrize("cells", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_large_network_fits(chromium, tmp_path, cells):
-    """LeViT-256 at 224 × 224: under 10 MB, nothing asked, and its numbers right, of which only a part is there."""
+    """LeViT-256 at 224 × 224: under 10 MB, no network request, and right numbers, though only some channels are
+    included."""
     model = random_model("levit_256", backend="reference")
     x, path = random_images(model, 1), tmp_path / "large.html"
     model.explain(x[0], target=3, teacher=5).save(path)
@@ -278,8 +280,9 @@ def test_whole_on_the_command_line(monkeypatch, tmp_path, capsys):
 
 
 @browser
-def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
-    """Which channels are there, how to get all, and, of one that was asked for, that another is shown."""
+def test_channels_that_are_left_out_are_reported(chromium, digits, tmp_path, monkeypatch):
+    """The page says which channels it has and how to get all; asked for a missing one, it names the one that it
+    shows."""
     monkeypatch.setattr(writer, "LIMIT", 1_500_000)
     digits.explain(DIGIT).save(tmp_path / "small.html")
     chromium.errors.clear()
@@ -299,14 +302,14 @@ def test_what_is_left_out_is_said(chromium, digits, tmp_path, monkeypatch):
     ("levit_128s_a3", {}), ("levit_128s_a5", {"distillation": False}), ("deit_tiny", {"image_size": 32}),
     ("levit_digits", {"image_size": 24, "activation": "silu", "attention_activation": "identity"})])
 def test_other_networks(chromium, tmp_path, name, changes):
-    """LayerNorm, an embedding, a class token, one head, other activations: every operation has its view, and the texts
-    speak of what there is."""
+    """LayerNorm, an embedding, a class token, one head, other activations: every operation has a view, and the texts
+    describe this network."""
     model = random_model(name, backend="reference", **{"image_size": 48, "num_classes": 7} | changes)
     model.explain(random_images(model, 1)[0]).save(tmp_path / "page.html")
     chromium.errors.clear()
     chromium.open((tmp_path / "page.html").as_uri())
     look_at_all(chromium)
-    check_makers(chromium)
+    check_inputs(chromium)
     check_terms(chromium)
     check_texts(chromium, model.config)
     assert chromium.errors == []
@@ -314,14 +317,14 @@ def test_other_networks(chromium, tmp_path, name, changes):
 
 @browser
 def test_a_class_token_has_no_pixel(chromium, tmp_path):
-    """Of 7 tokens 6 are the 2 × 3 pixels: the maps of attention have these alone, and a click chooses among them."""
+    """6 of the 7 tokens are the 2 × 3 pixels: the maps of attention show only these, and a click selects one."""
     model = random_model("deit_tiny", backend="reference", image_size=(32, 48), num_classes=3)
     model.explain(random_images(model, 1)[0]).save(tmp_path / "page.html")
     chromium.errors.clear()
     chromium.open((tmp_path / "page.html").as_uri())
     chromium.go(f"#/forward/{chromium.js('doc.forward.findIndex((s) => s.op === `attention`)')}?head=1&query=0&key=6")
     said = chromium.js("document.querySelector('.attention').innerText")
-    assert "Query 0 and key 6: 0 is the class token" in said and "B[" not in said  # it has no bias
+    assert "Query 0 and key 6: 0 is the class token" in said and "B[" not in said  # DeiT has no attention bias
     sizes = chromium.js("[...document.querySelectorAll('.attention .overlay > canvas:last-of-type')]"
                         ".map((c) => [c.height, c.width])")
     assert sizes[1:] == [[2, 3]] * (len(sizes) - 1) and len(sizes) == 5 + 3
@@ -338,7 +341,7 @@ def test_a_class_token_has_no_pixel(chromium, tmp_path):
 
 
 def check_texts(chromium, config):
-    """The overview, the tour and the descriptions of layers name no part that this network lacks."""
+    """The overview, the tour and the descriptions of layers mention exactly the parts that the network has."""
     said = chromium.js("tourStops().map(([place, key, values]) => t(`tour.${key}`, values)).join(' ')")
     for view in ("#/", "#/layer/stem.convolutions.0", "#/layer/stages.0.blocks.0.attention",
                  "#/layer/stages.0.blocks.0.mlp", "#/layer/head"):

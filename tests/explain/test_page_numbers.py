@@ -1,4 +1,4 @@
-"""Numbers as the page carries them."""
+"""Numbers as they are packed into the page: rounded to the promised digits, and special values kept."""
 
 import numpy as np
 import pytest

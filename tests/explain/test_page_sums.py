@@ -1,4 +1,4 @@
-"""The page's stops: every operation, and what the layers add up themselves."""
+"""The list of stops on the page: every operation, and the sums that layers compute themselves."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from . import DIGIT
 
 
 def test_every_operation_has_its_stop_formula_and_source():
-    """Of LeViT-256 (at a small size: the operations are the same), forward, both losses and backward."""
+    """For LeViT-256 (small images; the operations are the same), forward and backward, with both losses."""
     model = random_model("levit_256", backend="reference", image_size=64, num_classes=7)
     x = random_images(model, 1)
     document = model.explain(x[0], target=3, teacher=5).document
@@ -33,7 +33,7 @@ def test_every_operation_has_its_stop_formula_and_source():
 
 @pytest.mark.parametrize("teacher", [None, 5])
 def test_sums(digits, teacher):
-    """What the layers add up and halve themselves: numbers and line."""
+    """The sums and halves that layers compute outside of operations: their numbers and their lines of source."""
     found = levit_np.trace(digits, digits.prepare(DIGIT)[None], 3, teacher=teacher)
     sums = [step for direction in ("forward", "backward") for step in with_sums(found, direction)
             if isinstance(step, Sum)]

@@ -1,4 +1,4 @@
-"""The page as it is used: by keyboard, on the tour, drawn on, in a notebook, by whoever cannot see it."""
+"""Using the page: by keyboard, on the tour, drawing digits, in a notebook, with assistive technology."""
 
 import base64
 import json
@@ -15,7 +15,8 @@ from .chromium import browser
 
 @browser
 def test_all_by_keyboard(opened):
-    """Single keys walk forward, turn and walk back; Tab reaches a number, arrows move on it, Enter follows a link."""
+    """Single keys go forward, switch direction and go back; Tab reaches a number, arrows move between numbers, Enter
+    follows a link."""
     def place():
         return opened.js("[location.hash.split('?')[0], document.querySelector('h1').textContent]")
 
@@ -42,7 +43,7 @@ def test_all_by_keyboard(opened):
     assert not opened.js("document.getElementById('help').open")
 
     press("n")
-    for _ in range(80):  # to the grid of numbers
+    for _ in range(80):  # Tab to the grid of numbers
         opened.press("Tab")
         if opened.js("document.activeElement.matches('td[data-index]')"):
             break
@@ -63,7 +64,7 @@ def test_all_by_keyboard(opened):
 
 @browser
 def test_the_tour(opened):
-    """Every stop has its place and its words; it ends where it says."""
+    """Every stop of the tour has a place and a text; the tour ends in the backward pass."""
     opened.press("t")
     count, seen = opened.js("tourStops().length"), set()
     for i in range(count):
@@ -79,7 +80,7 @@ def test_the_tour(opened):
 
 @browser
 def test_back_within_the_tour(opened):
-    """The browser's own buttons lead from stop to stop too, and the tour's words go with them."""
+    """The browser's back and forward buttons move between stops of the tour, and its text follows."""
     said = "document.querySelector('#tour .count').textContent"
     opened.press("t")
     for i in (2, 3):
@@ -95,7 +96,7 @@ def test_back_within_the_tour(opened):
 
 @browser
 def test_the_tour_leaves_room_on_a_small_screen(opened):
-    """A phone on its side, or letters four times as large."""
+    """A phone held sideways, or text at four times its size."""
     opened.resize(320, 256)
     opened.go("#/")
     opened.js("tour.go(7)")
@@ -108,7 +109,7 @@ def test_the_tour_leaves_room_on_a_small_screen(opened):
 
 @browser
 def test_a_number_that_does_not_fit_is_brought_into_range(opened):
-    """In a link, and typed as the convolution's input channel."""
+    """In a link, and typed into the field for the convolution's input channel."""
     attention = opened.js("doc.forward.findIndex((s) => s.op === 'attention')")
     opened.go(f"#/forward/{attention}?head=-1&query=x&key=2.6")
     fields = "[...document.querySelectorAll('.attention .choosers input')].map((input) => input.value)"
@@ -122,7 +123,7 @@ def test_a_number_that_does_not_fit_is_brought_into_range(opened):
 
 @browser
 def test_a_pressed_button_keeps_the_focus(opened):
-    """Of a head or a key, though all that depends on it is drawn anew."""
+    """Pressing a button redraws what depends on it, but the button keeps the focus."""
     opened.go(f"#/forward/{opened.js('doc.forward.findIndex((s) => s.op === `attention`)')}")
     for button, text in ((".headbutton:nth-child(2)", "head 1"), (".attention .terms tr:nth-child(3) button", "")):
         opened.js(f"document.querySelector('{button}').focus()")
@@ -134,7 +135,7 @@ def test_a_pressed_button_keeps_the_focus(opened):
 @browser
 @pytest.mark.parametrize("link", ["#/forward/9999", "#/backward/-1", "#/forward", "#/layer/nowhere", "#/%E7%B1"])
 def test_a_link_to_no_place(chromium, page, link):
-    """It says so, and one finds one's way from there."""
+    """It says that there is no such place, and navigation still works."""
     chromium.errors.clear()
     chromium.call("Page.navigate", url="about:blank")
     chromium.open(page.as_uri() + link)
@@ -145,7 +146,7 @@ def test_a_link_to_no_place(chromium, page, link):
     assert len(chromium.errors) == 1 and re.match(r"\['Error: no (layer|place) ", chromium.errors[0])
 
 
-STROKES = {  # x, y of a square's; (x, y, its radii, from and to which degree) of an arc
+STROKES = {  # points (x, y) of a unit square; arcs (x, y, radii, first and last angle in degrees)
     0: [[(0.5, 0.5, 0.25, 0.4, -90, 270)]], 1: [[(0.4, 0.25), (0.55, 0.1), (0.55, 0.9)]],
     2: [[(0.5, 0.3, 0.25, 0.2, -170, 20), (0.27, 0.9), (0.75, 0.9)]],
     3: [[(0.48, 0.3, 0.22, 0.2, -160, 90), (0.48, 0.7, 0.25, 0.2, -90, 150)]],
@@ -159,8 +160,8 @@ STROKES = {  # x, y of a square's; (x, y, its radii, from and to which degree) o
 
 @browser
 @pytest.mark.parametrize("scale, shift", [(1, 0), (0.6, 0.12)])
-def test_drawn_digits_are_what_the_weights_know(opened, digits, scale, shift):
-    """Ten digits, drawn small and beside the middle too, are answered rightly."""
+def test_drawn_digits_are_classified_correctly(opened, digits, scale, shift):
+    """Ten digits, also drawn small and off-centre, are classified correctly."""
     for digit, strokes in STROKES.items():
         lines = [[((x - 0.5) * scale + 0.5 + shift, (y - 0.5) * scale + 0.5 - shift)
                   for part in stroke for x, y in _points(*part)] for stroke in strokes]
@@ -176,8 +177,8 @@ def test_drawn_digits_are_what_the_weights_know(opened, digits, scale, shift):
 
 
 @browser
-def test_a_stroke_ends_though_nobody_heard_of_it(opened):
-    """A menu or another program took the pointer: moving without a button does not draw."""
+def test_a_stroke_ends_without_a_release_event(opened):
+    """If a menu or another program took the pointer, moving it without a pressed button must not draw."""
     opened.go("#/")
     opened.js("document.getElementById('main').replaceChildren(window.pad = drawing().canvas), scrollTo(0, 0)")
     x, y = opened.js("(() => { const box = pad.getBoundingClientRect(); return [box.x, box.y]; })()")
@@ -200,7 +201,7 @@ def _points(x, y, *arc):
 
 @browser
 def test_in_a_notebook(chromium, digits, tmp_path):
-    """The frame shows the page, and its links and keys work though the browser lets it change no address."""
+    """The frame shows the page; links and keys work though the browser does not let it change the address."""
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><meta charset=utf-8>{digits.explain(DIGIT)._repr_html_()}", encoding="utf-8")
     chromium.errors.clear(), chromium.requests.clear()
@@ -223,7 +224,7 @@ AXE = os.environ.get("AXE")
 @pytest.mark.skipif(not AXE, reason="needs axe-core: npm pack axe-core, and AXE=…/package/axe.min.js")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_accessibility(chromium, page, width):
-    """axe-core finds nothing, serious or not, in any view, light and dark, in both languages."""
+    """axe-core reports no violation in any view, light and dark, in both languages."""
     chromium.resize(width, 900, mobile=width < 600)
     chromium.open(page.as_uri())
     chromium.js(Path(AXE).read_text(encoding="utf-8"))
@@ -240,7 +241,7 @@ def test_accessibility(chromium, page, width):
     for theme in ("light", "dark"):
         for language in ("en", "zh"):
             chromium.js(f"setTheme('{theme}'), setLanguage('{language}')")
-            for place in ("#/", "#/answer", *layers, *stops.values(), *layers):  # the last time backward
+            for place in ("#/", "#/answer", *layers, *stops.values(), *layers):  # then backward
                 chromium.go(place)
                 look(place, theme, language)
             chromium.js("tour.go(5)")

@@ -1,5 +1,5 @@
-"""levit-np explain --serve: a server of a process of its own, asked over sockets and by a browser,
-and ended by Ctrl-C."""
+"""`levit-np explain --serve`: a server in a process of its own, asked over sockets and by a browser, and ended by
+Ctrl-C."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ pytest.importorskip("waitress")
 
 @pytest.fixture(scope="module")
 def port():
-    """Of a server of the digits' weights, once by name and once by path."""
+    """The port of a server that knows the digits' weights twice, by name and by path."""
     command = [sys.executable, "-m", "levit_np.cli", "explain", "--serve", "--weights", "levit_digits.h5",
                "--weights", "weights/levit_digits.h5"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -42,7 +42,8 @@ def port():
 
 
 def ask(port, method, path, body=None, **headers):
-    """(status, headers, text); a Host of None is not sent, one of "" is the server's own."""
+    """(status, headers, text) of a request. A header of None is not sent; without Host or Origin the server's own are
+    sent."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {key.replace("_", "-"): value for key, value in headers.items()}
     if "Origin" not in headers and method == "POST":
@@ -73,14 +74,14 @@ def test_what_cannot_be_computed_is_refused_with_a_reason(port, path, body, reas
     assert status in (400, 413) and reason in text and "Traceback" not in text
 
 
-def test_those_who_come_at_once_wait_in_silence(port):
-    """More than it has threads; what it says on standard error is read in the end."""
+def test_requests_at_the_same_time_wait_without_warnings(port):
+    """More requests than it has threads; the fixture checks in the end that nothing was written to stderr."""
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: ask(port, "POST", "/compute", DIGIT.read_bytes())[0], range(6)))
     assert found == [200] * 6
 
 
-def test_while_images_wait_for_their_turn_a_page_is_answered():
+def test_a_page_is_served_while_images_wait_to_be_computed():
     go_on = Event()
     server = Server("the first page", lambda *image: go_on.wait() and "a page", 1)
     serving = Thread(target=(running := listen(server)).run)
@@ -108,12 +109,12 @@ def test_what_is_too_large_is_refused_before_it_is_read(port):
 
 
 @pytest.mark.parametrize("headers", [{"Host": "levit.example:80"}, {"Host": "127.0.0.1"}, {"Host": "localhost:1"}])
-def test_another_name_is_refused(port, headers):
-    """A page elsewhere can point its own name to 127.0.0.1, and would then be this server's origin."""
+def test_another_host_name_is_refused(port, headers):
+    """Otherwise a web page could let its own name resolve to 127.0.0.1 and have this server's origin."""
     assert ask(port, "GET", "/", **headers)[0] == 403
 
 
-def test_browsers_leave_the_port_80_out():
+def test_on_port_80_the_host_header_has_no_port():
     (server := Server("a page", None, 1)).port = 80
     status = []
     for host in ("127.0.0.1", "localhost", "127.0.0.1:8080", "levit.example"):
@@ -131,7 +132,7 @@ def test_it_listens_on_this_machine_alone(port):
     if name.startswith("127."):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the way out
+                probe.connect(("192.0.2.1", 9))  # sends nothing, but determines the outgoing address
             except OSError:
                 pytest.skip("this machine has no other address")
             name = probe.getsockname()[0]
@@ -159,7 +160,7 @@ def test_a_drawn_digit_is_answered(port):
         browser.open(f"http://127.0.0.1:{port}/#/live")
         box = browser.js("(() => { document.querySelector('canvas.digit').scrollIntoView(); const b = "
                          "document.querySelector('canvas.digit').getBoundingClientRect(); return [b.x, b.y]; })()")
-        browser.draw([(box[0] + 140, box[1] + y) for y in range(20, 261, 20)])  # a one
+        browser.draw([(box[0] + 140, box[1] + y) for y in range(20, 261, 20)])  # the digit one
         browser.js("document.querySelector('main button.main').click()")
         browser.wait("location.pathname.startsWith('/page/') && document.documentElement.dataset.ready")
         assert browser.js("doc.labels[doc.top[0]]") == "1"

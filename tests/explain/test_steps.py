@@ -1,5 +1,5 @@
-"""Every operation on the way of a network, forward and backward, has its step:
-what a profiler sees is what is recorded."""
+"""The steps of a trace: exactly the operations that a profiler sees, forward and backward, with formula, source and
+caller."""
 
 import os
 import subprocess
@@ -23,7 +23,8 @@ PACKAGE = Path(levit_np.__file__).resolve().parent
 
 
 def calls_of_operations(work):
-    """[(operation, line, file, result)] of every call from outside the reference operations into them."""
+    """[(operation, line, file, result)] of every call of a reference operation from outside the reference
+    operations."""
     inside, found, callers = str(PACKAGE / "ops/reference"), [], []
 
     def watch(frame, event, result):
@@ -47,8 +48,8 @@ def calls_of_operations(work):
     return found
 
 
-def test_every_operation_on_the_way_of_levit_256_has_its_step_bit_by_bit():
-    """As the model itself computes, with nothing listening."""
+def test_every_operation_of_levit_256_has_a_step_with_the_same_bits():
+    """They equal those of the model's own computation without a trace."""
     model = random_model("levit_256", backend="reference")
     x = random_images(model, 1)
     record = trace(model, x, 3)
@@ -67,7 +68,7 @@ def test_every_operation_on_the_way_of_levit_256_has_its_step_bit_by_bit():
             assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), step.name
     for name, gradient in model.gradients().items():
         assert np.array_equal(record.gradients[name], gradient), name
-    assert record.nbytes < 250 * 2**20  # 72 MiB of them the model's own parameters
+    assert record.nbytes < 250 * 2**20  # including 72 MiB of parameters
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -90,8 +91,8 @@ def test_each_step_has_formula_source_and_caller(record):
         assert f"def {step.direction}(" in lines[0]
 
 
-def test_numbers_are_pythons_and_types_are_named(record):
-    """Which a file, and a page, show as they are."""
+def test_values_are_arrays_or_plain_python_values(record):
+    """So that a file or a page can show them directly."""
     values = [value for step in record.steps for value in (*step.inputs.values(), *step.outputs.values())]
     kinds = {type(value) for value in values}
     assert np.ndarray in kinds <= {np.ndarray, int, float, str, bool, tuple, type(None)}
@@ -99,7 +100,7 @@ def test_numbers_are_pythons_and_types_are_named(record):
 
 
 def test_each_step_repeated_gives_the_same_bits(record):
-    """The recorded inputs are all that an operation needs, by the names of its arguments."""
+    """The recorded inputs, passed by the names of the arguments, are all that an operation needs."""
     for step in record.steps:
         result = getattr(levit_np.ops.backend("reference"), step.op)(**step.inputs)
         results = result if isinstance(result, (tuple, list)) else (result,)
@@ -107,7 +108,7 @@ def test_each_step_repeated_gives_the_same_bits(record):
             assert np.array_equal(ours, theirs), step.name
 
 
-def test_the_numbers_are_a_walk_down_the_network(record):
+def test_steps_are_numbered_in_order_of_computation(record):
     calls = sorted([*record.forward, *record.backward, *record.steps], key=lambda call: call.number)
     numbers = [call.number for call in calls]
     assert len(set(numbers)) == len(numbers) and len({step.name for step in record.steps}) == len(record.steps)
@@ -152,7 +153,7 @@ def test_no_array_is_copied():
     assert up.inputs["x"] is {step.name: step for step in record.forward}["stages.0.blocks.0.mlp.up"].input
 
 
-def test_what_is_said_of_operations_and_layers():
+def test_names_outputs_and_formulas_of_operations_and_layers():
     assert operations.operation("linear_backward").outputs == ("dx", "dw")
     assert operations.operation("normalize").meaning == "BN in evaluation, and the last step of BN in training"
     assert operations.names() >= {"hardswish", "attention_backward", "cross_entropy"}
@@ -162,7 +163,8 @@ def test_what_is_said_of_operations_and_layers():
 
 
 def test_a_teacher():
-    """Half the cross-entropy of one head with the target, half of the other's with the teacher's choice."""
+    """The loss is half of one head's cross-entropy with the target, and half of the other's with the teacher's
+    class."""
     model = random_model(dtype="float64")
     x, target, teacher = random_images(model, 3), [2, 0, 1], [2, 5, 7]
     record = trace(model, x, target, teacher=teacher)
@@ -189,11 +191,11 @@ def test_a_teacher_that_does_not_fit_is_refused(target, teacher, distillation):
 
 
 class Device(np.ndarray):
-    """Stands for a GPU's array: what is computed with it stays one."""
+    """Stands for a GPU's array: results computed from it have its type."""
 
 
-def test_arrays_of_a_device_are_brought_once(monkeypatch):
-    """A trace is NumPy's, whatever computed it, and what was one array there is one here."""
+def test_arrays_of_a_device_are_copied_to_the_host_once(monkeypatch):
+    """A trace holds NumPy arrays whatever computed them; what was one array before is one array in the trace."""
     device = SimpleNamespace(**vars(levit_np.ops.backend("reference")) | {
         "NAME": "device",
         "asarray": lambda x: x if isinstance(x, Device) else x.copy().view(Device),
@@ -206,12 +208,12 @@ def test_arrays_of_a_device_are_brought_once(monkeypatch):
     assert list(found.arrays) == list(plain.arrays) and {type(array) for array in found.arrays.values()} == {np.ndarray}
     assert all(np.array_equal(array, plain.arrays[name]) for name, array in found.arrays.items())
     first, second = ({}, {})
-    for name in plain.arrays:  # the same names are one array
+    for name in plain.arrays:  # the same names refer to the same array
         assert first.setdefault(id(plain.arrays[name]), name) == second.setdefault(id(found.arrays[name]), name)
 
 
-def test_a_model_of_another_backend_is_traced_on_the_textbook():
-    """The values are those of the lines that are shown; another backend's where it is asked for."""
+def test_a_model_of_another_backend_is_traced_on_the_reference_backend():
+    """So that the values are those of the lines that are shown; on another backend only if asked for."""
     model = random_model(backend="cpu")
     x = random_images(model, 2)
     record = trace(model, x)

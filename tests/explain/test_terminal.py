@@ -1,4 +1,5 @@
-"""levit-np step as a user meets it: in a real terminal by keys, in a dumb one by lines, in a pipe."""
+"""`levit-np step` in a real terminal with keys, in a terminal without cursor movement with typed lines, and in a
+pipe."""
 
 import fcntl
 import io
@@ -37,14 +38,14 @@ ENVIRONMENT = {key: value for key, value in os.environ.items()
 
 @pytest.fixture(scope="module")
 def record():
-    """What the command walks through."""
+    """The trace that the command walks through."""
     model = levit_np.load(ROOT / "weights/levit_digits.h5", backend="reference")
     x = model.prepare(IMAGE)[None]
     return trace(model, x, int(model(x)[0].argmax()))
 
 
 class Tmux:
-    """A terminal of 80×24 that runs a shell command, on a server of its own."""
+    """A terminal of 80×24 that runs a shell command, on a tmux server of its own."""
 
     def __init__(self, command, folder, **environment):
         self.name = ["tmux", "-u", "-S", f"{folder}/{time.monotonic_ns()}", "-f", "/dev/null"]
@@ -65,7 +66,7 @@ class Tmux:
         return self.run("capture-pane", "-p", *options)
 
     def wait(self, *texts):
-        """The screen as soon as it has them all, and is not being written."""
+        """The screen once it contains all the texts and no longer changes."""
         end, before = time.monotonic() + 120, None
         while time.monotonic() < end:
             screen = self.screen()
@@ -76,7 +77,8 @@ class Tmux:
         raise AssertionError(f"expected {texts} in\n{screen}")
 
     def wait_for_line(self, length):
-        """Until the first line, which ends with a step's number, is so long: the terminal has another size now."""
+        """Waits until the first line, which ends with the step's number, has this length: then the terminal's new size
+        is in effect."""
         end = time.monotonic() + 120
         while len((screen := self.screen()).splitlines()[0]) != length or "479/565" not in screen:
             assert time.monotonic() < end, screen
@@ -87,7 +89,7 @@ class Tmux:
 def terminal():
     if not shutil.which("tmux"):
         pytest.skip("tmux is not here")
-    opened, folder = [], tempfile.mkdtemp(prefix="levit-")  # tmp_path may be longer than a socket's name may be
+    opened, folder = [], tempfile.mkdtemp(prefix="levit-")  # the path of tmp_path may be too long for a socket
 
     def start(*arguments, **environment):
         command = " ".join(f"'{part}'" for part in (*COMMAND, IMAGE, *arguments))
@@ -155,7 +157,7 @@ def test_the_walk_by_keys_in_80_by_24(terminal, record):
     tmux.run("resize-window", "-x", "30", "-y", "8")
     tmux.wait_for_line(29)
     tmux.run("resize-window", "-x", "80", "-y", "24")
-    tmux.wait_for_line(79)  # or stty, afterwards, would find the narrow terminal
+    tmux.wait_for_line(79)  # otherwise stty would still find the narrow terminal
     tmux.keys("q")
     screen = tmux.wait("status 0", "-extproc")
     assert screen.startswith("before") and re.search(r"(?<!-)icanon", screen) and re.search(r"(?<!-)\becho\b", screen)
@@ -174,7 +176,7 @@ def test_colours_and_none_and_ctrl_c(terminal):
 
 
 def opened_terminal(command, term="xterm"):
-    """(process, master): a process on a pseudo-terminal of 80×24, with a session of its own."""
+    """(process, master, slave): a process with its own session on a pseudo-terminal of 80×24."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=ROOT,
@@ -190,7 +192,7 @@ def read_until(master, text):
     return shown.decode(errors="replace")
 
 
-def test_a_killed_walk_gives_the_terminal_back():
+def test_a_killed_walk_restores_the_terminal():
     process, master, slave = opened_terminal([*COMMAND, IMAGE])
     before = termios.tcgetattr(slave)
     read_until(master, "It answers")
@@ -203,7 +205,7 @@ def test_a_killed_walk_gives_the_terminal_back():
     os.close(slave)
 
 
-def test_an_error_within_gives_the_terminal_back():
+def test_an_error_restores_the_terminal():
     code = ("import sys; from levit_np.explain import session\n"
             "session.Session.do = lambda *_: 1 / 0\n"
             f"from levit_np.cli import main; main(['step', {IMAGE!r}])")
@@ -219,8 +221,8 @@ def test_an_error_within_gives_the_terminal_back():
 
 @pytest.fixture
 def slow(monkeypatch):
-    """(keys, master, slave, signals): what reads keys on a pseudo-terminal, not yet entered; the next of these signals
-    comes while a page is written, or the terminal's modes are: to a slow one, or one held by Ctrl-S."""
+    """(keys, master, slave, signals): a reader of keys on a pseudo-terminal, not yet entered. The signals put into
+    `signals` arrive during the next write of a page or of the terminal's modes, as on a slow terminal."""
     master, slave = pty.openpty()
     signals, tcsetattr = [], termios.tcsetattr
 
@@ -247,7 +249,7 @@ def slow(monkeypatch):
                               stdout=io.TextIOWrapper(io.BufferedWriter(Output()), "utf-8"))
     monkeypatch.setattr(terminal_module, "sys", streams)
     monkeypatch.setattr(termios, "tcsetattr", set_modes)
-    monkeypatch.setattr(os, "kill", lambda *_: None)  # nobody is stopped
+    monkeypatch.setattr(os, "kill", lambda *_: None)  # Ctrl-Z must not stop the tests
     yield terminal_module._Keys(), master, slave, signals
     os.close(master)
     os.close(slave)
@@ -263,7 +265,7 @@ def test_ctrl_z_while_a_page_is_written(slow):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP])
-def test_a_second_signal_while_the_terminal_is_given_back(number, slow):
+def test_a_second_signal_while_the_terminal_is_restored(number, slow):
     keys, _, slave, signals = slow
     before, handlers = termios.tcgetattr(slave), {n: signal.getsignal(n) for n in signal.valid_signals()}
     with pytest.raises(KeyboardInterrupt) as caught, keys:
@@ -325,7 +327,7 @@ def test_a_pipe_gets_every_stop(record):
     assert " levit-np step  digit_3.png  levit_digits " in out and f"loss = {record.loss}, for the target 3\n" in out
 
 
-def test_a_file_gets_them_while_a_bar_moves(tmp_path, record):
+def test_a_file_gets_the_stops_and_the_terminal_a_progress_bar(tmp_path, record):
     master, slave = pty.openpty()
     with open(tmp_path / "walk.txt", "wb") as file:
         process = subprocess.Popen([*COMMAND, IMAGE, "--only", "stages.0"], cwd=ROOT,
@@ -355,7 +357,7 @@ def test_only_some_stops_a_target_and_a_teacher():
     (("--target", "10"), "expected a name, or a number from 0 to 9"),
     (("--teacher", "x"), "expected a name, or a number from 0 to 9"),
     (("--only", "nowhere"), "--only: expected the name of a step"), (("--weights", "none.h5"), "none.h5")])
-def test_what_cannot_be_walked_through(arguments, error):
+def test_wrong_arguments_are_one_line(arguments, error):
     status, out, err = run(IMAGE, *arguments)
     assert (status, out, len(err.splitlines())) == (1, "", 1) and err.startswith("levit-np step: ") and error in err
 

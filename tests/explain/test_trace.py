@@ -1,4 +1,5 @@
-"""The trace against the model's own forward, backward and features; in a file; and where two passes part."""
+"""A trace against the model's own forward, backward and features; its file; and the comparison that finds where two
+networks differ."""
 
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from levit_np.storage import hdf5
 
 from ..random_model import random_images, random_model
 
-# Every kind of layer: drop path, LayerNorm before the branches, an embedding, one head, another activation.
+# Every kind of layer: drop path, LayerNorm before the branches, an embedding, one head, other activations.
 NETWORKS = {
     "digits": dict(name="levit_digits"),
     "drop path": dict(name="levit_128s", image_size=(48, 80), num_classes=7, drop_path=0.5),
@@ -42,7 +43,7 @@ def test_values_are_those_of_the_model(model):
     assert np.array_equal(record.logits, model.forward(x)[0]) and np.array_equal(record.x, x)
     features = model.features(x)
     for i, grid in enumerate(model.config.resolutions):
-        tokens = record.outputs[f"stages.{i}"][:, -grid[0] * grid[1] :]  # a class token stands before them
+        tokens = record.outputs[f"stages.{i}"][:, -grid[0] * grid[1] :]  # a class token would be before the pixels
         assert np.array_equal(model.ops.tokens_to_image(tokens, *grid), features[f"stage{i + 1}"])
     outputs, saved = model.forward(x, training="frozen")
     heads = ("head", "head_dist") if model.config.distillation else ("head",)
@@ -72,15 +73,16 @@ def test_dx_is_the_derivative_of_the_loss(model):
     assert (record.dx * direction).sum() == pytest.approx((high - low) / (2 * step), rel=1e-5)
 
 
-def test_each_step_is_its_layers_own(model):
-    """A layer given the recorded input computes the recorded output; given the recorded gradient, the gradients."""
+def test_each_layer_repeated_gives_its_recorded_results(model):
+    """Given the recorded input, a layer computes the recorded output; given the recorded upstream gradient, the
+    recorded gradients."""
     record = trace(model, random_images(model), [0, 2])
     forward, backward = ({step.name: step for step in steps} for steps in (record.forward, record.backward))
     assert len(forward) == len(record.forward) == len(backward) == len(record.backward)
     for name, layer in model.walk():
         layer.accumulated.clear()
         if not name or name not in forward:
-            continue  # the network, and a layer that computes repeatedly, which has a test of its own
+            continue  # the network itself, and layers that are used repeatedly, which have a test of their own
         step = forward[name]
         assert step.kind == backward[name].kind == type(layer).__name__
         result = layer.forward() if step.input is None else layer.forward(step.input, "frozen")
@@ -107,7 +109,7 @@ def test_every_layer_has_its_steps_in_order(model):
     if model.config.normalization == "batch":
         bare = {name for name in layers if name.endswith("downsample.attention")}
     assert branches == {name for name in layers if name.endswith((".attention", ".mlp"))} - bare
-    for parent in layers - {""}:  # the parts of a layer, without what wraps it, come before it
+    for parent in layers - {""}:  # the parts of a layer come before the layer, except its wrappers
         parts = [i for i, name in enumerate(names) if name.startswith(f"{parent}.") and name not in wrappers]
         assert not parts or max(parts) < names.index(parent), parent
     steps = {step.name: step for step in record.forward}
@@ -116,7 +118,7 @@ def test_every_layer_has_its_steps_in_order(model):
     assert np.array_equal(residual.output, residual.input + record.outputs["stages.0.blocks.0.attention"])
 
 
-def test_turns_of_a_layer_that_computes_repeatedly():
+def test_a_layer_that_is_used_repeatedly_has_a_step_for_each_use():
     model = random_model("levit_128s", image_size=32, num_classes=3)
     record = trace(model, random_images(model), 1)
     forward, backward = ({step.name: step for step in steps} for steps in (record.forward, record.backward))
@@ -127,7 +129,7 @@ def test_turns_of_a_layer_that_computes_repeatedly():
         assert back.doutput.shape == step.output.shape and back.dinput is backward[f"stem.convolutions.{i}"].doutput
 
 
-def test_the_model_is_left_alone(digits):
+def test_tracing_does_not_change_the_model(digits):
     x = random_images(digits)
     digits.zero_gradients()
     before = {name: (array, array.copy()) for name, array in digits.state().items()}
@@ -155,12 +157,12 @@ def test_a_target_that_does_not_fit_is_refused(digits, target):
 
 
 def numbers(step):
-    """The inputs and outputs of a step that are no arrays."""
+    """The inputs and outputs of a step that are not arrays."""
     return {key: value for key, value in (step.inputs | step.outputs).items() if isinstance(value, (int, float, str))}
 
 
 @pytest.mark.parametrize("target", [None, [4, 9]])
-def test_a_file_holds_it_all_once(digits, target, tmp_path):
+def test_a_trace_is_saved_completely_and_each_array_once(digits, target, tmp_path):
     record = trace(digits, random_images(digits, 2), target, about="two random images")
     record.save(tmp_path / "trace.h5")
     again = Trace.read(tmp_path / "trace.h5")
@@ -175,14 +177,14 @@ def test_a_file_holds_it_all_once(digits, target, tmp_path):
     assert all(np.array_equal(array, again.arrays[name]) for name, array in record.arrays.items())
     for ours, theirs in zip(record.steps, again.steps, strict=True):
         assert ours[:7] == theirs[:7] and numbers(ours) == numbers(theirs)
-    with h5py.File(tmp_path / "trace.h5") as file:  # as any tool finds it
+    with h5py.File(tmp_path / "trace.h5") as file:  # as any HDF5 tool sees it
         assert np.array_equal(file["stages/0/blocks/1/mlp/up/bn/output"], record.outputs["stages.0.blocks.1.mlp.up"])
         assert ("stages/2/downsample/attention/kv/dweight" in file) == (target is not None)
     distinct = {id(a): a.nbytes for a in record.arrays.values()}
     assert sum(distinct.values()) < (tmp_path / "trace.h5").stat().st_size < sum(distinct.values()) * 1.02 + 400_000
 
 
-def test_what_is_no_trace_is_refused(digits, tmp_path):
+def test_files_that_are_not_a_valid_trace_are_refused(digits, tmp_path):
     path = tmp_path / "a.h5"
     digits.save(path)
     assert not is_trace(path) and not is_trace(tmp_path / "none.h5")
@@ -215,7 +217,7 @@ def test_what_is_no_trace_is_refused(digits, tmp_path):
 
 
 def planted(model, name, key, amount=0.01):
-    """A copy of the model in which the array's largest value is moved by `amount` of it."""
+    """A copy of the model with the array's largest value changed by a factor of 1 + `amount`."""
     other = model.to("reference")
     layer = dict(other.walk())[name]
     array = getattr(layer, key).copy()
@@ -225,9 +227,9 @@ def planted(model, name, key, amount=0.01):
 
 
 def test_a_difference_in_any_array_is_found_and_its_layer_named(digits):
-    """By the arrays, and by what is computed with them."""
+    """From the arrays, and from what is computed with them."""
     arrays = [(name, key) for name, layer in digits.walk() for key in layer.specs
-              if not name.startswith(("stages.0", "stages.1"))]  # all as in the last stage
+              if not name.startswith(("stages.0", "stages.1"))]  # the last stage has the same kinds of layers
     record = trace(digits, random_images(digits, 1))
     for name, key in arrays:
         other = planted(digits, name, key)
@@ -246,7 +248,7 @@ def test_the_same_network_agrees(digits):
     assert {row.relative for row in compare_with_trace(digits, nothing)} == {0}
 
 
-def test_a_gradient_is_held_against_those_of_its_own_block(digits):
+def test_gradients_are_compared_relative_to_those_of_the_same_block(digits):
     record = trace(digits, random_images(digits), 2)
     factors = {step.name: 1e6 if ".blocks.0." in step.name else 1 for step in record.backward}
     factors["stages.0.blocks.1.mlp.up"] = 1.01
@@ -257,7 +259,7 @@ def test_a_gradient_is_held_against_those_of_its_own_block(digits):
     assert relative["stages.0.blocks.0.mlp.up"] > 0.1 and 1e-4 < relative["stages.0.blocks.1.mlp.up"] < 0.01
 
 
-def test_what_is_zero_in_both_agrees_and_in_one_parts_whatever_is_tolerated():
+def test_zero_in_both_agrees_and_zero_in_one_differs_at_any_tolerance():
     model = levit_np.create("levit_digits", image_size=16, backend="reference")  # fresh: biases and means are zero
     rows = compare_states(model, model.to("reference"))
     assert {(row.absolute, row.relative) for row in rows} == {(0, 0)}
@@ -269,14 +271,15 @@ def test_what_is_zero_in_both_agrees_and_in_one_parts_whatever_is_tolerated():
 
 
 def test_float32_differs_from_float64_by_less_than_a_tenth_of_the_default_tolerance():
-    """1e-4: two processors' float32 sums differ by about as much as float32 from float64, 6e-6 in LeViT-256."""
+    """The default is 1e-4. Two processors' float32 sums differ by about as much as float32 from float64, 6e-6 in
+    LeViT-256."""
     single = random_model("levit_128s", image_size=64, num_classes=10)
     double = levit_np.create("levit_128s", image_size=64, num_classes=10, dtype="float64")
     double.set_state({name: array.astype(np.float64) for name, array in single.state().items()})
     x = random_images(single, 1)
     record = trace(double, x.astype(np.float64), 3)
     rows = compare_with_trace(single, replace(record, x=x))
-    assert 0 < np.max([row.relative for row in rows]) < 1e-5  # a NaN where one of them is
+    assert 0 < np.max([row.relative for row in rows]) < 1e-5  # np.max returns NaN if any is NaN
 
 
 @pytest.mark.parametrize("kind, name, what", [(MLP, "stages.1.blocks.1.mlp", "dinput"),
@@ -295,8 +298,8 @@ def test_a_wrong_backward_is_found_and_its_layer_named(digits, monkeypatch, kind
     assert (row.name, row.what) == (name, what)
 
 
-def test_an_evaluation_that_is_not_the_layers_is_found(digits, monkeypatch):
-    """As a backend's own program for it might be."""
+def test_an_evaluation_that_differs_from_the_layers_is_found(digits, monkeypatch):
+    """As if a backend's own program for evaluation were wrong."""
     record = trace(digits, random_images(digits), 2)
     monkeypatch.setattr(type(digits), "__call__", lambda self, x: self.forward(x)[0] * np.float32(1.001))
     row = first_difference(compare_with_trace(digits, record), 1e-4)
@@ -311,7 +314,7 @@ def test_the_first_difference():
     assert first_difference(rows, 0.1) is None and first_difference([Row("a", "output", np.nan, np.nan)], 1).name == "a"
 
 
-def test_a_network_that_overflows_parts(digits):
+def test_a_network_that_overflows_differs(digits):
     record = trace(digits, random_images(digits))
     other = planted(digits, "head", "bias", np.inf)
     row = first_difference(compare_with_trace(other, record), 1e-5)
@@ -326,7 +329,7 @@ def test_the_trace_of_a_different_network_is_refused(digits):
         compare_with_trace(digits, record)
     with pytest.raises(levit_np.LevitError, match="same network"):
         compare_states(digits, other)
-    renamed = random_model(drop_path=0.3, backend="reference")  # the same but for what decides no value
+    renamed = random_model(drop_path=0.3, backend="reference")  # drop path does not change evaluation
     assert first_difference(compare_with_trace(renamed, trace(digits, random_images(digits))), 0) is None
 
 

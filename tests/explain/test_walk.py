@@ -1,4 +1,4 @@
-"""The walk through a trace without a terminal: where one gets, what is asked for, what is shown."""
+"""The walk through a trace, without a terminal: its order, questions about values, and what a page of text shows."""
 
 import re
 import sys
@@ -39,7 +39,7 @@ def any_walk(request):
 
 def test_the_walk_has_every_call_in_order(any_walk):
     record, stops = any_walk.trace, any_walk.stops
-    assert len(stops) == len(record.forward) + len(record.backward) + len(record.steps) + 2  # the loss, both ways
+    assert len(stops) == len(record.forward) + len(record.backward) + len(record.steps) + 2  # the loss, twice
     assert [stop.place for stop in stops] == list(range(1, len(stops) + 1))
     numbers = [stop.record.number for stop in stops if stop.record]
     assert numbers == sorted(numbers)
@@ -53,7 +53,7 @@ def test_the_walk_has_every_call_in_order(any_walk):
 
 
 def test_into_reaches_every_stop_and_next_the_whole_level(walk):
-    """s, again and again, misses nothing but lines are stepped through between."""
+    """Repeated s visits every stop, only with lines of source in between."""
     seen, stop = [], walk.stops[0]
     while stop:
         if not stop.is_line:
@@ -69,7 +69,7 @@ def test_into_reaches_every_stop_and_next_the_whole_level(walk):
                      "stem"]
 
 
-def test_forward_and_backward_of_the_same(walk):
+def test_from_a_forward_step_to_its_backward_and_back(walk):
     linear = walk.find("stages.1.blocks.0.mlp.up.linear")[0]
     back = walk.turned(linear, "backward")
     assert back.name == "stages.1.blocks.0.mlp.up.linear_backward" and walk.turned(back, "forward") is linear
@@ -96,7 +96,7 @@ def test_find(walk):
     ("y[-1, 2:8:2, :, ...]", ("y", (-1, slice(2, 8, 2), slice(None), Ellipsis))),
     ("stages.0.blocks.1.mlp.up.weight[ : 3 ,::2]",
      ("stages.0.blocks.1.mlp.up.weight", (slice(None, 3), slice(None, None, 2))))])
-def test_a_question_is_parsed(text, expected):
+def test_a_name_with_an_index_is_parsed(text, expected):
     assert parse(text) == expected
 
 
@@ -104,7 +104,7 @@ def test_a_question_is_parsed(text, expected):
     "", "y[", "y]", "y[0", "y[0]]", "y[0][1]", "y[a]", "y[0:1:2:3]", "y[1e3]", "y()", "__import__('os')", "y[0;1]",
     "y[,]", "y[()]", "y[None]", "y.T.dtype()", "y y", "../y", "y[99999999999]", "y[[0]]", "y[0]+1", "y[x:=1]",
     "y[--1]"])
-def test_what_is_no_question_is_refused(text):
+def test_other_expressions_are_refused(text):
     with pytest.raises(LevitError, match="expected"):
         parse(text)
 
@@ -126,7 +126,7 @@ def test_any_value_by_name_and_index(walk):
 
 
 def test_inside_every_operation_the_same_bits(any_walk):
-    """Line by line what it computes; the last line's values are its results."""
+    """Running it line by line gives its results, and the values after the last line are these results."""
     seen = set()
     for step in any_walk.trace.steps:
         if step.op in seen:
@@ -147,8 +147,8 @@ def kinds_below(stop):
         yield from kinds_below(part)
 
 
-def test_every_function_of_the_textbook_on_the_way_is_reached(walk):
-    """Those that operations call, too: the softmax within attention, the helpers of the convolution."""
+def test_every_reference_function_that_is_called_is_reached(walk):
+    """Including those that operations call: the softmax within attention, the helpers of the convolution."""
     called, folder = set(), f"{operations.PACKAGE / 'ops/reference'}"
 
     def watch(frame, event, _):
@@ -195,7 +195,7 @@ def test_the_lines_of_a_loop_show_the_last_round(walk):
     last = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))[:, :, 2::2, 2::2].transpose(0, 2, 3, 1)
     assert np.array_equal(loop[0].values["pixels"], last) and w.shape[2:] == (3, 3)
     zeros = next(line for line in lines.values() if line.times == 1 and "y" in line.values)
-    assert not zeros.values["y"].any() and loop[1].values["y"].any()  # as it was then, before the loop wrote into it
+    assert not zeros.values["y"].any() and loop[1].values["y"].any()  # at that moment
 
 
 def test_looking_inside_leaves_a_debugger_alone(walk):
@@ -269,7 +269,7 @@ def test_a_table_shows_every_digit():
 
 
 def test_every_stop_is_shown_within_its_page(any_walk):
-    """And says what it is: formula, reason, numbers as they are, source with the calling line marked."""
+    """It shows the formula, the numbers and the source with the calling line marked."""
     for page in (Page(80, 23), Page(80, None), Page(40, 10, colour=True), Page(200, 60)):
         for stop in any_walk.stops[:: 3 if page.height == 23 else 17]:
             lines = show(any_walk, stop, View(), page)
@@ -294,7 +294,7 @@ def test_a_narrow_page_has_room_for_source_and_picture(walk):
 @pytest.mark.parametrize("width, columns", [
     (40, []), (49, ["min"]), (60, ["min", "mean"]), (80, ["min", "mean", "max"])])
 def test_a_narrow_page_cuts_no_number(walk, width, columns):
-    """-1.234e-05 without its end would be another number."""
+    """-1.234e-05 cut short would be another number."""
     stop = next(stop for stop in walk.stops if stop.kind == "normalize_backward")
     whole, narrow = (show(walk, stop, View(), Page(w, None)) for w in (200, width))
     head = next(i for i, line in enumerate(narrow) if " shape " in line.plain)
@@ -305,8 +305,8 @@ def test_a_narrow_page_cuts_no_number(walk, width, columns):
         assert all(word in words or not word[-1].isdigit() for word in row.split()), row
 
 
-def test_where_there_is_nothing_but_ascii(walk):
-    """Each letter that formulas, help and pictures have is replaced by another, not lost on its way out."""
+def test_output_in_ascii(walk):
+    """Each other character of formulas, help and pictures is replaced, not lost."""
     session, page = Session(walk), Page(80, None, colour=True, unicode=False)
     stops = {stop.kind: stop for stop in walk.stops}.values()
     shown = [line.plain for stop in stops for line in show(walk, stop, View(), page)]
@@ -321,7 +321,7 @@ def test_where_there_is_nothing_but_ascii(walk):
 
 @pytest.mark.parametrize("name, array", [("gather_bias", "bias"), ("attention_backward", "dbias")])
 def test_a_bias_is_pictured_as_queries_and_keys(walk, name, array):
-    """Though (heads, Nq, Nk) has as many rows as tokens that stand on a grid."""
+    """Though Nq equals a number of pixels, (heads, Nq, Nk) is not shown as tokens on a grid."""
     stop = next(stop for stop in walk.stops if stop.kind == name)
     heads, queries, keys = (bias := arrays_at(stop, walk)[array]).shape
     assert (queries in [height * width for height, width in walk.trace.config.resolutions]) and heads > 1
@@ -416,8 +416,8 @@ def test_the_help_fits_in_80_by_24():
         assert len(text.splitlines()) < 24 and max(map(len, text.splitlines())) < 80
 
 
-def test_what_a_step_makes_is_not_left_out(walk):
-    """attention_backward has ten arrays; not all fit beside the source."""
+def test_the_results_of_a_step_are_always_shown(walk):
+    """attention_backward has ten arrays; not all fit beside the source, but the results do."""
     stop = walk.find("stages.1.downsample.attention.attention_backward")[0]
     text = "\n".join(line.plain for line in show(walk, stop, View(), Page(80, 23)))
     assert all(f"\n> {name} " in text for name in ("dq", "dk", "dv", "dbias")) and "more lines: v NAME" in text
@@ -430,16 +430,16 @@ def test_a_walk_without_a_target_has_no_backward():
     assert "made without a target" in session.message and session.walk.stops[-1].direction == "forward"
 
 
-def test_reasons_are_about_what_there_is():
-    """A sentence for an operation or a layer that is gone would never be read."""
+def test_reasons_are_of_existing_operations_and_layers():
+    """A text for an operation or layer that no longer exists would never be read."""
     assert set(reasons._OPERATIONS) <= operations.names()
     for kind in reasons._LAYERS:
         operations.layer_class(kind)
     assert (Path(operations.PACKAGE) / "ops/reference/linear.py").is_file()
 
 
-def test_a_plane_of_one_value_says_so():
-    """A fresh network's branches end in zeros, whose picture is empty."""
+def test_a_picture_of_equal_values_says_so():
+    """In a fresh network branches end in zeros, whose picture is empty."""
     model = levit_np.create("levit_digits", backend="reference")
     walk = Walk(trace(model, random_images(model, 1), 3))
     lines = show(walk, walk.find("stages.0.blocks.0.mlp")[0], View(), Page(80, 23))

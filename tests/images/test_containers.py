@@ -1,4 +1,4 @@
-"""Files that must not reach a decoder: cut, oversized, damaged, or of another kind."""
+"""Image files that are refused before a decoder sees them: truncated, too large, damaged, or of another format."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ FILES = {
 
 
 def refusal(source):
-    """The message, in one line, that opening it gives; whatever Python's warning filters are."""
+    """The one-line message with which it is refused, the same under all warning filters."""
     messages = set()
     for action in ("error", "ignore", "always"):
         with warnings.catch_warnings(record=True) as seen:
@@ -50,7 +50,7 @@ def refusal(source):
 
 
 def with_crcs(data):
-    """The PNG with every checksum made right."""
+    """The PNG with every checksum corrected."""
     parts, position = [data[:8]], 8
     while position < len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -93,7 +93,7 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg():
 
 @pytest.mark.parametrize("trailing", [b"trailing bytes", b"EXIF\x1a\0\0\0" + TURNED])
 @pytest.mark.parametrize("kind", FILES)
-def test_what_follows_a_whole_file_is_ignored(kind, trailing):
+def test_bytes_after_a_complete_file_are_ignored(kind, trailing):
     assert open_image(FILES[kind] + trailing).tobytes() == open_image(FILES[kind]).tobytes()
 
 
@@ -121,7 +121,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(data, size, monkeypatch):
 
 
 def test_pillows_own_limit_holds_if_it_is_lower_and_stays_as_it_is(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)   # PICTURE has 126: Pillow itself would only warn
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)   # PICTURE has 126: Pillow would only warn
     for source in [*FILES.values(), PICTURE, np.asarray(PICTURE)]:
         assert "expected at most 0.0001 megapixels, found 14 x 9" in refusal(source)
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -132,7 +132,7 @@ def test_pillows_own_limit_holds_if_it_is_lower_and_stays_as_it_is(monkeypatch):
     assert "50 megapixels" in refusal(jpeg_of(65500, 65500))
 
 
-def test_the_scaling_bits_of_a_webp_are_no_part_of_its_size():
+def test_the_scaling_bits_of_a_webp_are_not_part_of_its_size():
     data = FILES["webp"]
     scaled = replaced(data, 27, bytes([data[27] | 0x40, data[28], data[29] | 0x80]))
     assert open_image(scaled).tobytes() == open_image(data).tobytes()
@@ -180,7 +180,7 @@ def test_files_of_very_many_parts_are_refused():
                 assert open_image(data).size == (9, 14)
 
 
-# -- what is not an image of ours
+# -- other formats
 
 @pytest.mark.parametrize(("data", "found"), [
     (b"", "an empty file"),
@@ -231,7 +231,7 @@ def test_whatever_pillow_raises_is_an_image_error_in_one_line(monkeypatch):
 
 
 def test_too_little_memory_is_not_the_images_fault(monkeypatch):
-    """A training that leaves out bad images would leave out good ones."""
+    """Otherwise a training that skips bad images would skip good ones."""
     def decode(file):
         raise MemoryError
 
@@ -282,7 +282,7 @@ def test_the_first_orientation_of_a_jpeg_counts():
 
 
 @pytest.mark.parametrize("marker", [0xC4, 0xC8, 0xCC])
-def test_tables_and_extensions_of_a_jpeg_are_no_frame(marker):
+def test_other_segments_of_a_jpeg_are_not_taken_for_a_frame_header(marker):
     data = FILES["jpeg"]
     container = read_container(data[:2] + bytes([0xFF, marker]) + b"\0\x08\x08\0\1\0\1\0" + data[2:])
     assert (container.width, container.height) == (14, 9)

@@ -1,4 +1,5 @@
-"""Every kind of source: read alike, left alone, turned upright, and refused by name where it does not fit."""
+"""Every kind of source gives the same upright image and is not modified; sources that do not fit are refused by
+name."""
 
 import io
 import subprocess
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Unseekable(io.RawIOBase):
-    """A stream as from a socket: it reads once, onwards, and a piece at a time."""
+    """A stream like a socket: it can only be read forwards, a piece at a time."""
 
     def __init__(self, data):
         self.stream = io.BytesIO(data)
@@ -40,7 +41,7 @@ def test_all_sources_of_one_picture_are_equal(tmp_path):
     path.write_bytes(data)
     alpha = np.dstack([COLOUR, np.full((7, 11), 255, np.uint8)])
     sources = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), Unseekable(data),
-               SimpleNamespace(read=io.BytesIO(data).read),   # as of an archive, or of a server's answer
+               SimpleNamespace(read=io.BytesIO(data).read),   # like a member of an archive, or a server's answer
                Image.fromarray(COLOUR), Image.open(path), COLOUR, alpha, np.asfortranarray(COLOUR),
                COLOUR[::-1, ::-1][::-1, ::-1]]
     with open(path, "rb") as file:
@@ -111,7 +112,7 @@ def test_refused_sources(source, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_source_is_called_by_the_name_that_it_has(tmp_path):
+def test_messages_name_the_source(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(encode(Image.fromarray(COLOUR), "PNG"))
     image = Image.open(path)
@@ -139,7 +140,7 @@ def test_a_closed_image_is_an_image_error():
 
 # -- orientation
 
-UPRIGHT = {   # Exif 2.32: where row 0 and column 0 of what is stored lie in the picture
+UPRIGHT = {   # Exif 2.32: where row 0 and column 0 of the stored pixels are in the picture
     1: lambda a: a,                    # top, left
     2: lambda a: a[:, ::-1],           # top, right
     3: lambda a: a[::-1, ::-1],        # bottom, right
@@ -158,7 +159,7 @@ def test_orientation(format, orientation, order):
     options = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}}[format]
     picture = Image.fromarray(GREY)
     plain = opened(encode(picture, format, **options), "L")
-    prefix = b"" if format == "WEBP" else b"Exif\0\0"   # as Pillow wants it
+    prefix = b"" if format == "WEBP" else b"Exif\0\0"   # the prefix that Pillow expects
     data = encode(picture, format, exif=prefix + exif(orientation, order), **options)
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
     np.testing.assert_array_equal(opened(data, "L"), UPRIGHT[orientation](plain))
@@ -171,7 +172,7 @@ def test_orientation(format, orientation, order):
     exif(0), exif(9), exif(6, count=2), exif(6, entries=1), exif(6, entries=65535)[:20], exif(6)[:31],
     exif(6, directory=10**9), exif(6, directory=7), b"", b"II", b"no tiff" * 9,
 ], ids=range(11))
-def test_damaged_exif_leaves_the_image_as_it_is_stored(damaged):
+def test_with_damaged_exif_the_image_is_not_turned(damaged):
     data = encode(Image.fromarray(COLOUR), "PNG", exif=b"Exif\0\0" + damaged)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -179,7 +180,7 @@ def test_damaged_exif_leaves_the_image_as_it_is_stored(damaged):
     assert not seen
 
 
-def test_damaged_exif_leaves_a_pil_image_as_it_is():
+def test_with_damaged_exif_a_pil_image_is_not_turned():
     data = encode(Image.fromarray(COLOUR), "PNG", exif=b"Exif\0\0" + b"no tiff" * 9)
     np.testing.assert_array_equal(opened(Image.open(io.BytesIO(data))), COLOUR)
 
@@ -217,7 +218,7 @@ def test_damaged_animation_control_is_not_even_a_warning():
     assert not seen
 
 
-# -- whatever the pixels
+# -- any pixels
 
 MODES = ["1", "L", "LA", "La", "I", "I;16", "I;16B",
          "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]

@@ -1,4 +1,4 @@
-"""Mutated files: an image or an ImageError, whatever the bytes; no other exception, no warning, no giant."""
+"""Randomly mutated image files give an image or an ImageError: no other exception, no warning, no huge image."""
 
 import io
 import random
@@ -74,7 +74,7 @@ def mutated(rng, seeds):
 
 
 def repaired(data):
-    """Chunk checksums (PNG) and the file's length (WebP) made right, so that mutations reach the decoder."""
+    """The file with its checksums (PNG) or its length (WebP) corrected, so that mutations reach the decoder."""
     data = bytearray(data)
     if data.startswith(b"RIFF") and len(data) > 8:
         data[4:8] = struct.pack("<I", len(data) - 8)
@@ -89,11 +89,11 @@ def repaired(data):
 
 
 def fuzz(format, mutations):
-    """How many were decoded; fails on anything but an image or an ImageError in one line."""
+    """How many mutated files were decoded; fails on anything but an image or an ImageError in one line."""
     rng = random.Random(f"{format} {mutations}")
     decoded = 0
     with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")   # under "error" a warning would pass for an ImageError
+        warnings.simplefilter("always")   # with the filter "error" a warning would be taken for an ImageError
         for _ in range(mutations):
             data = mutated(rng, SEEDS[format])
             data = repaired(data) if rng.random() < 0.7 else data
@@ -112,7 +112,7 @@ def fuzz(format, mutations):
 @pytest.mark.parametrize("format", SEEDS)
 def test_mutated_files(format):
     decoded = fuzz(format, 2000)
-    assert 80 < decoded < 1900   # the mutations reach the decoder, and do damage
+    assert 80 < decoded < 1900   # many mutations reach the decoder, and many are refused
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+"""The names of ImageNet's classes: a thousand distinct ones, in the standard order."""
+
 import pytest
 
 from levit_np.images.labels import imagenet_labels
@@ -11,7 +13,7 @@ def test_a_thousand_distinct_readable_names():
     assert all(2 <= len(label) <= 40 for label in labels)
 
 
-@pytest.mark.parametrize(("index", "label"), [   # spread over the whole range: a shift by one anywhere shows
+@pytest.mark.parametrize(("index", "label"), [   # spread over the whole range, to see a shift anywhere
     (0, "tench"), (1, "goldfish"), (134, "crane (bird)"), (207, "golden retriever"), (264, "Cardigan (dog)"),
     (281, "tabby"), (285, "Egyptian cat"), (388, "giant panda"), (409, "analog clock"),
     (474, "cardigan (garment)"), (517, "crane (machine)"), (638, "maillot (tights)"),

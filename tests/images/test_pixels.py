@@ -1,4 +1,5 @@
-"""Every kind of pixel, against arithmetic done here on arrays."""
+"""Every kind of pixel (16 bits, transparency, palettes, colour spaces) against arithmetic on arrays written out
+here."""
 
 import io
 import struct
@@ -72,7 +73,7 @@ def test_alpha_is_laid_over_white():
 def test_premultiplied_alpha_is_laid_over_white():
     colour = Image.fromarray(np.dstack([COLOUR, ALPHA])).convert("RGBa")
     grey = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)]).convert("La")
-    # The stored values are rounded to alpha * value / 255: undoing that is exact to one step over white.
+    # The stored values are alpha * value / 255, rounded; undoing that is exact to one level over white.
     assert np.abs(opened(colour).astype(int) - over_white(COLOUR, ALPHA)).max() <= 1
     assert np.abs(opened(grey, "L").astype(int) - over_white(GREY, ALPHA)).max() <= 1
 
@@ -135,7 +136,7 @@ def test_the_transparent_value_of_a_grey_png_becomes_white(bits):
 def test_the_transparent_colour_of_a_png_becomes_white():
     colour = COLOUR.copy()
     key = colour[2, 3]
-    colour[0, 0, :2] = key[:2]  # has two of its three values, and stays
+    colour[0, 0, :2] = key[:2]  # two of the three values are equal, so it is not transparent
     expected = colour.copy()
     expected[2, 3] = 255
     keyed = encode(Image.fromarray(colour), "PNG", transparency=tuple(key.tolist()))
@@ -214,7 +215,7 @@ def test_one_bit():
 
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "RGBX", "CMYK"])
 def test_other_modes_of_pil_images(mode):
-    smooth = Image.linear_gradient("L").resize((32, 32)).convert("RGB")   # they keep grey to a few steps
+    smooth = Image.linear_gradient("L").resize((32, 32)).convert("RGB")   # modes that change grey little
     with_mode = smooth.convert(mode)
     assert np.abs(opened(with_mode).astype(int) - np.asarray(smooth)).max() <= 4
     np.testing.assert_array_equal(opened(with_mode, "L"), np.asarray(open_image(with_mode).convert("L")))

@@ -1,4 +1,4 @@
-"""Preprocessing, bit for bit against torchvision's arithmetic, re-derived here from torch and PIL."""
+"""Preprocessing, bit for bit against torchvision's arithmetic, which is written out here with torch and PIL."""
 
 import json
 import math
@@ -21,7 +21,7 @@ SIZES = [(333, 500), (500, 333), (224, 224), (225, 1000), (1000, 225), (256, 256
 
 
 def picture(width, height, mode="RGB"):
-    """Noise over a gradient: every pixel and every row and column differ."""
+    """Noise on a gradient: no two pixels, rows or columns are alike."""
     rng = np.random.default_rng(width * 10007 + height)
     shape = (height, width) if mode == "L" else (height, width, 3)
     ramp = np.linspace(0, 120, width * height).reshape(height, width, *(1,) * (len(shape) - 2))
@@ -29,7 +29,8 @@ def picture(width, height, mode="RGB"):
 
 
 def torchvision_pipeline(image, resize, crop, mean, std):
-    """Resize, CenterCrop, ToTensor, Normalize as torchvision does them for a PIL image and bicubic."""
+    """Resize, CenterCrop, ToTensor, Normalize as torchvision computes them for a PIL image with bicubic
+    interpolation."""
     width, height = image.size
     short, long = (width, height) if width <= height else (height, width)
     new_short, new_long = resize, int(resize * long / short)
@@ -67,7 +68,7 @@ def test_transformers_differs_by_less_than_1e_6_and_by_the_rounding_of_the_crop(
     image = picture(*size)
     theirs = LevitImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
     long = int(256 * max(size) / min(size))
-    if (long - 224) % 4 == 3:   # half the margin ends in .5: theirs is rounded down, ours to even, here up
+    if (long - 224) % 4 == 3:   # half the margin ends in .5: they round it down; ours, to even, is up here
         vertical = size[1] > size[0]
         pad = ((0, 0), (1, 0), (0, 0)) if vertical else ((0, 0), (0, 0), (1, 0))
         ours = np.pad(preprocess(image, preprocessing_named("authors")), pad)[:, :224, :224]
@@ -78,7 +79,7 @@ def test_transformers_differs_by_less_than_1e_6_and_by_the_rounding_of_the_crop(
     assert np.abs(ours - theirs).max() < 1e-6   # theirs: float64 v * (1/255), rounded; ours: float32 v / 255
 
 
-def test_the_sizes_above_have_both_crop_roundings():
+def test_the_sizes_have_every_remainder_of_the_margin():
     margins = {(int(256 * max(size) / min(size)) - 224) % 4 for size in SIZES}
     assert margins == {0, 1, 2, 3}
 
@@ -99,7 +100,7 @@ def test_normalised_values_are_those_of_exact_arithmetic():
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     x = preprocess(values, Preprocessing("quarter", 16, (16, 16), (0.25,), (0.5,), "L"))
     exact = [float((Fraction(v, 255) - Fraction(1, 4)) * 2) for v in range(256)]
-    np.testing.assert_allclose(x.ravel(), exact, rtol=0, atol=2.0**-23)   # v / 255 <= 1 rounded, then doubled
+    np.testing.assert_allclose(x.ravel(), exact, rtol=0, atol=2.0**-23)   # v / 255 <= 1 is rounded, then doubled
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -115,7 +116,7 @@ def test_any_image_gives_a_finite_float32_input(width, height, mode, name_and_cr
     assert np.isfinite(x).all() and x.flags.c_contiguous and x.flags.writeable
 
 
-@pytest.mark.parametrize("size", [(256, 300), (256, 256), (302, 256)])   # nothing to resize; margins even
+@pytest.mark.parametrize("size", [(256, 300), (256, 256), (302, 256)])   # nothing to resize, even margins
 def test_a_flipped_image_gives_the_flipped_input(size):
     image = picture(*size)
     x = preprocess(image, preprocessing_named("authors"))
@@ -163,14 +164,14 @@ def test_preprocessings_survive_json(height, width, mode, data):
     assert Preprocessing.from_dict(json.loads(json.dumps(original.to_dict()))) == original
 
 
-def test_numpy_numbers_become_plain_ones():
+def test_numpy_numbers_become_python_numbers():
     made = Preprocessing("m", np.int64(40), [np.int32(32), 32], [np.float32(0.5)], [np.float64(0.25)], "L")
     assert json.loads(json.dumps(made.to_dict()))["mean"] == [0.5]
     assert type(made.resize) is int and type(made.crop[0]) is int and type(made.mean[0]) is float
     assert made.to_dict()["crop"] == [32, 32] and type(made.to_dict()["std"]) is list
 
 
-def test_a_preprocessing_is_a_value():
+def test_a_preprocessing_is_immutable_and_compared_by_value():
     one, same = (preprocessing_named("timm", (96, 64)) for _ in "12")
     assert one == same and hash(one) == hash(same)
     with pytest.raises(FrozenInstanceError):

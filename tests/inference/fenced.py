@@ -1,5 +1,5 @@
-"""Arrays for the kernels that lie against pages which must not be touched: one byte read or written beyond an end (or
-before a start) stops the process.  The processor checks every access of the compiled code."""
+"""Arrays for the kernels placed directly beside protected pages: an access one byte beyond the end (or before the
+start) crashes the process. This checks every memory access of the compiled code."""
 
 import ctypes
 import mmap
@@ -16,22 +16,24 @@ PAGE = mmap.PAGESIZE
 _protect = ctypes.CDLL(None, use_errno=True).mprotect
 _protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 SMALL = {"image_size": (33, 47), "num_classes": 37}
-# The last with so many channels in its stem that a convolution by minimal filtering has scratch of its own size.
+# The last one has so many channels in its stem that a convolution by minimal filtering has scratch memory of its own
+# size.
 CHANGES = {"levit_digits": {}, "levit_384_s8": {"image_size": 32}, "levit_192": SMALL | {"image_size": (48, 32)},
            "levit_128s_a7": SMALL | {"image_size": 32, "stem": [[256, 3, 2], [128, 3, 2]]}}
 
 
 def protect(address, size, access):
-    if size:  # an emulator refuses to protect nothing
+    if size:  # an emulator refuses to protect an empty range
         assert _protect(address, size, access) == 0, ctypes.get_errno()
 
 
 class Fence:
-    """numbers(count, dtype) -> a zeroed array like Arena's, on pages of its own between two that nobody may touch.
+    """numbers(count, dtype) -> a zeroed array like Arena's, on its own pages between two protected pages.
 
-    side: "end" or "start", where it lies against one.  missing: bytes less at that side than were asked for, to see
-    that the fence stands.  slack: bytes behind it that may be read and are NaN, for kernels that read rows behind the
-    last and drop them.  alignment: of its address; up to so many bytes may lie between its end and the fence."""
+    side: "end" or "start": which end of the array touches a protected page. missing: bytes that are left out at that
+    side, to test that the fence works. slack: bytes after the array that may be read and contain NaN, for kernels that
+    read rows beyond the last and drop them. alignment: of the address; up to so many bytes may be between the array's
+    end and the protected page."""
 
     kept = []
 
@@ -46,7 +48,7 @@ class Fence:
         first = memory.ctypes.data
         assert first % PAGE == 0
         behind = PAGE + pages
-        memory[behind : behind + self.slack] = 255  # a NaN in any format
+        memory[behind : behind + self.slack] = 255  # NaN in any format
         protect(first + behind, self.slack, mmap.PROT_READ)
         protect(first, PAGE, 0)
         protect(first + behind + self.slack, PAGE, 0)
@@ -56,7 +58,7 @@ class Fence:
 
 
 def randomized(model):
-    """A fresh model is nearly the identity: any state, of numbers that do not grow."""
+    """The model with random weights of about constant signal size, as a fresh model is nearly the identity."""
     random = np.random.default_rng(0)
     model.set_state({name: random.uniform(0.5, 1, a.shape).astype(np.float32) if name.endswith((".variance", ".gamma"))
                      else (random.standard_normal(a.shape) / max(1, prod(a.shape[1:])) ** 0.5).astype(np.float32)
@@ -65,8 +67,8 @@ def randomized(model):
 
 
 def evaluated(name, half, side, missing=0):
-    """The names of the kinds of step of that model, after its fenced answers were compared with unfenced ones.  To be
-    called in a process of its own: it replaces what the package takes its memory from."""
+    """Compares the model's answers on fenced and on ordinary memory; returns the names of the kinds of step that ran.
+    To be called in its own process, as it replaces the package's source of memory."""
     model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
     executors = [cpu.CpuExecutor(model, half)]
     slack = SLACK if executors[0].kernels.instructions.bfloat16 == "tiles" else 0
@@ -82,7 +84,7 @@ def evaluated(name, half, side, missing=0):
             levit_np.set_threads(count)
             program.Arena, program.MAX_THREADS = plain, most
             expected = executors[0](images)
-            # Scratch for no more threads than there are: behind the last one's is the fence, not another's.
+            # Scratch memory for only as many threads as run, so that the fence comes directly after the last thread's.
             program.Arena, program.MAX_THREADS = lambda: Fence(side, missing, slack), count
             executors[1]._idle.clear()
             found = executors[1](images)

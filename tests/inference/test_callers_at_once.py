@@ -1,4 +1,4 @@
-"""The cpu backend's evaluation where several threads of the caller's use, or change, one network at once."""
+"""The cpu backend's evaluation when several threads of the caller use or change one network at the same time."""
 
 from contextlib import suppress
 
@@ -21,7 +21,7 @@ def one_thread_again():
 
 @pytest.mark.parametrize("inside", [1, 2])
 def test_eight_callers_at_once(inside):
-    """Every call has buffers of its own, and calls that use several threads do not wait for each other forever."""
+    """Each call has its own buffers, and calls that use several threads each do not deadlock."""
     model = random_model(image_size=16, stages=(Stage(64, 1, 2),), backend="cpu")
     levit_np.set_threads(inside)
     images = [random_images(model, 1 + n % 3, seed=n) for n in range(8)]
@@ -37,8 +37,9 @@ def test_eight_callers_at_once(inside):
 
 
 @pytest.mark.parametrize("evaluated", [False, True])
-def test_another_threads_evaluation_between_two_looks_at_what_there_is(evaluated, monkeypatch):
-    """At what was made before, of other weights or nothing, and at what has changed since, which by then is nothing."""
+def test_another_thread_evaluates_between_the_two_checks_of_the_plan(evaluated, monkeypatch):
+    """The network looks up its stored plan, then asks what has changed since; between the two another thread evaluates,
+    so there was no plan or an old one, and by then nothing has changed."""
     model, others = random_model(backend="cpu"), []
     x = random_images(model, 2)
     if evaluated:
@@ -58,8 +59,9 @@ def test_another_threads_evaluation_between_two_looks_at_what_there_is(evaluated
     assert others
 
 
-def test_an_evaluation_while_a_state_of_another_type_is_taken(monkeypatch):
-    """By another thread, after the arrays or before them: what it was given is not kept for the new ones."""
+def test_an_evaluation_while_a_state_of_another_dtype_is_set(monkeypatch):
+    """Another thread evaluates just before the new precision is set: the plan that it made is not kept for the new
+    arrays."""
     model, double = random_model(backend="cpu"), random_model(dtype="float64", backend="cpu")
     x, kind = random_images(double, 2), type(model)
 
@@ -74,8 +76,8 @@ def test_an_evaluation_while_a_state_of_another_type_is_taken(monkeypatch):
     np.testing.assert_allclose(model(x), double(x), rtol=1e-12)
 
 
-def test_a_parameter_replaced_while_it_is_asked_what_has_changed(monkeypatch):
-    """By another thread, after its version was read: seen by the next call."""
+def test_a_parameter_replaced_while_changes_are_looked_for(monkeypatch):
+    """Another thread replaces a parameter after its version was read: the next call sees it."""
     model = random_model(backend="cpu")
     x, walk, bias = random_images(model, 2), model.walk, [model.head.bias + 5]
     model(x)
@@ -85,7 +87,7 @@ def test_a_parameter_replaced_while_it_is_asked_what_has_changed(monkeypatch):
         if bias:
             model.head.bias = bias.pop()
 
-    Layer.changes += 1  # a parameter of another model was replaced
+    Layer.changes += 1  # as if a parameter of another model had been replaced
     monkeypatch.setattr(model, "walk", slow_walk)
     model(x)
     np.testing.assert_allclose(model(x), model.forward(x)[0], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
-"""The cpu backend's evaluation: against the float64 network, and that nothing but the image decides an answer."""
+"""The cpu backend's evaluation: its error against the float64 network, and that an answer depends on nothing but the
+image."""
 
 import gc
 import tracemalloc
@@ -38,7 +39,7 @@ def error(logits, exact):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(name):
-    """3e-6 of the largest logit: sums of up to 144 terms in float32, some forty layers deep."""
+    """3e-6 of the largest logit: float32 sums of up to 144 terms, about forty layers deep."""
     model = random_model(name, backend="cpu", **NETWORKS[name])
     x = random_images(model, 3)
     exact = ReferenceExecutor(model)(x.astype(np.float64))
@@ -47,7 +48,7 @@ def test_every_network(name):
 
 @pytest.mark.parametrize("seed", [*range(20), *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 1000))])
 def test_any_network(seed):
-    """Alone and among others, where several images may share what was made for one."""
+    """Alone and in a batch, where several images may be processed together."""
     config = any_config(seed)
     state = random_state(build(config).specs_by_name(), seed)
     exact, ours = (build(config, backend) for backend in ("reference", "cpu"))
@@ -59,15 +60,16 @@ def test_any_network(seed):
 
 
 def test_a_stage_as_wide_as_the_shrinking_attention_before_it():
-    """Both results have one name and one form, but not one number of images at a time."""
+    """The result of the shrinking attention and that of the stage have the same name and shape, but differ in how many
+    images are processed at a time."""
     model = random_model("levit_128s", image_size=128, num_classes=5, stages=(Stage(128, 1, 4), Stage(64, 1, 4, 2)),
                          backend="cpu")
     x = random_images(model, 16)
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
-def test_layer_norm_of_numbers_that_are_much_alike():
-    """A row of five numbers lies in memory of sixteen, the rest zeros, which are none of its deviation."""
+def test_layer_norm_of_nearly_equal_numbers():
+    """A row of five numbers is padded with zeros to sixteen, which must not count in its variance."""
     model = random_model("levit_digits", normalization="layer", position="embedding", stem=(Convolution(5, 3, 4),),
                          stages=(Stage(5, 1, 2),), backend="cpu")
     model.position.embedding += 300
@@ -75,8 +77,8 @@ def test_layer_norm_of_numbers_that_are_much_alike():
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-3
 
 
-def test_layer_norm_of_numbers_that_are_hardly_any():
-    """Of a variance like its eps, before a branch and behind the pool, where the tokens are summed and not averaged."""
+def test_layer_norm_of_tiny_numbers():
+    """The variance is as small as eps, before a branch and after pooling, where tokens are summed and not averaged."""
     model = random_model("levit_digits", normalization="layer", position="embedding", image_size=16,
                          stages=(Stage(64, 1, 2),), backend="cpu")
     small = "stem.convolutions.1.", "position.", *(f"stages.0.blocks.0.{name}." for name in ("attention.projection",
@@ -89,8 +91,8 @@ def test_layer_norm_of_numbers_that_are_hardly_any():
 
 @pytest.mark.parametrize("shift", [300, -300])
 def test_attention_of_scores_far_from_zero(shift):
-    """What all scores have more changes nothing: their largest is taken away before e to their power is too large for a
-    float32, or all are 0.  3e-5, the last bit of 300, is what they lose."""
+    """Softmax ignores a constant added to all scores: the largest is subtracted, so that no exponential overflows and
+    not all underflow. The scores lose up to 3e-5, the last bit of 300."""
     model = random_model("levit_128s", image_size=64, num_classes=10, backend="cpu")
     model.set_state({name: array + np.float32(shift if name.endswith("bias.table") else 0)
                      for name, array in model.state().items()})
@@ -100,7 +102,7 @@ def test_attention_of_scores_far_from_zero(shift):
 
 @pytest.fixture(scope="module", params=levit_np.list_models()[:5])
 def whole(request):
-    """(model, four images, logits in float64) of a model in its own size."""
+    """(model, four images, logits in float64) of each of the paper's models at its own image size."""
     model = random_model(request.param, backend="cpu")
     x = random_images(model, 4)
     return model, x, ReferenceExecutor(model)(x.astype(np.float64))
@@ -113,7 +115,7 @@ def test_the_five_models(whole):
 
 
 def test_rounding_is_at_most_twice_pytorchs(whole):
-    """The mean error and the largest of four thousand logits, so that no single one decides."""
+    """The mean and the largest error of four thousand logits, so that no single logit decides."""
     torch = pytest.importorskip("torch")
     from .. import torch_levit
 
@@ -133,16 +135,16 @@ def test_any_size(size, channels, classes):
     assert model(x).shape == (2, classes) and np.abs(model(x) - exact).max() < 2e-6 * max(1, np.abs(exact).max())
 
 
-def test_an_image_of_more_tokens_than_share_a_pass(monkeypatch):
-    """As one of 336 pixels has; here of 64, 16 and 4."""
+def test_an_image_of_more_tokens_than_are_processed_together(monkeypatch):
+    """As an image of 336 pixels has; here 64, 16 and 4 tokens, with a lower limit."""
     monkeypatch.setattr(cpu, "GROUP_ROWS", 10)
     model = random_model("levit_digits", backend="cpu")
     x = random_images(model, 3)
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
-def test_rows_so_long_that_the_cache_holds_none():
-    """Then a tile at a time goes through the weights."""
+def test_rows_that_are_too_long_for_the_cache():
+    """Then the weights are applied to one tile of rows at a time."""
     model = random_model("levit_digits", image_size=16, mlp_ratio=160, stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 3)
     assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
@@ -150,8 +152,8 @@ def test_rows_so_long_that_the_cache_holds_none():
 
 @pytest.mark.parametrize("size", [16, (16, 56), (24, 32), (24, 40)])
 def test_an_image_of_many_channels(size):
-    """Which lie one behind the other, not side by side as those that a later convolution of this form reads: it makes
-    squares of four outputs, here a few, or as many as fill tiles of AVX-512, AVX2 and NEON."""
+    """The first convolution is computed by minimal filtering too, from channels stored one after the other. It makes
+    squares of four outputs: few, or as many as fill tiles of AVX-512, AVX2 and NEON."""
     model = random_model(image_size=size, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
                          stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 2)
@@ -159,8 +161,8 @@ def test_an_image_of_many_channels(size):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 16, 17, 35])
-def test_a_batch_is_its_images(model, batch):
-    """To the last bit: how many images share a pass does not change the order in which a number is computed."""
+def test_images_of_a_batch_do_not_affect_each_other(model, batch):
+    """To the last bit: how many images are processed together does not change the order of any sum."""
     x = random_images(model, batch)
     assert np.array_equal(model(x), np.concatenate([model(image[None]) for image in x]))
 
@@ -176,7 +178,7 @@ def test_the_number_of_threads_changes_nothing(model, count, batch):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_as_many_threads_compute_as_there_shall_be(model, count):
+def test_as_many_threads_compute_as_were_set(model, count):
     executor, seen = CpuExecutor(model), []
     run = executor.kernels.run
 
@@ -191,7 +193,7 @@ def test_as_many_threads_compute_as_there_shall_be(model, count):
 
 
 def test_the_last_linear_map_sees_one_token_an_image(model):
-    """For the pool comes before it: see plan.steps_of."""
+    """Because the pool comes before it; see plan.steps_of."""
     executor = CpuExecutor(model)
     executor(random_images(model, 1))
     (program,), last = executor._idle[1], f"stages.2.blocks.{model.config.stages[2].depth - 1}.mlp"
@@ -225,7 +227,7 @@ def test_any_layout_of_the_input_and_no_other_type(model):
             model(wrong)
 
 
-def test_images_that_lie_otherwise_are_copied_a_part_at_a_time(model):
+def test_images_of_another_layout_are_copied_a_part_at_a_time(model):
     image = random_images(model, 1)
     x = np.broadcast_to(image, (160, *image.shape[1:]))
     expected = model(x)
@@ -238,10 +240,11 @@ def test_images_that_lie_otherwise_are_copied_a_part_at_a_time(model):
 
 
 def test_a_plan_is_made_a_layer_at_a_time():
-    """In float64, of weights that are float32: all at once they would be the largest arrays of a start."""
+    """The weights are converted to float64 for folding: if all were converted at once, they would be the largest arrays
+    during start-up."""
     model = random_model("levit_128s", image_size=64, num_classes=10)
-    one = max(array.size for array in model.state().values()) * 8  # bytes of the largest
-    CpuExecutor(model)  # imports, and what is compiled, are not its weights
+    one = max(array.size for array in model.state().values()) * 8  # bytes of the largest parameter in float64
+    CpuExecutor(model)  # imports and compilation are not counted
     tracemalloc.start()
     try:
         kept = CpuExecutor(model)
@@ -251,8 +254,8 @@ def test_a_plan_is_made_a_layer_at_a_time():
         tracemalloc.stop()
 
 
-def test_the_answer_is_the_callers(model):
-    """What a call returned is not overwritten by the next."""
+def test_the_result_belongs_to_the_caller(model):
+    """The result of a call is not overwritten by the next call."""
     x = random_images(model, 2)
     first = model(x)
     kept = first.copy()
@@ -260,8 +263,8 @@ def test_the_answer_is_the_callers(model):
     assert np.array_equal(first, kept)
 
 
-def test_the_answer_is_taken_before_its_buffers_are_anothers(model):
-    """Another thread's, which may compute as soon as they are given back."""
+def test_the_result_is_copied_before_its_buffers_are_returned(model):
+    """Another thread may compute with the buffers as soon as they are returned."""
     executor, x = CpuExecutor(model), random_images(model, 2)
     expected, give, others = executor(x), executor._give, [2 * x]
 
@@ -282,16 +285,16 @@ def test_a_replaced_parameter_is_seen():
     np.testing.assert_allclose(model(x), before + (0.5 if model.head_dist else 1), rtol=1e-5)
     model.set_state(random_model(seed=9).state())
     assert error(model(x), random_model(seed=9, backend="reference")(x)) < 1e-5
-    model.forward(x, training=True)  # BN's running statistics are parameters too
+    model.forward(x, training=True)  # BN's running statistics count as parameters too
     exact = model.to("reference")(x)
     assert error(model(x), exact) < 1e-5
 
 
 @pytest.mark.parametrize("name, wrong", [
-    ("position.embedding", np.ones((4000, 64), np.float32)),  # whose rows would be written behind the stream's
-    ("stem.convolutions.0.weight", np.ones((32, 2, 3, 3), np.float32)),  # of which a part would be taken
+    ("position.embedding", np.ones((4000, 64), np.float32)),  # its rows would be written beyond the buffer
+    ("stem.convolutions.0.weight", np.ones((32, 2, 3, 3), np.float32)),  # only a part would be used
     ("head.bias", None), ("head.bias", np.ones(10, int))])
-def test_a_parameter_replaced_by_what_it_cannot_be_is_refused_by_name(name, wrong):
+def test_a_parameter_replaced_by_a_wrong_array_is_refused_by_name(name, wrong):
     model = random_model("levit_digits", position="embedding", backend="cpu")
     x = random_images(model)
     expected, layers = model(x), dict(model.walk())
@@ -305,7 +308,7 @@ def test_a_parameter_replaced_by_what_it_cannot_be_is_refused_by_name(name, wron
     assert np.array_equal(model(x), expected)
 
 
-def test_a_parameter_that_was_written_into_is_seen_once_it_is_said():
+def test_a_parameter_modified_in_place_is_seen_after_written():
     model = random_model(backend="cpu")
     x = random_images(model)
     model(x)
@@ -318,7 +321,7 @@ def test_a_parameter_that_was_written_into_is_seen_once_it_is_said():
 def test_a_plan_is_kept_while_nothing_changes(model, monkeypatch):
     model(random_images(model, 1))
     monkeypatch.setattr("levit_np.classifier.executor", None)
-    random_model()  # changes another network
+    random_model()  # another network changes
     model(random_images(model, 1))
 
 
@@ -334,7 +337,7 @@ HALVES = bool(instruction_set.chosen().bfloat16)
 @pytest.mark.skipif(not HALVES, reason="a processor without bfloat16 products")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16(name):
-    """2 % of the largest logit: a bfloat16 has 8 bits, and some forty layers round to it."""
+    """2 % of the largest logit: bfloat16 has 8 bits of precision, and about forty layers round to it."""
     model = random_model(name, backend="cpu", **NETWORKS[name])
     model.precision = "bfloat16"
     x = random_images(model, 3)
@@ -360,7 +363,7 @@ def test_bfloat16_of_any_size_and_any_number_of_threads(size, channels):
     assert np.isnan(model(spoilt)[2]).all() and np.array_equal(np.delete(model(spoilt), 2, 0), np.delete(logits, 2, 0))
 
 
-def test_bfloat16_is_refused_where_it_is_not(monkeypatch):
+def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch):
     monkeypatch.setenv("LEVIT_NP_INSTRUCTIONS", next(name for name in instruction_set.available()
                                                      if not instruction_set.SETS[name].bfloat16))
     with pytest.raises(levit_np.BackendError, match="expected a processor with AVX512-BF16 or AMX"):
@@ -370,7 +373,7 @@ def test_bfloat16_is_refused_where_it_is_not(monkeypatch):
 
 
 def test_bfloat16_is_refused_where_the_loaded_kernels_have_none(monkeypatch):
-    """LEVIT_NP_INSTRUCTIONS may have been another then than it is now."""
+    """LEVIT_NP_INSTRUCTIONS may have changed since the kernels were loaded."""
     model = random_model(backend="cpu")
     monkeypatch.setattr(cpu, "library", lambda: SimpleNamespace(instructions=instruction_set.SETS["avx2"]))
     model.precision = "bfloat16"
@@ -380,7 +383,7 @@ def test_bfloat16_is_refused_where_the_loaded_kernels_have_none(monkeypatch):
 
 @pytest.mark.parametrize("batch, sizes", [(0, []), (1, [1]), (16, [16]), (17, [8, 9]), (32, [16, 16]),
                                           (35, [11, 12, 12])])
-def test_a_batch_goes_through_in_few_parts_of_like_size(model, batch, sizes):
+def test_a_batch_is_split_into_few_parts_of_similar_size(model, batch, sizes):
     executor, made = CpuExecutor(model), []
     take = executor._take
     executor._take = lambda size: made.append(size) or take(size)
@@ -397,10 +400,10 @@ def test_few_programs_are_kept():
     assert len(executor._idle) == cpu.KEPT
     last = made[-1]()
     executor(random_images(model, 6))
-    assert made[-1]() is last is not None  # and taken again
+    assert made[-1]() is last is not None  # and is used again
     del last
     gc.collect()
-    assert len({id(p) for program in made if (p := program())}) <= cpu.KEPT  # and nothing else keeps the others
+    assert len({id(p) for program in made if (p := program())}) <= cpu.KEPT  # nothing else keeps the others alive
 
 
 def test_threads_are_checked(monkeypatch):
@@ -417,7 +420,7 @@ def test_threads_are_checked(monkeypatch):
         monkeypatch.setenv("NUMBA_NUM_THREADS", many)
         assert threads.threads() == threads.MAX_THREADS
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-    assert threads.threads() == threads.MAX_THREADS  # what it was when it was first asked
+    assert threads.threads() == threads.MAX_THREADS  # the value is read once
     levit_np.set_threads(64)
     assert threads.threads() == 64
     for wrong in ("0", "many", "-1", "²", "1" * 10, "1" * 5000):

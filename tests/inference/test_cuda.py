@@ -1,4 +1,5 @@
-"""The GPU's evaluation, on the emulated device: against the float64 network, and that nothing but the image decides."""
+"""The GPU's evaluation, on the emulated device: its error against the float64 network, and that an answer depends on
+nothing but the image."""
 
 import weakref
 from contextlib import nullcontext
@@ -25,10 +26,10 @@ from ..random_model import random_images, random_model, random_state
 from .test_plan import SMALL
 
 pytestmark = pytest.mark.usefixtures("one")
-# Some forty layers round to the type: of the largest logit.
+# The error allowed, relative to the largest logit, where about forty layers round to the type.
 ERROR = {"float32": 5e-5, "float16": 5e-3, "bfloat16": 4e-2}
 NETWORKS = {"levit_digits": {}, "levit_128s": {"image_size": 64, "num_classes": 10}}
-ODD = {  # channels, heads and sizes that are padded; SiLU, LayerNorm, embeddings, a class token, a patch convolution
+ODD = {  # padded channels, heads and sizes; SiLU, LayerNorm, embeddings, a class token, a patch convolution
     "levit_128s_a1": SMALL, "levit_128s_a2": SMALL, "levit_128s_a3": SMALL, "levit_128s_a5": SMALL,
     "levit_128s_a6": SMALL, "levit_128s_a7": SMALL, "levit_256d": SMALL, "deit_tiny": SMALL}
 
@@ -61,7 +62,7 @@ def test_every_kind_of_step(name):
 
 
 def test_a_class_token():
-    """Behind which the others stand, and which alone the head reads; heads without an activation."""
+    """The pixels' tokens follow it, and the head reads it alone; attention has no activation."""
     model = random_model(image_size=16, position="embedding", pooling="token", attention_activation="identity",
                          stem=(Convolution(36, 3, 4),), stages=(Stage(36, 1, 3),), backend="reference")
     x = random_images(model, 3)
@@ -74,15 +75,15 @@ def test_any_network(seed):
     model = build(any_config(seed, 60))
     model.set_state(random_state(model.specs_by_name(), seed, np.float32))
     x = random_images(model, 3)
-    # Of a few channels, or of one, there are draws with little but cancellation in them: a single class, say, whose
-    # three logits are below a hundredth.
+    # With few channels, or one, nearly everything may cancel: a single class, for example, with three logits below
+    # 0.01.
     expected = exact(model, x)
     difference = np.abs(CudaExecutor(model, precision)(x) - expected).max()
     assert difference / max(np.abs(expected).max(), 0.05) < 3 * ERROR[precision]
 
 
-SQUARES = {}  # two convolutions with stride 2: the images are read in blocks of 2×2 pixels
-PATCHES = {"stem": (Convolution(64, 8, 8),)}  # pixel by pixel, as with a first convolution that keeps the size
+SQUARES = {}  # two convolutions of stride 2: images are read in blocks of 2×2 pixels
+PATCHES = {"stem": (Convolution(64, 8, 8),)}  # images are read pixel by pixel, as with a first convolution of stride 1
 KEEPING = {"stem": (Convolution(16, 3, 1), Convolution(64, 4, 4))}
 
 
@@ -91,7 +92,7 @@ KEEPING = {"stem": (Convolution(16, 3, 1), Convolution(64, 4, 4))}
     ((32, 32), 3, SQUARES), ((33, 31), 3, SQUARES), ((30, 37), 1, SQUARES), ((33, 33), 5, SQUARES),
     ((33, 31), 3, PATCHES), ((18, 17), 3, KEEPING)])
 def test_every_pixel_of_every_size(size, channels, changes, precision):
-    """Of floats and of bytes, to the edges: a shift far from zero would show in a border that is normalised too."""
+    """From floats and from bytes, up to the edges: a large shift would show if the padding were normalised too."""
     model = random_model(image_size=size, in_channels=channels, backend="reference", **changes)
     mean, std = np.linspace(0.7, 0.2, channels), np.linspace(0.2, 0.3, channels)
     values = np.random.default_rng(0).integers(0, 256, (2, *size, channels), np.uint8)
@@ -103,13 +104,13 @@ def test_every_pixel_of_every_size(size, channels, changes, precision):
 
 @pytest.fixture
 def model():
-    """As small as it can be and have every step: what follows is not about its numbers."""
+    """The smallest network that has every kind of step; the following tests do not depend on its values."""
     return random_model(backend="reference", image_size=16)
 
 
-def test_a_batch_is_its_images(model):
-    """To the last bit: neither the part of a batch changes it, nor the batches before.  (Where a batch is large enough
-    for other tiles, sums are put together otherwise, and it is the same to rounding.)"""
+def test_images_of_a_batch_do_not_affect_each_other(model):
+    """To the last bit: an answer depends neither on how a batch is split nor on earlier batches. (In much larger
+    batches other tiles are used, which sum in another order; then answers agree to rounding.)"""
     x, executor = random_images(model, 7), CudaExecutor(model, "float16", most=3)
     logits = executor(x)
     for size in (1, 2, 7):
@@ -119,7 +120,7 @@ def test_a_batch_is_its_images(model):
 
 
 def test_every_copy_of_an_image_has_the_same_logits(one):  # noqa: F811
-    """To the last bit, time after time: what a race spoils it spoils now here, now there."""
+    """To the last bit, repeatedly: a race would spoil different copies at different times."""
     on_gpu = hasattr(one.current().arrays, "cuda")
     model = random_model("levit_256" if on_gpu else "levit_digits", backend="reference")
     copies, executor = 256 if on_gpu else 3, CudaExecutor(model, "float16")
@@ -130,8 +131,8 @@ def test_every_copy_of_an_image_has_the_same_logits(one):  # noqa: F811
 
 
 def test_tf32_by_choice(model):
-    """Products of numbers with ten bits of mantissa, as float16 has: each kernel with products is told so, and one is
-    computed; of other types there is no such choice."""
+    """In TF32 numbers have ten bits of mantissa, as in float16. Each kernel with products is compiled for it, and one
+    is run; other types have no such option."""
     executor = CudaExecutor(model, tf32=True)
     kernels = {call.kernel for call in executor._program(2, False).calls}
     assert executor.tf32 and {("TF32", 1) in k.defines for k in kernels if k.source != "reduction"} == {True}
@@ -151,7 +152,7 @@ def test_the_two_heads_apart(model):
 
 
 def test_tf32_rounds_the_products_of_float32_alone(model):
-    """To 10 bits of mantissa, where tensor cores cut the others off."""
+    """TF32 has 10 bits of mantissa; tensor cores drop the others."""
     x = random_images(model, 2)
     expected = exact(model, x)
     executor = CudaExecutor(model, "float32", tf32=True)
@@ -167,8 +168,8 @@ def test_a_nan_stays_in_its_image(model):
     assert np.isnan(spoilt[1]).all() and np.array_equal(spoilt[[0, 2]], clean[[0, 2]])
 
 
-def test_a_nan_does_not_stay_in_what_is_padding():
-    """Two stages' normalized tokens share memory, and the padding of one is where the other has numbers."""
+def test_a_nan_does_not_stay_in_padding():
+    """The normalized tokens of two stages share memory, and one stage's padding is where the other has numbers."""
     stages, key = (Stage(12, 1, 2), Stage(17, 1, 2, 2)), {"key_size": 4, "normalization": "layer"}
     model = build(LeViTConfig("odd", (Convolution(12, 4, 4),), stages, image_size=(12, 12), in_channels=1,
                               num_classes=5, **key))
@@ -184,8 +185,8 @@ def test_a_nan_does_not_stay_in_what_is_padding():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_bytes_are_normalised_there(channels, monkeypatch):
-    """By the model's own mean and deviation, whichever it has at the time, and nowhere else."""
+def test_bytes_are_normalised_on_the_gpu(channels, monkeypatch):
+    """With the model's current mean and deviation, and not on the host."""
     model = random_model(in_channels=channels, backend="cuda", dtype="float32", image_size=16)
     values = np.random.default_rng(0).integers(0, 256, (3, 16, 16, channels), np.uint8)
     monkeypatch.setattr(levit_np.classifier, "normalise", None)
@@ -199,7 +200,7 @@ def test_bytes_are_normalised_there(channels, monkeypatch):
 
 
 def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
-    """The same logits, from smaller parts; and one line where nothing helps."""
+    """The logits are the same, from smaller parts; if one image does not fit either, one line says so."""
     device, x = one.current(), random_images(model, 9)
     expected = CudaExecutor(model, "float16")(x)
     executor, zeros, freed = CudaExecutor(model, "float16"), operands.zeros, []
@@ -209,7 +210,7 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     def limit(most):
         def scarce(shape, dtype):
             if np.prod(shape) * np.dtype(dtype).itemsize > most:
-                raise device.OutOfMemory(2, 1)  # CuPy's says how much was asked for, and how much there was
+                raise device.OutOfMemory(2, 1)  # CuPy's error contains how much was requested and how much there was
             return zeros(shape, dtype)
 
         monkeypatch.setattr(operands, "zeros", scarce)
@@ -217,10 +218,10 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     monkeypatch.setattr(type(device), "free", lambda self: freed.append(1))
     limit(5 * image)
     np.testing.assert_array_equal(executor(x), expected)
-    assert (freed == [1] or len(freed) > 1 and hasattr(device.arrays, "cuda")) and executor.most == 4  # recordings free
+    assert (freed == [1] or len(freed) > 1 and hasattr(device.arrays, "cuda")) and executor.most == 4
     executor = CudaExecutor(model, "float16")
     monkeypatch.setattr(operands, "zeros", zeros)
-    monkeypatch.setattr(cuda, "MOST_BYTES", 5 * image)  # more than the kernels can count is as good as no memory
+    monkeypatch.setattr(cuda, "MOST_BYTES", 5 * image)  # more than the kernels can count is treated as too much memory
     np.testing.assert_array_equal(executor(x), expected)
     assert executor.most == 4
     limit(100)
@@ -228,8 +229,8 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
         CudaExecutor(model, "float16")(x)
 
 
-def test_what_a_batch_had_is_free_before_the_smaller_one_asks(model, one, monkeypatch):  # noqa: F811
-    """What broke off must not keep the buffers that it made: of what CuPy has, it gives back only what is free."""
+def test_buffers_of_a_failed_batch_are_freed_before_a_smaller_one(model, one, monkeypatch):  # noqa: F811
+    """The failed batch must release its buffers first: CuPy returns only memory that is free."""
     zeros, made, alive, free = operands.zeros, [], [], type(one.current()).free
 
     def scarce(shape, dtype):
@@ -250,7 +251,7 @@ def test_what_a_batch_had_is_free_before_the_smaller_one_asks(model, one, monkey
     assert len(made) == 3 and alive[0] == 0 and executor.most == 2
 
 
-def test_weights_that_do_not_fit_are_said_in_one_line(model, one, monkeypatch):  # noqa: F811
+def test_weights_that_do_not_fit_are_an_error_in_one_line(model, one, monkeypatch):  # noqa: F811
     def scarce(x):
         raise one.current().OutOfMemory(2, 1)
 
@@ -289,7 +290,8 @@ def test_a_snapshot_is_renewed_while_others_are_evaluated():
 
 
 def test_calls_take_turns(model, one, monkeypatch):  # noqa: F811
-    """Each tells the next where it was: a call on another stream must not write into buffers that are still read."""
+    """Each call is told where the last one ran: on another stream it must not write into buffers that are still
+    read."""
     executor, x, asked = CudaExecutor(model, "float16"), random_images(model, 2), []
     monkeypatch.setattr(one.current(), "in_turn", lambda last: asked.append(last) or len(asked))
     for _ in "123":
@@ -298,7 +300,7 @@ def test_calls_take_turns(model, one, monkeypatch):  # noqa: F811
 
 
 def test_every_thread_evaluates_on_the_gpu_of_the_weights(model, one, monkeypatch):  # noqa: F811
-    """A thread that chose none has the first, whose kernels would be given another's addresses."""
+    """A thread's default is the first GPU, whose kernels would get addresses of another."""
     chosen = []
 
     class GPU:
@@ -318,7 +320,7 @@ def test_every_thread_evaluates_on_the_gpu_of_the_weights(model, one, monkeypatc
 
 
 def test_images_may_be_on_another_gpu(model, one, monkeypatch):  # noqa: F811
-    """Kernels get what `asarray` makes of them, which is a copy then."""
+    """Kernels get what `asarray` returns, which is a copy in that case."""
     gpu, x, asked = one.current(), operands.asarray(random_images(model, 2)), []
     monkeypatch.setattr(gpu, "asarray", lambda array, asarray=gpu.asarray: asked.append(array) or asarray(array))
     executor = CudaExecutor(model)
@@ -327,7 +329,7 @@ def test_images_may_be_on_another_gpu(model, one, monkeypatch):  # noqa: F811
     assert [array.shape for array in asked] == [x.shape]
 
 
-def test_a_normalisation_goes_there_once(model, one, monkeypatch):  # noqa: F811
+def test_mean_and_deviation_are_copied_to_the_gpu_once(model, one, monkeypatch):  # noqa: F811
     gpu, sent = one.current(), []
     executor = CudaExecutor(model)
     values = np.zeros((1, *model.config.image_size, model.config.in_channels), np.uint8)
@@ -338,7 +340,7 @@ def test_a_normalisation_goes_there_once(model, one, monkeypatch):  # noqa: F811
 
 
 def test_streams_may_alternate(model, one):  # noqa: F811
-    """Of images on the GPU, whose logits nobody waits for."""
+    """With images on the GPU, and without waiting for the logits in between."""
     arrays, executor = one.current().arrays, CudaExecutor(model, "float16")
     on_gpu = hasattr(arrays, "cuda")
     x = [operands.asarray(random_images(model, 256 if on_gpu else 2, seed)) for seed in (0, 1)]
@@ -355,7 +357,7 @@ def test_streams_may_alternate(model, one):  # noqa: F811
         np.testing.assert_array_equal(operands.to_host(logits), expected[number % 2])
 
 
-def test_memory_is_bounded_and_told(model, monkeypatch):
+def test_memory_is_bounded_and_reported(model, monkeypatch):
     monkeypatch.setattr(cuda, "KEPT", 2)
     executor, x = CudaExecutor(model, "float16", most=4), random_images(model, 9)
     expected = np.concatenate([executor(x[:4]), executor(x[4:])])
@@ -368,8 +370,9 @@ def test_memory_is_bounded_and_told(model, monkeypatch):
     assert 2 * parameters * 0.9 < most["weights"] < 4 * parameters
 
 
-def test_arrays_come_back_of_the_kind_they_were_given():
-    """NumPy's for NumPy's, though it is the GPU that computes, and the GPU's for its own; with the same numbers."""
+def test_results_are_of_the_kind_of_array_that_was_given():
+    """For NumPy arrays NumPy arrays, though the GPU computes, and for the GPU's arrays the GPU's; with the same
+    numbers."""
     model = random_model(backend="cuda", dtype="float32", image_size=16)
     x = random_images(model.to("reference"), 2)
     upstream = [np.random.default_rng(i).standard_normal((2, 10)).astype(np.float32) for i in (0, 1)]
@@ -384,7 +387,7 @@ def test_arrays_come_back_of_the_kind_they_were_given():
         np.testing.assert_array_equal(one_kind, model.ops.to_host(other))
 
 
-def test_a_classifier_computes_there():
+def test_a_classifier_computes_on_the_gpu():
     model = random_model(backend="cuda", dtype="float32")
     x = random_images(model.to("reference"), 2)
     expected = exact(model.to("reference"), x)
@@ -393,7 +396,7 @@ def test_a_classifier_computes_there():
     model.precision = "bfloat16"
     model.written()
     assert 1e-5 < error(model(x), expected) < ERROR["bfloat16"]
-    model.head.bias = model.head.bias + 1  # is seen
+    model.head.bias = model.head.bias + 1  # the change is seen
     assert np.abs(model(x) - expected).max() > 0.3
     pytest.importorskip("PIL")
     assert model.predict(np.zeros((32, 32), np.uint8))[0][0]

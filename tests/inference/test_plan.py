@@ -1,4 +1,4 @@
-"""The plan against the network that it was made of."""
+"""The plan (the folded steps of evaluation) against the network from which it was made."""
 
 import inspect
 import pkgutil
@@ -27,13 +27,13 @@ NETWORKS = {name: SMALL for name in levit_np.list_models() if "levit_128" in nam
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
-    """(model, three images, its plan as an executor, the logits that that computes)."""
+    """(model, three images, its plan as an executor, the logits that the executor computes)."""
     model = random_model(request.param, dtype="float64", **NETWORKS[request.param])
     x, executor = random_images(model, 3), ReferenceExecutor(model)
     return model, x, executor, executor(x)
 
 
-def test_a_plan_computes_what_the_network_does(network):
+def test_a_plan_computes_the_networks_logits(network):
     model, x, _, logits = network
     expected = model.forward(x)[0]
     assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
@@ -50,7 +50,7 @@ def test_a_plan_with_the_heads_apart(name):
 
 
 def test_the_pool_may_come_before_the_last_linear_map(network):
-    """Which then sees one token for all; the other steps stay as they are."""
+    """The last linear map then sees one token; the other steps are unchanged."""
     model, x, executor, expected = network
     late, early = executor.steps, list(plan.steps_of(model, pooled_early=True))
     pool = next(i for i, step in enumerate(late) if isinstance(step, plan.Pool))
@@ -64,7 +64,7 @@ def test_the_pool_may_come_before_the_last_linear_map(network):
 
 
 def test_every_layer_has_a_form_for_inference():
-    """A layer that is lowered by no one would be left out of a plan: name it in plan.LOWERINGS or plan.INSIDE."""
+    """A layer without one would be left out of a plan: add it to plan.LOWERINGS or plan.INSIDE."""
     every = {kind for module in pkgutil.iter_modules(layers.__path__)
              for kind in vars(import_module(f"levit_np.layers.{module.name}")).values()
              if inspect.isclass(kind) and issubclass(kind, Layer) and not kind.__name__.startswith("_")}
@@ -84,7 +84,7 @@ def test_a_layer_without_one_is_named():
 
 
 def test_a_plan_is_a_snapshot():
-    """Of what is in its type already, too."""
+    """Even arrays that need no conversion are copied."""
     model = random_model(dtype="float64", position="embedding")
     x, executor = random_images(model), ReferenceExecutor(model)
     arrays = [value for step in plan.steps_of(model) for value in step if isinstance(value, np.ndarray)]
@@ -95,8 +95,8 @@ def test_a_plan_is_a_snapshot():
 
 
 @pytest.mark.parametrize("normalization", ["batch", "layer"])
-def test_all_is_folded_in_float64(normalization):
-    """Of float32 numbers: as if they had been float64 from the start, and rounded by nobody yet."""
+def test_folding_is_computed_in_float64(normalization):
+    """Folding float32 weights gives the same as if they had been float64 from the start."""
     model, wide = (random_model(dtype=dtype, normalization=normalization) for dtype in ("float32", "float64"))
     wide.set_state({name: array.astype(np.float64) for name, array in model.state().items()})
     for step, exact in zip(plan.steps_of(model), plan.steps_of(wide)):
@@ -113,27 +113,27 @@ def test_names_are_those_of_the_layers():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_summary_and_step_through_show_what_is_planned(name):
-    """The same layers with the same shapes, those of a plan in the same order and with the same multiply-adds; its head
-    is both heads."""
+    """The same layers with the same shapes; the plan's also in the same order and with the same multiply-adds. The
+    plan's head is both heads."""
     model = random_model(name, **NETWORKS[name])
     x = random_images(model, 1)
     tensors, planned = {"image": x}, {}
     for step in plan.steps_of(model):
         RUN[type(step)](step, tensors)
-        if not isinstance(step, (plan.Subsample, plan.Pool)) and step.name != "head.bn":  # which are no layers
+        if not isinstance(step, (plan.Subsample, plan.Pool)) and step.name != "head.bn":  # steps that are not layers
             y = tensors[getattr(step, "target", "image" if isinstance(step, plan.Convolution) else "x")][0]
             planned[step.name] = y.shape, multiply_adds(step, y, tensors)
     summary = {layer: (shape, cost) for layer, shape, _, cost in model.rows()}
     calls = trace(model, x).forward
     walked = {call.name: call.output.shape[1:] for call in calls if call.name in summary}
-    walked |= {call.parent: call.input.shape[1:] for call in calls if call.name.endswith(".projection")}  # its own part
+    walked |= {call.parent: call.input.shape[1:] for call in calls if call.name.endswith(".projection")}
     assert walked == {layer: shape for layer, (shape, _) in summary.items()}
     assert summary.pop("head_dist", summary["head"]) == summary["head"]
     assert list(planned.items()) == list(summary.items())
 
 
 def multiply_adds(step, y, tensors):
-    """Of a step that has made y, of one image."""
+    """The multiply-adds of a step with the result y for one image."""
     if isinstance(step, plan.Attention):  # its two products and, as the authors count, one for each score's softmax
         return step.heads * len(y) * tensors[step.source].shape[1] * (step.key + 1 + step.value)
     return step.weight[0].size * y.size if hasattr(step, "weight") else 0

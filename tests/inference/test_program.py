@@ -1,4 +1,4 @@
-"""The table of steps, for every instruction set: it is written on any processor, whatever may run it."""
+"""The program (the table of kernel steps) for every instruction set. It can be made on any processor."""
 
 import ctypes
 from collections import Counter
@@ -29,7 +29,7 @@ def program_of(model, batch, name, half=False):
 
 @pytest.mark.parametrize("name, half", WAYS)
 def test_what_is_bfloat16(name, half):
-    """How many stand for a number that a product reads, and in what form two weights share 32 bits."""
+    """How many numbers represent each factor of a product, and how two weights share 32 bits."""
     made = lowered(random_model(), name, half)
     assert (made.parts, made.pairs) == {
         ("tiles", True): (1, to_bfloat16), ("tiles", False): (PARTS, None), ("dot", True): (1, to_bfloat16),
@@ -39,7 +39,7 @@ def test_what_is_bfloat16(name, half):
 @pytest.mark.parametrize("segments, length, longest, grain", [
     ((0,), 288, 144, 1), ((0, 400, 800), 96, 144, 1), ((0,), 4336, 288, 2), ((0, 5000), 1056, 144, 1), ((8,), 7, 3, 1)])
 def test_a_long_sum_is_cut_into_even_parts(segments, length, longest, grain):
-    """In order, of whole grains: the sixteenth of 4336 is an odd number, and no whole pairs."""
+    """In order and in whole grains: for example, the sixteenth part of 4336 is odd, and so no whole number of pairs."""
     starts, part, groups = program._groups(segments, length, longest, 4, grain)
     assert groups == len(starts) and part <= longest and part % grain == 0
     places, cut = (np.add.outer(at, 4 * np.arange(count)).ravel() for at, count in ((segments, length), (starts, part)))
@@ -51,10 +51,10 @@ def test_a_sum_that_is_not_too_long_stays_one():
 
 
 @pytest.mark.parametrize("name, half", WAYS)
-def test_products_take_all_terms_a_part_of_a_panel_at_a_time(name, half):
-    """What is added up before it leaves the registers is no longer than keeps its panel in the L1 cache, and its
-    rounding small; together it is the panel.  Of 13008 terms a tile's rows alone are more than go through all panels at
-    a time; a 48th is an odd number."""
+def test_long_products_are_computed_in_parts_that_fit_the_cache(name, half):
+    """Sums that stay in registers are short enough for their panel to fit into the L1 cache and for little rounding;
+    together they make up the whole panel. With 13008 terms a tile's rows alone exceed the limit for one pass; a 48th of
+    them is an odd number."""
     model = random_model(image_size=16, mlp_ratio=813, stem=(Convolution(24, 3, 4), Convolution(16, 3, 2)),
                          stages=(Stage(16, 2, 1),))
     made, width = program_of(model, 2, name, half), SETS[name].width
@@ -64,18 +64,18 @@ def test_products_take_all_terms_a_part_of_a_panel_at_a_time(name, half):
         step = made.table[n].tolist()
         groups, count, length, parts = (step[column] for column in (Product.GROUPS, Product.COUNT, Product.LENGTH,
                                                                     Product.PARTS))
-        row = 4 * width * (2 if parts == PARTS else 1)  # of the panel, which a product's word of a multiplies
+        row = 4 * width * (2 if parts == PARTS else 1)  # bytes of the panel for one word of a
         assert groups * count * length * row == step[Product.B_PANEL] and step[Product.BLOCK] > 0
         assert parts == 1 or count * length * row <= PANEL_BYTES
         assert parts != PARTS or length % 16 == 0  # whole rows of AMX's registers
-        if "convolution" not in made.names[n]:  # its terms lie side by side
+        if "convolution" not in made.names[n]:  # the terms are adjacent in memory
             offsets = (ctypes.c_int64 * (groups * count)).from_address(step[Product.SEGMENTS])
             word = 8 if step[Product.PAIRS] and not parts else 4
             assert list(offsets) == [word * length * i for i in range(groups * count)]
 
 
-def test_images_share_a_pass_through_the_weights():
-    """Of a stage with few tokens; the stem's maps are larger than the caches, and so are a stage's many tokens."""
+def test_images_are_processed_together_in_late_stages():
+    """In a stage with few tokens. The maps of the stem and of stages with many tokens are larger than the caches."""
     model = random_model("levit_128s", image_size=112, num_classes=10)
     names = Counter(program_of(model, 16, "avx2").names)
     tokens = [height * width for height, width in model.config.resolutions]
@@ -86,7 +86,7 @@ def test_images_share_a_pass_through_the_weights():
 
 @pytest.mark.parametrize("name", [name for name, half in WAYS if half])
 def test_the_head_is_multiplied_in_float32(name):
-    """And what makes its single token an image: they cost little, and nothing behind them makes up for rounding."""
+    """Also the layer that makes its single token: they cost little, and no later layer averages their rounding."""
     made = program_of(random_model(image_size=16, stages=(Stage(64, 1, 2),)), 2, name, half=True)
     exact = {"stages.0.blocks.0.mlp.down", "head"}
     for step, step_name in zip(made.table, made.names):

@@ -1,4 +1,4 @@
-"""A layer against a torch function of (x, its tensors, training): output, every gradient, running statistics."""
+"""Compares a layer with a torch function of (x, its tensors, training): output, every gradient, running statistics."""
 
 from dataclasses import replace
 
@@ -10,14 +10,14 @@ from tests.networks import TINY, random_state
 from tests.torch_levit import tensors
 
 MODES = pytest.mark.parametrize("training", [False, True, "frozen"])
-# Two odd and unlike sides; heads times sizes that are no channel count.
+# Image sides odd and different; heads times key and value sizes that equal no number of channels.
 CONFIG = replace(TINY["base"], key_size=3, value_ratio=2, shrink_value_ratio=4)
 PLAIN = replace(CONFIG, normalization="layer", position="embedding", activation="silu", attention_activation="identity")
 CLOSE = dict(rtol=1e-10, atol=1e-11)
 
 
 def filled(layer, seed=0):
-    """The layer with every array random: no norm, bias or statistic at the value it starts from."""
+    """The layer with every array random, since the starting values of norms and biases hide errors."""
     for name, part in layer.walk():
         part.name = name
         for key, array in random_state({f"{name}.{key}": spec for key, spec in part.specs.items()}, seed).items():
@@ -31,12 +31,12 @@ def state(layer):
 
 
 def tokens(*shape, seed=5):
-    """Values in memory that is not contiguous."""
+    """Random values, not contiguous in memory."""
     return np.random.default_rng(seed).standard_normal((*shape, 2))[..., 1]
 
 
 def agree(layer, peer, x, training):
-    """Asserts that the layer is `peer`; twice, so that gradients add up rather than replace each other."""
+    """Asserts that layer and `peer` agree. Runs both twice, as gradients must accumulate."""
     p, tx = tensors(state(layer)), torch.from_numpy(x.copy()).requires_grad_()
     kept = x.copy()
     for _ in range(2):

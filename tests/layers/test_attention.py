@@ -1,4 +1,4 @@
-"""Attention, its shrinking form and the bias, against a torch composition; biased and plain, odd grids."""
+"""Attention, shrinking attention and the attention bias against torch, with and without bias, on odd grids."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_attention(config, grid, batch, training):
 @GRIDS
 @CONFIGS
 def test_shrinking_attention(config, grid, training):
-    """Nq ≠ Nk, other channels out than in."""
+    """With Nq ≠ Nk and another number of channels out than in."""
     layer = filled(ShrinkingAttention(ops, 5, 7, 3, grid, config))
     agree(layer, peer(config, grid), tokens(2, grid[0] * grid[1], 5), training)
 

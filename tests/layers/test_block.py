@@ -1,4 +1,4 @@
-"""MLP, pre-normalization, the residual and its drop path, and the pairs and stages made of them."""
+"""MLP, pre-normalization, the residual with drop path, and the blocks and stages made of them, against torch."""
 
 from dataclasses import replace
 
@@ -32,13 +32,13 @@ def test_pre_norm(training):
     def peer(x, p, training):
         return torch_levit.linear(torch_levit.layer_norm(x, torch_levit.under(p, "norm")), p, training)
 
-    # The branch bears the layer's name, and the norm stands beside its parameters.
+    # The branch has the layer's name, and the norm's parameters are beside its own.
     agree(filled(PreNorm(ops, 5, Linear(ops, 5, 4))), peer, tokens(2, 3, 5), training)
 
 
 @MODES
 def test_residual_with_drop_path(training):
-    """The masks of one seed on both sides; none in evaluation and when frozen."""
+    """With the same masks on both sides; without any in evaluation and when frozen."""
     layer, torchs = filled(Residual(ops, Linear(ops, 5, 5), RATE)), np.random.default_rng(3)
     generator = np.random.default_rng(3)
     layer.generator = lambda: generator
@@ -53,7 +53,7 @@ def test_residual_with_drop_path(training):
 
 
 def test_drop_path_keeps_the_expected_output():
-    """The mean over many draws is the undropped output; each image is dropped, or not, as a whole."""
+    """The mean over many draws is the output without dropping; each image is dropped or kept as a whole."""
     layer, x = filled(Residual(ops, Linear(ops, 3, 3), RATE)), tokens(1, 2, 3)
     generator = np.random.default_rng(0)
     layer.generator = lambda: generator
@@ -88,7 +88,7 @@ def test_downsample(config, training):
 
 @MODES
 def test_stage(training):
-    """A downsample and two blocks, the gradients in reverse."""
+    """A downsample and two blocks; the gradients pass them in reverse."""
     config = replace(CONFIG, stages=(CONFIG.stages[0], CONFIG.stages[1]._replace(depth=2)))
     grids = config.resolutions
 

@@ -30,7 +30,8 @@ def test_head(normalization, training):
 
 
 def test_folded_bn_is_bn():
-    """Evaluation is one linear map: LinearBN scales the rows of w, Head, whose BN comes first, its columns."""
+    """Evaluation is one linear map: BN scales the rows of LinearBN's weight, and the columns of Head's, where BN comes
+    first."""
     layer, x = filled(LinearBN(ops, 4, 7)), tokens(2, 3, 4)
     scale = layer.bn.gamma / np.sqrt(layer.bn.variance + layer.bn.eps)
     folded = x @ (layer.weight * scale[:, None]).T + layer.bn.beta - layer.bn.mean * scale
@@ -42,7 +43,7 @@ def test_folded_bn_is_bn():
 
 
 def test_one_value_a_channel_cannot_be_trained_on():
-    """A batch of one is refused only where it has one token; nothing has changed then."""
+    """A batch of one is refused only if it has one token; then nothing has changed."""
     layer = filled(LinearBN(ops, 4, 7))
     layer.forward(tokens(1, 2, 4), training=True)
     before = layer.bn.mean

@@ -1,4 +1,4 @@
-"""BatchNorm and LayerNorm as layers; the running statistics over several batches."""
+"""BatchNorm and LayerNorm as layers, and the running statistics over several batches, against torch."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_layer_norm(training):
 
 
 def test_running_statistics_are_torchs():
-    """Batches of unlike sizes; the variance is the unbiased one, and two values are the fewest."""
+    """Over batches of different sizes, down to two, the smallest allowed; the variance is the unbiased one."""
     layer, peer = BatchNorm(ops, 5), torch.nn.BatchNorm1d(5, dtype=torch.float64)
     layer.gamma, layer.beta, layer.mean, layer.variance = np.ones(5), np.zeros(5), np.zeros(5), np.ones(5)
     for batch in (2, 7, 3):

@@ -1,4 +1,4 @@
-"""The class token against torch, and the pooling that reads it."""
+"""The class token against torch, and the pooling that reads only this token."""
 
 import numpy as np
 import pytest

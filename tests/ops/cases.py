@@ -1,6 +1,8 @@
-"""For every operation with a backward: how to draw its inputs, and whether that backward is its adjoint.
+"""For every operation with a backward, random inputs of random sizes, and the check that the backward is the adjoint of
+the derivative.
 
-A case is a function (ops, size, array) -> Case; `size(low, high)` draws a whole number, `array(*shape)` values."""
+A case is a function (ops, size, array) -> Case; `size(low, high)` draws a whole number, `array(*shape)` draws
+values."""
 
 from typing import Callable, NamedTuple
 
@@ -11,14 +13,14 @@ class Case(NamedTuple):
     forward: Callable  # (*inputs) -> y, an array or a number
     backward: Callable  # (dy, *inputs) -> the gradient to each input
     inputs: tuple
-    linear: bool = False  # in each input by itself: the adjoint identity then holds to rounding, without differences
+    linear: bool = False  # linear in each input: the adjoint identity then holds to rounding, without differences
 
 
 def _pointwise(name):
     def case(ops, size, array):
         function, derivative = getattr(ops, name), getattr(ops, f"{name}_backward")
         x = 3 * array(size(), size(), size())
-        x[np.abs(np.abs(x) - 3) < 0.05] = 1  # differences mean nothing across Hardswish's kinks
+        x[np.abs(np.abs(x) - 3) < 0.05] = 1  # finite differences are meaningless across Hardswish's kinks
         return Case(function, lambda dy, x: (derivative(dy, x),), (x,), name == "identity")
 
     return case
@@ -94,7 +96,7 @@ def _batch_norm(ops, size, array):
     def backward(dy, x, gamma, beta):
         return ops.batch_norm_backward(dy, x, gamma, ops.batch_norm(x, gamma, beta, 1e-1, axis)[1], 1e-1, axis)
 
-    # eps large: three values that happen to lie close would make the differences, not the gradient, inexact.
+    # A large eps: if the three values happened to be close, the finite differences would be inexact.
     return Case(lambda x, gamma, beta: ops.batch_norm(x, gamma, beta, 1e-1, axis)[0], backward,
                 (array(*shape), array(channels), array(channels)))
 
@@ -156,16 +158,16 @@ CASES = {
 
 
 def drawn(name, ops, seed, dtype=np.float64):
-    """The case called `name` with sizes and values of one seed, and the generator for what is drawn after."""
+    """The case called `name` with sizes and values from this seed, and the generator for further draws."""
     generator = np.random.default_rng(seed)
     case = CASES[name](ops, lambda low=1, high=4: int(generator.integers(low, high + 1)),
                        lambda *shape: generator.standard_normal(shape).astype(dtype))
     return case, generator
 
 
-def adjoint_gap(case, generator):
-    """The largest of |⟨dy, J dx⟩ - ⟨Jᵀ dy, dx⟩| / (‖dy‖ ‖J dx‖) over the inputs: dy and dx random, J dx from
-    fourth-order differences, or from the operation itself where it is linear."""
+def adjoint_error(case, generator):
+    """The largest |⟨dy, J dx⟩ - ⟨Jᵀ dy, dx⟩| / (‖dy‖ ‖J dx‖) over the inputs, for random dy and dx. J dx comes from
+    fourth-order finite differences, or from the operation itself if it is linear."""
     y, gaps = case.forward(*case.inputs), []
     dy = generator.standard_normal(np.shape(y))
     gradients = case.backward(dy, *case.inputs)
@@ -180,13 +182,13 @@ def adjoint_gap(case, generator):
                (8 * (along(1e-3) - along(-1e-3)) - (along(2e-3) - along(-2e-3))) / 12e-3)
         size = np.linalg.norm(dy) * np.linalg.norm(jdx)
         gaps.append(abs(np.sum(dy * jdx) - np.sum(gradient * dx)) / max(size, 1e-6))
-    return np.max(gaps)  # a NaN where one of them is, which Python's max would pass over
+    return np.max(gaps)  # np.max returns NaN if any is NaN; Python's max may not
 
 
 def op_is_right(name, ops, seeds=range(5)):
-    """Whether the backward is the forward's adjoint: to 1e-12 where the operation is linear, else to 1e-8, which is
-    what the differences are good for."""
+    """Whether the backward is the adjoint: to 1e-12 if the operation is linear, otherwise to 1e-8, the accuracy of the
+    differences."""
     for case, generator in (drawn(name, ops, seed) for seed in seeds):
-        if not adjoint_gap(case, generator) < (1e-12 if case.linear else 1e-8):
+        if not adjoint_error(case, generator) < (1e-12 if case.linear else 1e-8):
             return False
     return True

@@ -1,4 +1,4 @@
-"""After each test there is one thread again."""
+"""Each test of this folder leaves one thread behind."""
 
 import pytest
 

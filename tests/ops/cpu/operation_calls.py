@@ -1,4 +1,4 @@
-"""Arguments for every operation that training's kernels make faster, small and large, and how it is called."""
+"""Arguments, small and large, for every operation that training's kernels make faster, and how to call them."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ def backward_of_hardswish_after(dy, x, gamma, beta, statistics, *rest):
     return reference.batch_norm_backward(reference.hardswish_backward(dy, y), x, gamma, statistics, *rest)
 
 
-# With what only this backend has as one operation.
+# The reference operations, and those that only the cpu backend has as one operation.
 TEXTBOOK = SimpleNamespace(**vars(reference) | {"batch_norm_hardswish": hardswish_after,
                                                 "batch_norm_hardswish_backward": backward_of_hardswish_after})
 
@@ -34,14 +34,14 @@ def gap(found, exact):
 
 
 def arrays(result):
-    """The arrays of a result, those within named tuples too."""
+    """The arrays of a result, including those within named tuples."""
     if isinstance(result, np.ndarray):
         return [result]
     return [a for part in result if isinstance(part, (tuple, list, np.ndarray)) for a in arrays(part)]
 
 
 def bn(inputs, axis=-1):
-    """(inputs of batch_norm_backward, the same with the statistics in float64)."""
+    """The inputs of batch_norm_backward, with the batch's statistics."""
     dy, x, gamma = inputs
     return dy, x, gamma, reference.Statistics(*(a.astype(x.dtype) for a in reference.batch_statistics(
         x.astype(np.float64), axis)[:2]), x.size // x.shape[axis])
@@ -54,11 +54,11 @@ def with_beta(inputs, beta, *rest):
 
 
 def calls(sizes):
-    """{name of an operation: its arguments}, for everything that the kernels do; `sizes` gives larger ones."""
+    """{name of an operation: its arguments} for everything that the kernels compute; `sizes` is "small" or "large"."""
     if sizes == "small":
         m, c, o, image, attention = 5, 3, 7, (2, 3, 9, 6), (2, 3, 4, 9, 5, 6)
         squares, outputs, index = draw(2, 32, 3, 8), 16, reference.bias_index(3, 4)
-    else:  # several blocks of rows, whole and partial panels; a wide convolution; keys beyond a panel
+    else:  # several blocks of rows, whole and partial panels; a wide convolution; more keys than a panel
         m, c, o, image, attention = 1203, 48, 77, (2, 32, 23, 40), (2, 3, 17, 49, 16, 32)
         squares, outputs = draw(7, 48, 28, 15), 80  # several groups of lines an image, of images a gradient
         index = reference.bias_index(14, 14, 2)
@@ -66,7 +66,7 @@ def calls(sizes):
     x, dy, w, gamma, beta = draw(2, m, c), draw(2, m, o), draw(o, c), draw(c), draw(c, seed=1)
     pixels, kernel = draw(*image), draw(24, image[1], 3, 3)
     dpixels = draw(*reference.convolution(pixels, kernel, 2, 1).shape)
-    filters = draw(outputs, squares.shape[1], 3, 3)  # of what minimal filtering is for: see filtering.suits
+    filters = draw(outputs, squares.shape[1], 3, 3)  # for minimal filtering: see filtering.suits
     dsquares = draw(*reference.convolution(squares, filters, 2, 1).shape)
     q, k, v = draw(batch, heads, queries, key), draw(batch, heads, keys, key), draw(batch, heads, keys, value)
     bias, probabilities = draw(heads, queries, keys), reference.softmax(draw(batch, heads, queries, keys))
@@ -108,7 +108,7 @@ def perform(backend, name, arguments):
 
 
 def changed(arguments, change):
-    """The arguments with `change` made to every array of numbers, those within named tuples too."""
+    """The arguments with `change` applied to every floating array, including those within named tuples."""
     return tuple(change(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else
                  a._replace(mean=change(a.mean), variance=change(a.variance)) if isinstance(a, reference.Statistics)
                  else changed(a, change) if isinstance(a, tuple) else a for a in arguments)

@@ -1,4 +1,4 @@
-"""The memory that steps of training share: nobody's while somebody's, somebody's again when nobody's."""
+"""Blocks of memory that training steps reuse: a block is free again once no array uses it."""
 
 import threading
 
@@ -22,7 +22,7 @@ def sizes():
     return {size: len(some) for size, some in blocks._blocks()._kept.items() if some}
 
 
-def test_memory_is_used_again_once_no_array_lies_in_it():
+def test_memory_is_reused_once_no_array_uses_it():
     first, second = block(LARGE), block(LARGE)
     where, view = place(first), memoryview(first[5:9].reshape(2, 2).T)
     assert place(second) != where
@@ -34,7 +34,7 @@ def test_memory_is_used_again_once_no_array_lies_in_it():
     assert again == [where, where]
 
 
-def test_what_lies_idle_for_long_goes_back(monkeypatch):
+def test_memory_that_is_idle_for_long_is_freed(monkeypatch):
     monkeypatch.setattr(blocks, "LONG", 5)
     held = [block(LARGE) for _ in range(3)]
     block(2 * LARGE)
@@ -42,7 +42,7 @@ def test_what_lies_idle_for_long_goes_back(monkeypatch):
     assert sizes() == {LARGE: 3, 2 * LARGE: 1}
     for _ in range(5):
         block(3 * LARGE)
-    assert sizes() == {LARGE: 3, 2 * LARGE: 1, 3 * LARGE: 1}  # all asked for within the last five, or nearly
+    assert sizes() == {LARGE: 3, 2 * LARGE: 1, 3 * LARGE: 1}  # all were requested within the last five, or nearly
     block(3 * LARGE)
     assert sizes() == {LARGE: 1, 3 * LARGE: 1}
 
@@ -55,13 +55,13 @@ def test_small_blocks_and_those_of_other_threads_are_not_kept():
     assert not sizes()
 
 
-def test_what_is_recorded_stays_where_it_is_however_little():
-    """It begins with the memory that was there, and in the end has no more than was asked for meanwhile."""
+def test_a_recordings_memory_keeps_its_place_even_small_blocks():
+    """A recording takes over existing memory, and in the end keeps no more than was requested during it."""
     others, recorded = Blocks(), Blocks()
     where = [place(others.block(size)) for size in (LARGE, 2 * LARGE)]
     recorded.take_over(others)
     there = others.block(LARGE)
-    assert place(there) not in where  # what was given away is not given again
+    assert place(there) not in where  # memory that was taken over is not given out again
     recorded.begin()
     large, little = recorded.block(LARGE), recorded.block(3)
     assert place(large) == where[0] and recorded.holds(large) and recorded.holds(little)
@@ -73,7 +73,7 @@ def test_what_is_recorded_stays_where_it_is_however_little():
     assert {size: len(some) for size, some in recorded._kept.items() if some} == {LARGE: 1, 3: 1}
 
 
-def test_what_is_in_use_is_not_given_up():
+def test_memory_in_use_is_not_freed():
     recorded = Blocks()
     held = recorded.block(LARGE)
     recorded.begin()
@@ -81,7 +81,7 @@ def test_what_is_in_use_is_not_given_up():
     assert recorded.holds(held)
 
 
-def test_the_memory_of_a_recording_does_not_go_back_meanwhile(monkeypatch):
+def test_memory_is_not_freed_during_a_recording(monkeypatch):
     monkeypatch.setattr(blocks, "LONG", 2)
     recorded = Blocks()
     recorded.begin()
@@ -91,13 +91,13 @@ def test_the_memory_of_a_recording_does_not_go_back_meanwhile(monkeypatch):
     assert recorded._kept[5]
 
 
-def test_unshared_memory_is_given_once():
+def test_unshared_memory_is_never_reused():
     given = {place(blocks.unshared(LARGE)) for _ in range(3)}
     assert len(given) == 3 and not sizes()
 
 
-def test_a_step_finds_the_memory_of_the_one_before():
-    """And gives the same, whatever stands in it."""
+def test_a_step_reuses_the_memory_of_the_previous_one():
+    """The second step gives the same result, whatever the reused memory contains."""
     from levit_np.ops import cpu
 
     x = np.random.default_rng(0).standard_normal((1100, 500), np.float32)

@@ -1,4 +1,5 @@
-"""Minimal filtering: its algebra on whole numbers, where both ways to compute a convolution agree to the last bit."""
+"""Minimal filtering of convolutions, on whole numbers, for which it agrees with the direct computation to the last
+bit."""
 
 from importlib import import_module
 
@@ -15,7 +16,7 @@ from levit_np.ops.cpu.scatter import scatter_add
 from ...random_model import random_model
 
 filtering = import_module("levit_np.ops.cpu.filtering")
-# What five numbers in a row become.
+# How five adjacent inputs are combined.
 INPUT = np.array([[1, 0, -1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, -1, 0, 1], [0, 0, 0, 1, 0]])
 
 
@@ -59,8 +60,8 @@ def test_whole_numbers_are_exact(images, height, width, channels, outputs, threa
 
 
 @pytest.mark.skipif(library("training_kernels").instructions.bfloat16 == "tiles", reason="AMX has faster products")
-def test_which_convolutions_are_made_so():
-    """All but the first, whose channels are three, and one of 24 where vectors are of 16."""
+def test_which_convolutions_use_minimal_filtering():
+    """All but the first, which has three input channels, and those of 24 channels where vectors have 16 lanes."""
     found = {}
     for name in ("levit_128s", "levit_192", "levit_384"):
         for layer in random_model(name).stem.convolutions:
@@ -75,14 +76,14 @@ def test_which_convolutions_are_made_so():
 
 @pytest.mark.parametrize("stride, padding, kernel, shape", [(1, 1, 3, (8, 8)), (2, 0, 3, (9, 9)), (2, 1, 5, (8, 8)),
                                                             (2, 1, 3, (5, 8))])
-def test_others_are_not(stride, padding, kernel, shape):
+def test_other_convolutions_do_not_use_it(stride, padding, kernel, shape):
     x, w = whole_numbers(2, 32, *shape), whole_numbers(32, 32, kernel, kernel, seed=1)
     expected = reference.convolution(x, w, stride, padding)
     assert not filtering.suits(w, stride, padding, expected.shape[2:])
     assert np.array_equal(cpu.convolution(x, w, stride, padding), expected)
 
 
-def test_what_is_not_finite_stays_with_those_that_see_it():
+def test_a_value_that_is_not_finite_affects_only_outputs_that_read_it():
     x, w = whole_numbers(2, 32, 8, 8), whole_numbers(16, 32, 3, 3, seed=1)
     expected = cpu.convolution(x, w, 2, 1).copy()
     for y in range(8):

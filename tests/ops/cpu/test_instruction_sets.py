@@ -1,4 +1,5 @@
-"""LEVIT_NP_INSTRUCTIONS: every set that this processor has computes the same network, and only those are taken."""
+"""LEVIT_NP_INSTRUCTIONS: every instruction set that this processor has computes the same network; others are
+refused."""
 
 import os
 import subprocess
@@ -17,7 +18,7 @@ from ...can_start import NEEDS_INTERPRETER
 
 ROOT = Path(__file__).resolve().parents[3]
 THERE = instruction_set.available()
-# Heads of 16 and of 32 columns, panels that are full and narrow, an image whose sides are not alike.
+# Heads of 16 and of 32 columns, full and narrow panels, an image whose sides differ.
 NETWORKS = {"levit_128s": {"image_size": (64, 48), "num_classes": 7}, "levit_192": {"image_size": 32, "num_classes": 5},
             "levit_256d": {"image_size": 32, "num_classes": 3}, "levit_digits": {}}
 CHILD = """
@@ -30,7 +31,7 @@ print(library().instructions.name, *(relative_error(name, kind) for kind in kind
 
 
 def relative_error(name, precision):
-    """Of a batch of three; a NaN if an image alone has another answer."""
+    """The error of a batch of three; NaN if an image alone gives another answer."""
     model = random_model(name, backend="cpu", **NETWORKS[name])
     model.precision = precision
     x = random_images(model, 3)
@@ -73,7 +74,7 @@ def test_empty_is_the_best(monkeypatch):
     ("vendor_id : AuthenticAMD", ["avx512_bf16", "avx512_widened", "avx512", "avx2"]),
     ("znver5", ["avx512_bf16", "avx512_widened", "avx512", "avx2"])])
 def test_the_faster_way_to_multiply_bfloat16_comes_first(monkeypatch, description, found):
-    """Products of pairs where they are as fast as multiply-adds, else multiply-adds of widened numbers."""
+    """Dot products of pairs where they are as fast as multiply-adds, otherwise multiply-adds of widened numbers."""
     features = "avx2 fma avx512f avx512vl avx512bw avx512dq avx512_bf16"
     monkeypatch.setattr(processor, "description", lambda: f"{description}\nflags : {features}")
     monkeypatch.setattr(processor, "is_arm", lambda: False)

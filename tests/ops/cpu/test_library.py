@@ -1,7 +1,8 @@
-"""The compiled kernels on disk: compiled once, and never anything but whole, own and of these sources.
+"""The cache of compiled kernels on disk: compiled once, and a file is used only if it is complete, the user's own and
+made from these sources.
 
-A test compiles nothing: `compiled` is the real result of one compilation, handed out again by a counter in its place.
-"""
+These tests compile nothing: `compiled` is the real result of one compilation, returned by a counter instead of the
+compiler."""
 
 import os
 import shutil
@@ -23,7 +24,7 @@ from ...at_once import at_once
 from ...can_start import NEEDS_INTERPRETER
 
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
-# A process that evaluates a small network, with the package that stands at PYTHONPATH.
+# A process that evaluates a small network, with the package found through PYTHONPATH.
 CHILD = """
 import sys, numpy as np, levit_np
 model = levit_np.create("levit_digits")
@@ -40,7 +41,7 @@ def compiled():
 
 @pytest.fixture
 def compilations(compiled, tmp_path, monkeypatch):
-    """An empty cache, and the instructions that were compiled since."""
+    """An empty cache, and the list of instruction sets that are compiled from now on."""
     done = []
     monkeypatch.setenv("LEVIT_NP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(library, "_compile", lambda part, instructions: done.append(instructions.name) or compiled)
@@ -94,12 +95,12 @@ def test_a_directory_in_the_files_place(compilations, tmp_path):
     (entry / "somebody's").mkdir(parents=True)
     code()
     code()
-    assert entry.is_dir() and len(compilations) == 4 and entries(tmp_path) == [entry]  # and nothing else is left
+    assert entry.is_dir() and len(compilations) == 4 and entries(tmp_path) == [entry]  # nothing else is left
 
 
 def test_a_folder_that_cannot_be_written(compilations, compiled, tmp_path, capsys, monkeypatch):
-    """A file in the folder's place refuses root too; one that may not even be looked at, in the home of whoever called
-    sudo say, is as one whose name is too long."""
+    """A file in the folder's place is refused even for root. A folder that may not be looked at (say, in the home of
+    the user who called sudo) is treated like one whose name is too long."""
     (tmp_path / "cache").write_bytes(b"kept")
     for place in (tmp_path / "cache", tmp_path / "cache" / "below", tmp_path / ("a" * 300)):
         monkeypatch.setenv("LEVIT_NP_CACHE", str(place))
@@ -111,7 +112,7 @@ def test_a_folder_that_cannot_be_written(compilations, compiled, tmp_path, capsy
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=("full", "Ctrl-C"))
 @pytest.mark.parametrize("step", ["write", "replace"])
-def test_nothing_half_written_stays(compilations, tmp_path, monkeypatch, error, step):
+def test_no_partial_file_is_left(compilations, tmp_path, monkeypatch, error, step):
     def fail(*_):
         raise error
 
@@ -145,7 +146,7 @@ def test_a_folder_where_others_may_write_is_left_alone(compilations, compiled, t
 
 
 @POSIX
-def test_anothers_file_is_not_run(compilations, tmp_path, monkeypatch):
+def test_another_users_file_is_not_run(compilations, tmp_path, monkeypatch):
     code()
     (entry,) = entries(tmp_path)
     entry.chmod(0o666)
@@ -163,7 +164,7 @@ def test_anothers_file_is_not_run(compilations, tmp_path, monkeypatch):
     assert len(compilations) == 3
 
 
-def test_the_key_is_all_that_the_code_depends_on(tmp_path, monkeypatch):
+def test_the_key_depends_on_everything_that_the_code_depends_on(tmp_path, monkeypatch):
     chosen = instruction_set.chosen()
     keys = [library._key("kernels", chosen)]
     assert library._key("kernels", chosen) == keys[0]
@@ -197,8 +198,8 @@ def test_the_key_is_all_that_the_code_depends_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["all.zip/levit_np/ops/cpu/library.py", "compiled/library.pyc"])
-def test_the_key_where_the_sources_are_no_files(tmp_path, monkeypatch, name):
-    """In an archive it is that of the archive; next to modules that came compiled, theirs."""
+def test_the_key_where_there_are_no_source_files(tmp_path, monkeypatch, name):
+    """In an archive the key depends on the archive; beside compiled modules without sources, on these modules."""
     (tmp_path / "all.zip").write_bytes(b"one")
     (tmp_path / "compiled").mkdir()
     (tmp_path / "compiled" / "library.pyc").write_bytes(b"one")
@@ -211,7 +212,7 @@ def test_the_key_where_the_sources_are_no_files(tmp_path, monkeypatch, name):
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_old_entries_go(compilations, tmp_path):
+def test_old_entries_are_removed(compilations, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
     for age in range(library.KEPT + 5):
@@ -228,7 +229,7 @@ def test_old_entries_go(compilations, tmp_path):
 
 
 def test_old_entries_that_another_process_removes(compilations, tmp_path, capsys, monkeypatch):
-    """While this one looks at them: its own is kept all the same, and nothing to be said."""
+    """While this process lists them: its own entry is kept, and nothing is printed."""
     def gone(folder):
         raise FileNotFoundError(2, "No such file or directory")
 
@@ -238,7 +239,7 @@ def test_old_entries_that_another_process_removes(compilations, tmp_path, capsys
     assert len(compilations) == len(entries(tmp_path)) == 1 and capsys.readouterr().err == ""
 
 
-def test_threads_that_come_at_once_compile_once(compilations, monkeypatch):
+def test_threads_at_the_same_time_compile_once(compilations, monkeypatch):
     monkeypatch.setattr(library, "_libraries", {})
     slow = library._compile
     monkeypatch.setattr(library, "_compile", lambda part, instructions: time.sleep(0.2) or slow(part, instructions))
@@ -247,7 +248,7 @@ def test_threads_that_come_at_once_compile_once(compilations, monkeypatch):
     assert len(compilations) == 1 and len(found) == 4 and len(set(map(id, found))) == 1
 
 
-# A compiler that takes its time; "FAIL" in its environment makes it fail.
+# A stand-in for the compiler; the environment variable SLOW makes it wait and FAIL makes it fail.
 COMPILER = """#!{python}
 import os, sys, time
 if os.environ.get("FAIL"):
@@ -259,7 +260,7 @@ sys.stdout.buffer.write(open({result!r}, "rb").read())
 
 @pytest.fixture
 def compiler(compiled, tmp_path, monkeypatch):
-    """A quick stand-in for the child that compiles, and an empty cache."""
+    """A fast stand-in for the child that compiles, and an empty cache."""
     (tmp_path / "result").write_bytes(compiled)
     script = tmp_path / "compiler"
     script.write_text(COMPILER.format(python=sys.executable, result=str(tmp_path / "result")))
@@ -281,8 +282,8 @@ def test_a_notice_once(compiler, capsys):
 @POSIX
 @NEEDS_INTERPRETER
 @pytest.mark.parametrize("closed", [True, False], ids=("closed", "unread"))
-def test_a_notice_that_nobody_can_read(compiler, compiled, capsys, monkeypatch, closed):
-    """Does not keep the kernels from being compiled, and is not among the results."""
+def test_a_notice_that_cannot_be_printed(compiler, compiled, capsys, monkeypatch, closed):
+    """The kernels are compiled all the same, and the notice is not mixed into the result."""
     def fail(*_):
         raise BrokenPipeError
 
@@ -293,8 +294,8 @@ def test_a_notice_that_nobody_can_read(compiler, compiled, capsys, monkeypatch, 
 
 @POSIX
 @NEEDS_INTERPRETER
-def test_what_is_printed_before_the_result_is_none_of_it(compiler, compiled, tmp_path):
-    """By a sitecustomize that greets whoever starts Python."""
+def test_output_before_the_result_is_ignored(compiler, compiled, tmp_path):
+    """For example by a sitecustomize that prints a greeting when Python starts."""
     (tmp_path / "result").write_bytes(b"Welcome to the cluster\n" + compiled)
     assert machine_code.packed(*code()) == compiled
     assert [entry.read_bytes() for entry in entries(tmp_path)] == [compiled]
@@ -314,8 +315,8 @@ def test_a_compiler_that_fails_says_why(compiler, tmp_path, monkeypatch):
 
 
 @NEEDS_INTERPRETER
-def test_what_lies_in_the_present_folder_is_not_compiled(tmp_path, monkeypatch):
-    """Another version's kernels, kept as this one's, would be run with this one's programs."""
+def test_a_package_in_the_current_folder_is_not_compiled(tmp_path, monkeypatch):
+    """Kernels of another version in the current folder must not be kept as this version's."""
     (tmp_path / "levit_np").mkdir()
     (tmp_path / "levit_np" / "__init__.py").write_text("raise SystemExit('another levit_np')")
     monkeypatch.chdir(tmp_path)
@@ -324,7 +325,7 @@ def test_what_lies_in_the_present_folder_is_not_compiled(tmp_path, monkeypatch):
 
 
 @NEEDS_INTERPRETER
-def test_what_python_warns_of_there_is_no_error(monkeypatch):
+def test_warnings_of_the_compiling_process_are_no_errors(monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     with pytest.raises(BackendError, match="found: ModuleNotFoundError: No module named 'levit_np.ops.cpu.no_kernels'"):
         library._compile("no_kernels", instruction_set.chosen())
@@ -332,8 +333,8 @@ def test_what_python_warns_of_there_is_no_error(monkeypatch):
 
 @POSIX
 @NEEDS_INTERPRETER
-def test_numba_is_found_where_the_program_has_it(compiler, tmp_path, monkeypatch):
-    """In a folder that it has added to its path itself; the levit_np that compiles is still this one."""
+def test_numba_is_found_in_a_folder_that_the_program_added(compiler, tmp_path, monkeypatch):
+    """A folder that the program added to its path; the levit_np that compiles is still this one."""
     versions = tmp_path / "vendored" / "numba" / "_version.py"
     versions.parent.mkdir(parents=True)
     versions.write_text("version = 'vendored'")
@@ -348,9 +349,9 @@ def test_numba_is_found_where_the_program_has_it(compiler, tmp_path, monkeypatch
 
 
 @POSIX
-def test_compiled_in_a_copy_of_the_process_where_none_can_be_started(compiler, compiled, tmp_path, monkeypatch):
-    """A file that is no program; Python in another program, which knows of none; a frozen program, whose
-    `sys.executable` is itself."""
+def test_compiled_in_a_forked_process_where_none_can_be_started(compiler, compiled, tmp_path, monkeypatch):
+    """The executable is not a program; or Python is embedded in a program and has no executable; or the program is
+    frozen and `sys.executable` is the program itself."""
     monkeypatch.setattr(library.build, "write", lambda part, name, file: os.write(file, compiled))
     compiler.write_bytes(b"\x7fELF of another processor")
     assert machine_code.packed(*code()) == compiled
@@ -390,7 +391,7 @@ def test_interrupted_while_it_compiles(compiler, tmp_path, monkeypatch):
 
 
 def child(folder, **variables):
-    """A process that evaluates, its cache being `folder`."""
+    """A process that evaluates, with `folder` as its cache."""
     paths = str(Path(library.__file__).parents[3]), os.environ.get("PYTHONPATH")
     environment = os.environ | {"LEVIT_NP_CACHE": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.Popen([sys.executable, "-W", "error", "-c", CHILD], env=environment | variables, text=True,
@@ -401,8 +402,8 @@ def child(folder, **variables):
 @pytest.mark.parametrize("variables", [{}, {"NUMBA_BOUNDSCHECK": "1", "NUMBA_DISABLE_JIT": "1"}],
                          ids=("plain", "numba's"))
 def test_a_second_process_compiles_nothing(compilations, tmp_path, variables):
-    """And loads no compiler.  Numba's own switches change nothing: the kernels have no arrays whose bounds it knows
-    (tests/inference/test_program_bounds.py holds every address of theirs)."""
+    """Nor does it load a compiler. Numba's own switches change nothing, as the kernels work with addresses (which
+    tests/inference/test_program_bounds.py checks)."""
     code()
     started = child(tmp_path / "cache", **variables)
     out, err = started.communicate()
@@ -413,7 +414,7 @@ def test_a_second_process_compiles_nothing(compilations, tmp_path, variables):
 
 @pytest.mark.slow
 def test_two_processes_that_compile_at_once(tmp_path):
-    """Here the compiler is the real one; the first compilation on a machine takes less than a minute of its time."""
+    """With the real compiler."""
     start = time.monotonic()
     both = [child(tmp_path / "cache", NUMBA_BOUNDSCHECK="1") for _ in range(2)]
     for started in both:

@@ -1,4 +1,4 @@
-"""Object code laid out in one piece: run in place, refused where it could not stand alone."""
+"""Object code is laid out in one piece that runs at any address; code that depends on other modules is refused."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ from levit_np.ops.cpu import linker, machine_code
 binding = pytest.importorskip("llvmlite.binding")
 pytestmark = pytest.mark.skipif(not machine_code.IS_IMAGE, reason="images are what Linux loads")
 
-# A call, a table of constants, a vector constant and a switch wide enough to become a table of jumps.
+# A call, a table of constants, a vector constant, and a switch wide enough to become a jump table.
 ALONE = """
 @table = internal constant [8 x i64]
   [i64 1, i64 10, i64 100, i64 1000, i64 10000, i64 100000, i64 1000000, i64 10000000]
@@ -65,18 +65,18 @@ def object_file(text, model="small"):
     return machine.emit_object(module)
 
 
-def test_it_runs_wherever_it_lies():
+def test_the_code_runs_at_any_address():
     code, entry = linker.flatten(object_file(ALONE), "chosen")
     for _ in range(3):
         memory, address = machine_code.loaded(code, entry)
         function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)
         assert {i: function(i) for i in RESULTS} == RESULTS
-        assert bytes(memory) == code  # nothing was told where it is
+        assert bytes(memory) == code  # the code was not patched with its address
 
 
 @pytest.mark.parametrize("found", ["no such function of Python's", "none of the system's", "one that is forbidden"])
-def test_files_in_memory_are_not_python_s_to_give(found, monkeypatch):
-    """conda's and uv's Python are built for systems that had none; a temporary file serves as well."""
+def test_without_files_in_memory_a_temporary_file_is_used(found, monkeypatch):
+    """conda's and uv's Python are built for systems without them; a temporary file works as well."""
     monkeypatch.delattr(os, "memfd_create", raising=False)
     if found != "no such function of Python's":
         system = SimpleNamespace(memfd_create=lambda *_: -1) if "forbidden" in found else SimpleNamespace()
@@ -92,7 +92,7 @@ def test_elsewhere_llvmlite_links_the_object_file():
     assert {i: function(i) for i in RESULTS} == RESULTS
 
 
-def test_the_memory_is_never_both_written_and_run():
+def test_the_memory_is_never_both_writable_and_executable():
     code, entry = linker.flatten(object_file(ALONE), "chosen")
     memory, address = machine_code.loaded(code, entry)
     found = []
@@ -115,18 +115,18 @@ def test_the_memory_is_never_both_written_and_run():
     ("@value = internal constant i64 7\n@where = constant i64* @value\n"
      "define i64** @f() { ret i64** @where }", "data|where"),
 ], ids=("call", "variable", "own variable", "common", "address"))
-def test_what_cannot_stand_alone_is_refused(text, found):
+def test_code_that_refers_to_other_modules_is_refused(text, found):
     with pytest.raises(ValueError, match=f"stands alone, found a relocation of type .* to .*({found})"):
         linker.flatten(object_file(text), "f")
 
 
-def test_a_distance_that_is_told_in_an_unknown_way_is_refused(monkeypatch):
+def test_an_unknown_kind_of_relocation_is_refused(monkeypatch):
     monkeypatch.setattr(linker, "_PATCHES", {})
     with pytest.raises(ValueError, match="stands alone, found a relocation of type .* to "):
         linker.flatten(object_file(ALONE), "chosen")
 
 
-def test_what_is_no_object_file_is_refused():
+def test_other_files_are_refused():
     for data in (b"", b"MZ" + bytes(100), b"\x7fELF\x01\x01" + bytes(100)):
         with pytest.raises(ValueError, match="expected a 64-bit ELF"):
             linker.flatten(data, "f")
@@ -147,7 +147,7 @@ def test_what_is_no_object_file_is_refused():
     (261, 0, 0x1000, 0x1010, 0xFFFFFFF0),
 ])
 def test_arms_instructions(kind, word, target, here, patched):
-    """By the encodings in the architecture's manual."""
+    """Expected values follow the encodings in the architecture's manual."""
     assert linker._PATCHES[linker.AARCH64, kind](word, target, here) == patched
 
 

@@ -1,4 +1,5 @@
-"""The memory of weights and buffers, on systems that give it differently."""
+"""Allocation of memory for weights and buffers, on systems that lack large pages or malloc_trim, or have no memory
+left."""
 
 import errno
 import mmap
@@ -16,7 +17,7 @@ from ...can_start import NEEDS_INTERPRETER
 
 
 def refusing(name, number):
-    """mmap.mmap, of a system whose call of that name fails."""
+    """A stand-in for mmap.mmap whose call of that name fails."""
     def refuse(*_, **__):
         raise OSError(number, "refused")
 
@@ -53,15 +54,15 @@ print(before - resident() >> 20)
 
 @NEEDS_INTERPRETER
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="GNU's malloc has a trim")
-def test_what_malloc_keeps_is_given_back():
-    """It keeps 32 MiB here for later, as it does of itself where an array half as large was freed before."""
+def test_trim_heap_returns_memory_that_malloc_keeps():
+    """The settings make malloc keep 32 MiB, as it does by itself after freeing an array half as large."""
     keeping = "glibc.malloc.trim_threshold=33554432:glibc.malloc.mmap_threshold=16777216"
     child = subprocess.run([sys.executable, "-c", HEAP], capture_output=True, text=True,
                            env=os.environ | {"GLIBC_TUNABLES": keeping})
     assert child.returncode == 0 and int(child.stdout) >= 12, child.stderr
 
 
-def test_a_system_without_that_trim(monkeypatch):
+def test_trim_heap_does_nothing_without_malloc_trim(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     memory.trim_heap()
 

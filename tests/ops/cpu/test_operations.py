@@ -1,4 +1,4 @@
-"""The operations that training's kernels make faster, in float32, against the textbook in float64."""
+"""The cpu backend's operations for training, in float32, against the reference operations in float64."""
 
 import inspect
 from functools import partial
@@ -15,7 +15,7 @@ from levit_np.ops.cpu.scatter import places
 from ..cases import CASES, drawn
 from .operation_calls import FAST, LARGE, SMALL, TEXTBOOK, arrays, bn, changed, draw, gap, perform, with_beta
 
-# Rounding of float32, a unit being 6e-8, in sums of a few terms or, at the sizes below, of a few thousand.
+# float32 rounds to 6e-8; errors of sums of a few terms, and of a few thousand.
 ROUNDING, LONG_SUMS = 5e-6, 1e-5
 
 
@@ -30,7 +30,7 @@ def test_every_backend_has_the_same_functions(name):
 
 
 def test_copyto_and_sum():
-    """In any layout, and where the kernels take only one of them."""
+    """With any layout; some need a fallback to NumPy."""
     for target, source in ((np.zeros((5, 7), np.float32), draw(5, 7)), (np.zeros((7, 5), np.float32).T, draw(5, 7)),
                            (np.zeros((5, 7), np.float32), draw(7, 5).T), (np.zeros((5, 7)), draw(5, 7)),
                            (np.zeros((5, 7), np.float32), draw(7))):
@@ -40,7 +40,7 @@ def test_copyto_and_sum():
 
 
 def test_the_kernels_are_used(monkeypatch):
-    """A backend that fell back to the textbook would pass all that follows."""
+    """Falling back to the reference operations everywhere would pass the other tests."""
     runs, run = [], running.run_with_threads
     monkeypatch.setattr(running, "run_with_threads", lambda *arguments: runs.append(1) or run(*arguments))
     q, k, v, _, scale = SMALL["attention"]
@@ -76,7 +76,7 @@ def test_against_float64(name, sizes):
 
 @pytest.mark.parametrize("name", FAST)
 def test_any_layout(name):
-    """To the last bit, and no input is written to."""
+    """To the last bit, and inputs are not written to."""
     expected = perform(cpu, name, SMALL[name])
     read_only = lambda a: np.frombuffer(a.tobytes(), np.float32).reshape(a.shape)
     unaligned = lambda a: np.frombuffer(b"\0" + a.tobytes(), np.float32, offset=1).reshape(a.shape)
@@ -92,7 +92,7 @@ def test_any_layout(name):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_other_types_are_the_textbooks(name):
+def test_other_types_use_the_reference_operations(name):
     for kind in (np.float64, ">f4", np.float16):
         arguments = changed(SMALL[name], lambda a: a.astype(kind))
         for ours, theirs in zip(perform(cpu, name, arguments), perform(TEXTBOOK, name, arguments), strict=True):
@@ -101,8 +101,8 @@ def test_other_types_are_the_textbooks(name):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_adamw_writes_where_it_is_told(count):
-    """The bits of the new arrays, into the inputs themselves, into other arrays,
-    and into what the kernel cannot take."""
+    """The same bits as new arrays have, into the inputs themselves, into other arrays, and into arrays for which there
+    is no kernel."""
     levit_np.set_threads(count)
     for sizes in (SMALL, LARGE):
         parameter, gradient, first, second, *rest = sizes["adamw"]
@@ -129,8 +129,8 @@ def test_adamw_writes_where_it_is_told(count):
 @pytest.mark.parametrize("clip, scale", [(None, 1.0), (0.02, 0.5)])
 @pytest.mark.parametrize("backend", [reference, cpu])
 def test_all_parameters_together(backend, clip, scale):
-    """As one after the other, to the last bit, in place; what the kernel cannot take among the others.  The kernel's
-    norms, to which it clips, are summed in another order."""
+    """The same as updating one parameter after the other, to the last bit and in place, also with parameters for which
+    there is no kernel. With clipping the kernel's norms are summed in another order."""
     levit_np.set_threads(2)
     shapes = [(7,), (5, 3), (4, 3, 2, 2), (300, 40), (6, 4), ()]
     kinds = [np.float32] * 4 + [np.float64, np.float32]
@@ -154,8 +154,8 @@ def test_all_parameters_together(backend, clip, scale):
 
 @pytest.mark.parametrize("parameter, gradient", [(np.asfortranarray, np.array), (np.array, np.float64),
                                                  (np.array, lambda g: g[:1])])
-def test_what_the_kernel_cannot_take_among_all_parameters(parameter, gradient):
-    """A network keeps the order of its state's axes, Fortran's too."""
+def test_parameters_without_a_kernel_among_the_others(parameter, gradient):
+    """A network keeps the memory order of its state's axes, even Fortran's."""
     first, g = draw(6, 3), gradient(draw(6, 3, seed=1))
     expected, found = ([first.copy(), np.zeros_like(first), np.zeros_like(first)] for _ in "12")
     found[0] = parameter(first)
@@ -165,18 +165,18 @@ def test_what_the_kernel_cannot_take_among_all_parameters(parameter, gradient):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_places_that_there_are_not():
-    """Outside of a bias's table: never written to."""
+def test_indices_outside_of_the_bias_table():
+    """Indices outside of a bias's table are never written to."""
     dbias, index = draw(2, 12, 12), reference.bias_index(3, 4)
     with pytest.raises(ValueError):
         cpu.gather_bias_backward(dbias, index - 1, 12)
-    for other in (index + 1, index[:, ::-1]):  # a longer table, as the textbook has it; another layout
+    for other in (index + 1, index[:, ::-1]):  # a longer table, as the reference allows; another layout
         np.testing.assert_allclose(cpu.gather_bias_backward(dbias, other, 12),
                                    reference.gather_bias_backward(dbias, other, 12), atol=1e-6)
 
 
-def test_what_the_kernels_take_for_places():
-    """They check nothing themselves."""
+def test_which_index_arrays_the_kernels_accept():
+    """The kernels themselves check nothing."""
     index = np.array([[0, 3], [2, 1]])
     odd = np.zeros(index.nbytes + 4, np.uint8)[4:].view(np.int64)
     assert places(index, 4) and places(index, 5) and odd.ctypes.data % 8
@@ -186,7 +186,7 @@ def test_what_the_kernels_take_for_places():
 
 
 def test_empty_arrays():
-    """No image: the textbook's shapes, and its gradients of 0.  (A batch's statistics need two values; BN refuses.)"""
+    """Without images: the reference's shapes, and gradients of 0. (Batch statistics need two values; BN refuses.)"""
     x, channels = np.empty((0, 4, 3), np.float32), (draw(3), draw(3, seed=1))
     spread = draw(3) ** 2 + np.float32(0.1)
     image = np.empty((0, 3, 9, 6), np.float32)
@@ -219,7 +219,7 @@ def test_empty_arrays():
     ("batch_norm_hardswish", (draw(4, 3), draw(3), draw(2), 1e-5)),
     ("batch_norm_hardswish_backward", with_beta((draw(4, 3), *bn((0, draw(4, 3), draw(3)))[1:]), draw(2), 1e-5))])
 def test_shapes_that_do_not_fit(name, arguments):
-    """The kernels would read what is not there."""
+    """The kernels would read outside of the arrays."""
     with pytest.raises(ValueError):
         getattr(cpu, name)(*arguments)
 
@@ -255,8 +255,8 @@ WIDE, S = X.astype(np.float64), reference.Statistics(C, C**2, 4)
     *(("multiply", (X, factor)) for factor in (X, X[:1], X[:, :1].astype(np.float64), C, ONE[0])),
     ("multiply", (X.astype(np.float64), X[:, :1])), ("multiply", (draw(3, 3), C)),
     ("gather_bias_backward", (BIAS, np.zeros((4, 6), np.int32), 9))])
-def test_what_numpy_broadcasts_or_converts_is_the_textbooks(name, arguments):
-    """The kernels have one number for each, of one type, and would read on where there are fewer."""
+def test_broadcasting_and_mixed_types_use_the_reference_operations(name, arguments):
+    """The kernels expect one number for each element, of one type, and would read beyond shorter arrays."""
     for ours, theirs in zip(perform(cpu, name, arguments), perform(TEXTBOOK, name, arguments), strict=True):
         assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
 
@@ -269,8 +269,8 @@ def test_a_bias_or_none():
     assert gap(cpu.linear(x, w, draw(7)), reference.linear(x, w, draw(7))) < ROUNDING
 
 
-def test_heads_come_apart_and_together():
-    """attention_backward leaves its results where split_heads_backward takes them, and so does any other array."""
+def test_heads_are_split_and_merged():
+    """attention_backward writes its results where split_heads_backward needs them; other arrays are copied there."""
     x = draw(2, 9, 3 * (16 + 16 + 32))
     q, k, v = cpu.split_heads(x, 3, (16, 16, 32))
     y, p = cpu.attention(q, k, v, None, 0.25)
@@ -283,9 +283,9 @@ def test_heads_come_apart_and_together():
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (1000, 1), (-3, 1e-3)])
 def test_statistics_are_as_good_as_two_passes(shift, scale):
-    """float32 holds a mean far from 0 to 6e-8 of it; the variance must not lose what that leaves."""
+    """float32 holds a mean far from 0 with a relative error of 6e-8; the variance must not suffer from it."""
     x = (shift + scale * draw(5000, 35)).astype(np.float32)
-    x[:20] += 5 * np.float32(scale)  # the first rows are like no others
+    x[:20] += 5 * np.float32(scale)  # the first rows are unlike the others
     ours, exact = cpu.batch_statistics(x), reference.batch_statistics(x.astype(np.float64))
     assert ours.count == exact.count and np.abs(ours.mean - exact.mean).max() < 1e-7 * max(abs(shift), scale)
     assert np.abs(ours.variance / exact.variance - 1).max() < 2e-6
@@ -293,7 +293,7 @@ def test_statistics_are_as_good_as_two_passes(shift, scale):
 
 
 def test_a_nan_stays_a_nan():
-    """And no other row becomes one."""
+    """And no other row becomes NaN."""
     for name in ("hardswish", "silu"):
         x = draw(3, 40)
         x[1, 7] = np.nan
@@ -321,4 +321,4 @@ def test_attention_of_scores_far_apart():
     q, k, v = 100 * draw(1, 1, 3, 4), draw(1, 1, 40, 4), draw(1, 1, 40, 4)
     for ours, theirs in zip(cpu.attention(q, k, v, None, 1.0), reference.attention(
             *(a.astype(np.float64) for a in (q, k, v)), None, 1.0), strict=True):
-        assert np.abs(ours - theirs).max() < 1e-4  # scores of several hundred are held to 3e-5
+        assert np.abs(ours - theirs).max() < 1e-4  # scores of several hundred have an absolute error of 3e-5

@@ -1,7 +1,6 @@
-"""Products of float32 where the processor multiplies bfloat16 (AMX): three parts are the whole number, whatever the
-sizes.
+"""float32 products computed from bfloat16 parts (AMX): three parts add up to the whole number, for any sizes.
 
-Everywhere else the same holds of ordinary products, so the tests run on any processor."""
+Without AMX the same must hold for ordinary products, so the tests run on any processor."""
 
 import numpy as np
 import pytest
@@ -11,12 +10,12 @@ from levit_np.ops import cpu, reference
 
 
 def numbers(random, *shape):
-    """Of all 24 bits, over twenty orders of magnitude."""
+    """Numbers with all 24 bits, over twenty orders of magnitude."""
     return (random.standard_normal(shape) * 10.0 ** random.integers(-10, 11, shape)).astype(np.float32)
 
 
 def test_a_number_times_one_is_the_number():
-    """On the left and on the right, bit for bit: its parts add up to it without rounding."""
+    """As left and as right factor, bit for bit: the parts add up without rounding."""
     random, one = np.random.default_rng(0), np.eye(96, dtype=np.float32)
     x = numbers(random, 64, 96)
     assert np.array_equal(cpu.linear(x, one), x)
@@ -26,11 +25,11 @@ def test_a_number_times_one_is_the_number():
     assert np.array_equal(dx, w) and np.array_equal(dw, x)
 
 
-# Terms that are no multiple of 32, several groups of them, rows of one tile and a bit, a thousand outputs.
+# Terms that are no multiple of 32, several groups of terms, rows slightly more than a tile, a thousand outputs.
 @pytest.mark.parametrize("rows, terms, outputs", [(32, 64, 32), (33, 65, 64), (100, 300, 96), (49, 257, 1024),
                                                   (700, 96, 27), (130, 520, 1000), (257, 1056, 224), (3, 96, 64)])
 def test_products_of_any_size(rows, terms, outputs):
-    """Against float64: 1e-6 of a row's length times a column's, where float32 itself rounds to 6e-8."""
+    """Within 1e-6 of the product of the vectors' norms, about the number of terms; float32 itself rounds to 6e-8."""
     random = np.random.default_rng(rows)
     shapes = (rows, terms), (outputs, terms), (rows, outputs)
     x, w, dy = (random.standard_normal(shape).astype(np.float32) for shape in shapes)

@@ -1,4 +1,5 @@
-"""A model on the cpu backend in another process: forked, whatever the threads were doing, and spawned."""
+"""A model on the cpu backend in a forked process, whatever its threads were doing, and in spawned processes; interrupts
+and errors while several threads compute."""
 
 import concurrent.futures
 import ctypes
@@ -32,14 +33,14 @@ def two_threads():
 
 
 @FORK
-def test_a_model_goes_on_after_a_fork():
+def test_a_model_still_works_after_a_fork():
     model = random_model(backend="cpu")
     x = random_images(model, 3)
     expected = model(x)
     assert forked(lambda: np.array_equal(model(x), expected)) == 0
-    assert forked(lambda: forked(lambda: np.array_equal(model(x), expected)) == 0) == 0  # a child's child
+    assert forked(lambda: forked(lambda: np.array_equal(model(x), expected)) == 0) == 0  # a grandchild
     assert np.array_equal(model(x), expected)
-    # one that the child makes itself
+    # a model that the child makes itself
     assert forked(lambda: np.array_equal(random_model(backend="cpu")(x), expected)) == 0
 
 
@@ -65,14 +66,15 @@ def test_a_lock_that_another_thread_holds_while_the_process_forks(module, name):
         holder.join()
 
 
-def test_one_thread_is_the_callers_and_counts_nothing():
+def test_a_single_thread_is_the_callers():
     calls = []
     threads.run_with_threads(lambda *call: calls.append((threading.current_thread(), *call)), 1)
     assert calls == [(threading.current_thread(), 0, 0)]
 
 
-def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
-    """As Ctrl-C does where the jobs have been handed out: the others wait for all after their first step."""
+def test_after_an_interrupt_no_thread_waits_forever():
+    """Like Ctrl-C after the jobs were handed out: the other threads wait for all after their first step, and must not
+    wait forever."""
     done, interrupts = threading.Event(), [KeyboardInterrupt, None]
 
     def part(thread, counter):
@@ -91,13 +93,13 @@ def test_an_interrupt_before_the_first_threads_part_lets_nobody_wait():
         threads.run_with_threads(part, 2)
     assert done.wait(PATIENCE) and interrupts == []
     interrupts, other = [ValueError], threading.Event()
-    with pytest.raises(ValueError):  # before anything was handed out
+    with pytest.raises(ValueError):  # before anything is handed out
         threads.run_with_threads(lambda thread, counter: part(0, 0), 1)
     threads.run_with_threads(lambda thread, counter: thread and other.set(), 2)
     assert other.wait(PATIENCE)
 
 
-def test_threads_that_wait_keep_nothing_alive():
+def test_idle_threads_keep_nothing_alive():
     """Neither a model that they computed with, nor the process."""
     def part(thread, counter):
         pass
@@ -114,8 +116,8 @@ def test_threads_that_wait_keep_nothing_alive():
     assert len(waiting) == 2 and all(thread.daemon for thread in waiting)
 
 
-def test_an_error_before_the_jobs_are_handed_out_begins_nothing(monkeypatch):
-    """Where no more threads can be started, say: whoever began would wait for the others forever."""
+def test_an_error_before_the_jobs_are_handed_out_starts_nothing(monkeypatch):
+    """For example when no more threads can be started: a thread that began would wait for the others forever."""
     def none(count):
         raise RuntimeError("can't start new thread")
 
@@ -127,7 +129,7 @@ def test_an_error_before_the_jobs_are_handed_out_begins_nothing(monkeypatch):
     assert not calls
 
 
-def test_an_interrupt_once_all_have_met_begins_nothing_again():
+def test_after_a_late_interrupt_no_part_runs_twice():
     calls, arrival = [], threading.Lock()
 
     def part(thread, counter):
@@ -146,7 +148,7 @@ def test_an_interrupt_once_all_have_met_begins_nothing_again():
 
 
 def test_calls_of_several_threads_take_turns():
-    """A second one would wait for the workers at a barrier, and keep a processor busy meanwhile."""
+    """A second call would make its workers wait at a barrier, and keep a processor busy meanwhile."""
     begun, go_on, second = threading.Event(), threading.Event(), []
 
     def first(thread, counter):

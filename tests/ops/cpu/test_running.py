@@ -1,4 +1,4 @@
-"""What the kernels' operations share: threads, scratch memory, results."""
+"""What all operations with kernels share: threads, scratch memory, and the memory of results."""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from levit_np.ops import cpu
 from ...at_once import at_once
 from .operation_calls import FAST, LARGE, SMALL, perform
 
-# The package's names are the functions.
+# In the package's namespace these names are functions.
 attention, convolution, filtering, linear, running = (
     import_module(f"levit_np.ops.cpu.{name}") for name in ("attention", "convolution", "filtering", "linear",
                                                            "running"))
@@ -29,7 +29,7 @@ def test_the_number_of_threads_changes_nothing(name, count):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_eight_callers_at_once(count):
-    """A caller has scratch memory of its own, and calls of several threads do not wait for each other forever."""
+    """Each caller has its own scratch memory, and calls that use several threads each do not deadlock."""
     expected, wrong = {name: perform(cpu, name, SMALL[name]) for name in FAST}, []
     levit_np.set_threads(count)
 
@@ -43,8 +43,9 @@ def test_eight_callers_at_once(count):
 
 
 @pytest.mark.parametrize("name", ["linear", "attention_backward"])
-def test_more_threads_while_an_operation_is_prepared_have_no_scratch_in_it(name, monkeypatch):
-    """set_threads, called by another thread, counts from the next operation on."""
+def test_threads_set_while_an_operation_is_prepared_count_from_the_next(name, monkeypatch):
+    """set_threads, called by another thread, takes effect with the next operation: there is scratch memory only for the
+    old number."""
     expected, counts, made = perform(cpu, name, SMALL[name]), [], running.run_with_threads
 
     def run(function, count):
@@ -67,8 +68,8 @@ def test_more_threads_while_an_operation_is_prepared_have_no_scratch_in_it(name,
 
 @pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
-    """What lies behind it, and before, is as it was."""
+def test_operations_use_only_the_scratch_memory_that_they_request(sizes, count, monkeypatch):
+    """The bytes before and after it are not changed."""
     memory, asked = np.empty(1 << 24, np.uint8), []
 
     def scratch(size):
@@ -87,11 +88,11 @@ def test_scratch_is_as_large_as_was_asked_for(sizes, count, monkeypatch):
         first = 4096 - memory.ctypes.data % 64
         assert (memory[:first] == 171).all() and (memory[first + asked[-1] :] == 171).all(), name
         assert (memory[first : first + asked[-1]] != 171).any()
-    assert len(asked) == 11  # two products each in linear_backward and convolution_backward
+    assert len(asked) == 11  # linear_backward and convolution_backward compute two products each
 
 
-def test_scratch_memory_is_as_large_as_all_threads_parts(monkeypatch):
-    """And stays where it is for as long as it suffices."""
+def test_scratch_memory_has_a_part_for_each_thread(monkeypatch):
+    """And is kept as long as it is large enough."""
     kept = SimpleNamespace()
     monkeypatch.setattr(running, "_kept", kept)
     for count, size in ((1, 100), (3, 100), (3, 1000), (2, 65), (3, 1024)):
@@ -104,7 +105,7 @@ def test_scratch_memory_is_as_large_as_all_threads_parts(monkeypatch):
         assert running.scratch(size // 2)[0] == address and kept.memory is memory
 
 
-def test_results_begin_with_a_cache_line(monkeypatch):
+def test_results_begin_at_a_cache_line(monkeypatch):
     memory = np.zeros(100, np.float32)
     for first in range(16):
         monkeypatch.setattr(running.blocks, "block", lambda count: memory[first : first + count])

@@ -1,5 +1,5 @@
-"""The register tile's machine code, for processors that need not be here: its inner loop is multiply-adds on whole
-vectors, and no number leaves the registers and comes back."""
+"""The machine code of the kernels' inner loops, for processors that need not be present: only multiply-adds on whole
+vectors, loads and address arithmetic, without spills to the stack."""
 
 import ast
 import re
@@ -18,8 +18,8 @@ X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w
        "vector": r"%[xyz]mm", "copy": r"vmovap[sd] %[xyz]mm\d+, %[xyz]mm"}
 ARM = {"multiply": r"fmla", "label": r"^\.\w+:", "jump": r"^b(?:\.[a-z]+)? (\.\w+)$", "stack": r"\[sp",
        "vector": r"\b[qdsv]\d+", "copy": r"mov v\d+\.16b"}
-# LLVM's name of the system and of processors with these instructions, for each of which it orders them differently, how
-# it writes, and a whole vector register.
+# For each instruction set: LLVM's name of the system, processors (for which LLVM orders instructions differently), the
+# syntax of the assembly, and a whole vector register.
 TARGETS = {
     "avx512": ("x86_64-unknown-linux-gnu", ("skylake-avx512", "znver4"), X86, r"%zmm\d+"),
     "avx2": ("x86_64-unknown-linux-gnu", ("haswell",), X86, r"%ymm\d+"),
@@ -28,14 +28,14 @@ TARGETS = {
 
 
 def assembly(name, processor, define, rows, vectors, **more):
-    """The tile of that size as the compiler writes it: optimised as Numba optimises."""
+    """The assembly of a tile of this size, optimised as Numba does."""
     target = TARGETS[name][0]
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = target
     function = define(module, SETS[name].lanes, [rows], vectors, **more)
-    function.linkage = ""  # or it would be left out: nobody calls it
+    function.linkage = ""  # otherwise it would be removed as unused
     machine = binding.Target.from_triple(target).create_target_machine(cpu=processor, opt=3, reloc="pic",
                                                                        codemodel="small")
     compiled = binding.parse_assembly(str(module))
@@ -58,7 +58,7 @@ def blocks(text, words):
 
 
 def inner_loop(name, text):
-    """The instructions of the block that jumps to itself and multiplies most."""
+    """The instructions of the loop (a block that jumps to itself) with the most multiply-adds."""
     words = TARGETS[name][2]
     loops = [code for label, code in blocks(text, words).items()
              if any((m := re.match(words["jump"], line)) and m[1] == label for line in code)]
@@ -66,9 +66,9 @@ def inner_loop(name, text):
 
 
 def training(emit):
-    """The tile that training's products are made of, alone in a function."""
+    """Defines the tile of training's products, alone in a function."""
     def define(module, lanes, rows, vectors):
-        count = len(signature(emit).parameters) - 3  # but v, rows and vectors
+        count = len(signature(emit).parameters) - 3  # all but v, rows and vectors
         routines._define(module, "multiply", count, lambda builder, arguments: emit(
             Vectors(builder, lanes), *rows, vectors, *arguments))
         return module.globals["levit_multiply"]
@@ -81,7 +81,7 @@ MULTIPLY, TRANSPOSED = training(routines._multiply), training(routines._multiply
 
 
 def sizes(name):
-    """(what defines it, rows, vectors, …) of the tiles that do nearly all the work."""
+    """(function that defines it, rows, vectors, options) of the tiles that do nearly all the work."""
     chosen = SETS[name]
     yield MULTIPLY, chosen.rows, chosen.vectors, {}
     yield TRANSPOSED, chosen.rows, chosen.vectors, {}
@@ -99,7 +99,7 @@ def sizes(name):
                  id=f"{processor}-{size[0].__name__}-{size[1]}x{size[2]}" + "x2" * ("panels" in size[3])
                  + size[3].get("pairs", ""))
     for name in TARGETS for processor in TARGETS[name][1] for size in sizes(name)
-    if (processor, size[3].get("pairs")) != ("znver4", "widened")])  # AMD's have faster products of pairs
+    if (processor, size[3].get("pairs")) != ("znver4", "widened")])  # AMD's have faster dot products
 def test_the_inner_loop(name, processor, define, rows, vectors, more):
     words, register = TARGETS[name][2:]
     loop = inner_loop(name, assembly(name, processor, define, rows, vectors, **more))
@@ -108,18 +108,19 @@ def test_the_inner_loop(name, processor, define, rows, vectors, more):
     terms = UNROLL * (1 + widened)
     assert len(multiplies) == terms * sums
     assert all(len(re.findall(register, line)) >= (2 if name == "neon" else 3) or "{1to" in line for line in multiplies)
-    # A sum keeps its register from one term to the next: none is copied to another, none goes to the stack.
+    # A sum stays in its register from one term to the next: it is neither copied nor stored on the stack.
     last = (lambda line: line.split(",")[-1]) if words is X86 else (lambda line: line.split()[1])
     assert len({last(line).strip() for line in multiplies}) == sums
     assert [line for line in loop if re.search(words["stack"], line) and re.search(words["vector"], line)] == []
     assert [line for line in loop if re.match(words["copy"], line)] == []
-    # Besides them: a load a vector of weights, perhaps what widens it, a load a row, and a few for addresses.
+    # Other instructions: a load for each vector of weights, perhaps its widening, a load for each row, and some for
+    # addresses.
     assert len(loop) - len(multiplies) <= terms * (rows + vectors * (more.get("panels", 1) + widened)) + 32
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_comes_next_is_fetched_where_there_is_room(name):
-    """And what would not stay in the caches can be written past them."""
+def test_the_next_weights_are_prefetched_on_avx512(name):
+    """And results too large for the caches can be written with non-temporal stores."""
     chosen, processor = SETS[name], TARGETS[name][1][0]
     text = assembly(name, processor, MULTIPLY, chosen.rows, chosen.vectors)
     fetches = [line for line in inner_loop(name, text) if re.match(r"prefetcht1|prfm", line)]
@@ -127,8 +128,8 @@ def test_what_comes_next_is_fetched_where_there_is_room(name):
     assert ("vmovntps" in text) == (name == "avx512")
 
 
-def test_no_arithmetic_is_fast_and_loose():
-    """What assumes away a NaN or an infinity is asked for by `fastmath` in Numba, by `flags` or their names in LLVM."""
+def test_no_kernel_uses_fast_math():
+    """`fastmath` in Numba, and `flags` or their names in LLVM, would assume that there is no NaN or infinity."""
     words = {"fastmath", "fast", "nnan", "ninf", "nsz", "arcp", "contract", "afn", "reassoc"}
     for path in Path(routines.__file__).parent.glob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))

@@ -1,5 +1,5 @@
-"""Training in float32 on the cpu backend: a network's gradients against the float64 textbook,
-losses against PyTorch."""
+"""Training in float32 on the cpu backend: a network's gradients against float64 on the reference backend, and losses
+against PyTorch."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from ...random_model import random_images, random_model
 
 
 def gradients(model, x, targets):
-    """{name: gradient} of the cross-entropy on every head, that of the images among them."""
+    """{name: gradient} of the cross-entropy on every head, including the gradient of the images."""
     outputs, saved = model.forward(x, training=True)
     heads = outputs if model.head_dist else (outputs,)
     douts = [ops.cross_entropy_backward(o, targets.astype(o.dtype)) for o in heads]
@@ -21,14 +21,14 @@ def gradients(model, x, targets):
     return model.gradients() | {"images": dx}
 
 
-# 65 pixels: 5×5, 3×3 and 2×2 tokens, and a stem whose lines are odd.
+# 65 pixels give 5×5, 3×3 and 2×2 tokens, and odd lines in the stem.
 @pytest.mark.parametrize("name, changes", [
     ("levit_128s", dict(image_size=65, num_classes=10)), ("levit_192", dict(image_size=64, num_classes=10)),
     ("levit_digits", {}), ("levit_digits", dict(distillation=False)), ("levit_digits", dict(activation="silu")),
     *(pytest.param(name, {}, marks=pytest.mark.slow) for name in levit_np.list_models()[:5])])
 def test_gradients(name, changes):
-    """Within 1e-3 of a parameter's largest value, where that is not below 1e-3 of the largest of all: float32 cancels
-    to 1e-7 of the terms.  The number of threads changes nothing."""
+    """Within 1e-3 of the gradient's largest value, or of 1e-3 of the largest of all gradients where that is larger, as
+    float32 errors are about 1e-7 of the summed terms. The number of threads changes nothing."""
     model = random_model(name, backend="cpu", drop_path=0.0, **changes)
     exact = random_model(name, backend="reference", dtype="float64", drop_path=0.0, **changes)
     exact.set_state({key: value.astype(np.float64) for key, value in model.state().items()})
@@ -45,7 +45,7 @@ def test_gradients(name, changes):
 
 
 def test_bn_and_hardswish_are_one_operation(monkeypatch):
-    """In training, wherever they follow each other; an evaluation's record has both."""
+    """In training, wherever Hardswish follows BN; evaluation of the layers uses both operations."""
     calls = []
     for name in ("hardswish", "batch_norm", "batch_norm_hardswish", "normalize"):
         def counted(*arguments, name=name, function=getattr(ops, name)):
@@ -67,7 +67,8 @@ def test_bn_and_hardswish_are_one_operation(monkeypatch):
 
 
 def test_ten_adamw_steps():
-    """The losses agree with PyTorch's, in float64, within 1e-5 relative: float32 rounding, ten steps of it."""
+    """The losses agree with PyTorch's, computed in float64, within a relative 1e-5, which allows for ten steps of
+    float32 rounding."""
     torch = pytest.importorskip("torch")
     from ...parity import images, pair
 

@@ -1,5 +1,5 @@
 """Training's kernels stay within their arrays, as evaluation's do (tests/inference/test_program_bounds.py): inputs,
-results and scratch memory against pages that must not be touched, in a child process."""
+results and scratch memory are placed beside protected pages, in a child process."""
 
 import sys
 from importlib import import_module
@@ -20,7 +20,7 @@ from .operation_calls import LARGE, SMALL, changed, draw, perform
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 NAMES = "activation", "attention", "convolution", "filtering", "linear", "normalization", "optimizer", "scatter"
 WRAPPERS = {name: import_module(f"levit_np.ops.cpu.{name}") for name in NAMES}
-# Whole and partial tiles and panels of AMX's products, where there are any.
+# Sizes with whole and partial tiles and panels of AMX's products.
 TILES = {"linear": (draw(130, 300), draw(96, 300)), "linear_backward": (draw(130, 96), draw(130, 300), draw(96, 300)),
          "convolution": (draw(2, 32, 23, 40), draw(48, 32, 3, 3), 2, 1),
          "convolution_backward": (draw(2, 96, 12, 20), draw(2, 32, 23, 40), draw(96, 32, 3, 3), 2, 1)}
@@ -29,12 +29,12 @@ SIZES = {"small": SMALL, "large": LARGE, "tiles": TILES}
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled():
-    """Once, before there are children with a limit of time."""
+    """Compiled once, before children with a time limit are started."""
     library("training_kernels")
 
 
 class Numpy:
-    """NumPy, whose new arrays and copies lie against a fence; new ones that NumPy would not clear are NaN."""
+    """NumPy, except that new arrays and copies are placed beside a protected page; uninitialised ones contain NaN."""
 
     def __init__(self, side):
         self.side = side
@@ -57,7 +57,7 @@ class Numpy:
         return array
 
     def empty_like(self, array):
-        """The same order of axes in memory."""
+        """An array with the same memory order of axes."""
         order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
         return self.numbers([array.shape[axis] for axis in order], array.dtype).transpose(np.argsort(order))
 
@@ -73,13 +73,13 @@ class Numpy:
 
 
 def fence(side):
-    """From now on in this process every wrapper's memory is fenced.  -> what puts an input there."""
+    """From now on, this process' kernels get fenced memory. Returns the function that copies an input there."""
     fenced = Numpy(side)
     size_of = lambda size: -(-size // 64) * 64
     for module in (*WRAPPERS.values(), running):
         module.np = fenced
         for name, replacement in {
-                "empty": lambda *shape: fenced.numbers(shape, np.float32, 64),  # as aligned as running.empty's
+                "empty": lambda *shape: fenced.numbers(shape, np.float32, 64),  # aligned like running.empty's
                 "scratch": lambda size: (fenced.numbers(size_of(size) * threads(), np.uint8, 64).ctypes.data,
                                          size_of(size))}.items():
             if hasattr(module, name):
@@ -97,7 +97,7 @@ def same_against_a_fence(sizes, side, stream=False, bug=None):
         levit_np.set_threads(count)
         running._kept.threads = count
         for name, arguments in sizes.items():
-            print(count, name, file=sys.stderr, flush=True)  # the last one is the one that a crash is about
+            print(count, name, file=sys.stderr, flush=True)  # the last name printed is the one that crashed
             found = perform(cpu, name, changed(arguments, put))
             assert all(np.array_equal(a, b) for a, b in zip(found, plain[name], strict=True)), name
             Fence.kept.clear()
@@ -107,14 +107,14 @@ def same_against_a_fence(sizes, side, stream=False, bug=None):
 @pytest.mark.parametrize("stream", [False, True], ids=["stores", "non-temporal stores"])
 @pytest.mark.parametrize("side", ["end", "start"])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_nothing_outside_is_touched(sizes, side, stream):
+def test_nothing_outside_of_an_array_is_accessed(sizes, side, stream):
     assert forked(lambda: same_against_a_fence(SIZES[sizes], side, stream), patience=600) == 0
 
 
 @pytest.mark.parametrize("module, size, bug", [
     ("attention", "padded", lambda columns: columns), ("linear", "padded", lambda columns: columns),
     ("linear", "packed_size", lambda terms, outputs: 4 * terms * outputs), ("convolution", "HEADER", 0)])
-def test_what_is_too_small_is_seen(module, size, bug):
-    """Results whose rows have no room for a whole panel, scratch memory without what is packed there: a crash, or
-    another answer where it is the scratch memory's own next part that was written to."""
+def test_memory_that_is_too_small_is_detected(module, size, bug):
+    """With rows too short for a whole panel, or scratch memory too small, the child crashes, or its answer differs
+    where it overwrote another part of the scratch memory."""
     assert forked(lambda: same_against_a_fence(SMALL, "end", bug=(WRAPPERS[module], size, bug))) not in (0, None)

@@ -1,5 +1,4 @@
-"""Tests run on the emulated device, each operation in both orders of threads;
-with `-m gpu` on the GPU that there is."""
+"""The device of these tests: emulated, with both orders of threads; with `-m gpu`, a real GPU."""
 
 import os
 import warnings
@@ -14,7 +13,7 @@ from .emulator import Emulator
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Where g++ leaves the kernels of this session, for all of its processes."""
+    """The folder for the kernels that g++ compiles, shared by all processes of this session."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kernels"
     folder.mkdir(exist_ok=True)
@@ -27,10 +26,10 @@ def emulators(compiled):
 
 
 def use_gpu():
-    """The GPU that there is; a skip, with the reason, where there is none."""
+    """Uses the real GPU; skips, with the reason, where there is none."""
     device.use(None)
     try:
-        with warnings.catch_warnings():  # of CuPy's, when it is imported
+        with warnings.catch_warnings():  # CuPy may warn when it is imported
             warnings.simplefilter("ignore")
             device.current()
     except BackendError as error:
@@ -39,7 +38,7 @@ def use_gpu():
 
 @pytest.fixture(params=["threads 0 to n", "threads n to 0", pytest.param("gpu", marks=pytest.mark.gpu)])
 def on(request, emulators):
-    """What stands for the GPU."""
+    """The device: emulated in one or the other order of threads, or the GPU."""
     if request.param == "gpu":
         use_gpu()
     else:
@@ -50,7 +49,7 @@ def on(request, emulators):
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def one(request, emulators):
-    """The same for whole networks, of whose kernels each was seen in both orders."""
+    """The same for whole networks, in one order, as single operations are tested in both."""
     if request.param == "gpu":
         use_gpu()
     else:

@@ -1,7 +1,6 @@
-"""A device without a GPU: NumPy's arrays, held to CuPy's rules, and the kernels' own sources compiled by g++.
+"""Emulates a GPU: arrays are NumPy's but follow CuPy's rules, and the kernels' own sources are compiled by g++.
 
-Every argument of a launch is checked against the kernel's parameters, and every array lies between guard bytes.
-"""
+Every argument of a launch is checked against the kernel's parameters, and every array is surrounded by guard bytes."""
 
 import ctypes
 import hashlib
@@ -19,15 +18,15 @@ from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
 from levit_np.ops.cuda.kernel import View, source
 
 HERE = Path(__file__).resolve().parent
-GUARD = 512  # bytes before and behind an array
+GUARD = 512  # bytes before and after an array
 FLAGS = ("-std=c++17", "-O1", "-march=native", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-w", "-DEMULATED")
-# What an array's type must be for a pointer to these.
+# The array types allowed for pointers to these C++ types.
 POINTERS = {"float": ("float32",), "unsigned char": ("uint8",), "int": ("int32",), "long long": ("int64",)}
 SCALARS = {"int": np.int32, "float": np.float32, "long long": np.int64}
 
 
 class DeviceArray(np.ndarray):
-    """An array that, as CuPy's, does not mix with NumPy's own."""
+    """An array that, like CuPy's, cannot be mixed with NumPy's."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, **more):
         same_device(inputs)
@@ -35,7 +34,7 @@ class DeviceArray(np.ndarray):
         return on_device(getattr(ufunc, method)(*plain(inputs), **plain(more)))
 
     def __array_function__(self, function, types, args, kwargs):
-        same_device(args[:1] if function is np.split else args)  # where to split is the host's
+        same_device(args[:1] if function is np.split else args)  # the positions to split at are on the host
         return on_device(function(*plain(args), **plain(kwargs)))
 
     def __setitem__(self, key, value):
@@ -43,11 +42,11 @@ class DeviceArray(np.ndarray):
         super().__setitem__(key, value)
 
     def item(self, *place):
-        """A number for the host, which has to wait for it; so have float, int and bool."""
+        """A number for the host, which must wait for it; the same holds for float, int and bool."""
         not_recording("a number for the host")
         return self.view(np.ndarray).item(*place)
 
-    __float__ = __int__ = __bool__ = None  # see below
+    __float__ = __int__ = __bool__ = None  # defined below
 
 
 for name, kind in (("__float__", float), ("__int__", int), ("__bool__", bool)):
@@ -55,7 +54,7 @@ for name, kind in (("__float__", float), ("__int__", int), ("__bool__", bool)):
 
 
 def not_recording(what):
-    """A CUDA graph has no place for what goes to or comes from the host."""
+    """Copies to or from the host cannot be part of a CUDA graph."""
     if Arrays.recording:
         raise RuntimeError(f"{what} in what is recorded")
 
@@ -85,7 +84,7 @@ def on_device(value):
 
 
 class Arrays:
-    """The part of CuPy that the backend uses.  What is empty is NaN."""
+    """The part of CuPy that the backend uses. Uninitialised arrays contain NaN."""
 
     float32, float16, ndarray = np.float32, np.float16, DeviceArray
     recording = False
@@ -121,7 +120,7 @@ class Arrays:
             raise TypeError(f"expected an array of the device, found {type(x)}")
         return on_device(np.ascontiguousarray(x.view(np.ndarray), dtype))
 
-    def __getattr__(self, name):  # what takes arrays alone: concatenate, exp, …
+    def __getattr__(self, name):  # functions of arrays: concatenate, exp, …
         function = getattr(np, name)
 
         def checked(*args, **kwargs):
@@ -133,7 +132,7 @@ class Arrays:
 
 @cache
 def parameters(kernel_source, name):
-    """[(type, is a pointer)] of a kernel, read from its source."""
+    """[(type, whether it is a pointer)] of a kernel's parameters, read from its source."""
     found = re.search(rf"KERNEL\s+(?:__launch_bounds__\(.*?\)\s+)?{name}\((.*?)\)\s*\{{", source(kernel_source), re.S)
     assert found, f"{kernel_source}.cu has no kernel {name}"
     listed = []
@@ -144,7 +143,7 @@ def parameters(kernel_source, name):
 
 
 class Emulator:
-    """order: 0 or 1, which threads run first.  `launches` counts them, by kernel; `captures` what was recorded."""
+    """order: 0 or 1, which threads run first. `launches` counts launches by kernel; `captures` counts recordings."""
 
     OutOfMemory = MemoryError
 
@@ -154,7 +153,7 @@ class Emulator:
         self._functions, self.captures = {}, 0
 
     def function(self, kernel):
-        """The compiled launcher of a kernel; `edit` may change the source before, to plant a bug."""
+        """The compiled launcher of a kernel; `edit` may change its source first, to plant a bug."""
         if kernel not in self._functions:
             text = kernel.text
             if self.edit:
@@ -162,7 +161,7 @@ class Emulator:
             parts = text, (HERE / "emulation.h").read_text()
             library = self.folder / f"{kernel.source}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
             if not library.exists():
-                made = Path(f"{library}.{os.getpid()}")  # another process may be making the same
+                made = Path(f"{library}.{os.getpid()}")  # another process may be compiling the same
                 subprocess.run(["g++", *FLAGS, f"-I{HERE}", "-x", "c++", "-", "-o", str(made)],
                                input=text, text=True, check=True)
                 made.rename(library)
@@ -181,7 +180,7 @@ class Emulator:
         return lambda: [self.launch(call) for call in calls] and None
 
     def captured(self, function, arrays=()):
-        """Computed anew each time, in the memory of the first."""
+        """Computes anew on each replay, but returns the results in the memory of the first."""
         first, self.captures = [], self.captures + 1
 
         def replay():
@@ -227,7 +226,8 @@ class Emulator:
         assert min(call.grid) > 0 and call.grid[1] < 65536 and call.grid[2] < 65536, f"{kernel.name}: grid {call.grid}"
         most = SHARED_OF_HOPPER if self.capability == HOPPER else SHARED_AT_MOST
         assert call.shared <= most, f"{kernel.name}: {call.shared} bytes of shared memory for {most}"
-        # What a table of addresses leads to is nobody's argument: its kernel copies no chunks.
+        # Arrays reached through a table of addresses are not arguments; the kernels that use such a table copy no
+        # chunks.
         ranges = [n for g in guarded if getattr(g, "bytes", None) is not None
                   for n in (int(g.address[0]), int(g.address[0]) + len(g.bytes))]
         wrong = self.function(kernel)(sizes, ctypes.c_size_t(call.shared), self.order, pointers, len(guarded),
@@ -249,7 +249,7 @@ class Scalar:
 
 
 class Guarded:
-    """A copy of an array's memory between bytes that nobody may touch, and that are NaN to whoever reads them."""
+    """A copy of an array's memory between guard bytes, which must not be written and read as NaN."""
 
     def __init__(self, kernel, number, value, kind):
         self.name, self.address = f"{kernel.name}, argument {number}", np.zeros(1, np.uint64)
@@ -280,6 +280,6 @@ class Guarded:
 
 
 def span(array):
-    """The bytes from an array's first number to its last."""
+    """The bytes from an array's first to its last number."""
     length = sum((n - 1) * s for n, s in zip(array.shape, array.strides)) + array.itemsize
     return np.ctypeslib.as_array((ctypes.c_ubyte * length).from_address(array.ctypes.data))

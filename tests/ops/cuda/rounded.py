@@ -1,17 +1,18 @@
-"""Arrays on the device, rounded to a type, and what is computed from them held against float64."""
+"""Arrays on the device, rounded to a type, and their comparison with float64."""
 
 import numpy as np
 import pytest
 
 from levit_np.ops import cuda as ops
 
-# Relative to the largest value: rounding of the result and of what is rounded on the way; units 2^-24, 2^-11, 2^-8.  A
-# GPU's tensor cores cut their sums off where the emulated ones round, which took float32 to 9e-6 on an H200.
+# Allowed errors relative to the largest value, for rounding of the result and in between; the types' units are 2^-24,
+# 2^-11 and 2^-8. A GPU's tensor cores truncate sums, which are rounded in the emulation; on an H200 float32's error was
+# up to 9e-6.
 ROUNDING = {"float32": 1.5e-5, "float16": 4e-3, "bfloat16": 3e-2}
 
 
 def type_of(name):
-    """NumPy's own type, or the one that ml_dtypes adds."""
+    """NumPy's own type, or the one added by ml_dtypes."""
     return np.dtype(getattr(pytest.importorskip("ml_dtypes"), name) if name == "bfloat16" else name)
 
 
@@ -36,7 +37,7 @@ def close(found, expected, bar, dtype):
 
 
 def require_hopper(on, monkeypatch):
-    """What is emulated is as good as one."""
+    """Skips on a GPU that is not Hopper; the emulated device can act as one."""
     if on.current().capability != on.HOPPER:
         if hasattr(on.current().arrays, "cuda"):
             pytest.skip(f"expected compute capability 9.0, found {on.current().capability / 10}")

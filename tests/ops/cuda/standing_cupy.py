@@ -1,4 +1,4 @@
-"""Stands for CuPy where there is no GPU: what is asked of it before and around the kernels."""
+"""A stand-in for CuPy where there is no GPU: what is called before and around the kernels."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,8 @@ class Runtime:
 
 
 class Cupy:
-    """As much of CuPy as is asked before anything is computed; broken: {kernel: the error of who compiles it}."""
+    """The part of CuPy that is used before anything is computed. broken: {kernel: the error raised when it is
+    compiled}."""
 
     __version__ = "14.2.0"
 

@@ -1,4 +1,4 @@
-"""The GPU's attention, forward and backward, against the textbook in float64, from the same numbers."""
+"""The GPU's attention, forward and backward, against the reference operations in float64, from the same numbers."""
 
 import numpy as np
 import pytest
@@ -23,11 +23,11 @@ ATTENTIONS = {  # images, heads, queries, keys, D, V, whether there is a bias
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("processors, queries, keys, key, value", [
-    (1, 140, 35, 16, 32),  # a block passes its ring of pairs more than twice
-    (2, 196, 196, 32, 64),  # LeViT-256's first stage; one block has a pair more than the other
-    (4, 129, 300, 16, 16)])  # each warp has several parts of the next pair's tokens to ask for
-def test_attention_of_one_pair_after_the_other(processors, queries, keys, key, value, dtype, on, monkeypatch):
-    """A block of more pairs than it holds, with fewer warps than these have tiles of rows."""
+    (1, 140, 35, 16, 32),  # a block goes around its ring of pairs more than twice
+    (2, 196, 196, 32, 64),  # LeViT-256's first stage; one block has one more pair
+    (4, 129, 300, 16, 16)])  # each warp copies several parts of the next pair's tokens
+def test_attention_with_several_pairs_per_block(processors, queries, keys, key, value, dtype, on, monkeypatch):
+    """A block works on more pairs than it holds at a time, with fewer warps than a pair has tiles of rows."""
     require_hopper(on, monkeypatch)
     monkeypatch.setattr(geometry, "PROCESSORS", processors)
     name, shape = geometry.attention_for(queries, keys, 9, key, value, dtype, True)
@@ -44,7 +44,7 @@ def test_attention_of_one_pair_after_the_other(processors, queries, keys, key, v
 @pytest.mark.parametrize("rise", [2, 4, -4])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_attention_of_scores_that_rise(rise, dtype):
-    """From key to key, so that what was summed up is scaled down each time, or now and then, or never."""
+    """Scores that rise from key to key, so that the running sum is rescaled each time, sometimes or never."""
     kind = type_of(dtype)
     q, k, v = (put(draw(2, 1, n, size), kind) for n, size in ((20, 16), (131, 16), (131, 32)))
     b = put(np.broadcast_to(np.arange(131) // 16 * rise, (1, 20, 131)), "float32")
@@ -57,7 +57,7 @@ def test_attention_of_scores_that_rise(rise, dtype):
 @pytest.mark.parametrize("masked", [-np.inf, -1e20])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_attention_of_masked_keys(dtype, masked):
-    """Those that come first, as many as a warp looks at before it has seen another; others; all but one."""
+    """Masked keys at the beginning, as many as a warp processes first; elsewhere; and all but one."""
     kind = type_of(dtype)
     q, k, v, dy = (put(draw(2, 1, n, size), kind) for n, size in ((20, 16), (131, 16), (131, 32), (20, 32)))
     bias = draw(1, 20, 131)
@@ -74,7 +74,7 @@ def test_attention_of_masked_keys(dtype, masked):
 
 
 def test_attention_of_a_row_without_keys_is_nan():
-    """As the reference's, and no other row."""
+    """As in the reference, and no other row is."""
     q, k, v = (put(draw(1, 1, n, 16), "float16") for n in (20, 70, 70))
     bias = draw(1, 20, 70)
     bias[0, 4] = -np.inf
@@ -84,16 +84,16 @@ def test_attention_of_a_row_without_keys_is_nan():
 
 @pytest.mark.parametrize("dtype, keys, key, value", [("float16", 16, 16, 512), ("float16", 48, 512, 16),
                                                      ("float16", 32, 16, 1024), ("float32", 16, 512, 16),
-                                                     ("float32", 50, 16, 1024)])  # of which sixteen are there
-def test_attention_of_long_and_short_lines(dtype, keys, key, value):
-    """Shared memory, or what lies there first, does not end where a line of values, or of keys, could begin."""
+                                                     ("float32", 50, 16, 1024)])  # only sixteen fit into shared memory
+def test_attention_of_long_rows(dtype, keys, key, value):
+    """Shared memory ends, or its first part ends, within a row of values or of keys."""
     kind, scale = type_of(dtype), key**-0.5
     q, k, v = (put(draw(1, 1, n, size), kind) for n, size in ((16, key), (keys, key), (keys, value)))
     y, _ = ops.attention(q, k, v, None, scale)
     close(y, reference.attention(exact(q), exact(k), exact(v), None, scale)[0], ROUNDING[dtype], kind)
 
 
-# bfloat16 differs from float16 in an instruction: one form of it runs every time.
+# bfloat16 differs from float16 in one instruction, so in the fast suite it has one case.
 @pytest.mark.parametrize("name, dtype", [
     pytest.param(name, dtype, marks=pytest.mark.slow if dtype == "bfloat16" and name != "odd" else ())
     for name in ATTENTIONS for dtype in ROUNDING])
@@ -117,8 +117,8 @@ def test_attention(name, dtype):
 
 
 @pytest.mark.parametrize("queries, keys, key, value", [(20, 35, 16, 32), (49, 49, 32, 128)])
-def test_gradients_where_keys_have_much_in_common(queries, keys, key, value):
-    """A row of ds has the sum 0, and what rounding leaves of it is not multiplied by what all keys have in common."""
+def test_gradients_where_keys_have_a_large_mean(queries, keys, key, value):
+    """Each row of ds has the sum 0. Its rounding error must not be multiplied by the large mean of all keys."""
     q, k, v = 0.01 * draw(1, 2, queries, key), 50 + draw(1, 2, keys, key), 50 + draw(1, 2, keys, value)
     q, k, v, dy = (put(a, np.float32) for a in (q, k, v, draw(1, 2, queries, value, seed=1)))
     _, kept = ops.attention(q, k, v, None, 1.0)
@@ -128,8 +128,9 @@ def test_gradients_where_keys_have_much_in_common(queries, keys, key, value):
         assert np.abs(exact(ours) - theirs).max() < bar * np.abs(theirs).max()
 
 
-def test_gradients_of_heads_lie_where_they_are_put_together():
-    """Of the same tokens, and of a shrinking attention's keys and values; others, or of padded sizes, are copied."""
+def test_gradients_of_heads_are_merged_without_a_copy():
+    """For attention with one set of tokens, and for a shrinking attention's keys and values, they need no copy; others,
+    and those of padded sizes, are copied."""
     for queries, keys, key, value in ((20, 20, 16, 32), (9, 20, 16, 64), (20, 20, 8, 24)):
         q, k, v = (put(draw(2, 3, n, size), "float16") for n, size in ((queries, key), (keys, key), (keys, value)))
         y, kept = ops.attention(q, k, v, None, 0.25)

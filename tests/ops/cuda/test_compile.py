@@ -1,5 +1,5 @@
-"""nvcc compiles every kernel for both targets, in every form that the five models launch, and the hot ones keep their
-numbers in registers: what is spilled goes through memory, and a fused kernel is no faster than what it replaces."""
+"""nvcc compiles every kernel for all targets, in every form that the five models launch, without register spills: a
+fused kernel that spills to memory is no faster than the kernels that it replaces."""
 
 import re
 import shutil
@@ -14,20 +14,20 @@ from levit_np.ops.cuda.geometry import (
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
-TF32 = "TF32", 1  # evaluation's choice
-HOPPER = "sm_90a"  # with the instructions that Hopper alone has
+TF32 = "TF32", 1  # an option of evaluation
+HOPPER = "sm_90a"  # with the instructions that only Hopper has
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
 def heads():
-    """(D, V) of the five models' attentions, the shrinking ones too, as the kernels have them."""
+    """(D, V) of all attentions of the five models, padded as the kernels have them."""
     pairs = {(FAMILY[name].key_size, FAMILY[name].key_size * ratio) for name in NAMES
              for ratio in (FAMILY[name].value_ratio, FAMILY[name].shrink_value_ratio)}
     return sorted({(head_size(key), head_size(value)) for key, value in pairs})
 
 
 def forms():
-    """{source: the definitions that it is compiled with}."""
+    """{source: the sets of definitions with which it is compiled}."""
     tiles = [tile.defines for tile in (*TILES, *WARPGROUP_TILES)]
     attention = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()]
     pairs = [(("KEY_SIZE", key), ("VALUE_SIZE", value)) for key, value in heads()
@@ -41,10 +41,10 @@ def forms():
 
 
 def compiled(folder, name, element, defines, target):
-    """[(kernel, registers, bytes spilled)], as ptxas says."""
+    """[(kernel, registers, bytes spilled)] as ptxas reports them."""
     file = folder / f"{name}-{element}-{target}.cu"
     file.write_text(Kernel(name, "", element, defines).text, encoding="utf-8")
-    # 177: a header's constant that this source does not use.
+    # 177 is the warning about an unused constant of a header.
     command = ["nvcc", "-std=c++17", "-diag-suppress=177", f"-arch={target}", "-Xptxas", "-v", "-cubin",
                str(file), "-o", str(file.with_suffix(".cubin"))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -63,7 +63,7 @@ def cases():
              if element != "float" or (target != HOPPER and name != "attention_pairs" and defines != WIDE.defines)]
     every += [(name, element, (*defines, TF32), target) for name, element, defines, target in every
               if element == "float" and name in ("linear", "convolution", "attention")]
-    # What runs every time: each source, the hot ones as LeViT-256 has them, each type and target somewhere.
+    # In the fast suite: each source, the most used ones as in LeViT-256, each type and target at least once.
     often = {("linear", "float16", BROAD.defines, HOPPER),
              ("resident", "float16", resident_for(200704, 512, 512).tile.defines, HOPPER),
              ("convolution", "float16", BROAD.defines, HOPPER),
@@ -83,7 +83,7 @@ def cases():
                for name in ("bias", "pointwise", "reduction", "image", "optimizer")
                for element, target in (("float", "sm_80"), ("float16", "sm_90")))}
     assert often <= set(every)
-    # Each source for every target that it has.
+    # Each source, for every target that it has.
     assert {(name, target) for name, *_, target in every} == {(name, target) for name, *_, target in often}
     for case in every:
         label = "-".join([*case[:2], *(str(value) for _, value in case[2]), case[3]])
@@ -101,7 +101,7 @@ def test_every_source_is_compiled():
     assert set(forms()) == {path.stem for path in FOLDER.glob("*.cu")}
 
 
-def test_a_spill_is_seen(tmp_path):
-    """Heads for which the registers do not suffice, at which the test must fail."""
+def test_spills_are_detected(tmp_path):
+    """With heads for which the registers do not suffice, the check sees the spills."""
     found = compiled(tmp_path, "attention", "float", (("KEY_SIZE", 64), ("VALUE_SIZE", 256)), "sm_90")
     assert found[0][2] > 0

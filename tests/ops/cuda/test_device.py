@@ -1,4 +1,5 @@
-"""Where there is no GPU: one line says so, `auto` takes the processor, and the rest of the package does not mind."""
+"""Finding a GPU: without one, one line says why, and `auto` takes the processor; compiling and launching kernels,
+through a stand-in for CuPy."""
 
 import os
 import subprocess
@@ -18,7 +19,7 @@ from .standing_cupy import Cupy, Runtime
 
 
 class Refused:
-    """What `import cupy` finds where it is not installed."""
+    """A finder that makes `import cupy` fail as if it were not installed."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "cupy":
@@ -48,7 +49,7 @@ def nothing_stands_for_the_gpu():
     (Cupy(0), "expected an NVIDIA GPU, found none"), (Cupy(1, "75"), "compute capability 8.0 or later, found 7.5"),
     (Cupy(Runtime.CUDARuntimeError("driver is insufficient")),
      "an NVIDIA GPU and its driver, found driver is insufficient")])
-def test_what_is_missing_is_said_in_one_line(cupy, message, monkeypatch, capsys):
+def test_what_is_missing_is_reported_in_one_line(cupy, message, monkeypatch, capsys):
     if cupy is None:
         monkeypatch.delitem(sys.modules, "cupy", raising=False)
         monkeypatch.setattr(sys, "meta_path", [Refused(), *sys.meta_path])
@@ -59,7 +60,7 @@ def test_what_is_missing_is_said_in_one_line(cupy, message, monkeypatch, capsys)
         with pytest.raises(levit_np.BackendError, match=message) as caught:
             asked()
         assert "\n" not in str(caught.value) and str(caught.value).startswith("backend cuda: ")
-    for _ in range(2):  # said once
+    for _ in range(2):  # printed once
         model = levit_np.create("levit_digits", backend="auto")
     assert model.ops.NAME == "cpu" and type(model.head.weight) is np.ndarray
     said = capsys.readouterr().err
@@ -77,7 +78,7 @@ def test_importing_the_operations_loads_no_cupy():
 
 
 class Broken:
-    """What `import cupy` finds where a library that it needs is missing, or whatever else."""
+    """A finder that makes `import cupy` fail, by default as if a shared library were missing."""
 
     def __init__(self, error=None):
         self.error = error
@@ -96,7 +97,7 @@ class Broken:
                                            "module 'numpy' has no attribute 'product'"),
                                           (ValueError("numpy.dtype size changed, may indicate binary incompatibility"),
                                            "numpy.dtype size changed, may indicate binary incompatibility")])
-def test_a_cupy_that_cannot_be_imported_is_no_missing_one(error, found, monkeypatch):
+def test_a_cupy_that_cannot_be_imported_is_not_reported_as_missing(error, found, monkeypatch):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
     with pytest.raises(levit_np.BackendError, match=f"expected a cupy that can be imported, found {found}$"):
@@ -105,10 +106,10 @@ def test_a_cupy_that_cannot_be_imported_is_no_missing_one(error, found, monkeypa
 
 @pytest.mark.parametrize("place, kept", [("new/folder", True), ("file/folder", False)])
 def test_a_folder_for_kernels_that_cannot_be_made_costs_a_compilation(place, kept, tmp_path, monkeypatch):
-    """And no more: CuPy itself cannot then be imported."""
+    """CuPy itself could not be imported with such a folder."""
     (tmp_path / "file").touch()
     for name in ("CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY"):
-        monkeypatch.setenv(name, "")  # which it is again in the end
+        monkeypatch.setenv(name, "")  # so that it is restored in the end
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / place))
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -117,7 +118,7 @@ def test_a_folder_for_kernels_that_cannot_be_made_costs_a_compilation(place, kep
         device.current()
     found = os.environ.get("CUPY_CACHE_DIR"), os.environ.get("CUPY_CACHE_IN_MEMORY")
     assert found == ((None, None) if kept else (tempfile.gettempdir(), "1"))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # that is CuPy's to do
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # creating the folder is left to CuPy
 
 
 def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
@@ -132,7 +133,7 @@ def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
 
 @pytest.mark.parametrize("memory, kept", [("", "once: CuPy keeps them"),
                                           ("1", "in each process: CuPy has no folder for them")])
-def test_that_somebody_waits_for_the_compiler_is_said_once(memory, kept, monkeypatch, capsys):
+def test_waiting_for_the_compiler_is_reported_once(memory, kept, monkeypatch, capsys):
     monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", memory)
     cupy, now = Cupy(1), [0.0]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -150,7 +151,7 @@ def test_that_somebody_waits_for_the_compiler_is_said_once(memory, kept, monkeyp
     (type("CompileException", (Exception,), {})("nvrtc: error: failed to open libnvrtc-builtins.so.13.0.\n  Make sure"),
      "nvrtc: error: failed to open libnvrtc-builtins.so.13.0."),
     (PermissionError(13, "Permission denied", "cache/tmp1"), "[Errno 13] Permission denied: 'cache/tmp1'")])
-def test_a_kernel_that_does_not_compile_is_said_in_one_line(error, found, monkeypatch):
+def test_a_kernel_that_does_not_compile_is_reported_in_one_line(error, found, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
     with pytest.raises(levit_np.BackendError) as caught:
         device.current().function(Kernel("bias", "arrange_bias"))
@@ -158,8 +159,9 @@ def test_a_kernel_that_does_not_compile_is_said_in_one_line(error, found, monkey
                                  f"found {found}")
 
 
-def test_a_kernel_that_memory_does_not_suffice_for_is_tried_again_with_less(monkeypatch):
-    """By an evaluation; a training says that it needs more: CuPy's own error was no MemoryError, but a traceback."""
+def test_a_kernel_that_does_not_fit_into_memory_is_a_memory_error(monkeypatch):
+    """An evaluation then takes fewer images; a training reports that it needs more memory. CuPy's own error is no
+    MemoryError."""
     error = type("CUDADriverError", (RuntimeError,), {"status": 2})("CUDA_ERROR_OUT_OF_MEMORY")
     monkeypatch.setitem(sys.modules, "cupy", Cupy(1, arrange_bias=error))
     with pytest.raises(MemoryError, match="^arrange_bias: CUDA_ERROR_OUT_OF_MEMORY$") as caught:
@@ -167,8 +169,8 @@ def test_a_kernel_that_memory_does_not_suffice_for_is_tried_again_with_less(monk
     assert device.ran_out(caught.value)
 
 
-def test_definitions_are_no_options_of_the_compiler(monkeypatch):
-    """For each set of options CuPy starts the compiler once a process, also where it has kept the kernel."""
+def test_definitions_are_not_passed_as_compiler_options(monkeypatch):
+    """CuPy starts the compiler once in a process for each set of options, even for kernels in its cache."""
     cupy, asked = Cupy(1), []
     cupy.RawModule = lambda code, options: asked.append((code, options)) or SimpleNamespace(get_function=str)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -186,7 +188,7 @@ def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(device, "_number", None)
     device.current()
-    assert cupy.chosen == []  # whatever CUDA takes
+    assert cupy.chosen == []  # CUDA's default
     device.use(None)
     device.choose(6)
     device.current()
@@ -194,7 +196,7 @@ def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
 
 
 def test_shared_memory_is_asked_for(monkeypatch):
-    """Once for each kernel and GPU; more than there is is refused in one line."""
+    """Once for each kernel and GPU; if the GPU has too little, the error is one line."""
     cupy, asked = Cupy(2), []
     runtime = cupy.cuda.runtime
     runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice = 97, lambda: number
@@ -220,8 +222,8 @@ def test_shared_memory_is_asked_for(monkeypatch):
 
 
 def test_two_threads_compile_and_launch_a_kernel_for_the_first_time(monkeypatch):
-    """The second comes while the first compiles, and again while it looks how much shared memory there is: both then
-    have one function, and what the larger launch has asked for stays."""
+    """The second thread comes while the first compiles, and again while it asks for the limit of shared memory: both
+    get the same function, and the larger request remains."""
     cupy, asked, others = Cupy(1), [], []
     runtime, kernel = cupy.cuda.runtime, Kernel("attention", "attention")
     runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice = 97, lambda: 0
@@ -259,7 +261,7 @@ def test_hoppers_instructions_need_a_compiler_that_takes_their_target(compiler, 
     assert device.on_hopper() is suits
 
 
-def test_memory_runs_out_in_several_ways(emulators):
+def test_errors_that_mean_out_of_memory(emulators):
     device.use(emulators[0])
     try:
         errors = MemoryError(), type("CUDARuntimeError", (RuntimeError,), {"status": 2})(), RuntimeError("another")

@@ -1,4 +1,4 @@
-"""The emulated device sees what it is there to see: bugs planted into the kernels' sources, one at a time."""
+"""The emulated device detects bugs in kernels: planted into their sources one at a time, each must be seen."""
 
 import sys
 from unittest import mock
@@ -26,13 +26,13 @@ def on_hopper():
 
 
 def by_warpgroups():
-    """Of 16-bit numbers on Hopper."""
+    """Products by warpgroups, of 16-bit numbers on Hopper."""
     with mock.patch.object(geometry, "resident_for", lambda *_: None):
         return resident()
 
 
 def resident(channels=200):
-    """Where rows stay in shared memory, for several tiles of columns and more steps than stages."""
+    """Rows that stay in shared memory, for several tiles of columns and more steps than stages."""
     others = tuple(tile._replace(cost=1e9) for tile in geometry.TILES)
     x, w = put(draw(513, channels), "float16"), put(draw(376, channels), "float32")
     with on_hopper(), mock.patch.multiple(geometry, TILES=others, PROCESSORS=1):
@@ -40,12 +40,12 @@ def resident(channels=200):
 
 
 def resident_of_many_terms():
-    """So many that a tile has more steps than there are stages."""
+    """So many terms that a tile has more steps than there are stages."""
     return resident(380)
 
 
 def gradient_by_warpgroups():
-    """Of which both operands' terms run across."""
+    """A gradient for which the terms of both operands are in different rows."""
     dy, x, w = put(draw(300, 72), "float16"), put(draw(300, 136), "float16"), put(draw(72, 136), "float32")
     with on_hopper(), mock.patch.multiple(geometry, SQUARE=geometry.SQUARE._replace(cost=1e9)):
         found = exact(ops.linear_backward(dy, x, w)[1])
@@ -69,7 +69,7 @@ def convolution_backward():
 
 
 def attention(keys=131):
-    """Of scores the later of which are so much larger that the first are scaled down."""
+    """Later scores are so much larger that the earlier sums are rescaled."""
     q, k, v = (put(draw(2, 2, n, 16), "float16") for n in (37, keys, keys))
     bias = put(draw(2, 37, keys) + 8 * (np.arange(keys) >= 64), "float32")
     y, _ = ops.attention(q, k, v, bias, 0.25)
@@ -77,7 +77,7 @@ def attention(keys=131):
 
 
 def attention_pairs():
-    """On Hopper, of more pairs than a block has in shared memory."""
+    """On Hopper, with more pairs for a block than fit into shared memory."""
     q, k, v = (put(draw(3, 3, n, 16), "float16") for n in (140, 100, 100))
     with on_hopper(), mock.patch.object(geometry, "PROCESSORS", 1):
         y, _ = ops.attention(q, k, v, None, 0.25)
@@ -85,7 +85,7 @@ def attention_pairs():
 
 
 def attention_of_many_keys():
-    """So many that they are not in shared memory at once."""
+    """More keys than fit into shared memory at once."""
     return attention(330)
 
 
@@ -117,7 +117,7 @@ def bias_gradient():
         exact(dbias), np.array(ops.to_host(index)), 12)
 
 
-# (what computes, the source, the same with a bug)
+# name: (computation, a part of the source, that part with a bug)
 BUGS = {
     "no barrier before a tile is used": (linear, "    __syncthreads();  // every thread's copies have arrived",
                                          "    // "),
@@ -197,7 +197,7 @@ BUGS = {
 }
 
 
-# One of each kind runs every time; to compile the others takes a while.
+# One of each kind is in the fast suite; compiling the others takes long.
 EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the wrong lane's numbers",
              "a row too many is written", "a row too many is read", "the wrong register", "a border's pixel is read",
              "an operand overwritten while warpgroups multiply", "a slice overwritten while it is read",
@@ -209,7 +209,7 @@ EACH_TIME = ("no barrier before a tile is used", "copies not waited for", "the w
 @pytest.mark.parametrize("name",
                          [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in BUGS])
 def test_a_planted_bug_is_seen(name, compiled):
-    """By a wrong or a NaN result, in one order of the threads at least; or by the guards."""
+    """By a wrong or NaN result in at least one order of the threads, or by the guard bytes."""
     compute, right, wrong = BUGS[name]
     edited = []
 
@@ -235,7 +235,7 @@ def test_a_planted_bug_is_seen(name, compiled):
                                      linear_backward, convolution, convolution_backward, attention,
                                      attention_pairs, attention_of_many_keys, attention_backward, bias_of_many_images,
                                      batch_norm, bias_gradient])
-def test_nothing_is_seen_where_there_is_no_bug(compute, emulators):
+def test_without_a_bug_all_is_right(compute, emulators):
     for emulator in emulators:
         device.use(emulator)
         found, expected = compute()
@@ -251,14 +251,14 @@ def emulated(emulators):
 
 
 def test_floats_are_summed_where_sums_are_rounded(emulated):
-    """The emulated tensor cores cut sums off as a GPU's do: left to them, 768 terms err by 2e-6."""
+    """The emulated tensor cores truncate sums as a GPU's do, which would give an error of 2e-6 for 768 terms."""
     x, w = put(draw(64, 768), "float32"), put(draw(64, 768, seed=1), "float32")
     expected = reference.linear(exact(x), exact(w))
     assert np.abs(exact(ops.linear(x, w)) - expected).max() < 1e-6 * np.abs(expected).max()
 
 
 def test_arguments_are_checked(emulated):
-    """Types, places and counts, against the kernel's own parameters."""
+    """Types, memory and number of arguments are checked against the kernel's own parameters."""
     x, y = emulated.arrays.zeros((4, 8), np.float32), emulated.arrays.zeros((4, 8), np.float32)
     kernel, size = Kernel("pointwise", "activate"), np.int64(32)
     launch(kernel, (1,), (32,), (x, y, size, 1))
@@ -269,13 +269,13 @@ def test_arguments_are_checked(emulated):
             launch(kernel, (1,), (32,), wrong)
 
 
-def test_writing_behind_an_array_is_seen(emulated):
+def test_writing_beyond_an_array_is_seen(emulated):
     x, y = emulated.arrays.zeros((40,), np.float32), emulated.arrays.zeros((32,), np.float32)
     with pytest.raises(RuntimeError, match="activate, argument 1: written outside the array"):
         launch(Kernel("pointwise", "activate"), (1,), (32,), (x, y, np.int64(40), 1))
 
 
-def test_a_barrier_that_some_threads_miss(compiled):
+def test_a_barrier_that_some_threads_miss_is_seen(compiled):
     device.use(Emulator(compiled, 0, lambda text: text.replace(
         "  add_over_rows(mean, (float*)shared_memory);",
         "  if (threadIdx.x == 3) for (;;) __syncwarp();\n  add_over_rows(mean, (float*)shared_memory);")))
@@ -286,7 +286,7 @@ def test_a_barrier_that_some_threads_miss(compiled):
         device.use(None)
 
 
-def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
+def test_writing_beyond_the_shared_memory_is_seen(emulated, monkeypatch):
     def too_little(*sizes):
         name, shape = geometry.attention_for(*sizes)
         return name, shape._replace(shared=shape.shared - 16)
@@ -297,7 +297,7 @@ def test_writing_behind_the_shared_memory_is_seen(emulated, monkeypatch):
 
 
 def test_views_of_one_array_may_be_several_arguments(emulated):
-    """Heads side by side: each argument writes back what it wrote, and nothing else."""
+    """Heads are side by side in memory: each argument writes back what it wrote, and nothing else."""
     together = emulated.arrays.zeros((2, 16), np.float32)
     left, right = together[:, :8], together[:, 8:]
     x = emulated.arrays.asarray(np.ones((8,), np.float32))
@@ -306,7 +306,7 @@ def test_views_of_one_array_may_be_several_arguments(emulated):
     np.testing.assert_array_equal(np.array(together), [[1] * 16, [0] * 16])
 
 
-def test_the_hosts_arrays_do_not_mix_with_the_devices(emulated):
+def test_arrays_of_host_and_device_cannot_be_mixed(emulated):
     x, host = emulated.arrays.zeros((3,), np.float32), np.zeros(3, np.float32)
     for mixed in (lambda: x + host, lambda: host * x, lambda: np.concatenate([x, host]),
                   lambda: x.__setitem__(0, host[:1]), lambda: np.add(x, 1, out=host)):

@@ -1,5 +1,5 @@
-"""Batches as large as a GPU's memory, and images of 1024²: every launch of the plans, and of training, keeps within
-what a GPU takes, and what its kernel counts within the integers that it counts with.  Nothing is computed."""
+"""Batches as large as a GPU's memory and images of 1024²: every launch of evaluation and training stays within the
+GPU's limits, and within the integers that its kernel counts with. Nothing is computed."""
 
 import re
 from contextlib import nullcontext
@@ -24,9 +24,10 @@ from levit_np.ops.cuda.kernel import View, source
 from .emulator import Arrays, on_device
 
 NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
-MOST = 2**31 - 1  # of int, in which kernels count rows
-TILE = 192  # rows that a block counts beyond the last, at most
-# What a kernel counts in an int, by its parameters; of any other it is the parameters alone.
+MOST = 2**31 - 1  # the largest int, in which kernels count rows
+TILE = 192  # the most rows that a block counts beyond the last
+# The largest number that a kernel counts in an int, from its arguments. For kernels that are not listed the arguments
+# themselves are the largest.
 COUNTED = {
     "convolution": lambda of: of["images"] * of["out_height"] * of["out_width"] + TILE,
     "linear": lambda of: of["rows"] + TILE, "linear_resident": lambda of: of["rows"] + 2 * TILE * 132,
@@ -38,11 +39,11 @@ COUNTED = {
     "attention": lambda of: (of["images"] * of["heads"] + 8) * (of["queries"] // 16 + 1),
     "attention_pairs": lambda of: (of["images"] * of["heads"] + 132) * of["row_tiles"],
     "average_tokens": lambda of: of["images"] * of["channels"] + 128}
-BY_CHUNKS = "convolution", "linear", "resident"  # sources that count 16 bytes in 32 bits, the last of which is NONE
+BY_CHUNKS = "convolution", "linear", "resident"  # these count chunks of 16 bytes in 32 bits
 
 
 class Extent:
-    """An array's sizes, without the array."""
+    """The shape and type of an array, without its memory."""
 
     def __init__(self, shape, dtype):
         self.shape, self.dtype = tuple(np.atleast_1d(shape).tolist()), np.dtype(dtype)
@@ -62,7 +63,7 @@ class Extent:
 
 
 class Paper:
-    """A GPU of which only the limits are there."""
+    """A GPU that consists of its limits."""
 
     OutOfMemory = MemoryError
 
@@ -98,7 +99,7 @@ class Paper:
 
 
 class Unwritten(Arrays):
-    """Arrays of the host whose memory, as nobody writes to it, is not there either."""
+    """Arrays of the host that are never written to, so the system gives them no memory."""
 
     @staticmethod
     def empty(shape, dtype):
@@ -106,7 +107,7 @@ class Unwritten(Arrays):
 
 
 class Training(Paper):
-    """The same for operations, which look at their arrays."""
+    """The same for training's operations, which need arrays that look real."""
 
     def __init__(self, capability):
         super().__init__(capability)
@@ -133,7 +134,7 @@ def paper():
 
 @cache
 def steps(name, **changes):
-    """A configuration of one block a stage, and its plan."""
+    """A configuration with one block in each stage, and its plan."""
     config = short(name, **changes)
     return config, list(plan.steps_of(ones(build(config))))
 
@@ -144,14 +145,14 @@ def short(name, **changes):
 
 
 def ones(model):
-    """The model, all of whose weights are 1."""
+    """The model with all weights 1."""
     model.set_state({key: model.ops.asarray(np.ones(spec.shape, np.float32))
                      for key, spec in model.specs_by_name().items()})
     return model
 
 
 def walk(config, of, element, *batches):
-    """The launches for each batch, or for the half of it, as the executor does."""
+    """The launches for each batch, or for half of it if it does not fit, as in the executor."""
     lowering = Lowering(of, config, element)
     for batch in batches:
         try:
@@ -165,7 +166,7 @@ def walk(config, of, element, *batches):
 @pytest.mark.parametrize("name", [*NAMES[:-1], pytest.param(NAMES[-1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_launches_of_large_batches(name, capability, paper):
-    """1024, and what 139 GB may hold."""
+    """1024 images, and as many as 139 GB may hold."""
     gpu = paper(capability)
     config, of = steps(name)
     for element in ("float", "float16"):
@@ -176,7 +177,7 @@ def test_launches_of_large_batches(name, capability, paper):
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_launches_of_large_images(capability, paper):
-    """Without a bias, which would be an array of 4096² a head."""
+    """Without an attention bias, which would have 4096² numbers a head."""
     gpu = paper(capability)
     config, of = steps("levit_128s", image_size=(1024, 1024), position="embedding")
     for element in ("float", "float16"):
@@ -188,7 +189,7 @@ def test_launches_of_large_images(capability, paper):
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_launches_of_training(name, precision, capability, paper):
-    """2048 images, forward and backward: what the operations between the kernels do is NumPy's, of nothing."""
+    """2048 images, forward and backward; NumPy computes what is between the kernels, on unwritten memory."""
     gpu = paper(capability, Training)
     model = ones(build(short(name), "cuda"))
     with np.errstate(all="ignore"):
@@ -200,7 +201,8 @@ def test_launches_of_training(name, precision, capability, paper):
 
 
 def test_rows_are_counted_in_31_bits(paper):
-    """With 8 channels a map may have more pixels than an int counts before it has 64 GiB: fewer images at a time."""
+    """With 8 channels a map may have more pixels than an int can count before it has 64 GiB: then fewer images are
+    taken at a time."""
     paper(80)
     stem = tuple(Convolution(channels, 3, 2) for channels in (8, 16, 64, 128))
     config, of = steps("levit_128s", stem=stem, in_channels=1)
@@ -208,8 +210,8 @@ def test_rows_are_counted_in_31_bits(paper):
         walk(config, of, "float16", batch)
 
 
-def test_the_last_of_2_to_the_32_chunks_is_none(paper):
-    """Its number says that nothing is there: an array of just 64 GiB would never be written to its end."""
+def test_an_array_of_2_to_the_32_chunks_is_refused(paper):
+    """The number of the last chunk means "none": the end of an array of exactly 64 GiB would never be written."""
     paper(80)
     Buffers(1)("x", 2**35 - 8, np.uint16)
     with pytest.raises(MemoryError):
@@ -217,7 +219,7 @@ def test_the_last_of_2_to_the_32_chunks_is_none(paper):
 
 
 def test_a_bias_that_the_kernels_cannot_count_is_refused(paper):
-    """Of an image of 4096²; its kernel would stop before it had written anything."""
+    """For an image of 4096²: the kernel's count would overflow before anything was written."""
     paper(80)
     arranged(None, 2**14, 2**14, False, "float16", np.uint16, 1)
     with pytest.raises(BackendError, match="at most 2,147,483,647 numbers of an attention's bias, found 4,294"):
@@ -225,7 +227,7 @@ def test_a_bias_that_the_kernels_cannot_count_is_refused(paper):
 
 
 def test_sides_and_windows_that_the_kernels_cannot_count_are_refused(paper):
-    """Where a window begins is kept in 16 bits, and its cells are found by floats: others would be read, or none."""
+    """A window's start is kept in 16 bits and its cells are found with floats: wrong pixels would be read, or none."""
     gpu = paper(80)
 
     def shape(x, w):

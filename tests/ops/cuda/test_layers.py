@@ -1,4 +1,4 @@
-"""Each layer on the GPU's operations against itself on the textbook's in float64: output, gradients,
+"""Each layer on the GPU's operations against the same layer on the reference operations in float64: output, gradients,
 running statistics."""
 
 from dataclasses import replace
@@ -22,11 +22,11 @@ from .rounded import draw, exact
 
 pytestmark = pytest.mark.usefixtures("one")
 
-# Odd sizes, Nq ≠ Nk, heads times sizes that are no channel count.
+# Odd sizes, Nq ≠ Nk, heads times key and value sizes that equal no number of channels.
 CONFIG = LeViTConfig("tiny", (Convolution(4), Convolution(6)), (Stage(6, 1, 2), Stage(10, 1, 3, 2)), 3,
                      image_size=(18, 11), in_channels=2, num_classes=5)
 PLAIN = replace(CONFIG, normalization="layer", position="embedding", activation="silu", attention_activation="identity")
-GRID = (5, 3)  # of CONFIG's tokens
+GRID = (5, 3)  # the grid of CONFIG's tokens
 LAYERS = {
     "linear with bn": (lambda o: LinearBN(o, 6, 7), (3, 15, 6)), "linear": (lambda o: Linear(o, 6, 7), (3, 15, 6)),
     "head": (lambda o: Head(o, 6, 5), (4, 6)), "head after layer norm": (lambda o: Head(o, 6, 5, "layer"), (4, 6)),
@@ -47,7 +47,7 @@ LAYERS = {
 
 
 def filled(layer, put):
-    """Every array random, the same for every backend; and the same chance for drop path."""
+    """The layer with random arrays, the same for each backend, and the same random numbers for drop path."""
     generator = np.random.default_rng(4)
     for seed, (name, part) in enumerate(layer.walk()):
         part.name = name
@@ -83,7 +83,7 @@ def test_a_layer(name, training):
 
 
 def close(found, expected, floor=0.1):
-    """Rounding of float32, relative to the largest value; what cancels, to `floor`."""
+    """Within float32's rounding, relative to the largest value, but at least to `floor`, since terms may cancel."""
     found = exact(found)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 5e-5 * max(np.abs(expected).max(), floor)

@@ -1,4 +1,5 @@
-"""The GPU's operations against the textbook in float64, from the same numbers: every case, odd sizes, three types."""
+"""The GPU's operations against the reference operations in float64, from the same numbers: every case, odd sizes, three
+types."""
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("on")
 
 
 def case(name, backend, seed, dtype):
-    """A case of cases.py whose arrays are on the device, rounded to a type, or on the host in float64, of the same
-    numbers."""
+    """A case of cases.py with arrays on the device, rounded to `dtype`, or with the same numbers on the host in
+    float64."""
     generator = np.random.default_rng(seed)
 
     def array(*shape):
@@ -39,7 +40,7 @@ def test_every_case(name):
                         theirs.backward(dy.astype(np.float64), *theirs.inputs), strict=True):
             close(a, b, 2 * ROUNDING["float32"], np.float32)
         for x, before in zip(ours.inputs, kept):
-            np.testing.assert_array_equal(ops.to_host(x), before)  # no input is written to
+            np.testing.assert_array_equal(ops.to_host(x), before)  # inputs are not written to
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
@@ -82,12 +83,12 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("tile", WARPGROUP_TILES)
 def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
-    """Hopper's instructions, for sizes that no tile divides, of one step and of more than there are stages."""
+    """With Hopper's instructions, for sizes that no tile divides, with one step and with more steps than stages."""
     require_hopper(on, monkeypatch)
     kind, bar = type_of(dtype), ROUNDING[dtype]
     monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
     monkeypatch.setattr(geometry, "WARPGROUP_TILES", (tile,))
-    monkeypatch.setattr(geometry, "PROCESSORS", 1)  # for which a block has several tiles of columns
+    monkeypatch.setattr(geometry, "PROCESSORS", 1)  # so that a block has several tiles of columns
     assert geometry.tile_for(513, 392, geometry.tiles_of("float16", True)) == tile
     assert (geometry.cut_for(tile, 513, 392, 200, "float16").across > 1) == (tile.columns == 128)
     for rows, channels, outputs in ((131, 72, 136), (1, 64, 8), (257, 456, 40), (513, 200, 392)):
@@ -100,7 +101,7 @@ def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tile", [*(tile for tile in WARPGROUP_TILES if tile.columns % 64 == 0), geometry.FLAT])
 def test_gradients_by_warpgroups(tile, dtype, on, monkeypatch):
-    """The same of the products whose terms run across an operand's lines: of one part and of several."""
+    """The same for products whose terms are in different rows of an operand, in one part and in several."""
     require_hopper(on, monkeypatch)
     kind, bar = type_of(dtype), ROUNDING[dtype]
     monkeypatch.setattr(geometry, "TILES", tuple(other._replace(cost=1e9) for other in geometry.TILES))
@@ -163,7 +164,7 @@ def test_batch_norm(shape, axis, dtype):
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_sums(dtype):
-    """In the kernel's layout, and in others."""
+    """In the kernel's layout and in others."""
     kind = type_of(dtype)
     a, b = put(draw(3, 7, 37), kind), put(draw(3, 7, 37, seed=1), kind)
     for x, y in (a, b), (a[0], b[0]), (a[:, :0], b[:, :0]), (a.transpose(2, 0, 1), b.transpose(2, 0, 1)), (a, b[0]):
@@ -172,17 +173,17 @@ def test_sums(dtype):
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (1000, 1), (-3, 1e-3)])
 def test_statistics_are_as_good_as_two_passes(shift, scale):
-    """float32 holds a mean far from 0 to 6e-8 of it; the variance must not lose what that leaves."""
+    """float32 holds a mean far from 0 with a relative error of 6e-8; the variance must not suffer from it."""
     x = put(shift + scale * draw(5000, 36), "float32")
     ours, theirs = ops.batch_statistics(x), reference.batch_statistics(exact(x))
     assert np.abs(exact(ours.mean) - theirs.mean).max() < 1e-7 * max(abs(shift), scale)
-    # Distances to a mean of the block, itself off by 1e-7 of the shift.
+    # Distances are taken to a mean of the block, which itself is off by 1e-7 of the shift.
     assert np.abs(exact(ours.variance) / theirs.variance - 1).max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("name", ["layer_norm", "hardswish", "silu", "average_pool", "softmax"])
-def test_the_rest_in_every_type(name, dtype):
+def test_other_operations_in_every_type(name, dtype):
     kind, bar = type_of(dtype), ROUNDING[dtype]
     x, dy, gamma, beta = put(3 * draw(3, 37, 11), kind), put(draw(3, 37, 11, seed=1), kind), *(
         put(draw(11, seed=n), "float32") for n in (2, 3))
@@ -218,7 +219,7 @@ def test_losses_of_halves_are_float32():
 
 
 def test_any_layout_and_offset():
-    """Strided, Fortran's order, and a view that begins anywhere: the numbers, not the place, decide."""
+    """Strided, in Fortran's order, and a view at any offset: the result depends only on the numbers."""
     x, w = put(draw(6, 40), np.float32), put(draw(24, 40), np.float32)
     expected = ops.to_host(ops.linear(x, w))
     wide = ops.zeros((6, 81), np.float32)
@@ -251,7 +252,7 @@ def test_a_nan_stays_in_its_row(dtype):
     q[0, 0, 2, 3] = np.nan
     y = exact(ops.attention(*(put(a, dtype) for a in (q, k, v)), None, 0.25)[0])
     assert np.isnan(y[0, 0, 2]).all() and np.isnan(y).sum() == 32
-    for channels, most in (8, 4), (3, 16):  # of three channels perhaps its block of 2×2 pixels with it
+    for channels, most in (8, 4), (3, 16):  # with three channels, perhaps the whole block of 2×2 pixels
         image = draw(2, channels, 8, 8)
         image[0, 1, 4, 4] = np.nan
         y = exact(ops.convolution(put(image, dtype), put(draw(4, channels, 3, 3), "float32"), 2, 1))
@@ -264,7 +265,7 @@ def test_another_type_is_refused_by_name():
 
 
 def test_all_parameters_in_one_launch():
-    """Clipping and AdamW as the reference's, one array at a time; the moving average too."""
+    """Clipping and AdamW agree with the reference's, one array at a time; so does the moving average."""
     shapes, steps = [(7,), (5, 3), (4, 3, 2, 2), (3, 40), (1,), ()], 3
     parameters = [put(draw(*s, seed=1), np.float32) for s in shapes]
     theirs = [exact(p) for p in parameters]
@@ -287,8 +288,8 @@ def test_all_parameters_in_one_launch():
         close(ours, reference.moving_average(average, exact(value), 0.9), 1e-6, np.float32)
 
 
-def test_what_is_left_of_one_is_no_difference_of_floats():
-    """Which for 0.99996 would be off by 1.3e-4: the average would forget so much sooner or later."""
+def test_one_minus_decay_is_computed_in_double():
+    """In float32, 1 - 0.99996 has a relative error of 1.3e-4: the average would forget so much sooner or later."""
     gradient = put(draw(5, 3), np.float32)
     parameter, first, second, average = (ops.zeros((5, 3), np.float32) for _ in "1234")
     ops.update_together([parameter], [gradient], [first], [second], [0], 1, 0.01, (0.99996, 0.9999))
@@ -298,8 +299,8 @@ def test_what_is_left_of_one_is_no_difference_of_floats():
         np.testing.assert_allclose(exact(ours), expected, rtol=3e-7)  # five roundings
 
 
-def test_a_step_after_a_step_has_the_same_table():
-    """As long as it has the same arrays and decays, not others in their place."""
+def test_the_table_of_addresses_is_reused():
+    """As long as arrays and decays are the same; not for other arrays in the same place."""
     first, second = (put(draw(5, 3, seed=n), np.float32) for n in "12")
     table = optimizer._table("a kernel", [first], [second], decays=[0.1])
     assert optimizer._table("a kernel", [first], [second], decays=[0.1]) is table
@@ -309,8 +310,8 @@ def test_a_step_after_a_step_has_the_same_table():
         assert [int(a) for a in exact(other[0]).ravel()] == [device.current().address(g[0]) for g in groups]
 
 
-def test_gradients_are_read_where_several_ranks_have_summed_them_up(monkeypatch):
-    """In a bucket, one behind the other: a copy of each would be some hundred kernels a step."""
+def test_gradients_summed_over_ranks_are_read_without_copies(monkeypatch):
+    """There they are slices of a bucket; copying each would take some hundred kernels a step."""
     bucket, shapes = put(draw(30), np.float32), [(3,), (5, 3), (2, 2)]
     starts = np.cumsum([1, *(int(np.prod(s)) for s in shapes)])
     gradients = [bucket[start : start + int(np.prod(s))].reshape(s) for start, s in zip(starts, shapes)]

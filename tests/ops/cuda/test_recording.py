@@ -1,4 +1,5 @@
-"""What a CuPy that records is asked for, and what streams, threads and GPUs wait for of each other."""
+"""Recording launches as CUDA graphs, through a stand-in for CuPy: its memory, several graphs, and what streams, threads
+and GPUs wait for."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +24,11 @@ def nothing_stands_for_the_gpu():
 
 
 class Stream:
-    """CuPy's, as far as recording goes; what happens is written down."""
+    """As much of CuPy's stream as recording needs; it logs what happens."""
 
     def __init__(self, log, non_blocking):
         self.log = log
-        assert non_blocking  # one that may be recorded
+        assert non_blocking  # as recording requires
 
     def __enter__(self):
         self.log.append("stream")
@@ -44,7 +45,7 @@ class Stream:
 
 
 class Pool:
-    """CuPy's: what it has taken it keeps until it is told otherwise, also when nobody has it any more."""
+    """Like CuPy's: it keeps the memory that it has taken until it is told to free it, even if no array uses it."""
 
     using = None
 
@@ -72,7 +73,7 @@ def using(log, malloc):
 
 @pytest.fixture
 def log(monkeypatch):
-    """What a CuPy that records is asked for."""
+    """The log of what the stand-in for CuPy was asked to do."""
     cupy, log = Cupy(1), []
     cupy.cuda.Stream, cupy.cuda.using_allocator = partial(Stream, log), partial(using, log)
     cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.MemoryPointer = Pool, int, lambda memory, offset: memory
@@ -84,7 +85,7 @@ def log(monkeypatch):
 
 @pytest.mark.parametrize("error", [None, MemoryError("no room")])
 def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
-    """And the recording ends, whatever happens in it."""
+    """The recording also ends if the recorded function fails."""
     def function():
         log.append("function")
         if error:
@@ -106,8 +107,8 @@ def test_what_is_recorded_has_memory_of_its_own(log, monkeypatch, error):
     assert log == ["a", "b", *recording[:5], "a", "b", *recording[6:], "launch"]
 
 
-def test_what_broke_a_recording_is_what_is_raised(log, monkeypatch):
-    """Not that it is broken, which CUDA says when the recording ends: memory that ran out is answered by less."""
+def test_the_error_that_broke_a_recording_is_raised(log, monkeypatch):
+    """Not CUDA's error that the recording is invalid: if memory ran out, a smaller batch is tried."""
     def broken(stream):
         raise Runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
 
@@ -139,7 +140,7 @@ def test_memory_that_a_launch_lacks_is_a_memory_error(status, kind, log, monkeyp
 
 
 def test_a_recording_that_is_gone_gives_its_memory_back(log):
-    """When memory is freed next; so does one that failed, at once."""
+    """At the next time that memory is freed; that of a failed recording is freed at once."""
     replay = device.captured(lambda: Pool.using.malloc(100))
     pool, gpu = Pool.using, device.current()
     gpu.free()
@@ -160,7 +161,7 @@ def test_a_recording_that_is_gone_gives_its_memory_back(log):
 
 
 def test_another_stream_or_thread_waits_for_the_one_before(log):
-    """Where both use the same memory: nothing else would make the second wait."""
+    """If both use the same memory: nothing else makes the second wait."""
     cupy, gpu = sys.modules["cupy"], device.current()
     stream = type("", (), {"ptr": 0})()
     cupy.cuda.get_current_stream = lambda: stream
@@ -169,16 +170,16 @@ def test_another_stream_or_thread_waits_for_the_one_before(log):
     stream.ptr = 7
     second = gpu.in_turn(first)
     assert log == ["finished"] and gpu.in_turn(second) == second and log == ["finished"]
-    with ThreadPoolExecutor(1) as pool:  # each thread may have a default stream of its own, of the same number
+    with ThreadPoolExecutor(1) as pool:  # threads may have different default streams with the same number
         pool.submit(gpu.in_turn, second).result()
     assert log == ["finished"] * 2
 
 
-def test_memory_that_was_given_back_while_recording_is_seen(log):
-    """A recorded kernel would write to what is no longer there."""
+def test_memory_returned_during_a_recording_is_detected(log):
+    """A recorded kernel would write to memory that has been returned."""
     def function():
         Pool.using.malloc(900)
-        Pool.using.free_all_blocks()  # as CuPy does before it says that there is no more
+        Pool.using.free_all_blocks()  # as CuPy does before it reports that there is no more memory
         Pool.using.malloc(1100)
 
     with pytest.raises(MemoryError):
@@ -186,7 +187,7 @@ def test_memory_that_was_given_back_while_recording_is_seen(log):
 
 
 def test_a_long_recording_is_several_graphs(log, monkeypatch):
-    """So that the GPU has something to do while the rest is launched; what is short, or evaluates, is one."""
+    """So that the GPU is busy while the rest is launched; a short recording, or one of an evaluation, is one graph."""
     monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
     calls = [Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())] * 300
 
@@ -202,8 +203,8 @@ def test_a_long_recording_is_several_graphs(log, monkeypatch):
     assert log.count("launch") == 1
 
 
-def test_another_threads_launches_cut_no_recording(log, monkeypatch):
-    """What was launched between its two graphs would run, and be in neither."""
+def test_launches_of_another_thread_do_not_divide_a_recording(log, monkeypatch):
+    """Otherwise launches between the two graphs would run immediately and be in neither."""
     monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
     call = Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
 
@@ -215,7 +216,7 @@ def test_another_threads_launches_cut_no_recording(log, monkeypatch):
     assert log.count("begin") == log.count("end") == 1
 
 
-def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
+def test_a_weight_is_rounded_once_per_recording(emulators, monkeypatch):
     device.use(emulators[0])
     monkeypatch.setattr(emulators[0], "captured", lambda function, arrays: function())
     w, other = (operands.asarray(np.ones((4, 8), np.float32)) for _ in "12")
@@ -233,13 +234,13 @@ def test_a_weight_is_rounded_once_a_recording(emulators, monkeypatch):
     finally:
         device.use(None)
     assert found[0] is found[1] is not found[2] and found[3] is not found[4]
-    assert apart[0] is not apart[1]  # whose values may have changed
-    assert elsewhere[0] is not elsewhere[1]  # what is recorded has no values yet
+    assert apart[0] is not apart[1]  # the values may have changed
+    assert elsewhere[0] is not elsewhere[1]  # while recording there are no values yet
     assert [a.dtype.name for a in found[:3]] == ["float16", "float16", "float32"]
 
 
 def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
-    """When what writes it is done, and before anything else may: neither GPU's stream waits for the other's."""
+    """After its source is written, and before it may change: streams of different GPUs do not wait for each other."""
     cupy, gpu = sys.modules["cupy"], device.current()
     used = [0]
 
