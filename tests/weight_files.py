@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from levit_np.errors import CheckpointError
+from levit_np.storage import confined
+
+from .storage import child_functions
 
 
 def refusal_of(read, path: Path, *arguments) -> str:
@@ -25,6 +28,11 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert array.dtype == expected[name].dtype.newbyteorder("=") and array.shape == expected[name].shape
         assert array.dtype.isnative and array.flags.c_contiguous and array.flags.writeable
         np.testing.assert_array_equal(array, expected[name])
+
+
+def peak_megabytes(reader: str, path: Path) -> float:
+    """By how much reading `path` raises the peak memory of a new process, in MiB; reader: hdf5, safetensors or torch."""
+    return confined.run(child_functions.peak_megabytes, reader, path, memory=4 << 30)
 
 
 # Arrays of every stored type and of either byte order; empty, 0-d, transposed, reversed, strided, Fortran.

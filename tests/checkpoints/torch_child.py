@@ -1,7 +1,6 @@
 """Functions that the tests of the .pth reader run in child processes."""
 
 import os
-import resource
 import sys
 import tracemalloc
 from pathlib import Path
@@ -64,10 +63,3 @@ def audited_culprit(directory: str) -> dict[str, list]:
 
     torch_file.read = read
     return audited(directory)
-
-
-def peak_megabytes(path: str) -> float:
-    """By how much reading `path` raised the greatest memory of this process, in units of 2^20 bytes."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    torch_file.read(path)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

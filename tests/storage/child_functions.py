@@ -100,20 +100,21 @@ def replace_on_a_full_disk(path: str, size: int, limit: int) -> str:
 
 
 def peak_megabytes(reader: str, path: str) -> float:
-    """By how much reading `path` raised the greatest memory of this process, in units of 2^20 bytes."""
+    """By how much reading `path` raises the peak memory of this process, in MiB."""
     import h5py
     import safetensors
 
-    from levit_np.checkpoints import safetensors_file
+    from levit_np.checkpoints import safetensors_file, torch_file
     from levit_np.storage import hdf5, strict_hdf5
 
     assert h5py and safetensors and strict_hdf5
     before = _peak()
-    {"hdf5": hdf5, "safetensors": safetensors_file}[reader].read(path)
+    {"hdf5": hdf5, "safetensors": safetensors_file, "torch": torch_file}[reader].read(path)
     return (_peak() - before) / 1024
 
 
 def peak_megabytes_of_writing(path: str, megabytes: int) -> float:
+    """By how much writing an HDF5 file of this size raises the peak memory of this process, in MiB."""
     import h5py
     import numpy as np
 
@@ -127,14 +128,14 @@ def peak_megabytes_of_writing(path: str, megabytes: int) -> float:
 
 
 def _peak() -> int:
-    """Kilobytes, of this process or of the greatest of its children."""
+    """The peak memory of this process or of its largest child, in KiB."""
     import resource
 
-    # Not ru_maxrss for this process: a new one begins with that of the process that started it.
+    # Not this process's ru_maxrss, which starts with that of the process that started it.
     return max(peak_kilobytes(os.getpid()), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def peak_kilobytes(process: int) -> int:
-    """The most memory that a running process ever had."""
+    """The peak memory of a running process."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
