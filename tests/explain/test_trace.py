@@ -205,13 +205,10 @@ def test_files_that_are_not_a_valid_trace_are_refused(digits, tmp_path):
                    {"backward": [[*back[:4], {"values": {"w": 3}}, *back[5:]]]},
                    {"steps": [[*op[:5], "system", *op[6:]]]}, {"steps": [["1", *op[1:]]]},
                    {"steps": [[op[0], "sideways", *op[2:]]]}, {"parameters": {"values": {"w": 3}}},
-                   {"target": None}, {"target": "many"}, {"target": 1}, {"target": [1e400]}, {"loss": "low"},
+                   {"target": None}, {"target": "many"}, {"target": 1}, {"loss": "low"},
                    {"x": "nowhere"}, {"x": []}, None, *({key: ...} for key in good)):
         damaged = None if change is None else {k: v for k, v in (good | change).items() if v is not ...}
-        try:
-            hdf5.write(path, arrays, {"trace": damaged})
-        except levit_np.CheckpointError:
-            continue  # JSON has no infinity
+        hdf5.write(path, arrays, {"trace": damaged})
         with pytest.raises(levit_np.CheckpointError, match="a.h5: trace: "):
             Trace.read(path)
 
