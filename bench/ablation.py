@@ -1,11 +1,10 @@
-"""What each of LeViT's parts is worth on small data, as the paper's Table 5: python bench/ablation.py
+"""What each of LeViT's parts contributes on small data, as in the paper's Table 5: python bench/ablation.py
 
-The base and A1 to A7 with the dimensions of levit_digits, three seeds each, on scikit-learn's bundled handwritten
-digits: 1,797 scans of 8×8 pixels, enlarged to 32×32.  A seed draws a third to train on, the start of the weights and
-the order of the images; the other two thirds are only looked at when a training is over.  All trainings have the same
-recipe.  As in the paper all but A4 are distilled: their teacher is a wider LeViT trained on the same third.  Writes
-bench/results/ablation.json, after every training, and ablation.md.
-"""
+The base and A1 to A7 with the dimensions of levit_digits, three seeds each, on the handwritten digits that come with
+scikit-learn: 1,797 scans of 8×8 pixels, enlarged to 32×32. The seed determines the third of the digits to train on, the
+initial weights and the order of the images; the other two thirds are used only after training. All trainings use the
+same recipe. As in the paper, all but A4 are distilled: their teacher is a wider LeViT trained on the same third. Writes
+bench/results/ablation.json after every training, and ablation.md."""
 
 import argparse
 import json
@@ -35,13 +34,13 @@ from levit_np.training.teacher import FunctionTeacher  # noqa: E402
 from levit_np.training.trainer import Trainer  # noqa: E402
 
 SEEDS, CLASSES = (0, 1, 2), 10
-# The paper's optimizer: its highest rate (1e-3), decay, clipping and label smoothing.
+# The paper's optimizer: maximal rate (1e-3), decay, clipping and label smoothing.
 RECIPE = Recipe(epochs=30, batch=32, rate=1e-3 * 512 / 32, rate_changes="step", average=0.0, mixup=0.0, cutmix=0.0,
                 repeats=1)
 
 
 class Change(NamedTuple):
-    """A row: what is changed, in the fields of levit_digits' configuration, and the paper's top-1 on ImageNet."""
+    """A row of the table: the changed fields of levit_digits' configuration, and the paper's top-1 on ImageNet."""
 
     words: str
     fields: dict
@@ -52,7 +51,7 @@ def _stem(channels):
     return Convolution(channels // 2), Convolution(channels)
 
 
-# Where widths change, they are the ones whose multiply-adds are nearest the base's, as in the paper.
+# Where widths change, they are those whose multiply-adds are closest to the base's, as in the paper.
 CHANGES = {
     "base": Change("", {}, 71.9),
     "A1": Change("no pyramid", {"stem": _stem(48), "stages": (Stage(48, 8, 3),), "key_size": 8}, 56.5),
@@ -69,7 +68,7 @@ TEACHER = {"stem": _stem(96), "stages": (Stage(96, 2, 4), Stage(120, 2, 5, 6), S
 
 
 class Batch(NamedTuple):
-    """What the trainer takes."""
+    """A batch as the trainer expects it."""
 
     images: np.ndarray
     targets: np.ndarray
@@ -78,7 +77,7 @@ class Batch(NamedTuple):
 
 
 class Digits:
-    """A seed's third of the digits as a loader: each image turned, scaled and moved anew in every epoch."""
+    """A loader of a seed's third of the digits; each image is rotated, scaled and moved differently in every epoch."""
 
     def __init__(self, seed, count=None):
         from PIL import Image
@@ -102,7 +101,7 @@ class Digits:
             yield Batch(images, targets, tuple(map(str, indices)))
 
     def held_out(self):
-        """Batches of the other two thirds, as they are."""
+        """Batches of the other two thirds, unchanged."""
         for indices in np.array_split(self._others, -(-len(self._others) // RECIPE.batch)):
             yield _normalized([self._images[i] for i in indices]), self._labels[indices]
 
@@ -112,7 +111,7 @@ def _normalized(images):
 
 
 def _moved(image, random):
-    """Turned by up to 12°, scaled by up to 12 % and moved by up to 3 pixels."""
+    """The image rotated by up to 12°, scaled by up to 12 % and moved by up to 3 pixels."""
     from PIL import Image
 
     angle, scale, (dx, dy) = random.uniform(-0.21, 0.21), random.uniform(0.88, 1.12), random.uniform(-3, 3, 2)
@@ -122,7 +121,7 @@ def _moved(image, random):
 
 
 def train(fields, digits, seed, recipe, teacher=None):
-    """-> a network, trained, and its top-1 on what is held out."""
+    """Trains a network; returns it, and its top-1 on the other two thirds."""
     model = levit_np.create("levit_digits", seed=seed, **fields)
     trainer = Trainer(model, digits, recipe, seed=seed, teacher=teacher and FunctionTeacher(teacher, CLASSES))
     for _ in range(recipe.epochs):
@@ -139,7 +138,7 @@ def sizes(fields):
 
 
 class Results:
-    """What is trained so far; a training that is there already is not repeated."""
+    """The results so far; a training whose result exists is not repeated."""
 
     def __init__(self, folder, recipe, seeds, count):
         self.path, self.table = folder / "ablation.json", folder / "ablation.md"
@@ -158,7 +157,7 @@ class Results:
         write_json(self.path, self.content)
 
     def of(self, name):
-        """{seed: top-1} of what is there."""
+        """{seed: top-1} of the results that exist."""
         found = self.content["top1"].get(name, {})
         return {seed: found[str(seed)] for seed in self.seeds if str(seed) in found}
 
@@ -198,7 +197,7 @@ def main():
                                      epilog="example: python bench/ablation.py")
     add_results(parser)
     parser.add_argument("--only", nargs="+", choices=tuple(CHANGES)[1:], default=tuple(CHANGES)[1:], metavar="ROW",
-                        help="these rows beside the base (default: all)")
+                        help="rows to train besides the base (default: all)")
     parser.add_argument("--quick", action="store_true", help="one seed, one epoch of two batches: to see that it runs")
     arguments = parser.parse_args()
     seeds, recipe, count, names = SEEDS, RECIPE, None, ["base", *arguments.only]

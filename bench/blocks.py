@@ -1,8 +1,7 @@
-"""The parts of a block, as in the paper's Table 6, ours beside PyTorch's: python bench/blocks.py --help
+"""The parts of a block, as in the paper's Table 6, compared with PyTorch's: python bench/blocks.py --help
 
-One image, one thread; microseconds, medians of turns taken in one process.  The first block of LeViT-256 (BN folded)
-and of DeiT-tiny (LayerNorm, a wider MLP, a class token; Hardswish, so that only the shapes differ).
-"""
+One image, one thread; microseconds, as medians of turns in one process. The first block of LeViT-256 (with folded BN)
+and of DeiT-tiny (LayerNorm, a wider MLP, a class token; with Hardswish, so that only the shapes differ)."""
 
 import argparse
 import os
@@ -12,11 +11,11 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
+sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
 
-# The lines of the table, the steps of our plan that each is, and Table 6's microseconds (one core of a Xeon E5-2698):
-# the paper's LayerNorm is not split, and it times no softmax.  Ours has one product for Q, K and V, and one step for
-# the whole attention.
+# The rows of the table, the steps of our plan in each, and Table 6's microseconds (one core of a Xeon E5-2698). The
+# paper does not divide LayerNorm and does not time the softmax. Ours computes Q, K and V in one product, and the whole
+# attention in one step.
 ROWS = {
     "LayerNorm, both": ("attention.norm", "mlp.norm"), "Q and K": (), "V": (), "Q, K and V": ("attention.qkv",),
     "QKᵀ": (), "softmax": (), "AV": (), "QKᵀ to AV": ("attention",), "projection": ("attention.projection",),
@@ -30,9 +29,9 @@ PAPER = {
 
 
 def ours(name: str) -> dict:
-    """{line: call}: rows of the model's own program for one image, run alone.
+    """{row: call}: steps of the model's own program for one image, run separately.
 
-    A step that adds to the residual stream adds again each time; that changes the numbers in it and no time."""
+    A step that adds to the residual stream adds again in each call, which changes the numbers but not the time."""
     import ctypes
 
     import numpy as np
@@ -43,10 +42,10 @@ def ours(name: str) -> dict:
     levit_np.set_threads(1)
     executor = CpuExecutor(levit_np.create(name, backend="cpu"))
     program = executor._take(1)
-    executor._run(program, np.zeros((1, 3, 224, 224), np.float32))  # every buffer holds what the steps expect
+    executor._run(program, np.zeros((1, 3, 224, 224), np.float32))  # now every buffer contains what the steps expect
     table, counter = program.table.ctypes.data, ctypes.c_int64()
 
-    def run(pieces, kept=program):  # for `table` is an address
+    def run(pieces, kept=program):  # as `table` is only an address
         for first, last in pieces:
             counter.value = 0
             executor.kernels.run(table, first, last, 0, 1, ctypes.addressof(counter))
@@ -58,7 +57,7 @@ def ours(name: str) -> dict:
 
 
 def pytorch(name: str) -> dict:
-    """{line: call} with torch.nn.functional on arrays of the same sizes."""
+    """{row: call} with torch.nn.functional on arrays of the same sizes."""
     import torch
     from torch.nn import functional as F
 

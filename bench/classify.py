@@ -1,8 +1,7 @@
-"""How long `levit-np classify` takes as a whole process, from a warm disk: python bench/classify.py
+"""How long `levit-np classify` takes as a whole process, with its files in the disk cache: python bench/classify.py
 
-Prints the median, the fastest and the slowest of 15 runs beside those of an interpreter that only imports NumPy, the
-two interleaved, and writes bench/results/classify.json.  A lone time depends on the machine: the ratio counts.
-"""
+Prints the median, the fastest and the slowest of 15 runs beside those of an interpreter that only imports NumPy, taking
+turns, and writes bench/results/classify.json. A single time depends on the machine: only the ratio is meaningful."""
 
 import argparse
 import datetime
@@ -28,7 +27,7 @@ COMMANDS = {
 
 
 def main():
-    about, _, details = __doc__.partition(": ")  # of no options but --help
+    about, _, details = __doc__.partition(": ")  # there are no options but --help
     argparse.ArgumentParser(description=about, epilog=f"example: {details}",
                             formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     times = {name: [] for name in COMMANDS}
@@ -36,7 +35,7 @@ def main():
         for name, command in COMMANDS.items():
             start = time.perf_counter()
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            if run:  # the first warms the disk and the byte code
+            if run:  # the first run fills the disk cache and writes byte code
                 times[name].append(time.perf_counter() - start)
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     result = {

@@ -1,8 +1,7 @@
-"""The speed of LeViT on this processor, ours beside its peers: python bench/cpu.py --help
+"""The speed of LeViT on this processor, compared with other libraries: python bench/cpu.py --help
 
-Same weights (random, but for nothing near the identity), same images, everything in one process, taking turns.  Each
-logit is held against NumPy in float64.  README.md says how to read the result.
-"""
+The same weights (random, as a fresh network is nearly the identity) and images, in one process, taking turns. Each
+logit is compared with NumPy's in float64. README.md explains the result."""
 
 import argparse
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
+sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
 
 EXAMPLE = """examples:
   taskset -c 0 python bench/cpu.py                               everything, one thread
@@ -24,7 +23,7 @@ EXAMPLE = """examples:
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnx", "onnxruntime", "openvino")
 NEEDS = {"eager": ("torch",), "compile": ("torch",), "onnxruntime": ("torch", "onnx", "onnxruntime"),
          "openvino": ("torch", "onnx", "openvino"), "openvino-bf16": ("torch", "onnx", "openvino")}
-PAUSE = 0.02  # seconds before a turn: the threads of some runtimes spin on for a while after their last call
+PAUSE = 0.02  # seconds before a turn: some libraries' threads keep spinning for a while after their last call
 
 
 def arguments():
@@ -42,7 +41,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: %(default)s)")
     parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS), metavar="NAME",
                         help=f"of {', '.join(NEEDS)} (default: all)")
-    parser.add_argument("--backend", default="cpu", choices=("cpu", "reference"), help="ours (default: %(default)s)")
+    parser.add_argument("--backend", default="cpu", choices=("cpu", "reference"), help="levit_np's backend (default: %(default)s)")
     parser.add_argument("--startup", action="store_true",
                         help="measure whole processes instead: from their start to the first logits of LeViT-256")
     add_results(parser)
@@ -52,7 +51,7 @@ def arguments():
 def main() -> None:
     chosen = arguments()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(max(chosen.threads))  # read once, by whoever is imported below
+        os.environ[name] = str(max(chosen.threads))  # read once, by the libraries that are imported below
     from report import Results, commit, result_path
     from rich.console import Console
     from runners import IMPLEMENTATIONS
@@ -60,7 +59,7 @@ def main() -> None:
     import levit_np
     from levit_np.benchmark.machine import describe
 
-    levit_np.set_threads(max(chosen.threads))  # more than there can be are refused before anything is measured
+    levit_np.set_threads(max(chosen.threads))  # too many are refused before anything is measured
     console = Console(width=None if sys.stdout.isatty() else 110)
     machine = describe(PACKAGES) | {"commit": commit()}
     peers = [key for key in chosen.peers if _there(key, chosen.backend, console)]
@@ -101,7 +100,7 @@ def measure_models(chosen, machine, peers, results, folder, console):
 
 
 def jobs(model, chosen, folder, console):
-    """(Job, true logits) of one model at each batch size and number of threads."""
+    """(Job, float64 logits) of one model for each batch size and number of threads."""
     import numpy as np
     from runners import Job, random_state, reference_logits
 
@@ -136,7 +135,7 @@ def measure_group(job, truth, keys, chosen, console) -> dict:
                 call = IMPLEMENTATIONS[key].make(job)
                 errors[key] = float(abs(call() - truth).max() / abs(truth).max())
                 calls[key] = call
-            except Exception as error:  # a peer that fails must not end an hour's measuring; ours may lack a precision
+            except Exception as error:  # one failure must not end an hour's run; ours may lack a precision
                 if key.startswith("ours") and not isinstance(error, BackendError):
                     raise
                 missing.append(f"{key}: {type(error).__name__}: " + str(error).strip().partition("\n")[0])
@@ -151,7 +150,7 @@ def measure_group(job, truth, keys, chosen, console) -> dict:
 
 
 def rows(job, times, errors, limits) -> list[dict]:
-    """One a measured implementation; ours with its ratio to the fastest peer of the same precision."""
+    """A row for each measured implementation; ours with its ratio to the fastest other one at the same precision."""
     from runners import IMPLEMENTATIONS
 
     from levit_np.benchmark.peak import peak_of
@@ -176,8 +175,8 @@ def rows(job, times, errors, limits) -> list[dict]:
 
 
 def _there(peer, backend, console) -> bool:
-    """Whether it can be measured beside ours.  Asked for bfloat16 on a processor without it, OpenVINO emulates it, an
-    image in half a second, or computes in float32."""
+    """Whether it can be compared with ours. For bfloat16 on a processor without it, OpenVINO emulates it, which takes
+    half a second an image, or computes in float32."""
     from report import lacking
     from rich.markup import escape
     from runners import IMPLEMENTATIONS
@@ -196,7 +195,7 @@ def _there(peer, backend, console) -> bool:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=DeprecationWarning)  # the peers' own
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # from other libraries
     from report import run
 
     run(main)

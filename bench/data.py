@@ -1,10 +1,10 @@
-"""How fast training images are prepared, the paper's recipe at 224 x 224: python bench/data.py [--workers 1 2]
+"""How fast training images are prepared, with the paper's recipe at 224 x 224: python bench/data.py [--workers 1 2]
 
-Made-up photographs of 500 x 375 pixels, JPEG of quality 90 and about 100 KB, as ImageNet's are; from class folders and
-from a packed file.  Prints the processor time that each part takes on one core, and the images a second that the loader
-gives with so many worker processes while this one does nothing else.  A training step that takes t seconds for a batch
-of B needs B / t images a second.  Writes bench/results/data-<processor>.json.
-"""
+The images are synthetic photographs of 500 x 375 pixels, JPEG of quality 90 and about 100 KB like ImageNet's; they are
+read from a folder for each class and from a packed file. Prints the processor time of each operation on one core, and
+the images per second that the loader gives for each number of worker processes while this process does nothing else. A
+training step that takes t seconds for a batch of B needs B / t images per second. Writes
+bench/results/data-<processor>.json."""
 
 import argparse
 import sys
@@ -40,7 +40,7 @@ PREPROCESSING, RECIPE = preprocessing_named("authors", SIZE, 3), Recipe()
 
 
 def photograph(seed: int) -> bytes:
-    """Shapes of every size and grain, as a JPEG file."""
+    """A JPEG file of shapes of many sizes and textures."""
     random = np.random.default_rng(seed)
     pixels = np.zeros((375, 500, 3), np.float32)
     for side, strength in ((3, 70), (12, 40), (50, 25), (190, 28), (375, 18)):
@@ -53,7 +53,7 @@ def photograph(seed: int) -> bytes:
 
 
 def parts(source, rounds: int) -> dict[str, float]:
-    """Milliseconds of processor time an image, of each part alone and of all."""
+    """Milliseconds of processor time per image, for each operation alone and for all."""
     count = len(source)
     encoded = [source.read(index) for index in range(count)]
     images = [open_image(data) for data in encoded]
@@ -84,9 +84,9 @@ def parts(source, rounds: int) -> dict[str, float]:
 
 
 def speed(source, workers: int, batch: int, rounds: int) -> float:
-    """Images a second of the loader, once it runs: the median of some epochs."""
+    """Images per second of the running loader: the median of some epochs."""
     with Loader(source, RECIPE, image_size=SIZE, in_channels=3, batch=batch, seed=0, workers=workers) as loader:
-        next(loader.epoch(0))   # the processes have started
+        next(loader.epoch(0))   # wait until the processes have started
         rates = []
         for epoch in range(rounds):
             start = time.perf_counter()
@@ -99,7 +99,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=whole, default=512, help="(default: %(default)s)")
     parser.add_argument("--batch", type=whole, default=64, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=whole, default=5, help="of which the median counts (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole, default=5, help="rounds, whose median counts (default: %(default)s)")
     parser.add_argument("--workers", type=from_zero, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--no-result", action="store_true", help="only print")
     arguments = parser.parse_args()

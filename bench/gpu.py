@@ -1,15 +1,14 @@
-"""The speed of LeViT on a GPU, ours beside PyTorch: python bench/gpu.py --help
+"""The speed of LeViT on a GPU, compared with PyTorch: python bench/gpu.py --help
 
-Same weights, same images, everything in one process, taking turns, timed by the GPU's own events.  README.md says how
-to read the result.  --dry-run needs no GPU: it lists what would be measured, and what each kernel is expected to take.
-"""
+The same weights and images, in one process, taking turns, timed with the GPU's events. README.md explains the result.
+--dry-run needs no GPU: it lists what would be measured, and a lower bound of each kernel's time."""
 
 import argparse
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
+sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
 
 EXAMPLE = """examples:
   python bench/gpu.py                                                 everything: hours, most of it PyTorch's compiling
@@ -59,20 +58,20 @@ def arguments(given=None):
     parser.add_argument("--rounds", type=whole, default=9, metavar="N", help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default: %(default)s)")
     parser.add_argument("--minutes", type=float, metavar="N",
-                        help="after which nothing more is begun (default: no end)")
+                        help="begin nothing more after so many (default: no limit)")
     parser.add_argument("--alone", type=Path, metavar="FILE",
                         help="share this file's lock while preparing, and hold it alone while measuring: runs for "
                              "several models can then be started at once, and compile at once, but measure one after "
                              "the other")
     parser.add_argument("--missing", action="store_true",
-                        help="leave out what stands whole in the result already, measured at this commit")
+                        help="skip what the result already has complete, measured at this commit")
     parser.add_argument("--dry-run", action="store_true", help="list what would be measured, without a GPU")
     add_results(parser)
     return parser.parse_args(given)
 
 
 def measurements(chosen) -> list:
-    """(part, what) in the order in which they are taken."""
+    """(part, what) in the order of measuring."""
     found = [("limits", (precision,)) for precision in chosen.precisions if "limits" in chosen.parts]
     for model in chosen.models:
         for precision in chosen.precisions:
@@ -88,7 +87,7 @@ def measurements(chosen) -> list:
 
 
 def say(text: str) -> None:
-    """At once, whoever reads it: a run that is cut off has said what it had."""
+    """Prints at once, so that an interrupted run has printed what it had."""
     print(text, flush=True)
 
 

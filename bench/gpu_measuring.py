@@ -1,4 +1,5 @@
-"""Takes the measurements that gpu.py plans.  Each row is written down as soon as it is there: a run may be cut off."""
+"""Takes the measurements that gpu.py plans. Each row is written as soon as it is measured, as a run may be
+interrupted."""
 
 import gc
 import sys
@@ -22,12 +23,12 @@ from levit_np.model import build
 from levit_np.ops.cuda import device, operands
 
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "timm", "triton")
-CHECKED = 4  # images, of which a batch has many copies, whose logits are held against float64
-REPEATED = 20  # launches of one kernel in a graph, so that none is measured by its launch
+CHECKED = 4  # different images, repeated to fill a batch, whose logits are compared with float64
+REPEATED = 20  # launches of a kernel in a graph, so that launching does not determine its time
 
 
 class Measuring:
-    """say: what prints a line.  Raises BackendError where there is no GPU."""
+    """say: a function that prints a line. Raises BackendError if there is no GPU."""
 
     def __init__(self, chosen, say):
         self.chosen, self.say = chosen, say
@@ -45,11 +46,11 @@ class Measuring:
         say(f"{self.machine['device']}, {self.machine['versions']}")
 
     def over(self) -> bool:
-        """Whether nothing more may be begun."""
+        """Whether the time is over and nothing more may begin."""
         return self.end is not None and time.monotonic() > self.end
 
     def has(self, part, what) -> bool:
-        """Whether it stands in the result, of this commit, with all of the peers, compiled in the same way."""
+        """Whether the result contains it, from this commit, with all peers, compiled in the same mode."""
         found = self.content.get(_key(part, what))
         if not found or not found["whole"] or _clean(found["machine"]) != _clean(self.machine):
             return False
@@ -57,7 +58,8 @@ class Measuring:
             set(self.chosen.peers) & set(PEERS_OF[part]) <= set(found["peers"]) and self.chosen.mode == found["mode"])
 
     def take(self, part, what) -> None:
-        """rows: what was measured; missing: what could not be, and why; whole: that nothing was left out for time."""
+        """Measures, and writes the entry: `rows` were measured; `missing` could not be, and why; `whole`: nothing was
+        left out for lack of time."""
         entry = self.content[_key(part, what)] = {
             "machine": self.machine, "rows": [], "missing": [], "peers": self.chosen.peers, "whole": False,
             "mode": self.chosen.mode}
@@ -76,11 +78,11 @@ class Measuring:
         write_json(self.path, self.content)
 
     def interleaved(self, calls: dict) -> dict:
-        """{name: seconds a call, one number a round}, by the GPU's events; A B C A B C …"""
+        """{name: seconds per call, one number for each round}, by the GPU's events, in turns A B C A B C …."""
         event, times, counts = self.cupy.cuda.Event, {name: [] for name in calls}, {}
         with _beside_others(self.chosen.alone):
             for call in calls.values():
-                call(), call()  # what is compiled, or recorded, the first times
+                call(), call()  # the first calls may compile or record
         with _alone(self.chosen.alone):
             for _ in range(self.chosen.rounds):
                 for name, call in calls.items():
@@ -91,7 +93,7 @@ class Measuring:
         return times
 
     def _seconds(self, call, count, event):
-        """A call's, of `count` in a row.  CuPy and PyTorch both work on the default stream."""
+        """Seconds per call, of `count` calls in succession. CuPy and PyTorch both use the default stream."""
         start, end = event(), event()
         self.cupy.cuda.Device().synchronize()
         start.record()
@@ -108,7 +110,7 @@ class Measuring:
 
             product, count = gpu_peers.matrix_peak(precision)
             copied, size = gpu_peers.copy()
-        except Exception as error:  # no PyTorch, or one for processors alone
+        except Exception as error:  # no PyTorch, or one without CUDA
             yield None, f"the largest product and copy: {_reason(error)}"
             return
         times = self.interleaved({"product": product, "copy": copied})
@@ -117,7 +119,8 @@ class Measuring:
         yield found, f"{found['operations'] / 1e12:.0f} TFLOP/s, {found['bytes'] / 1e12:.2f} TB/s"
 
     def _shares(self, precision, seconds, count, size=None) -> dict:
-        """Of the largest product's operations a second, and of the largest copy's bytes; None where there was none."""
+        """Shares of the largest product's operations per second and of the largest copy's bytes per second; None where
+        unknown."""
         if precision not in self.limits:
             list(self._limits(precision))
         limit = self.limits[precision]
@@ -125,7 +128,7 @@ class Measuring:
                 "share_of_copy": size / seconds / limit["bytes"] if limit and size is not None else None}
 
     def _model(self, name):
-        """(model on the GPU, its state, images, true logits)."""
+        """(model on the GPU, its state, images, float64 logits)."""
         if name not in self._models:
             config, state = random_state(name)
             model = build(config, "cuda", Classifier)
@@ -146,7 +149,7 @@ class Measuring:
         size = sum(work(call)[1] for call in (program.reading(x), *program.calls))
 
         def row(key, seconds, logits, **more):
-            expected = truth[np.arange(len(logits)) % len(truth)]  # of every image: a race spoils now one, now another
+            expected = truth[np.arange(len(logits)) % len(truth)]  # for every image: a race may spoil any of them
             found = {"key": key, "batch": batch, "images_per_second": batch / median(seconds),
                      "seconds": sorted(seconds),
                      **self._shares(precision, median(seconds), count, size if key == "ours" else None),
@@ -168,11 +171,11 @@ class Measuring:
                                     ratio=ratio(times[key], times["ours"])))
 
     def _beside(self, ours, keys, prepare, row):
-        """Each peer by turns with ours, one after the other: its row, or why there is none."""
+        """For each peer, taking turns with ours: its row, or why there is none."""
         for key in (key for key in self.chosen.peers if key in keys):
             if self.over():
                 return
-            self.say(f"    {key}: is prepared")
+            self.say(f"    {key}: preparing")
             try:
                 import gpu_peers
 
@@ -180,7 +183,7 @@ class Measuring:
                     call = prepare(gpu_peers, key)
                 found = row(key, call, self.interleaved({"ours": ours, key: call}))
                 del call
-            except Exception as error:  # a peer that fails must not end an hour's measuring
+            except Exception as error:  # a failure must not end an hour's run
                 found = None, f"{key}: {_reason(error)}"
             yield found
             gc.collect()
@@ -188,22 +191,22 @@ class Measuring:
                 sys.modules["torch"].cuda.empty_cache()
 
     def _largest(self, executor, images):
-        """Twice as many images until the memory no longer suffices."""
+        """The largest batch: doubled until the memory does not suffice."""
         batch = 1024
         while batch < 1 << 17:
             try:
                 executor(_repeated(images, 2 * batch))
-            except device.current().OutOfMemory:  # for the images themselves
+            except device.current().OutOfMemory:  # raised for the images themselves
                 break
             if executor.most < 2 * batch:
                 break
             batch *= 2
         executor.most = batch
-        device.free()  # what the batch that was too large had, CuPy would keep from PyTorch
+        device.free()  # otherwise CuPy would keep the failed batch's memory from PyTorch
         return batch
 
     def _kernels(self, name, batch, precision):
-        """Each kernel of an evaluation by itself, beside what PyTorch has for it."""
+        """Each kernel of an evaluation alone, compared with PyTorch's equivalents."""
         model, _, images, _ = self._model(name)
         executor = CudaExecutor(model, precision.replace("tf32", "float32"), tf32=precision == "tf32")
         program, seen = executor._program(batch, False), set()
@@ -251,7 +254,7 @@ class Measuring:
 
 
 def training_step(name, state, images, labels, precision):
-    """Ours: forward, label-smoothed cross-entropy on both heads, backward, AdamW of all parameters.
+    """Our training step: forward, label-smoothed cross-entropy on both heads, backward, AdamW for all parameters.
     images: on the GPU."""
     from levit_np.training.recipe import Recipe
     from levit_np.training.trainer import Trainer
@@ -267,7 +270,7 @@ def training_step(name, state, images, labels, precision):
         model.zero_gradients()
         loss, _ = trainer.one_pass(x, targets, share=trainer.scale.value)
         gradients = model.gradients()
-        float(model.ops.squared_norm(*gradients.values()))  # as the trainer looks whether the step may be taken
+        float(model.ops.squared_norm(*gradients.values()))  # as the trainer does to decide whether to take the step
         trainer.update(gradients, 1e-4, 1 / trainer.scale.value)
         return loss
 
@@ -275,12 +278,12 @@ def training_step(name, state, images, labels, precision):
 
 
 def _alone(path):
-    """Holding the lock of this file, if there is one: no other run works on the GPU."""
+    """Holds the lock of this file, if given, exclusively: no other run uses the GPU."""
     return _locked(path, "LOCK_EX")
 
 
 def _beside_others(path):
-    """While no other run is alone."""
+    """Shares the lock: waits only while another run holds it exclusively."""
     return _locked(path, "LOCK_SH")
 
 
@@ -297,8 +300,8 @@ def _locked(path, kind):
 
 
 def _peers(call, numbers, precision):
-    """PyTorch's operations for a launch, {} where there is none, each as often in a graph as ours; and why others are
-    not among them."""
+    """PyTorch's equivalents of a launch ({} if there are none), repeated in a graph like ours; and why others are
+    missing."""
     import gpu_peers
 
     found = {}
@@ -306,7 +309,7 @@ def _peers(call, numbers, precision):
         found = gpu_peers.linear(*numbers[:3], precision)
     if call.kernel.name == "convolution":
         images, height, width, channels, _, _, outputs, kernel, stride, padding = numbers[:10]
-        if kernel == 2:  # the first, which reads blocks of 2×2 pixels: PyTorch reads the pixels
+        if kernel == 2:  # the first one, which reads blocks of 2×2 pixels; PyTorch reads pixels
             height, width, channels, kernel, stride = 2 * height, 2 * width, 3, 3, 2
         found = gpu_peers.convolution(images, height, width, channels, outputs, kernel, stride, padding, precision)
     if call.kernel.name in ("attention", "attention_pairs"):
@@ -322,7 +325,7 @@ def _peers(call, numbers, precision):
 
 
 def _same_top1(found, truth) -> bool:
-    """Wherever the reference's margin is over a hundredth of its largest logit."""
+    """Wherever the reference's margin is more than a hundredth of its largest logit."""
     ordered = np.sort(truth, 1)
     clear = ordered[:, -1] - ordered[:, -2] > 0.01 * np.abs(truth).max()
     return bool((found.argmax(1) == truth.argmax(1))[clear].all())
@@ -333,7 +336,7 @@ def _key(part, what):
 
 
 def _clean(machine):
-    """The commit of a machine's checkout, which is dirty as soon as there is a result."""
+    """The commit of a machine's checkout, without the mark that its own result makes it dirty."""
     return machine["commit"] and machine["commit"].removesuffix("-dirty")
 
 
@@ -342,7 +345,7 @@ def _reason(error) -> str:
 
 
 def _repeated(images, batch):
-    """On the GPU, (batch, …): the images over and over."""
+    """The images repeated to a batch, on the GPU."""
     return operands.asarray(images)[operands.asarray(np.arange(batch) % len(images))]
 
 

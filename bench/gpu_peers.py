@@ -1,8 +1,7 @@
-"""PyTorch's forms of LeViT on a GPU: each maker returns a call() for fixed images, compiled and warm.
+"""PyTorch's forms of LeViT on a GPU: each function returns a call() for fixed images, compiled and warmed up.
 
-timm's network is the one that is there to be used; `folded` is the network of peers.py, every BN in the layer before
-it, as ours has it, so that ours is not compared with arithmetic that it left out.
-"""
+timm's network is the one that users have. `folded` is the network of peers.py, with every BN folded into the layer
+before it as in ours, so that both do the same arithmetic."""
 
 import tempfile
 from pathlib import Path
@@ -28,13 +27,13 @@ def timm_network(name, state):
         levit_np.export(ours, path, format="timm")
         weights = load_file(path)
     network = timm.create_model(name, pretrained=False)
-    network.load_state_dict(weights, strict=False)  # the index of the biases is no weight
+    network.load_state_dict(weights, strict=False)  # the index of the biases is not a weight
     return network
 
 
 def configure(precision):
-    """PyTorch's fastest settings for a precision, for all that is called from now on; measurements of one precision
-    stand together."""
+    """PyTorch's fastest settings for a precision, for everything that follows; all measurements of a precision are made
+    together."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True  # tries out each convolution's algorithms when it is first called
 
@@ -45,8 +44,8 @@ def _repeated(images, batch):
 
 
 def evaluation(key, config, state, images, batch, precision, mode):
-    """`images` are NumPy's (some, 3, H, W), of which the batch is made; the call leaves logits on the GPU.  mode: of
-    torch.compile, with CUDA graphs of its own in either."""
+    """`images` are NumPy's (some, 3, H, W), repeated to fill the batch; the call leaves logits on the GPU. mode:
+    torch.compile's; both use its own CUDA graphs."""
     configure(precision)
     if key in ("eager", "compile"):
         network = timm_network(config.name, state)
@@ -56,7 +55,7 @@ def evaluation(key, config, state, images, batch, precision, mode):
     network = network.eval().to("cuda", kind).to(memory_format=torch.channels_last)
     x = _repeated(torch.from_numpy(images).to("cuda", kind), batch)
     with torch.inference_mode():
-        network(x)  # timm's keeps its biases, which must not lie in a graph's memory
+        network(x)  # timm's network caches its biases, which must not be in a graph's memory
     if key != "eager":
         torch._dynamo.reset()
         network = torch.compile(network, mode=mode, dynamic=False)
@@ -71,8 +70,8 @@ def evaluation(key, config, state, images, batch, precision, mode):
 
 
 def training(key, config, state, images, labels, precision, mode):
-    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW.  key: eager, compile, or graphs,
-    the same with PyTorch's CUDA graphs of forward and backward."""
+    """A step: forward, label-smoothed cross-entropy on both heads, backward, AdamW. key: eager, compile, or graphs
+    (compile with PyTorch's CUDA graphs of forward and backward)."""
     configure(precision)
     network = timm_network(config.name, state).train().to("cuda").to(memory_format=torch.channels_last)
     network.set_distilled_training(True)
@@ -100,7 +99,7 @@ def training(key, config, state, images, labels, precision, mode):
 
 
 def matrix_peak(precision):
-    """A call of one large product, and its operations."""
+    """A call of one large matrix product, and its number of operations."""
     configure(precision)
     n, kind = 8192, TYPES[precision]
     a, b = (torch.randn(n, n, device="cuda").to(kind) for _ in "12")
@@ -112,21 +111,20 @@ def matrix_peak(precision):
 
 
 def copy():
-    """A call of one large copy, and the bytes that are read and written."""
+    """A call of one large copy, and the bytes that it reads and writes."""
     a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     b = torch.empty_like(a)
     return lambda: b.copy_(a), 2.0 * a.numel()
 
 
 def repeated(call, times):
-    """A CUDA graph of so many of these calls: an operation called from Python takes 15 µs and more, however short it
-    is."""
+    """A CUDA graph of `times` calls: launched from Python, an operation takes at least 15 µs, however short it is."""
     with torch.cuda.stream(torch.cuda.Stream()):
         for _ in range(3):
             call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    # A capture that fails leaves its own stream as the current one, whose work no event of ours would wait for.
+    # A failed capture leaves its own stream as the current one, for whose work our events would not wait.
     with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         for _ in range(times):
             call()
@@ -134,7 +132,7 @@ def repeated(call, times):
 
 
 def linear(rows, outputs, channels, precision):
-    """cuBLAS: a product with a bias, nothing after it."""
+    """cuBLAS: a matrix product with a bias, without an activation."""
     configure(precision)
     kind = TYPES[precision]
     x, w, b = (torch.randn(*shape, device="cuda").to(kind)
@@ -161,7 +159,7 @@ def convolution(images, height, width, channels, outputs, kernel, stride, paddin
 
 
 def attention(images, heads, queries, keys, key, value, precision):
-    """scaled_dot_product_attention with the bias as its mask, by each of PyTorch's kernels that takes one."""
+    """scaled_dot_product_attention with the bias as mask, by each of PyTorch's kernels that accepts one."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     configure(precision)
@@ -178,6 +176,6 @@ def attention(images, heads, queries, keys, key, value, precision):
         try:
             call()
             found[f"SDPA {backend.name.lower()}"] = call
-        except RuntimeError:  # a kernel that does not take this shape or a mask
+        except RuntimeError:  # a kernel that does not support this shape or a mask
             continue
     return found

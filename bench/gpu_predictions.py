@@ -1,9 +1,8 @@
-"""What each kernel of an evaluation takes on an H200 at best: predictions, none of it measured.
+"""Lower bounds for the time of each kernel of an evaluation on an H200: predictions, not measurements.
 
-A kernel cannot be faster than its multiplications at the rate of the tensor cores, nor than its arrays, each read or
-written once, at that of the memory.  The rates are those that PyTorch reached on an H200, in the largest dense 16-bit
-product and the largest copy.
-"""
+A kernel takes at least as long as its multiply-adds at the rate of the tensor cores, and as its arrays, each read or
+written once, at the rate of the memory. The rates are those that PyTorch reached on an H200 in the largest dense 16-bit
+product and the largest copy."""
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from levit_np.model import create
 from levit_np.ops.cuda import device
 from levit_np.ops.cuda.kernel import View
 
-OPERATIONS, BYTES, LAUNCH = 692e12, 4.24e12, 2e-6  # a second; a kernel in a graph
+OPERATIONS, BYTES, LAUNCH = 692e12, 4.24e12, 2e-6  # per second; seconds per kernel in a graph
 
 
 class Paper:
-    """A device on which nothing happens: launches are only written down."""
+    """A device that computes nothing and only records launches."""
 
     OutOfMemory, arrays, capability = MemoryError, np, 90
 
@@ -52,8 +51,8 @@ def launches(name: str, batch: int, element: str) -> list:
 
 
 def work(call) -> tuple[float, float]:
-    """(operations, bytes) of a launch: two operations a multiply-add, every array once, but of pixels that no window
-    has none."""
+    """(operations, bytes) of a launch: two operations for each multiply-add, and every array once, except pixels that
+    no window reads."""
     arrays = [a.array if isinstance(a, View) else a for a in call.arguments]
     size = float(sum(a.nbytes for a in arrays if hasattr(a, "nbytes") and getattr(a, "ndim", 0)))
     numbers = [int(a) for a in call.arguments if isinstance(a, np.integer)]
@@ -68,7 +67,7 @@ def work(call) -> tuple[float, float]:
     if call.kernel.name in ("attention", "attention_pairs"):
         images, heads, queries, keys = numbers[:4]
         sizes = dict(call.kernel.defines)
-        # q, k and v are views of one array, which is read once.
+        # q, k and v are views of one array, which is read once
         size -= sum(a.nbytes for a in arrays[:3] if a is not None)
         tokens = images * heads * (queries * sizes["KEY_SIZE"] + keys * (sizes["KEY_SIZE"] + sizes["VALUE_SIZE"]))
         return (2.0 * images * heads * queries * keys * (sizes["KEY_SIZE"] + sizes["VALUE_SIZE"]),
@@ -77,7 +76,7 @@ def work(call) -> tuple[float, float]:
 
 
 def prediction_table(name: str, batch: int, element: str) -> str:
-    """The kernels of an evaluation, those alike together."""
+    """The kernels of an evaluation, with equal ones added up."""
     groups = {}
     for call in launches(name, batch, element):
         numbers = [int(a) for a in call.arguments if isinstance(a, np.int32)]

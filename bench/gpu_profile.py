@@ -1,8 +1,7 @@
 """Where a GPU's time goes, kernel by kernel: python bench/gpu_profile.py --help
 
-A training step as gpu.py measures it, or an evaluation.  PyTorch's profiler counts, which sees every kernel of the
-process, those of CuPy's CUDA graphs too.
-"""
+Profiles a training step as gpu.py measures it, or an evaluation, with PyTorch's profiler, which sees every kernel of
+the process, including those of CuPy's CUDA graphs."""
 
 import argparse
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout, whatever else is installed
+sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
 
 from gpu import V100, batch  # noqa: E402
 from report import run  # noqa: E402
@@ -21,7 +20,7 @@ EXAMPLE = """examples:
   python bench/gpu_profile.py                                  a step of LeViT-256, 256 images, float16
   python bench/gpu_profile.py evaluation --batch 1024          the same network's logits
 """
-WARM = 4  # calls before any is counted: kernels are compiled, a step is recorded
+WARM = 4  # calls before counting: kernels are compiled, a step is recorded
 
 
 def arguments(given=None):
@@ -34,7 +33,7 @@ def arguments(given=None):
     parser.add_argument("--batch", type=batch, default=256, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--precision", default="float16", choices=("float16", "bfloat16", "float32"), metavar="NAME",
                         help="of float16, bfloat16, float32 (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=10, metavar="N", help="counted (default: %(default)s)")
+    parser.add_argument("--calls", type=int, default=10, metavar="N", help="calls to profile (default: %(default)s)")
     chosen = parser.parse_args(given)
     if chosen.calls < 1 or not isinstance(chosen.batch, int):
         parser.error("--calls, --batch: expected a whole number from 1")
@@ -42,7 +41,8 @@ def arguments(given=None):
 
 
 def table(events, calls: int) -> list[str]:
-    """Lines, the longest first, of (kernel, microseconds) of `calls` calls: launches and milliseconds a call."""
+    """Lines, longest first, for the events (kernel, microseconds) of `calls` calls: launches and milliseconds per
+    call."""
     kernels = {}
     for name, duration in events:
         kernels.setdefault(name, []).append(duration)
@@ -54,7 +54,7 @@ def table(events, calls: int) -> list[str]:
 
 
 def subject(chosen):
-    """What is called: on the GPU, with random weights and images."""
+    """The function to profile: on the GPU, with random weights and images."""
     from gpu_measuring import CHECKED, training_step
     from runners import random_state
 

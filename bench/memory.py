@@ -1,13 +1,13 @@
-"""How much memory a process took."""
+"""The memory that a process used."""
 
 import resource
 import sys
 
 
 def peak_mib() -> float:
-    """The largest resident memory of this process or of one that it started, whichever is more.
+    """The peak resident memory of this process or of its largest child, whichever is more.
 
-    Linux lets a process's own ru_maxrss begin at what its parent had, so the kernel's other count comes first."""
+    On Linux a process's own ru_maxrss starts with that of its parent, so VmHWM is read first."""
     unit = 2**20 if sys.platform == "darwin" else 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
     try:

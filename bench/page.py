@@ -1,9 +1,8 @@
-"""How long LeViT-256's page takes until it can be used, and its size: python bench/page.py
+"""How long it takes until LeViT-256's page can be used, and its size: python bench/page.py
 
-A page of one image with both losses, opened from disk in nine new headless Chromiums; from the start of navigation to
-the page's own word that the overview is drawn and answers, by the browser's clock.  Writes
-bench/results/page-<processor>.json.
-"""
+A page of one image with both losses is opened from disk in nine new headless Chromiums. By the browser's clock, the
+time is taken from the start of navigation until the page reports that its overview is drawn and responds. Writes
+bench/results/page-<processor>.json."""
 
 import argparse
 import sys

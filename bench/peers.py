@@ -1,8 +1,7 @@
-"""A LeViT in PyTorch for the peers to run: the same weights as ours, folded as far as ours.
+"""LeViT in PyTorch for the other libraries: the same weights as ours, folded as far as ours.
 
-Every BN stands in the layer before it, the two heads are one linear map, the query scale is in the weights, and Q, K
-and V come from one product (but for the shrinking attention, whose queries are fewer).
-"""
+Every BN is folded into the layer before it, the two heads are one linear map, the query scale is in the weights, and
+one product computes Q, K and V (except in the shrinking attention, which has fewer queries)."""
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from levit_np.ops import reference
 
 
 class FoldedLeViT(nn.Module):
-    """images (B, 3, H, W) -> logits (B, classes): the evaluation of the LeViT whose state() is given.
+    """images (B, 3, H, W) -> logits (B, classes): the evaluation of the LeViT with the given state().
 
-    fused takes scaled_dot_product_attention in place of the two products and the softmax."""
+    fused: uses scaled_dot_product_attention instead of two products and a softmax."""
 
     def __init__(self, config, state, fused):
         super().__init__()
@@ -62,7 +61,7 @@ class Attention(nn.Module):
 
 
 class ShrinkingAttention(nn.Module):
-    """The same with queries on every second pixel, a wider V, and no residual."""
+    """The same with queries for every second pixel, a wider V, and no residual connection."""
 
     def __init__(self, state, name, heads, sizes, grid, fused):
         super().__init__()
@@ -101,7 +100,8 @@ def attention(q, k, v, heads, bias, fused):
 
 
 def _folded(state, name):
-    """(weight, bias) of a linear layer or convolution with the BN after it: γ/√(σ²+ε) scales its output channels."""
+    """(weight, bias) of a linear layer or convolution with the following BN, which scales its output channels by
+    γ/√(σ²+ε)."""
     gamma, beta, mean, variance = (state[f"{name}.bn.{part}"] for part in ("gamma", "beta", "mean", "variance"))
     scale = gamma / np.sqrt(variance + BatchNorm.eps)
     weight = state[f"{name}.weight"]
@@ -109,7 +109,7 @@ def _folded(state, name):
 
 
 def _merged_heads(state):
-    """The mean of the heads as one linear map, their BN (which comes first) folded in."""
+    """The mean of the heads as one linear map, with their BN (which comes first) folded in."""
     weights, biases = [], []
     for name in ("head", "head_dist"):
         if f"{name}.weight" in state:
@@ -121,7 +121,7 @@ def _merged_heads(state):
 
 
 def _by_part(weight, bias, heads, sizes):
-    """Rows ordered by head, then part -> one (weight, bias) a part, its heads side by side."""
+    """Rows ordered by head, then part -> one (weight, bias) for each part, with its heads side by side."""
     weights = np.split(weight.reshape(heads, sum(sizes), -1), np.cumsum(sizes)[:-1], 1)
     biases = np.split(bias.reshape(heads, sum(sizes)), np.cumsum(sizes)[:-1], 1)
     return [(w.reshape(-1, weight.shape[1]), b.ravel()) for w, b in zip(weights, biases)]

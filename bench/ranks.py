@@ -1,10 +1,9 @@
-"""What a second process is worth: mpiexec -n 2 python bench/ranks.py
+"""How much a second process speeds up training: mpiexec -n 2 python bench/ranks.py
 
 Training steps (forward, loss, backward, clipping, AdamW, moving average) of LeViT-256 with the paper's recipe, 16
-random images a rank, one thread each: of rank 0 alone while the others sleep, and of all ranks with their gradients
-reduced, taking turns in the same processes.  Writes bench/results/ranks-<processor>.json: images a second of both, and
-the median over the rounds of their ratio.
-"""
+random images a rank, one thread each. Rank 0 alone (while the others sleep) and all ranks with their gradients summed
+take turns in the same processes. Writes bench/results/ranks-<processor>.json: images per second of both, and the median
+over the rounds of their ratio."""
 
 import argparse
 import os
@@ -64,13 +63,13 @@ def seconds(go, steps):
 
 
 def measure(ranks, arguments):
-    """Rank 0: [seconds alone, seconds together] of each round; the first of each, which compiles, does not count."""
+    """On rank 0: [seconds alone, seconds together] for each round, without the first one, which compiles."""
     alone = trainer(arguments.model, arguments.batch, SingleRank()) if ranks.rank == 0 else None
     together = trainer(arguments.model, arguments.batch, ranks)
     rounds = []
     for number in range(arguments.rounds + 1):
         by_itself = seconds(alone, arguments.steps) if alone else None
-        ranks.any(False)  # the others have slept until here
+        ranks.any(False)  # until here the others slept
         both = seconds(together, arguments.steps)
         if number and ranks.rank == 0:
             rounds.append((by_itself, both))

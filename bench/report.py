@@ -1,4 +1,4 @@
-"""What was measured, as a file, as tables and as a plot."""
+"""Results of measurements: as a file, as tables and as a plot; and what all scripts share."""
 
 import argparse
 import io
@@ -18,21 +18,21 @@ TOP1 = {"levit_128s": 76.6, "levit_128": 78.6, "levit_192": 80.0, "levit_256": 8
 COLORS = {"ours": "#c0392b", "ours-bf16": "#e67e22", "eager": "#95a5a6", "compile": "#566573", "onnxruntime": "#2980b9",
           "openvino": "#27ae60", "openvino-bf16": "#82c99d"}
 
-# What vector units are called in a machine's features and in the names of results, the widest first.
-# avx512 has AVX512-BF16 in it; avx512f is without.
+# The names of vector instructions in a machine's features and in names of results, widest first. avx512 includes
+# AVX512-BF16; avx512f does not.
 WIDEST = {"amx-bf16": "amx", "avx512bf16": "avx512", "avx512f": "avx512f", "avx2": "avx2", "neon": "neon"}
 
 
 def result_path(folder: Path, what: str, machine: dict) -> Path:
-    """The file of a GPU, or of a processor and the widest instructions it has: virtual machines on processors of the
-    same name are given more or fewer of them."""
+    """The file for a GPU, or for a processor and its widest instructions, which differ between virtual machines with
+    the same processor name."""
     widest = next((name for feature, name in WIDEST.items() if feature in (machine["features"] or ())), "")
     name = re.sub(r"\((r|tm)\)", "", machine.get("device", f"{machine['processor']} {widest}").lower())
     return folder / f"{what}-{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.json"
 
 
 def run(main) -> None:
-    """Ends the script when main does; with a line, where main is stopped, refuses or does not find something."""
+    """Runs main and ends the script; if it is interrupted, refuses or lacks something, one line says so."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
@@ -50,7 +50,7 @@ def add_results(parser) -> None:
 
 
 def _writable(text: str) -> Path:
-    """The folder, made where it is missing.  Tried before an hour's measuring, not after it."""
+    """The folder, created if necessary. Checked before a long run, not after it."""
     folder = Path(text)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,13 +61,13 @@ def _writable(text: str) -> Path:
 
 
 def lacking(packages) -> str:
-    """Why a peer that needs these packages is left out; "" where they are all installed."""
+    """Why a peer that needs these packages is left out; "" if they are all installed."""
     absent = ", ".join(name for name in packages if find_spec(name) is None)
     return absent and f"{absent} not installed; pip install '.[bench]'"
 
 
 def earlier(path: Path, empty: dict) -> dict:
-    """The results that this run adds to: `empty` where there are none.  What has other fields ends the run."""
+    """The results to which this run adds: `empty` if there are none. A file with other fields ends the script."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -80,13 +80,13 @@ def earlier(path: Path, empty: dict) -> dict:
 
 
 def write_json(path: Path, content) -> None:
-    """Replaces `path`, whole or not at all."""
+    """Replaces `path` atomically."""
     with replacing(path) as file:
         file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def commit() -> str | None:
-    """This checkout's, '-dirty' behind it where something but results was changed."""
+    """This checkout's commit, with '-dirty' if anything but results was changed."""
     def git(*arguments):
         return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True, capture_output=True).stdout
 
@@ -99,8 +99,8 @@ def commit() -> str | None:
 
 
 class Results:
-    """The file of one processor.  A group, which is a (model, batch, threads), is measured in one go and replaced as
-    one; groups carry their own date, load and limits, since those of another day are not comparable."""
+    """The file of one processor. A group (model, batch, threads) is measured and replaced as a whole. Groups have their
+    own date, load and limits, since results of different days are not comparable."""
 
     def __init__(self, path: Path, implementations: dict):
         self.path, self.implementations = path, implementations
@@ -118,7 +118,7 @@ class Results:
         write_json(self.path, self.content)
 
     def plot(self) -> bool:
-        """Draws the file beside it; False without matplotlib."""
+        """Draws the plot beside the file; False without matplotlib."""
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -188,7 +188,7 @@ def group_table(group: dict, implementations: dict):
 
 
 def summary_table(groups: list[dict], implementations: dict):
-    """Images/s of each implementation on each model, and how many times the fastest peer ours is, at one number of
+    """Images/s of each implementation on each model, and the ratio of ours to the fastest peer, for one number of
     threads."""
     batches = list(dict.fromkeys(group["batch"] for group in groups))
     of = {(group["model"], group["batch"]): {row["key"]: row for row in group["rows"]} for group in groups}

@@ -1,8 +1,8 @@
-"""Ours and the peers behind one face: each maker returns call() -> logits, for fixed images and threads.
+"""All implementations with the same interface: each function takes a Job and returns call() -> logits, for fixed images
+and threads.
 
-A maker does all that may be done before the first image: folding, export, compilation.  What a peer is set to is what
-was found fastest for it; README.md says what was tried.
-"""
+It does everything that can be done before the first image: folding, export, compilation. The other libraries have the
+settings that were found fastest; README.md lists those that were tried."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,19 +13,19 @@ import levit_np
 
 
 class Job(NamedTuple):
-    """One network with its weights, and what it is run on."""
+    """A network with its weights, and the images to run it on."""
 
     config: object
     state: dict
     images: np.ndarray  # (B, 3, H, W) float32
     threads: int
-    backend: str  # ours
-    folder: Path  # for the files that are handed over
+    backend: str  # for ours
+    folder: Path  # for exported files
 
 
 def random_state(name: str, seed: int = 1) -> tuple:
-    """(config, state) in float32, with norms, biases and statistics of their own: a fresh network is nearly the
-    identity, and errors would not show."""
+    """(config, state) in float32, with random norms, biases and statistics: a fresh network is nearly the identity and
+    would hide errors."""
     model, generator, state = levit_np.create(name, backend="reference"), np.random.default_rng(seed), {}
     for key, array in model.state().items():
         part = key.rpartition(".")[2]
@@ -40,7 +40,7 @@ def random_state(name: str, seed: int = 1) -> tuple:
 
 
 def reference_logits(name: str, state: dict, images: np.ndarray, progress=lambda: None) -> np.ndarray:
-    """What is true: NumPy in float64, one image at a time."""
+    """The exact logits: NumPy in float64, one image at a time."""
     model = levit_np.create(name, backend="reference", dtype="float64")
     model.set_state({key: array.astype(np.float64) for key, array in state.items()})
     rows = []
@@ -62,18 +62,18 @@ def ours(job: Job, dtype: str):
 
 
 def eager(job: Job):
-    """The stem channels-last, the attention as two products: each faster than the alternative here."""
+    """Stem channels-last, attention as two products, each of which was faster than the alternative."""
     import torch
 
     return _torch_call(_network(job), torch.from_numpy(job.images).to(memory_format=torch.channels_last))
 
 
 def compiled(job: Job):
-    """torch.compile, the weights frozen into the program."""
+    """torch.compile, with the weights frozen into the program."""
     import torch
     from torch._inductor import config as inductor
 
-    inductor.compile_threads = 1  # idle helpers would still be there while the others are timed
+    inductor.compile_threads = 1  # idle helper processes would still run while others are timed
     torch._dynamo.reset()
     network = torch.compile(_network(job), dynamic=False, options={"freezing": True})
     return _torch_call(network, torch.from_numpy(job.images).to(memory_format=torch.channels_last))
@@ -101,7 +101,7 @@ def _torch_call(network, images):
 
 
 def exported(job: Job) -> Path:
-    """The ONNX file of the network at this batch size, written once."""
+    """The ONNX file of the network for this batch size, written once."""
     import warnings
 
     import torch
@@ -111,7 +111,7 @@ def exported(job: Job) -> Path:
     if not path.exists():
         network = FoldedLeViT(job.config, job.state, fused=False).eval()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the older exporter, which needs no further package, is deprecated
+            warnings.simplefilter("ignore")  # the older exporter, which needs no other package, is deprecated
             torch.onnx.export(network, (torch.from_numpy(job.images),), path, dynamo=False, opset_version=17,
                               input_names=["images"], output_names=["logits"])
     return path

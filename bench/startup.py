@@ -1,7 +1,6 @@
-"""From nothing to the first logits of LeViT-256: whole processes, each in its own child, taking turns.
+"""The time from starting a process to the first logits of LeViT-256, in child processes that take turns.
 
-`python bench/startup.py WHICH WEIGHTS IMAGES CACHE` is such a child; bench/cpu.py --startup starts them.
-"""
+`python bench/startup.py WHICH WEIGHTS IMAGES CACHE` is such a child; bench/cpu.py --startup starts them."""
 
 import json
 import subprocess
@@ -19,8 +18,8 @@ LABELS = {"numpy": "import numpy alone", "compiling": "levit_np, compiling its k
 
 
 def measure(folder, chosen, machine, peers, console) -> dict:
-    """The median of chosen.rounds starts of each, after one that does not count, and one start with no kernels kept;
-    prints the table, too."""
+    """The median of chosen.rounds starts of each program, after one that is not counted, and one start without cached
+    kernels; also prints the table."""
     import numpy as np
     from rich.box import SIMPLE
     from rich.progress import Progress, TimeElapsedColumn
@@ -70,7 +69,7 @@ def measure(folder, chosen, machine, peers, console) -> dict:
 
 
 def _start(which, path, folder, backend, variables={}) -> tuple[float, float]:
-    """(seconds until the child says that it has its logits, its peak memory in MiB)."""
+    """(seconds until the child reports its logits, its peak memory in MiB)."""
     command = [sys.executable, __file__, which, str(path), str(folder / "images.npy"), str(folder / "cache"), backend]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
@@ -92,7 +91,7 @@ def _environment():
 
 
 def child(which, weights, images, cache, backend):
-    """Only what a user's own script would import."""
+    """Imports only what a user's own script would import."""
     import numpy as np
 
     if which == "numpy":

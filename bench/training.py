@@ -1,10 +1,9 @@
-"""One training step beside PyTorch's, eager and compiled: python bench/training.py [--models levit_256 …]
+"""One training step compared with PyTorch's, eager and compiled: python bench/training.py [--models levit_256 …]
 
-Forward, the loss on both heads, backward, AdamW over every parameter: batch 16, one thread, float32, the same starting
-weights and images on transformers' network, without drop path, taking turns in one process; and where ours spends its
-time, by operation, when it is not recorded.  --memory adds the peak memory of a process that does nothing but a few
-steps, ours and theirs.  Writes bench/results/training-<processor>.json, a model at a time.
-"""
+Forward, the loss on both heads, backward and AdamW for all parameters: batch 16, one thread, float32, from the same
+weights and images as transformers' network, without drop path, taking turns in one process. Also the time of each
+operation in our step when it is not recorded. --memory adds the peak memory of processes that only take a few steps,
+ours and theirs. Writes bench/results/training-<processor>.json, one model at a time."""
 
 import argparse
 import json
@@ -41,11 +40,11 @@ from levit_np.training.trainer import Trainer  # noqa: E402
 MODELS = levit_np.list_models()[:5]
 BATCH, RATE, SMOOTHING, DECAY = 16, 1e-4, 0.1, 0.025
 PEERS = "PyTorch eager", "torch.compile"
-STEPS = 4  # of a process whose memory is measured
+STEPS = 4  # steps of a process whose memory is measured
 
 
 def ours(model, x, labels, recorded=True):
-    """What Trainer.step does between its checks: the recipe without clipping or averaging."""
+    """What Trainer.step does between its checks; the recipe has no clipping or averaging."""
     recipe = Recipe(clip=0, average=0, decay=DECAY, smoothing=SMOOTHING)
     trainer = Trainer(model, SimpleNamespace(steps=1), recipe)
     one_pass = trainer.one_pass if recorded else trainer.passed
@@ -73,8 +72,8 @@ def pytorch(model, x, labels, compiled):
     with tempfile.TemporaryDirectory() as folder:
         levit_np.export(model, f"{folder}/weights.safetensors", format="transformers")
         theirs.load_state_dict(load_file(f"{folder}/weights.safetensors"), strict=False)
-    # One optimizer step over all parameters at once is PyTorch's default; decay as ours: of weights alone, which here
-    # are what has two axes or more, but for the attention biases.
+    # PyTorch's default is one optimizer call for all parameters. As in ours, only weights decay: here, arrays with two
+    # or more axes, except attention biases.
     named = dict(theirs.named_parameters())
     decayed = [p for name, p in named.items() if p.ndim > 1 and name.endswith("weight")]
     rest = [p for name, p in named.items() if p.ndim == 1 or not name.endswith("weight")]
@@ -105,8 +104,8 @@ def measured(name, rounds, peers):
     model, x, labels = prepared(name)
     calls = {peer: pytorch(model, x, labels, peer == PEERS[1]) for peer in peers}
     calls["levit_np"] = ours(model, x, labels)
-    losses = {name: call() for name, call in calls.items()}  # and torch.compile compiles
-    calls["levit_np"]()  # records
+    losses = {name: call() for name, call in calls.items()}  # here torch.compile compiles
+    calls["levit_np"]()  # here ours is recorded
     times = interleaved(calls, rounds)
     fastest = min(peers, key=lambda peer: median(times[peer]), default=None)
     return {"first loss": losses, "seconds": {name: median(t) for name, t in times.items()},
@@ -115,8 +114,8 @@ def measured(name, rounds, peers):
 
 
 def by_operation(name):
-    """{operation: milliseconds of a step that all its calls take}, the median of a few steps, which are not recorded;
-    the longest first."""
+    """{operation: milliseconds of a step spent in its calls}, as medians of a few steps that are not recorded, longest
+    first."""
     _, x, labels = prepared(name)
     spent = Counter()
 
@@ -143,7 +142,7 @@ def by_operation(name):
 
 
 def peak_memory(name, which):
-    """MiB of a process of its own that takes a few steps."""
+    """The peak memory in MiB of a process of its own that takes a few steps."""
     command = [sys.executable, __file__, "--models", name, "--only", which]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
