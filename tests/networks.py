@@ -9,7 +9,7 @@ from levit_np.config import Convolution, LeViTConfig, Stage
 from levit_np.model import build
 
 from . import torch_levit
-from .parity import worst, worst_gradient
+from .distance import worst, worst_gradient
 from .random_model import random_state
 
 _TINY = LeViTConfig("tiny", (Convolution(4), Convolution(6)), (Stage(6, 1, 2), Stage(10, 1, 3, 2)), 3,

@@ -1,12 +1,14 @@
-"""A model whose every array is random: a fresh LeViT is nearly the identity, and hides what a test should see."""
+"""Models with random weights and statistics: a fresh LeViT is nearly the identity, which would hide errors."""
 
 import numpy as np
 
 import levit_np
 
+FIVE = tuple(levit_np.list_models()[:5])  # the paper's models
+
 
 def random_state(specs, seed=0, dtype=np.float64):
-    """{name: array} for {name: Parameter}: nothing at the value it starts from, and the signal's size kept."""
+    """{name: array} for {name: Parameter}, with no array at its starting value and the size of the signal kept."""
     generator, state = np.random.default_rng(seed), {}
     for name, spec in specs.items():
         draw = 0.3 * generator.standard_normal(spec.shape)
@@ -21,7 +23,8 @@ def random_state(specs, seed=0, dtype=np.float64):
 
 
 def random_model(name="levit_digits", seed=0, dtype="float32", **changes):
-    """create(name), then weights of 1/√fan_in (they keep the signal's size), gammas about 0.7, variances about 1."""
+    """create(name) with random weights of size 1/√fan_in, which keep the signal's size, gammas about 0.7 and variances
+    about 1."""
     model = levit_np.create(name, dtype=dtype, **changes)
     model.set_state(random_state(model.specs_by_name(), seed, dtype))
     return model

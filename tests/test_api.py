@@ -1,4 +1,5 @@
-"""Every public name, called as the documentation shows it, on small random input."""
+"""Every public name, called as the documentation shows it, on small random input: shapes, dtypes, agreement with the
+layers, and errors."""
 
 import sys
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ def test_public_names():
     assert set(levit_np.__all__) >= {
         "create", "load", "export", "rename", "list_models", "trace", "Trace", "LeViT", "LeViTConfig", "Classifier",
         "LevitError", "CheckpointError", "ConfigError", "BackendError", "ImageError"}
-    assert set(dir(levit_np)) >= set(levit_np.__all__)  # so that completion finds them
+    assert set(dir(levit_np)) >= set(levit_np.__all__)  # for completion in an interactive session
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         levit_np.nothing
 
@@ -122,7 +123,7 @@ def test_attention_maps(model, x):
 
 
 def test_forward_backward_and_gradients(model, x):
-    model = model.to("reference")  # training moves the running statistics
+    model = model.to("reference")  # a copy, as training changes the running statistics
     before = {name: array.copy() for name, array in model.state().items()}
     outputs, saved = model.forward(x, training=True)
     assert [o.shape for o in outputs] == [(2, 7), (2, 7)]
@@ -144,7 +145,7 @@ def test_forward_backward_and_gradients(model, x):
 
 
 class DeviceArray:
-    """As much as there is to see of CuPy's: no array of NumPy's, and none is made of it but by `get`."""
+    """A stand-in for CuPy's arrays: not NumPy's, and converted only by `get`."""
 
     __module__ = "some_cupy.arrays"
     __array__ = None
@@ -206,7 +207,7 @@ def test_export_and_rename(model, x, tmp_path):
     for form in forms:
         named = levit_np.rename(model.gradients(), config=model.config, format=form)
         assert len(named) == len(model.gradients()) and not set(named) & set(model.gradients())
-    if model.config.image_size[0] == model.config.image_size[1]:  # other projects' files hold no image size
+    if model.config.image_size[0] == model.config.image_size[1]:  # other projects' files contain no image size
         levit_np.export(model, tmp_path / "out.safetensors", format="timm")
         assert np.array_equal(levit_np.load(tmp_path / "out.safetensors")(x), model(x))
     with pytest.raises(levit_np.CheckpointError, match="timm"):

@@ -1,4 +1,5 @@
-"""Who may import whom, read from the source: the arrows point one way, and starting the package stays light."""
+"""The architecture, read from the source: which part may import which, no heavy imports at the start, and docstrings
+for all public names."""
 
 import ast
 import inspect
@@ -13,7 +14,7 @@ import levit_np
 from levit_np import ops
 
 PACKAGE = Path(levit_np.__file__).resolve().parent
-# Parts of the package and what each may import of the others; a part may always import itself.
+# What each part of the package may import from other parts. (A part may import itself.)
 BASE = {"config", "errors", "layers", "ops"}
 MODEL = BASE | {"model"}
 MAY_IMPORT = {
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "ops": {"errors", "cache", "lock"},
     "storage": {"errors"},
     "images": {"errors"},
-    "layers": {"errors"},  # their operations are handed to them
+    "layers": {"errors"},  # their operations are passed to them
     "model": BASE,
     "inference": MODEL,
     "training": MODEL | {"images", "lock", "plot", "storage"},
@@ -46,7 +47,7 @@ def modules(part):
 
 
 def imports(path):
-    """The absolute names of all that a file imports, also within functions: levit_np.ops.reference, numpy, …"""
+    """The absolute names of everything that a file imports, even within functions: levit_np.ops.reference, numpy, …"""
     package = ("levit_np", *path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -68,16 +69,16 @@ PARTS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path 
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_arrows(part):
-    """Nobody imports cli, its commands, bench or tests."""
+def test_parts_import_only_what_they_may(part):
+    """Nothing imports cli, its commands, bench or tests."""
     assert part in MAY_IMPORT, f"{part} is new: say in MAY_IMPORT what it may import"
     for path in modules(part):
         assert parts_imported(path) - {part} <= MAY_IMPORT[part], path.relative_to(PACKAGE)
         assert not {name.split(".")[0] for name in imports(path)} & {"tests", "bench"}
 
 
-def test_the_arrows_are_read():
-    """A reader that finds nothing would pass everything."""
+def test_imports_are_found():
+    """If `imports` found nothing, test_parts_import_only_what_they_may would always pass."""
     assert parts_imported(PACKAGE / "model.py") == {"config", "errors", "layers", "ops"}
     assert parts_imported(PACKAGE / "layers/attention.py") == {"layers"}
     assert "levit_np.errors" in set(imports(PACKAGE / "ops/__init__.py"))
@@ -92,7 +93,7 @@ def test_layers_know_neither_numpy_nor_backends():
 
 
 def test_heavy_packages_are_imported_where_they_are_needed():
-    """Reached from the package's border, numba, cupy, torch and the readers of files are imported by the first use."""
+    """Importing levit_np does not import numba, cupy, torch or the readers of files; their first use does."""
     code = ("import sys, levit_np; levit_np.list_models(); levit_np.LeViTConfig; levit_np.LevitError; "
             f"print(*sorted({HEAVY!r} & set(sys.modules)))")
     found = subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, capture_output=True, text=True)
@@ -106,15 +107,15 @@ def test_lines_fit_a_page():
                 assert len(line) <= 120, f"{path}:{number}"
 
 
-def test_the_floating_point_mode_stays():
-    """Neither the import nor a pass flushes what is denormal to zero, or silences numpy."""
+def test_the_floating_point_mode_is_not_changed():
+    """Neither the import nor an evaluation makes denormal numbers zero or changes NumPy's error handling."""
     code = ("import numpy as np, levit_np; before = np.geterr(); x = np.full(4, 1e-40, np.float32);"
             "levit_np.create('levit_digits')(np.zeros((1, 1, 32, 32), np.float32));"
             "assert (x / 2 > 0).all() and float(x[0]) / 2 > 0 and np.geterr() == before")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 
 
-def test_other_frameworks_are_nowhere_and_compilers_in_the_operations_alone():
+def test_no_framework_is_imported_and_compilers_only_by_the_operations():
     for path in PACKAGE.rglob("*.py"):
         found = {name.split(".")[0] for name in imports(path)}
         assert not {"torch", "transformers", "timm", "sklearn"} & found, path
@@ -122,7 +123,7 @@ def test_other_frameworks_are_nowhere_and_compilers_in_the_operations_alone():
 
 
 def public():
-    """(name, function or class) of the public surface: the names, their public methods, and every operation."""
+    """(name, function or class) of all that is public: names, their public methods, and every operation."""
     for name in levit_np.__all__:
         thing = getattr(levit_np, name)
         yield name, thing

@@ -1,4 +1,5 @@
-"""The folder for what can be had again."""
+"""The cache folder (compiled kernels, downloaded weights): where it is on each platform, and that only its owner may
+write there."""
 
 import os
 import sys
@@ -11,7 +12,7 @@ from levit_np import cache
 HOME = os.path.abspath("HOME")
 
 
-def test_the_platforms_places(monkeypatch):
+def test_the_folder_on_each_platform(monkeypatch):
     for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", HOME))
@@ -26,13 +27,13 @@ def test_the_platforms_places(monkeypatch):
             assert Path(cache.directory()) == Path(HOME, default, "levit_np")
     monkeypatch.setenv("LEVIT_NP_CACHE", "MINE")
     assert cache.directory() == "MINE"
-    monkeypatch.setenv("LEVIT_NP_CACHE", "~/mine")  # as a Dockerfile has it
+    monkeypatch.setenv("LEVIT_NP_CACHE", "~/mine")  # as in a Dockerfile
     assert cache.directory() == f"{HOME}/mine"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs /dev/null")
 def test_a_user_without_a_home_has_no_folder(tmp_path, monkeypatch):
-    """In a container, as a user whom it does not know: expanduser leaves ~ as it is."""
+    """In a container whose user is unknown, expanduser leaves ~ unchanged."""
     for name in ("LEVIT_NP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
@@ -49,7 +50,7 @@ def test_it_is_made_for_this_user_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and permissions")
-def test_what_others_could_write_is_not_ours(tmp_path, monkeypatch):
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
     for mode, ours in ((0o700, True), (0o755, True), (0o775, False), (0o777, False), (0o702, False)):
         tmp_path.chmod(mode)
         assert cache.is_ours(tmp_path.stat()) == ours
@@ -58,5 +59,5 @@ def test_what_others_could_write_is_not_ours(tmp_path, monkeypatch):
     for owner, ours in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
         status[4] = owner
         assert cache.is_ours(os.stat_result(status)) == ours
-    monkeypatch.delattr(os, "geteuid")  # Windows
+    monkeypatch.delattr(os, "geteuid")  # as on Windows
     assert cache.is_ours(os.stat_result(status))

@@ -1,4 +1,4 @@
-"""What load and create return: images in, label names out, and what a model keeps on its way."""
+"""Classifiers, as `load` and `create` return them: images in, label names out, and what copies and saved files keep."""
 
 import gc
 import io
@@ -29,7 +29,7 @@ def model():
 
 
 def test_every_source_gives_one_answer(model):
-    """A path (text or Path), bytes, a file, a PIL image, a grey and a colour array of the same picture."""
+    """A path (text or Path), bytes, a file, a PIL image, and a grey and a colour array of the same picture."""
     image = Image.open(SAMPLES[3])
     grey = np.asarray(image)
     expected = model.predict(SAMPLES[3], top=3)
@@ -99,17 +99,17 @@ def test_save_keeps_weights_labels_and_recipe(model, tmp_path):
     again.labels, again.head.bias = None, np.full(10, np.nan, np.float32)
     with pytest.raises(levit_np.CheckpointError, match="head.bias"):
         again.save(tmp_path / "copy.h5")
-    assert levit_np.load(tmp_path / "copy.h5").labels == model.labels  # what was there stays
+    assert levit_np.load(tmp_path / "copy.h5").labels == model.labels  # existing labels are kept
 
 
-def test_a_notebook_that_is_asked_for_a_model_says_which(model):
+def test_the_repr_of_a_model_says_which_it_is(model):
     assert repr(model) == "<Classifier levit_digits: images (B, 1, 32, 32), 10 classes, float32 on the backend cpu>"
     other = levit_np.create("levit_128s", backend="reference", dtype="float64", image_size=(64, 96), num_classes=3)
     assert repr(other).endswith("images (B, 3, 64, 96), 3 classes, float64 on the backend reference>")
 
 
 def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
-    model.random.standard_normal(3)  # not where a fresh generator stands
+    model.random.standard_normal(3)  # so that the generator is not in its initial state
     other = model.to("reference")
     assert type(other) is levit_np.Classifier and other is not model
     assert (other.labels, other.preprocessing) == (model.labels, model.preprocessing)
@@ -128,7 +128,7 @@ def test_a_fresh_model_predicts_by_number_or_by_imagenet_names():
     assert all(not label.startswith("class ") for label, _ in named.predict(np.zeros((300, 200, 3), np.uint8)))
 
 
-def test_the_warning_of_a_new_head_points_at_the_caller():
+def test_the_warning_about_a_new_head_points_at_the_caller():
     with pytest.warns(UserWarning, match="start anew") as caught:
         levit_np.load(WEIGHTS, num_classes=3)
     assert caught[0].filename == __file__
@@ -150,7 +150,7 @@ def test_the_heads_apart_and_averaged_are_one_network(backend, dtype):
         assert np.abs(head - wanted).max() < tolerance * np.abs(wanted).max()
     average = sum(model.heads(x)) / 2
     assert np.abs(model(x) - average).max() < tolerance * np.abs(average).max()
-    model.head_dist.bias = model.head_dist.bias + 1  # seen by both forms, whichever was asked first
+    model.head_dist.bias = model.head_dist.bias + 1  # both forms see the change, whichever was used first
     assert np.abs(model(x) - average - 0.5).max() < 1e-4 and np.abs(model.heads(x)[1] - expected[1] - 1).max() < 1e-4
     single = random_model(backend=backend, dtype=dtype, distillation=False)
     (only,) = single.heads(x)
@@ -176,8 +176,8 @@ def test_an_evaluation_follows_a_state_that_is_written_into_or_of_another_type()
         model(x.astype("f8"))
 
 
-def test_what_a_state_changes_beside_the_weights(model):
-    """The type that an evaluation computes in, where the state is of another and is taken."""
+def test_a_state_of_another_dtype_changes_the_precision(model):
+    """With a state of another dtype, evaluation computes in that dtype."""
     model = deepcopy(model)
     state = {name: array.copy() for name, array in model.state().items()}
     double = {name: array.astype(np.float64) for name, array in state.items()}
@@ -207,7 +207,7 @@ def test_a_state_of_float32_leaves_bfloat16_as_it_is(model):
 
 
 def test_a_state_of_a_type_that_the_backend_lacks_is_refused_before_it_is_taken(monkeypatch):
-    """As float64 on a GPU."""
+    """For example float64 on a GPU."""
     model = random_model(backend="reference")
     monkeypatch.setitem(levit_np.ops.PRECISIONS, "reference", ("float32",))
     with pytest.raises(levit_np.BackendError, match="one of float32 on the reference backend, found 'float64'"):
@@ -216,7 +216,7 @@ def test_a_state_of_a_type_that_the_backend_lacks_is_refused_before_it_is_taken(
 
 
 def test_a_copy_is_its_own(model):
-    """By to, copy and pickle."""
+    """Whether copied by to(), copy or pickle."""
     x = random_images(model)
     expected = model(x).copy()
     for other in (model.to("cpu"), deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -228,11 +228,11 @@ def test_a_copy_is_its_own(model):
         assert np.array_equal(model(x), expected) and not np.array_equal(other(x), expected)
     assert deepcopy(random_model(dtype="float64")).precision == "float64"
     half = deepcopy(model)
-    half.precision = "bfloat16"  # of which the weights, float32 as before, say nothing
+    half.precision = "bfloat16"  # the precision of evaluation, while the weights stay float32
     assert deepcopy(half).precision == pickle.loads(pickle.dumps(half)).precision == "bfloat16"
 
 
-def test_logits_that_are_not_finite_rank_nothing(model):
+def test_logits_that_are_not_finite_are_an_error(model):
     model = deepcopy(model)
     model.head.bias = np.full(10, np.inf, np.float32)
     with pytest.raises(levit_np.LevitError, match="expected finite logits"):
@@ -254,7 +254,7 @@ def test_a_class_that_is_not_there(model, which):
 
 @pytest.mark.parametrize("backend, dtype", [("cpu", "float32"), ("cpu", "float64"), ("reference", "float32")])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_bytes_are_what_the_preparation_makes_of_them(backend, dtype, channels):
+def test_uint8_images_are_evaluated_like_prepared_ones(backend, dtype, channels):
     model = random_model("levit_digits", in_channels=channels, image_size=(32, 48), backend=backend, dtype=dtype)
     image = np.random.default_rng(0).integers(0, 256, (70, 60, 3), np.uint8)
     crop = model.crop(image)
@@ -273,8 +273,8 @@ def test_an_empty_batch(backend, dtype):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_a_model_that_nobody_has_is_gone(backend):
-    """At once, with its buffers: its memory is not left to the collector of cycles."""
+def test_an_unused_model_is_freed(backend):
+    """At once, with its buffers: freeing its memory does not need Python's cyclic garbage collector."""
     gc.disable()
     try:
         model = random_model(backend=backend, drop_path=0.1)

@@ -1,4 +1,4 @@
-"""The command as a user meets it: a process of its own, its exit status, what it prints and where."""
+"""The command in processes of its own: exit status, what is printed, and where."""
 
 import argparse
 import contextlib
@@ -41,7 +41,7 @@ def run(*arguments, cwd=ROOT, **environment):
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled():
-    """Or the first command would say on stderr that it compiles."""
+    """Compiles the kernels now; otherwise the first command would report on stderr that it does."""
     library()
 
 
@@ -58,7 +58,7 @@ def test_classify_from_another_directory_finds_the_weights_that_ship(tmp_path):
 
 
 def test_python_runs_the_package_as_the_command(tmp_path):
-    """A folder of scripts is not always on the path; and a report of a bug begins with the version."""
+    """For users whose folder of scripts is not on the path; and a bug report needs the version."""
     done = subprocess.run([sys.executable, "-m", "levit_np", "--version"], cwd=tmp_path, text=True, capture_output=True,
                           timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout, done.stderr) == (0, f"levit-np {levit_np.__version__}\n", "")
@@ -71,7 +71,7 @@ def test_classify_names_five_classes_unless_told(capsys):
 
 def test_bad_images_are_reported_and_the_others_go_on(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    images = [tmp_path / "bad.png", *SAMPLES, *SAMPLES, tmp_path / "none.png", SAMPLES[7]]  # two batches
+    images = [tmp_path / "bad.png", *SAMPLES, *SAMPLES, tmp_path / "none.png", SAMPLES[7]]  # more than one batch
     status, out, err = run("classify", "--top", 1, *images)
     names, answers = out.splitlines()[::2], out.splitlines()[1::2]
     assert status == 1 and names == [*SAMPLES, *SAMPLES, SAMPLES[7]]
@@ -110,7 +110,7 @@ def test_a_tolerance_is_a_number_from_0(text, capsys):
     assert f"argument --tolerance: expected a number from 0, found '{text}'" in capsys.readouterr().err
 
 
-def test_numbers_of_things():
+def test_singular_and_plural():
     assert [whole(text) for text in ("1", "65")] == [1, 65] and [from_zero(text) for text in ("0", "7")] == [0, 7]
     for kind, least in (whole, 1), (from_zero, 0):
         for text in ("-1", "1.5", "²", "", "x", *["0"][:least]):
@@ -133,7 +133,7 @@ def test_a_misspelt_name_is_told_the_names():
         assert status == 1 and "levit_265: expected" in err and "levit_256, levit_384" in err
 
 
-def test_who_meant_a_file_is_told_no_names(tmp_path, monkeypatch, capsys):
+def test_for_a_path_no_names_are_suggested(tmp_path, monkeypatch, capsys):
     (tmp_path / "damaged").write_bytes(b"no weights")
     monkeypatch.chdir(tmp_path)
     for file in "damaged", "none.h5":
@@ -179,7 +179,7 @@ def test_a_reader_that_leaves_early_is_no_traceback():
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("unbuffered", ["", "1"])  # empty: short output waits for a flush, the last one Python's
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # empty: short output is buffered, and flushed last by Python
 def test_a_full_disk_below_the_output_is_status_1_and_one_line(unbuffered):
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "levit_np.cli", "summary", "levit_digits"], cwd=ROOT, stdout=full,
@@ -198,7 +198,7 @@ def test_many_images_into_a_pipe_show_progress_on_a_terminal_and_none_elsewhere(
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert done.returncode == 0 and "20/20" in shown
-    assert done.stdout.splitlines()[::2] == images  # whole, and not on the terminal
+    assert done.stdout.splitlines()[::2] == images  # complete, and nothing of the bar
     assert run("classify", "--top", 1, *images)[2] == ""
 
 
@@ -209,8 +209,8 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("total, silent, piped, bar", [
     (16, False, True, False), (17, False, True, True), (17, False, False, False), (1, True, False, True)])
-def test_who_gets_a_bar(monkeypatch, total, silent, piped, bar):
-    """Where something else shows on the terminal how far it is, nobody."""
+def test_when_a_progress_bar_is_shown(monkeypatch, total, silent, piped, bar):
+    """Nobody gets a bar if something else on the terminal already shows the progress."""
     monkeypatch.setenv("TERM", "xterm")
     with (contextlib.redirect_stderr(Terminal()) as shown,
           contextlib.redirect_stdout(io.StringIO() if piped else Terminal()) as out):
@@ -220,8 +220,8 @@ def test_who_gets_a_bar(monkeypatch, total, silent, piped, bar):
     assert (f"{total}/{total}" in shown.getvalue()) == ("things/s" in shown.getvalue()) == bar and not out.getvalue()
 
 
-def test_a_sign_of_life_is_what_it_waits_for(monkeypatch):
-    """As it is written: a name in it is no markup, and commands no terminal."""
+def test_a_waiting_command_says_what_it_waits_for(monkeypatch):
+    """The text is printed as it is: a name in it is not markup and cannot contain terminal commands."""
     monkeypatch.setenv("TERM", "xterm")
     with contextlib.redirect_stderr(Terminal()) as shown, waiting("reading [red]a.h5\a"):
         pass
@@ -231,20 +231,20 @@ def test_a_sign_of_life_is_what_it_waits_for(monkeypatch):
     assert not shown.getvalue()
 
 
-def test_a_row_that_parts_is_red_on_a_terminal(monkeypatch):
+def test_a_row_that_differs_is_red_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     rows = [Row("stem[i]", "output", 1.0, 0.5), Row("", "output", 0.0, 0.0)]
     with contextlib.redirect_stdout(Terminal()) as shown:
         _print_rows(rows, 0.1)
-    lines = shown.getvalue().replace("\x1b[31m\n\x1b[0m", "\n").splitlines()  # rich before 14.3: its end is red too
+    lines = shown.getvalue().replace("\x1b[31m\n\x1b[0m", "\n").splitlines()  # rich before 14.3: its end too
     assert lines == ["  layer        array   difference  relative",
                      "\x1b[31m! stem[i]      output           1       0.5\x1b[0m",
                      "  the network  output           0         0"]
 
 
 def test_the_small_model_answers_with_little_imported():
-    """What would make each start slow is not loaded for one image."""
+    """What would slow down every start is not imported to classify one image."""
     code = ("import sys; from levit_np.cli import main; main(['classify', sys.argv[1]]); "
             "print(sorted({'rich', 'h5py', 'numba', 'torch', 'asyncio'} & set(sys.modules)))")
     out = subprocess.check_output([sys.executable, "-c", code, SAMPLES[3]], cwd=ROOT, text=True)
@@ -252,14 +252,14 @@ def test_the_small_model_answers_with_little_imported():
 
 
 @pytest.mark.parametrize("arguments", [["summary", "levit_128s"], ["step", SAMPLES[3], "--only", "stem"]])
-def test_it_prints_into_a_callers_buffer(arguments):
+def test_output_goes_to_a_replaced_stdout(arguments):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(arguments) == 0
     assert "stem" in out.getvalue()
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_a_stream_that_was_closed_hinders_nothing(closed):
+def test_a_closed_stream_is_no_error(closed):
     command = f"{sys.executable} -m levit_np.cli classify --top 1 {SAMPLES[3]} {closed}"
     done = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr, done.stdout != "") == (0, "", closed == "2>&-")
@@ -272,7 +272,7 @@ def test_without_a_standard_input_the_walk_is_printed():
 
 
 def test_too_little_memory_is_said_in_one_line():
-    """A GPU's too, whose error is one of these."""
+    """Including a GPU's, whose error is a MemoryError too."""
     code = ("from levit_np import classifier, cli\n"
             "def scarce(*arguments): raise MemoryError('room for 7 bytes')\n"
             "classifier.Classifier.rank = scarce\n"
@@ -283,7 +283,7 @@ def test_too_little_memory_is_said_in_one_line():
                            "bytes\n")
 
 
-def test_too_little_memory_of_which_python_says_no_more(monkeypatch, capsys):
+def test_a_memory_error_without_a_message(monkeypatch, capsys):
     def scarce(*arguments):
         raise MemoryError
 
@@ -293,7 +293,7 @@ def test_too_little_memory_of_which_python_says_no_more(monkeypatch, capsys):
         "levit-np classify: expected more memory (a smaller batch needs less), found too little\n")
 
 
-def test_an_image_that_memory_does_not_suffice_for_is_named_and_the_others_go_on(monkeypatch, capsys):
+def test_an_image_for_which_there_is_too_little_memory_is_named_and_the_others_go_on(monkeypatch, capsys):
     crop = Classifier.crop
 
     def scarce(self, image):
@@ -330,7 +330,7 @@ def test_ctrl_c_during_the_imports_is_status_130(module):
 
 
 @pytest.mark.parametrize("action", ["default", "error", "ignore"])
-def test_a_warning_is_one_line_and_hinders_nothing(monkeypatch, capsys, action):
+def test_a_warning_is_one_line_and_no_error(monkeypatch, capsys, action):
     """Whatever PYTHONWARNINGS says."""
     rank = Classifier.rank
     monkeypatch.setattr(Classifier, "rank", lambda *arguments: warnings.warn("of\nlittle") or rank(*arguments))
@@ -341,12 +341,12 @@ def test_a_warning_is_one_line_and_hinders_nothing(monkeypatch, capsys, action):
     assert out.startswith(SAMPLES[3]) and err == "levit-np classify: 'of\\nlittle'\n"
 
 
-def test_a_message_is_one_line_that_commands_no_terminal(tmp_path, capsys):
+def test_a_message_is_one_line_without_terminal_commands(tmp_path, capsys):
     name = str(tmp_path / "new\nline \x1b[31m.h5")
     assert main(["verify", SAMPLES[0], name]) == 1
     random_model().save(name)
     with pytest.raises(SystemExit):
-        main(["verify", name, "--record", ""])  # as a shell has it of a variable that is not set
+        main(["verify", name, "--record", ""])  # as a shell passes a variable that is not set
     assert main(["verify", name, "--record", name]) == 1
     *_, usage, last = capsys.readouterr().err.splitlines()
     assert usage == "levit-np: error: expected no empty argument, found one"
@@ -355,7 +355,7 @@ def test_a_message_is_one_line_that_commands_no_terminal(tmp_path, capsys):
 
 
 def test_a_recorded_pass_of_an_image_whose_name_is_no_text(tmp_path, capsys):
-    """It goes back from the class that is least likely: that of a sure one is little more than rounding."""
+    """The gradient starts at the least likely class, as that of a certain answer is little more than rounding."""
     odd, path = "\x1b[31m3\udcff.png" if sys.platform.startswith("linux") else "\x1b[31m.png", str(tmp_path / "t.h5")
     random_model(image_size=16).save(tmp_path / "a.h5")
     image = shutil.copy(SAMPLES[3], tmp_path / odd)
@@ -368,7 +368,7 @@ def test_a_recorded_pass_of_an_image_whose_name_is_no_text(tmp_path, capsys):
 def test_summary_of_a_name_and_of_a_file(capsys):
     status, out, _ = run("summary", "levit_256")
     assert status == 0 and "18,893,876" in out.splitlines()[-1]
-    assert main(["summary", "levit_128s_a1"]) == 0  # an ablation, whose weights nobody needs
+    assert main(["summary", "levit_128s_a1"]) == 0  # an ablation, for which there are no weights
     assert capsys.readouterr().out == build(config_of("levit_128s_a1")).summary() + "\n"
     model = levit_np.create("levit_digits")
     total = sum(int(np.prod(array.shape)) for array in model.gradients().values())
@@ -378,7 +378,7 @@ def test_summary_of_a_name_and_of_a_file(capsys):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A model, the same as .pth, one with a weight planted, one of another size, and the recorded pass of the first."""
+    """A model; the same as .pth; one with a changed weight; one of another size; and the first one's recorded pass."""
     folder = tmp_path_factory.mktemp("verify")
     model = random_model()
     model.save(folder / "a.h5")
@@ -452,7 +452,7 @@ def test_recording_an_image_and_refusing_to_replace_weights(files):
     assert (status, err) == (0, "") and out.endswith("of digit_3.png\n")
     assert np.array_equal(levit_np.Trace.read(files / "three.trace.h5").x,
                           levit_np.load(files / "a.h5").prepare(SAMPLES[3])[None])
-    assert run("verify", "a.h5", "--record", "three.trace.h5", cwd=files)[0] == 0  # another recorded pass may go
+    assert run("verify", "a.h5", "--record", "three.trace.h5", cwd=files)[0] == 0  # a recorded pass may
     before = (files / "planted.h5").read_bytes()
     status, out, err = run("verify", "a.h5", "--record", "planted.h5", cwd=files)
     assert (status, out, err) == (1, "", "levit-np verify: planted.h5: expected a new file or a recorded pass to "

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds against the paper's tables; what describes a network and what does not."""
+"""Configurations: parameters and multiply-adds against the paper's tables, and which fields and values are valid."""
 
 import json
 import math
@@ -17,7 +17,7 @@ PUBLISHED = {
     "levit_192": (10_947_069, 657_601_916), "levit_256": (18_893_876, 1_128_024_056),
     "levit_384": (39_128_836, 2_352_935_380),
 }
-# Table 5, millions; one head counted.
+# Table 5, in millions; one head is counted.
 ABLATED = {"a1": (1.2, 308), "a2": (7.4, 275), "a3": (7.4, 305), "a4": (7.4, 305), "a5": (7.4, 305), "a6": (6.2, 312),
            "a7": (7.4, 305)}
 EXACT = {"a1": 1_214_614, "a4": 7_391_290, "a6": 6_195_819}
@@ -48,7 +48,7 @@ def test_ablations_agree_with_table_5(key):
 
 
 def test_deit_tiny_is_as_large_as_published():
-    """5,717,416 parameters, as timm counts deit_tiny_patch16_224."""
+    """5,717,416 parameters, as timm counts for deit_tiny_patch16_224."""
     model = build(ABLATIONS["deit_tiny"])
     trained = [spec.shape for spec in model.specs_by_name().values() if spec.trainable]
     assert totals(model)[0] == sum(map(math.prod, trained)) == 5_717_416
@@ -80,14 +80,14 @@ def test_what_a_field_may_be():
     ("image_size", 32, r"\(height, width\), found 32"), ("image_size", [32, 32], r"\(height, width\), found \[32"),
     ("stem", Convolution(8), "a tuple of Convolution"), ("stem", ((8, 3, 2),), "a tuple of Convolution"),
     ("stem", (), "a tuple of Convolution"), ("stages", (8,), "a tuple of Stage"), ("stages", None, "a tuple of Stage")])
-def test_a_config_made_by_hand_is_of_its_parts(field, value, expected):
+def test_a_config_made_by_hand_needs_the_right_types(field, value, expected):
     fields = {"name": "own", "stem": (Convolution(8),), "stages": (Stage(8, 1, 1),), "key_size": 4}
     assert LeViTConfig(**fields).resolutions == ((112, 112),)
     with pytest.raises(ConfigError, match=f"config 'own': {field}: expected {expected}"):
         LeViTConfig(**fields | {field: value})
 
 
-def test_a_config_is_a_value():
+def test_a_config_is_immutable_and_compared_by_value():
     one, same = (config_of("levit_128s", num_classes=3) for _ in "12")
     assert one == same and hash(one) == hash(same)
     with pytest.raises(FrozenInstanceError):
@@ -95,13 +95,13 @@ def test_a_config_is_a_value():
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
-def test_a_border_keeps_what_a_stride_leaves(kernel):
+def test_padding_keeps_one_pixel_per_stride(kernel):
     config = config_of("levit_128s", stem=[[128, kernel, 2]], image_size=(33, 64))
     assert config.resolutions == ((17, 32), (9, 16), (5, 8))
 
 
 def test_every_convolution_leaves_a_pixel():
-    """The border of the next would make some again, of which none is the image's."""
+    """The padding of the next convolution would create new pixels, but none of them from the image."""
     assert config_of("levit_128s", image_size=16).resolutions == ((1, 1),) * 3
     stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
     with pytest.raises(ConfigError, match=r"an image of \(20, 36\) leaves no token"):

@@ -1,8 +1,8 @@
-"""The weights that ship, as a user meets them."""
+"""The weights that ship: they recognise digits that training has not seen, and the documented command reproduces
+them."""
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,15 +41,9 @@ def test_summary_and_unknown_weights(capsys):
     assert main(["summary", "nothing.h5"]) == 1
 
 
-def test_import_is_light():
-    code = ("import sys, levit_np; levit_np.list_models(); "
-            "assert not {'numba', 'cupy', 'h5py', 'torch'} & set(sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ)
-
-
 @pytest.fixture(scope="module")
 def script():
-    """weights/digits.py"""
+    """weights/digits.py as a module."""
     pytest.importorskip("sklearn")
     specification = importlib.util.spec_from_file_location("digits", ROOT / "weights/digits.py")
     found = importlib.util.module_from_spec(specification)

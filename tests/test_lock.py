@@ -1,4 +1,4 @@
-"""A lock across a fork."""
+"""Locks across a fork."""
 
 import os
 
@@ -10,7 +10,7 @@ from .forked import forked
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_of_the_thread_that_holds_it_lets_go_of_it_as_the_parent_does():
+def test_a_child_forked_while_holding_a_lock_can_release_it():
     lock = Lock()
 
     def let_go():

@@ -1,4 +1,5 @@
-"""What holds of the whole network whatever its weights: gradients, batches, mirrored and damaged images, dtypes."""
+"""Properties of whole networks for any weights: gradients, independent images of a batch, mirrored and damaged images,
+dtypes, frozen parts, replaced state."""
 
 import sys
 from dataclasses import replace
@@ -26,7 +27,8 @@ every_network = pytest.mark.parametrize("name", TINY)
 @settings(some, max_examples=4)
 @given(seed=seeds)
 def test_gradient_in_a_random_direction(name, training, seed):
-    """All parameters and the images moved at once, upstream random: the loss's derivative within 1e-5."""
+    """All parameters and the images are moved at once, with random upstream gradients; the loss's derivative agrees
+    within 1e-5."""
     config, generator = replace(TINY[name], drop_path=0.0), np.random.default_rng(seed)
     model, x = random_network(config, seed), images_of(config, 6, seed)
     state, dx = model.state(), generator.standard_normal(x.shape)
@@ -41,7 +43,7 @@ def test_gradient_in_a_random_direction(name, training, seed):
     _, saved = loss(0.0)
     found = np.vdot(model.backward(upstream if config.distillation else upstream[0], saved), dx)
     found += sum(np.vdot(gradient, direction[name]) for name, gradient in model.gradients().items())
-    expected = (loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6  # so short that it rarely crosses one of Hardswish's kinks
+    expected = (loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6  # a step so short that it rarely crosses a kink of Hardswish
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -58,7 +60,7 @@ def test_a_batch_is_its_images_one_by_one(name, seed, batch, training):
 @every_network
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_nan_image_spoils_its_own_row_alone(name, dtype, bad):
+def test_a_nan_image_affects_only_its_own_row(name, dtype, bad):
     model, x = random_network(TINY[name], dtype=dtype), images_of(TINY[name], 5, dtype=dtype)
     clean = model(x)
     x[3, 1, 4, 5] = bad
@@ -80,7 +82,7 @@ def test_an_empty_batch_is_evaluated(name):
 
 @pytest.mark.parametrize("batch, refused", [(0, True), (1, True), (2, False)])
 def test_a_batch_of_one_is_refused_by_bn_alone(batch, refused):
-    """Before anything has changed: the head's BN would have one value a channel."""
+    """Before anything has changed: the head's BN would have one value per channel."""
     model, x = random_network(TINY["base"]), images_of(TINY["base"], batch)
     before = model.state()
     if refused:
@@ -94,8 +96,8 @@ def test_a_batch_of_one_is_refused_by_bn_alone(batch, refused):
 
 @every_network
 @pytest.mark.parametrize("training", [False, True, "frozen"])
-def test_nothing_that_is_handed_in_is_written_to(name, training):
-    """Read-only images, weights and upstream gradients; strided ones give the same to rounding."""
+def test_arguments_are_not_written_to(name, training):
+    """Read-only images, weights and upstream gradients work; strided ones give the same to rounding."""
     results = []
     for strided in (False, True):
         model, x = random_network(TINY[name]), images_of(TINY[name], 3)
@@ -141,9 +143,9 @@ def _arrays(value):
 @some
 @given(seed=seeds)
 def test_a_mirrored_image_gives_mirrored_attention(seed):
-    """With kernels that are their own mirror images, and odd widths, so that the strides start and end on the edge.
+    """With kernels that are their own mirror images and odd widths, so that strides begin and end at the edge.
 
-    17 pixels wide: 9, 5, and 3 after the shrinking block."""
+    The widths are 17 pixels, then 9, 5, and 3 after the shrinking block."""
     config = replace(TINY["base"], image_size=(12, 17), stages=(Stage(6, 1, 2), Stage(10, 2, 3, 2)),
                      stem=(Convolution(4), Convolution(6)))
     model, x = random_network(config, seed % 97), images_of(config, 2, seed)
@@ -165,7 +167,7 @@ def test_a_mirrored_image_gives_mirrored_attention(seed):
 
 @every_network
 def test_folded_bn_is_bn(name):
-    """Evaluation does not change when every BN moves into the linear map beside it, and becomes the identity."""
+    """Evaluation is unchanged when every BN is folded into the linear map beside it and replaced by the identity."""
     config = TINY[name]
     model, x = random_network(config), images_of(config, 2)
     expected, state = model(x), model.state()
@@ -173,7 +175,7 @@ def test_folded_bn_is_bn(name):
         layer = gamma.removesuffix("bn.gamma")
         mean, variance, beta = (state[f"{layer}bn.{key}"] for key in ("mean", "variance", "beta"))
         scale, weight = state[gamma] / np.sqrt(variance + 1e-5), state[f"{layer}weight"]
-        if f"{layer}bias" in state:  # a head: BN comes first
+        if f"{layer}bias" in state:  # in a head, BN comes first
             state[f"{layer}bias"] = state[f"{layer}bias"] + weight @ (beta - mean * scale)
             state |= {f"{layer}weight": weight * scale, f"{layer}bn.beta": 0 * beta}
         else:
@@ -186,8 +188,9 @@ def test_folded_bn_is_bn(name):
 
 
 @pytest.mark.parametrize("name", ["levit_128s", "deit_tiny"])
-def test_how_a_fresh_network_starts(name):
-    """As the authors': uniform to 1/√fan_in; heads and embeddings normal and cut; branches that add nothing."""
+def test_the_initial_weights(name):
+    """Like the authors': weights uniform in ±1/√fan_in; heads and embeddings from a truncated normal; branches that add
+    nothing."""
     model = create(name, image_size=64, seed=1)
     for key, array in model.state().items():
         kind = key.rpartition(".")[2]
@@ -198,7 +201,7 @@ def test_how_a_fresh_network_starts(name):
             continue
         uniform = kind == "weight" and not key.startswith("head")
         width = np.prod(array.shape[1:]) ** -0.5 if uniform else 0.04
-        deviation = width / 3**0.5 if uniform else 0.02 * 0.8796  # of a normal that is cut at two of its deviations
+        deviation = width / 3**0.5 if uniform else 0.02 * 0.8796  # of a truncated normal
         assert 0.95 * width < np.abs(array).max() <= width * (1 + 1e-6), key
         few = 4 / array.size**0.5
         assert abs(array.mean()) < few * deviation and abs(array.std() / deviation - 1) < few, key
@@ -222,7 +225,7 @@ def test_a_state_is_taken_whole_or_not_at_all():
     state = {name: array.copy() for name, array in model.state().items()}
     for wrong, found in ((None, "nothing"), (np.zeros(5, np.int64), r"int64 \(5,\)"), ([0.0] * 5, "list "),
                          (np.zeros((5, 1), np.float32), r"float32 \(5, 1\)"),
-                         (SimpleNamespace(shape=(5,), dtype="torch.float32"), r"torch.float32 \(5,\)")):  # a tensor
+                         (SimpleNamespace(shape=(5,), dtype="torch.float32"), r"torch.float32 \(5,\)")):  # torch
         given = {name: array + 1 for name, array in state.items()} | {"head.bias": wrong}
         with pytest.raises(LevitError, match=rf"head.bias: expected a floating array \(5,\), found {found}\Z"):
             model.set_state({name: array for name, array in given.items() if array is not None})
@@ -230,7 +233,7 @@ def test_a_state_is_taken_whole_or_not_at_all():
 
 
 def test_a_state_that_was_given_is_not_written_to():
-    """Nor does the network change with it afterwards."""
+    """And the network does not change with it afterwards."""
     model = random_network(TINY["base"])
     state = {name: array.copy() for name, array in model.state().items()}
     model.set_state(state)
@@ -244,8 +247,8 @@ def test_a_state_that_was_given_is_not_written_to():
                                          ("silu", ["stage1"]), ("vit", ["stem"]),
                                          ("base", ["stem", "stage1", "stage2"])])
 def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(name, parts):
-    """In a random direction of what is trained; frozen statistics stay to the bit,
-    and no branch of theirs is dropped."""
+    """The gradient of the trained part agrees in a random direction; frozen statistics do not change, and no frozen
+    branch is dropped."""
     config = TINY[name]
     model, x = random_network(config, 3), images_of(config, 6, 3)
     model.freeze(parts)
@@ -277,7 +280,7 @@ def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(nam
 
 @pytest.mark.parametrize("name", ["base", "vit"])
 def test_training_needs_no_gradient_of_its_images(name):
-    """Left out, it changes no other."""
+    """Leaving it out changes no other gradient."""
     model, x = random_network(TINY[name], 4), images_of(TINY[name], 3, 4)
     found = []
     for wanted in (True, False):
@@ -289,8 +292,9 @@ def test_training_needs_no_gradient_of_its_images(name):
     assert gradients.keys() == same.keys() and all(np.array_equal(gradients[n], same[n]) for n in same)
 
 
-def test_a_walk_goes_on_while_another_thread_says_that_it_has_written():
-    """For a network's first time, which adds an attribute: an evaluation that looks for changes walks meanwhile."""
+def test_a_walk_continues_while_another_thread_calls_written():
+    """The first call of written() adds an attribute to the network, while an evaluation that looks for changes iterates
+    over its attributes."""
     model = random_network(TINY["base"])
     expected, walk = [name for name, _ in model.walk()], model.walk()
     found = [next(walk)[0] for _ in "123"]
@@ -298,7 +302,7 @@ def test_a_walk_goes_on_while_another_thread_says_that_it_has_written():
     assert found + [name for name, _ in walk] == expected
 
 
-def test_what_is_frozen_can_be_thawed_and_must_exist():
+def test_parts_can_be_unfrozen_and_must_exist():
     model = random_network(TINY["base"])
     model.freeze(["stem"])
     assert not any(n.startswith("stem") for n in model.trained()) and model.to("reference").frozen == {"stem"}
@@ -306,11 +310,11 @@ def test_what_is_frozen_can_be_thawed_and_must_exist():
     assert any(n.startswith("stem") for n in model.trained())
     with pytest.raises(LevitError, match="freeze: expected parts among stem, stage1, stage2, found 'stage3'"):
         model.freeze(["stage3"])
-    model.freeze("stem")  # one name, not four letters
+    model.freeze("stem")  # a single name, not four letters
     assert model.frozen == {"stem"}
 
 
-def test_what_is_frozen_is_shown_and_differentiated_as_ever_outside_of_training():
+def test_freezing_matters_only_in_training():
     model, x = random_network(TINY["base"]), images_of(TINY["base"], 3)
     found = []
     for parts in ((), ("stem", "stage1")):
@@ -342,8 +346,8 @@ def test_a_backward_of_other_gradients_is_refused_by_name():
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_arrays_of_cupy_come_back_as_such(backend, monkeypatch):
-    """A GPU's arrays may be given to a network on the processor; here something stands for CuPy that, as CuPy's, says
-    nothing to NumPy by itself."""
+    """Arrays of a GPU may be passed to a network on the processor. The stand-in for CuPy's arrays here, like CuPy's,
+    refuses NumPy's implicit conversion."""
     class Theirs:
         __module__ = "cupy"
 

@@ -1,6 +1,7 @@
-"""Whole networks against an independent torch LeViT, float64: A1-A7, timm's variants, DeiT-tiny, odd images, drop path.
+"""Whole networks against an independent LeViT in torch, in float64: A1-A7, timm's variants, DeiT-tiny, odd images, drop
+path.
 
-The torch LeViT is itself held against the transformers package's."""
+The torch LeViT itself is compared with the transformers package's."""
 
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from levit_np.config import ABLATIONS, Stage, config_of
 from levit_np.errors import ConfigError
 
 from . import torch_levit
+from .distance import worst, worst_gradient
 from .networks import TINY, against_torch, images_of, is_right, random_network
-from .parity import images, pair, worst, worst_gradient
+from .parity import images, pair
 
 ODD = dict(image_size=(112, 80), in_channels=4, num_classes=17)  # 7×5, 4×3 and 2×2 tokens
 UNTRAINED = ("levit_384_s8", "levit_512_s8", "levit_512", "levit_256d", "levit_512d")
@@ -49,7 +51,7 @@ def test_ablations(name, training):
 
 @pytest.mark.parametrize("name", UNTRAINED)
 def test_untrained_variants(name):
-    """One block a stage: those of a stage are alike, and their number is held by the parameter counts."""
+    """With one block in each stage: further blocks are alike, and the parameter counts test their number."""
     config = config_of(name, **ODD | {"image_size": (64, 48)})
     config = replace(config, stages=tuple(stage._replace(depth=1) for stage in config.stages))
     found = against_torch(config)
@@ -78,7 +80,7 @@ def test_deit_tiny_is_a_transformer():
 
 
 def _as_torch(p):
-    """A block's tensors under torch's names.  Our rows are (heads, Q K V, 64), torch's (Q K V, heads, 64)."""
+    """A block's tensors under torch's names. Our rows are ordered (heads, Q K V, 64), torch's (Q K V, heads, 64)."""
     qkv = {kind: p[f"attention.qkv.{kind}"].unflatten(0, (3, 3, 64)) for kind in ("weight", "bias")}
     named = {f"self_attn.in_proj_{kind}": rows.transpose(0, 1).flatten(0, 2) for kind, rows in qkv.items()}
     for own, there in (("attention.projection", "self_attn.out_proj"), ("mlp.up", "linear1"), ("mlp.down", "linear2")):
@@ -95,7 +97,7 @@ def test_a_class_token_needs_an_embedding_and_one_stage(changes):
 
 
 def test_features_of_a_network_with_a_class_token():
-    """The map is of the pixels alone; the pooled vector is the token."""
+    """The map contains only the pixels' tokens; the pooled vector is the class token."""
     config = TINY["vit"]
     model, x = random_network(config), images_of(config, 2)
     found = model.features(x)

@@ -1,4 +1,5 @@
-"""The five models against the transformers package, weights and images randomised, float64."""
+"""The five models against the transformers package in float64, with random weights and images: logits, gradients,
+running statistics, AdamW steps."""
 
 import numpy as np
 import pytest
@@ -8,14 +9,16 @@ from levit_np.checkpoints.formats import name_table
 from levit_np.config import FAMILY
 from levit_np.ops import reference as ops
 
-from .parity import FIVE, images, pair, share_drop_path, worst, worst_gradient
+from .distance import worst, worst_gradient
+from .parity import images, pair, share_drop_path
+from .random_model import FIVE
 
 
 @pytest.mark.parametrize("name", FIVE)
 def test_logits_gradients_and_statistics(name, monkeypatch):
     ours, theirs = pair(name, drop_path=FAMILY[name].drop_path)
     share_drop_path(ours, monkeypatch)
-    # Three images: with two, the head's BN keeps little more than a sign of each channel, and amplifies rounding.
+    # Three images: with two, the head's BN keeps little more than the sign of each channel, and amplifies rounding.
     x, generator = images(3), np.random.default_rng(3)
     upstream = [generator.standard_normal((3, 17)) for _ in range(2)]
     tx = torch.from_numpy(x.copy()).requires_grad_()
@@ -44,8 +47,8 @@ def test_logits_gradients_and_statistics(name, monkeypatch):
 
 
 def test_frozen_gradient_is_the_evaluated_networks_derivative():
-    """Against differences of their logits.  PyTorch 2.13's BatchNorm gradient itself is wrong for a batch of one whose
-    incoming gradient is transposed, as it is behind this stem; with two images it agrees."""
+    """Against finite differences of transformers' logits. PyTorch 2.13's own BatchNorm gradient is wrong for a batch of
+    one whose incoming gradient is transposed, as behind this stem; with two images it agrees."""
     ours, theirs = pair("levit_128s")
     theirs.eval()
     x, step = images(1), 1e-4
@@ -59,15 +62,15 @@ def test_frozen_gradient_is_the_evaluated_networks_derivative():
     assert derivative == pytest.approx((high - low) / (2 * step), rel=1e-5)
 
 
-# 80 pixels leave 5×5, 3×3 and 2×2 tokens.
+# 80 pixels give 5×5, 3×3 and 2×2 tokens.
 @pytest.mark.parametrize("name, size, batch, drop_path", [
     ("levit_128s", 80, 8, 0.0), ("levit_128s", 80, 8, 0.1),
     *(pytest.param(*case, marks=pytest.mark.slow)
       for case in [*((name, 80, 8, FAMILY[name].drop_path) for name in FIVE[1:]), ("levit_128s", 224, 4, 0.0)])])
 def test_ten_adamw_steps(name, size, batch, drop_path, monkeypatch):
-    """Cross-entropy on both heads; the losses agree within 1e-9 relative.
+    """Cross-entropy on both heads; the losses agree within a relative 1e-9.
 
-    Eight small images: the head's BN over four amplifies rounding step by step."""
+    Small images come in eights, as the head's BN over four images would amplify rounding from step to step."""
     rate = 5e-4 * batch / 512  # the recipe's; a larger one amplifies the rounding of gradients that are nearly 0
     ours, theirs = pair(name, size=size, drop_path=drop_path)
     share_drop_path(ours, monkeypatch)

@@ -1,8 +1,8 @@
-"""Bugs planted one at a time, each of which the checks of this suite must see: a test that cannot fail shows nothing.
+"""Bugs planted one at a time, each of which the suite's checks must detect: a test that cannot fail shows nothing.
 
-A bug is a change to the source of one function, or of a forward and its backward together, so that the two still
-agree with each other and only a network from elsewhere can tell. None raises: such bugs would find themselves.
-"""
+A bug is a change to the source of one function, or of a forward and its backward together, which then still agree with
+each other, so that only an independent implementation can tell. No bug raises an error, which would be noticed
+anyway."""
 
 import inspect
 import pkgutil
@@ -21,13 +21,13 @@ from .ops.cases import op_is_right
 
 
 def network_is_right():
-    """Small networks, in every mode, against the torch LeViT: logits, gradients, running statistics."""
+    """Compares small networks, in every mode, with the torch LeViT: logits, gradients, running statistics."""
     return all(is_right(against_torch(config, training)) for training in (True, "frozen", False)
                for config in TINY.values())
 
 
 def optimizer_is_right():
-    """Three steps of AdamW against torch's; gradients that are small beside eps, too."""
+    """Compares three steps of AdamW with torch's, also with gradients that are small compared to eps."""
     values, gradients = np.random.default_rng(0).standard_normal((2, 3, 8)) * [1, 1, 1, 1, 1, 1, 1, 1e-8]
     peer = torch.nn.Parameter(torch.from_numpy(values[0].copy()))
     optimizer, mine, moments = torch.optim.AdamW([peer], lr=0.01, weight_decay=0.1), values[0], (0.0, 0.0)
@@ -39,7 +39,7 @@ def optimizer_is_right():
 
 
 def in_op(name, target, old, new):
-    """A bug that the operation's own adjoint check sees, without torch."""
+    """A bug that the operation's own adjoint check detects, without torch."""
     return pytest.param(lambda: op_is_right(name, ops), [(f"ops.reference.{target}", old, new)],
                         id=f"{target}: {new or old}")
 
@@ -56,7 +56,7 @@ _OPS, _ATTENTION, _BLOCK = "ops.reference", "layers.attention", "layers.block"
 _NO_SHORTCUT = (f"{_BLOCK}.Residual.backward", "self.ops.add(dy, self.branch.backward(dh, saved.branch))",
                 "self.branch.backward(dh, saved.branch)"),
 BUGS = [
-    # The backward alone: a sign, a scale, a dropped term, a wrong axis.
+    # Only in the backward: a sign, a scale, a dropped term, a wrong axis.
     in_op("hardswish", "hardswish_backward", "2 * x + 3", "2 * x - 3"),
     in_op("silu", "silu_backward", "x * (1 - s)", "x * s"),
     in_op("softmax", "softmax_backward", " - (dy * y).sum(-1, keepdims=True)", ""),
@@ -84,7 +84,7 @@ BUGS = [
     in_op("soft_distillation", "soft_distillation_backward", ") * temperature /", ") * temperature**2 /"),
     in_op("hard_distillation", "hard_distillation_backward", "argmax", "argmin"),
 
-    # Forward and backward alike.
+    # In forward and backward alike.
     in_network("scores without 1/sqrt(D)",
                (f"{_ATTENTION}.Attention.forward", "self.sizes[0] ** -0.5", "1.0"),
                (f"{_ATTENTION}.Attention.backward", "self.sizes[0] ** -0.5", "1.0")),
@@ -163,7 +163,8 @@ BUGS = [
 
 
 def plant(monkeypatch, target, old, new):
-    """Replaces `old`, which occurs once, in the source of a function or method, wherever the function is bound."""
+    """Replaces `old`, which must occur once, in the source of a function or method, everywhere the function is
+    bound."""
     place, name = target.rsplit(".", 1)
     owner = pkgutil.resolve_name(f"levit_np.{place}")
     function = getattr(owner, name)
@@ -177,7 +178,7 @@ def plant(monkeypatch, target, old, new):
             monkeypatch.setattr(module, name, scope[name])
 
 
-SOURCES = {}  # of functions that bear a bug already, and have no file
+SOURCES = {}  # sources of functions that already contain a bug, and so have no file
 
 
 def test_without_a_bug_all_is_right():
@@ -189,5 +190,5 @@ def test_a_planted_bug_is_seen(right, edits, monkeypatch):
     for edit in edits:
         plant(monkeypatch, *edit)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # a bug may overflow, which is no finding
+        warnings.simplefilter("ignore")  # a bug may overflow, which does not count as detection
         assert not right()

@@ -1,4 +1,4 @@
-"""The pictures hold the model's own numbers; what is not there is refused; all are written as PNG."""
+"""The pictures show the model's own numbers; what does not exist is refused; all of them can be written as PNG."""
 
 import builtins
 import subprocess
@@ -27,7 +27,7 @@ def digits():
 
 
 def planes(figure):
-    """Of each panel what was drawn last."""
+    """The last image drawn in each panel."""
     return [np.asarray(axes.images[-1].get_array()) for axes in figure.axes if axes.images]
 
 
@@ -37,7 +37,7 @@ def titles(figure):
 
 @pytest.mark.parametrize("layer, query, grid", [(None, None, (8, 8)), ("stages.1.downsample.attention", (0, 3), (4, 4)),
                                                 ("stages.2.blocks.0.attention", (1, 0), (2, 2))])
-def test_attention_is_the_models(digits, layer, query, grid):
+def test_attention_shows_the_models_numbers(digits, layer, query, grid):
     figure = plot.attention(digits, IMAGE, layer, query)
     x = digits.prepare(IMAGE)[None]
     name = layer or "stages.0.blocks.0.attention"
@@ -59,20 +59,20 @@ def test_the_image_is_as_it_was_before_it_was_normalised(digits):
     grey = np.asarray(Image.open(IMAGE).convert("L")) / 255
     shown = plot.attention(digits, IMAGE).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, np.repeat(grey[..., None], 3, 2), atol=1e-6)
-    # Where nobody knows how it was normalised, its smallest number is black, its largest white.
+    # Without a known preprocessing, the smallest number is black and the largest white.
     x = np.random.default_rng(0).standard_normal((3, 4, 5))
     expected = (x - x.min()) / (x.max() - x.min())
     unknown = SimpleNamespace(preprocessing=None)
     np.testing.assert_allclose(plot._pixels(unknown, x), expected.transpose(1, 2, 0))
     assert not plot._pixels(unknown, np.ones((1, 4, 5))).any()
-    # Of more channels than a picture has, the mean; what no image has, the nearest that one has.
+    # Other numbers of channels are averaged; values outside of an image's range are clipped.
     x = np.linspace(0, 1, 100).reshape(5, 4, 5)
     np.testing.assert_allclose(plot._pixels(unknown, x), np.repeat(x.mean(0)[..., None], 3, 2))
     assert set(np.unique(plot._pixels(digits, np.array([[[-9.0, 9.0]]])))) == {0, 1}
 
 
 def test_grids_that_are_not_square():
-    """Of 22×40 pixels: 6×10 tokens, 3×5, and 2×3 that ask those."""
+    """22×40 pixels give 6×10 tokens, then 3×5, which are attended to by 2×3."""
     model = random_model("levit_digits", image_size=(22, 40), backend="reference")
     x, name = random_images(model, 1)[0], "stages.2.downsample.attention"
     maps = model.attention_maps(x[None])[name][0].reshape(-1, 2, 3, 3, 5)
@@ -100,7 +100,7 @@ def test_one_head(digits):
     assert [title[:6] for title in titles(plot.attention(digits, IMAGE, head=0))[1:]] == ["head 0", ""]
 
 
-def test_a_class_token_is_no_pixel():
+def test_a_class_token_is_not_shown_as_a_pixel():
     model = random_model("deit_tiny", image_size=(32, 48), num_classes=4, backend="reference")
     x = random_images(model, 1)[0]
     maps = model.attention_maps(x[None])["stages.0.blocks.3.attention"][0]
@@ -114,7 +114,7 @@ def test_a_class_token_is_no_pixel():
     assert not any(name.startswith("bias_maps") for name in plot.pictures(model))
 
 
-def test_bias_maps_are_the_tables(digits):
+def test_bias_maps_show_the_tables(digits):
     figure = plot.bias_maps(digits, layer="stages.1.downsample.attention")
     table = digits.state()["stages.1.downsample.attention.bias.table"]
     assert [np.array_equal(plane.ravel(), row) for plane, row in zip(planes(figure), table)] == [True] * 4
@@ -139,7 +139,7 @@ def test_filters(digits):
 
 
 def test_the_weights_may_be_on_the_gpu(digits, one, monkeypatch):  # noqa: F811
-    """From where they are brought: Matplotlib cannot read them there."""
+    """They are copied to the host, as Matplotlib cannot read them on the GPU."""
     model, brought = digits.to("cuda"), []
     to_host = model.ops.to_host
     monkeypatch.setattr(model.ops, "to_host", lambda array: brought.append(array.shape) or to_host(array))
@@ -156,11 +156,11 @@ def test_features(digits):
     channel = int(titles(figure)[2].removeprefix("channel "))
     assert channel == maps["stage1"][0].std((1, 2)).argmax() and np.array_equal(found[2], maps["stage1"][0, channel])
     model = random_model("levit_digits", stages=(Stage(3, 1, 1),), stem=[[3, 3, 4]], backend="reference")
-    assert len(plot.features(model, random_images(model, 1)[0]).axes) == 2 + 3  # there are no more channels
+    assert len(plot.features(model, random_images(model, 1)[0]).axes) == 2 + 3  # there are only three channels
 
 
 def test_a_title_fits_a_narrow_figure():
-    """Of one head, and of one channel."""
+    """Figures of one head and of one channel."""
     model = random_model("levit_digits", stages=(Stage(64, 1, 1), Stage(80, 1, 1, 1)), backend="reference")
     layer = {"layer": "stages.1.downsample.attention"}
     for function, options in ((plot.attention, layer), (plot.attention_heads, layer), (plot.bias_maps, layer),
@@ -189,7 +189,7 @@ def test_what_is_not_there_is_refused(digits):
         plot.attention(digits, np.zeros((2, 1, 32, 32), np.float32))
 
 
-def test_attention_that_is_no_number_is_said_so(digits):
+def test_attention_that_is_not_finite_is_an_error(digits):
     x = digits.prepare(IMAGE)
     x[0, 3, 4] = np.nan
     for picture in (plot.attention, plot.attention_heads):
@@ -220,7 +220,7 @@ def test_without_matplotlib_no_folder_is_made(tmp_path, digits, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_matplotlib_that_does_not_start_is_no_traceback(monkeypatch):
+def test_a_matplotlib_that_cannot_be_imported_is_one_line(monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(levit_np.LevitError, match="^curves: .* Key backend: 'x' is"):
         def refuse(name, *arguments, importing=builtins.__import__):
             if name == "matplotlib.figure":  # what it says of MPLBACKEND=x
@@ -238,7 +238,7 @@ def command(*arguments):
 
 
 def test_a_picture_appears_whole_or_not_at_all(tmp_path, digits, monkeypatch):
-    """On a full disk, say, which is said of the picture's file."""
+    """For example on a full disk; the error names the picture's file."""
     (tmp_path / "filters.png").write_bytes(b"before")
 
     def full(figure, file, **options):

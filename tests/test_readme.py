@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README's Python example runs with the output that it shows, and its commands exist."""
 
 import re
 import shlex
@@ -23,6 +23,6 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"levit-np \w[^`\n]*", README))))
-def test_each_command_is_one_there_is(command):
-    """They parse; what they do is tested with their names."""
+def test_each_command_exists(command):
+    """They are only parsed here; what they do is tested with each command."""
     assert _parser().parse_args(shlex.split(command)[1:]).run

@@ -1,5 +1,5 @@
-"""LeViT once more, in torch.nn.functional, from the paper and not from the library: takes our state's names and a
-configuration, and leaves every gradient to autograd.  `p` is always {name: tensor} of one layer."""
+"""LeViT in torch.nn.functional, written from the paper and independently of levit_np. It takes a state under our names
+and a configuration, and leaves gradients to autograd. `p` is always {name: tensor} of one layer."""
 
 from itertools import repeat
 
@@ -10,7 +10,7 @@ ACTIVATIONS = {"hardswish": F.hardswish, "silu": F.silu, "identity": lambda x: x
 
 
 def tensors(state):
-    """{name: array} -> {name: tensor}, all but the running statistics with a gradient."""
+    """{name: array} -> {name: tensor}; all but running statistics require a gradient."""
     made = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
     for name, tensor in made.items():
         tensor.requires_grad_(not name.endswith((".mean", ".variance")) and name not in ("mean", "variance"))
@@ -18,12 +18,12 @@ def tensors(state):
 
 
 def under(p, name):
-    """The layer called `name` within the layer whose tensors are p."""
+    """The tensors of the layer called `name` within the layer whose tensors are p."""
     return {key.removeprefix(name + "."): value for key, value in p.items() if key.startswith(name + ".")}
 
 
 def batch_norm(x, p, training):
-    """Channels last.  Always rows of channels: PyTorch 2.13's gradient for an image batch of one can be wrong."""
+    """Channels last. Always reshaped to rows, as PyTorch 2.13's gradient for a batch of one image can be wrong."""
     rows = x.reshape(-1, x.shape[-1])
     return F.batch_norm(rows, p["mean"], p["variance"], p["gamma"], p["beta"], training is True).reshape(x.shape)
 
@@ -59,7 +59,7 @@ def stem(x, p, config, training):
 
 
 def pair_bias(table, grid, stride):
-    """A query's bias to every key is the table, mirrored about the query: read at |Δy| and |Δx|."""
+    """The bias of a query to every key is the table mirrored around the query: it is read at |Δy| and |Δx|."""
     table, ys, xs = table.unflatten(1, grid), torch.arange(grid[0]), torch.arange(grid[1])
     return torch.stack([table[:, (ys - y).abs()][:, :, (xs - x).abs()].flatten(1)
                         for y in ys[::stride] for x in xs[::stride]], 1)
@@ -87,8 +87,8 @@ def mlp(x, p, config, training):
     return linear(ACTIVATIONS[config.activation](linear(x, under(p, "up"), training)), under(p, "down"), training)
 
 
-def pair(x, p, config, grid, training, masks):
-    """Attention and MLP; a residual around each, but for the shrinking attention; LayerNorm before,
+def block(x, p, config, grid, training, masks):
+    """Attention and MLP, each with a residual connection (except the shrinking attention), and with LayerNorm before
     where there is one."""
     for name, function in (("attention", lambda h, p: attention(h, p, config, grid, training)),
                            ("mlp", lambda h, p: mlp(h, p, config, training))):
@@ -99,7 +99,7 @@ def pair(x, p, config, grid, training, masks):
 
 
 def levit(images, p, config, training=False, masks=()):
-    """The logits of each head in training (and "frozen"), their mean in evaluation.  masks: what drop path draws, in
+    """The logits of each head in training (and "frozen"), their mean in evaluation. masks: the drop-path masks in
     order; without them no branch is dropped."""
     x, masks, grid = stem(images, under(p, "stem"), config, training), iter(masks or repeat(1.0)), config.resolutions[0]
     if "token.token" in p:
@@ -108,10 +108,10 @@ def levit(images, p, config, training=False, masks=()):
         x = x + p["position.embedding"]
     for s, stage in enumerate(config.stages):
         if s:
-            x = pair(x, under(p, f"stages.{s}.downsample"), config, grid, training, masks)
+            x = block(x, under(p, f"stages.{s}.downsample"), config, grid, training, masks)
             grid = tuple(-(-n // 2) for n in grid)
         for b in range(stage.depth):
-            x = pair(x, under(p, f"stages.{s}.blocks.{b}"), config, grid, training, masks)
+            x = block(x, under(p, f"stages.{s}.blocks.{b}"), config, grid, training, masks)
     pooled = x[:, 0] if "token.token" in p else x.mean(1)
     logits = [head(pooled, under(p, name), training) for name in ("head", "head_dist") if f"{name}.weight" in p]
     return logits if training else sum(logits) / len(logits)

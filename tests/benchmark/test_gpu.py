@@ -1,9 +1,7 @@
 """bench/gpu.py without a GPU: what it plans to measure, and a complete measurement on the emulated device."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +11,6 @@ from levit_np.config import Stage
 from levit_np.ops.cuda.kernel import Kernel
 from tests.ops.cuda.conftest import compiled, emulators  # noqa: F401  (fixtures)
 from tests.random_model import random_model
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    return importlib.import_module
 
 
 def test_a_dry_run_lists_everything(bench, capsys):

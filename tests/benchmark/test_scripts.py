@@ -2,7 +2,6 @@
 result."""
 
 import argparse
-import importlib
 import json
 import os
 import shutil
@@ -21,12 +20,6 @@ from tests.random_model import random_images, random_model
 torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    return importlib.import_module
 
 
 @pytest.mark.parametrize("name, changes", [("levit_128s", {}), ("levit_256", {"distillation": False})])

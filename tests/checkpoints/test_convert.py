@@ -1,10 +1,8 @@
 """`levit-np convert` and `levit-np export`: what they write, and that every failure is one line."""
 
-import json
 import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from levit_np.cli import main
 from levit_np.storage import confined, hdf5
 
 from ..random_model import random_model
+from ..weight_files import write_plain_hdf5
 from . import attacks_torch
 
 FORMATS = ("facebook", "timm", "timm_conv", "transformers")
@@ -124,12 +123,7 @@ def test_attacks_are_refused_and_leave_nothing(capsys):
 
 def test_plain_hdf5_and_half_precision_are_converted(model):
     model.save("ours.h5")
-    arrays, documents = hdf5.read("ours.h5")
-    with h5py.File("plain.h5", "w") as file:
-        for name, array in arrays.items():
-            file[name.replace(".", "/")] = array
-        for name, document in documents.items():
-            file[f"documents/{name}"] = np.frombuffer(json.dumps(document).encode(), "u1")
+    write_plain_hdf5("plain.h5", *hdf5.read("ours.h5"))
     assert main(["convert", "plain.h5", "again.h5"]) == 0
     assert Path("again.h5").read_bytes() == Path("ours.h5").read_bytes()
     named = levit_np.rename(model.state(), config=model.config, format="timm")

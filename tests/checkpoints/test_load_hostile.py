@@ -10,7 +10,6 @@ import random
 import re
 import time
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -28,6 +27,7 @@ from levit_np.storage import confined, hdf5
 from ..storage.attacks_hdf5 import CONTENT_ATTACKS
 from ..storage.attacks_headers import HEADER_ATTACKS
 from ..storage.forgeries import FORGERIES
+from ..weight_files import write_plain_hdf5
 from . import attacks_torch, load_child, test_safetensors_file
 
 FORMS = ("facebook", "timm", "transformers", "fused")
@@ -190,12 +190,7 @@ def megabytes_of_weights(path, form):
         loading.save(model, path)
     elif form == "plain HDF5":
         loading.save(model, path)
-        arrays, documents = hdf5.read(path)
-        with h5py.File(path, "w") as file:
-            for name, array in arrays.items():
-                file[name.replace(".", "/")] = array
-            for name, document in documents.items():
-                file[f"documents/{name}"] = np.frombuffer(json.dumps(document).encode(), "u1")
+        write_plain_hdf5(path, *hdf5.read(path))
     elif form in ("half", "double"):
         named = loading.rename(model.state(), config=config, format="timm")
         kind = {"half": torch.float16, "double": torch.float64}[form]

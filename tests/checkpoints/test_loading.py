@@ -18,15 +18,8 @@ from levit_np.images.preprocessing import Preprocessing, preprocessing_named
 from levit_np.model import build, create
 from levit_np.storage import hdf5
 
-from ..parity import FIVE, images, pair
-
-
-def random_model(name, **changes):
-    model = create(name, **changes)
-    generator = np.random.default_rng(4)
-    state = {n: np.abs(generator.standard_normal(a.shape)) + 0.1 for n, a in model.state().items()}
-    model.set_state({n: (a / a[0].size).astype(np.float32) for n, a in state.items()})
-    return model
+from ..parity import images, pair
+from ..random_model import FIVE, random_model
 
 
 @pytest.mark.parametrize("name", FIVE)

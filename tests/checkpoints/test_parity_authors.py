@@ -8,7 +8,9 @@ import torch
 import levit_np
 
 from ..authors import renamed
-from ..parity import FIVE, images, pair, worst
+from ..distance import worst
+from ..parity import images, pair
+from ..random_model import FIVE
 
 
 @pytest.mark.parametrize("name", FIVE)

@@ -6,7 +6,7 @@ import pytest
 
 from levit_np.storage import confined
 
-from ..parity import FIVE
+from ..random_model import FIVE
 from . import timm_child
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")

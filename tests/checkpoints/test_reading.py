@@ -14,8 +14,9 @@ from levit_np.errors import CheckpointError
 from levit_np.storage import hdf5
 
 from ..authors import fused, renamed
-from ..parity import FIVE, images, pair, worst
-from .test_loading import random_model
+from ..distance import worst
+from ..parity import images, pair
+from ..random_model import FIVE, random_model
 
 CONTAINERS = {
     "pth": torch.save,

@@ -21,14 +21,8 @@ from levit_np.checkpoints import safetensors_file
 from levit_np.checkpoints.values import BLOCK
 from levit_np.errors import CheckpointError
 from tests.mutations import mutated
-from tests.weight_files import assert_same, peak_megabytes, refusal_of, values
+from tests.weight_files import ARRAYS, NO_FILE, UNWRITABLE, assert_same, names, peak_megabytes, refusal_of, values
 
-ARRAYS = {
-    "stages.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
-    "stages.0.bn.num_batches_tracked": np.array(5),
-    "stem.weight": np.linspace(0, 1, 5),
-    "empty": np.zeros((0, 3), np.float32),
-}
 
 
 def refusal(path: Path) -> str:
@@ -73,9 +67,6 @@ def test_every_finite_half_is_widened_exactly(tmp_path, dtype):
     np.testing.assert_array_equal(found, halves.float().numpy())
 
 
-names = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8) | st.text(max_size=3)
-
-
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.dictionaries(names, values, max_size=4))
 def test_what_is_written_comes_back_or_is_refused(tmp_path_factory, given_arrays):
@@ -115,12 +106,7 @@ def test_a_failure_leaves_the_old_file(path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "array", "words"),
-    [("a", np.zeros(2, "f2"), "float16"), ("a", np.zeros(2, bool), "bool"),
-     ("a", np.array(["b"]), "<U1"), ("a", np.array([np.nan]), "a: expected finite values, found nan"),
-     ("a", np.ones((1,) * 9), "dimensions"), ("a", np.zeros((0, 1 << 50), "f4"), "values"),
-     ("", np.ones(1), "printable name"), ("a\n", np.ones(1), "printable name"),
-     ("\ud800", np.ones(1), "printable name"), ("a" * 257, np.ones(1), "printable name"),
-     ("__metadata__", np.ones(1), "names of arrays, found __metadata__")],
+    [*UNWRITABLE, ("__metadata__", np.ones(1), "names of arrays, found __metadata__")],
 )
 def test_what_cannot_be_read_back_is_not_written(tmp_path, name, array, words):
     with pytest.raises(CheckpointError, match=words):
@@ -267,10 +253,7 @@ def test_a_non_finite_value_is_refused_by_name_whatever_stands_around_it(tmp_pat
     assert "unsound: expected finite values, found inf" in refusal(tmp_path / "a")
 
 
-@pytest.mark.parametrize(
-    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None],
-    ids=["directory", "pipe", "link to itself", "nothing"],
-)
+@NO_FILE
 def test_what_is_no_file_is_refused(tmp_path, make):
     make(tmp_path / "a")
     refusal(tmp_path / "a")

@@ -21,7 +21,7 @@ from tests.checkpoints import torch_child
 from tests.checkpoints.attacks_torch import ATTACKS, attacks
 from tests.checkpoints.torch_forge import Part, archive, checkpoint
 from tests.mutations import mutated
-from tests.weight_files import peak_megabytes, refusal_of
+from tests.weight_files import NO_FILE, peak_megabytes, refusal_of
 
 MEGABYTE = 1 << 20
 
@@ -59,10 +59,7 @@ def test_the_audit_sees_a_reader_that_misbehaves(tmp_path):
     assert {"compile", "exec", "import"} <= {event.split()[0] for event in events}
 
 
-@pytest.mark.parametrize(
-    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None],
-    ids=["directory", "pipe", "link to itself", "nothing"],
-)
+@NO_FILE
 def test_what_is_no_file_is_refused(tmp_path, make):
     make(tmp_path / "a.pth")
     refusal(tmp_path / "a.pth")

@@ -53,7 +53,8 @@ def differences(name: str, directory: str) -> dict[str, float]:
     from levit_np.checkpoints.formats import name_table
     from levit_np.model import build
 
-    from ..parity import images, randomize, worst, worst_gradient
+    from ..distance import worst, worst_gradient
+    from ..parity import images, randomize
 
     timm = import_timm()
     conv = name.startswith("levit_conv")

@@ -12,6 +12,8 @@ from levit_np.inference import cpu, lowering, program
 from levit_np.ops.cpu.memory import ALIGNMENT, SLACK
 from levit_np.ops.cpu.step import Kind
 
+from ..random_model import random_model
+
 PAGE = mmap.PAGESIZE
 _protect = ctypes.CDLL(None, use_errno=True).mprotect
 _protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
@@ -57,19 +59,10 @@ class Fence:
         return memory[at : at + size].view(dtype)
 
 
-def randomized(model):
-    """The model with random weights of about constant signal size, as a fresh model is nearly the identity."""
-    random = np.random.default_rng(0)
-    model.set_state({name: random.uniform(0.5, 1, a.shape).astype(np.float32) if name.endswith((".variance", ".gamma"))
-                     else (random.standard_normal(a.shape) / max(1, prod(a.shape[1:])) ** 0.5).astype(np.float32)
-                     for name, a in model.state().items()})
-    return model
-
-
 def evaluated(name, half, side, missing=0):
     """Compares the model's answers on fenced and on ordinary memory; returns the names of the kinds of step that ran.
     To be called in its own process, as it replaces the package's source of memory."""
-    model = randomized(levit_np.create(name, **CHANGES.get(name, SMALL)))
+    model = random_model(name, backend="cpu", **CHANGES.get(name, SMALL))
     executors = [cpu.CpuExecutor(model, half)]
     slack = SLACK if executors[0].kernels.instructions.bfloat16 == "tiles" else 0
     plain, most = program.Arena, program.MAX_THREADS

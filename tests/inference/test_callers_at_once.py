@@ -10,13 +10,8 @@ from levit_np.config import Stage
 from levit_np.layers.layer import Layer
 
 from ..at_once import at_once
+from ..ops.cpu.conftest import one_thread_again  # noqa: F401  (a fixture)
 from ..random_model import random_images, random_model
-
-
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
 
 
 @pytest.mark.parametrize("inside", [1, 2])

@@ -18,23 +18,15 @@ from levit_np.model import build
 from levit_np.ops.cpu import instruction_set, threads
 
 from ..any_network import any_config
-from ..random_model import random_images, random_model, random_state
+from ..distance import worst
+from ..ops.cpu.conftest import one_thread_again  # noqa: F401  (a fixture)
+from ..random_model import FIVE, random_images, random_model, random_state
 from .test_plan import NETWORKS
-
-
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
 
 
 @pytest.fixture(scope="module")
 def model():
     return random_model("levit_128s", image_size=64, num_classes=10, backend="cpu")
-
-
-def error(logits, exact):
-    return np.abs(logits - exact).max() / np.abs(exact).max()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -43,7 +35,7 @@ def test_every_network(name):
     model = random_model(name, backend="cpu", **NETWORKS[name])
     x = random_images(model, 3)
     exact = ReferenceExecutor(model)(x.astype(np.float64))
-    assert error(model(x), exact) < 3e-6 and model(x).dtype == np.float32
+    assert worst(model(x), exact) < 3e-6 and model(x).dtype == np.float32
 
 
 @pytest.mark.parametrize("seed", [*range(20), *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 1000))])
@@ -56,7 +48,7 @@ def test_any_network(seed):
     ours.set_state({name: array.astype(np.float32) for name, array in state.items()})
     for batch in (1, 3, 17):
         x = random_images(exact, batch, seed)
-        assert error(CpuExecutor(ours)(x.astype(np.float32)), exact(x)) < 3e-5, config
+        assert worst(CpuExecutor(ours)(x.astype(np.float32)), exact(x)) < 3e-5, config
 
 
 def test_a_stage_as_wide_as_the_shrinking_attention_before_it():
@@ -65,7 +57,7 @@ def test_a_stage_as_wide_as_the_shrinking_attention_before_it():
     model = random_model("levit_128s", image_size=128, num_classes=5, stages=(Stage(128, 1, 4), Stage(64, 1, 4, 2)),
                          backend="cpu")
     x = random_images(model, 16)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 def test_layer_norm_of_nearly_equal_numbers():
@@ -74,7 +66,7 @@ def test_layer_norm_of_nearly_equal_numbers():
                          stages=(Stage(5, 1, 2),), backend="cpu")
     model.position.embedding += 300
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-3
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-3
 
 
 def test_layer_norm_of_tiny_numbers():
@@ -86,7 +78,7 @@ def test_layer_norm_of_tiny_numbers():
     model.set_state({name: array * np.float32(1e-3 if name.startswith(small) else 1)
                      for name, array in model.state().items()})
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-5
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 1e-5
 
 
 @pytest.mark.parametrize("shift", [300, -300])
@@ -97,10 +89,10 @@ def test_attention_of_scores_far_from_zero(shift):
     model.set_state({name: array + np.float32(shift if name.endswith("bias.table") else 0)
                      for name, array in model.state().items()})
     x = random_images(model, 2)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-5
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-5
 
 
-@pytest.fixture(scope="module", params=levit_np.list_models()[:5])
+@pytest.fixture(scope="module", params=FIVE)
 def whole(request):
     """(model, four images, logits in float64) of each of the paper's models at its own image size."""
     model = random_model(request.param, backend="cpu")
@@ -111,7 +103,7 @@ def whole(request):
 def test_the_five_models(whole):
     model, x, exact = whole
     logits = model(x)
-    assert (np.abs(logits - exact) <= 1e-4 + 1e-4 * np.abs(exact)).all() and error(logits, exact) < 3e-6
+    assert (np.abs(logits - exact) <= 1e-4 + 1e-4 * np.abs(exact)).all() and worst(logits, exact) < 3e-6
 
 
 def test_rounding_is_at_most_twice_pytorchs(whole):
@@ -140,14 +132,14 @@ def test_an_image_of_more_tokens_than_are_processed_together(monkeypatch):
     monkeypatch.setattr(cpu, "GROUP_ROWS", 10)
     model = random_model("levit_digits", backend="cpu")
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 def test_rows_that_are_too_long_for_the_cache():
     """Then the weights are applied to one tile of rows at a time."""
     model = random_model("levit_digits", image_size=16, mlp_ratio=160, stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 3)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 @pytest.mark.parametrize("size", [16, (16, 56), (24, 32), (24, 40)])
@@ -157,7 +149,7 @@ def test_an_image_of_many_channels(size):
     model = random_model(image_size=size, in_channels=20, stem=(Convolution(24, 3, 2), Convolution(64, 3, 2)),
                          stages=(Stage(64, 1, 2),), backend="cpu")
     x = random_images(model, 2)
-    assert error(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
+    assert worst(model(x), ReferenceExecutor(model)(x.astype(np.float64))) < 3e-6
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 16, 17, 35])
@@ -284,10 +276,10 @@ def test_a_replaced_parameter_is_seen():
     model.head.bias = model.head.bias + 1
     np.testing.assert_allclose(model(x), before + (0.5 if model.head_dist else 1), rtol=1e-5)
     model.set_state(random_model(seed=9).state())
-    assert error(model(x), random_model(seed=9, backend="reference")(x)) < 1e-5
+    assert worst(model(x), random_model(seed=9, backend="reference")(x)) < 1e-5
     model.forward(x, training=True)  # BN's running statistics count as parameters too
     exact = model.to("reference")(x)
-    assert error(model(x), exact) < 1e-5
+    assert worst(model(x), exact) < 1e-5
 
 
 @pytest.mark.parametrize("name, wrong", [
@@ -315,7 +307,7 @@ def test_a_parameter_modified_in_place_is_seen_after_written():
     model.stages[0].blocks[0].mlp.branch.up.weight *= 2
     model.head.bias[...] += 1
     model.written()
-    assert error(model(x), model.to("reference")(x)) < 1e-5
+    assert worst(model(x), model.to("reference")(x)) < 1e-5
 
 
 def test_a_plan_is_kept_while_nothing_changes(model, monkeypatch):
@@ -328,7 +320,7 @@ def test_a_plan_is_kept_while_nothing_changes(model, monkeypatch):
 def test_float64():
     model = random_model(dtype="float64", backend="cpu")
     x = random_images(model)
-    assert error(model(x), model.forward(x)[0]) < 1e-13 and model(x).dtype == np.float64
+    assert worst(model(x), model.forward(x)[0]) < 1e-13 and model(x).dtype == np.float64
 
 
 HALVES = bool(instruction_set.chosen().bfloat16)
@@ -343,7 +335,7 @@ def test_bfloat16(name):
     x = random_images(model, 3)
     logits = model(x)
     exact = ReferenceExecutor(model)(x.astype(np.float64))
-    assert 1e-6 < error(logits, exact) < 2e-2 and logits.dtype == np.float32
+    assert 1e-6 < worst(logits, exact) < 2e-2 and logits.dtype == np.float32
     assert np.array_equal(logits, np.concatenate([model(image[None]) for image in x]))
 
 
@@ -354,7 +346,7 @@ def test_bfloat16_of_any_size_and_any_number_of_threads(size, channels):
     model.precision = "bfloat16"
     x = random_images(model, 5)
     logits = model(x)
-    assert error(logits, ReferenceExecutor(model)(x.astype(np.float64))) < 1e-2
+    assert worst(logits, ReferenceExecutor(model)(x.astype(np.float64))) < 1e-2
     for count in (2, 3):
         levit_np.set_threads(count)
         assert np.array_equal(model(x), logits)

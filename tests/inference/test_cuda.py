@@ -21,6 +21,7 @@ from levit_np.ops.cuda.kernel import Kernel
 
 from ..any_network import any_config
 from ..at_once import at_once
+from ..distance import worst
 from ..ops.cuda.conftest import compiled, emulators, one  # noqa: F401  (fixtures)
 from ..random_model import random_images, random_model, random_state
 from .test_plan import SMALL
@@ -32,10 +33,6 @@ NETWORKS = {"levit_digits": {}, "levit_128s": {"image_size": 64, "num_classes": 
 ODD = {  # padded channels, heads and sizes; SiLU, LayerNorm, embeddings, a class token, a patch convolution
     "levit_128s_a1": SMALL, "levit_128s_a2": SMALL, "levit_128s_a3": SMALL, "levit_128s_a5": SMALL,
     "levit_128s_a6": SMALL, "levit_128s_a7": SMALL, "levit_256d": SMALL, "deit_tiny": SMALL}
-
-
-def error(logits, exact):
-    return np.abs(logits - exact).max() / np.abs(exact).max()
 
 
 def exact(model, x):
@@ -50,7 +47,7 @@ def test_every_precision(name, precision):
     x = random_images(model, 3)
     logits = CudaExecutor(model, precision)(x)
     assert logits.dtype == np.float32 and type(logits) is np.ndarray
-    assert error(logits, exact(model, x)) < ERROR[precision]
+    assert worst(logits, exact(model, x)) < ERROR[precision]
 
 
 @pytest.mark.parametrize("name", [n if n in ("levit_128s_a1", "levit_128s_a5") else
@@ -58,7 +55,7 @@ def test_every_precision(name, precision):
 def test_every_kind_of_step(name):
     model = random_model(name, backend="reference", **ODD[name])
     x = random_images(model, 2)
-    assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
+    assert worst(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
 
 
 def test_a_class_token():
@@ -66,7 +63,7 @@ def test_a_class_token():
     model = random_model(image_size=16, position="embedding", pooling="token", attention_activation="identity",
                          stem=(Convolution(36, 3, 4),), stages=(Stage(36, 1, 3),), backend="reference")
     x = random_images(model, 3)
-    assert error(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
+    assert worst(CudaExecutor(model, "float16")(x), exact(model, x)) < ERROR["float16"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 200))])
@@ -98,8 +95,8 @@ def test_every_pixel_of_every_size(size, channels, changes, precision):
     values = np.random.default_rng(0).integers(0, 256, (2, *size, channels), np.uint8)
     x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2)
     executor, expected = CudaExecutor(model, precision), exact(model, x)
-    assert error(executor(x.astype(np.float32)), expected) < ERROR[precision]
-    assert error(executor(values, mean, std), expected) < ERROR[precision]
+    assert worst(executor(x.astype(np.float32)), expected) < ERROR[precision]
+    assert worst(executor(values, mean, std), expected) < ERROR[precision]
 
 
 @pytest.fixture
@@ -142,7 +139,7 @@ def test_tf32_by_choice(model):
         y = operands.zeros((16, 16), np.float32)
         launch(Kernel("linear", "linear", "float", (*SMALL_TILE.defines, *tf32)), (1, 1), (SMALL_TILE.threads,),
                (operands.asarray(x), operands.asarray(w), None, None, y, 16, 16, 64, 64, 16, 0), SMALL_TILE.shared)
-        assert least <= error(operands.to_host(y), x.astype(np.float64) @ w.T.astype(np.float64)) < most
+        assert least <= worst(operands.to_host(y), x.astype(np.float64) @ w.T.astype(np.float64)) < most
 
 
 def test_the_two_heads_apart(model):
@@ -156,7 +153,7 @@ def test_tf32_rounds_the_products_of_float32_alone(model):
     x = random_images(model, 2)
     expected = exact(model, x)
     executor = CudaExecutor(model, "float32", tf32=True)
-    assert executor.tf32 and 10 * ERROR["float32"] < error(executor(x), expected) < ERROR["bfloat16"]
+    assert executor.tf32 and 10 * ERROR["float32"] < worst(executor(x), expected) < ERROR["bfloat16"]
     assert not CudaExecutor(model, "float16", tf32=True).tf32
 
 
@@ -195,8 +192,8 @@ def test_bytes_are_normalised_on_the_gpu(channels, monkeypatch):
         model.preprocessing = Preprocessing("mine", 16, (16, 16), mean, std, "RGB" if channels == 3 else "L")
         x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
         expected = model(x)
-        assert error(model(values), expected) < 1e-5
-        assert error(model.ops.to_host(model(model.ops.asarray(values))), expected) < 1e-5
+        assert worst(model(values), expected) < 1e-5
+        assert worst(model.ops.to_host(model(model.ops.asarray(values))), expected) < 1e-5
 
 
 def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
@@ -391,11 +388,11 @@ def test_a_classifier_computes_on_the_gpu():
     model = random_model(backend="cuda", dtype="float32")
     x = random_images(model.to("reference"), 2)
     expected = exact(model.to("reference"), x)
-    assert error(model(x), expected) < ERROR["float32"]
-    assert error(model.ops.to_host(model.forward(x)[0]), expected) < 2e-5  # the layers, one by one
+    assert worst(model(x), expected) < ERROR["float32"]
+    assert worst(model.ops.to_host(model.forward(x)[0]), expected) < 2e-5  # the layers, one by one
     model.precision = "bfloat16"
     model.written()
-    assert 1e-5 < error(model(x), expected) < ERROR["bfloat16"]
+    assert 1e-5 < worst(model(x), expected) < ERROR["bfloat16"]
     model.head.bias = model.head.bias + 1  # the change is seen
     assert np.abs(model(x) - expected).max() > 0.3
     pytest.importorskip("PIL")

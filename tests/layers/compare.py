@@ -13,6 +13,7 @@ MODES = pytest.mark.parametrize("training", [False, True, "frozen"])
 # Image sides odd and different; heads times key and value sizes that equal no number of channels.
 CONFIG = replace(TINY["base"], key_size=3, value_ratio=2, shrink_value_ratio=4)
 PLAIN = replace(CONFIG, normalization="layer", position="embedding", activation="silu", attention_activation="identity")
+CONFIGS = pytest.mark.parametrize("config", [CONFIG, PLAIN])
 CLOSE = dict(rtol=1e-10, atol=1e-11)
 
 

@@ -7,10 +7,9 @@ from levit_np.layers.attention import Attention, AttentionBias, ShrinkingAttenti
 from levit_np.ops import reference as ops
 from tests import torch_levit
 
-from .compare import CONFIG, MODES, PLAIN, agree, filled, tokens
+from .compare import CONFIGS, MODES, agree, filled, tokens
 
 GRIDS = pytest.mark.parametrize("grid", [(3, 5), (4, 3), (1, 2)])
-CONFIGS = pytest.mark.parametrize("config", [CONFIG, PLAIN])
 
 
 def peer(config, grid):

@@ -11,9 +11,8 @@ from levit_np.layers.linear import Linear
 from levit_np.ops import reference as ops
 from tests import torch_levit
 
-from .compare import CLOSE, CONFIG, MODES, PLAIN, agree, filled, tokens
+from .compare import CLOSE, CONFIG, CONFIGS, MODES, agree, filled, tokens
 
-CONFIGS = pytest.mark.parametrize("config", [CONFIG, PLAIN])
 RATE = 0.4
 
 
@@ -71,7 +70,7 @@ def test_drop_path_keeps_the_expected_output():
 @pytest.mark.parametrize("batch", [1, 2])
 def test_block(config, batch, training):
     def peer(x, p, training):
-        return torch_levit.pair(x, p, config, (3, 5), training, undropped())
+        return torch_levit.block(x, p, config, (3, 5), training, undropped())
 
     agree(filled(Block(ops, 5, 2, (3, 5), config, 0.0)), peer, tokens(batch, 15, 5), training)
 
@@ -80,7 +79,7 @@ def test_block(config, batch, training):
 @CONFIGS
 def test_downsample(config, training):
     def peer(x, p, training):
-        return torch_levit.pair(x, p, config, (3, 5), training, undropped())
+        return torch_levit.block(x, p, config, (3, 5), training, undropped())
 
     layer = filled(Downsample(ops, 5, config.stages[1], (3, 5), config, 0.0))
     agree(layer, peer, tokens(2, 15, 5), training)
@@ -93,9 +92,9 @@ def test_stage(training):
     grids = config.resolutions
 
     def peer(x, p, training):
-        x = torch_levit.pair(x, torch_levit.under(p, "downsample"), config, grids[0], training, undropped())
+        x = torch_levit.block(x, torch_levit.under(p, "downsample"), config, grids[0], training, undropped())
         for i in range(2):
-            x = torch_levit.pair(x, torch_levit.under(p, f"blocks.{i}"), config, grids[1], training, undropped())
+            x = torch_levit.block(x, torch_levit.under(p, f"blocks.{i}"), config, grids[1], training, undropped())
         return x
 
     agree(filled(Stage(ops, config, 1)), peer, tokens(2, grids[0][0] * grids[0][1], 6), training)

@@ -1,4 +1,4 @@
-"""Adaptive clipping against its definition, unit by unit, and against timm's where timm is."""
+"""Adaptive gradient clipping against its definition, unit by unit, and against timm's where timm is installed."""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +18,7 @@ def drawn(shape, size, seed=0):
 
 
 def by_definition(gradient, parameter, factor, eps):
-    """Brock et al., section 4.1, a row (an output unit) at a time; a vector is one unit."""
+    """Brock et al., section 4.1, one row (an output unit) at a time; a vector is one unit."""
     if gradient.ndim > 1:
         return np.stack([by_definition(g.ravel(), w.ravel(), factor, eps).reshape(g.shape)
                          for g, w in zip(gradient, parameter)])
@@ -44,9 +44,9 @@ def test_by_definition(shape, size):
 
 
 def test_some_units_are_clipped_and_some_are_not():
-    """The case that tells a norm of the unit from one of the whole."""
+    """This distinguishes the norm of a unit from the norm of the whole array."""
     gradient, parameter = np.array([[3.0, 4.0], [0.03, 0.04], [0, 0]]), np.array(3 * [[6.0, 8.0]])
-    expected = [[0.6, 0.8], [0.03, 0.04], [0, 0]]  # of no gradient nothing is left, and nothing is divided by it
+    expected = [[0.6, 0.8], [0.03, 0.04], [0, 0]]  # a zero gradient stays zero, without a division by zero
     np.testing.assert_allclose(ops.clip_adaptively(gradient, parameter, 0.1), expected, rtol=1e-15)
     narrow = ops.clip_adaptively(gradient.astype(np.float32), parameter.astype(np.float32))
     assert narrow.dtype == np.float32
@@ -57,7 +57,7 @@ def test_against_timm(shape):
     found = importlib.util.find_spec("timm")
     if not found:
         pytest.skip("timm is not installed")
-    # Its package needs torchvision; this one file does not.
+    # timm's package needs torchvision; this one file does not
     place = Path(found.origin).parent / "utils/agc.py"
     specification = importlib.util.spec_from_file_location("timm_agc", place)
     timm = importlib.util.module_from_spec(specification)

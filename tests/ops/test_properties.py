@@ -1,4 +1,5 @@
-"""What holds of every operation whatever its inputs: the backward is the adjoint, inputs stay, the dtype follows."""
+"""Properties of every operation for random inputs: the backward is the adjoint, inputs are not modified, the dtype is
+kept."""
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from levit_np.ops import reference as ops
 
-from .cases import CASES, Case, adjoint_gap, drawn, op_is_right
+from .cases import CASES, Case, adjoint_error, drawn, op_is_right
 
 every_op = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**32)
@@ -26,10 +27,10 @@ def test_backward_is_the_adjoint(name, seed):
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
-def test_a_gradient_that_is_no_number_is_not_the_adjoint(wrong):
-    """Whichever input's it is: what the test above measures with."""
+def test_a_nan_gradient_is_not_the_adjoint(wrong):
+    """In the gradient of either input. (This tests the check that the test above uses.)"""
     case = Case(np.add, lambda dy, *inputs: [dy * (np.nan if n == wrong else 1) for n in (0, 1)], 2 * (np.ones(3),))
-    assert not adjoint_gap(case, np.random.default_rng(0)) < 1e-8
+    assert not adjoint_error(case, np.random.default_rng(0)) < 1e-8
 
 
 def results(case, generator):
@@ -52,7 +53,7 @@ def test_the_dtype_follows(name, seed):
 @settings(some, max_examples=5)
 @given(seed=seeds)
 def test_inputs_may_be_strided_and_read_only(name, seed):
-    """A write into an input would raise; y and the gradients are the same to rounding."""
+    """A write into an input would raise an error; results are the same to rounding."""
     case, _ = drawn(name, ops, seed)
     strided = tuple(np.repeat(x[..., None], 2, -1)[..., 0] for x in case.inputs)
     fortran = tuple(np.asfortranarray(x) for x in case.inputs)
@@ -66,21 +67,21 @@ def test_inputs_may_be_strided_and_read_only(name, seed):
 
 @some
 @given(seed=seeds, shift=st.floats(-1e6, 1e6))
-def test_softmax_does_not_see_a_shift(seed, shift):
+def test_softmax_ignores_a_constant_added_to_all_scores(seed, shift):
     x = np.random.default_rng(seed).standard_normal((3, 5))
     np.testing.assert_allclose(ops.softmax(x + shift), ops.softmax(x), rtol=1e-8)
     np.testing.assert_allclose(ops.softmax(x).sum(-1), 1)
 
 
-def test_softmax_of_what_overflows():
+def test_softmax_of_scores_whose_exponentials_overflow():
     x = np.array([[1e4, 0.0], [-1e4, -1e4]], np.float32)
     np.testing.assert_array_equal(ops.softmax(x), [[1, 0], [0.5, 0.5]])
 
 
 @some
 @given(height=st.integers(1, 6), width=st.integers(1, 6), stride=st.integers(1, 3))
-def test_a_bias_is_that_of_the_distance(height, width, stride):
-    """Two pairs of pixels share an entry if, and only if, |Δy| and |Δx| are the same."""
+def test_a_bias_depends_on_the_distance_alone(height, width, stride):
+    """Two pairs of pixels share an entry if, and only if, |Δy| and |Δx| are equal."""
     index = ops.bias_index(height, width, stride)
     keys = [(y, x) for y in range(height) for x in range(width)]
     queries = [(y, x) for y, x in keys if y % stride == 0 == x % stride]
@@ -94,7 +95,7 @@ def test_a_bias_is_that_of_the_distance(height, width, stride):
 
 @some
 @given(seed=seeds, axis=st.sampled_from([-1, 1]))
-def test_batch_norm_does_not_see_scale_and_shift(seed, axis):
+def test_batch_norm_ignores_scale_and_shift(seed, axis):
     generator = np.random.default_rng(seed)
     x, gamma, beta = generator.standard_normal((6, 3, 4)), *generator.standard_normal((2, 4 if axis == -1 else 3))
     expected, _ = ops.batch_norm(x, gamma, beta, 0.0, axis)

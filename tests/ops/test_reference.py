@@ -11,7 +11,7 @@ TOLERANCE = dict(rtol=1e-10, atol=1e-11)
 
 
 def draw(*shape, seed=0):
-    """Not contiguous: a caller's arrays need not be."""
+    """Random values, not contiguous in memory, as a caller's arrays may be."""
     return np.random.default_rng(seed + len(shape)).standard_normal((*shape, 2))[..., 0]
 
 
@@ -131,7 +131,7 @@ def test_adamw():
 
 
 def test_moving_average():
-    """After n steps from a, towards b all the while: b + decayⁿ (a - b)."""
+    """After n steps from a towards a constant b: b + decayⁿ (a - b)."""
     a, b = draw(3, 4), draw(3, 4, seed=1)
     average = a.copy()
     for _ in range(20):

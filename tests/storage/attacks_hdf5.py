@@ -1,7 +1,6 @@
-"""Hostile HDF5 files by name: what loaders have been attacked with, what h5py writes that a model never has.
+"""Hostile HDF5 files by name: what loaders have been attacked with, and what h5py can write but a model never contains.
 
-Each attack builds on one honest array, /honest/weight; most put something hostile at /stages/0/weight.
-"""
+Each attack starts from one valid array, /honest/weight; most put something hostile at /stages/0/weight."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ HONEST = np.arange(3, dtype="<f4")
 
 
 class Attack(NamedTuple):
-    """`build` writes into an open file, `patch` changes its bytes; 'earliest' files have no checksums."""
+    """`build` writes into an open file, `patch` changes its bytes; 'earliest' is a file format without checksums."""
 
     build: Callable[[h5py.File], None]
     patch: Callable[[bytes], bytes] = bytes
@@ -27,7 +26,7 @@ CONTENT_ATTACKS: dict[str, Attack] = {}
 
 
 def image(attack: Attack, directory: Path) -> bytes:
-    """The HDF5 file. What it points at lies in `directory`."""
+    """The bytes of the HDF5 file. Files that it points to are in `directory`."""
     _outside(directory)
     path = directory / "attack.h5"
     with h5py.File(path, "w", libver=attack.libver) as file:
@@ -37,7 +36,7 @@ def image(attack: Attack, directory: Path) -> bytes:
 
 
 def _outside(directory: Path) -> None:
-    """What a successful attack would read: the same values, in files beside the attack."""
+    """What a successful attack would read: the same values, in files beside it."""
     (directory / "secret.bin").write_bytes(VALUES.tobytes())
     with h5py.File(directory / "secret.h5", "w") as file:
         file["weight"] = VALUES
@@ -53,7 +52,7 @@ def _attack(name: str) -> Callable:
 
 
 def _dataset(name: str, **arguments) -> None:
-    """An attack that is one call of create_dataset."""
+    """An attack that consists of one call of create_dataset."""
     CONTENT_ATTACKS[name] = Attack(lambda file: file.create_dataset(TARGET, **arguments))
 
 
@@ -68,7 +67,7 @@ def _document(name: str, text: bytes) -> None:
     CONTENT_ATTACKS[f"document: {name}"] = Attack(build)
 
 
-# Storage that is not in the file, or not as large as the shape.
+# Storage outside of the file, or smaller than the shape.
 
 
 @_attack("external storage")
@@ -140,7 +139,7 @@ def _create(file, created, space, dtype=h5py.h5t.IEEE_F32LE):
     h5py.h5d.create(file.id, TARGET.encode(), dtype, space, created, linked)
 
 
-# Types that are not a float or an integer of ours.
+# Types other than the floats and integers that we write.
 
 _typed("big-endian", ">f4")
 _typed("float16", "<f2")

@@ -1,4 +1,4 @@
-"""HDF5 files whose headers were changed after writing, by name: what no library would write."""
+"""Hostile HDF5 files by name whose headers were changed after writing, as no library would write them."""
 
 import io
 import struct
@@ -37,7 +37,7 @@ for _name, _patch in (
 
 
 def _moved(to: Callable[[int], int]) -> Callable[[bytes], bytes]:
-    """Changes where the values of TARGET lie; `to` has the file's length."""
+    """Changes where the values of TARGET are; `to` gets the file's length."""
 
     def patch(data: bytes) -> bytes:
         with h5py.File(io.BytesIO(data)) as file:
@@ -71,12 +71,12 @@ HEADER_ATTACKS["values of two arrays in the same bytes"] = Attack(_with_two_arra
 
 
 def endless(directory: Path) -> bytes:
-    """A group whose list of free space leads back to itself: libhdf5 2.0 follows it until memory is full."""
+    """A group whose list of free space contains itself: libhdf5 2.0 follows it until memory is full."""
     data = bytearray(image(Attack(lambda file: file.create_group("stages"), libver="earliest"), directory))
     heap = data.find(b"HEAP")
     while heap >= 0:
         free, address = struct.unpack_from("<QQ", data, heap + 16)
-        if free != 1:  # 1 ends the list
+        if free != 1:  # 1 marks the end of the list
             struct.pack_into("<Q", data, address + free, free)
         heap = data.find(b"HEAP", heap + 1)
     return bytes(data)

@@ -1,4 +1,4 @@
-"""What the tests of this folder run in child processes; a child imports its function by name."""
+"""Functions that the tests run in child processes, which import them by name."""
 
 import ctypes
 import os
@@ -63,7 +63,7 @@ def write_file(path: str, count: int) -> int:
 
 
 def limits() -> dict[str, Any]:
-    """The limits of this process, each as [soft, hard]; what its alarm does, and when; its threads for products."""
+    """The limits of this process, each as [soft, hard]; its alarm's time and handler; its number of BLAS threads."""
     import resource
     import signal
 
@@ -82,7 +82,7 @@ def room() -> int:
 
 
 def replace_on_a_full_disk(path: str, size: int, limit: int) -> str:
-    """Writes `size` bytes where the kernel allows files of `limit`; returns the error."""
+    """Writes `size` bytes where the kernel allows files of at most `limit` bytes; returns the error."""
     import resource
 
     from levit_np.storage.atomic import replacing

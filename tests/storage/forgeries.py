@@ -1,4 +1,4 @@
-"""Sealed files with a right hash whose list of contents lies, by name."""
+"""Forged files by name: sealed with a correct hash, but with a false list of contents."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ VALUES = np.arange(8, dtype="<f4").tobytes()
 
 
 def forged(listing: Any, values: bytes = VALUES) -> bytes:
-    """A rightly sealed file of `values` and then `listing`, JSON or bytes."""
+    """A correctly sealed file of `values` followed by `listing`, JSON or bytes."""
     text = listing if isinstance(listing, bytes) else json.dumps(listing).encode()
     content = values + text
     return seal.seal(content, START + len(values), len(text)) + content

@@ -1,8 +1,7 @@
-"""Damaged HDF5 without a seal, each file in a child of its own with `confined`'s limits.
+"""Fuzzes HDF5 files without a seal, each in a child process with `confined`'s limits.
 
-The child is what `hdf5.read` starts for a stranger's file, but forked from a process that has imported everything: a
-hundred thousand interpreters would take a day.
-"""
+The child does what `hdf5.read` does in a new process for a stranger's file, but is forked from a process that has
+everything imported: starting a hundred thousand interpreters would take a day."""
 
 import collections
 import io

@@ -1,7 +1,7 @@
-"""A child process that runs the strict HDF5 reader on whatever its standard input brings, and its parent.
+"""A worker process that runs the strict HDF5 reader on the files sent to its standard input, and the class that
+controls it.
 
-libhdf5 crashes or hangs on some damaged files; here that costs a worker and is counted.
-"""
+libhdf5 crashes or hangs on some damaged files; then only the worker is lost, and the file is counted."""
 
 import collections
 import os
@@ -16,7 +16,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def serve() -> None:
-    """Reads length-prefixed files; answers one byte each: 'a'ccepted, 'r'efused, or 'x' for another
+    """Reads length-prefixed files; answers each with one byte: 'a'ccepted, 'r'efused, or 'x' for any other
     exception."""
     from levit_np.errors import CheckpointError
     from levit_np.storage import extents, strict_hdf5
@@ -34,8 +34,7 @@ def serve() -> None:
 
 
 class Worker:
-    """Restarts the child when it dies or takes longer than `seconds`; `count` has what became of each
-    file."""
+    """Restarts the worker if it dies or takes longer than `seconds`; `count` counts the outcomes."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -44,7 +43,7 @@ class Worker:
         self._start()
 
     def read(self, data: bytes) -> str:
-        """'a', 'r', 'x', 'crash' or 'hang'."""
+        """The outcome: 'a', 'r', 'x', 'crash' or 'hang'."""
         self._process.stdin.write(_LENGTH.pack(len(data)) + data)
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], self.seconds)
@@ -57,7 +56,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Kills the child and takes note of its peak memory."""
+        """Kills the worker and records its peak memory."""
         with self._process:
             if self._process.poll() is None:
                 self.peak_kilobytes = max(self.peak_kilobytes, peak_kilobytes(self._process.pid))

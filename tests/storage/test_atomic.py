@@ -1,5 +1,5 @@
-"""Whatever fails, and whenever, a file is all of its old content or all of its new, and nothing lies beside
-it."""
+"""Atomic writing: whatever fails, and whenever, a file has all of its old or all of its new content, and no temporary
+file is left."""
 
 import errno
 import os
@@ -89,12 +89,12 @@ def test_data_is_forced_to_the_disk_before_the_rename_and_the_rename_after(targe
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_on_macos_the_disk_is_told_to_keep_no_data_in_its_own_memory(target, monkeypatch, known):
+def test_on_macos_the_disks_own_cache_is_flushed(target, monkeypatch, known):
     fcntl = pytest.importorskip("fcntl")
     whole, synced = [], []
 
     def full(descriptor: int, command: int) -> None:
-        if not known:  # by a file system, of a network say
+        if not known:  # refused by a file system, for example on a network
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         whole.append(command)
 
@@ -103,7 +103,7 @@ def test_on_macos_the_disk_is_told_to_keep_no_data_in_its_own_memory(target, mon
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor))
     replace(target)
     assert target.read_bytes() == NEW
-    assert (whole, len(synced)) == (([51, 51], 0) if known else ([], 2))  # of the file and of its folder
+    assert (whole, len(synced)) == (([51, 51], 0) if known else ([], 2))  # fsync of the file and of its folder
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
@@ -159,7 +159,7 @@ def test_a_file_system_that_cannot_sync_a_directory_is_no_failure(target, monkey
     assert target.read_bytes() == NEW
 
 
-# 100 bytes stay in Python's buffer until the flush; the others fail in write.
+# 100 bytes stay in Python's buffer until flush; more are written, and fail, at once.
 @pytest.mark.parametrize(("size", "limit"), [(100, 10), (1 << 20, 1 << 16)])
 def test_a_full_disk_leaves_the_old_file_alone(target, size, limit):
     error = confined.run(child_functions.replace_on_a_full_disk, target, size, limit)
@@ -175,7 +175,7 @@ def test_an_error_of_the_block_about_another_file_keeps_its_name(target):
 
 
 def test_an_error_of_the_block_without_a_number_keeps_its_words(target):
-    """As libhdf5's."""
+    """For example libhdf5's errors."""
     with pytest.raises(OSError, match="^Unable to write$"), replacing(target):
         raise OSError("Unable to write")
 
@@ -198,7 +198,7 @@ def test_an_existing_file_keeps_its_permissions(target, mode):
 
 
 def test_where_a_read_only_file_can_be_neither_replaced_nor_removed_nothing_is_left(target, monkeypatch):
-    """On Windows."""
+    """As on Windows."""
     def refused(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -214,7 +214,7 @@ def test_where_a_read_only_file_can_be_neither_replaced_nor_removed_nothing_is_l
     assert target.read_bytes() == OLD and os.listdir(target.parent) == [target.name]
 
 
-def test_windows_which_opens_no_directory_does_without_the_sync_of_one(target, monkeypatch):
+def test_windows_cannot_sync_a_directory(target, monkeypatch):
     with monkeypatch.context() as windows:
         windows.setattr(os, "name", "nt")
         windows.setattr(os, "open", lambda *_: pytest.fail("was opened"))
@@ -241,7 +241,7 @@ def test_a_symbolic_link_to_nothing_gets_a_file(tmp_path):
     ("make", "words"), [(Path.mkdir, os.strerror(errno.EISDIR)), (os.mkfifo, "expected a regular file")],
     ids=["directory", "pipe"],
 )
-def test_what_is_no_regular_file_is_never_replaced(tmp_path, make: Callable[[Path], None], words):
+def test_only_regular_files_are_replaced(tmp_path, make: Callable[[Path], None], words):
     make(tmp_path / "a")
     kind = stat.S_IFMT(os.stat(tmp_path / "a").st_mode)
     with pytest.raises(OSError, match=f"{words}: '{tmp_path / 'a'}'"):

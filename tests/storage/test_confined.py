@@ -1,4 +1,5 @@
-"""A child that misbehaves in any way is a CheckpointError in one line, and is dead."""
+"""Running a function in a confined child process: if it misbehaves in any way, that is a CheckpointError in one line,
+and the child is dead."""
 
 import _thread
 import os
@@ -78,17 +79,17 @@ def test_a_file_larger_than_the_memory_is_refused(tmp_path):
 
 
 def test_all_limits_are_set(monkeypatch):
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")  # each of which would reserve address space
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")  # each BLAS thread would reserve address space
     found = confined.run(functions.limits, seconds=20, memory=64 << 20)
     assert 20 <= found["RLIMIT_CPU"][0] <= 25
     assert 20 < found["timer"] <= 21
-    # The second number is the one to which a subverted child could raise the first.
+    # The second number is the limit up to which a subverted child could raise the first.
     assert found["RLIMIT_CORE"] == [0, 0]
     assert found["threads"] == "1"
     assert found["RLIMIT_FSIZE"] == [64 << 20, 64 << 20]
 
 
-def test_a_child_that_takes_too_much_of_the_processor_is_told_so_before_it_is_killed():
+def test_a_child_that_takes_too_much_processor_time_gets_a_signal_before_it_is_killed():
     resource = pytest.importorskip("resource")
     assert confined.run(functions.limits)["RLIMIT_CPU"][1] == resource.getrlimit(resource.RLIMIT_CPU)[1]
 
@@ -148,7 +149,7 @@ def test_a_child_whose_parent_was_killed_ends_by_itself(tmp_path):
         parent.kill()
     child = int(who.read_text())
     patience = time.monotonic() + 30
-    # An orphan that nobody collects stays in the table of processes, as a zombie.
+    # An orphan that no process collects remains in the process table as a zombie.
     while is_running(child) and " Z " not in Path(f"/proc/{child}/stat").read_text():
         assert time.monotonic() < patience
         time.sleep(0.05)
@@ -159,7 +160,7 @@ def test_what_the_function_prints_is_not_the_answer(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_answer_without_end_is_refused():
+def test_an_endless_answer_is_refused():
     assert len(confined.run(functions.answer_at_length, 1 << 19)) == 1 << 19
     with pytest.raises(CheckpointError, match="expected an answer, found exit status 0"):
         confined.run(functions.answer_at_length, 1 << 20)
@@ -168,12 +169,12 @@ def test_an_answer_without_end_is_refused():
 @pytest.mark.parametrize(
     "reply", [b"", b"[]", b"{}", b'{"result"', b'{"refusal": 1}', b"\xff", b"[" * 100_000, b"null"]
 )
-def test_a_child_that_answers_nonsense_is_refused(reply):
+def test_an_answer_that_is_not_valid_is_refused(reply):
     with pytest.raises(CheckpointError, match="expected an answer"):
         confined._result(reply, 0, "place")
 
 
 @pytest.mark.parametrize("reply", [b'{"result": 1}', b'{"refusal": "no"}', b'{"failure": "no"}'])
-def test_an_answer_of_a_child_that_then_failed_is_none(reply):
+def test_an_answer_of_a_child_that_then_fails_is_ignored(reply):
     with pytest.raises(CheckpointError, match="exit status 1"):
         confined._result(reply, 1, "place")

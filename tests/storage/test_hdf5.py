@@ -1,4 +1,4 @@
-"""Every array and document comes back; the least damage is a CheckpointError in one line."""
+"""levit_np's HDF5 files: every array and document comes back, and any damage is a CheckpointError in one line."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from levit_np.errors import CheckpointError
 from levit_np.storage import confined, extents, hdf5, seal, strict_hdf5
 from tests.storage import child_functions
-from tests.weight_files import assert_same, peak_megabytes, refusal_of, values
+from tests.weight_files import NO_FILE, assert_same, peak_megabytes, refusal_of, values, write_plain_hdf5
 
 ARRAYS = {
     "stages.0.attention.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
@@ -40,10 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Path:
-    with h5py.File(tmp_path / "stranger.h5", "w") as file:
-        for name, array in ARRAYS.items():
-            file[name.replace(".", "/")] = array
-        file["documents/config"] = np.frombuffer(b'{"a": 1}', "u1")
+    write_plain_hdf5(tmp_path / "stranger.h5", ARRAYS, {"config": {"a": 1}})
     return tmp_path / "stranger.h5"
 
 
@@ -182,7 +179,7 @@ def test_importing_and_reading_a_sealed_file_loads_no_h5py(path):
     subprocess.run([sys.executable, "-c", code, path, *sys.path], check=True)
 
 
-def test_a_sealed_file_is_held_against_its_seal_before_anything_reads_it(path, monkeypatch):
+def test_the_seal_is_checked_before_anything_else_is_read(path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     for module, function in ((confined, "run"), (strict_hdf5, "find"), (hdf5, "copies")):
         monkeypatch.setattr(module, function, lambda *arguments, **options: pytest.fail("was read"))
@@ -212,7 +209,7 @@ def test_every_other_length_is_seen(path):
     assert "damaged: expected" in refusal(path)
 
 
-def test_a_wrong_seal_is_not_taken_for_a_stranger(path, monkeypatch):
+def test_a_file_with_a_damaged_seal_is_not_read_as_a_strangers(path, monkeypatch):
     monkeypatch.setattr(confined, "run", lambda *arguments, **options: pytest.fail("was passed on"))
     sound = path.read_bytes()
     with h5py.File(io.BytesIO(sound)) as file:
@@ -231,15 +228,12 @@ def test_another_version_of_the_format_is_named(path):
 @pytest.mark.parametrize(
     "content", [b"", *hdf5.MAGICS, *(magic + bytes(600) for magic in hdf5.MAGICS), b"PK\3\4" + bytes(600)]
 )
-def test_what_is_no_hdf5_is_refused(tmp_path, content):
+def test_files_that_are_not_hdf5_are_refused(tmp_path, content):
     (tmp_path / "a.h5").write_bytes(content)
     refusal(tmp_path / "a.h5")
 
 
-@pytest.mark.parametrize(
-    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None],
-    ids=["directory", "pipe", "link to itself", "nothing"],
-)
+@NO_FILE
 def test_what_is_no_file_is_refused(tmp_path, make):
     make(tmp_path / "a.h5")
     refusal(tmp_path / "a.h5")

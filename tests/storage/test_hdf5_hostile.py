@@ -1,5 +1,4 @@
-"""Everything hostile or damaged is a CheckpointError in one line, whatever it is that libhdf5 does with
-it."""
+"""Hostile and damaged HDF5 files: each is a CheckpointError in one line, even where libhdf5 crashes or hangs."""
 
 import collections
 import io
@@ -66,7 +65,7 @@ REASONS = {
 
 @pytest.mark.parametrize("name", REASONS)
 def test_an_attack_is_refused_for_the_right_reason_and_in_time(tmp_path, name):
-    """Several checks would stop most attacks; this is the first of them, before any value is looked at."""
+    """Several checks would stop most attacks; this is the first one, before any values are read."""
     with pytest.raises(CheckpointError, match=REASONS[name]):
         strict_hdf5.find(image(ATTACKS[name], tmp_path), "file")
 
@@ -86,7 +85,7 @@ def test_every_attack_is_refused_through_the_child_too(tmp_path, name):
     refusal(tmp_path / "a.h5")
 
 
-def test_a_file_that_libhdf5_cannot_get_out_of_is_refused(tmp_path):
+def test_a_file_on_which_libhdf5_never_ends_is_refused(tmp_path):
     (tmp_path / "a.h5").write_bytes(endless(tmp_path))
     refusal(tmp_path / "a.h5")
 
@@ -98,13 +97,13 @@ def test_no_attack_opens_a_file_beside_it(tmp_path):
     for name in ("secret.bin", "secret.h5"):
         (tmp_path / name).unlink()
         os.mkfifo(tmp_path / name)
-    # Whoever opens a pipe that nobody writes to waits for ever.
+    # A reader that opened one of these pipes would wait forever.
     worker = Worker(seconds=5)
     assert [worker.read(data) for data in pointing] == ["r"] * len(pointing)
     worker.close()
 
 
-def test_the_honest_file_of_the_attacks_is_accepted(tmp_path):
+def test_the_valid_file_that_the_attacks_start_from_is_accepted(tmp_path):
     attack = ATTACKS["NaN"]._replace(build=lambda file: file.create_dataset("stages/0/weight", data=VALUES))
     found = extents.copies(data := image(attack, tmp_path), strict_hdf5.find(data, "file"), "file")
     assert list(found[0]) == ["honest.weight", "stages.0.weight"]
@@ -132,7 +131,7 @@ def test_a_forged_array_is_named(tmp_path, name):
     assert refusal(tmp_path / "a.h5").startswith(f"{tmp_path / 'a.h5'}: a: expected ")
 
 
-def test_the_honest_file_of_the_forger_is_accepted(tmp_path):
+def test_the_valid_file_that_the_forgeries_start_from_is_accepted(tmp_path):
     (tmp_path / "a.h5").write_bytes(HONEST)
     np.testing.assert_array_equal(hdf5.read(tmp_path / "a.h5")[0]["a"], np.arange(8))
 
@@ -141,7 +140,7 @@ def test_the_honest_file_of_the_forger_is_accepted(tmp_path):
 
 
 def fuzz_seal(sound: bytes, path: Path, times: int, seed: int) -> None:
-    """Damaged files: each is refused."""
+    """Each damaged file must be refused."""
     rng = random.Random(seed)
     for _ in range(times):
         path.write_bytes(mutated(sound, rng))
@@ -149,7 +148,7 @@ def fuzz_seal(sound: bytes, path: Path, times: int, seed: int) -> None:
 
 
 def fuzz_forgery(sound: bytes, times: int, seed: int) -> collections.Counter[str]:
-    """Damaged and sealed again: refused with the one exception, or read without one."""
+    """Damages the content and seals it again; any exception but CheckpointError fails the test."""
     rng = random.Random(seed)
     offset, nbytes = seal.check(sound, "file")
     count: collections.Counter[str] = collections.Counter()
@@ -171,7 +170,7 @@ def fuzz_forgery(sound: bytes, times: int, seed: int) -> collections.Counter[str
 
 
 def fuzz_stranger(libver: str, times: int, seed: int) -> Worker:
-    """Damaged HDF5 without a seal, in a worker that libhdf5 may crash."""
+    """Damages an HDF5 file without a seal, in a worker that libhdf5 may crash."""
     file = io.BytesIO()
     with h5py.File(file, "w", libver=libver) as written:
         for name, array in ARRAYS.items():
@@ -217,7 +216,7 @@ def test_100000_damaged_lists_are_refused_or_read(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("libver", ["earliest", "v108"])
 def test_100000_damaged_hdf5_raise_nothing_else(libver):
-    """libhdf5 may crash or hang here, at most once in a thousand; a child bears it."""
+    """libhdf5 may crash or hang, at most once in a thousand files, and only in the worker."""
     worker = fuzz_stranger(libver, 100_000, seed=6)
     print(worker.count, worker.peak_kilobytes)
     assert worker.count["x"] == 0 and worker.count["a"] and worker.count["r"]
@@ -242,6 +241,6 @@ def test_damaged_hdf5_in_limited_children(tmp_path, libver):
 @pytest.mark.slow
 @pytest.mark.parametrize("libver", ["earliest", "v108"])
 def test_100000_damaged_hdf5_in_limited_children(tmp_path, libver):
-    """Whatever libhdf5 does there, the child ends in time."""
+    """Whatever libhdf5 does, the child ends in time."""
     count = fuzz_children(libver, 50_000, 8, tmp_path)
     assert count["read"] and count["refused"]

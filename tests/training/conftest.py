@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Fixtures for the tests of training: a small data set, and a finished run of the command."""
 
 import os
 
@@ -13,15 +13,16 @@ from .train_command import QUICK
 
 @pytest.fixture(scope="module")
 def fast_disk():
-    """What a process leaves to the kernel survives the process; storage/test_atomic.py holds the order of forcing."""
+    """No fsync: what was written survives the process without it. (storage/test_atomic.py tests when fsync is
+    called.)"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
 @pytest.fixture
-def surroundings():
-    """What the command sets for its process."""
+def restored_environment():
+    """Restores the environment variables that the command sets for its process."""
     kept = dict(os.environ)
     yield
     os.environ.clear()
@@ -30,7 +31,7 @@ def surroundings():
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """A folder of three classes of grey shapes: train, 14 of each, and val."""
+    """A folder of grey shapes in three classes: `train` with 14 of each, and `val`."""
     folder, generator = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
     for part, count in (("train", 14), ("val", 4)):
         for number, kind in enumerate(("bar", "disc", "ring")):
@@ -46,7 +47,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(shapes, tmp_path_factory):
-    """A run of the command."""
+    """The folder of a finished run of the command."""
     path = tmp_path_factory.mktemp("runs") / "trained"
     assert main(["train", str(shapes), "--output", str(path), *QUICK]) == 0
     return path

@@ -1,4 +1,4 @@
-"""Small class folders of images, the same each time."""
+"""Makes small folders of images, always the same ones."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 def make_folder(root: Path, classes: int = 3, images: int = 4, size: tuple[int, int] = (40, 30), mode: str = "RGB",
                 suffixes: tuple[str, ...] = ("jpg", "png", "webp", "JPEG")) -> Path:
-    """root/class0/000.jpg, …: smooth random pictures of about `size` (width, height), every one of another size."""
+    """root/class0/000.jpg, …: smooth random pictures of about `size` (width, height), each of a different size."""
     for label in range(classes):
         folder = root / f"class{label}"
         folder.mkdir(parents=True)
@@ -22,7 +22,8 @@ def make_folder(root: Path, classes: int = 3, images: int = 4, size: tuple[int, 
 
 
 def digits_folder(root: Path, images: int = 20, side: int = 32, first: int = 0) -> Path:
-    """root/0/000.png to root/9/…: scikit-learn's handwritten digits, grey; `images` a class, from `first` on."""
+    """root/0/000.png to root/9/…: scikit-learn's handwritten digits, grey; `images` of each class, from number `first`
+    on."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Batches from memory, for trainers in tests: what a batch holds is a function of (seed, epoch, place) alone."""
+"""Batches from memory, for tests of the trainer: their content depends only on (seed, epoch, step)."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from levit_np.config import Convolution, LeViTConfig, Stage
 
-# As small as a LeViT gets: writing a checkpoint takes the longer, the more arrays there are.
+# As small as a LeViT can be: writing a checkpoint takes longer with more arrays.
 SMALL = LeViTConfig("small", (Convolution(6),), (Stage(6, 1, 2),), 3, image_size=(8, 8), in_channels=1, num_classes=3,
                     drop_path=0.2)
 
@@ -20,7 +20,8 @@ class Batch(NamedTuple):
 
 
 class MemoryLoader:
-    """`steps` batches an epoch of images that show their class: one of `classes` fixed patterns, under noise."""
+    """`steps` batches an epoch. Each image is its class's fixed pattern with noise, so that there is something to
+    learn."""
 
     def __init__(self, config=SMALL, steps=5, batch=6, seed=0, mixed=True):
         self.config, self.steps, self.batch, self.seed, self.mixed = config, steps, batch, seed, mixed
@@ -37,7 +38,7 @@ class MemoryLoader:
         images = self.patterns[labels] + generator.standard_normal((self.batch, *self.patterns.shape[1:]), np.float32)
         targets = np.full((self.batch, self.config.num_classes), 0.1 / self.config.num_classes, np.float32)
         targets[np.arange(self.batch), labels] += 0.9
-        if self.mixed:  # as mixup leaves them
+        if self.mixed:  # as mixup makes them
             targets = (0.7 * targets + 0.3 * targets[::-1]).astype(np.float32)
         indices = np.arange(self.batch) + self.batch * step
         return Batch(images, targets, indices, [f"image {n} of epoch {epoch}" for n in indices])

@@ -1,4 +1,5 @@
-"""What test_mpi.py runs on each rank: mpiexec -n N python -m tests.training.mpi_child CASE [ARGUMENT ...]"""
+"""The program that test_mpi.py runs on each rank: mpiexec -n N python -m tests.training.mpi_child CASE [ARGUMENT ...].
+A case is a function of this file; what rank 0 prints goes to the test."""
 
 import ctypes
 import hashlib
@@ -37,9 +38,10 @@ def part(array, ranks):
 
 
 def gradients(ranks, name, backend, dtype, changes):
-    """How far a step of all ranks is from one of a single process: with BN over all ranks, and each for itself."""
+    """How far a step of all ranks is from one of a single process: with BN over all ranks, and with BN over each rank's
+    share."""
     reduction.BUCKET = 1 << 12
-    found, floor = {}, 1e-5 if dtype == "float64" else 1e-2  # of float32 only what is no rounding
+    found, floor = {}, 1e-5 if dtype == "float64" else 1e-2  # in float32, small gradients are only rounding
     x = random_images(random_model(name, dtype=dtype, **changes), 4 * ranks.size)
     for synchronized in (True, False):
         alone = random_model(name, backend=backend, dtype=dtype, **changes)
@@ -50,7 +52,7 @@ def gradients(ranks, name, backend, dtype, changes):
         sent = []
         stem, after = model.stem.convolutions[0], model.stem.convolutions[0].completed
         stem.completed = lambda layer: (sent.append(len(reduced._sums)), after(layer))
-        for step in range(3):  # the second accumulates over two batches, of which the last alone is reduced
+        for step in range(3):  # the second step accumulates over two batches, and only the last is reduced
             twice = step == 1
             batches = [x, 2 * x[::-1] + 1][: 1 + twice]
             for network in (alone, model):
@@ -77,7 +79,7 @@ def gradients(ranks, name, backend, dtype, changes):
             "statistics": max((worst(a, alone.state()[n]) for n, a in model.state().items()
                                if n.endswith((".mean", ".variance"))), default=0.0),
             "sent before the stem": sent[0]}
-    # Without synchronization: the sum of what each rank computes alone.
+    # Without synchronization: the sum of the ranks' separate gradients.
     model = random_model(name, backend=backend, dtype=dtype, **changes)
     shares = []
     for share in np.array_split(x, ranks.size):
@@ -97,7 +99,8 @@ def gradients(ranks, name, backend, dtype, changes):
 
 
 class StandIn:
-    """Of CuPy's streams and NCCL: a sum is made when somebody waits for it, so that who does not wait has none."""
+    """Stands for CuPy's streams and NCCL. A sum is computed only when something waits for it, so a missing wait is
+    noticed."""
 
     available, NCCL_FLOAT32, NCCL_SUM = True, 7, 0
 
@@ -117,7 +120,7 @@ class StandIn:
 
             def allReduce(self, source, target, count, kind, operation, stream):  # noqa: N802: CuPy's name
                 assert source == target and (kind, operation) == (standing.NCCL_FLOAT32, standing.NCCL_SUM)
-                assert stream.waited == standing.streams[0].recorded  # the array is there
+                assert stream.waited == standing.streams[0].recorded  # the array has been written
                 numbers = np.ctypeslib.as_array((ctypes.c_float * count).from_address(source))
                 standing.sums += 1
                 stream.work.append(lambda: self.all.Allreduce(self.place, numbers))
@@ -143,7 +146,7 @@ class StandIn:
 
 
 def gpus(ranks, way, folder):
-    """The reduction of gradients that lie on devices, by what stands for NCCL or through the host; and BN over them."""
+    """Sums gradients on devices, through the stand-in for NCCL or through the host; and BN over the devices."""
     reduction.BUCKET = 1 << 12
     device.use(Emulator(Path(folder) / str(ranks.rank)))
     if way == "nccl":
@@ -199,7 +202,7 @@ def trainer(ranks, recipe, config=SMALL, dtype=np.float64, backend="reference"):
 
 
 class Unequal(Shared):
-    """Of each batch of 12 the first 8 images on rank 0, and the other 4 on rank 1, as if both had been to have 8."""
+    """Of each batch of 12, rank 0 gets the first 8 images and rank 1 the other 4, as after skipping bad images."""
 
     skips = True
 
@@ -210,7 +213,7 @@ class Unequal(Shared):
 
 
 def skipped(ranks):
-    """Ten steps of two ranks that have not the same number of images, beside those of a single process."""
+    """Ten steps of two ranks with different numbers of images, compared with those of a single process."""
     config = replace(SMALL, drop_path=0.0)
     recipe = Recipe(epochs=20, batch=12, rate=1e-2, warmup_epochs=0, accumulation=2, clip=0.02)
     alone = trainer(SingleRank(), recipe, config)
@@ -232,15 +235,16 @@ def digest(state):
 
 
 def epochs(go, count):
-    """The steps of so many epochs."""
+    """The steps of `count` epochs."""
     for _ in range(count):
         yield from go.train_epoch()
         go.next_epoch()
 
 
 def losses(ranks):
-    """Fifty steps of all ranks beside those of a single process with the same global batches: the largest relative
-    differences, of the losses and of all arrays of the state; and with each rank's own BN statistics."""
+    """Fifty steps of all ranks compared with those of a single process with the same global batches: the largest
+    relative differences of the losses and of all arrays of the state; and the same with each rank's own BN
+    statistics."""
     config, found = replace(SMALL, drop_path=0.0), {}
     recipe = Recipe(epochs=20, batch=12, rate=1e-2, warmup_epochs=2, average=0.9, accumulation=2, clip=0.02)
     alone = trainer(SingleRank(), recipe, config)
@@ -259,7 +263,7 @@ def losses(ranks):
 
 
 def further(go, count):
-    """`count` steps of a trainer, over the ends of epochs and into the middle of one; -> its state then."""
+    """Trains `count` steps, over the ends of epochs and into the middle of one; returns the state."""
     while count:
         for _ in go.train_epoch():
             count -= 1
@@ -271,8 +275,8 @@ def further(go, count):
 
 
 def resume(ranks, cuts, steps):
-    """Whether a training that is cut after so many steps, and goes on in another trainer, ends as one that is not: in
-    the same state to the last bit, on every cut.  Drop path is on."""
+    """Trains `steps` steps without interruption, and with a change to a new trainer after each of `cuts`: prints the
+    digests of the final states, which must be equal. Drop path is on."""
     recipe = Recipe(epochs=4, batch=12 // ranks.size, rate=1e-2, warmup_epochs=1, average=0.9, clip=0.02)
 
     def fresh():
@@ -290,8 +294,8 @@ def resume(ranks, cuts, steps):
 
 
 def poison(ranks, where, what):
-    """An image of one rank, or its loss, is no number in the third step: what every rank's trainer says, and whether
-    its state is still that of two steps."""
+    """In the third step an image of one rank is NaN, or its loss infinite: prints what every rank's trainer raises, and
+    whether its weights are still those after two steps."""
     recipe = Recipe(epochs=4, batch=12 // ranks.size, warmup_epochs=0)
     go, two = trainer(ranks, recipe), further(trainer(ranks, recipe), 2)
     pure = go.loader.loader.batch_at
@@ -304,7 +308,7 @@ def poison(ranks, where, what):
 
     if what == "image":
         go.loader.loader.batch_at = poisoned
-    elif ranks.rank == where:  # a loss alone, of which the gradients know nothing
+    elif ranks.rank == where:  # only the loss, and not the gradients
         loss = go.loss
         go.loss = lambda *given: (np.inf if go.batch == 2 else 1.0, loss(*given)[1])
     try:
@@ -319,7 +323,7 @@ def poison(ranks, where, what):
 
 
 def words(ranks):
-    """any, mean, gather, broadcast, require_equal."""
+    """Tests any, mean, gather, broadcast and require_equal."""
     last = ranks.size - 1
     assert ranks.any(ranks.rank == last) and not ranks.any(False)
     assert ranks.mean([ranks.rank, 0.25]) == [last / 2, 0.25]
@@ -336,14 +340,14 @@ def words(ranks):
 
 
 def fails(ranks, which):
-    """An error on one rank, which nobody else knows of, or on all."""
+    """An error on one rank, of which the others know nothing, or on all ranks."""
     if which == "all" or int(which) == ranks.rank:
         raise LevitError("a bad image")
     ranks.any(False)
 
 
 def recorded(ranks):
-    """Whether steps that are recorded are those that are not, and how many sums a replay begins before its end."""
+    """Compares recorded steps with others, and how many sums a replay starts before its end."""
     reduction.BUCKET = 1 << 12
     found = []
     for plain in (True, False):
@@ -364,7 +368,7 @@ def recorded(ranks):
 
 
 def bug(ranks):
-    """An exception of no kind that is foreseen, on one rank."""
+    """An unexpected exception on one rank."""
     if ranks.rank == 1:
         raise KeyError("of a bug")
     ranks.any(False)
@@ -382,7 +386,7 @@ def waits(ranks):
 
 def main():
     case, *arguments = sys.argv[1:]
-    signal.alarm(120)  # a test that hangs ends, whatever is wrong
+    signal.alarm(120)  # ends a test that hangs
     mpi.PATIENCE = 1.0
     with mpi.mpi_ranks() as ranks:
         globals()[case](ranks, *map(json.loads, arguments))

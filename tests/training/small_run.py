@@ -1,5 +1,5 @@
-"""A run of a few seconds' thousandth, with everything that a state has: drop path, accumulation, an average,
-a teacher."""
+"""A run that takes milliseconds, with everything that a state can contain: drop path, accumulation, a moving average, a
+teacher."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from levit_np.training.trainer import Trainer
 from .in_memory import SMALL, MemoryLoader
 
 RECIPE = Recipe(epochs=3, batch=6, rate=0.3, warmup_epochs=1, accumulation=2, average=0.9, rate_changes="step")
-STEPS = 9  # 5 batches an epoch, two a step, of which the last is alone
+STEPS = 9  # 5 batches an epoch, two a step, so the last step of an epoch has one
 
 
 class Silent:
-    """A screen that shows nothing; `each` is called after each step."""
+    """A screen that shows nothing, but keeps notes and lines; `each` is called after each step."""
 
     def __init__(self, each=lambda step: None):
         self.step, self.notes, self.lines = each, [], []
@@ -52,7 +52,7 @@ class Silent:
 class Reporting(Run):
     def save(self):
         super().save()
-        if self.folder.config.exists():  # else there is no run yet
+        if self.folder.config.exists():  # otherwise there is no run yet
             with open(self.saved, "ab") as file:
                 file.write(bytes([self.trainer.update.steps]))
 
@@ -66,16 +66,16 @@ def trainer(recipe=RECIPE, seed=0, loader=None, config=SMALL, **more):
 
 
 def validate(model):
-    """A few images, the same each time."""
+    """Evaluates a few images, always the same ones."""
     batch = MemoryLoader(model.config, seed=1, mixed=False).batch_at(0, 0)
     logits = model(batch.images)
     return {"top1": 100 * float((logits.argmax(1) == batch.targets.argmax(1)).mean()), "loss": float(-logits.min())}
 
 
 def run(path, resume=False, each=lambda step: None, save_seconds=1e9, curves=False, saved=None, **more):
-    """Begins, or goes on with, the run in a folder, and goes to its end; -> (the Run, its screen).
+    """Begins a run in a folder, or continues it, and trains to the end; returns (the Run, its screen).
 
-    saved: a file that gets a byte after each checkpoint: the steps that are saved."""
+    saved: a file that gets a byte after each checkpoint, the number of steps in it."""
     folder, screen = RunFolder(path), Silent(each)
     quick = nullcontext() if curves else patch("levit_np.training.run.draw", lambda lines, path: "")
     with folder.locked(fresh=not resume), quick:
@@ -99,13 +99,13 @@ def digest(arrays, document) -> str:
 
 
 def end_of(path):
-    """The bytes of everything that a run ends with."""
+    """The bytes of the files with which a run ends."""
     newest = Checkpoints(path / "checkpoints").paths()[0]
     return {file.name: file.read_bytes() for file in (newest, path / "best.h5", path / "last.h5", path / "log.jsonl")}
 
 
 def interrupted_at(cut, number=signal.SIGINT):
-    """What sends this process a signal after so many steps."""
+    """A function that sends this process a signal after `cut` steps."""
     left = [cut]
 
     def each(step):

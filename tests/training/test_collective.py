@@ -1,4 +1,4 @@
-"""Waiting for MPI, by requests of the test's own; test_mpi.py has several processes."""
+"""Waiting for MPI requests, with stand-ins for them; test_mpi.py uses several processes."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from levit_np.training.collective import SPINS, Started
 
 
 class Request:
-    """Done once it was looked at so many times."""
+    """A request that is done after it was tested `looks` times."""
 
     def __init__(self, looks):
         self.left = looks

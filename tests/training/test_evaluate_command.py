@@ -1,4 +1,4 @@
-"""levit-np evaluate and teach, as a user meets them."""
+"""`levit-np evaluate` and `levit-np teach`: their figures against a computation by hand, files, and errors."""
 
 import json
 from types import SimpleNamespace
@@ -31,14 +31,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A model that gets about half right: the shipped one, its heads disturbed in different ways."""
+    """The shipped model with its heads disturbed in different ways, so that about half of its answers are right."""
     model = levit_np.load("levit_digits.h5")
     generator = np.random.default_rng(0)
     for head in (model.head, model.head_dist):
         head.weight = head.weight + 0.5 * generator.standard_normal(head.weight.shape).astype(np.float32)
     path = tmp_path_factory.mktemp("weights") / "model.h5"
     model.save(path)
-    library()  # compiled, which says so, before a command's words are looked at
+    library()  # compiles the kernels now, and not during a test that looks at stderr
     return path
 
 
@@ -49,7 +49,7 @@ def run(capsys, *arguments):
 
 
 def by_hand(weights, data):
-    """{head: [top-1, top-5, loss]}, image by image."""
+    """{head: [top-1, top-5, loss]}, computed image by image."""
     model = levit_np.load(weights, backend="reference", dtype="float64")
     rows = []
     for label in range(10):
@@ -73,7 +73,7 @@ def test_the_figures_are_those_of_a_computation_by_hand(capsys, weights, data, b
         assert found[name]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_as_many_processes_and_threads_as_there_can_be(capsys, weights, data):
+def test_any_number_of_processes_and_threads(capsys, weights, data):
     found = [run(capsys, "evaluate", weights, data, "--json", "--batch", 7, "--workers", count) for count in (0, 2)]
     assert found[0] == found[1] and found[0][0] == 0
     for verb, more in (("evaluate", []), ("teach", ["never.h5"])):
@@ -82,7 +82,7 @@ def test_as_many_processes_and_threads_as_there_can_be(capsys, weights, data):
         assert "argument --threads: expected a whole number from 1 to 64" in capsys.readouterr().err
 
 
-def test_the_words_are_the_authors(capsys, weights, data):
+def test_the_output_format_is_the_authors(capsys, weights, data):
     expected = by_hand(weights, data)
     status, out, err = run(capsys, "evaluate", weights, data)
     lines = {name: "* Acc@1 {:.3f} Acc@5 {:.3f} loss {:.3f}".format(*values) for name, values in expected.items()}
@@ -98,7 +98,7 @@ def test_a_packed_file_gives_the_same(capsys, weights, data, tmp_path):
 
 @pytest.fixture
 def damaged(data, tmp_path):
-    """The same folder with two files that are no images."""
+    """The same folder with two files that are not images."""
     for path in data.glob("*/*.png"):
         (tmp_path / "damaged" / path.parent.name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "damaged" / path.parent.name / path.name).write_bytes(path.read_bytes())
@@ -160,7 +160,7 @@ def test_too_many_classes_for_a_picture_are_refused_before_the_work(capsys, data
     assert (status, out) == (1, "") and err.endswith("confusion picture: expected at most 50 classes, found 51\n")
 
 
-def test_teach_writes_what_the_model_says(capsys, weights, data, tmp_path):
+def test_teach_writes_the_models_logits(capsys, weights, data, tmp_path):
     status, out, err = run(capsys, "teach", weights, data, tmp_path / "t.h5", "--batch", 16)
     assert (status, err) == (0, "") and out == f"{tmp_path / 't.h5'}: 10 logits of each of 50 images\n"
     source, model = open_source(data), levit_np.load(weights)
@@ -174,7 +174,7 @@ def test_teach_writes_what_the_model_says(capsys, weights, data, tmp_path):
     assert (tmp_path / "t.h5").read_bytes() == before
 
 
-def test_teach_writes_of_the_data_s_classes_alone(capsys, weights, data, tmp_path):
+def test_teach_writes_only_the_classes_of_the_data(capsys, weights, data, tmp_path):
     for name in "37":
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "000.png").write_bytes((data / name / "000.png").read_bytes())
@@ -188,7 +188,7 @@ def test_teach_writes_of_the_data_s_classes_alone(capsys, weights, data, tmp_pat
 
 def test_teach_says_before_the_work_that_its_file_has_no_room_for_so_much_text(capsys, weights, data, tmp_path,
                                                                                monkeypatch):
-    monkeypatch.setattr(teacher, "KNOWN_BY", "x" * (1 << 20))  # as class names may be
+    monkeypatch.setattr(teacher, "KNOWN_BY", "x" * (1 << 20))  # class names may be that long
     monkeypatch.setattr(EvaluationLoader, "__iter__", None)
     status, out, err = run(capsys, "teach", weights, data, tmp_path / "t.h5")
     assert (status, out) == (1, "") and "t.h5: expected at most 1048576 bytes of documents, found 1048" in err
@@ -203,7 +203,7 @@ def test_teach_leaves_out_bad_images_and_says_so(capsys, weights, data, damaged,
 
 @pytest.mark.parametrize("place, message", [("none/new", "No such file or directory"), ("", "Is a directory"),
                                             ("/dev/null", "expected a regular file")])
-def test_a_result_that_cannot_be_written_is_said_before_the_work(capsys, weights, tmp_path, place, message):
+def test_a_result_that_cannot_be_written_is_an_error_before_the_work(capsys, weights, tmp_path, place, message):
     target = tmp_path / place
     for verb in (["evaluate", weights, "not looked for", "--confusion", target],
                  ["teach", weights, "not looked for", target, "--force"]):

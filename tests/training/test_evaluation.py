@@ -1,4 +1,4 @@
-"""Scores against a computation by hand and against PyTorch, however the images are grouped."""
+"""Top-1, top-5 and loss, against a computation by hand and against PyTorch, for any grouping of the images."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from levit_np.training.evaluation import Evaluation, Score, evaluate
 
 
 def test_by_hand():
-    """Three images of seven classes: right, third, last."""
+    """Three images and seven classes; the target's score is the highest, the third and the lowest."""
     logits = np.array([[2.0, 0, 0, 0, 0, 0, 0], [3, 2, 1, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1]])
     score = Score()
     score.add(logits, np.array([0, 2, 6]))
@@ -65,7 +65,7 @@ def test_heads_and_average_against_pytorch():
 
 
 def test_a_tie_counts_for_one_class_alone():
-    """A network that says the same of every class is right by chance, not always."""
+    """A network that gives every class the same score is right by chance, not always."""
     score = Score()
     score.add(np.zeros((10, 10)), np.arange(10))
     assert (score.first, score.top) == (1, 5)
@@ -78,7 +78,7 @@ def test_fewer_than_five_classes_and_one_head():
     assert result.to_dict() == {"average": result.average.to_dict()}
 
 
-def test_what_is_no_number_or_no_image_is_refused():
+def test_scores_that_are_not_finite_and_empty_evaluations_are_refused():
     for bad in (np.nan, np.inf, -np.inf):
         with pytest.raises(LevitError, match=f"expected finite logits, found {bad}$"):
             evaluate(lambda x: (np.array([[0.0, 1.0], [2.0, bad]]),), [(None, np.array([0, 1]))], 2)
@@ -108,7 +108,7 @@ def test_the_parts_of_several_ranks_are_one_evaluation():
 
     def evaluation(rows):
         own = Evaluation(4)
-        if rows.stop > rows.start:  # else a rank without an image
+        if rows.stop > rows.start:  # otherwise a rank without an image
             own.add([out[rows] for out in outputs], labels[rows])
         return own
 

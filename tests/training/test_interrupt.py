@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals that end a process: who hears of which, and when."""
+"""Ctrl-C and signals that end a process: when training stops, and which signals are ignored or repeated."""
 
 import os
 import pty
@@ -38,7 +38,7 @@ def test_on_a_terminal_the_first_ctrl_c_says_what_is_waited_for(tmp_path, monkey
         assert "Ctrl-C again ends at once" in screen.read(1000).decode()
 
 
-def test_under_nohup_the_end_of_the_terminal_is_nothing():
+def test_under_nohup_the_end_of_the_terminal_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt:
@@ -52,7 +52,7 @@ def test_under_nohup_the_end_of_the_terminal_is_nothing():
 
 
 def test_only_a_second_ctrl_c_ends_it_at_once():
-    """A service's or a terminal's end may be said twice, and to one that ends already."""
+    """A service or a terminal may send its signal twice, and also to a process that is already ending."""
     for numbers in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGHUP), (signal.SIGINT,)):
         with Interrupt() as interrupt:
             for number in numbers:
@@ -64,8 +64,9 @@ def test_only_a_second_ctrl_c_ends_it_at_once():
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_nothing_is_raised_where_python_prints_and_drops_it():
-    """In a weakref's callback, of which h5py has thousands while it writes: a second Ctrl-C there was a traceback."""
+def test_nothing_is_raised_where_python_would_drop_the_exception():
+    """For example in a weakref's callback, of which h5py has thousands while it writes, and from which an exception
+    would be printed and lost."""
     with Interrupt() as interrupt, interrupt.at_once():
         for number in (signal.SIGINT, signal.SIGINT):
             held = set()
@@ -76,18 +77,19 @@ def test_nothing_is_raised_where_python_prints_and_drops_it():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_what_may_end_at_once_may_do_so_while_it_lasts():
+def test_signals_end_the_process_at_once_only_while_that_is_allowed():
     with Interrupt() as interrupt:
         with interrupt.at_once():
             pass
-        interrupt._take(signal.SIGTERM, None)  # again there is something to save
+        interrupt._take(signal.SIGTERM, None)  # now there is something to save
         with pytest.raises(Stopped) as stopped, interrupt.at_once():
             raise AssertionError("it was begun")
         assert stopped.value.status == 143 and str(stopped.value) == "SIGTERM"
 
 
-def test_a_signal_while_an_image_is_decoded_is_not_the_image_s_fault(tmp_path, monkeypatch):
-    """Skipped, the image would miss in the figures; else it alone would be blamed for the end."""
+def test_a_signal_while_an_image_is_decoded_is_not_an_image_error(tmp_path, monkeypatch):
+    """If it were skipped as a bad image, it would be missing from the figures; otherwise it would be blamed for the
+    end."""
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
 
     def decode(file):
@@ -100,7 +102,7 @@ def test_a_signal_while_an_image_is_decoded_is_not_the_image_s_fault(tmp_path, m
         decoding.open_image(tmp_path / "a.png")
 
 
-def test_in_a_thread_signals_stay_the_main_one_s():
+def test_in_another_thread_signal_handlers_are_not_changed():
     found = []
 
     def enter():
@@ -115,7 +117,7 @@ def test_in_a_thread_signals_stay_the_main_one_s():
 
 @pytest.mark.parametrize("number, terminal, words", [(signal.SIGINT, True, 1), (signal.SIGTERM, True, 0),
                                                      (signal.SIGINT, False, 0)])
-def test_only_a_ctrl_c_on_a_terminal_is_answered_there(monkeypatch, number, terminal, words):
+def test_only_ctrl_c_on_a_terminal_prints_a_message(monkeypatch, number, terminal, words):
     written = []
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal, fileno=lambda: 2))
     monkeypatch.setattr(os, "write", lambda *arguments: written.append(arguments))
@@ -125,7 +127,7 @@ def test_only_a_ctrl_c_on_a_terminal_is_answered_there(monkeypatch, number, term
 
 
 def test_a_process_in_the_background_of_a_script_takes_a_ctrl_c_that_is_sent_to_it():
-    """A shell has it ignore them."""
+    """Shells start background processes with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt:

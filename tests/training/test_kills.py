@@ -1,7 +1,8 @@
-"""Killed whenever and wherever, or out of disk: nothing is lost but the interval, nothing is mixed.
+"""Training that is killed at any time or runs out of disk: only the time since the last checkpoint is lost, and nothing
+is mixed.
 
-Children are forked from this process, which has everything imported: an interpreter a kill would take a day for a
-thousand of them."""
+Child processes are forked from this one, which has everything imported: starting an interpreter for each of a thousand
+kills would take a day."""
 
 import errno
 import os
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are fo
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """-> (what a run ends with, {steps: the digests of the states that it saves then})."""
+    """(the files with which a run ends, {steps: digests of the states saved then}) of a run that is not disturbed."""
     path, states, save = tmp_path_factory.mktemp("whole") / "run", {}, Checkpoints.save
 
     def noted(self, arrays, document):
@@ -38,12 +39,12 @@ def undisturbed(tmp_path_factory):
 
 
 def child(work) -> int:
-    """Forks a process that does `work` and ends with 0, with 1 where it raises OSError; -> its number."""
+    """Forks a process that does `work` and exits with 0, or with 1 after an OSError; returns its number."""
     number = os.fork()
     if number:
         return number
     try:
-        os.fsync = lambda descriptor: None  # what was given to the kernel survives a process
+        os.fsync = lambda descriptor: None  # what was written survives the process without it
         work()
         status = 0
     except OSError:
@@ -55,7 +56,7 @@ def child(work) -> int:
 
 
 def ended(number) -> int:
-    """The child's exit status; minus the signal that ended it."""
+    """The child's exit status, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
@@ -64,8 +65,8 @@ def begun(path) -> bool:
 
 
 def check(path, states, least):
-    """What lies there is a whole state of the undisturbed run, not before `least` steps;
-    no line stands half or twice."""
+    """Checks that the newest checkpoint is a complete state of the undisturbed run, after at least `least` steps, and
+    that there are no more than four. (The log is compared with the files of a finished run.)"""
     if not begun(path):
         assert least < 0
         return
@@ -76,7 +77,8 @@ def check(path, states, least):
 
 
 def kill_at_random(folder, undisturbed, times, seed=0):
-    """One run after another, each killed until it ends by itself; -> how often, and how many ended."""
+    """Kills one run again and again until it ends by itself, then the next one; returns the number of kills and of
+    finished runs."""
     chance, kills, ends = random.Random(seed), 0, 0
     whole, states = undisturbed
     while kills < times:
@@ -110,14 +112,14 @@ def test_a_thousand_kills_at_random(tmp_path, undisturbed):
 
 
 class Calls:
-    """Counts what reaches the disk: each write, fsync, rename and unlink of this process; at the `fatal` one,
-    `then`."""
+    """Counts what reaches the disk (each write, fsync, rename and unlink of this process), and calls `then` at the call
+    number `fatal`."""
 
     def __init__(self, fatal, then):
         self.count, self.fatal, self.then = 0, fatal, then
 
     def happens(self, do, part=None):
-        """do(), or at the fatal one `part` of it and then what is to happen."""
+        """Calls do(); at the fatal call `part` of it first, if given, and then `then`."""
         self.count += 1
         if self.count == self.fatal:
             if part:
@@ -126,12 +128,12 @@ class Calls:
         return do()
 
     def plant(self):
-        """In this process, for good."""
+        """Replaces the functions in this process, permanently."""
         fsync, replace, unlink, write, opened = os.fsync, os.replace, os.unlink, os.write, open
         calls = self
 
         class File:
-            """What atomic.replacing writes to."""
+            """The file that atomic.replacing writes to."""
 
             def __init__(self, file):
                 self.file = file
@@ -154,7 +156,7 @@ class Calls:
 
 @contextmanager
 def disk(calls):
-    """calls.plant() in a child is for good; where the count alone is wanted, it is taken back."""
+    """calls.plant() is permanent, as suits a child; this undoes it, for counting."""
     kept = os.fsync, os.replace, os.unlink, os.write, Path.unlink
     calls.plant()
     try:
@@ -172,14 +174,14 @@ def calls_of(work) -> int:
 
 
 def two_saves(path):
-    """A run of which most is there already: what is killed is its going on, through a checkpoint, an
-    epoch's end, the removal of old ones, and the log."""
+    """Most of the run exists already; what is killed is its continuation through a checkpoint, an epoch's end, the
+    removal of old checkpoints, and the log."""
     run(path, resume=True, save_seconds=0)
 
 
 @pytest.fixture
 def nearly_done(tmp_path, undisturbed):
-    """-> a function that makes the folder of a run that stands before its last step."""
+    """A function that makes the folder of a run before its last step."""
     import shutil
 
     from levit_np.training.interrupt import Stopped
@@ -211,7 +213,7 @@ def test_killed_at_every_write_fsync_rename_and_unlink(nearly_done, undisturbed)
 
 
 def test_killed_at_every_such_call_of_the_beginning(tmp_path, undisturbed):
-    """A run is there as soon as its config.json is: before, it can begin again."""
+    """A run exists as soon as its config.json does; before, it can begin again."""
     (whole, states), there = undisturbed, []
     for fatal in range(1, 12):
         path = tmp_path / f"at{fatal}"
@@ -229,7 +231,8 @@ def test_killed_at_every_such_call_of_the_beginning(tmp_path, undisturbed):
 
 
 def test_the_disk_full_at_every_write(nearly_done, undisturbed):
-    """The old ones are whole, the temporary is gone, the log has whole lines; with room again it goes on."""
+    """Old checkpoints are complete, temporary files are gone, the log has complete lines; with room again the run
+    continues."""
     whole, states = undisturbed
 
     def full():
@@ -262,8 +265,8 @@ def test_a_full_disk_names_the_file(nearly_done, monkeypatch):
     assert caught.value.errno == errno.ENOSPC and caught.value.filename.startswith(str(path))
 
 
-def test_the_check_sees_a_state_that_is_mixed(nearly_done, undisturbed):
-    """Two checkpoints' arrays in one file, sealed: what a writer that is no atomic one could leave."""
+def test_the_check_detects_a_mixed_state(nearly_done, undisturbed):
+    """A file with arrays of two checkpoints, correctly sealed, as a writer that is not atomic could leave it."""
     path = nearly_done("mixed")
     checkpoints = Checkpoints(path / "checkpoints")
     arrays, document, _ = checkpoints.newest()

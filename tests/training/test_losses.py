@@ -1,4 +1,4 @@
-"""Fifty steps of the whole recipe, without its chance, give PyTorch's losses, weights and average."""
+"""Fifty steps of the whole recipe, without its randomness, give PyTorch's losses, weights and moving average."""
 
 from dataclasses import replace
 
@@ -18,10 +18,10 @@ from .in_memory import MemoryLoader
 from .torch_recipe import TorchRecipe
 
 STEPS = 50
-# Every part of a LeViT, small enough for fifty steps in a second or two.
+# A LeViT with all its parts, small enough for fifty steps in a second or two.
 TINY = LeViTConfig("tiny", tuple(map(Convolution, (4, 8, 16, 32))),
                    (Stage(32, 1, 2), Stage(48, 2, 3, 4), Stage(64, 1, 4, 6)), 8, image_size=(64, 64), num_classes=17)
-# Twice the paper's rate.  The higher it is, the more a step makes of the last one's rounding.
+# Twice the paper's rate. With a higher rate each step would amplify the rounding of the previous one more.
 BASE = Recipe(epochs=12, batch=6, rate=1e-3, warmup_epochs=3, average=0.95, drop_path=0.0)
 FORMS = {
     "the labels on both heads": (BASE, False),
@@ -34,13 +34,13 @@ FORMS = {
 
 
 def teacher_of(classes):
-    """Some function of a batch."""
+    """A teacher: some function of a batch."""
     return lambda batch: (3 * np.roll(batch.targets, 1, axis=1)
                           + batch.images.mean((1, 2, 3))[:, None] * np.arange(classes))
 
 
 def losses(name, size, recipe, distil, dtype, classes=17, steps=STEPS, backend="reference"):
-    """{what: largest relative difference}, and "moved", of our weights from where they started."""
+    """{what: largest relative difference}, and "moved": how far our weights moved."""
     source, theirs = pair(name, classes=classes, size=size)
     ours = build(source.config, backend)
     ours.set_state({n: a.astype(dtype) for n, a in source.state().items()})
@@ -77,7 +77,7 @@ def losses(name, size, recipe, distil, dtype, classes=17, steps=STEPS, backend="
 
 @pytest.mark.parametrize("form", FORMS)
 def test_fifty_steps_in_float64(form):
-    """Rounding, and what fifty steps make of it; the weights have moved by 1e-3 of their size."""
+    """Differences are rounding, amplified over fifty steps; the weights move by 1e-3 of their size."""
     found = losses(TINY, 64, *FORMS[form], "float64")
     assert found["losses"] < 1e-9 and max(found["weights"], found["average"]) < 1e-8, found
     assert found["rates"] < 1e-14 and found["moved"] > 1e-4, found

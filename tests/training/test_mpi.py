@@ -1,4 +1,5 @@
-"""Several ranks against one process, and against the death of one of them."""
+"""Training with several ranks over MPI: the same as with one process, and an error or the death of one rank ends
+all."""
 
 import json
 import os
@@ -45,25 +46,25 @@ def test_a_step_of_several_ranks_is_one_of_a_single_process(ranks, backend, dtyp
     for found in json.loads(done.stdout):
         together, apart = found["synchronized"], found["apart"]
         assert all(together[what] < bar for what, bar in bars.items()), together
-        # Buckets left while the stem's own gradients were still to come.
+        # buckets were sent before the stem's own gradients existed
         assert together["sent before the stem"] > 10
-        # Each rank's own statistics give another step, whose gradients are the sum of the ranks'.
+        # With each rank's own statistics the step differs; its gradients are the sum of the ranks'.
         assert apart["logits"] > 0.1 and apart["gradients"] > 0.1
         assert apart["gradients of the shares"] < bars["logits"]
 
 
 @needs_mpi
 def test_a_recorded_step_of_several_ranks_is_the_same():
-    """To the last bit, and the first gradients leave while the last are still to come."""
+    """To the last bit; and the first sums start before the last gradients exist."""
     done = run(2, "recorded")
-    assert done.returncode == 0 and done.stdout.count("the same") == 2, done.stderr  # of two ranks, as it comes
+    assert done.returncode == 0 and done.stdout.count("the same") == 2, done.stderr  # from two ranks, in any order
 
 
 @needs_mpi
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 @pytest.mark.parametrize("way", ["host", "nccl"])
 def test_gradients_on_several_devices_become_their_sum(way, tmp_path):
-    """NCCL's part is played by a stand-in; the devices are emulated."""
+    """A stand-in plays NCCL's part; the devices are emulated."""
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
     done = run(2, "gpus", way, str(tmp_path))
@@ -75,14 +76,14 @@ def test_gradients_on_several_devices_become_their_sum(way, tmp_path):
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_fifty_steps_of_several_ranks_are_those_of_a_single_process(ranks):
-    """The same global batches: BN over all ranks gives the same losses to rounding, and weights, moments and average.
-    A moment whose gradient is nothing but rounding counts as worst_gradient says."""
+    """With the same global batches and BN over all ranks, losses, weights, moments and average agree to rounding.
+    (worst_gradient treats moments that are only rounding.)"""
     done = run(ranks, "losses")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["synchronized"]["steps"] == 51
     assert found["synchronized"]["losses"] < 1e-9 and found["synchronized"]["state"] < 1e-6
-    assert found["apart"]["losses"] > 1e-2  # the test would see another step
+    assert found["apart"]["losses"] > 1e-2  # the test would notice different steps
 
 
 @needs_mpi
@@ -101,12 +102,12 @@ def test_a_training_that_was_cut_ends_in_the_same_bits(ranks, cuts):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["ends"]) == 1 + cuts and len(set(found["ends"])) == 1
-    assert found["generators"] == ranks  # each drops other branches
+    assert found["generators"] == ranks  # each rank drops other branches
 
 
 @needs_mpi
 @pytest.mark.parametrize("where, what, loss", [(0, "image", "nan"), (1, "image", "nan"), (1, "loss", "inf")])
-def test_a_number_that_is_none_is_seen_by_every_rank_before_the_update(where, what, loss):
+def test_a_number_that_is_not_finite_stops_every_rank_before_the_update(where, what, loss):
     done = run(2, "poison", where, what)
     assert done.returncode == 0, done.stderr
     (first, moved), (second, _) = json.loads(done.stdout)
@@ -117,7 +118,7 @@ def test_a_number_that_is_none_is_seen_by_every_rank_before_the_update(where, wh
 
 
 @needs_mpi
-def test_what_ranks_say_to_each_other():
+def test_communication_between_ranks():
     done = run(3, "words")
     assert done.returncode == 0, done.stderr
 
@@ -132,7 +133,7 @@ def test_an_error_on_one_rank_ends_all(which):
 
 
 @needs_mpi
-def test_an_error_that_all_ranks_share_is_said_once():
+def test_an_error_on_all_ranks_is_reported_once():
     done = run(2, "fails", "all")
     assert done.returncode != 0 and "Abort" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.endswith("Error: a bad image")] == [
@@ -140,7 +141,7 @@ def test_an_error_that_all_ranks_share_is_said_once():
 
 
 @needs_mpi
-def test_a_bug_on_one_rank_shows_its_place_and_ends_all():
+def test_a_bug_on_one_rank_has_a_traceback_and_ends_all():
     done = run(2, "bug")
     assert done.returncode != 0 and "mpi_child.py" in done.stderr and "rank 1 of 2: 'of a bug'" in done.stderr
 
@@ -165,7 +166,7 @@ def test_a_rank_that_is_killed_takes_all_down_within_30_seconds(which):
 
 
 def alive(pid):
-    """Running, and not merely waiting to be counted by its parent."""
+    """Whether it is running, and not only a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -173,7 +174,7 @@ def alive(pid):
 
 
 def test_another_mpi_than_that_of_mpiexec_is_refused(monkeypatch):
-    """Each process would be the only one of its MPI, and train alone."""
+    """Otherwise each process would be the only one of its MPI, and train alone."""
     pytest.importorskip("mpi4py")
     code = "from levit_np.training.mpi import mpi_ranks\nwith mpi_ranks(): print('trained')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
@@ -192,7 +193,8 @@ def test_mpiexec_without_mpi4py_is_refused(monkeypatch):
 
 
 def test_a_rank_takes_a_gpu_by_its_number_in_its_machine(monkeypatch):
-    """Here the third of four ranks, dealt to two machines in turn: the other GPU of its machine would have no rank."""
+    """Here rank 2 of four, which are dealt to two machines in turn: by its number among all ranks it would leave a GPU
+    of its machine without a rank."""
     world = SimpleNamespace(rank=2, size=4, Dup=lambda: None, Split_type=lambda kind: SimpleNamespace(rank=kind))
     parts = SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1)
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=parts, rc=SimpleNamespace()))
@@ -206,7 +208,7 @@ def test_a_rank_takes_a_gpu_by_its_number_in_its_machine(monkeypatch):
     (LevitError("a bad image"), "a bad image"), (MemoryError("Unable to allocate 1 EiB"), "Unable to allocate 1 EiB"),
     (MemoryError(), "MemoryError"), (KeyboardInterrupt(), "KeyboardInterrupt")])
 def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypatch, capsys, error, said):
-    """It may wait seconds for them, which wait for it; and says in a line what is no bug."""
+    """A failing rank may wait for the others, which wait for it. An expected error is one line."""
     ended, asking = [], SimpleNamespace(Test=lambda: os.kill(os.getpid(), signal.SIGINT))
     world = SimpleNamespace(rank=1, size=2, Dup=lambda: SimpleNamespace(Ibarrier=lambda: asking), Abort=ended.append,
                             Split_type=lambda kind: SimpleNamespace(rank=0))
@@ -224,7 +226,7 @@ def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypat
     assert ended == [1] and capsys.readouterr().err == f"rank 1 of 2: {said}\n"
 
 
-def test_nobody_started_this_process_by_mpi(monkeypatch):
+def test_this_process_was_not_started_by_mpi(monkeypatch):
     for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     assert started_by_mpi() == 0
@@ -232,7 +234,7 @@ def test_nobody_started_this_process_by_mpi(monkeypatch):
 
 @pytest.mark.parametrize("sizes", [(5, 5), (2, 7, 1)])
 def test_statistics_of_parts_are_those_of_the_whole(sizes):
-    """Also where the mean is a million deviations away from zero."""
+    """Even if the mean is a million standard deviations from zero."""
     x = 1e6 + np.random.default_rng(0).standard_normal((sum(sizes), 3))
     parts = [batch_statistics(part) for part in np.split(x, np.cumsum(sizes)[:-1])]
     whole, found = batch_statistics(x), merged(parts, np.float64)

@@ -1,4 +1,4 @@
-"""mpiexec -n 2 levit-np train: what one process would do, and a common end for whatever reason."""
+"""mpiexec -n 2 levit-np train: the same training as in one process, and a common end for any reason."""
 
 import json
 import os
@@ -27,7 +27,7 @@ OPTIONS = ["--model", "levit_digits", "--recipe", "small", "--epochs", "2", "--r
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Three classes, 16 images of each to train on and 3 to look at."""
+    """Three classes with 16 images each for training and 3 for validation."""
     folder = tmp_path_factory.mktemp("pictures")
     make_folder(folder / "train", images=16, mode="L", suffixes=("png",))
     make_folder(folder / "val", images=3, mode="L", suffixes=("png",))
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 
 
 def start(ranks, pictures, output, *options):
-    """The ranks' mpiexec, in a session of its own as a shell would start it."""
+    """Starts the ranks with mpiexec, in a session of its own as a shell would."""
     command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "levit_np.cli", "train", pictures, "--output", output,
                *options]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
@@ -50,15 +50,15 @@ def run(ranks, pictures, output, *options):
 
 @pytest.fixture(scope="module")
 def undisturbed(pictures, tmp_path_factory):
-    """A run of two ranks, 4 images each."""
+    """A run of two ranks, 4 images each, that is not disturbed."""
     path = tmp_path_factory.mktemp("runs") / "undisturbed"
     status, out, err = run(2, pictures, path, *OPTIONS, "--batch", 4, "--synchronize-norms", "--workers", 0)
-    assert (status, err) == (0, "") and out.count("validation loss") == 2  # one rank speaks
+    assert (status, err) == (0, "") and out.count("validation loss") == 2  # only one rank prints
     return path
 
 
 def test_two_ranks_train_as_one_process_does(pictures, undisturbed, tmp_path):
-    """The same global batches and BN over them: the log, the evaluations and the weights, to rounding."""
+    """With the same global batches, and BN over them, the log, the evaluations and the weights agree to rounding."""
     path = tmp_path / "run"
     assert run(1, pictures, path, *OPTIONS, "--batch", 8, "--workers", 0)[0] == 0
     ours, theirs = ([json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -69,14 +69,14 @@ def test_two_ranks_train_as_one_process_does(pictures, undisturbed, tmp_path):
             other["top1"], other["validation"]["top1"], other["steps"])
         assert one["validation"]["images"] == 9
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-9)
-        # In float32 on the disk.
+        # weights are stored as float32
         assert one["validation"]["loss"] == pytest.approx(other["validation"]["loss"], rel=1e-5)
     a, b = (levit_np.load(folder / "last.h5").state() for folder in (undisturbed, path))
     assert max(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max().clip(1e-3) for name in a) < 1e-5
 
 
 def pids_of(path):
-    """The ranks, by their open files: the children's parents are MPI's."""
+    """The ranks' process numbers, found by their open files, as their parents are MPI's."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -90,15 +90,15 @@ def pids_of(path):
 
 
 def when_it_stands_at(path, steps, process):
-    """Waits until a checkpoint of so many steps is there."""
+    """Waits until a checkpoint after at least `steps` steps exists."""
     while not (found := Checkpoints(path / "checkpoints").paths()) or int(found[0].stem[5:]) < steps:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
 def disturbed(pictures, path, how):
-    """A run that is ended in its midst; -> (exit status of mpiexec, what it said, seconds until all were gone), or None
-    where it was over before that, as on a machine where this process had to wait."""
+    """A run that is stopped in its middle: (exit status of mpiexec, its stderr, seconds until all processes were gone),
+    or None if it was over before, for example because this process had to wait."""
     with start(2, pictures, path, *OPTIONS, "--batch", 4, "--synchronize-norms", "--workers", 1) as process:
         when_it_stands_at(path, 4, process)
         ranks = pids_of(path)
@@ -131,8 +131,8 @@ def test_whatever_ends_one_rank_ends_both_and_they_go_on_to_the_same_end(picture
     assert (status, err) == (0, "") and end_of(path) == end_of(undisturbed)
 
 
-def test_workers_know_nothing_of_mpi(pictures, tmp_path):
-    """A second MPI_Init in a child would hang the job; the library is not even loaded there."""
+def test_workers_do_not_load_mpi(pictures, tmp_path):
+    """A second MPI_Init in a child would hang the job; the MPI library is not even loaded there."""
     if not Path("/proc/self/maps").exists():
         pytest.skip("looks into /proc")
     path = tmp_path / "run"
@@ -158,24 +158,24 @@ def test_workers_know_nothing_of_mpi(pictures, tmp_path):
             process.communicate(timeout=60)
 
 
-def said_once(outcome, words):
+def reported_once(outcome, words):
     status, out, err = outcome
     lines = [line for line in err.splitlines() if words in line]
     assert status == 1 and len(lines) == 1 and lines[0].startswith("levit-np train: ") and "Abort" not in err, err
 
 
-def test_what_no_rank_can_do_is_said_once(pictures, undisturbed, tmp_path):
-    said_once(run(2, pictures, undisturbed, *OPTIONS), "expected no run yet, found one; --resume goes on with it")
-    said_once(run(2, pictures, tmp_path / "none", "--resume"), "expected a run to go on with")
-    said_once(run(1, pictures, undisturbed, "--resume", "--workers", 0),
+def test_an_error_of_all_ranks_is_reported_once(pictures, undisturbed, tmp_path):
+    reported_once(run(2, pictures, undisturbed, *OPTIONS), "expected no run yet, found one; --resume goes on with it")
+    reported_once(run(2, pictures, tmp_path / "none", "--resume"), "expected a run to go on with")
+    reported_once(run(1, pictures, undisturbed, "--resume", "--workers", 0),
               "ranks: expected 2 as the run began with, found 1")
     other = run(2, pictures, tmp_path / "other", "--model", "levit_digits.h5", "--recipe", "small", "--workers", 0)
-    said_once(other, "expected 3 classes, found 10: head.weight, head.bias, head_dist.weight, head_dist.bias start "
+    reported_once(other, "expected 3 classes, found 10: head.weight, head.bias, head_dist.weight, head_dist.bias start "
                      "anew")
 
 
 def test_a_full_disk_ends_all_ranks_with_the_old_checkpoint_whole(pictures, tmp_path):
-    """The limit on a file's size stands for the full disk: the write on rank 0 fails, and every rank hears of it."""
+    """A limit on the size of files stands for the full disk: the write on rank 0 fails, and every rank gets to know."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "run"
     status, out, err = run(2, pictures, path, *OPTIONS, "--batch", 4, "--workers", 0, "--epochs", 1)
@@ -190,5 +190,5 @@ def test_a_full_disk_ends_all_ranks_with_the_old_checkpoint_whole(pictures, tmp_
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     out, err = process.communicate(timeout=100)
-    said_once((process.returncode, out, err), "File too large")
+    reported_once((process.returncode, out, err), "File too large")
     assert [file.name for file in other.rglob("*")] == ["log.jsonl"]

@@ -1,4 +1,4 @@
-"""Bugs planted one at a time into the recipe's arithmetic, each of which the comparison with PyTorch must see."""
+"""Bugs planted one at a time into the recipe's arithmetic, each of which the comparison with PyTorch must detect."""
 
 import warnings
 from dataclasses import replace
@@ -9,13 +9,13 @@ import pytest
 from ..test_planted_bugs import plant
 from .test_losses import BASE, TINY, losses
 
-# A third of the labels' loss on the second head, two forwards a step, a rate that changes with each.
+# The labels' loss has a third of its weight on the second head; two forwards a step; a rate that changes at each step.
 HARD = replace(BASE, alpha=0.3, accumulation=2, batch=4, rate_changes="step", clip=0.003, warmup_epochs=1, epochs=4)
 SOFT = replace(BASE, distillation="soft", temperature=2.0, rate=0.003)
 
 
 def is_right(recipe, distil):
-    """The bars of test_losses, after ten steps."""
+    """Whether the bars of test_losses are met after ten steps."""
     found = losses(TINY, 64, recipe, distil, "float64", steps=10)
     return max(found["losses"], found["rates"]) < 1e-9 and max(found["weights"], found["average"]) < 1e-8
 

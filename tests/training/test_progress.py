@@ -1,4 +1,4 @@
-"""What the screen of a training says, and when, by a clock of the test's own."""
+"""What training prints, and when, with a clock that the tests control."""
 
 import io
 import os
@@ -18,7 +18,7 @@ STEP = SimpleNamespace(images=8)
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Its `now`, in seconds, is what the screen sees."""
+    """Its `now`, in seconds, is the time that the screen reads."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 def trainer(epoch=1, batch=0):
-    """In the second of three epochs of four batches, on two ranks."""
+    """A trainer in the second of three epochs of four batches, on two ranks."""
     return SimpleNamespace(epoch=epoch, batch=batch, recipe=SimpleNamespace(epochs=3), loader=SimpleNamespace(steps=4),
                            ranks=SimpleNamespace(size=2), totals={"loss": 30.0, "correct": 5, "images": 20})
 
@@ -37,7 +37,7 @@ def test_a_line_now_and_then_with_the_speed_of_all_ranks_and_the_time_left(clock
         for seconds, batch in ((29, 1), (30, 2), (59, 3)):
             clock.now, training.batch = 100.0 + seconds, batch
             screen.step(STEP)
-        # 2 × 16 images in 30 s, two of the eight batches that were to come.
+        # 2 × 16 images in 30 s, two of the eight batches that were left
         assert capsys.readouterr().out == "epoch 2/3  2/4  1.07 images/s  loss 1.500  accuracy 25.0%  0:01:30 left\n"
         clock.now, training.batch = 100.0 + 64, 4
         screen.step(STEP)
@@ -49,10 +49,10 @@ def test_a_line_an_epoch(clock, capsys, monkeypatch):
     screen, training = Screen(), trainer()
     line = {"epoch": 2, "loss": 1.25, "top1": 62.5}
     with screen.training(training):
-        screen.epoch(line, False)  # a run that goes on at an epoch's end has seen no image
+        screen.epoch(line, False)  # a run that resumes at the end of an epoch has seen no image
         clock.now += 10
         screen.step(STEP)
-        clock.now += 90  # a validation is no part of the speed
+        clock.now += 90  # validation does not count for the speed
         screen.epoch(line | {"validation": {"loss": 0.5, "top1": 75.0}}, True)
         clock.now += 4
         screen.step(STEP)
@@ -63,7 +63,7 @@ def test_a_line_an_epoch(clock, capsys, monkeypatch):
         "epoch 2/3  loss 1.2500  top1 62.50  validation loss 0.5000  top1 75.00  4 images/s"]
 
 
-def test_a_quiet_one_says_nothing_on_a_terminal_either(clock, capsys, monkeypatch):
+def test_with_quiet_nothing_is_printed_on_a_terminal_either(clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     screen, training = Screen(quiet=True), trainer()
     with screen.training(training), screen.waiting("validation"):
@@ -81,11 +81,11 @@ def test_a_line_is_seen_at_once_also_in_a_file(monkeypatch):
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("both", [False, True])  # train … | head, train … 2>&1 | head
+@pytest.mark.parametrize("both", [False, True])  # train … | head, and train … 2>&1 | head
 def test_a_training_goes_on_when_the_reader_of_its_lines_is_gone(shapes, tmp_path, both):
     reader, writer = os.pipe()
     os.close(reader)
-    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # what could not be written is tried again at exit
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # output that cannot be written would be tried again at exit
     done = subprocess.run([sys.executable, "-m", "levit_np.cli", "train", shapes, "--output", tmp_path / "run", *QUICK],
                           cwd=ROOT, env=buffered, stdout=writer, stderr=writer if both else subprocess.PIPE, text=True,
                           timeout=60)
@@ -97,7 +97,7 @@ def test_a_training_goes_on_when_the_reader_of_its_lines_is_gone(shapes, tmp_pat
 
 def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeypatch):
     class Bar:
-        """What rich's progress bar is told."""
+        """Records what rich's progress bar is told."""
 
         def __init__(self):
             self.told = []
@@ -123,7 +123,7 @@ def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeyp
         screen.step(STEP)
         with screen.waiting("validation"):
             pass
-    with screen.waiting("more"):  # there is no bar any more
+    with screen.waiting("more"):  # the bar is gone
         pass
     assert bar.told == [("starting", {"total": 12, "completed": 4}), (7, ["epoch 2/3", "3/4"], {"completed": 7}),
                         (7, ["epoch 2", "validation"], {})]

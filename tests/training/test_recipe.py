@@ -1,4 +1,4 @@
-"""A recipe holds what the paper says, refuses what nothing can be trained by, and survives JSON."""
+"""Recipes: the default is the paper's, impossible values are refused by name, and JSON keeps them."""
 
 import json
 from dataclasses import fields, replace
@@ -10,7 +10,7 @@ from levit_np.training.recipe import RECIPES, Recipe
 
 
 def test_the_default_is_the_papers():
-    """Section 5.2 and the defaults of the authors' script."""
+    """Section 5.2 of the paper, and the defaults of the authors' script."""
     recipe = Recipe()
     assert (recipe.epochs, recipe.rate, recipe.decay, recipe.final_rate) == (1000, 5e-4, 0.025, 1e-5)
     assert (recipe.warmup_epochs, recipe.warmup_rate, recipe.clip, recipe.average) == (5, 1e-6, 0.01, 0.99996)
@@ -29,7 +29,7 @@ def test_json_and_back(name):
     assert hash(recipe) == hash(replace(recipe))
 
 
-def test_a_part_of_a_recipe_changes_a_part():
+def test_a_partial_recipe_changes_only_its_fields():
     small = RECIPES["small"]
     assert Recipe.from_dict({"epochs": 3, "freeze": ["stem"]}, small) == replace(small, epochs=3, freeze=("stem",))
     assert Recipe.from_dict({"erase": 1}) == replace(Recipe(), erase=1.0)
@@ -45,7 +45,7 @@ WRONG = {"epochs": (0, 1.5, True, "3", None), "batch": (1,), "rate": (-1e-9, flo
 
 
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in WRONG.items() for value in values])
-def test_what_cannot_be_is_refused_by_name(key, value):
+def test_impossible_values_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=f"recipe: {key}: expected .*, found "):
         Recipe.from_dict({key: value})
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_is_refused_by_name(key, value):
     ("alpha", 0.0), ("alpha", 1.0), ("smoothing", 0.0), ("crop_scale", (0.001, 1.0)), ("crop_scale", (1.0, 1.0)),
     ("crop_ratio", (0.1, 10.0)), ("drop_path", 0.0), ("drop_path", None), ("freeze", ()),
     ("freeze", ("stem", "stage1"))])
-def test_what_lies_at_the_edge_is_taken(key, value):
+def test_limits_are_accepted(key, value):
     assert getattr(Recipe.from_dict({key: value}), key) == value
 
 
@@ -66,6 +66,6 @@ def test_other_refusals():
         Recipe.from_dict([])
 
 
-def test_every_part_says_what_it_is():
+def test_every_field_has_a_description():
     for part in fields(Recipe):
         assert part.metadata["help"] and part.metadata["check"], part.name

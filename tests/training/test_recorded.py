@@ -1,4 +1,5 @@
-"""A recorded pass on the cpu backend is the pass itself, to the last bit; what cannot be recorded is not."""
+"""Recorded training steps on the cpu backend equal ordinary ones, to the last bit; steps that cannot be recorded are
+not."""
 
 import threading
 from copy import deepcopy
@@ -16,21 +17,16 @@ from levit_np.training.recorded import RecordedPass
 from levit_np.training.trainer import Trainer
 
 from ..any_network import any_config
+from ..ops.cpu.conftest import one_thread_again  # noqa: F401  (a fixture)
 from ..random_model import random_model
 from .in_memory import MemoryLoader
 
 RECIPE = Recipe(batch=4, epochs=2, warmup_epochs=1, drop_path=0.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread_again():
-    yield
-    levit_np.set_threads(1)
-
-
 @pytest.fixture
 def recordings(monkeypatch):
-    """All that are begun."""
+    """All recordings that are begun."""
     found = []
 
     class Recording(recording._Recording):
@@ -43,7 +39,7 @@ def recordings(monkeypatch):
 
 
 def pair(name, recipe, **changes):
-    """(a trainer that records nothing, one that does)."""
+    """(a trainer that does not record, one that does)."""
     found = []
     for _ in "12":
         model = random_model(name, backend="cpu", **changes)
@@ -68,7 +64,7 @@ def require_equal(plain, recorded):
     ("levit_digits", {"drop_path": 0.2}, {"image_size": 28}), ("levit_128s_a3", {}, {}), ("levit_128s_a5", {}, {}),
     ("levit_128s_a4", {}, {"activation": "silu"})])
 def test_a_recorded_step_is_the_same(name, recipe, changes, recordings, capsys):
-    """Whatever its memory was left with, on other threads too."""
+    """Whatever its reused memory contains, and with other numbers of threads."""
     changes = {"image_size": 64, "num_classes": 5} | changes
     plain, recorded = pair(name, replace(RECIPE, **recipe), **changes)
     for number in range(5):
@@ -80,14 +76,14 @@ def test_a_recorded_step_is_the_same(name, recipe, changes, recordings, capsys):
     assert len(recordings) == 1 and "not recorded" not in capsys.readouterr().err
 
 
-def test_arrays_that_another_network_was_given_too_stay_as_they_are():
+def test_arrays_shared_with_another_network_are_not_changed():
     trainer = pair("levit_digits", RECIPE)[1]
     other = random_model("levit_digits", backend="cpu", seed=1)
     other.set_state(trainer.model.state())
     before = deepcopy(other.state())
     for number in range(4):
         step(trainer, number)
-        if number == 1:  # recorded: what is there now stays where it is
+        if number == 1:  # now it is recorded, so the current arrays keep their place
             np.testing.assert_equal(other.state(), before)
             other.set_state(trainer.model.state())
             before = deepcopy(other.state())
@@ -107,7 +103,7 @@ def test_any_network(seed, recordings):
 
 
 def spoil(trainer, written):
-    """NaN into all that the recording keeps but what it was given."""
+    """Fills the recording's memory, except its inputs, with NaN."""
     given = [recording._owner(array) for array in trainer.one_pass._held]
     given += trainer.one_pass._inputs + [mask for _, mask in trainer.one_pass._masks]
     blocks = [block for same in written._blocks._kept.values() for block, _ in same]
@@ -117,8 +113,8 @@ def spoil(trainer, written):
             kept[...] = np.nan
 
 
-def test_it_is_recorded_anew_where_it_has_become_another(recordings):
-    """For another batch, and weights or statistics that stand elsewhere."""
+def test_a_changed_step_is_recorded_again(recordings):
+    """When the batch, the weights or the statistics are other arrays."""
     plain, recorded = pair("levit_digits", RECIPE)
     for number, images in enumerate([4, 4, 4, 3, 3, 3, 3, 3]):
         for trainer in (plain, recorded):
@@ -132,7 +128,7 @@ def test_it_is_recorded_anew_where_it_has_become_another(recordings):
     require_equal(plain, recorded)
 
 
-def test_parts_that_freeze_later_and_branches_that_drop_later(recordings):
+def test_a_step_is_recorded_again_after_freezing_or_drop_path(recordings):
     plain, recorded = pair("levit_digits", RECIPE)
     for number in range(8):
         for trainer in (plain, recorded):
@@ -146,7 +142,7 @@ def test_parts_that_freeze_later_and_branches_that_drop_later(recordings):
 
 
 def test_a_batch_that_is_refused_twice_draws_no_mask(recordings):
-    """The second time is when a pass is recorded, whose masks are drawn before it."""
+    """A pass is recorded at the second time, and its masks are drawn before it."""
     plain, recorded = pair("levit_digits", replace(RECIPE, drop_path=0.5))
     for number in range(2):
         for trainer in (plain, recorded):
@@ -156,7 +152,7 @@ def test_a_batch_that_is_refused_twice_draws_no_mask(recordings):
 
 
 def test_a_recording_that_is_interrupted_before_its_first_replay_is_not_replayed(recordings, monkeypatch):
-    """What it would give first is the gradients of the batch that it was made with."""
+    """Its first results would be the gradients of the batch with which it was made."""
     plain, recorded = pair("levit_digits", RECIPE)
     record = RecordedPass._record
 
@@ -177,7 +173,7 @@ def test_a_recording_that_is_interrupted_before_its_first_replay_is_not_replayed
 
 
 def test_an_evaluation_sees_what_an_interrupted_replay_has_written():
-    """BN's running statistics, with the bits that a copy of the network gives."""
+    """It wrote BN's running statistics; a copy of the network gives the same bits."""
     _, trainer = pair("levit_digits", RECIPE)
     for number in range(3):
         step(trainer, number)
@@ -195,7 +191,7 @@ def test_an_evaluation_sees_what_an_interrupted_replay_has_written():
 
 
 def test_each_recording_has_scratch_memory_of_its_own(recordings):
-    """Another thread may replay one while this one computes."""
+    """One thread may replay a recording while another computes."""
     trainers = [pair("levit_digits", RECIPE) for _ in "12"]
     for number in range(3):
         for plain, recorded in trainers:
@@ -211,8 +207,8 @@ def test_each_recording_has_scratch_memory_of_its_own(recordings):
         assert found.pop() == expected
 
 
-def test_what_a_pass_gave_is_not_changed_between_passes():
-    """An evaluation, or another model's training, between two steps takes none of the recording's memory."""
+def test_results_of_a_pass_are_not_changed_between_passes():
+    """An evaluation, or the training of another model, between two steps does not use the recording's memory."""
     plain, recorded = pair("levit_digits", RECIPE)
     others = pair("levit_digits", RECIPE)
     for number in range(5):
@@ -224,8 +220,8 @@ def test_what_a_pass_gave_is_not_changed_between_passes():
 
 
 @pytest.mark.parametrize("what", ["sum", "number"])
-def test_what_no_operation_computes_is_not_recorded(what, recordings, capsys, monkeypatch):
-    """Its old result would be used for ever: the pass goes on as it came, and says so."""
+def test_a_step_with_a_value_that_no_operation_computes_is_not_recorded(what, recordings, capsys, monkeypatch):
+    """Its first result would be used forever. The step is computed as usual, and a line says so."""
     plain, refused = pair("levit_digits", replace(RECIPE, drop_path=0.2))
     stage = refused.model.stages[0]
     forward = stage.forward
@@ -244,8 +240,8 @@ def test_what_no_operation_computes_is_not_recorded(what, recordings, capsys, mo
         f"operations, found one of shape {'(4, 64, 64)' if what == 'sum' else '()'} that something else made)\n")
 
 
-def test_a_loss_that_no_operation_computes_is_seen_in_time(recordings, capsys):
-    """When all else is recorded, and BN's running statistics are written: they are as before."""
+def test_a_loss_that_no_operation_computes_is_noticed_in_time(recordings, capsys):
+    """Everything else is recorded by then, and BN's running statistics are written; they are restored."""
     plain, refused = pair("levit_digits", RECIPE)
     loss = refused.loss
     refused.loss = lambda *arguments: (np.float32(float(loss(*arguments)[0])), loss(*arguments)[1])
@@ -256,7 +252,7 @@ def test_a_loss_that_no_operation_computes_is_seen_in_time(recordings, capsys):
 
 
 def test_a_recording_that_fails_when_other_ranks_were_told_of_gradients_is_an_error(capsys):
-    """They wait for the rest of them, and would take those of a second pass for it."""
+    """They wait for the remaining gradients, and would take those of a second pass for them."""
     _, refused = pair("levit_digits", RECIPE)
     told, loss = [], refused.loss
     refused.loss = lambda *arguments: (np.float32(float(loss(*arguments)[0])), loss(*arguments)[1])
@@ -267,8 +263,8 @@ def test_a_recording_that_fails_when_other_ranks_were_told_of_gradients_is_an_er
     assert told == 2 * [refused.model.head] and "not recorded" not in capsys.readouterr().err
 
 
-def test_what_an_operation_calls_is_done_again_as_a_part_of_it():
-    """Not by itself, with the rest left out: another rank would wait for a gradient, say."""
+def test_nested_operations_are_replayed_by_the_outer_one():
+    """It is not replayed on its own: otherwise, for example, another rank would wait for a gradient."""
     x, told = np.ones(3, np.float32), []
     tell = cpu.repeated(lambda x: told.append(float(cpu.sum(x, 0))))
     replay = cpu.captured(lambda: tell(x), [x])
@@ -279,7 +275,7 @@ def test_what_an_operation_calls_is_done_again_as_a_part_of_it():
     assert told == [3, 6, 9]
 
 
-def test_a_recording_knows_what_it_is_given_and_what_cannot_change():
+def test_which_arguments_can_be_recorded():
     x, fixed = np.ones(3, np.float32), np.ones(3, np.float32)
     fixed.flags.writeable = False
     product, within = cpu.repeated(lambda x, y: x * y), cpu.repeated(lambda x: cpu.add(x, np.ones(3, np.float32)))
@@ -306,7 +302,7 @@ def test_a_recording_that_is_refused_gives_back_the_memory_that_it_took_over():
     assert blocks._blocks() is mine and blocks.block(blocks.LARGE).ctypes.data == there
 
 
-def test_neither_a_view_nor_what_runs_kernels_is_called_again():
+def test_views_and_kernel_operations_are_not_called_again():
     called, x = [], np.ones((3, 4), np.float32)
 
     def operation(name, function):
@@ -321,15 +317,15 @@ def test_neither_a_view_nor_what_runs_kernels_is_called_again():
 
 
 @pytest.mark.parametrize("dtype, recipe", [("float64", {}), ("float32", {"accumulation": 2})])
-def test_no_recording_where_it_would_not_do(dtype, recipe):
-    """float64 has no kernels, and its arrays would all be kept; gradients of several batches add up."""
+def test_when_steps_are_not_recorded(dtype, recipe):
+    """float64 has no kernels and would keep all its arrays; and gradients of several batches are added."""
     model = levit_np.create("levit_digits", backend="cpu", dtype=dtype)
     trainer = Trainer(model, MemoryLoader(model.config, batch=4), replace(RECIPE, **recipe))
     assert not isinstance(trainer.one_pass, RecordedPass)
 
 
 def test_a_recording_keeps_the_memory_of_a_step_and_no_more(recordings):
-    """What is free again in a pass is used again in it; what the steps before had is taken over."""
+    """Memory that becomes free during a pass is reused in it, and memory of earlier steps is taken over."""
     plain, recorded = pair("levit_128s", RECIPE, image_size=224, num_classes=10)
     step(plain, 0), step(recorded, 0)
     blocks = cpu.recording.blocks._blocks()
@@ -340,6 +336,6 @@ def test_a_recording_keeps_the_memory_of_a_step_and_no_more(recordings):
 
 
 def large(blocks):
-    """Bytes."""
+    """The bytes of all large blocks."""
     sizes = [block.nbytes for same in blocks._kept.values() for block, _ in same]
     return sum(size for size in sizes if size >= 4 * cpu.recording.blocks.LARGE)

@@ -1,4 +1,4 @@
-"""The sum of the ranks' gradients, by a sum of the test's own; test_mpi.py has several processes."""
+"""Summing gradients over ranks in buckets, with a stand-in for the sum; test_mpi.py uses several processes."""
 
 from contextlib import nullcontext
 
@@ -12,7 +12,7 @@ from ..random_model import random_images, random_model
 
 
 class Sum:
-    """With two other ranks of the same gradients: the array is three times itself, once it is finished."""
+    """The sum with two other ranks that have the same gradients: three times the array, once it is finished."""
 
     def __init__(self, array):
         self.array, self.moves, self.before = array, 0, array.copy()
@@ -21,7 +21,7 @@ class Sum:
         self.moves += 1
 
     def finish(self):
-        assert np.array_equal(self.array, self.before)  # who gave it away has left it alone
+        assert np.array_equal(self.array, self.before)  # the array was not modified while it was being sent
         self.array *= 3
 
 
@@ -53,10 +53,10 @@ def test_gradients_become_their_sum_whatever_travels_together(monkeypatch, bucke
         if times == 1:
             messages, bias = [sum_.array.size for sum_ in started], found["head.bias"]
     assert [sum_.array.size for sum_ in started] == 2 * messages
-    assert started[0].moves > 1 or len(started) == 2  # the first left while the backward went on
-    assert np.shares_memory(found["head.bias"], bias)  # used again
+    assert started[0].moves > 1 or len(started) == 2  # the first was sent while the backward continued
+    assert np.shares_memory(found["head.bias"], bias)  # the memory is used again
     assert len(messages) < len(found) or bucket < 1 << 20  # few messages
-    model.freeze(["stem"])  # less travels now
+    model.freeze(["stem"])  # now less is sent
     parts = []
     for context in (nullcontext(), reducing):
         model.random = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_gradients_become_their_sum_whatever_travels_together(monkeypatch, bucke
         assert np.array_equal(parts[1][name], 3 * gradient), name
 
 
-def test_between_reductions_gradients_stay_this_rank_s(monkeypatch):
+def test_between_reductions_gradients_are_not_summed(monkeypatch):
     monkeypatch.setattr(reduction, "BUCKET", 1 << 30)
     model = random_model(backend="reference")
     reducing = Reduction(model, lambda array: pytest.fail("was sent"))
@@ -76,6 +76,6 @@ def test_between_reductions_gradients_stay_this_rank_s(monkeypatch):
     model.backward(logits, saved)
     with pytest.raises(KeyError), reducing:
         model.backward(*model.forward(x, training=True))
-        raise KeyError  # the other ranks are ended by whoever catches it
+        raise KeyError  # the caller ends the other ranks
     logits, saved = model.forward(x, training=True)
     model.backward(logits, saved)

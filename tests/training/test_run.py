@@ -1,4 +1,5 @@
-"""A run that is cut, killed, or finds its files damaged goes on as if nothing had been, or says why it cannot."""
+"""A run that is interrupted, killed, or finds its files damaged continues as if nothing had happened, or says why it
+cannot."""
 
 import json
 import os
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("fast_disk")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """A run that is not disturbed."""
     path = tmp_path_factory.mktemp("whole") / "run"
     run(path, curves=True, save_seconds=0)
     return path
@@ -74,7 +75,7 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_highest_accuracy
     assert screen.notes[-2] == f"weights: {path}/best.h5 (validation top1 60.00), {path}/last.h5"
 
 
-def test_a_run_that_looks_at_no_images_has_no_best_weights(tmp_path, monkeypatch):
+def test_a_run_without_validation_has_no_best_weights(tmp_path, monkeypatch):
     from . import small_run
     monkeypatch.setattr(small_run, "validate", None)
     made, screen = run(tmp_path, recipe=replace(RECIPE, epochs=1))
@@ -83,7 +84,7 @@ def test_a_run_that_looks_at_no_images_has_no_best_weights(tmp_path, monkeypatch
 
 
 def test_between_the_ends_of_epochs_it_saves_as_often_as_asked(tmp_path, monkeypatch):
-    """Steps of five seconds, three an epoch, of which ten may be lost."""
+    """Steps take five seconds, there are three an epoch, and at most ten seconds may be lost."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("levit_np.training.run.time", SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -101,7 +102,7 @@ def test_without_matplotlib_it_says_why_there_is_no_picture(tmp_path, monkeypatc
                                 "'levit_np[train]'")
 
 
-def test_the_curves_are_the_log_s(tmp_path, monkeypatch):
+def test_the_curves_show_the_log(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(pytest.importorskip("matplotlib.figure").Figure, "savefig",
                         lambda figure, file, **options: drawn.append(figure))
@@ -138,8 +139,8 @@ def test_a_log_that_somebody_has_edited_is_drawn_as_far_as_it_goes(tmp_path, mon
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cut_at_random_steps_it_ends_with_the_same_bytes(whole, tmp_path, seed):
-    """Five cuts each, in the middle of epochs and at their ends: weights, statistics, moments, average, random state
-    and position, the weight files and the log."""
+    """Five interruptions each, in the middle of epochs and at their ends: weights, statistics, moments, average, random
+    state and position, the weight files and the log are the same."""
     chance, path, done = random.Random(seed), tmp_path / "run", 0
     cuts = sorted(chance.sample(range(1, STEPS), 5))
     for number, cut in enumerate(cuts):
@@ -173,7 +174,7 @@ def test_a_signal_while_it_validates_ends_it_at_once_and_loses_nothing(whole, tm
 
 
 def test_a_signal_while_the_first_checkpoint_is_written_ends_it_when_it_is_a_run(whole, tmp_path, monkeypatch):
-    """Raised in the midst of h5py's work, a Ctrl-C was often dropped, and the training went on."""
+    """Raised within h5py's work, a Ctrl-C could be dropped, and the training would continue."""
     save = Checkpoints.save
 
     def disturbed(*arguments):
@@ -188,7 +189,7 @@ def test_a_signal_while_the_first_checkpoint_is_written_ends_it_when_it_is_a_run
 
 
 def test_a_signal_while_the_curves_are_drawn_comes_too_late(tmp_path, monkeypatch):
-    """All is done.  Matplotlib has weak references too, whose callbacks drop what is raised in them."""
+    """Everything is done by then. (Matplotlib too has weak references whose callbacks drop exceptions.)"""
     def disturbed(lines, path):
         os.kill(os.getpid(), signal.SIGINT)
         return "drawn"
@@ -198,7 +199,7 @@ def test_a_signal_while_the_curves_are_drawn_comes_too_late(tmp_path, monkeypatc
     assert screen.notes[-1] == "drawn"
 
 
-def test_a_log_that_lies_there_before_a_run_begins_is_not_the_run_s(tmp_path):
+def test_an_old_log_is_not_part_of_a_new_run(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
     made, _ = run(tmp_path, recipe=replace(RECIPE, epochs=2))
     assert [(line["epoch"], "loss" in line) for line in made.folder.log.lines()] == [(1, True), (2, True)]
@@ -227,8 +228,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(whole, tmp_pa
     assert end_of(path) == end_of(whole)
 
 
-def test_newer_damaged_ones_do_not_push_out_those_that_are_whole(tmp_path):
-    """Going on from step 4, beside three that are damaged and further: what is saved then must be kept."""
+def test_newer_damaged_checkpoints_do_not_displace_valid_ones(tmp_path):
+    """It continues from step 4, beside three damaged checkpoints with more steps; new checkpoints must be kept."""
     path = tmp_path / "run"
     with pytest.raises(Stopped):
         run(path, each=interrupted_at(4))
@@ -298,7 +299,7 @@ def test_an_old_one_is_removed_only_when_the_new_one_reads_back(tmp_path, monkey
 
 
 def test_which_files_are_checkpoints(tmp_path):
-    """Ten digits come after nine; a copy that somebody has made is none, and is never removed as an old one."""
+    """Ten digits sort after nine; a copy made by somebody is not a checkpoint, and is never removed as an old one."""
     names = ["step-1000000000.h5", "step-999999999.h5", "step-000000001.h5"]
     for name in (*names, "step-000000002.h5.bak", "my step-000000002.h5", "step-2.h5"):
         hdf5.write(tmp_path / name, {}, {"training": "no state"})
@@ -309,8 +310,8 @@ def test_which_files_are_checkpoints(tmp_path):
         assert str(caught.value).count("expected the state of a training, found another file") == reasons
 
 
-def test_what_is_not_finite_is_not_saved(tmp_path):
-    """Statistics that overflowed beside a loss that did not."""
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    """Statistics may overflow although the loss does not."""
     made = trainer()
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(*made.state())
@@ -323,7 +324,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("average, said", [(0.9, "after all 9 steps it still holds 39 %"), (0.7, None), (0.0, None)])
-def test_an_average_that_hardly_leaves_the_first_weights_says_so(tmp_path, average, said):
+def test_a_warning_for_an_average_close_to_the_first_weights(tmp_path, average, said):
     _, screen = run(tmp_path / "run", recipe=replace(RECIPE, average=average))
     assert [said in note for note in screen.notes if note.startswith("average: ")] == ([True] if said else [])
 
@@ -333,8 +334,8 @@ def test_an_average_that_hardly_leaves_the_first_weights_says_so(tmp_path, avera
     ({"rate_changes": "epoch", "warmup_epochs": 2}, "begins at 0.0035 of 0.007;"), ({"rate_changes": "epoch"}, None),
     ({"epochs": 1, "rate_changes": "epoch"}, "begins at 1e-06 of 0.007;"),
     ({"epochs": 1, "rate_changes": "epoch", "warmup_epochs": 0}, None)])
-def test_a_warm_up_that_outlasts_the_training_says_so(tmp_path, changes, said):
-    """As the paper's of five epochs does in one of three."""
+def test_a_warning_for_a_warm_up_longer_than_the_training(tmp_path, changes, said):
+    """As the paper's five epochs do in a training of three."""
     _, screen = run(tmp_path / "run", recipe=replace(RECIPE, **changes))
     assert [said in note for note in screen.notes if note.startswith("rate: ")] == ([True] if said else [])
 

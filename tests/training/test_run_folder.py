@@ -1,4 +1,4 @@
-"""A run's folder has one writer, and what is written there small: the lock, the log, the images that were skipped."""
+"""A run's folder: its lock, so that only one process writes there, its log, and its other small files."""
 
 import errno
 import os
@@ -27,14 +27,14 @@ def test_one_writer(tmp_path):
                            match=f"expected to be the only writer, found another, process '{other.pid}'"):
             run(path)
         other.kill()
-    run(path)  # a kill leaves no lock
+    run(path)  # a killed run leaves no lock
     with RunFolder(path).locked(fresh=False):
-        assert (path / "lock").read_text() == str(os.getpid())  # the last one's alone
+        assert (path / "lock").read_text() == str(os.getpid())  # only the last process's number
 
 
 @pytest.mark.parametrize("done", ["moved", "emptied", "begun again"])
-def test_a_run_whose_folder_was_taken_away_writes_into_no_other(tmp_path, done):
-    """Neither into one that somebody begins in its place meanwhile, nor beside that one's checkpoints."""
+def test_a_run_whose_folder_is_moved_writes_into_no_other(tmp_path, done):
+    """Neither into a folder that somebody creates in its place, nor among that run's checkpoints."""
     path, left = tmp_path / "run", []
 
     def taken(step):
@@ -57,8 +57,8 @@ def contents(path):
     return [(file, file.read_bytes()) for file in sorted(path.rglob("*")) if file.is_file()]
 
 
-def test_one_writer_where_bytes_of_a_file_are_locked(tmp_path, monkeypatch):
-    """Windows locks them from the file's position on, and lets nobody else read them."""
+def test_one_writer_on_windows(tmp_path, monkeypatch):
+    """Windows locks bytes from the file's position on, and other processes cannot read them."""
     taken = []
 
     def locking(descriptor, mode, count):
@@ -90,12 +90,12 @@ def test_a_file_system_without_locks_is_written_to_with_a_warning(tmp_path, monk
         folder.require_locked()  # which file is which is for such a system to say, each time anew
 
 
-def test_a_small_file_that_cannot_be_written_is_said_by_name(tmp_path):
+def test_an_error_writing_a_small_file_names_it(tmp_path):
     resource = pytest.importorskip("resource")
     folder, (soft, hard) = RunFolder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     for path, write in ((tmp_path / "lock", lambda: folder.locked(fresh=True).__enter__()),
                         (folder.skipped, lambda: folder.record_skipped("a.png: truncated"))):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # nothing has room
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file has room
         try:
             with pytest.raises(OSError) as raised:
                 write()
@@ -105,16 +105,16 @@ def test_a_small_file_that_cannot_be_written_is_said_by_name(tmp_path):
 
 
 def test_a_line_of_the_log_has_the_same_bytes_on_every_system(tmp_path, monkeypatch):
-    """Windows writes \\r\\n for \\n to a file that was not opened as binary."""
+    """Windows writes \\r\\n for \\n to files that were not opened as binary."""
     opened, flags = os.open, []
-    monkeypatch.setattr(os, "O_BINARY", os.O_CLOEXEC, raising=False)  # which changes nothing here
+    monkeypatch.setattr(os, "O_BINARY", os.O_CLOEXEC, raising=False)  # changes nothing here
     monkeypatch.setattr(os, "open", lambda path, how, *mode: flags.append(how) or opened(path, how, *mode))
     Log(tmp_path / "log.jsonl").append({"epoch": 1})
     assert flags[0] & os.O_BINARY
 
 
-def test_of_a_log_the_lines_of_epochs_are_read_and_kept_whatever_stands_between_them(tmp_path):
-    """A run that goes on writes the log anew: a user's note must not cost it the epochs that follow."""
+def test_lines_of_epochs_are_kept_among_other_lines_of_a_log(tmp_path):
+    """A resumed run writes the log again: a user's note in it must not lose the epochs after it."""
     log, lines = Log(tmp_path / "log.jsonl"), [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "note": "∞"}]
     assert log.lines() == []
     for line in lines:
@@ -146,7 +146,7 @@ def test_a_line_that_the_disk_has_no_room_for_leaves_the_log_as_it_was(tmp_path)
     log, (soft, hard) = Log(tmp_path / "log.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
     log.append({"epoch": 1})
     before = log.path.read_bytes()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 4, hard))  # room for the first letters of another
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 4, hard))  # room for the first letters of another line
     try:
         with pytest.raises(OSError) as raised:
             log.append({"epoch": 2})
@@ -158,8 +158,8 @@ def test_a_line_that_the_disk_has_no_room_for_leaves_the_log_as_it_was(tmp_path)
 
 @pytest.mark.parametrize("name, there", [("config.json", True), ("checkpoints/step-000000001.h5", True),
                                          ("checkpoints/step-000000000.h5", False)])
-def test_a_run_is_there_once_it_has_a_configuration_or_a_step(tmp_path, name, there):
-    """One that was killed before it had written config.json, or a step, begins again."""
+def test_a_run_exists_once_it_has_a_configuration_or_a_step(tmp_path, name, there):
+    """A run that was killed before it wrote config.json, or a step, begins again."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(TrainingError, match="expected no run yet, found one") if there else nullcontext():
@@ -169,7 +169,7 @@ def test_a_run_is_there_once_it_has_a_configuration_or_a_step(tmp_path, name, th
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_run_that_is_refused_leaves_no_folder_of_its_own(tmp_path, there):
-    """Of no images, say; a folder that was there before stays."""
+    """For example without images; an existing folder stays."""
     path = tmp_path / "run"
     if there:
         path.mkdir()
@@ -179,8 +179,8 @@ def test_a_run_that_is_refused_leaves_no_folder_of_its_own(tmp_path, there):
 
 
 @pytest.mark.parametrize("name", ["best.h5", "last.h5"])
-def test_weights_that_are_no_run_s_are_not_replaced(tmp_path, name):
-    """Kept from a run whose checkpoints and configuration were removed, say."""
+def test_weights_that_belong_to_no_run_are_not_replaced(tmp_path, name):
+    """For example kept from a run whose checkpoints and configuration were removed."""
     (tmp_path / name).write_bytes(b"weights")
     with pytest.raises(TrainingError, match=f"{name}: expected no weights before a run, found some"):
         with RunFolder(tmp_path).locked(fresh=True):

@@ -1,4 +1,4 @@
-"""Teachers of each kind: the answer in the student's order of classes, and each mismatch refused by name."""
+"""Teachers of each kind: their logits in the student's order of classes, and every mismatch refused by name."""
 
 import hashlib
 import sys
@@ -26,7 +26,7 @@ NAMES = [str(n) for n in range(10)]
 
 
 class Source:
-    """Images that are names and sizes alone."""
+    """Images that consist of names and sizes."""
 
     def __init__(self, names, classes=("a", "b", "c"), size=100):
         self.names, self.classes, self.bytes = names, list(classes), size
@@ -45,14 +45,14 @@ def batch(images=None, indices=()):
     return SimpleNamespace(images=images, indices=np.array(indices, int))
 
 
-def test_a_network_answers_in_the_students_order_of_classes():
+def test_a_networks_logits_are_in_the_students_order_of_classes():
     model = random_model()
     x = random_images(model, 3)
     taught = teacher.NetworkTeacher(model, NAMES, DIGITS, ["7", "0", "3"], DIGITS)(batch(x))
     assert np.array_equal(taught, model(x)[:, [7, 0, 3]])
     twice = ["7", "7", *NAMES[2:]]
     assert np.array_equal(teacher.NetworkTeacher(model, twice, DIGITS, ["3", "2"], DIGITS)(batch(x)),
-                          model(x)[:, [3, 2]])  # what is not asked for may be called as it likes
+                          model(x)[:, [3, 2]])  # classes that are not needed may have any names
     with pytest.raises(LevitError, match="teacher: expected each class by a name of its own, found two called '7'"):
         teacher.NetworkTeacher(model, twice, DIGITS, ["3", "7"], DIGITS)
     with pytest.raises(LevitError, match="teacher: expected each class by its name, found none called 'ten'"):
@@ -75,7 +75,8 @@ def test_names_that_a_teacher_does_not_know_are_taken_in_order_and_it_says_so(wr
 
 @pytest.mark.parametrize("mean, std", [(0.2, 0.7), (0.5, 0.7), (0.2, 0.25), (0.5, 0.25)])
 def test_a_network_sees_its_own_normalization(mean, std):
-    """The same pixels, normalized for the student and for the teacher, whose mean or deviation may be the same."""
+    """The same pixels, normalized once for the student and once for the teacher, with different means, deviations, or
+    both."""
     model = random_model()
     pixels = np.random.default_rng(0).random((4, 1, 32, 32)).astype(np.float32)
     own, student = (Preprocessing("x", 32, (32, 32), (m,), (s,), "L") for m, s in ((mean, std), (0.5, 0.25)))
@@ -85,9 +86,9 @@ def test_a_network_sees_its_own_normalization(mean, std):
 
 
 def test_a_network_of_another_size_sees_resized_images():
-    """Of another height alone: they are not turned either."""
+    """Only the height differs, so that a transposed image would be noticed."""
     model = random_model(image_size=(48, 32))
-    # A picture that is smooth enough to be the same at both sizes.
+    # a picture so smooth that it is the same at both sizes
     y, taller = ((np.arange(n) + 0.5) / n * 3 for n in (32, 48))
     smooth = [np.add.outer(np.cos(rows), np.sin(y)).astype(np.float32)[None, None] for rows in (y, taller)]
     assert np.abs(teacher.resized(smooth[0], (48, 32)) - smooth[1])[:, :, 2:-2, 2:-2].max() < 2e-3
@@ -123,7 +124,7 @@ def test_a_function_that_works_in_place_leaves_the_students_images():
 
 
 def test_a_file_with_a_function_is_a_module_as_any(tmp_path, monkeypatch):
-    """It may import and open the files beside it; a dataclass looks its own module up."""
+    """It may import and open files beside it; a dataclass looks up its own module."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "beside_the_teacher.py").write_text("CLASSES = 3\n")
     (tmp_path / "first.txt").write_text("1.0")
@@ -160,7 +161,7 @@ def test_another_teacher_has_another_fingerprint(written, tmp_path):
     one, same, other = (teacher.WrittenTeacher(file, Source(["a/1.png"]), PLAIN).fingerprint
                         for file in (path, path, tmp_path / "other.h5"))
     assert one == same != other
-    # The same logits, of another image of the student's.
+    # the same logits for another image of the student's
     assert teacher.WrittenTeacher(path, Source(["b/3.png"]), PLAIN).fingerprint != one
     one, same, other = (teacher.NetworkTeacher(random_model(seed=seed), NAMES, DIGITS, NAMES, DIGITS).fingerprint
                         for seed in (1, 1, 2))
@@ -169,7 +170,7 @@ def test_another_teacher_has_another_fingerprint(written, tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """Logits of three images of a source of four, in another order of classes than the student's."""
+    """Logits for three images of a source of four, with another order of classes than the student's."""
     logits = np.random.default_rng(1).standard_normal((3, 3)).astype(np.float32)
     source = Source(["a/1.png", "a/2.png", "b/3.png", "c/4.png"], ["c", "a", "b"])
     teacher.write_logits(tmp_path / "teacher.h5", logits, [3, 0, 2], source, source.classes, "some teacher")
@@ -184,7 +185,7 @@ def test_written_logits_are_found_by_name(written):
     assert teacher.is_logits(path)
 
 
-def test_what_written_logits_do_not_know_is_named(written):
+def test_images_and_classes_without_written_logits_are_named(written):
     path, _ = written
     with pytest.raises(LevitError,
                        match="teacher.h5: expected logits of all 2 images, found none of a/2.png and 0 more"):
@@ -203,7 +204,7 @@ def test_other_images_of_the_same_names_are_refused(written, tmp_path):
     path, logits = written
     with pytest.raises(LevitError, match="expected logits of all 1 images, found none of a/1.png and 0 more"):
         teacher.WrittenTeacher(path, Source(["a/1.png"], size=101), PLAIN)
-    # A file of today is read tomorrow; one of an earlier version knows the names alone.
+    # A file of today must be readable later; a file of an earlier version has only names.
     arrays, documents = hdf5.read(path)
     known, names = (np.frombuffer(b"".join(hashlib.sha256(f"{name}{size}".encode()).digest()[:8] for name in (
         "c/4.png", "a/1.png", "b/3.png")), np.int64) for size in ("\0" "107", ""))
@@ -223,21 +224,21 @@ def test_a_folder_and_its_packed_file_are_the_same_images(tmp_path):
     assert np.array_equal(taught(batch(indices=[5, 0])), logits[[5, 0]])
 
 
-def test_of_images_that_are_skipped_nothing_need_be_written(written):
+def test_skipped_images_need_no_logits(written):
     path, logits = written
     student = Source(["a/1.png", "a/2.png"])
     taught = teacher.WrittenTeacher(path, student, PLAIN, skip=True)
     assert np.array_equal(taught(batch(indices=[0])), logits[[1]][:, [1, 2, 0]])
     with pytest.raises(LevitError, match="teacher.h5: expected logits of all 2 images, found none of a/2.png"):
         taught(batch(indices=[0, 1]))
-    teacher.WrittenTeacher(path, Source(["c/4.png", "a/2.png"]), PLAIN, skip=True)  # the first of the file alone
+    teacher.WrittenTeacher(path, Source(["c/4.png", "a/2.png"]), PLAIN, skip=True)  # the file has the first
     with pytest.raises(LevitError, match="found none of a/2.png and 1 more"):
         teacher.WrittenTeacher(path, Source(["a/2.png", "d/1.png"]), PLAIN, skip=True)
 
 
 @pytest.mark.parametrize("names", [np.int64(1), np.ones((3, 1), np.int64), np.ones((3, 3), np.int64),
                                    np.ones(3, np.float32)])
-def test_numbers_of_images_that_are_no_list_are_refused(written, names):
+def test_damaged_image_numbers_are_refused(written, names):
     path, _ = written
     arrays, documents = hdf5.read(path)
     hdf5.write(path, arrays | {"names": np.asarray(names)}, documents)

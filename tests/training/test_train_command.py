@@ -1,4 +1,4 @@
-"""levit-np train as a user meets it: what it says, what it leaves, how it ends."""
+"""`levit-np train`: what it prints, the files that it leaves, and how it ends."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ from ..random_model import random_model
 from .small_run import end_of
 from .train_command import QUICK, ROOT, fails
 
-pytestmark = pytest.mark.usefixtures("surroundings")
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 def test_a_run_leaves_weights_a_log_and_curves(trained, shapes, capsys):
@@ -79,7 +79,7 @@ def test_the_bar_on_a_terminal_of_eighty_columns(shapes, tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True,
                           env=os.environ | {"TERM": "xterm", "COLUMNS": "80"}) as process:
         os.close(theirs)
-        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+        with contextlib.suppress(OSError):  # how Linux reports that there is no writer any more
             while data := os.read(ours, 1 << 16):
                 shown.append(data.decode(errors="replace"))
         out = process.stdout.read()
@@ -109,7 +109,7 @@ def test_wrong_use(shapes, tmp_path, capsys, arguments, message):
 def test_a_recipe_in_a_file(shapes, tmp_path, capsys):
     (tmp_path / "own.json").write_text('{"epochs": 1, "batch": 12, "mixup": 0, "cutmix": 0, "freeze": ["stem"]}')
     arguments = [shapes, "--output", tmp_path / "run", "--model", "levit_digits", "--recipe", tmp_path / "own.json",
-                 "--device", "reference", "--workers", 0]  # another word for --backend
+                 "--device", "reference", "--workers", 0]  # an alias of --backend
     assert main(["train", *map(str, arguments)]) == 0
     settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
     assert settings["backend"] == "reference"
@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_names_its_images(shapes, tmp_path, capsys, mo
 
 
 def test_fine_tuning(shapes, trained, tmp_path, capsys):
-    """Other classes, another size, one head, frozen parts; the weights that were there before stay the start."""
+    """Other classes, another size, one head, frozen parts; otherwise training starts from the given weights."""
     weights, path = str(ROOT / "weights/levit_digits.h5"), tmp_path / "run"
     assert main(["train", str(shapes), "--output", str(path), *QUICK, "--model", weights, "--heads", "1",
                  "--image-size", "48", "--freeze", "stem,stage1", "--epochs", "1"]) == 0
@@ -153,19 +153,19 @@ def test_fine_tuning(shapes, trained, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.* start anew")
-def test_heads_that_start_anew_are_the_seeds():
+def test_new_heads_depend_on_the_seed():
     weights = str(ROOT / "weights/levit_digits.h5")
     model = train._network(train.DEFAULTS | {"model": weights, "seed": 1}, None, ["a", "b", "c"])
     assert np.array_equal(model.state()["head.weight"],
                           levit_np.load(weights, num_classes=3, seed=1).state()["head.weight"])
 
 
-def test_what_is_looked_at_after_an_epoch_is_held_against_its_class(shapes):
+def test_validation_compares_each_image_with_its_class(shapes):
     source, skipped, seen = Folder(shapes / "val"), [], []
     run = SimpleNamespace(record_skipped=skipped.extend, trainer=SimpleNamespace(ranks=SingleRank()))
 
     def heads(x):
-        """Right but for the last three images."""
+        """Right for all but the last three images."""
         at = np.arange(len(x)) + sum(map(len, seen))
         seen.append(x)
         return (9 * np.eye(3)[[source.target(n) if n < 9 else 0 for n in at]],)
@@ -177,7 +177,7 @@ def test_what_is_looked_at_after_an_epoch_is_held_against_its_class(shapes):
     assert [(len(x), x.dtype) for x in seen] == [(5, np.float64), (5, np.float64), (2, np.float64)]
 
 
-def test_logits_that_were_written_down_are_a_teacher(shapes, tmp_path):
+def test_written_logits_can_be_the_teacher(shapes, tmp_path):
     source, recipe = Folder(shapes / "val"), Recipe(mixup=0.0, cutmix=0.0)
     settings = train.DEFAULTS | {"teacher": str(tmp_path / "logits.h5")}
     logits = np.arange(33, dtype=np.float32).reshape(11, 3)
@@ -188,7 +188,7 @@ def test_logits_that_were_written_down_are_a_teacher(shapes, tmp_path):
     assert np.array_equal(taught(SimpleNamespace(indices=np.array([10, 0]))), logits[[10, 0]])
 
 
-def test_other_libraries_take_as_many_threads_unless_they_are_told_otherwise(tmp_path, monkeypatch, capsys):
+def test_other_libraries_get_the_same_number_of_threads_by_default(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     fails(capsys, tmp_path / "none", "--output", tmp_path / "run")
@@ -280,14 +280,14 @@ def test_more_bytes_of_class_names_than_a_weight_file_holds_are_said_before_the_
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_precision_of_evaluation_alone_is_not_said_to_need_another_processor(shapes, tmp_path, capsys, dtype):
-    """It was, for an AVX512-BF16 that training would not have used."""
+def test_a_precision_for_evaluation_only_is_refused(shapes, tmp_path, capsys, dtype):
+    """float16 and bfloat16 are never for training, so it must not say that another processor would help."""
     assert fails(capsys, shapes, *QUICK, "--output", tmp_path / "run", "--backend", "cpu", "--dtype", dtype) == (
         f"levit-np train: dtype {dtype}: expected float32 or float64 to train in on the backend cpu")
 
 
 def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_path, capsys, monkeypatch):
-    """It would be taken for a class, then and ever after."""
+    """Later it would be taken for a class."""
     shutil.copytree(shapes / "train", tmp_path / "data")
     monkeypatch.chdir(tmp_path / "data")
     for data in (".", tmp_path / "data", "bar/.."):
@@ -305,7 +305,7 @@ def test_an_output_among_the_classes_is_refused_before_it_is_made(shapes, tmp_pa
 def test_an_output_beside_train_is_no_class(shapes, tmp_path, capsys, monkeypatch):
     shutil.copytree(shapes / "train", tmp_path / "train")
     monkeypatch.chdir(tmp_path)
-    for output in (".", "train"):  # beside which a run's files would be, or among the classes
+    for output in (".", "train"):  # there the run's files would be among the classes, or beside them
         assert "expected an --output outside" in fails(capsys, ".", *QUICK, "--output", output)
     assert main(["train", ".", *QUICK, "--epochs", "1"]) == 0 == main(["train", ".", "--resume", "--workers", "0"])
 
@@ -317,7 +317,7 @@ def test_more_ranks_than_cores_have_no_workers(monkeypatch):
 
 
 def test_a_class_called_train_is_a_class_among_others(shapes, tmp_path):
-    """Two other classes in it would else be all that is trained."""
+    """Otherwise only the two classes in it would be trained."""
     for kind, name in (("bar", "train"), ("disc", "tram"), ("ring", "truck")):
         shutil.copytree(shapes / "train" / kind, tmp_path / "data" / name)
     shutil.copytree(shapes / "train", tmp_path / "data/train/more")
@@ -349,6 +349,6 @@ def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
     assert not is_fused(levit_np.create("levit_digits").state())
 
 
-def test_an_image_size_that_cannot_be_is_no_bad_file(shapes, tmp_path, capsys):
+def test_an_impossible_image_size_is_not_reported_as_a_bad_file(shapes, tmp_path, capsys):
     said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--image-size", 5000)
     assert "expected" in said and "bad-files" not in said

@@ -1,4 +1,4 @@
-"""`levit-np train --resume`: a run that was stopped goes on to the same end, with what it began with."""
+"""`levit-np train --resume`: a run that was stopped ends like one that was not, and keeps what it began with."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from levit_np.training.checkpoint import Checkpoints
 from .small_run import end_of
 from .train_command import QUICK, fails, start, when_it_stands_at
 
-pytestmark = pytest.mark.usefixtures("surroundings")
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 @pytest.mark.usefixtures("not_under_nohup")
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
-def test_stopped_or_killed_it_goes_on_to_the_same_end(trained, shapes, tmp_path, number, status):
-    """With worker processes, where the undisturbed run had none; to which the signals go too, as the end of a service
-    or of a terminal has it."""
+def test_stopped_or_killed_it_continues_to_the_same_end(trained, shapes, tmp_path, number, status):
+    """With worker processes, where the undisturbed run had none; as at the end of a service or a terminal, they get the
+    signal too."""
     path = tmp_path / "run"
     arguments = ["train", shapes, "--output", path, *QUICK[:-1], "2", "--save-every", "0"]
     with start(*arguments) as process:
@@ -100,15 +100,15 @@ def test_a_run_remembers_where_its_images_are_and_what_bad_ones_do(shapes, tmp_p
     assert main(again) == 0
     assert "ring/01.png: " in fails(capsys, *again[1:], "--bad-files", "stop")
     begun = json.loads(config.read_text())
-    assert begun["settings"]["bad_files"] == "stop"  # the last that was said
-    # A run of an earlier version does not remember.
+    assert begun["settings"]["bad_files"] == "stop"  # the last setting that was given
+    # a run of an earlier version does not remember
     del begun["settings"]["bad_files"], begun["settings"]["validation"]
     config.write_text(json.dumps(begun))
     assert "validation: expected {'images': 12, " in fails(capsys, *again[1:])
     assert main([*again, "--validation", str(tmp_path / "there"), "--bad-files", "skip"]) == 0 == main(again)
 
 
-def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
+def test_a_run_continues_with_a_teacher_that_has_moved(shapes, tmp_path, capsys):
     (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
     arguments = [shapes / "train", "--output", tmp_path / "run", *QUICK, "--epochs", "1"]
     assert main(["train", *map(str, arguments), "--teacher", f"{tmp_path}/other.py:logits"]) == 0
@@ -118,7 +118,7 @@ def test_a_run_goes_on_where_its_teacher_has_moved(shapes, tmp_path, capsys):
     assert main([*again, "--teacher", f"{tmp_path}/moved.py:logits"]) == 0 == main(again)
 
 
-def test_a_run_goes_on_from_another_folder(shapes, tmp_path, monkeypatch):
+def test_a_run_continues_from_another_working_directory(shapes, tmp_path, monkeypatch):
     (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -132,7 +132,7 @@ def test_a_run_goes_on_from_another_folder(shapes, tmp_path, monkeypatch):
                                         ({"newer": 1}, "expected keys among epochs, batch, ")])
 def test_a_recipe_in_a_configuration_that_is_none_is_one_line_with_its_place(trained, shapes, tmp_path, capsys, part,
                                                                             said):
-    """Of a later version, or edited by hand: it is not the command that is wrong."""
+    """From a later version, or edited by hand: the command line is not at fault."""
     shutil.copytree(trained, tmp_path / "run")
     here = (shapes, "--output", tmp_path / "run", "--resume")
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,5 @@
-"""A trainer's state, what it refuses to take for one, and numbers that stop it."""
+"""A trainer's state: nothing is missing from it, a wrong one is refused, and numbers that are not finite stop
+training."""
 
 import json
 import weakref
@@ -23,8 +24,8 @@ from .small_run import RECIPE, digest, run, trainer
 pytestmark = pytest.mark.usefixtures("fast_disk")
 
 
-def test_what_the_state_leaves_out_would_be_missed():
-    """Each array and each number of it, changed, gives another digest after the rest of the training."""
+def test_every_part_of_the_state_matters():
+    """Changing any array or number of it changes the digest at the end of the training."""
     def rest(change):
         first, second = trainer(), trainer(seed=3)
         for _, _ in zip(first.train_epoch(), range(2)):
@@ -77,7 +78,7 @@ def test_a_state_of_another_training_is_refused_by_name():
         (lambda a, d: d["ranks"][0].__setitem__("random", {"bit_generator": "PCG64"}),
          "expected the state of a training"),
         (lambda a, d: d["ranks"][0].__setitem__("totals", {}), "found KeyError: 'loss'"),
-        (lambda a, d: d.__setitem__("batch", 6), "batch: expected 0 to 5, found 6"),  # of more data, say
+        (lambda a, d: d.__setitem__("batch", 6), "batch: expected 0 to 5, found 6"),  # for example of more data
         (lambda a, d: d.__setitem__("epoch", -1), "epoch: expected 0 to 3, found -1"),
         (lambda a, d: d.pop("epoch"), "found KeyError: 'epoch'")]
     for change, message in wrong:
@@ -96,8 +97,8 @@ def test_a_trainer_needs_a_batch_and_a_head_for_its_teacher():
         Trainer(made.model, made.loader, RECIPE, teacher=lambda batch: batch.targets)
 
 
-def test_no_more_batches_are_a_step_than_an_epoch_has():
-    """The rate would be that of batches that there never are."""
+def test_a_step_has_no_more_batches_than_an_epoch():
+    """The learning rate would count batches that never come."""
     assert trainer(loader=MemoryLoader(steps=2)).recipe.accumulation == 2
     with pytest.raises(TrainingError, match="expected at most the 2 batches of 6 images an epoch, found 3"):
         trainer(replace(RECIPE, accumulation=3), loader=MemoryLoader(steps=2))
@@ -129,7 +130,7 @@ def test_a_network_that_has_the_same_arrays_stays_as_it_is():
 
 
 def test_an_evaluation_after_an_update_is_of_the_new_weights():
-    """On the backend that folds and packs them, before BN's statistics change too."""
+    """On the backend that folds and packs weights, even before BN's statistics change."""
     model, x = trainer().model.to("cpu"), MemoryLoader().batch_at(0, 0).images
     update, average = Update(model, RECIPE), Average(model, 0.5)
     before = model(x), average.model(x)
@@ -140,7 +141,7 @@ def test_an_evaluation_after_an_update_is_of_the_new_weights():
         assert not np.array_equal(after, logits) and np.array_equal(after, deepcopy(network)(x))
 
 
-def test_the_branches_that_drop_are_the_seed_s_and_the_rank_s():
+def test_drop_path_depends_on_seed_and_rank():
     class Second(SingleRank):
         rank = 1
 
@@ -204,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, bad):
         run(path, loader=Spoiled(), save_seconds=0)
     arrays, document, skipped = Checkpoints(path / "checkpoints").newest()
     assert (document["epoch"], document["batch"], document["steps"], skipped) == (1, 2, 4, [])
-    _, screen = run(path, resume=True)  # with the image mended
+    _, screen = run(path, resume=True)  # with the image repaired
     assert len(screen.lines) == 2
 
 
@@ -231,7 +232,7 @@ def test_a_loss_that_overflows_beside_finite_gradients_stops_it():
 
 
 def test_a_teacher_that_is_not_finite_stops_it():
-    """Its first choice would be a NaN's place, and the loss finite."""
+    """The teacher's choice would be the NaN's class, and the loss finite."""
     made, asked = trainer(), trainer().teacher
     made.teacher = lambda batch: np.where(batch.indices[:, None] == 2, np.nan, asked(batch))
     before = made.model.numpy_state()

@@ -1,6 +1,6 @@
-"""The recipe without its chance, written against PyTorch alone: what the trainer's losses are held against.
+"""The recipe without its randomness, written with PyTorch alone, with which the trainer's losses are compared.
 
-The optimizer is torch's, the schedule, clipping, losses and average follow the authors' script and its libraries."""
+The optimizer is torch's; schedule, clipping, losses and average follow the authors' script and its libraries."""
 
 import math
 
@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 
 class TorchRecipe:
-    """`module(x)` -> the logits of both heads; `names`: {own name: parameter or buffer of the module}."""
+    """`module(x)` returns the logits of both heads; `names`: {our name: parameter or buffer of the module}."""
 
     def __init__(self, module, names, recipe, steps):
         self.module, self.recipe, self.steps, self.done = module, recipe, steps, 0
         self.parameters = {n: p for n, p in names.items() if isinstance(p, torch.nn.Parameter)}
-        undecayed = [p for n, p in self.parameters.items() if p.ndim == 1 or "bias" in n]  # norms, biases, attention's
+        undecayed = [p for n, p in self.parameters.items() if p.ndim == 1 or "bias" in n]  # and attention biases
         decayed = [p for n, p in self.parameters.items() if not (p.ndim == 1 or "bias" in n)]
         self.optimizer = torch.optim.AdamW([{"params": undecayed, "weight_decay": 0.0},
                                             {"params": decayed, "weight_decay": recipe.decay}],
@@ -44,7 +44,7 @@ class TorchRecipe:
         return base * (1 - recipe.alpha) + other * recipe.alpha
 
     def step(self, epoch, number, batches):
-        """batches: (images, targets, teacher's logits or None) each; -> the loss."""
+        """batches: (images, targets, teacher's logits or None) each; returns the loss."""
         self.optimizer.zero_grad()
         total = 0.0
         for x, targets, teacher in batches:

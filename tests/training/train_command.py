@@ -1,4 +1,4 @@
-"""Running `levit-np train`, in this process and in others."""
+"""Runs `levit-np train` in this process and in others."""
 
 import subprocess
 import sys
@@ -14,20 +14,20 @@ QUICK = ["--model", "levit_digits", "--recipe", "small", "--epochs", "2", "--bat
 
 
 def start(*arguments):
-    """levit-np in a process, and a group of processes, of its own."""
+    """Starts levit-np in a process and a process group of its own."""
     return subprocess.Popen([sys.executable, "-m", "levit_np.cli", *map(str, arguments)], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def when_it_stands_at(path, steps, process):
-    """Waits until a checkpoint of so many steps is there."""
+    """Waits until a checkpoint after at least `steps` steps exists."""
     while not (found := Checkpoints(path / "checkpoints").paths()) or int(found[0].stem[5:]) < steps:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
 def fails(capsys, *arguments):
-    """The one line that a failed command says."""
+    """The line that a failing command prints."""
     capsys.readouterr()
     assert main(["train", *map(str, arguments)]) == 1
     said = capsys.readouterr().err.splitlines()

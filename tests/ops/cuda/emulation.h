@@ -1,17 +1,16 @@
-// Runs a kernel's source on the processor: each thread of a block is a fiber, one runs at a time, and a barrier hands
-// over.
+// Runs a kernel's source on the processor. Each thread of a block is a fiber; one fiber runs at a time, until a barrier.
 //
-// It is stricter than a GPU, so that what would go wrong there now and then goes wrong here always:
-// - shared memory starts as NaN in every block, and guard bytes behind it are checked;
-// - copy_chunk copies at the latest moment that is allowed, or, in the other order, at once: without a wait NaN is read,
-//   without a barrier before it what others still need is overwritten;
-// - a warpgroup's products are done at once where copies are made late, and at the wait for them where copies are made at
-//   once: what is copied over an operand that is still read spoils the product;
-// - copy_chunk and __ldg read nothing but the kernel's arrays;
-// - a warp runs to the next barrier before another begins, in one order or its reverse (`order`): without a barrier it
-//   reads what is not there yet, or overwrites what is still needed;
-// - a barrier that some threads never reach, and lanes of a warp that meet in different instructions, are errors;
-// - copies after which a thread arrives at a barrier are made when somebody waits there, or at once.
+// It is stricter than a GPU, so that errors that would show there sometimes show here always:
+// - shared memory contains NaN at the start of every block, and guard bytes after it are checked;
+// - copy_chunk copies as late as is allowed or, in the other order, at once: without a wait NaN is read, and without a
+//   barrier before the copy, data that other threads still need is overwritten;
+// - a warpgroup's products are computed at once where copies are late, and at the wait for them where copies are made at
+//   once: copying over an operand that is still being read spoils the product;
+// - copy_chunk and __ldg can read only the kernel's arrays;
+// - a warp runs to the next barrier before another warp starts, in one order or its reverse (`order`): without a barrier
+//   it reads what is not written yet, or overwrites what is still needed;
+// - it is an error if some threads never reach a barrier, or if lanes of a warp meet in different instructions;
+// - copies whose completion a barrier waits for are made when a thread waits there, or at once.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -19,7 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <utility>
-#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // Bessel functions and such: each kernel would read their templates
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // templates (Bessel functions …) that slow every compilation
 #include <cmath>
 
 #define __global__
@@ -37,7 +36,7 @@ enum State { READY, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
 enum Meeting { NONE, SYNC, SHUFFLE, VOTE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
 constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512, PRODUCTS = 32;
 struct Barrier { unsigned short expected, missing, rounds, unused; };
-struct Copy { void* to; const void* from; bool there; int group; Barrier* barrier; };  // or an arrival after the copies
+struct Copy { void* to; const void* from; bool there; int group; Barrier* barrier; };  // or an arrival at a barrier
 struct Lines { const unsigned char* first; bool along; int blocks; };  // an operand of a warpgroup's product
 struct Product { void (*add)(const Product&); float* d; int fragments; Lines a, b; int group; };
 struct Fiber {
@@ -46,20 +45,20 @@ struct Fiber {
   Barrier* barrier; int round;  // what it waits for
   Product products[PRODUCTS]; int product_count, product_group; bool open;
 };
-// What a warp's lanes show one another; two, so that the second meeting cannot overwrite what the first still reads.
+// What a warp's lanes exchange; two sets, so that one exchange cannot overwrite what the last one still reads.
 struct alignas(16) Exchange { unsigned char slot[32][64]; bool computed; double product[16][8]; };
 inline Fiber fibers[MOST];
 inline Exchange exchange[MOST / 32][2];
-inline int parity[MOST];  // which of the two a lane uses next
+inline int parity[MOST];  // which of the two sets a lane uses next
 inline unsigned char* stacks;
-inline int started;  // fibers that have been entered once
+inline int started;  // number of fibers that have been entered
 inline jmp_buf scheduler;
 inline Fiber* current;
 inline unsigned char* shared;
 inline dim3 block_index, block_size, grid_size;
 inline char message[256];
 inline bool failed;
-inline const size_t* ranges;  // of the arrays that a kernel was given: first byte, byte behind the last
+inline const size_t* ranges;  // of the kernel's arrays: first byte, byte after the last
 inline int range_count;
 inline bool eager;  // whether copies are made at once
 struct Call { virtual void operator()() = 0; };
@@ -75,7 +74,7 @@ inline void fail(const char* reason) {
   failed = true;
   leave(DONE);
 }
-// What is read by these functions must lie within one of the kernel's arrays.
+// Addresses read by these functions must be within one of the kernel's arrays.
 inline void require_inside(const void* from, size_t bytes) {
   for (int i = 0; i < range_count; i++)
     if ((size_t)from >= ranges[2 * i] && (size_t)from + bytes <= ranges[2 * i + 1]) return;
@@ -83,7 +82,7 @@ inline void require_inside(const void* from, size_t bytes) {
 }
 inline void enter() {
   for (;;) {
-    leave(DONE);  // entered once, long before there is anything to do
+    leave(DONE);  // entered once, before there is any work
     (*call)();
   }
 }
@@ -105,9 +104,9 @@ inline void start(int threads) {
   }
 }
 
-inline bool is_over(Fiber& f);  // the round that it waits for
+inline bool is_over(Fiber& f);  // whether the round that it waits for is over
 
-// Runs a warp until all its lanes are done, wait for the block, or wait for lanes that do not come.  -> whether any ran.
+// Runs a warp until each lane is done, waits for the block, or waits for missing lanes; returns whether any lane ran.
 inline bool run_warp(unsigned first, unsigned end, int order) {
   for (bool any = false;; any = true) {
     unsigned ran = 0, waiting = 0;
@@ -141,7 +140,7 @@ inline bool block(unsigned threads, size_t shared_bytes, int order) {
     f.state = READY; f.meeting = NONE; f.lane = i % 32; f.warp = i / 32; f.first = f.last = f.group = f.product_count = f.product_group = 0;
     f.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
   }
-  // A warp goes as far as it can before another begins, so that nothing but a barrier makes it wait for the others.
+  // A warp runs as far as it can before another starts, so that only a barrier makes it wait for the others.
   unsigned warps = threads / 32;
   failed = false;
   for (bool progress = true; progress && !failed;) {
@@ -153,7 +152,7 @@ inline bool block(unsigned threads, size_t shared_bytes, int order) {
     if (!progress && release_block(threads)) progress = true;
   }
   if (failed) {
-    started = 0;  // the fibers stand where they are, and are made anew
+    started = 0;  // the fibers are abandoned and created again
     return false;
   }
   for (unsigned i = 0; i < threads; i++)
@@ -178,7 +177,7 @@ template <class... A> struct Bound : Call {
   void operator()() override { apply(std::make_index_sequence<sizeof...(A)>()); }
 };
 
-// nullptr, or what went wrong.
+// Returns nullptr, or a description of the error.
 template <class... A>
 const char* launch(void (*kernel)(A...), const unsigned* sizes, size_t shared_bytes, int order, void** arguments, int count,
                    const size_t* given, int given_count) {
@@ -211,7 +210,7 @@ const char* launch(void (*kernel)(A...), const unsigned* sizes, size_t shared_by
   return right ? nullptr : message;
 }
 
-// The lanes of a warp show `mine` and meet; what they see then is theirs until the meeting after next.
+// The lanes of a warp exchange `mine`; the values that they see stay valid until the exchange after the next one.
 template <class V> inline Exchange& meet(Meeting meeting, const V& mine) {
   static_assert(sizeof(V) <= 64);
   int number = current - fibers;
@@ -275,19 +274,19 @@ template <class T> unsigned sum_of_pairs(T, unsigned a, unsigned b) {
   return pair_of<T>(sum(0), sum(16));
 }
 inline float exp2_fast(float x) { return exp2f(x); }
-inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // also of NaN
+inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }  // 0 for NaN too
 inline float __fdividef(float x, float y) { return x / y; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
 namespace emulation {
-// The tensor cores cut a sum off at a float's last bit, where a processor's additions round.
+// Tensor cores truncate a sum at a float's last bit, while a processor's additions round.
 inline float cut_off(double x) {
   float y = (float)x;
   return fabs((double)y) > fabs(x) ? nextafterf(y, 0) : y;
 }
 struct Fragments { unsigned a[4], b[2]; };
 typedef double Row __attribute__((vector_size(64)));  // of 8 columns
-// The first lane to leave the meeting computes for all: lane 4 g + t holds rows g and g + 8 of a and column g of b, and
+// The first lane after the exchange computes for all: lane 4 g + t holds rows g and g + 8 of a and column g of b, and
 // gets columns 2t and 2t + 1 of rows g and g + 8 of the product, as the PTX manual says.
 template <int DEPTH, class Read>
 void product(Meeting meeting, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Read read) {
@@ -379,15 +378,15 @@ inline void copy_chunk(void* to, const void* from, bool there) {
   f.copies[f.last++ % emulation::QUEUE] = {to, from, there, f.group, nullptr};
 }
 namespace emulation {
-// A number of an operand: a line is a row, or 64 rows of one k, and eight lines have 1024 bytes.  The chunks of a line
-// change places by what the address says of the line, so that eight lines must begin at a multiple of 1024.
+// An element of an operand: a line is a row, or 64 rows of one k; eight lines have 1024 bytes. The chunks of a line
+// are permuted according to the address of the line, so eight lines must begin at a multiple of 1024.
 inline unsigned short at(const Lines& lines, int row, int k) {
   size_t place = lines.first - shared;
   place += lines.along ? row / 8 * 1024 + row % 8 * 128 + k * 2
                        : row / 64 * lines.blocks + k / 8 * 1024 + k % 8 * 128 + row % 64 * 2;
   return *(const unsigned short*)(shared + (place ^ (place / 128 % 8 * 16)));
 }
-// A warpgroup's product by hand: what a lane holds of it.
+// A warpgroup's product, computed for the elements that a lane holds.
 template <class T> void add_product(const Product& p) {
   unsigned g = current->lane / 4, t = current->lane % 4;
   double left[2][16], right[16];
@@ -416,7 +415,7 @@ void warpgroup_product(T, float (&d)[N][4], const unsigned char* a, const unsign
   f.products[f.product_count++] = {add_product<T>, d[0], N, {a, A_ALONG, blocks}, {b, B_ALONG, blocks}, f.product_group};
 }
 inline void fence_products() { emulation::current->open = true; }
-// Done at once, or, where copies are made at once, at the latest moment.
+// Computed at once or, where copies are made at once, as late as is allowed.
 inline void do_products(int left) {
   emulation::Fiber& f = *emulation::current;
   int done = 0;
@@ -444,7 +443,7 @@ inline void arrive_after_copies(Barrier* b) {
 namespace emulation {
 inline bool is_over(Fiber& f) {
   if (f.barrier->rounds % 2 != f.round) return true;
-  for (int i = 0; i < started; i++) {  // the copies after which somebody arrives here, and those before them
+  for (int i = 0; i < started; i++) {  // copies that this barrier waits for, and earlier ones
     int end = fibers[i].first;
     for (int n = fibers[i].first; n < fibers[i].last; n++)
       if (fibers[i].copies[n % QUEUE].barrier == f.barrier) end = n + 1;

@@ -12,16 +12,17 @@ from levit_np.ops.cuda.kernel import FOLDER, Kernel, source
 from levit_np.ops.cuda.geometry import (
     BROAD, FLAT, SIZES, SMALL, SQUARE, TILES, WARPGROUP_TILES, WIDE, WIDEST_KEY, WIDEST_VALUE, head_size, resident_for)
 
+from ...random_model import FIVE
+
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 TARGETS = ("sm_80", "sm_90")
 TF32 = "TF32", 1  # an option of evaluation
 HOPPER = "sm_90a"  # with the instructions that only Hopper has
-NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
 def heads():
     """(D, V) of all attentions of the five models, padded as the kernels have them."""
-    pairs = {(FAMILY[name].key_size, FAMILY[name].key_size * ratio) for name in NAMES
+    pairs = {(FAMILY[name].key_size, FAMILY[name].key_size * ratio) for name in FIVE
              for ratio in (FAMILY[name].value_ratio, FAMILY[name].shrink_value_ratio)}
     return sorted({(head_size(key), head_size(value)) for key, value in pairs})
 

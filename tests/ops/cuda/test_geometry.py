@@ -11,8 +11,9 @@ from levit_np.ops.cuda.geometry import (
     attention_for, ceil_div, columns_for, cut_for, head_size, heads_for, images_for, parts_for, tile_for, tiles_of,
     tokens_held)
 
+from ...random_model import FIVE
+
 SHARED_OF_A_BLOCK = 99 << 10  # the limit of compute capability 8.6, the lowest from 8.0 on
-NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 
 
 def test_tiles_fit():
@@ -87,7 +88,7 @@ def test_many_rows_of_few_terms_are_resident(rows, columns, terms, resident):
         assert (cut.grid[1] - 1) * cut.across < ceil_div(columns, cut.tile.columns) <= cut.grid[1] * cut.across
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIVE)
 @pytest.mark.parametrize("images", [1, 64, 1024])
 @pytest.mark.parametrize("element", SIZES)
 def test_attention_of_the_five_models(name, images, element):

@@ -21,9 +21,9 @@ from levit_np.ops.cuda.convolution import _Shape
 from levit_np.ops.cuda.geometry import SHARED_AT_MOST, SHARED_OF_HOPPER
 from levit_np.ops.cuda.kernel import View, source
 
+from ...random_model import FIVE
 from .emulator import Arrays, on_device
 
-NAMES = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 MOST = 2**31 - 1  # the largest int, in which kernels count rows
 TILE = 192  # the most rows that a block counts beyond the last
 # The largest number that a kernel counts in an int, from its arguments. For kernels that are not listed the arguments
@@ -163,7 +163,7 @@ def walk(config, of, element, *batches):
         device.current().launch(program.reading(Extent((batch, config.in_channels, *config.image_size), np.float32)))
 
 
-@pytest.mark.parametrize("name", [*NAMES[:-1], pytest.param(NAMES[-1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*FIVE[:-1], pytest.param(FIVE[-1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_launches_of_large_batches(name, capability, paper):
     """1024 images, and as many as 139 GB may hold."""
@@ -185,7 +185,7 @@ def test_launches_of_large_images(capability, paper):
     assert {"attention", "add_repeated"} <= gpu.seen
 
 
-@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:4])])
+@pytest.mark.parametrize("name", [FIVE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FIVE[1:4])])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_launches_of_training(name, precision, capability, paper):

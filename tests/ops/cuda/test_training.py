@@ -1,4 +1,5 @@
-"""Training on the GPU's backend, emulated: a network's gradients against the float64 textbook, steps, loss scaling."""
+"""Training on the emulated GPU: a network's gradients against float64 on the reference backend, steps, recording, loss
+scaling."""
 
 import weakref
 from dataclasses import replace
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one")
 
 
 def gradients(model, x, targets, backend):
-    """{name: gradient} of the cross-entropy on every head, that of the images among them, in float64."""
+    """{name: gradient} of the cross-entropy on every head, including the gradient of the images, in float64."""
     outputs, saved = model.forward(x, training=True)
     heads = outputs if model.head_dist else (outputs,)
     douts = [backend.cross_entropy_backward(o, targets) for o in heads]
@@ -33,9 +34,9 @@ def gradients(model, x, targets, backend):
     return {name: exact(g) for name, g in (model.gradients() | {"images": dx}).items()}
 
 
-STATISTICS = {"float32": 3e-5, "float16": 1.5e-2, "bfloat16": 8 * 1.5e-2}  # a variance errs twice as much as its values
-# 1 - the cosine between a gradient and the true one, which grows with the square of what numbers are rounded to.  For
-# other weights and images the worst parameter's is 6e-4 to 1.3e-3 in float16, and 64 times that in bfloat16.
+STATISTICS = {"float32": 3e-5, "float16": 1.5e-2, "bfloat16": 8 * 1.5e-2}  # a variance's error is twice its values'
+# 1 - the cosine between a gradient and the exact one, which grows with the square of the rounding. With other weights
+# and images the worst parameter has 6e-4 to 1.3e-3 in float16, and 64 times that in bfloat16.
 ANGLES = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 64 * 2e-3}
 
 
@@ -46,8 +47,8 @@ ANGLES = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 64 * 2e-3}
                  marks=pytest.mark.slow),
     pytest.param("levit_128s", dict(image_size=65, num_classes=10), "float32", marks=pytest.mark.slow)])
 def test_gradients(name, changes, precision):
-    """In float32 within 1e-3 of a parameter's largest value, where that is not below 1e-3 of the largest of all.  In 16
-    bits, rounded at some forty layers, every gradient points where it should."""
+    """In float32 within 1e-3 of a gradient's largest value, or of 1e-3 of the largest of all gradients where that is
+    larger. In 16 bits, with about forty layers of rounding, every gradient has the right direction."""
     model = random_model(name, backend="cuda", drop_path=0.0, **changes)
     theirs = random_model(name, backend="reference", dtype="float64", drop_path=0.0, **changes)
     theirs.set_state({key: exact(value) for key, value in model.state().items()})
@@ -95,20 +96,21 @@ def losses(backend, precision="float32", stop=99):
 
 @pytest.mark.parametrize("precision", ANGLES)
 def test_a_training(precision):
-    """The same losses as on the processor, step by step, and the same average in the end."""
-    type_of(precision)  # or skip
+    """The same losses as on the processor, step by step, and the same average at the end."""
+    type_of(precision)  # may skip
     theirs, expected = losses("reference")
     ours, found = losses("cuda", precision)
     np.testing.assert_allclose(found, expected, rtol={"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2}[precision])
-    # AdamW moves a weight by `rate` whatever its gradient's size, so that where it is small its rounding counts: these
-    # are shares of a tenth, five steps.  In float32 2e-3 on the processor, 2.3e-3 on an H200.
+    # AdamW moves a weight by `rate` whatever the size of its gradient, so rounding matters where gradients are small:
+    # these are shares of a tenth, five steps. In float32 the difference was 2e-3 on the processor and 2.3e-3 on an
+    # H200.
     bar = {"float32": 5e-3, "float16": 0.1, "bfloat16": 0.5}[precision]
     for key, value in theirs.average.model.state().items():
         assert np.abs(exact(ours.average.model.state()[key]) - value).max() < bar * max(np.abs(value).max(), 0.1), key
 
 
-def test_a_training_goes_on_where_it_was():
-    """To the last bit, in float16, the loss scale too."""
+def test_a_training_continues_from_its_state():
+    """To the last bit, in float16, including the loss scale."""
     whole, _ = losses("cuda", "float16")
     first = Trainer(small("cuda", "float16"), MemoryLoader(steps=4), RECIPE)
     first.scale.value = whole.scale.value
@@ -127,7 +129,7 @@ def test_a_training_goes_on_where_it_was():
 
 
 def two_epochs(trainer):
-    """-> what tells one training from another, to the last bit."""
+    """Everything in which two trainings may differ, to the last bit."""
     found = []
     while trainer.epoch < 2:
         found += [(step.loss, step.correct) for step in trainer.train_epoch()]
@@ -138,7 +140,7 @@ def two_epochs(trainer):
 
 @pytest.fixture
 def captures(monkeypatch):
-    """[what was recorded], and under `refuse` the error of a GPU that records nothing."""
+    """The list of recordings; under `refuse`, the error of a GPU that cannot record."""
     recorded, found = device.current().captured, type("Captures", (list,), {"refuse": None})()
 
     def captured(function, arrays=()):
@@ -157,7 +159,8 @@ def trainer_of(precision, recipe=RECIPE, **more):
 
 @pytest.mark.parametrize("precision, drop, teacher", [("float32", 0.0, True), ("float16", 0.3, False)])
 def test_a_recorded_step_is_the_same(precision, drop, teacher, captures, capsys):
-    """To the last bit; with drop path too, whose masks are not the same in each step.  Recorded once, in the second."""
+    """To the last bit; also with drop path, whose masks differ from step to step. It is recorded once, in the second
+    step."""
     recipe = replace(RECIPE, drop_path=drop, distillation="soft")
     more = {"teacher": lambda batch: 3 * batch.targets} if teacher else {}
     plain, recorded = trainer_of(precision, recipe, **more), trainer_of(precision, recipe, **more)
@@ -167,11 +170,11 @@ def test_a_recorded_step_is_the_same(precision, drop, teacher, captures, capsys)
     np.testing.assert_equal(found, expected)
 
 
-def test_a_step_is_recorded_anew_where_it_has_become_another(captures):
-    """For another batch, another loss scale, and weights or statistics that stand elsewhere."""
+def test_a_changed_step_is_recorded_again(captures):
+    """For another batch, another loss scale, and weights or statistics in other arrays."""
     plain, recorded = trainer_of("float16"), trainer_of("float16")
     plain.one_pass = plain.passed
-    images = [6, 6, 6, 4, 4, 4, 4, 4, 4, 4, 4]  # a batch
+    images = [6, 6, 6, 4, 4, 4, 4, 4, 4, 4, 4]  # in each batch
     for number, size in enumerate(images):
         batch = plain.loader.batch_at(0, number)
         batch = batch._replace(images=batch.images[:size], targets=batch.targets[:size])
@@ -188,8 +191,9 @@ def test_a_step_is_recorded_anew_where_it_has_become_another(captures):
     np.testing.assert_equal(recorded.state(), plain.state())
 
 
-def test_the_memory_of_a_recording_is_given_back_before_as_much_is_taken_again(monkeypatch):
-    """A step at another loss scale: both at once would not fit where one takes more than half of the GPU's."""
+def test_the_memory_of_a_recording_is_freed_before_the_next_one(monkeypatch):
+    """When a step is recorded again for another loss scale: if one recording takes more than half of the GPU's memory,
+    two would not fit."""
     gpu, trainer, recordings, log = device.current(), trainer_of("float16"), [], []
 
     def captured(function, arrays=(), captured=gpu.captured):
@@ -220,12 +224,12 @@ def test_a_gpu_that_records_nothing_trains_the_same(captures, capsys):
 
 
 def test_several_batches_a_step_are_not_recorded(captures):
-    """Their gradients add up, which a recorded step's do not."""
+    """Their gradients are added up, which a recorded step does not do."""
     two_epochs(trainer_of("float32", replace(RECIPE, accumulation=2)))
     assert not captures
 
 
-def test_an_overflow_leaves_the_step_out_and_halves_the_scale():
+def test_an_overflow_skips_the_step_and_halves_the_scale():
     trainer = Trainer(small("cuda", "float16"), MemoryLoader(steps=4), RECIPE)
     trainer.scale.value = 2.0**40
     before = {name: exact(array) for name, array in trainer.model.trained().items()}
@@ -243,7 +247,7 @@ def test_the_scale_grows_again():
     for _ in range(LONG):
         scale.fitted()
     assert scale.value == 2.0**15
-    for _ in range(LONG - 1):  # counted anew
+    for _ in range(LONG - 1):  # the count starts again
         scale.fitted()
     assert scale.value == 2.0**15 and scale.overflowed()
     for _ in range(LONG - 1):
@@ -259,14 +263,15 @@ def test_the_scale_grows_again():
         assert not unused.overflowed() and unused.value == 1
 
 
-def test_sixteen_bits_train_on_this_backend_alone():
+def test_16_bit_training_needs_this_backend():
     with pytest.raises(levit_np.LevitError,
                        match="dtype bfloat16: expected float32 or float64 .* on the backend reference"):
         Trainer(small("reference", "bfloat16"), MemoryLoader(), RECIPE)
 
 
-def test_a_trace_is_the_hosts(tmp_path):
-    """Every record, the probabilities too, from what the GPU computed; it can be kept and read again."""
+def test_a_trace_is_copied_to_the_host(tmp_path):
+    """All arrays of the trace, including probabilities, are computed on the GPU and copied to the host; it can be saved
+    and read."""
     model = random_model("levit_digits", backend="reference")
     x = random_images(model, 1)
     theirs, ours = levit_np.trace(model, x, target=3), levit_np.trace(model.to("cuda"), x, target=3, backend="cuda")

@@ -1,4 +1,5 @@
-"""Random resized crops: where they lie, how they are distributed, and that Pillow resizes nothing but them."""
+"""Random resized crops: where they are, how areas and ratios are distributed, and that pixels outside of the box do not
+matter."""
 
 import math
 
@@ -22,8 +23,8 @@ def test_a_box_lies_within_the_image(width, height, seed):
 
 @pytest.mark.parametrize("ratio", [RATIO, (1.5, 3.0)])
 def test_areas_and_ratios_are_as_asked(ratio):
-    """On an image where every box fits: area / whole uniform in 0.08 … 0.3, log ratio uniform; 4,000 draws, so that a
-    mean is known to 1.6 % of a deviation; four of those."""
+    """On an image where every box fits: the share of the area is uniform in 0.08 … 0.3, the log of the ratio is
+    uniform. 4,000 draws give a mean to within 1.6 % of a standard deviation; four of these are allowed."""
     random = np.random.default_rng(0)
     boxes = np.array([crop_box(2000, 2000, (0.08, 0.3), ratio, random) for _ in range(4000)])
     w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -33,7 +34,7 @@ def test_areas_and_ratios_are_as_asked(ratio):
         assert values.std() == pytest.approx(deviation, rel=0.05)
         assert low - 0.002 < values.min() and values.max() < high + 0.002
     for start, room in ((boxes[:, 0], 2000 - w), (boxes[:, 1], 2000 - h)):
-        share = start / room   # uniform in 0 … 1, whatever the box's size
+        share = start / room   # uniform in 0 … 1 for any size of the box
         assert abs(share.mean() - 0.5) < 4 * 0.289 / math.sqrt(4000) and share.std() == pytest.approx(0.289, rel=0.05)
 
 
@@ -49,7 +50,7 @@ def test_every_place_of_a_small_box():
     (1000, 1, (499, 0, 500, 1)),
     (1, 1000, (0, 499, 1, 500)),
 ])
-def test_where_nothing_fits_it_is_the_middle(width, height, expected):
+def test_where_no_box_fits_the_centre_is_taken(width, height, expected):
     assert crop_box(width, height, (0.9, 1.0), RATIO, np.random.default_rng(0)) == expected
 
 
@@ -67,12 +68,13 @@ def test_a_box_may_be_as_wide_or_as_high_as_the_image():
 def test_the_whole_image():
     random = np.random.default_rng(0)
     assert crop_box(37, 37, (1, 1), (1, 1), random) == (0, 0, 37, 37)
-    # A box of the whole area fits at one ratio in a million; the middle within the ratios is all of it.
+    # A box of the whole area fits only at one ratio in a million; otherwise the central crop within the ratios, here
+    # everything, is taken.
     assert crop_box(40, 36, (1, 1), RATIO, random) == (0, 0, 40, 36)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pixels_are_pillows_and_from_inside_the_box(mode):
+def test_pixels_are_resized_by_pillow_from_inside_the_box(mode):
     pixels = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     box = crop_box(80, 60, SCALE, RATIO, np.random.default_rng(5))

@@ -1,4 +1,4 @@
-"""Random erasing: how often, how large, where, and of what."""
+"""Random erasing: how often, how large and where the box is, and what fills it."""
 
 import math
 
@@ -21,7 +21,8 @@ def test_a_box_lies_within_and_is_smaller(height, width, seed):
 
 
 def test_areas_and_aspects_are_as_asked():
-    """Of the boxes that fit whatever their aspect, up to 0.3 of the area: uniform from 0.02, log aspect uniform."""
+    """Among boxes that fit at any aspect ratio, up to 0.3 of the area: areas uniform from 0.02, the log of the aspect
+    ratio uniform."""
     random = np.random.default_rng(0)
     boxes = [erase_box(1000, 1000, random) for _ in range(6000)]
     h, w = (np.array([box[axis].stop - box[axis].start for box in boxes]) for axis in range(2))
@@ -39,7 +40,7 @@ def test_areas_and_aspects_are_as_asked():
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
 def test_how_often_and_what(probability):
-    """The box holds independent normal numbers in each channel and pixel; the rest is untouched."""
+    """The box contains independent normal numbers for each channel and pixel; the rest is unchanged."""
     erased, noise = 0, []
     for seed in range(800):
         x = np.full((3, 20, 24), 7, np.float32)
@@ -56,4 +57,4 @@ def test_how_often_and_what(probability):
         values = np.concatenate(noise)
         assert values.dtype == np.float32 and len(np.unique(values)) > 0.99 * len(values)
         assert abs(values.mean()) < 4 / math.sqrt(len(values)) and values.std() == pytest.approx(1, abs=0.02)
-        assert np.mean(np.abs(values) < 1) == pytest.approx(0.6827, abs=0.01)   # normal, not merely of deviation 1
+        assert np.mean(np.abs(values) < 1) == pytest.approx(0.6827, abs=0.01)   # normally distributed

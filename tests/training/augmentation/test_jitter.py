@@ -12,7 +12,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (11, 13, 3), np.uint8)
 
 
 def blend(pixels, base, factor):
-    """base + factor · (pixels - base), cut to 0 … 255 and to whole numbers, as Pillow stores each result."""
+    """base + factor · (pixels - base), clipped to 0 … 255 and made whole numbers, as Pillow stores each result."""
     return np.clip(base + factor * (pixels.astype(float) - base), 0, 255).astype(np.uint8)
 
 
@@ -34,13 +34,13 @@ def candidates(pixels, factors):
 def test_it_is_the_three_blends_in_some_order():
     orders = set()
     for seed in range(40):
-        factors = np.random.default_rng(seed).uniform(0.6, 1.4, 3)   # what it draws first
+        factors = np.random.default_rng(seed).uniform(0.6, 1.4, 3)   # the factors that it draws first
         found = np.asarray(colour_jitter(Image.fromarray(PIXELS), 0.4, np.random.default_rng(seed))).astype(int)
         distances = {order: np.abs(found - other).max() for order, other in candidates(PIXELS, factors)}
         best = min(distances, key=distances.get)
-        assert distances[best] <= 1   # float32 in Pillow
+        assert distances[best] <= 1   # Pillow computes in float32
         orders.add(best)
-    assert len(orders) == 6   # each missing with probability (5/6)^40 = 0.0007, and the seeds are fixed
+    assert len(orders) == 6   # each order is missing with probability (5/6)^40 = 0.0007, and the seeds are fixed
 
 
 def test_grey_has_no_saturation():
@@ -58,7 +58,7 @@ def test_no_strength_changes_nothing():
 
 @pytest.mark.parametrize("strength", [0.4, 1.0])
 def test_factors_reach_both_ends(strength):
-    """Of a grey image of one value, contrast changes nothing, and what is left is brightness: 100 · factor."""
+    """Contrast does not change a grey image of one value, so only brightness remains: 100 · factor."""
     flat = Image.new("L", (4, 4), 100)
     values = [np.asarray(colour_jitter(flat, strength, np.random.default_rng(seed)))[0, 0] for seed in range(500)]
     assert 100 * (1 - strength) - 1 <= min(values) < 100 * (1 - 0.95 * strength)

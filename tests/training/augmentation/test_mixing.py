@@ -36,13 +36,14 @@ def test_each_is_drawn_as_often_as_asked():
 
 
 def test_each_has_its_own_alpha():
-    """Beta of a large alpha is nearly ½, which a cut at the border can only raise; of a small one nearly 0 or 1."""
+    """For a large alpha, Beta is nearly ½, which a cut at the image's edge can only raise; for a small one nearly 0 or
+    1."""
     mixed = draws(200, mixup=0.001, cutmix=10_000.0)
     assert all(0.45 < mixture.share for mixture in mixed if mixture.box is not None)
     assert all(min(mixture.share, 1 - mixture.share) < 0.01 for mixture in mixed if mixture.box is None)
 
 
-def test_what_is_off_is_never_drawn():
+def test_mixing_that_is_switched_off_is_never_drawn():
     assert all(mixture is None for mixture in draws(50, mixup=0.0, cutmix=0.0) + draws(50, probability=0.0))
     assert all(mixture.box is None for mixture in draws(50, cutmix=0.0))
     assert all(mixture.box is not None for mixture in draws(50, mixup=0.0))
@@ -50,7 +51,7 @@ def test_what_is_off_is_never_drawn():
 
 @settings(deadline=None)
 @given(st.floats(0, 1), st.integers(1, 60), st.integers(1, 60), st.data())
-def test_a_cut_is_in_the_image_and_its_share_is_what_stayed(share, height, width, data):
+def test_a_cut_is_in_the_image_and_its_share_is_the_rest(share, height, width, data):
     """From c - s // 2 up to c + s // 2 of each side, as timm's: c the middle, s the side times √(1 - share)."""
     middles = [data.draw(st.integers(0, length - 1)) for length in (height, width)]
     drawn = iter(middles)
@@ -64,14 +65,15 @@ def test_a_cut_is_in_the_image_and_its_share_is_what_stayed(share, height, width
 
 
 def test_the_middle_of_a_cut_is_anywhere():
-    """A pixel in the middle lies in a cut of half each side with probability ½ · ½, one in the corner ¼ of that."""
+    """A pixel in the centre is in a cut of half of each side with probability ½ · ½, a corner with a quarter of
+    that."""
     random = np.random.default_rng(4)
     covered = np.zeros((20, 20))
     for _ in range(4000):
         covered[cut_mixture(0.75, (20, 20), random).box] += 1
     assert covered[10, 10] / 4000 == pytest.approx(0.25, abs=4 * 0.433 / math.sqrt(4000))
     for corner in (covered[0, 0], covered[0, -1], covered[-1, 0], covered[-1, -1]):
-        # 5 or 6 of 20 middles reach an end.
+        # 5 or 6 of 20 centres reach an end.
         assert 0.25**2 - 0.02 < corner / 4000 < 0.3**2 + 0.02
 
 

@@ -1,4 +1,5 @@
-"""All that happens to one image: each part alone does what it says, in the authors' order, from one stream."""
+"""The whole augmentation of one image: each part alone does what it says, in the authors' order, from one random
+stream."""
 
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ def test_nothing_but_the_normalisation():
 
 
 def test_flips():
-    """As often as asked, left and right."""
+    """Left and right, as often as asked."""
     mirrored = plain(IMAGE, COLOUR)[:, :, ::-1]
     recipe = replace(PLAIN, flip=0.3)
     flipped = 0
@@ -49,7 +50,7 @@ def test_each_part_can_be_switched_on_alone(part):
     random = np.random.default_rng(3)
     changed = [not np.allclose(augment(IMAGE, replace(PLAIN, **part), COLOUR, random), plain(IMAGE, COLOUR), atol=1e-4)
                for _ in range(10)]
-    assert sum(changed) >= 4   # of RandAugment a quarter of images stays
+    assert sum(changed) >= 4   # RandAugment leaves a quarter of the images unchanged
 
 
 def test_each_part_is_as_strong_as_the_recipe_says(monkeypatch):
@@ -68,7 +69,7 @@ def test_each_part_is_as_strong_as_the_recipe_says(monkeypatch):
 
 
 def test_noise_comes_after_the_normalisation():
-    """An erased box has deviation 1 in the network's units, whatever the image's."""
+    """An erased box has standard deviation 1 after normalisation, for any image."""
     values = []
     for seed in range(40):
         x = augment(Image.new("RGB", (24, 24)), replace(PLAIN, erase=1), COLOUR, np.random.default_rng(seed))
@@ -77,8 +78,8 @@ def test_noise_comes_after_the_normalisation():
     assert np.concatenate(values).std() == pytest.approx(1, abs=0.05)
 
 
-def test_what_comes_from_outside_is_nearly_nothing_once_normalised():
-    """Translated far, with only translations left: the fill is the mean, to half a grey level."""
+def test_the_fill_colour_is_nearly_zero_once_normalised():
+    """The colour that fills pixels from outside is the mean, to half a grey level."""
     assert fill_colour(COLOUR) == (124, 116, 104) and fill_colour(GREY) == 128
     for preprocessing, half in ((COLOUR, 0.5 / 255 / 0.224), (GREY, 0.5 / 255 / 0.5)):
         fill = np.atleast_1d(fill_colour(preprocessing))
@@ -89,7 +90,8 @@ def test_what_comes_from_outside_is_nearly_nothing_once_normalised():
 @pytest.mark.parametrize("chosen", RECIPES)
 @pytest.mark.parametrize("preprocessing", [COLOUR, GREY], ids=["colour", "grey"])
 def test_the_recipes_on_any_image(chosen, preprocessing):
-    """Finite, of the right shape, the same again from the same stream and another from another, for odd sizes too."""
+    """The result is finite and has the right shape; the same stream gives it again, another stream another one; also
+    for odd sizes."""
     for width, height in ((1, 1), (1, 50), (300, 2), (24, 24), (37, 61)):
         pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
         image = Image.fromarray(pixels).convert(preprocessing.mode)

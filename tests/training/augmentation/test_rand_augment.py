@@ -1,4 +1,5 @@
-"""RandAugment's operations against their definitions, pixel by pixel, and how often and how strongly each is drawn."""
+"""RandAugment's operations against their definitions, pixel by pixel, and how often and how strongly each is
+applied."""
 
 import math
 
@@ -54,7 +55,7 @@ def test_auto_contrast_stretches_each_channel(pixels):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_equalize_spreads_each_channel(mode):
-    """A value becomes the share of lower ones, of the pixels that are below the largest: of 0 … 255."""
+    """A value becomes the share of lower values among the pixels below the largest one, scaled to 0 … 255."""
     skewed = (np.random.default_rng(1).uniform(0, 16, (200, 300, 3)) ** 2).astype(np.uint8)
     image = Image.fromarray(skewed).convert(mode)
     found = np.asarray(module.equalize(image, 0.5, 1, 0)).reshape(60_000, -1)
@@ -68,7 +69,7 @@ def test_equalize_spreads_each_channel(mode):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 1.0])
 def test_enhancements_are_blends(pixels, level, sign):
-    """base + f · (v - base) with f = 1 ± 0.9 · level, at least 0.1."""
+    """base + f · (v - base) with f = 1 ± 0.9 · level, and at least 0.1."""
     factor = max(0.1, 1 + sign * 0.9 * level)
     assert factor == pytest.approx({1: 1 + 0.9 * level, -1: 1 - 0.9 * level}[sign])
     image = Image.fromarray(pixels)
@@ -83,7 +84,8 @@ def test_enhancements_are_blends(pixels, level, sign):
 
 
 GRADIENT = np.add.outer(3.0 * np.arange(12), 5.0 * np.arange(16))
-# Pillow's bicubic weights (a = -1) bend a line by at most 0.0963 of a pixel each way; one grey level is rounding.
+# Pillow's bicubic weights (a = -1) distort a linear ramp by at most 0.0963 of a pixel in each direction; one grey level
+# is for rounding.
 TOLERANCE = 0.0963 * (3 + 5) + 1
 
 
@@ -91,10 +93,11 @@ TOLERANCE = 0.0963 * (3 + 5) + 1
 @pytest.mark.parametrize("level", [0.0, 0.4, 0.9, 1.0])
 @pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"])
 def test_geometry_moves_a_gradient_and_fills(name, level, sign):
-    """A plane 3·y + 5·x has to become the plane at the moved places; what comes from outside is the fill."""
-    y, x = np.mgrid[:12, :16] + 0.5   # pixels' middles
+    """The plane 3·y + 5·x must become the plane at the transformed positions; pixels from outside get the fill
+    colour."""
+    y, x = np.mgrid[:12, :16] + 0.5   # the centres of pixels
     s = sign * level
-    if name == "rotate":   # counterclockwise, about the middle: where a pixel comes from is turned the other way
+    if name == "rotate":   # counterclockwise about the centre: source positions turn the other way
         angle = math.radians(30 * s)
         dx, dy = x - 8, y - 6
         from_x = 8 + dx * math.cos(angle) - dy * math.sin(angle)
@@ -114,7 +117,7 @@ def test_geometry_moves_a_gradient_and_fills(name, level, sign):
 
 
 def recorded(monkeypatch, layers=2, magnitude=9.0, deviation=0.5, mode="RGB", count=3000):
-    """What was drawn: [(operation's place, level, sign), …] for each of `count` images."""
+    """The operations that were drawn: [(index of the operation, level, sign), …] for each of `count` images."""
     calls = []
 
     def record(place):
@@ -133,7 +136,8 @@ def recorded(monkeypatch, layers=2, magnitude=9.0, deviation=0.5, mode="RGB", co
 
 
 def test_how_often_each_is_drawn(monkeypatch):
-    """Two layers with probability ½ each: 0, 1 or 2 operations with ¼, ½, ¼; any of 15 as likely, in both layers."""
+    """Two layers, each with probability ½: 0, 1 or 2 operations with ¼, ½, ¼; each of 15 is equally likely, in both
+    layers."""
     calls = recorded(monkeypatch)
     lengths = np.bincount([len(call) for call in calls], minlength=3)
     assert len(lengths) == 3
@@ -148,7 +152,7 @@ def test_how_often_each_is_drawn(monkeypatch):
 
 
 def test_how_strongly(monkeypatch):
-    """Normal (9, 0.5) in tenths, cut at 10, which 2.3 % exceed."""
+    """Normal with mean 9 and deviation 0.5, in tenths, clipped at 10, which 2.3 % exceed."""
     levels = np.array([level for call in recorded(monkeypatch) for _, level, _ in call])
     assert levels.max() == 1.0 and (levels == 1.0).mean() == pytest.approx(0.0228, abs=0.012)
     assert np.median(levels) == pytest.approx(0.9, abs=0.005)

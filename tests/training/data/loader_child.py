@@ -1,4 +1,4 @@
-"""A training's process for test_workers.py: prepares batches for ever.  python loader_child.py FOLDER WORKERS"""
+"""A training process for test_workers.py that prepares batches forever: python loader_child.py FOLDER WORKERS"""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Class folders: what counts as an image, in which order, and what is refused."""
+"""Folders with a folder of images for each class: what counts as an image, in which order, and what is refused."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ def touch(root, *names):
 
 
 def test_what_counts_and_in_which_order(tmp_path):
-    """As torchvision's ImageFolder numbers classes: by name, capitals first."""
+    """Like torchvision's ImageFolder, classes are numbered in the order of their names, capitals first."""
     folder = open_source(touch(
         tmp_path, "dog/b.jpg", "dog/a.PNG", "dog/.hidden.jpg", "dog/notes.txt", "dog/more/c.JPEG", "dog/more/.x/d.jpg",
         "Zoo/1.webp", "Zoo/10.webp", "Zoo/2.webp", ".cache/e.jpg", "README.md"))
@@ -69,7 +69,7 @@ def test_links_are_followed(tmp_path):
     assert [folder.name(i) for i in range(len(folder))] == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
 
 
-def test_a_class_may_be_called_train_but_parts_of_a_data_set_are_no_classes(tmp_path):
+def test_a_class_may_be_called_train_but_train_and_val_together_are_not_classes(tmp_path):
     both = touch(tmp_path / "both", "train/a/1.png", "val/a/1.png")
     with pytest.raises(DataError, match="both: expected a folder for each class, found train and val; did you mean "
                                         r".*both/train or .*both/val\?$"):
@@ -89,7 +89,7 @@ def test_folders_are_parts_where_one_is_called_train_and_no_other_may_be_a_class
         assert Folder(tmp_path).classes == names
 
 
-def test_the_fingerprint_tells_names_and_order(tmp_path):
+def test_the_fingerprint_depends_on_names_and_order(tmp_path):
     prints = {Folder(touch(tmp_path / str(i), *names)).fingerprint for i, names in enumerate([
         ("a/1.jpg", "b/2.jpg"), ("a/1.jpg", "b/3.jpg"), ("a/1.jpg", "c/2.jpg"), ("a/1.jpg", "b/1.jpg", "b/2.jpg"),
         ("a/1.jpg", "a/2.jpg", "b/2.jpg")])}
@@ -139,7 +139,7 @@ def pipe(root):
     (dangling_class, "c: expected a file or a folder, found: No such file"),
     (pipe, "b/3.jpg: expected a file, found a pipe or a device"),
 ])
-def test_what_is_no_data_set(tmp_path, make, words):
+def test_folders_that_are_no_data_set_are_refused(tmp_path, make, words):
     root = tmp_path / "d"
     root.mkdir()
     make(root)
@@ -179,7 +179,7 @@ def test_a_file_that_went_away_or_grew(tmp_path):
         folder.read(1)
 
 
-def test_names_command_no_terminal(tmp_path):
+def test_names_contain_no_terminal_commands(tmp_path):
     touch(tmp_path, "a/\x1b[2J.jpg", "b/1.jpg")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b/\xff.jpg")).write_bytes(b"odd")
     folder = Folder(tmp_path)

@@ -1,4 +1,5 @@
-"""Batches: the same for every number of workers, kind of source, cut and number of ranks; and what is in them."""
+"""Batches are the same for any number of workers, kind of source, place of resumption and number of ranks; and what
+they contain."""
 
 from dataclasses import replace
 
@@ -52,7 +53,7 @@ def assert_same(one, two):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """By one process, which the others are held against."""
+    """The batches of a single process, with which the others are compared."""
     return batches(loader(folder))
 
 
@@ -77,7 +78,7 @@ def test_a_packed_file_changes_nothing(packed, expected):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_at_any_step(folder, expected, workers):
-    """One loader asked for every step in turn, from the last to the first, and each epoch to its end."""
+    """A loader is asked for every step, from the last to the first, and each time continues to the end of the epoch."""
     with loader(folder, workers=workers) as resumed:
         for place in reversed(range(len(expected))):
             epoch, step = divmod(place, resumed.steps)
@@ -93,8 +94,8 @@ def test_ranks_share_a_global_batch(folder, expected, workers):
             assert np.array_equal(joined, getattr(whole, name))
 
 
-def test_what_is_begun_ahead_is_what_comes_next(folder):
-    """Else workers would make a step that nobody asks for, and then, late, the one that is asked for."""
+def test_steps_that_are_prepared_ahead_are_the_next_ones(folder):
+    """Otherwise workers would prepare a step that nobody asks for, and the next one too late."""
     authors = preprocessing_named("authors", SIZE, 3)
     training = TrainingSteps(folder, Recipe(), authors, 11, 8, 0, 1, False)
     assert [training.after(4, step) for step in range(3)] == [(4, 1), (4, 2), (5, 0)]
@@ -107,7 +108,7 @@ def test_another_seed_another_epoch(folder, expected):
 
 
 def test_without_augmentation_a_batch_is_the_images(tmp_path):
-    """Square pictures, cropped whole: Pillow's own resize, normalised; the targets by the formula."""
+    """Square pictures, cropped completely: Pillow's own resize, then normalised; targets follow the formula."""
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=4))
     for index in range(len(folder)):
         Image.open(folder.path(index)).resize((33, 33)).save(folder.path(index))
@@ -123,7 +124,7 @@ def test_without_augmentation_a_batch_is_the_images(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_neighbours_are_mixed_by_one_mixture(folder, kind):
+def test_neighbours_are_mixed_with_the_same_share(folder, kind):
     on = replace(Recipe(), **{"mixup": 0.0, "cutmix": 0.0, kind: 1.0})
     apart = batches(loader(folder, replace(on, **{kind: 0.0})))
     shares = set()
@@ -144,10 +145,10 @@ def test_neighbours_are_mixed_by_one_mixture(folder, kind):
         np.testing.assert_allclose(mixed.images, images, atol=1e-5)
         targets = share * single.targets + (1 - share) * single.targets[partner]
         np.testing.assert_allclose(mixed.targets, targets, rtol=1e-5)
-    assert len(shares) > 3   # not one for all steps
+    assert len(shares) > 3   # not the same for all steps
 
 
-def test_digits_are_grey(tmp_path):
+def test_grey_preprocessing_gives_one_channel(tmp_path):
     folder = Folder(digits_folder(tmp_path / "digits", images=4))
     chosen = replace(RECIPES["small"], jitter=0.4)
     digits = loader(folder, chosen, image_size=(32, 32), in_channels=1, preprocessing=preprocessing_named("digits"))
@@ -222,7 +223,7 @@ def damaged(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_bad_file_stops_the_run_and_is_named(damaged, workers):
-    """The first of the batch, whichever worker met one first."""
+    """The first of the batch, whichever worker found one first."""
     order = next(iter(loader(damaged, bad_files="skip", batch=16).epoch(0)))
     first = order.skipped[0][0]
     with loader(damaged, batch=16, workers=workers) as stopped, pytest.raises(ImageError, match=first):
@@ -238,7 +239,7 @@ def test_skipped_files_are_recorded_and_replaced_by_nothing(damaged, workers):
     assert {name for name, _ in whole.skipped} == {damaged.name(index) for index in bad}
     assert all(reason.startswith(name) for name, reason in whole.skipped)
     assert sorted(whole.indices) == sorted(set(range(16)) - bad) and len(whole.images) == len(whole.targets) == 13
-    # What would be mixed with a bad one stays as it is.
+    # An image whose partner for mixing is bad is left as it is.
     order = TrainingSteps(damaged, on, preprocessing_named("authors", SIZE, 3), 11, 16, 0, 1, True).indices(0, 0)
     kept = [place for place in range(16) if order[place] not in bad]
     for row, place in enumerate(kept):
@@ -250,7 +251,7 @@ def test_skipped_files_are_recorded_and_replaced_by_nothing(damaged, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipped_files_are_named_in_the_order_of_their_rows(tmp_path, workers):
-    """Of two workers the first had the first and the last of them, the second the other."""
+    """The first of two workers has the first and the last of them, the second the other."""
     folder, on = Folder(make_folder(tmp_path / "d", classes=2, images=8)), Recipe(repeats=1)
     bad = next(loader(folder, on, batch=16).epoch(0)).indices[[1, 3, 5]]
     for index in bad:
@@ -263,7 +264,7 @@ def test_an_evaluation_stops_at_a_bad_file_or_goes_on_without_it(damaged):
     authors, bad = preprocessing_named("authors", SIZE, 3), {3, 9, 12}
     with pytest.raises(ImageError, match=f"^{damaged.name(3)}: "):
         list(EvaluationLoader(damaged, authors, batch=5))
-    for batch in (5, 1):  # of one image, the bad one's is empty
+    for batch in (5, 1):  # in batches of one, the bad image's batch is empty
         loader = EvaluationLoader(damaged, authors, batch=batch, bad_files="skip")
         found = list(loader)
         assert loader.skips and len(found) == loader.steps == -(-16 // batch)

@@ -1,4 +1,5 @@
-"""Whatever the sizes and the recipe: ranks, cuts and the order of asking change no batch."""
+"""For any sizes and recipes, batches do not depend on ranks, on where training resumes, or on the order in which they
+are asked for."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -23,7 +24,7 @@ PICTURES = [png(number) for number in range(50)]
 
 
 class Pictures:
-    """A source in memory: all that the loader asks of one."""
+    """Images in memory, with everything that the loader needs of a source."""
 
     classes = ["a", "b", "c"]
 
@@ -75,7 +76,7 @@ def test_ranks_and_cuts_change_nothing(case, data):
             assert np.array_equal(batch[place], np.concatenate([part[place] for part in parts]))
         assert np.isfinite(batch.images).all() and (batch.targets >= 0).all()
         np.testing.assert_allclose(batch.targets.sum(axis=1), 1, rtol=1e-5)
-        # The mean target weighs each image's class the same, whatever was mixed with what within the batch.
+        # The mean target counts each image's class equally, however images were mixed within the batch.
         classes = np.bincount([index % 3 for index in batch.indices], minlength=3) / len(batch.indices)
         smoothed = (1 - recipe.smoothing) * classes + recipe.smoothing / 3
         np.testing.assert_allclose(batch.targets.mean(axis=0), smoothed, atol=1e-6)

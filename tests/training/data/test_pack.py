@@ -1,4 +1,5 @@
-"""Packing: what is left out, what stops it, and that nothing is left of one that was stopped."""
+"""Packing a folder into a file: which images are left out, what stops it, and that an interrupted packing leaves
+nothing."""
 
 import errno
 import io
@@ -46,7 +47,7 @@ def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
 
 
 def test_a_file_that_grows_meanwhile(tmp_path, monkeypatch):
-    """The last, by a byte."""
+    """The last file grows, by one byte."""
     folder = Folder(make_folder(tmp_path / "d", classes=2, images=2))
     monkeypatch.setattr(Folder, "size", lambda folder, index: len(folder.read(index)) - (index == 3))
     with pytest.raises(DataError, match="class1/001.png: expected files that stay as they are, found some grown"):
@@ -68,7 +69,7 @@ def test_an_interrupted_packing_leaves_nothing(folder, tmp_path):
 
 
 class FullDisk(io.FileIO):
-    """A disk with room for so many writes."""
+    """A disk with room for a given number of writes."""
 
     room = 0
 

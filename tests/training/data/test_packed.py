@@ -1,4 +1,4 @@
-"""Packed files: what was packed comes back; every damage, and every hostile claim, is a CheckpointError."""
+"""Packed files: what was packed comes back; all damage, and every false claim in a file, is a CheckpointError."""
 
 import errno
 import hashlib
@@ -48,11 +48,11 @@ def test_what_was_packed_comes_back(folder, whole):
 
 
 def test_a_read_while_another_is_under_way(folder, whole):
-    """By another thread: a training and an evaluation may have one source, and one file has one place."""
+    """By another thread: training and evaluation may share a source, and a file has one position."""
     source, second = open_source(whole), []
 
     class File:
-        """Lets another read come after each thing that is asked of the file."""
+        """Lets another read happen after each use of the file."""
 
         def __getattr__(self, name):
             def asked(*arguments):
@@ -69,7 +69,8 @@ def test_a_read_while_another_is_under_way(folder, whole):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_read_after_a_fork_leaves_the_parents_file_where_it_is(folder, whole):
-    """Which is the child's too: between two steps of a read, one would move it under the other."""
+    """The file's position is shared with the child: between two steps of a read, one process would move it for the
+    other."""
     source = open_source(whole)
     before = source._file.tell()
     assert forked(lambda: source.read(7) == folder.read(7)) == 0
@@ -91,7 +92,7 @@ def test_the_same_images_give_the_same_bytes(folder, whole, tmp_path):
 
 
 def test_it_holds_no_time(whole):
-    """Else the same images would give the same bytes within a second alone."""
+    """Otherwise the same images would give the same bytes only within a second."""
     with h5py.File(whole) as file:
         assert [dataset.id.get_create_plist().get_obj_track_times() for dataset in file.values()] == 8 * [False]
 
@@ -104,7 +105,7 @@ def test_a_copy_in_another_process(folder, whole, tmp_path):
     pack(Folder(make_folder(tmp_path / "other", classes=2, images=1)), path)
     with pytest.raises(CheckpointError, match="expected the file that was opened before, found another"):
         pickle.loads(sent)
-    assert source.read(3) == folder.read(3)   # the file that it holds open is the old one
+    assert source.read(3) == folder.read(3)   # the file that it has open is the old one
 
 
 def test_names_as_odd_as_files_may_have(tmp_path):
@@ -117,8 +118,8 @@ def test_names_as_odd_as_files_may_have(tmp_path):
 
 
 def test_no_byte_can_change(folder, whole, tmp_path):
-    """A damaged seal, index or list is found at once, a damaged image when it is read; what no part of it uses is
-    HDF5's own."""
+    """Damage to the seal, the index or the list is found at once, damage to an image when it is read; other bytes
+    belong to HDF5 and are not used."""
     content = whole.read_bytes()
     with h5py.File(whole) as file:
         used = np.zeros(len(content), bool)
@@ -150,7 +151,7 @@ def test_cut_short_or_longer(whole, tmp_path, cut):
 
 @pytest.mark.parametrize("most", [7, None])
 def test_a_read_that_brings_a_part_goes_on_and_without_pread_it_seeks(folder, whole, monkeypatch, most):
-    """A part, as a network's disk may; without pread, as on Windows."""
+    """A read may return a part, as on a network disk; without pread, as on Windows, it seeks."""
     pread = getattr(os, "pread", None)
     if most and pread:
         monkeypatch.setattr(os, "pread", lambda file, count, offset: pread(file, min(count, most), offset))
@@ -161,7 +162,7 @@ def test_a_read_that_brings_a_part_goes_on_and_without_pread_it_seeks(folder, wh
 
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="needs pread")
-def test_a_disk_that_cannot_be_read_is_said_of_the_file_and_of_the_image(folder, whole, monkeypatch):
+def test_a_read_error_names_the_file_and_the_image(folder, whole, monkeypatch):
     def broken(*arguments):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -184,7 +185,7 @@ def test_another_file(tmp_path):
 
 
 def forged(path, whole, change):
-    """A copy whose list of contents, index and seal were changed by `change(contents, arrays)` and sealed again."""
+    """A copy whose list of contents, index and seal were changed by `change(contents, arrays)`, and sealed again."""
     content = bytearray(whole.read_bytes())
     _, version, _, _, offset, nbytes, _ = packed._SEAL.unpack_from(content)
     contents = json.loads(content[offset : offset + nbytes])
@@ -271,7 +272,7 @@ def test_a_forgery_that_changes_nothing_is_read(folder, whole, tmp_path):
     (text("classes", b"class1", b"clas\xff1"), "classes: expected printable names"),
     (text("classes", b"class1", b"\0clas1"), "classes: expected printable names, found ''"),
 ])
-def test_hostile_claims(whole, tmp_path, change, words):
+def test_false_claims_are_refused(whole, tmp_path, change, words):
     with pytest.raises(CheckpointError, match=words):
         Packed(forged(tmp_path / "f.h5", whole, change))
 
@@ -300,7 +301,7 @@ def test_a_forged_seal(whole, tmp_path, field, value, words):
 
 
 def test_a_list_of_contents_is_read_up_to_a_size(whole, monkeypatch):
-    """Of a file of hundreds of gigabytes it could be most."""
+    """In a file of hundreds of gigabytes it could be most of the file."""
     *_, nbytes, _ = packed._SEAL.unpack_from(whole.read_bytes())
     monkeypatch.setattr(packed, "LONGEST_CONTENTS", nbytes)
     assert len(Packed(whole)) == 12
@@ -338,7 +339,7 @@ def test_deep_and_doubtful_lists(whole, tmp_path):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_resealed_mutations_raise_nothing_else(whole, tmp_path, data):
-    """Numbers and text changed anywhere in the index, under a right seal."""
+    """Numbers and text changed anywhere in the index, under a correct seal."""
     def change(contents, arrays):
         name = data.draw(st.sampled_from(sorted(arrays)))
         place = data.draw(st.integers(0, arrays[name].size - 1))
@@ -364,7 +365,7 @@ def test_mutations_are_refused_or_change_nothing(folder, whole, tmp_path, count)
         try:
             source = Packed(path)
             found = [(source.name(i), source.target(i), source.read(i)) for i in range(len(source))]
-            assert found == expected   # what was hit is HDF5's own, which is not used here
+            assert found == expected   # the damaged byte belongs to HDF5 and is not used here
         except CheckpointError as error:
             assert str(error).startswith(str(path))
             refused += 1
@@ -372,7 +373,7 @@ def test_mutations_are_refused_or_change_nothing(folder, whole, tmp_path, count)
 
 
 def test_the_format_is_the_one_written_down(folder, whole):
-    """A file of today has to be read tomorrow."""
+    """A file of today must be readable by later versions."""
     content = whole.read_bytes()
     magic, version, block, length, offset, nbytes, digest = struct.unpack_from("<8sIIQQQ32s", content)
     assert (magic, version, block, length) == (b"levitpak", 1, 512, len(content))

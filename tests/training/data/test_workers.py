@@ -1,4 +1,4 @@
-"""Worker processes that are killed, fail, or lose their parent; and that a Ctrl-C leaves nothing behind."""
+"""Worker processes that are killed, fail, hang or lose their parent; and that Ctrl-C leaves none of them behind."""
 
 import errno
 import multiprocessing
@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 
 class Deadly(Folder):
-    """Kills or stops the process that reads one of its images, or raises there what no reader should."""
+    """A source that kills or stops the process that reads one of its images, or raises an unexpected error there."""
 
     victim, how = 7, signal.SIGKILL
 
@@ -58,14 +58,14 @@ class Hanging(Deadly):
 
 
 class Large(Folder):
-    """Images for which there is no room."""
+    """A source of images for which there is too little memory."""
 
     def read(self, index):
         np.empty(1 << 60, np.uint8)
 
 
 class Slow(Folder):
-    """Takes long to read one image."""
+    """A source that takes long to read one image."""
 
     slow = 0
 
@@ -76,7 +76,7 @@ class Slow(Folder):
 
 
 class Logged(Folder):
-    """Writes down how many images were read."""
+    """A source that writes down how many images were read."""
 
     def read(self, index):
         with open(Path(self.root).with_name("log"), "ab") as file:
@@ -95,13 +95,13 @@ def test_a_worker_that_dies_is_an_error_that_names_the_file(root):
                                             r"it ended by signal 9 \(Killed\)"):
             list(deadly.epoch(0))
         assert not multiprocessing.active_children()
-        with pytest.raises(DataError, match="class1/001.png"):   # it starts new ones, which meet the same end
+        with pytest.raises(DataError, match="class1/001.png"):   # it starts new workers, which fail in the same way
             list(deadly.epoch(1))
 
 
-def test_a_worker_that_hangs_is_told_of_with_the_file(root, monkeypatch):
+def test_a_worker_that_hangs_is_reported_with_the_file(root, monkeypatch):
     def warn(text, **more):
-        if not text.startswith("workers: "):  # which the process may take longer to start
+        if not text.startswith("workers: "):  # starting the process may take longer
             raise UserWarning(text)
 
     monkeypatch.setattr(workers_module, "LONG", 0.1)
@@ -111,7 +111,7 @@ def test_a_worker_that_hangs_is_told_of_with_the_file(root, monkeypatch):
         list(waiting.epoch(0))
 
 
-def test_a_worker_that_is_killed_at_its_first_image_is_no_script_s_fault(root):
+def test_a_worker_killed_at_its_first_image_is_not_blamed_on_the_script(root):
     with loader(Deadly(root), workers=1) as deadly, pytest.raises(DataError, match=r"signal 9 \(Killed\)$"):
         next(deadly.epoch(0))
 
@@ -125,8 +125,9 @@ def test_an_unexpected_error_comes_with_its_file_and_its_traceback(root):
 
 @pytest.mark.parametrize("replaced, words", [(True, "expected the file that was opened before, found another"),
                                              (False, "No such file or directory")])
-def test_a_packed_file_that_is_gone_before_the_workers_start_is_said_as_such(root, tmp_path, capfd, replaced, words):
-    """Those of a validation start hours after its file was opened: a bug's traceback, and advice on scripts, came."""
+def test_a_packed_file_that_is_gone_before_the_workers_start(root, tmp_path, capfd, replaced, words):
+    """The workers of a validation start hours after its file was opened. The error must not be reported as a bug, nor
+    as a missing guard of the script."""
     pack(Folder(root), tmp_path / "a.h5")
     with loader(Packed(tmp_path / "a.h5"), workers=2) as packed:
         (tmp_path / "a.h5").unlink()
@@ -138,13 +139,13 @@ def test_a_packed_file_that_is_gone_before_the_workers_start_is_said_as_such(roo
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_little_memory_is_said_as_such(root, workers):
-    """Which the command makes a line of; a bug has its traceback."""
+def test_too_little_memory_is_a_memory_error(root, workers):
+    """The command prints it as one line; a bug has its traceback."""
     with loader(Large(root), workers=workers) as large, pytest.raises(MemoryError, match="Unable to allocate 1.00 EiB"):
         list(large.epoch(0))
 
 
-def test_nothing_is_imported_from_the_present_folder(root, tmp_path, monkeypatch):
+def test_nothing_is_imported_from_the_current_folder(root, tmp_path, monkeypatch):
     (tmp_path / "types.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
     with loader(Folder(root), workers=2) as batches:
@@ -153,7 +154,7 @@ def test_nothing_is_imported_from_the_present_folder(root, tmp_path, monkeypatch
 
 
 def test_workers_start_where_no_signals_can_be_blocked(root, monkeypatch):
-    """On Windows, where multiprocessing's tracker cannot be started either."""
+    """As on Windows, where multiprocessing's resource tracker cannot be started either."""
     def tracked():
         raise ModuleNotFoundError("No module named '_posixsubprocess'")
 
@@ -163,16 +164,16 @@ def test_workers_start_where_no_signals_can_be_blocked(root, monkeypatch):
         assert len(next(batches.epoch(0)).images) == 12
 
 
-def test_no_more_processes_start_than_have_something_to_do(root):
-    """A pair of each of two steps; a number of any size is no wrong use."""
+def test_only_as_many_processes_start_as_have_work(root):
+    """A worker for a pair of images of each of two steps; any number of workers may be asked for."""
     with loader(Folder(root), batch=2, workers=10**30) as many:
         names = [batch.names for batch in many.epoch(0)]
         assert len(multiprocessing.active_children()) == 2
     assert names == [batch.names for batch in loader(Folder(root), batch=2).epoch(0)]
 
 
-def test_processes_that_cannot_all_start_are_said_and_none_stays(root, monkeypatch):
-    """Where there may be no more of them, or no more open files."""
+def test_if_not_all_processes_can_start_none_remains(root, monkeypatch):
+    """For example because there may be no more processes or open files."""
     process = multiprocessing.get_context("spawn").Process
     start = process.start
 
@@ -189,8 +190,8 @@ def test_processes_that_cannot_all_start_are_said_and_none_stays(root, monkeypat
         assert not multiprocessing.active_children()
 
 
-def test_memory_that_cannot_be_shared_is_said_of_the_processes(root, monkeypatch):
-    """An error of the disk's that names no file, which the command takes for its output's."""
+def test_an_error_of_shared_memory_names_the_processes(root, monkeypatch):
+    """This OSError names no file, so the command would report it as an error of its output."""
     def refused(*_):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
@@ -207,8 +208,8 @@ def test_a_worker_killed_from_outside(root):
                 os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
-def test_of_several_errors_the_first_row_s_is_raised(tmp_path):
-    """Whichever worker met one sooner: a run of one process would have stopped there."""
+def test_of_several_errors_that_of_the_first_row_is_raised(tmp_path):
+    """Whichever worker found one first: a single process would have stopped at this one."""
     folder = Slow(make_folder(tmp_path / "d", classes=2, images=8))
     first, second = next(loader(folder, batch=16).epoch(0)).indices[[4, 6]]   # two workers' pairs
     for index in (first, second):
@@ -219,7 +220,7 @@ def test_of_several_errors_the_first_row_s_is_raised(tmp_path):
                 list(two.epoch(0))
 
 
-def test_two_steps_are_made_ahead_and_no_more(tmp_path):
+def test_two_steps_are_prepared_ahead_and_no_more(tmp_path):
     folder = Logged(make_folder(tmp_path / "d", classes=2, images=10))
     log = tmp_path / "log"
     with loader(folder, batch=4, workers=2) as ahead:
@@ -265,7 +266,7 @@ def test_closing_ends_the_processes_and_the_loader_can_go_on(root):
     assert not multiprocessing.active_children()
 
 
-def test_a_loader_that_is_forgotten_ends_its_processes(root):
+def test_an_unused_loader_ends_its_processes(root):
     forgotten = loader(Folder(root), batch=4, workers=1)
     next(forgotten.epoch(0))
     assert multiprocessing.active_children()
@@ -274,7 +275,7 @@ def test_a_loader_that_is_forgotten_ends_its_processes(root):
 
 
 def test_loaders_that_start_in_two_threads_leave_the_environment_as_it_was(monkeypatch):
-    """The second would begin while the first starts its processes, and end after it."""
+    """The second starts while the first one starts its processes, and ends after it."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     found, first_is_done = [], threading.Event()
 
@@ -287,7 +288,7 @@ def test_loaders_that_start_in_two_threads_leave_the_environment_as_it_was(monke
     thread = threading.Thread(target=second)
     with workers_module._safe_path():
         thread.start()
-        thread.join(0.1)  # as long as it takes to be inside, if it may
+        thread.join(0.1)  # long enough to enter, if it were allowed to
     first_is_done.set()
     thread.join()
     assert found == ["1", None]
@@ -295,7 +296,7 @@ def test_loaders_that_start_in_two_threads_leave_the_environment_as_it_was(monke
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_that_ends_leaves_the_workers_alive(root):
-    """It closes its copy of the loader then, but the processes are the parent's."""
+    """It closes its copy of the loader at the end, but the workers are the parent's."""
     with loader(Folder(root), batch=4, workers=1) as parents:
         next(parents.epoch(0))
         assert forked(lambda: parents.close() is None) == 0
@@ -303,8 +304,8 @@ def test_a_forked_process_that_ends_leaves_the_workers_alive(root):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_goes_on_with_workers_of_its_own(root):
-    """To those of the parent it would talk with the parent's voice, and read what they answer the parent."""
+def test_a_forked_process_starts_workers_of_its_own(root):
+    """With the parent's workers it would send in the parent's name, and read answers meant for the parent."""
     with loader(Folder(root), batch=4, workers=1) as parents:
         first, *rest = [batch.names for batch in parents.epoch(0)]
         next(parents.epoch(0))
@@ -329,14 +330,14 @@ def test_a_loader_starts_in_a_process_that_was_forked_while_another_one_started(
 
 
 def descendants(session):
-    """(process, its command) of those of that session that live."""
+    """(process, command) of the living processes of that session."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if folder.name.isdigit() and int(fields[3]) == session and fields[0] not in "ZX":
                 found.append((int(folder.name), (folder / "cmdline").read_bytes()))
-        except (OSError, IndexError):   # gone meanwhile, or no process
+        except (OSError, IndexError):   # gone by now, or not a process
             continue
     return found
 
@@ -351,7 +352,7 @@ def started(root, *arguments):
 
 
 def nothing_left(child, seconds=60):
-    """Processes may be slow on a busy machine; they end, or this is False."""
+    """Whether all processes end; they may be slow on a busy machine."""
     end = time.monotonic() + seconds
     while descendants(child.pid) and time.monotonic() < end:
         time.sleep(0.05)
@@ -359,8 +360,8 @@ def nothing_left(child, seconds=60):
 
 
 @linux
-def test_a_ctrl_c_leaves_no_process_and_no_word_of_a_worker(root):
-    """As from a terminal, to every process of the group; the parent's own traceback is all that is said."""
+def test_ctrl_c_leaves_no_process_and_no_output_of_a_worker(root):
+    """As from a terminal, Ctrl-C goes to every process of the group; only the parent's traceback is printed."""
     child = started(root, "2")
     os.killpg(child.pid, signal.SIGINT)
     _, said = child.communicate(timeout=60)
@@ -376,22 +377,24 @@ def test_a_killed_parent_leaves_no_process_and_no_memory(root, how):
     child.send_signal(how)
     child.communicate(timeout=60)
     assert nothing_left(child)
-    # Where multiprocessing keeps shared memory: a file there begins with pym-, its process's number, or with psm_.
+    # Where multiprocessing keeps shared memory: names of its files begin with pym- and the process's number, or with
+    # psm_.
     assert not list(Path("/dev/shm").glob(f"pym-{child.pid}-*"))
 
 
-def test_a_script_without_a_guard_is_told_of_it(root):
-    """Each worker imports the script; that it then starts workers itself is the usual mistake."""
+def test_a_script_without_a_guard_is_an_error_that_says_so(root):
+    """Each worker imports the script. If that starts workers again, the guard `if __name__ == "__main__"` is
+    missing."""
     done = subprocess.run([sys.executable, str(CHILD), str(root), "1", "unguarded"], capture_output=True, text=True,
                           timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
     assert said.endswith('a script that starts workers does so below `if __name__ == "__main__":`')
-    assert "Error: expected a process that prepares images to live" in said  # no image was begun, and none is named
+    assert "Error: expected a process that prepares images to live" in said  # no image was begun, so none is named
 
 
 class Plan:
-    """As much of a plan as the dealing of units needs."""
+    """As much of a plan of steps as is needed to divide units among workers."""
 
     def __init__(self, batch, unit):
         self.shape, self.unit = (batch,), unit
@@ -402,7 +405,7 @@ class Plan:
 
 @pytest.mark.parametrize("batch, unit", [(8, 2), (2, 2), (7, 1), (1, 1)])
 @pytest.mark.parametrize("workers", [1, 2, 3, 16])
-def test_every_row_is_made_by_one_worker_and_all_workers_have_some(batch, unit, workers):
+def test_every_row_is_prepared_by_one_worker_and_all_workers_have_some(batch, unit, workers):
     plan, made = Plan(batch, unit), {worker: 0 for worker in range(workers)}
     steps = 16 * unit
     for step in range(steps):
@@ -416,8 +419,8 @@ def test_every_row_is_made_by_one_worker_and_all_workers_have_some(batch, unit, 
     assert max(made.values()) - min(made.values()) <= unit
 
 
-def test_a_worker_is_at_the_image_that_it_reads_and_afterwards_at_none():
-    """Who ends it then is not to blame an image for it."""
+def test_a_worker_reports_the_image_that_it_reads_and_none_afterwards():
+    """Otherwise, if the worker ended then, an image would be blamed."""
     at, arrived = [-1, -1], []
 
     class Filling(Plan):
