@@ -2,6 +2,7 @@
 Ctrl-C."""
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -120,6 +121,21 @@ def test_on_port_80_the_host_header_has_no_port():
     for host in ("127.0.0.1", "localhost", "127.0.0.1:8080", "levit.example"):
         server({"HTTP_HOST": host, "REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda text, _: status.append(text[:3]))
     assert status == ["200", "200", "403", "403"]
+
+
+@pytest.mark.parametrize("error, said", [
+    (MemoryError("photo.jpg: too little memory to decode it"), "photo.jpg: too little memory to decode it\n"),
+    (MemoryError(), "expected more memory, found too little\n")])
+def test_an_image_that_memory_does_not_suffice_for_is_answered(error, said):
+    def compute(*image):
+        raise error
+
+    (server := Server("the first page", compute, 1)).port = 80
+    asked = {"HTTP_HOST": "localhost", "HTTP_ORIGIN": "http://localhost", "REQUEST_METHOD": "POST",
+             "PATH_INFO": "/compute", "CONTENT_LENGTH": "1", "wsgi.input": io.BytesIO(b"a")}
+    status = []
+    assert server(asked, lambda text, _: status.append(text)) == [said.encode()]
+    assert status == ["503 Service Unavailable"]
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://levit.example", "http://127.0.0.1:1"])

@@ -82,6 +82,8 @@ class Server:
                 page = self._compute(data, name, int(weights or 0), target or None)
         except LevitError as error:
             return _refusal("400 Bad Request", str(error))
+        except MemoryError as error:
+            return _refusal("503 Service Unavailable", str(error) or "expected more memory, found too little")
         key = secrets.token_urlsafe(12)
         self._pages[key] = page
         while len(self._pages) > PAGES:
