@@ -13,7 +13,8 @@ _PLACES = {
     "down": "Narrows each token again. The gamma of its BN, if it has one, is 0 in a fresh network: the branch starts "
             "as zero.",
     "head": "Turns the pooled token into a score (a logit) for each class; trained with the true labels.",
-    "head_dist": "A second head, trained to predict what a teacher network predicts; the answer averages the two.",
+    "head_dist": "A second head, which learns what a teacher network predicts, or without one the labels too; the "
+                 "answer averages the two.",
     "norm": "Normalizes each token before the branch, as ViT does (ablation A3).",
 }
 # By the layer's class.

@@ -343,7 +343,7 @@ language.table.en = {
   curveLabel: "The activation's curve with the chosen number",
   answerTitle: "The answer, and why",
   answerIntro:
-    "Two heads read the same vector. One was trained with the labels, the other with a teacher's predictions. Each gives every class a score, its logit; the two are averaged, and softmax turns the averages into probabilities.",
+    "Two heads read the same vector. One learns from the labels, the other from a teacher's predictions, or without a teacher from the labels too. Each gives every class a score, its logit; the two are averaged, and softmax turns the averages into probabilities.",
   answerIntroOne:
     "One head reads one vector and gives every class a score, its logit; softmax turns the scores into probabilities.",
   class: "class",

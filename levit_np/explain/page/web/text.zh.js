@@ -334,7 +334,7 @@ language.table.zh = {
   curveLabel: "激活函数的曲线与所选的数",
   answerTitle: "预测与原因",
   answerIntro:
-    "两个头读取同一个向量。一个用标签训练，另一个用教师的预测训练。每个头给每个类别打一个分，叫作 logit；以两者的平均为准，再由 softmax 变成概率。",
+    "两个头读取同一个向量。一个用标签训练，另一个用教师的预测训练；没有教师时，两个头都用标签训练。每个头给每个类别打一个分，叫作 logit；以两者的平均为准，再由 softmax 变成概率。",
   answerIntroOne: "一个头读取一个向量，给每个类别打一个分，叫作 logit，再由 softmax 变成概率。",
   class: "类别",
   average: "平均",
