@@ -303,7 +303,7 @@ language.table.en = {
   chooseQuery:
     "Choose a query pixel: click into the image, or type its number. Green frame: the query. Violet frame: the key whose numbers are shown below.",
   chooseQueryShrink:
-    "Every second pixel has a query, every pixel a key: choose a query in the image. Green frame: the query. Violet frame: the key whose numbers are shown below.",
+    "Every second pixel of every second row has a query, every pixel a key: choose a query in the image. Green frame: the query. Violet frame: the key whose numbers are shown below.",
   tokenHasNoPixel: "Query 0 and key 0 are the class token’s, which has no pixel: type 0 to choose it.",
   clickQuery: "query (click)",
   biasB: "B[|Δx|, |Δy|]",
@@ -391,7 +391,7 @@ language.table.en = {
     "The bias instead of a position embedding: each head has one learned number for each offset |Δx|, |Δy|. So the network knows in every block how far apart two pixels are.",
   "tour.9": "The MLP: {ratio} times as many channels, {activation}, and back. Choose a number of y to see which inputs it was computed from.",
   "tour.10":
-    "Between stages attention shrinks the grid: only every second pixel has a query, but all pixels have keys and values. About a quarter of the tokens remain.",
+    "Between stages attention shrinks the grid: only every second pixel of every second row has a query, but all pixels have keys and values. About a quarter of the tokens remain.",
   "tour.11": "At the end, the mean over the remaining tokens: one vector for the image. No class token is needed.",
   "tour.11.token": "At the end, the class token: one vector, which has gathered information from the others.",
   "tour.12":
