@@ -7,6 +7,9 @@ from ..plot import require_matplotlib
 from ..storage.atomic import replacing
 
 MOST = 50  # more classes could not be labelled legibly
+# Fonts of Linux, macOS and Windows for Chinese, Japanese and Korean letters, which Matplotlib's own font lacks.
+EAST_ASIAN = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans GB",
+              "Apple SD Gothic Neo", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic")
 
 
 def require_drawable(classes: int) -> None:
@@ -28,8 +31,9 @@ def draw_confusion(confusion, labels, path) -> None:
     share = confusion / confusion.sum(1, keepdims=True).clip(1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     names = [name if len(name) <= 20 else name[:19] + "…" for name in labels]
-    axes.set_xticks(range(classes), names, rotation=90, parse_math=False)
-    axes.set_yticks(range(classes), names, parse_math=False)
+    text = {"parse_math": False, "fontfamily": _families()}
+    axes.set_xticks(range(classes), names, rotation=90, **text)
+    axes.set_yticks(range(classes), names, **text)
     axes.set(xlabel="answered", ylabel="label")
     for row in range(classes):
         for column in range(classes):
@@ -40,5 +44,13 @@ def draw_confusion(confusion, labels, path) -> None:
     # A title of the figure, as the axes may be too narrow for it (two classes with long names).
     figure.suptitle(f"{right:.2%} of {int(confusion.sum())} images")
     with replacing(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about letters that the font lacks, which are drawn as boxes
+        warnings.simplefilter("ignore")  # about letters that the fonts lack, which are drawn as boxes
         figure.savefig(file, format="png", dpi=120)
+
+
+def _families() -> list[str]:
+    """Matplotlib's font and, for the letters that it lacks, those of EAST_ASIAN that are installed."""
+    from matplotlib import font_manager, rcParams
+
+    installed = set(font_manager.get_font_names())
+    return [*rcParams["font.family"], *(name for name in EAST_ASIAN if name in installed)]

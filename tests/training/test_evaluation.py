@@ -151,3 +151,14 @@ def test_the_picture_has_a_row_for_each_label_and_a_column_for_each_answer(monke
     drawn[1].draw_without_rendering()
     title = drawn[1].texts[0].get_window_extent()
     assert 0 <= title.x0 and title.x1 <= drawn[1].bbox.width
+
+
+def test_letters_that_the_font_lacks_are_drawn_by_another_that_is_installed(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+
+    def drawn(*fonts):
+        monkeypatch.setattr(confusion, "EAST_ASIAN", fonts)
+        confusion.draw_confusion(np.eye(2, dtype=int), ["\ue001", "b"], tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes()
+
+    assert drawn() == drawn("no such font") != drawn("no such font", "STIXNonUnicode")  # which Matplotlib brings
