@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ..errors import shown
+from ..errors import ImageError, shown
 from .common import progress, require_free, waiting
 
 
@@ -30,7 +30,10 @@ def _run(arguments) -> int:
     with waiting(f"looking through {arguments.source}"):
         folder = Folder(arguments.source)
     with progress(len(folder), "images", silent=True) as advance:
-        skipped = pack(folder, arguments.target, skip=arguments.skip, advance=advance)
+        try:
+            skipped = pack(folder, arguments.target, skip=arguments.skip, advance=advance)
+        except ImageError as error:
+            raise ImageError(f"{error}; --skip would skip it") from None
     for _, reason in skipped:
         print(f"levit-np pack: left out: {reason}", file=sys.stderr)
     print(f"{shown(arguments.target)}: {len(folder) - len(skipped)} images of {len(folder.classes)} classes, "
