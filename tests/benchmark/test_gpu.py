@@ -2,6 +2,8 @@
 
 import json
 import sys
+import weakref
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +211,26 @@ def test_an_operation_that_cannot_be_captured_is_reported_and_the_others_go_on(b
     assert bench("gpu_measuring")._peers(SimpleNamespace(kernel=kernel), (256, 4, 196, 196), "float16") == (
         {"SDPA math": "20 times PyTorch's"},
         ["attention beside SDPA cudnn_attention: RuntimeError: capture invalidated"])
+
+
+def test_what_a_graph_reads_is_kept_as_long_as_the_graph(bench, monkeypatch):
+    """It has its operands' addresses alone, and their memory would be another's, or nobody's."""
+    pytest.importorskip("torch")
+    peers = bench("gpu_peers")
+    graph = SimpleNamespace(replay=lambda: "replayed")
+    cuda = SimpleNamespace(**dict.fromkeys(("stream", "graph"), nullcontext), Stream=int, current_stream=int,
+                           synchronize=int, CUDAGraph=lambda: graph)
+    monkeypatch.setattr(peers, "torch", SimpleNamespace(cuda=cuda))
+
+    def operation(operand=np.ones(3)):
+        called.append(operand.sum())
+
+    called, kept = [], weakref.ref(operation)
+    replay = peers.repeated(operation, 5)
+    del operation
+    assert replay() == "replayed" and len(called) == 3 + 5 and kept()
+    del replay
+    assert not kept()
 
 
 def test_a_profile_adds_up(bench):
