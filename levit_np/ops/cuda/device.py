@@ -217,7 +217,7 @@ class CupyDevice:
             raise self.OutOfMemory(taken, pool.total_bytes())
 
         def replay(needed=(pool, arrays)):
-            with _memory_errors("a recording's launch"):
+            with _memory_errors("CUDA graph"):
                 for graph in graphs:
                     graph.launch()
             return result

@@ -134,7 +134,7 @@ def test_memory_that_a_launch_lacks_is_a_memory_error(status, kind, log, monkeyp
     monkeypatch.setattr(Stream, "end_capture", lambda stream: SimpleNamespace(launch=broken))
     monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: broken)
     replay, call = device.captured(lambda: "recorded"), Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
-    for launch, what in ((replay, "a recording's launch"), (lambda: device.current().launch(call), "b")):
+    for launch, what in ((replay, "CUDA graph"), (lambda: device.current().launch(call), "b")):
         with pytest.raises(kind, match=f"^{what}: cudaErrorAny$" if kind is MemoryError else "^cudaErrorAny$"):
             launch()
 
