@@ -271,7 +271,8 @@ KERNEL normalize_backward(const element* dz, const element* x, const float* gamm
 #pragma unroll
       for (int e = 0; e < VECTOR; e++) {
         float d = to_float(v[i].value[e]) - c[e].centre, dy = c[e].dy(to_float(z[i].value[e]), d);
-        from_float((dy - offset[e] - d * slope[e]) * c[e].scale, z[i].value[e]);
+        if (through) dy = dy - offset[e] - d * slope[e];  // 0 times another row's NaN would be one
+        from_float(dy * c[e].scale, z[i].value[e]);
       }
       *(Vector*)(dx + place + i * further) = z[i];
     }

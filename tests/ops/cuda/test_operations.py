@@ -162,6 +162,19 @@ def test_batch_norm(shape, axis, dtype):
         close(a, b, ROUNDING["float32"], np.float32)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("spoilt", range(2))
+def test_what_is_not_finite_stays_in_its_row_where_statistics_are_constants(spoilt, bad):
+    """dx = dy gamma/σ there: sums over all rows, times 0, would bring a NaN to each of them."""
+    dy_and_x = draw(6, 16), draw(6, 16, seed=1)
+    dy_and_x[spoilt][2, 3] = bad
+    arrays = [put(a, np.float32) for a in (*dy_and_x, draw(16), draw(16, seed=2), draw(16, seed=3) ** 2 + 0.1)]
+    with np.errstate(invalid="ignore"):
+        expected = reference.normalize_backward(*map(exact, arrays), 1e-3)
+    for ours, theirs in zip(ops.normalize_backward(*arrays, 1e-3), expected, strict=True):
+        np.testing.assert_array_equal(np.isfinite(exact(ours)), np.isfinite(theirs))
+
+
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_sums(dtype):
     """In the kernel's layout and in others."""
