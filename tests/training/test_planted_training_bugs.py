@@ -44,8 +44,8 @@ def test_without_a_bug_all_is_right(recipe, distil):
     (BASE, False, "update.Update.__call__", "recipe.clip, scale", "0.0, scale"),
     (BASE, False, "average.Average.update", "in own], self.decay", "in own], 1 - self.decay"),
     (HARD, True, "trainer.Trainer.passed", "self.scaled(doutputs, share)", "doutputs"),
-    (HARD, True, "trainer.Trainer.step", "share=share * self", "share=self"),
-    (HARD, True, "trainer.Trainer.step", "loss + share * float(value)", "float(value)"),
+    (HARD, True, "trainer.Trainer._pass", "share=share * self", "share=self"),
+    (HARD, True, "trainer.Trainer.step", "loss += share * float(value)", "loss = float(value)"),
     (HARD, True, "trainer.Trainer.step", "self.batch / self.loader.steps", "0"),
 ])
 def test_a_planted_bug_is_seen(recipe, distil, target, old, new, monkeypatch):
