@@ -107,7 +107,7 @@ class Trainer:
             for number, batch in enumerate(islice(batches, count), 1):
                 share = len(batch.images) / full
                 with self.reduction if number == count else nullcontext():
-                    value, right = self._pass(batch, share)
+                    value, right = self._pass(batch, share, number)
                 loss += share * float(value)
                 correct += int(right)
                 images += len(batch.images)
@@ -127,19 +127,19 @@ class Trainer:
         """The share of all ranks' images in a step that were not skipped; share: that of this rank's."""
         return self.ranks.mean([share])[0] if getattr(self.loader, "skips", False) else share
 
-    def _pass(self, batch, share: float):
-        """`passed` for a batch that is `share` of this rank's images in the step."""
+    def _pass(self, batch, share: float, number: int):
+        """`passed` for one batch of a step: its `number`-th, with `share` of this rank's images."""
         ops, dtype = self.model.ops, self.model.dtype
         try:
             x, targets = (ops.asarray(array.astype(dtype, copy=False)) for array in (batch.images, batch.targets))
-            logits = (self.logits(batch),) if self.teacher else ()
+            logits = (self.logits(batch, number),) if self.teacher else ()
             # The ranks' gradients are summed, so each is scaled to its share of the mean loss.
             return self.one_pass(x.astype(self.type, copy=False), targets, *logits,
                                  share=share * self.scale.value / self.ranks.size)
         except LevitError as error:  # too few usable images, say
             if isinstance(error, TrainingError) or not batch.skipped:
                 raise
-            raise TrainingError(f"{self._place()}: {error}; skipped: {', '.join(dict(batch.skipped))}") from None
+            raise TrainingError(f"{self._place(number)}: {error}; skipped: {', '.join(dict(batch.skipped))}") from None
 
     def passed(self, x, targets, logits=None, *, share):
         """One forward and backward -> the loss, and how many images are correct; accumulates `share` times the loss's
@@ -165,14 +165,14 @@ class Trainer:
         ops = self.model.ops
         return ops.correct(ops.add(*outputs) if isinstance(outputs, tuple) else outputs, targets)
 
-    def logits(self, batch):
+    def logits(self, batch, number: int = 1):
         """The teacher's logits (B, classes).  Raises TrainingError, naming the first image, if they are not finite:
         hard distillation would take the index of a NaN as the label, with a finite loss."""
         logits = np.asarray(self.teacher(batch), self.model.dtype)
         if not (finite := np.isfinite(logits)).all():
             row = int(finite.all(1).argmin())
             found = logits[row][~finite[row]][0]
-            raise TrainingError(f"{self._place()}: teacher: expected finite logits, found {found} of "
+            raise TrainingError(f"{self._place(number)}: teacher: expected finite logits, found {found} of "
                                 f"{batch.names[row]}")
         return self.model.ops.asarray(logits)
 
@@ -194,9 +194,9 @@ class Trainer:
         raise TrainingError(f"{self._place()}: expected a finite loss and gradient, found {found[0][1]}, before the "
                             f"update; its images: {', '.join(theirs)}")
 
-    def _place(self) -> str:
-        """The position of the next step, for messages, counted from 1."""
-        return f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.loader.steps}"
+    def _place(self, number: int = 1) -> str:
+        """The position of the next step, or of one of its batches, for messages, counted from 1."""
+        return f"epoch {self.epoch + 1}, batch {self.batch + number} of {self.loader.steps}"
 
     def state(self) -> tuple[dict, dict] | None:
         """({name: array}, JSON document): everything that the rest of the run depends on.  On rank 0, whose BN

@@ -240,3 +240,10 @@ def test_a_teacher_that_is_not_finite_stops_it():
                                             "image 2 of epoch 0$"):
         next(made.train_epoch())
     np.testing.assert_equal(made.model.numpy_state(), before)
+
+
+def test_a_teacher_that_is_not_finite_in_a_later_batch_of_a_step_is_placed_there():
+    made, asked = trainer(), trainer().teacher
+    made.teacher = lambda batch: np.where(batch.indices[:, None] == 8, np.nan, asked(batch))
+    with pytest.raises(TrainingError, match="^epoch 1, batch 2 of 5: teacher: .* found nan of image 8 of epoch 0$"):
+        next(made.train_epoch())
