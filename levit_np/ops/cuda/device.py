@@ -145,8 +145,12 @@ class CupyDevice:
         if call.shared > SHARED_WITHOUT_ASKING:
             self._ask_for_shared(call, function)
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
-        with _memory_errors(call.kernel.name):  # its code may be loaded only now
+        try:  # no `with`, whose microseconds a step of thousands of launches would feel
             function(call.grid, call.block, arguments, shared_mem=call.shared)
+        except Exception as error:
+            if ran_out(error):  # its code may be loaded only now
+                raise MemoryError(f"{call.kernel.name}: {_line_of(error)}") from None
+            raise
         self._launched += 1
         if self._launched in self._cuts and threading.get_ident() == self._recorder:
             self._cut()
