@@ -127,6 +127,16 @@ def test_a_failed_job_is_status_1_and_one_line(arguments):
     assert (status, out) == (1, "") and err.startswith(f"levit-np {arguments[0]}: ") and len(err.splitlines()) == 1
 
 
+def test_in_a_current_folder_that_was_removed_the_file_is_named(tmp_path, monkeypatch, capsys):
+    """Its path cannot be completed."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for verb, *options in (["convert", "out"], ["export", "out", "--format", "timm"], ["train", "--output", "out"]):
+        assert main([verb, str(tmp_path), *options]) == 1
+        assert capsys.readouterr().err == f"levit-np {verb}: out: No such file or directory\n"
+
+
 def test_a_misspelt_name_is_told_the_names():
     for arguments in (("summary", "levit_265"), ("step", SAMPLES[0], "--weights", "levit_265")):
         status, _, err = run(*arguments)

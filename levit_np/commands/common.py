@@ -83,9 +83,9 @@ def require_writable(path: str):
     """Raises OSError, before hours of work, if their result could not be written."""
     import tempfile
 
-    from ..storage.atomic import mode_of_regular_file
+    from ..storage.atomic import mode_of_regular_file, resolved
 
-    target = os.path.realpath(path)
+    target = resolved(path)
     try:
         mode_of_regular_file(target)  # raises for a directory or a device
         with tempfile.TemporaryFile(dir=os.path.dirname(target)):  # try it: the disk may be read-only

@@ -268,9 +268,10 @@ def _workers(arguments, ranks) -> int:
 def _image_folders(arguments) -> tuple:
     """The path of the training images, and DATA/val or None.  Raises LevitError for an OUTPUT among the class folders,
     as it would count as a class."""
+    from ..storage.atomic import resolved
     from ..training.data.folder import are_parts
 
-    data, output = Path(arguments.data), Path(os.path.realpath(arguments.output))
+    data, output = Path(arguments.data), Path(resolved(arguments.output))
     folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."
                and Path(os.path.realpath(path)) != output] if data.is_dir() else []
     parts = are_parts(folders)

@@ -20,7 +20,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     symbolic link, the file that it points at is replaced. An existing file's permissions are kept; a new file gets 0666
     minus the umask. Raises OSError if `path` is a directory or a device.
     """
-    target = os.path.realpath(os.fsdecode(path))
+    target = resolved(path)
     temporary = os.path.join(os.path.dirname(target), f".levit_np-{secrets.token_hex(8)}.tmp")
     try:
         mode = mode_of_regular_file(target)
@@ -42,6 +42,15 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
             raise OSError(error.errno, error.strerror, target) from error
         raise
+
+
+def resolved(path: str | os.PathLike) -> str:
+    """The absolute path of the file that `path` leads to, through symbolic links. Raises OSError, naming `path`, for a
+    relative one in a current folder that was removed."""
+    try:
+        return os.path.realpath(os.fsdecode(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def force(descriptor: int) -> None:

@@ -51,6 +51,15 @@ def test_no_descriptor_stays_open(target):
     assert next_one() == before
 
 
+def test_in_a_current_folder_that_was_removed_the_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    os.rmdir(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError) as caught:
+        replace(Path("weights.h5"))
+    assert str(caught.value.filename) == "weights.h5"
+
+
 def test_the_file_can_be_read_and_changed_before_it_appears(tmp_path):
     with replacing(tmp_path / "a") as file:
         file.write(b"seal:content")
