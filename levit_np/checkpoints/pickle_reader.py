@@ -182,7 +182,11 @@ class _Machine:
         self.push(int.from_bytes(self._bytes(count), "little", signed=True))
 
     def text(self) -> None:
-        self.push(self._bytes(self._number("<I")).decode())
+        raw = self._bytes(self._number("<I"))
+        try:
+            self.push(raw.decode())
+        except UnicodeDecodeError:
+            self._refuse("text in UTF-8", repr(raw[:50]))
 
     def global_name(self) -> None:
         end = self.position
@@ -190,7 +194,7 @@ class _Machine:
             end = self.data.find(b"\n", end, self.position + _LONGEST_GLOBAL) + 1
             if not end:
                 self._refuse("the name of a global", repr(self.data[self.position :][:20]))
-        module, attribute, _ = self._bytes(end - self.position).decode().split("\n")
+        module, attribute, _ = self._bytes(end - self.position).decode(errors="replace").split("\n")
         name = f"{module}.{attribute}"
         if name not in _GLOBALS:
             self._refuse("the globals of a state of tensors", f"the global {name!r}")
