@@ -18,7 +18,6 @@ from .values import read_exactly
 _MOST_MEMBERS = 4096 + 64
 _LARGEST_DIRECTORY = 2 << 20
 _LONGEST_NAME = 512
-_LARGEST_FILE = 1 << 48
 _BLOCK = 1 << 20
 
 # Signature, versions, flags, method, time, date, checksum, compressed size, size, lengths of name and extra;
@@ -63,7 +62,8 @@ def members(file: BinaryIO, place: str) -> dict[str, Member]:
     """
     count, start, size = _directory(file, file.seek(0, os.SEEK_END), place)
     if count > _MOST_MEMBERS or size > _LARGEST_DIRECTORY:
-        raise CheckpointError(f"{place}: expected at most {_MOST_MEMBERS} members, found {count} in {size} bytes")
+        raise CheckpointError(f"{place}: expected at most {_MOST_MEMBERS} members in a directory of "
+                              f"{_LARGEST_DIRECTORY} bytes, found {count} in {size} bytes")
     found: dict[str, Member] = {}
     reached = 0
     for entry in _entries(read_exactly(file, start, size, place), count, place):
@@ -84,9 +84,9 @@ def require_intact(file: BinaryIO, found: dict[str, Member], place: str) -> None
     for name, member in found.items():
         checksum, left = 0, member.size
         file.seek(member.start)
-        while left and (block := file.read(min(left, _BLOCK))):
+        while block := file.read(min(left, _BLOCK)):
             checksum, left = zlib.crc32(block, checksum), left - len(block)
-        if left or checksum != member.checksum:
+        if checksum != member.checksum:
             raise CheckpointError(f"{place}: {name}: expected the CRC-32 {member.checksum:08x}, found {checksum:08x}")
 
 
@@ -199,16 +199,13 @@ def _wide(fields: dict[int, bytes], numbers: list[int], place: str) -> list[int]
     if len(field) != expected:
         raise CheckpointError(f"{place}: expected a ZIP64 field of {expected} bytes, found {len(field)}")
     wide = iter(struct.unpack(f"<{len(field) // 8}Q", field))
-    widened = [next(wide) if number == _ELSEWHERE else number for number in numbers]
-    if max(widened) > _LARGEST_FILE:
-        raise CheckpointError(f"{place}: expected sizes that a file has, found {max(widened)}")
-    return widened
+    return [next(wide) if number == _ELSEWHERE else number for number in numbers]
 
 
 def _name(raw: bytes, place: str) -> str:
     """The name, which must be a relative path without `..`. Nothing is extracted, but honest archives have no
     others."""
-    name = raw[:_LONGEST_NAME].decode(errors="replace")
+    name = raw.decode(errors="replace")
     sound = len(raw) <= _LONGEST_NAME and name.isprintable() and not re.search(r"\\|^[A-Za-z]:|\ufffd", name)
     if not sound or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise CheckpointError(f"{place}: expected members with plain relative names, found {name!r:.300}")

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 
 from tests.checkpoints.torch_forge import (
-    FOLLOWS, FOUR, UTF8, Attack, Part, altered, archive, checkpoint, ended, parts, program, state, tensor,
+    FOLLOWS, FOUR, UTF8, Attack, End, Part, altered, archive, checkpoint, ended, parts, program, state, tensor,
 )
 
 ZIP_ATTACKS: dict[str, Attack] = {}
@@ -56,6 +56,8 @@ def _tar() -> bytes:
     return file.getvalue()
 
 
+_file("signature and end of a zip archive", b"PK\3\4" + archive([], End(zip64=False)),
+      "expected the zip directory to end at byte 4, found 0 + 0")
 _file("tar of torch before 0.1.10", _tar(), _ZIP)
 _file("cut off by one byte", HONEST[:-1], "no zip directory at its end")
 _file("cut off in the middle", HONEST[: len(HONEST) // 2], "no zip directory at its end")
@@ -160,7 +162,7 @@ for _name, _bytes in {
     "backslashes": b"archive\\..\\data", "NUL": b"archive/data/0\0", "no UTF-8": b"archive/\xff",
     "control characters": b"archive/\x1b[31m", "nothing": b"", "an empty part": b"archive//data",
     "a point": b"archive/./data",
-    "2,000 bytes": b"archive/" + b"a" * 2000, "a directory": b"archive/data/",
+    "513 bytes": b"archive/" + b"a" * 505, "a directory": b"archive/data/",
 }.items():
     _added(f"name of {_name}", _NAMES, Part(_bytes, b"", flags=UTF8))
 _FOLDER = "expected data.pkl, version, byteorder and data/* in one folder"
@@ -171,9 +173,9 @@ _added("member without a folder", _FOLDER, Part(b"data.pkl", b"a"))
 _added("TorchScript's constants", _FOLDER, Part(b"archive/constants.pkl", program(b")")))
 _added("TorchScript's code", _FOLDER, Part(b"archive/code/__torch__.py", b"import os"))
 _added("member that is a program", _FOLDER, Part(b"archive/__main__.py", b"import os"))
-_added("4,200 members", "expected at most 4160 members",
-       *[Part(b"archive/.%d" % i, b"a") for i in range(4200)])
-_added("directory of 3 MB", "expected at most 4160 members",
+_MOST = "expected at most 4160 members in a directory of 2097152 bytes, found"
+_added("4,161 members", f"{_MOST} 4161", *[Part(b"archive/.%d" % i, b"a") for i in range(4157)])
+_added("directory of 3 MB", f"{_MOST} 54",
        *[Part(b"archive/.%d" % i, b"a", central_extra=b"FB\xf0\xff" + bytes(0xFFF0)) for i in range(50)])
 
 # Extra fields and ZIP64.
@@ -186,12 +188,12 @@ _altered("another name in the header's extra field", _EXTRA, extra=b"up\7\0\1\0\
 _altered("times as an extra field", _EXTRA, extra=b"UT\5\0\1\0\0\0\0")
 _altered("padding twice", _EXTRA, extra=b"FB\0\0FB\0\0")
 _altered("extra field cut off", _WHOLE, extra=b"FB\4\0\0")
-_altered("extra field of two bytes", _WHOLE, central_extra=b"FB")
+_altered("extra field of three bytes", _WHOLE, central_extra=b"FB\0")
 _altered("size in ZIP64 without the field", _WIDE, central={"size": 0xFFFFFFFF})
 _altered("ZIP64 field that nothing needs", _WIDE, central_extra=struct.pack("<2HQ", 1, 8, 16))
 _altered("ZIP64 field that is too short", _WIDE, central={"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF},
          central_extra=struct.pack("<2HQ", 1, 8, 16))
-_altered("size of 2^64 - 1", "expected sizes that a file has",
+_altered("size of 2^64 - 1", _BEGIN,
          central={"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF},
          central_extra=struct.pack("<2H2Q", 1, 16, (1 << 64) - 1, (1 << 64) - 1))
 _altered("size of 2^40", _BEGIN, central={"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF},
@@ -238,6 +240,8 @@ _ended("ZIP64 locator without a signature", "expected the zip directory to end",
        locator={"signature": b"PK\0\0"})
 _altered("comment of a member", "expected no comment", comment=b"#!/bin/sh")
 _altered("member in another part", "expected no comment and one part", central={"disk": 1})
+_altered("other signature in the directory", "expected 4 directory entries, found 2",
+         central={"signature": b"PK\1\3"})
 _altered("longer comment than the directory", "directory entries", member="version",
          central={"comment_length": 100})
 
@@ -250,7 +254,7 @@ _file("archive without the record", archive(_without["data/0"]), "expected the i
 _altered("version 99", "expected a version from 1 to 10", "version", data=b"99\n")
 _altered("version of words", "expected a version from 1 to 10", "version", data=b"three")
 _altered("version of other digits", "expected a version from 1 to 10", "version", data="³".encode())
-_altered("version of 1 MB", "expected at most 8 bytes", "version", data=b"3" * (1 << 20))
+_altered("version of 9 bytes", "expected at most 8 bytes, found 9", "version", data=b"3" + b"\n" * 8)
 _altered("big-endian", "expected the byte order little, found b'big'", "byteorder", data=b"big")
 _altered("byte order of 1 MB", "expected at most 8 bytes", "byteorder", data=b"l" * (1 << 20))
 _altered("program of 5 MB", "expected at most 4194304 bytes", "data.pkl",

@@ -211,16 +211,17 @@ def test_zip64_members_are_read(tmp_path, with_offset):
 @pytest.mark.parametrize(
     "data",
     [checkpoint(), altered("data/0", flags=UTF8), altered("data/0", flags=FOLLOWS, extra=b"FB\3\0ZZZ"),
-     altered("data/0", central={"external": 0o100644 << 16}),
-     altered("version", data=b"10\n"), altered("version", data=b"1"),
-     archive([*parts().values(), Part(b"archive/.data/serialization_id", b"1" * 40)]),
+     altered("data/0", central={"external": 0o100444 << 16 | 1}),
+     altered("version", data=b"10".ljust(8)), altered("version", data=b"1"),
+     archive([*parts().values(), Part(b"archive/." + b"a" * 503, b"1" * 40)]),
+     archive([*parts().values(), *(Part(b"archive/.%d" % i, b"") for i in range(4156))]),
      checkpoint(state(a=tensor()) + text("n") + b"(K\1M\1\1J\1\0\0\1\x8a\0\x8a\x08" + b"\xff" * 8
                 + b"G?\xf0\0\0\0\0\0\0N\x88])tr\x00\x02\x00\x00j\x00\x02\x00\x00\x86s"),
      checkpoint(state(a=tensor()) + text("n") + b"Nr\xff\xff\3\0" + b"s" + text("m") + b"](" + b"N" * 65_536 + b"es"
                 + text("o") + b")" + b"\x85" * 62 + b"s"),
      checkpoint(b"}K\0NsJ\xff\xff\xff\x7fNs" + text("state_dict") + b"}" + text("a") + tensor() + b"ss")],
     ids=["honest", "sizes in the header", "no UTF-8", "file of Unix", "version 10", "version 1", "hidden member",
-         "every opcode for a value", "largest memo, list and depth", "numbers as keys"],
+         "most members", "every opcode for a value", "largest memo, list and depth", "numbers as keys"],
 )
 def test_valid_files_like_the_attacks_are_accepted(tmp_path, data):
     (tmp_path / "a.pth").write_bytes(data)
