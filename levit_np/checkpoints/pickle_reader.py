@@ -152,8 +152,6 @@ class _Machine:
         return values
 
     def mark(self) -> None:
-        if len(self.marks) == 2 * _DEEPEST:
-            self._refuse(f"at most {2 * _DEEPEST} marks", "more")
         self.marks.append(len(self.stack))
 
     def put(self, layout: str) -> None:
@@ -318,14 +316,13 @@ class _Machine:
         names.check_shape(shape, f"{self.place}: byte {self.position}")
         numel = math.prod(shape)
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        # With strides of 0 a small record would become a huge array.
+        # With strides of 0 a small record would become a huge array. An empty tensor may begin anywhere.
         if numel and (last >= storage.numel or numel > storage.numel):
             self._refuse(
                 f"a tensor inside the {storage.numel} values of record {storage.key!r:.30}",
                 f"offset {offset}, shape {shape}, strides {strides}",
             )
-        # An empty one may begin anywhere.
-        return Tensor(storage, offset if numel else 0, shape, strides)
+        return Tensor(storage, offset, shape, strides)
 
 
 def described(value: Any) -> str:

@@ -109,7 +109,8 @@ def test_an_empty_state_is_read(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int32])
 def test_types_are_read(tmp_path, dtype):
     tensors = {"a": torch.arange(-6, 6).reshape(3, 4).to(dtype), "scalar": torch.tensor(3).to(dtype),
-               "empty": torch.zeros(0, 3, dtype=dtype), "one": torch.ones(1, 1, 1, dtype=dtype)}
+               "empty": torch.zeros(0, 3, dtype=dtype), "empty rows": torch.zeros(3, 0, dtype=dtype),
+               "one": torch.ones(1, 1, 1, dtype=dtype)}
     extreme = 1e30 if dtype.is_floating_point else torch.iinfo(dtype).min
     tensors["extreme"] = torch.tensor([0, extreme], dtype=dtype)
     assert_same(saved(tensors, tmp_path / "a.pth"), tensors)
