@@ -138,6 +138,7 @@ def test_tensors_that_share_a_storage_are_read(tmp_path):
         "turned": base.view(5, 12).T, "columns": base.view(5, 12)[:, 3:5], "empty": base[60:],
         "permuted": base.view(3, 4, 5).permute(2, 0, 1), "one": base.as_strided((1, 3), (1 << 62, 2), 4),
         "windows": base.as_strided((5, 4), (1, 1)), "constant": base.as_strided((2, 3), (0, 0), 8),
+        "nowhere": base.as_strided((5, 0), (7, 7), 1000),
     }
     assert_same(saved(tensors, tmp_path / "a.pth"), tensors)
 
