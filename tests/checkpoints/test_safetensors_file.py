@@ -88,12 +88,13 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_every_tensor_is_aligned_to_its_item_size(tmp_path):
-    safetensors_file.write(tmp_path / "a", {"a": np.ones(1, "f4"), "b": np.ones(3), "c": np.ones(3, "f4")})
+@pytest.mark.parametrize("long", ["b", "bb", "bbb"])
+def test_every_tensor_is_aligned_to_its_item_size(tmp_path, long):
+    safetensors_file.write(tmp_path / "a", {"a": np.ones(1, "f4"), long: np.ones(3), "c": np.ones(2, "f4")})
     data = (tmp_path / "a").read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    assert [(start + header[name]["data_offsets"][0]) % 8 for name in "bac"] == [0, 0, 4]
+    assert [(start + header[name]["data_offsets"][0]) % 8 for name in (long, "a", "c")] == [0, 0, 4]
 
 
 def test_a_failure_leaves_the_old_file(path, monkeypatch):
@@ -146,7 +147,7 @@ ATTACKS = {
     "length alone": bytes(8),
     "header of no bytes": container(b"", b""),
     "header longer than the file": container({"a": entry()}, length=1000),
-    "header of 2 MB": container(json.dumps({"a": entry()}).encode() + b" " * (2 << 20)),
+    "header of 1 MB and a byte": container(json.dumps({"a": entry()}).encode().ljust((1 << 20) + 1)),
     "header of 2^63 bytes": container({"a": entry()}, length=1 << 63),
     "header of 2^64 - 1 bytes": container({"a": entry()}, length=(1 << 64) - 1),
     "header that is not JSON": container(b"{a}"),
@@ -175,7 +176,7 @@ ATTACKS = {
     "type bool": container({"a": entry(dtype="BOOL", shape=[16])}),
     "type that is a list": container({"a": entry(dtype=["F32"])}),
     "shape that is a number": container({"a": entry(shape=4)}),
-    "shape below zero": container({"a": entry(shape=[-2, -2])}),
+    "shape below zero": container({"a": entry(shape=[-1, -1, 4])}),
     "shape of a fraction": container({"a": entry(shape=[4.0])}),
     "shape of a truth": container({"a": entry(shape=[4, True])}),
     "shape of nine dimensions": container({"a": entry(shape=[1] * 8 + [4])}),
@@ -188,7 +189,8 @@ ATTACKS = {
     "offsets of one number": container({"a": entry(offsets=[16])}),
     "offsets below zero": container({"a": entry(offsets=[-16, 0])}),
     "offsets backwards": container({"a": entry(offsets=[16, 0])}),
-    "offsets of fractions": container({"a": entry(offsets=[0.0, 16.0])}),
+    "beginning at a fraction": container({"a": entry(offsets=[0.0, 16])}),
+    "end at a fraction": container({"a": entry(offsets=[0, 16.0])}),
     "offsets behind the end": container({"a": entry(offsets=[16, 32])}),
     "two tensors in the same bytes": container({"a": entry(), "b": entry()}),
     "overlapping tensors": container({"a": entry(), "b": entry(offsets=[8, 24])}, bytes(24)),
@@ -216,7 +218,8 @@ def test_an_attack_is_refused(tmp_path, name):
 
 REASONS = {
     "seven bytes": "expected safetensors, found 7 bytes",
-    "header of 2 MB": "header of at most",
+    "header of 1 MB and a byte": "header of at most 1048576 bytes, found 1048577",
+    "header longer than the file": "expected a JSON header of 1000 bytes",
     "header that begins with a space": "expected a JSON header",
     "name twice": "the key 'a' twice",
     "last of 100,000 names twice": "the key '1869f' twice",
@@ -226,6 +229,9 @@ REASONS = {
     "entry with another field": "expected dtype, shape and two data_offsets",
     "type of 32-bit integers": "a: expected one of the types",
     "shape of a truth": "expected sizes and offsets",
+    "shape below zero": "expected sizes and offsets",
+    "beginning at a fraction": "expected sizes and offsets",
+    "end at a fraction": "expected sizes and offsets",
     "shape larger than the values": "expected 4398046511104 bytes",
     "overlapping tensors": "b: expected to begin at byte 16, found 8",
     "bytes after the last": "expected 16 bytes of values, found 17",
@@ -242,8 +248,17 @@ def test_an_attack_is_refused_before_the_library_sees_it(tmp_path, name, monkeyp
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64", "I64"])
 def test_the_honest_file_of_the_attacks_is_accepted(tmp_path, dtype):
     count = 16 * 8 // int(dtype[-2:])
-    (tmp_path / "a").write_bytes(container({"a": entry(dtype, [count]), "b": entry("I64", [0], [16, 16])}))
+    header = json.dumps({"a": entry(dtype, [count]), "b": entry("I64", [0], [16, 16])}).encode()
+    (tmp_path / "a").write_bytes(container(header.ljust(1 << 20)))
     assert [array.shape for array in safetensors_file.read(tmp_path / "a").values()] == [(count,), (0,)]
+
+
+def test_the_header_may_name_tensors_in_any_order(tmp_path):
+    header = {"end": entry("I64", [0], [16, 16]), "b": entry("F32", [2], [8, 16]), "a": entry("F32", [2], [0, 8]),
+              "start": entry("I64", [0], [0, 0])}
+    (tmp_path / "a").write_bytes(container(header, np.arange(4, dtype="<f4").tobytes()))
+    found = {name: array.tolist() for name, array in safetensors_file.read(tmp_path / "a").items()}
+    assert found == {"end": [], "b": [2, 3], "a": [0, 1], "start": []}
 
 
 def test_a_non_finite_value_is_refused_by_name_whatever_stands_around_it(tmp_path):
