@@ -3,6 +3,7 @@ misbehaves in every way. `localhost.pem` is a certificate for 127.0.0.1 with its
 
 import _thread
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -276,6 +278,20 @@ def test_where_the_cache_cannot_be_written_the_weights_are_loaded_but_not_kept(s
             assert same(model, levit_np.load(NAME))
         assert caught[0].filename == __file__
     assert len(server.asked) == 2
+
+
+def test_a_cache_on_a_full_disk_is_noticed_before_the_download(server, cache, model, monkeypatch):
+    temporary = tempfile.TemporaryFile
+
+    def full(*arguments, dir=None, **options):
+        if dir == str(cache):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return temporary(*arguments, dir=dir, **options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.warns(UserWarning, match="cache: No space left on device: the downloaded weights will not be kept"):
+        assert same(model, levit_np.load(NAME))
+    assert os.listdir(cache) == []
 
 
 def test_the_order_of_places(cache, model):
