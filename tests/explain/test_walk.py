@@ -136,7 +136,7 @@ def test_inside_every_operation_the_same_bits(any_walk):
             assert np.array_equal(ours, theirs), step.name
         file, first, lines = step.source
         assert all(first < line.number < first + len(lines) and line.times for line in inside.lines)
-        assert list(inside.inputs)[: len(step.inputs)] == list(step.inputs) or set(step.inputs) <= set(inside.inputs)
+        assert set(step.inputs) <= set(inside.inputs)
     assert len(seen) > 15
 
 

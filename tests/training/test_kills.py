@@ -268,14 +268,16 @@ def test_a_full_disk_names_the_file(nearly_done, monkeypatch):
 def test_the_check_detects_a_mixed_state(nearly_done, undisturbed):
     """A file with arrays of two checkpoints, correctly sealed, as a writer that is not atomic could leave it."""
     path = nearly_done("mixed")
+    check(path, undisturbed[1], STEPS - 1)
     checkpoints = Checkpoints(path / "checkpoints")
     arrays, document, _ = checkpoints.newest()
     checkpoints.paths()[0].unlink()
     older, _, _ = checkpoints.newest()
     checkpoints.save(arrays | {"model.head.weight": older["model.head.weight"]}, document)
+    assert not checkpoints.newest()[2]  # the file itself is whole: only the digest of the state can detect the mixture
     with pytest.raises(AssertionError):
         check(path, undisturbed[1], STEPS - 1)
     for checkpoint in checkpoints.paths():
         checkpoint.unlink()
-    with pytest.raises(TrainingError):
+    with pytest.raises(TrainingError, match="expected a whole checkpoint"):
         check(path, undisturbed[1], STEPS - 1)

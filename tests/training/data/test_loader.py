@@ -105,6 +105,7 @@ def test_steps_that_are_prepared_ahead_are_the_next_ones(folder):
 
 def test_another_seed_another_epoch(folder, expected):
     assert not np.array_equal(next(loader(folder, seed=12).epoch(0)).indices, expected[0].indices)
+    assert not np.array_equal(expected[len(expected) // EPOCHS].indices, expected[0].indices)
 
 
 def test_without_augmentation_a_batch_is_the_images(tmp_path):
