@@ -295,4 +295,4 @@ def test_decoding_takes_the_memory_of_the_stored_image_and_of_the_result(mode, f
     run = subprocess.run([sys.executable, "-m", "tests.images.decoding_child"], cwd=ROOT, capture_output=True,
                          input=encode(image, format, **options))
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) / (3000 * 3000) < bytes_a_pixel + 2.5   # strips, and the file
+    assert bytes_a_pixel - 1 < int(run.stdout) / (3000 * 3000) < bytes_a_pixel + 2.5   # strips, and the file

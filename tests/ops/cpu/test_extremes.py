@@ -1,5 +1,5 @@
-"""The whole range of float32: the largest and the smallest numbers, infinities, every NaN, against the textbook in
-float64."""
+"""The whole range of float32 (the largest and smallest numbers, infinities, NaNs with different bits) against the
+reference operations in float64."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,14 @@ EDGES = np.array([0.0, -0.0, 3, -3, F.tiny, -F.tiny, F.smallest_subnormal, F.max
 
 
 def whole_range():
-    """A hundred in every binade, of either sign, and where something ends."""
+    """About a hundred numbers of either sign with each exponent, and those where a function's range ends."""
     bits = np.arange(0, 2**32, 2**32 // 50021, np.int64).astype(np.uint32)
     return np.concatenate([bits.view(np.float32), EDGES, NANS])
 
 
 def agree(found, exact, tolerance):
-    """The same infinities, NaNs in the same places, and else to `tolerance` of the larger of 1 and the number."""
+    """The same infinities and NaNs in the same places; elsewhere an error of at most `tolerance`, relative to the
+    number or, if that is less than 1, absolute."""
     with np.errstate(over="ignore", invalid="ignore"):
         exact = np.asarray(exact).astype(np.float32)
     assert found.dtype == np.float32 and np.array_equal(np.isnan(found), np.isnan(exact))
@@ -36,7 +37,7 @@ def agree(found, exact, tolerance):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("name", ["hardswish", "silu"])
 def test_activations(name):
-    """∞ · 0 is a NaN in both."""
+    """Both give NaN for ∞ · 0."""
     x = whole_range()
     agree(getattr(cpu, name)(x), getattr(reference, name)(x.astype(np.float64)), 1e-6)
     for slope in (1.0, -3.0):
@@ -48,7 +49,7 @@ def test_activations(name):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("keys", [5, 16, 49])
 def test_attention_of_masked_keys(keys):
-    """A masked key has the probability 0. Without any other a row is NaN, as the textbook's."""
+    """A masked key has probability 0. If all keys are masked, the row is NaN, as in the reference."""
     q, k, v = draw(2, 2, 7, 16), draw(2, 2, keys, 16), draw(2, 2, keys, 32)
     bias = draw(2, 7, keys)
     bias[0, 1, ::2] = bias[0, 3, 1:] = bias[1, 4] = -np.inf
@@ -67,8 +68,8 @@ def test_attention_of_masked_keys(keys):
 
 
 @pytest.mark.parametrize("nan", NANS)
-def test_every_nan_stays_one_in_attention(nan):
-    """Whatever its bits."""
+def test_attention_returns_nan_for_a_nan_of_any_bits(nan):
+    """In the query's row alone."""
     q, k, v, bias, scale = SMALL["attention"]
     spoilt = q.copy()
     spoilt[1, 0, 2, 3] = nan
@@ -80,8 +81,9 @@ def test_every_nan_stays_one_in_attention(nan):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", FAST)
-def test_what_is_not_finite_goes_where_the_textbooks_goes(name, value):
-    """From any input to every result that it is part of, and to no other.  (An infinity may become a NaN.)"""
+def test_nan_and_infinity_reach_the_same_results_as_in_the_reference(name, value):
+    """An input that is not finite makes those results not finite that depend on it, and no others. (An infinity may
+    become a NaN.)"""
     inputs = []
     changed(SMALL[name], lambda a: inputs.append(a) or a)
     for which, a in enumerate(inputs):
@@ -100,8 +102,9 @@ def spoiled(x, value):
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("activation", ["hardswish", "silu"])
-def test_evaluation(activation):
-    """Activations far below 0 and masked keys; in a head without any other key, every logit is NaN."""
+def test_evaluation_with_masked_keys(activation):
+    """A whole network with activations far below 0 and masked keys; if one head has all keys masked, every logit is
+    NaN."""
     model = random_model(backend="cpu", activation=activation, attention_activation=activation)
     x, state = random_images(model), {name: value.copy() for name, value in model.state().items()}
     for name, value in state.items():
