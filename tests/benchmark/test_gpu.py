@@ -213,8 +213,8 @@ def test_an_operation_that_cannot_be_captured_is_reported_and_the_others_go_on(b
         ["attention beside SDPA cudnn_attention: RuntimeError: capture invalidated"])
 
 
-def test_what_a_graph_reads_is_kept_as_long_as_the_graph(bench, monkeypatch):
-    """It has its operands' addresses alone, and their memory would be another's, or nobody's."""
+def test_a_graph_keeps_the_arrays_that_it_reads(bench, monkeypatch):
+    """A CUDA graph stores only their addresses; if they were freed, it would read memory with other contents."""
     pytest.importorskip("torch")
     peers = bench("gpu_peers")
     graph = SimpleNamespace(replay=lambda: "replayed")

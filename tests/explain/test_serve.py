@@ -126,7 +126,7 @@ def test_on_port_80_the_host_header_has_no_port():
 @pytest.mark.parametrize("error, said", [
     (MemoryError("photo.jpg: too little memory to decode it"), "photo.jpg: too little memory to decode it\n"),
     (MemoryError(), "expected more memory, found too little\n")])
-def test_an_image_that_memory_does_not_suffice_for_is_answered(error, said):
+def test_an_image_that_does_not_fit_in_memory_is_answered(error, said):
     def compute(*image):
         raise error
 

@@ -164,8 +164,8 @@ def test_batch_norm(shape, axis, dtype):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("spoilt", range(2))
-def test_what_is_not_finite_stays_in_its_row_where_statistics_are_constants(spoilt, bad):
-    """dx = dy gamma/σ there: sums over all rows, times 0, would bring a NaN to each of them."""
+def test_with_fixed_statistics_nan_and_infinity_stay_in_their_row(spoilt, bad):
+    """Then dx = dy gamma/σ; the general formula's sums over all rows, multiplied by 0, would make every row NaN."""
     dy_and_x = draw(6, 16), draw(6, 16, seed=1)
     dy_and_x[spoilt][2, 3] = bad
     arrays = [put(a, np.float32) for a in (*dy_and_x, draw(16), draw(16, seed=2), draw(16, seed=3) ** 2 + 0.1)]
