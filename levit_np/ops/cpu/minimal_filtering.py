@@ -9,7 +9,8 @@ Two neighbouring outputs see five inputs, both of them x₂:
 (g₀ + g₂) x₂ occurs twice and is computed once: five products instead of six. In two dimensions both axes are treated
 so: a square of 2 × 2 outputs is four sums of nine parts. Each part is a matrix product over the channels, of the terms
 that, on each of the two axes, y₀ has for itself (two terms), both share (one), or y₁ has for itself (two). The
-transforms only add and subtract numbers of the input or the kernel, never multiples: rounding grows little.
+transforms only add and subtract numbers of the input or the kernel, never multiples: rounding grows little. An infinity
+becomes NaN where it is subtracted from itself, in outputs that see it.
 
 Source: S. Winograd, Arithmetic Complexity of Computations, 1980: F(2, 2), here applied to the inputs with an even
 number."""
