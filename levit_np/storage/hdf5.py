@@ -151,7 +151,7 @@ def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.
         def store(parts: tuple[str, ...], values: np.ndarray) -> int:
             # With times, the same content would give different bytes.
             dataset = group(parts[:-1]).create_dataset(parts[-1], data=values, track_times=False)
-            return (dataset.id.get_offset() or 0) if values.size else 0
+            return dataset.id.get_offset() or 0  # None where there are no values
 
         for parts in sorted(datasets):
             values = _storable(datasets[parts], parts, place)
