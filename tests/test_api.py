@@ -81,10 +81,15 @@ def test_call_is_the_evaluation_with_the_heads_averaged(model, x):
     assert type(logits) is np.ndarray and logits.shape == (2, 7) and logits.dtype == np.float32
     np.testing.assert_allclose(logits, (one + two) / 2, rtol=1e-5, atol=1e-5)
     assert np.abs(one - two).max() > 1e-3 and np.array_equal(x, before)
-    for wrong in (x[0], x[:, :, 1:], x.astype(np.float64), None, 0.5, x.tolist()):
+    images = f"images (B, {', '.join(map(str, x.shape[1:]))}), found"
+    for wrong, words in ((x[0], f"{images} {x[0].shape}"), (x[:, :, 1:], f"{images} {x[:, :, 1:].shape}"),
+                         (x.astype(np.float64), "images of float32, found float64"),
+                         (None, "an array of NumPy or CuPy, found NoneType"),
+                         (x.tolist(), "an array of NumPy or CuPy, found list")):
         for evaluation in (model, model.heads, model.features, model.attention_maps):
-            with pytest.raises(levit_np.LevitError, match=f"{model.config.name}: expected"):
+            with pytest.raises(levit_np.LevitError) as caught:
                 evaluation(wrong)
+            assert str(caught.value) == f"{model.config.name}: expected {words}"
 
 
 def test_predict(model):
