@@ -10,6 +10,9 @@ from typing import Any
 from levit_np.errors import CheckpointError
 
 
+THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+
+
 def echo(*arguments: Any) -> list[Any]:
     return list(arguments)
 
@@ -70,7 +73,7 @@ def limits() -> dict[str, Any]:
     names = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_FSIZE")
     found = {name: resource.getrlimit(getattr(resource, name)) for name in names}
     return found | {"timer": signal.getitimer(signal.ITIMER_REAL)[0], "alarm": signal.getsignal(signal.SIGALRM),
-                    "threads": os.environ.get("OPENBLAS_NUM_THREADS")}
+                    "threads": [os.environ.get(name) for name in THREADS]}
 
 
 def room() -> int:

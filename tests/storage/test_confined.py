@@ -59,8 +59,9 @@ def test_another_exception_is_named_in_one_line():
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [(functions.segfault, f"ended by signal {int(signal.SIGSEGV)} "),
-     (os.abort, f"ended by signal {int(signal.SIGABRT)} "), (functions.leave, "exit status 3 and 0 bytes")],
+    [(functions.segfault, f"functions.segfault in a child process: ended by signal {int(signal.SIGSEGV)} .Segm"),
+     (os.abort, f"abort in a child process: ended by signal {int(signal.SIGABRT)} .Abort"),
+     (functions.leave, "leave in a child process: expected an answer, found exit status 3 and 0 bytes")],
 )
 def test_a_crash_is_named(function, words):
     with pytest.raises(CheckpointError, match=words):
@@ -79,13 +80,14 @@ def test_a_file_larger_than_the_memory_is_refused(tmp_path):
 
 
 def test_all_limits_are_set(monkeypatch):
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")  # each BLAS thread would reserve address space
+    for name in functions.THREADS:
+        monkeypatch.setenv(name, "7")  # each thread of a linear-algebra library would reserve address space
     found = confined.run(functions.limits, seconds=20, memory=64 << 20)
     assert 20 <= found["RLIMIT_CPU"][0] <= 25
     assert 20 < found["timer"] <= 21
     # The second number is the limit up to which a subverted child could raise the first.
     assert found["RLIMIT_CORE"] == [0, 0]
-    assert found["threads"] == "1"
+    assert found["threads"] == ["1"] * 3
     assert found["RLIMIT_FSIZE"] == [64 << 20, 64 << 20]
 
 
