@@ -1,5 +1,6 @@
 """What the tests of every weight-file format share: how a file is refused, arrays to write and compare, peak memory."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -30,9 +31,11 @@ UNWRITABLE = [
     ("a\n", np.ones(1), "printable name"), ("\ud800", np.ones(1), "printable name"),
     ("a" * 257, np.ones(1), "printable name"),
 ]
-# `make` puts something at a path that is not a file to read.
-NO_FILE = pytest.mark.parametrize(
-    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None],
+# `make` puts something at a path that is not a file to read; `words`: of the error.
+NO_FILE = pytest.mark.parametrize(("make", "words"), [
+    (Path.mkdir, "expected a regular file, found a folder"),
+    (os.mkfifo, "expected a regular file, found a pipe or device"),
+    (lambda path: path.symlink_to(path), os.strerror(errno.ELOOP)), (lambda path: None, os.strerror(errno.ENOENT))],
     ids=["directory", "pipe", "link to itself", "nothing"])
 
 

@@ -269,9 +269,9 @@ def test_a_non_finite_value_is_refused_by_name_whatever_stands_around_it(tmp_pat
 
 
 @NO_FILE
-def test_what_is_no_file_is_refused(tmp_path, make):
-    make(tmp_path / "a")
-    refusal(tmp_path / "a")
+def test_what_is_no_file_is_refused(tmp_path, make, words):
+    make(path := tmp_path / "a")
+    assert refusal(path) == f"{path}: {words}"
 
 
 def test_a_file_that_the_library_reads_differently_is_refused(path, monkeypatch):

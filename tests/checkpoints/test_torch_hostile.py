@@ -60,9 +60,9 @@ def test_the_audit_sees_a_reader_that_misbehaves(tmp_path):
 
 
 @NO_FILE
-def test_what_is_no_file_is_refused(tmp_path, make):
-    make(tmp_path / "a.pth")
-    refusal(tmp_path / "a.pth")
+def test_what_is_no_file_is_refused(tmp_path, make, words):
+    make(path := tmp_path / "a.pth")
+    assert refusal(path) == f"{path}: {words}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,9 @@ def test_an_unusual_name_is_kept(tmp_path, name):
      ".".join("a" * 17), "documents", "documents.config", "contents", "contents.a"],
 )
 def test_a_name_that_cannot_be_kept_is_refused(tmp_path, name):
-    with pytest.raises(CheckpointError, match="expected .* name"):
+    words = ("expected (a name of (printable parts joined by dots|at most 256 bytes), found |"
+             "a name of at most 16 parts, found 17: |the name of an array, found the reserved name )")
+    with pytest.raises(CheckpointError, match=rf"a\.h5: {words}{re.escape(f'{name!r:.300}')}\Z"):
         hdf5.write(tmp_path / "a.h5", {name: np.ones(2)}, {})
     assert os.listdir(tmp_path) == []
 
@@ -97,8 +100,9 @@ def test_a_name_that_cannot_be_kept_is_refused(tmp_path, name):
     ("array", "words"),
     [(np.zeros(2, "f2"), "float16"), (np.zeros(2, "i4"), "int32"), (np.zeros(2, "u1"), "uint8"),
      (np.zeros(2, bool), "bool"), (np.array(["a"]), "<U1"), (np.array([None]), "object"),
-     (np.zeros(2, "f4,f4"), "f0"), (np.array([1, np.nan]), "nan"), (np.array(np.inf, ">f4"), "inf"),
-     (np.ones((1,) * 9), "8 dimensions"), (np.zeros((0, 1 << 50), "f4"), "values")],
+     (np.zeros(2, "f4,f4"), "f0"), (np.array([1, np.nan]), "nan"), (np.array([1, np.inf], ">f4"), "inf"),
+     (np.ones((1,) * 9), "at most 8 dimensions, found 9"),
+     (np.zeros((0, (1 << 48) + 1), "f4"), rf"at most {1 << 48} values, found \(0, {(1 << 48) + 1}\)")],
 )
 def test_an_array_that_cannot_be_kept_is_refused_by_name(tmp_path, array, words):
     with pytest.raises(CheckpointError, match=f"stages.0.weight: expected .*{words}"):
@@ -106,14 +110,28 @@ def test_an_array_that_cannot_be_kept_is_refused_by_name(tmp_path, array, words)
     assert os.listdir(tmp_path) == []
 
 
+def test_an_array_as_large_as_may_be_is_kept(tmp_path):
+    arrays = {"a": np.ones((1,) * 8), "b": np.zeros((0, 1 << 48), "f4")}
+    hdf5.write(tmp_path / "a.h5", arrays, {})
+    assert_same(hdf5.read(tmp_path / "a.h5")[0], arrays)
+
+
 @pytest.mark.parametrize(
     "document",
-    [np.ones(2), {1, 2}, float("nan"), [float("inf")], {1: "a", "1": "b"}, "\ud800", "a" * (1 << 20), b"a"],
+    [np.ones(2), {1, 2}, float("nan"), [float("inf")], {float("nan"): 1}, {1: "a", "1": "b"}, "\ud800", b"a"],
 )
 def test_a_document_that_cannot_be_kept_is_refused(tmp_path, document):
-    with pytest.raises(CheckpointError, match="document"):
+    words = r"a\.h5: documents/config: expected (a JSON document|strict JSON), found ."
+    with pytest.raises(CheckpointError, match=words):
         hdf5.write(tmp_path / "a.h5", {}, {"config": document})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a.b", "\x1b[31m", "a" * 247])
+def test_a_document_whose_name_cannot_be_kept_is_refused(tmp_path, name):
+    hdf5.write(tmp_path / "a.h5", {}, {"a" * 246: 1})  # 256 bytes with the folder
+    with pytest.raises(CheckpointError, match="b.h5: expected a name of .*, found 'documents."):
+        hdf5.write(tmp_path / "b.h5", {}, {name: 1})
 
 
 @pytest.mark.parametrize("nested", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["lists", "objects"])
@@ -125,11 +143,23 @@ def test_a_document_is_at_most_64_levels_deep(tmp_path, nested):
     assert hdf5.read(tmp_path / "a.h5") == ({}, {"config": document})
     with pytest.raises(CheckpointError, match="documents/config: .*more than 64 levels"):
         hdf5.write(tmp_path / "a.h5", {}, {"config": nested(document)})
+    for _ in range(100_000):  # more than Python's encoder can go into
+        document = nested(document)
+    with pytest.raises(CheckpointError, match="documents/config: expected (a JSON document|strict JSON), found ."):
+        hdf5.write(tmp_path / "a.h5", {}, {"config": document})
 
 
-def test_an_array_cannot_be_a_group_too(tmp_path):
-    with pytest.raises(CheckpointError, match="a.b.c: expected a group above it"):
-        hdf5.write(tmp_path / "a.h5", {"a.b.c": np.ones(1), "a.b": np.ones(1)}, {})
+def test_documents_are_at_most_a_megabyte_together(tmp_path):
+    half = "a" * ((1 << 19) - 2)
+    hdf5.write(tmp_path / "a.h5", {}, {"one": half, "two": half})
+    with pytest.raises(CheckpointError, match=r"a\.h5: expected at most 1048576 bytes of documents, found 1048577\Z"):
+        hdf5.write(tmp_path / "a.h5", {}, {"one": half, "two": half + "a"})
+
+
+@pytest.mark.parametrize("above", ["a", "a.b"])
+def test_an_array_cannot_be_a_group_too(tmp_path, above):
+    with pytest.raises(CheckpointError, match=r"a\.h5: a\.b\.c: expected a group above it"):
+        hdf5.write(tmp_path / "a.h5", {"a.b.c": np.ones(1), above: np.ones(1)}, {})
 
 
 def test_too_many_arrays_are_refused_and_4096_are_not(tmp_path):
@@ -138,6 +168,13 @@ def test_too_many_arrays_are_refused_and_4096_are_not(tmp_path):
     assert len(hdf5.read(tmp_path / "a.h5")[0]) == 4096
     with pytest.raises(CheckpointError, match="at most 4096"):
         hdf5.write(tmp_path / "a.h5", many, {"config": 1})
+
+
+def test_names_that_together_are_too_long_to_be_listed_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("levit_np.storage.names.LARGEST_DOCUMENTS", 1000)
+    with pytest.raises(CheckpointError, match="a.h5: expected at most 1000 bytes of documents, found 1"):
+        hdf5.write(tmp_path / "a.h5", {f"{i:0200}": np.zeros(1) for i in range(5)}, {})
+    assert os.listdir(tmp_path) == []
 
 
 # The file itself.
@@ -150,7 +187,9 @@ def test_any_tool_reads_it(path):
             assert dataset.dtype.str == array.dtype.newbyteorder("<").str
             assert dataset.chunks is None and dataset.compression is None and not dataset.attrs
             np.testing.assert_array_equal(dataset[()], array)
+        assert file["documents/config"][:].tobytes().decode() == '{"depth":[2,3],"name":"é","scale":0.5}'
         assert file["documents/labels"][:].tobytes() == b'["cat",null,true]'
+    assert path.read_bytes()[seal.SIZE :].startswith(hdf5.MAGICS[1] + b"\2")  # the superblock of HDF5 1.8
 
 
 def test_the_same_content_gives_the_same_bytes_in_any_process(path, tmp_path):
@@ -183,7 +222,9 @@ def test_the_seal_is_checked_before_anything_else_is_read(path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     for module, function in ((confined, "run"), (strict_hdf5, "find"), (hdf5, "copies")):
         monkeypatch.setattr(module, function, lambda *arguments, **options: pytest.fail("was read"))
-    assert "damaged: content hash" in refusal(path)
+    expected, found = re.fullmatch("damaged: content hash expected ([0-9a-f]{64}), found ([0-9a-f]{64})",
+                                   refusal(path).removeprefix(f"{path}: ")).groups()
+    assert expected != found
 
 
 # Damage.
@@ -202,9 +243,12 @@ def test_every_flipped_bit_is_seen(path):
 
 def test_every_other_length_is_seen(path):
     sound = path.read_bytes()
-    for length in (*range(0, len(sound), 7), len(sound) - 1):
+    for length in (*range(0, len(sound), 7), 511, 512, len(sound) - 1):
         path.write_bytes(sound[:length])
-        refusal(path)
+        assert refusal(path).removeprefix(f"{path}: ") == (
+            f"expected an HDF5 file, found one that begins with {sound[:length]!r}" if length < 8 else
+            f"damaged: expected a seal of 512 bytes, found b'levit_np', {length} bytes" if length < 512 else
+            f"damaged: expected {len(sound) - 512} bytes after the seal, found {length - 512}")
     path.write_bytes(sound + b"\0")
     assert "damaged: expected" in refusal(path)
 
@@ -234,9 +278,9 @@ def test_files_that_are_not_hdf5_are_refused(tmp_path, content):
 
 
 @NO_FILE
-def test_what_is_no_file_is_refused(tmp_path, make):
-    make(tmp_path / "a.h5")
-    refusal(tmp_path / "a.h5")
+def test_what_is_no_file_is_refused(tmp_path, make, words):
+    make(path := tmp_path / "a.h5")
+    assert refusal(path) == f"{path}: {words}"
 
 
 def test_a_path_that_no_file_can_have_is_refused():

@@ -4,6 +4,7 @@ import collections
 import io
 import os
 import random
+import re
 from pathlib import Path
 
 import h5py
@@ -47,18 +48,26 @@ def test_an_attack_on_libhdf5_is_refused(tmp_path, name):
 
 
 REASONS = {
-    "external storage": "external files",
-    "virtual dataset of the same file": "found virtual",
-    "gzip": "found chunked",
-    "compact storage": "found compact",
-    "null dataspace": "null dataspace",
-    "nine dimensions": "8 dimensions",
-    "external link": "an external link",
-    "soft link": "a soft link",
+    "external storage": "stages.0.weight: expected storage in the file, found external files",
+    "virtual dataset of the same file": "stages.0.weight: expected contiguous storage, found virtual",
+    "gzip": "stages.0.weight: expected contiguous storage, found chunked",
+    "compact storage": "stages.0.weight: expected contiguous storage, found compact",
+    "null dataspace": "stages.0.weight: expected a shape, found a null dataspace",
+    "nine dimensions": "stages.0.weight: expected at most 8 dimensions, found 9",
+    "shape without storage": rf"stages.0.weight: expected {4 << 40} stored bytes for \({1 << 40},\), found 0",
+    "external link": "stages.0.weight: expected a hard link, found an external link",
+    "soft link": "stages.0.weight: expected a hard link, found a soft link",
+    "big-endian": "stages.0.weight: expected the type <f4 or .*, found TypeFloatID of 4 bytes, big-endian",
+    "float16": r"stages.0.weight: expected the type .*, found TypeFloatID of 2 bytes\Z",
+    "strings of any length": "stages.0.weight: expected the type .*, found TypeStringID of 8 bytes",
     "committed type on a dataset": "stages.0.weight: expected the type",
-    "committed type in the place of a dataset": "expected a group or an array",
+    "committed type in the place of a dataset": "stages.0.weight: expected a group or an array, found TypeFloatID",
     "group that holds itself": "16 parts",
     "name that colours the terminal": "printable",
+    "name that is not UTF-8": r"stages/0: expected names in UTF-8, found b'weight\\xff'",
+    "attribute": "stages.0.weight: expected no HDF5 attributes, found 1",
+    "attribute of the root": "/: expected no HDF5 attributes, found 1",
+    "9,000 groups": "expected at most 8192 groups and datasets, found more",
     "values nowhere": "stored bytes",
 }
 
@@ -66,8 +75,17 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_an_attack_is_refused_for_the_right_reason_and_in_time(tmp_path, name):
     """Several checks would stop most attacks; this is the first one, before any values are read."""
-    with pytest.raises(CheckpointError, match=REASONS[name]):
+    with pytest.raises(CheckpointError, match=rf"\Afile: .*{REASONS[name]}"):
         strict_hdf5.find(image(ATTACKS[name], tmp_path), "file")
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("NaN", "the constant NaN"), ("infinity by a large exponent", "a number too large, 1e999"),
+    ("key twice", "the key 'a' twice"), ("depth of 65", "more than 64 levels")])
+def test_a_document_is_refused_for_the_right_reason(tmp_path, name, reason):
+    data = image(ATTACKS[f"document: {name}"], tmp_path)
+    with pytest.raises(CheckpointError, match=f"file: documents/config: expected strict JSON, found {reason}"):
+        extents.copies(data, strict_hdf5.find(data, "file"), "file")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +147,16 @@ def test_a_forgery_is_refused(tmp_path, name):
 def test_a_forged_array_is_named(tmp_path, name):
     (tmp_path / "a.h5").write_bytes(FORGERIES[name])
     assert refusal(tmp_path / "a.h5").startswith(f"{tmp_path / 'a.h5'}: a: expected ")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("list that is not JSON", "expected strict JSON, found "),
+    ("name twice", "expected each name once, found one twice"),
+    ("entry of three fields", r"expected name, type, shape and offset, found \[\['a'\], '<f4', \[8\]\]"),
+    ("list that is a number", "expected name, type, shape and offset, found 7")])
+def test_a_forged_list_is_named(tmp_path, name, words):
+    (tmp_path / "a.h5").write_bytes(FORGERIES[name])
+    assert re.match(f"contents: {words}", refusal(tmp_path / "a.h5").removeprefix(f"{tmp_path / 'a.h5'}: "))
 
 
 def test_the_valid_file_that_the_forgeries_start_from_is_accepted(tmp_path):
