@@ -70,8 +70,9 @@ def test_what_a_field_may_be():
     assert config_of("levit_128s", image_size=np.int64(64), num_classes=np.int32(3)) == config_of(
         "levit_128s", image_size=(64, 64), num_classes=3)
     for size in (3.5, None, "64", (64,), (64, 64, 64), (64.0, 64)):
-        with pytest.raises(ConfigError, match="image_size: expected a whole number or"):
+        with pytest.raises(ConfigError) as caught:
             config_of("levit_128s", image_size=size)
+        assert str(caught.value) == f"image_size: expected a whole number or (height, width), found {size!a}"
     with pytest.raises(ConfigError, match="bogus"):
         config_of("levit_128s", bogus=1)
 
@@ -79,7 +80,8 @@ def test_what_a_field_may_be():
 @pytest.mark.parametrize("field, value, expected", [
     ("image_size", 32, r"\(height, width\), found 32"), ("image_size", [32, 32], r"\(height, width\), found \[32"),
     ("stem", Convolution(8), "a tuple of Convolution"), ("stem", ((8, 3, 2),), "a tuple of Convolution"),
-    ("stem", (), "a tuple of Convolution"), ("stages", (8,), "a tuple of Stage"), ("stages", None, "a tuple of Stage")])
+    ("stem", [Convolution(8)], "a tuple of Convolution"), ("stem", (), "a tuple of Convolution"),
+    ("stages", (8,), "a tuple of Stage"), ("stages", None, "a tuple of Stage")])
 def test_a_config_made_by_hand_needs_the_right_types(field, value, expected):
     fields = {"name": "own", "stem": (Convolution(8),), "stages": (Stage(8, 1, 1),), "key_size": 4}
     assert LeViTConfig(**fields).resolutions == ((112, 112),)
@@ -104,18 +106,21 @@ def test_every_convolution_leaves_a_pixel():
     """The padding of the next convolution would create new pixels, but none of them from the image."""
     assert config_of("levit_128s", image_size=16).resolutions == ((1, 1),) * 3
     stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
-    with pytest.raises(ConfigError, match=r"an image of \(20, 36\) leaves no token"):
+    with pytest.raises(ConfigError, match=r"config 'levit_128s': an image of \(20, 36\) leaves no token"):
         build(config_of("levit_128s", stem=tuple(Convolution(*c) for c in stem), image_size=(20, 36)))
 
 
 @pytest.mark.parametrize("changes, message", [
+    ({"activation": "relu"}, r"expected activation in \('hardswish', 'silu'\), found 'relu'"),
+    ({"pooling": "token"}, r"expected a class token .* and one stage, found \('bias', 3\)"),
+    ({"stem": (Convolution(64),)}, "expected the stem to end in 128 channels, found 64"),
     ({"num_classes": 0}, "num_classes: expected a whole number from 1 to 65536, found 0"),
     ({"key_size": "16"}, "key_size: expected a whole number from 1 to 65536, found '16'"),
     ({"stem": (Convolution(0), Convolution(128))}, "stem: expected a whole number from 1 to 65536, found 0"),
     ({"stages": (Stage(128, 2, 4), Stage(256, 3, 6))}, "stages: expected a whole number from 1 to 65536, found 0"),
-    ({"classes": 10}, "config: expected fields among name, stem, .*, found 'classes'")])
+    ({"classes": 10}, "expected fields among name, stem, .*, found 'classes'")])
 def test_an_impossible_field_is_named(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=rf"\Aconfig( 'levit_128s')?: {message}\Z"):
         config_of("levit_128s", **changes)
 
 
@@ -124,12 +129,14 @@ CHANNELS = [[128, 3, 1]] * 15
 
 @pytest.mark.parametrize("name, field, sound, beyond", [
     ("levit_128s", "name", ["x", "é" * 64], ["", "x" * 65, "two\nlines", 3, None]),
-    ("levit_128s", "num_classes", [1, 65536], [0, 65537, True, 2.0, None]),
+    *(("levit_128s", field, [1, 65536], [0, 65537, True, 2.0, None])
+      for field in ("key_size", "in_channels", "num_classes", "value_ratio", "shrink_value_ratio", "mlp_ratio")),
     ("levit_128s", "image_size", [(65536, 1)], [(0, 1), (1, 65537), (224,), (224, 224, 3), (224, 224.0), ()]),
     ("levit_128s", "stem", [[*CHANNELS, [128, 3, 2]]], [[[128, 3, 1], *CHANNELS, [128, 3, 2]], [], [[129, 3, 2]],
                                                         [[128, 0, 2]], [[128, 3, 0]]]),
     ("levit_128s", "stages", [[[128, 1000, 4], [256, 24, 6, 1]]], [[[128, 1000, 4], [256, 25, 6, 1]], [],
-                                                                   [[128, 2, 4, 0], [256, 3, 6, 0]]]),
+                                                                   [[128, 2, 4, 0], [256, 3, 6, 0]],
+                                                                   [[128, 2, 0]]]),
     ("levit_128s", "drop_path", [0, 0.0, 0.999], [-0.001, 1, 1.0, True, False, "0", math.nan]),
     ("levit_128s", "distillation", [True, False], [0, 1, "yes", None]),
     ("levit_128s", "activation", ["hardswish", "silu"], ["identity"]),
@@ -149,6 +156,12 @@ def test_a_field_up_to_its_bound_and_beyond(name, field, sound, beyond):
             LeViTConfig.from_dict(data | {field: value})
 
 
+@pytest.mark.parametrize("data", ["abc", 5, None, [1], [("stem", 1, 2)]])
+def test_what_is_no_dictionary_of_fields_is_no_config(data):
+    with pytest.raises(ConfigError, match=r"\Aconfig: "):
+        LeViTConfig.from_dict(data)
+
+
 @pytest.mark.parametrize("field", ["name", "stem", "stages", "key_size"])
 def test_a_field_that_has_no_default_is_asked_for(field):
     data = FAMILY["levit_128s"].to_dict()
@@ -162,3 +175,12 @@ def test_parts_may_be_plain_numbers():
     for wrong in ("abc", 5, [5], [[1, 2, 3, 4]]):
         with pytest.raises(ConfigError):
             config_of("levit_digits", stem=wrong)
+
+
+def test_what_the_family_has_beside_its_sizes():
+    """Drop path in LeViT-384 alone; a stem of stride 8 where the name says so."""
+    assert {name for name, config in FAMILY.items() if config.drop_path} == {"levit_384"}
+    assert FAMILY["levit_384"].drop_path == 0.1
+    assert {name for name, config in FAMILY.items() if config.resolutions[0] == (28, 28)} == {
+        "levit_384_s8", "levit_512_s8"}
+    assert all(config.stages[0].shrink_heads == 0 for config in FAMILY.values())
