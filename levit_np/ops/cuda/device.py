@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 
@@ -108,11 +108,10 @@ class CupyDevice:
             try:
                 # Two threads that come at the same time share one function: shared memory is requested of it once, for
                 # both.
-                with _memory_errors(kernel.name):
-                    self._functions.setdefault(kernel, self._compiled(kernel.text, kernel.name, *target))
-            except MemoryError:
-                raise
+                self._functions.setdefault(kernel, self._compiled(kernel.text, kernel.name, *target))
             except Exception as error:
+                if ran_out(error):
+                    raise MemoryError(f"{kernel.name}: {_line_of(error)}") from None
                 raise BackendError(f"backend cuda: {kernel.name}: expected that CUDA's compiler and this GPU take it, "
                                    f"found {_line_of(error)}") from None
             before, self._compiling = self._compiling, self._compiling + time.monotonic() - begun
@@ -145,7 +144,7 @@ class CupyDevice:
         if call.shared > SHARED_WITHOUT_ASKING:
             self._ask_for_shared(call, function)
         arguments = tuple(np.uint64(0) if a is None else a.array if isinstance(a, View) else a for a in call.arguments)
-        try:  # no `with`, whose microseconds a step of thousands of launches would feel
+        try:
             function(call.grid, call.block, arguments, shared_mem=call.shared)
         except Exception as error:
             if ran_out(error):  # its code may be loaded only now
@@ -221,9 +220,13 @@ class CupyDevice:
             raise self.OutOfMemory(taken, pool.total_bytes())
 
         def replay(needed=(pool, arrays)):
-            with _memory_errors("CUDA graph"):
+            try:
                 for graph in graphs:
                     graph.launch()
+            except Exception as error:
+                if ran_out(error):
+                    raise MemoryError(f"CUDA graph: {_line_of(error)}") from None
+                raise
             return result
 
         own[1] = weakref.ref(replay)
@@ -297,18 +300,6 @@ def free() -> None:
 def ran_out(error: Exception) -> bool:
     """Whether the GPU's memory was not enough: for an array (CuPy's MemoryError), a kernel or a graph."""
     return isinstance(error, MemoryError) or getattr(error, "status", None) == NO_MEMORY
-
-
-@contextmanager
-def _memory_errors(what: str):
-    """Inside it, CUDA's word that memory was not enough is a MemoryError, as CuPy's own is: a training that ends by one
-    says so in one line."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or not ran_out(error):
-            raise
-        raise MemoryError(f"{what}: {_line_of(error)}") from None
 
 
 def use(device) -> None:
