@@ -8,16 +8,17 @@ leave float64, and whatever else the kernels do not take, to the reference. Star
 vector.py and tile.py, then follow one operation down.
 
     programs         step.py and training_step.py (their columns), running.py, recording.py (a training step replayed)
-    micro-kernels    vector.py, tile.py, register_tiles.py, rows.py, filtering_rows.py, amx.py: LLVM IR;
-                     intrinsics.py lets Numba code call them
+    micro-kernels    vector.py, tile.py, rows.py, filtering_rows.py, amx.py: LLVM IR, which Numba code calls by way of
+                     routines.py; intrinsics.py: memory by address, atomics
     evaluation       kernels.py, of: tile_product.py, product_division.py, tile_attention.py, tile_filtering.py,
                      row_kernels.py; with AMX amx_product.py, amx_attention.py
+                     evaluation_routines.py: a list of their micro-kernels
     training         linear.py, convolution.py, filtering.py, attention.py, normalization.py, activation.py,
                      arithmetic.py, scatter.py, optimizer.py: the wrappers
                      training_kernels.py, of: *_kernel.py, *_kernels.py, panel_packing.py, strip_packing.py,
                      windows.py, filtering_squares.py, normalization_scalars.py; with AMX amx_training.py,
                      amx_panels.py, amx_split.py, amx_sizes.py, amx_planning.py (when they are used)
-                     routines.py, row_functions.py: their micro-kernels
+                     training_routines.py, row_functions.py: their micro-kernels
     convolution      minimal_filtering.py: how a 3 × 3 with stride 2 takes 25 products for 36
     compilation      library.py, build.py, linker.py, machine_code.py, processor.py, instruction_set.py
     memory, threads  memory.py, blocks.py, threads.py, barrier.py

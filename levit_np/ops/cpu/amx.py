@@ -188,6 +188,11 @@ def finish_function(module, lanes, scaled=False):
     return module.globals[name]
 
 
+def finish_scaled(v, *arguments):
+    """finish_function's function, with the sums scaled."""
+    v.builder.call(finish_function(v.builder.module, v.lanes, scaled=True), arguments)
+
+
 def finish_last(v, job):
     """Finishes the last tile, which still waits in the Job at that address, as no product follows."""
     arguments = [v.load_scalar(v.at(job, 8 * n), I64) for n in range(Job.DONE, Job.ROWS + 1)]
@@ -251,6 +256,11 @@ def split_function(module, lanes):
     emit_loop(v.builder, first, last, 1, [], pair)
     v.builder.ret_void()
     return module.globals[name]
+
+
+def split_panel(v, *arguments):
+    """split_function's function."""
+    v.builder.call(split_function(v.builder.module, v.lanes), arguments)
 
 
 def scores(v, keys, panel, pieces, queries, bias, target, blocks):

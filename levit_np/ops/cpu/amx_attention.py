@@ -3,7 +3,7 @@ tiles. A thread takes blocks of 32 queries of one head; scores exist for one blo
 
 from . import step
 from .amx import COLUMNS
-from .intrinsics import RowOperations, amx_functions, amx_operations, get, put, set_float
+from .intrinsics import get, put, set_float
 from .step import AMX_JOB, TILE_SUMS, Job
 
 SQUARE = 16  # a tile register's rows
@@ -16,14 +16,12 @@ A, LDA, SEGMENTS, COUNT, LENGTH, B, SUMS = (int(Job[name]) for name in "A LDA SE
 HALF_ROW = COLUMNS * 2
 
 
-def amx_attention(jit, lanes, share):
-    """The kernel (step, thread, threads).  share: barrier.py's."""
-    _, _, scores_of, interleave = amx_operations(lanes)
-    operations = RowOperations(lanes)
-    softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
-    round_square = operations.transpose_round
-    multiply, _, finish_scaled, _ = amx_functions(lanes)
-    values = _values(jit, interleave)
+def amx_attention(jit, call, share):
+    """The kernel (step, thread, threads).  call: the routines by name; share: barrier.py's."""
+    multiply, finish_scaled, scores_of, softmax_columns = (
+        call[name] for name in ("amx_multiply", "amx_finish_scaled", "amx_scores", "softmax_columns"))
+    transpose_square, round_square = call["transpose"], call["transpose_round"]
+    values = _values(jit, call["interleave"])
 
     @jit
     def attention(s, thread, threads):

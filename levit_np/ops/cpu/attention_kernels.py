@@ -5,7 +5,7 @@ from numba import types
 
 from . import training_step as step
 from .intrinsics import as_float, get, set_float
-from .routines import STORE, STREAM
+from .training_routines import STORE, STREAM
 from .training_step import HEADER, QUERIES
 
 A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABILITIES, A_SCALE, A_SCRATCH, \

@@ -2,7 +2,7 @@
 
 from . import training_step as step
 from .intrinsics import get
-from .routines import ACCUMULATE
+from .training_routines import ACCUMULATE
 from .training_step import HEADER
 from .windows import windows
 

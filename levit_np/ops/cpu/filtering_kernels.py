@@ -5,8 +5,8 @@ from . import training_step as step
 from .filtering_squares import filtering_squares
 from .intrinsics import get
 from .minimal_filtering import NINE_PARTS, TERMS
-from .routines import ACCUMULATE, STORE
 from .step import PLAIN
+from .training_routines import ACCUMULATE, STORE
 
 NUMBER = len(NINE_PARTS)
 F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_OUTPUTS, F_B, F_C, F_SIZES, F_ROWS, \

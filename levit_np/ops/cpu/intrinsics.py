@@ -1,22 +1,13 @@
-"""What Numba code cannot say by itself, as intrinsics that the kernels call: memory by address, the micro-kernels of
-tile.py, rows.py and amx.py, atomics.
+"""What Numba code cannot say by itself, as intrinsics that the kernels call: memory by address, atomics.
 
 All take int64 numbers, so that a kernel is plain arithmetic on addresses: no array is created, nothing is
 reference-counted, and the machine code depends on nothing but the processor."""
-
-from functools import partial
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from . import amx, filtering_rows, rows
-from .tile import ARGUMENTS, emit_switch
-from .vector import F32, I32, I64, Vectors, number
-
-
-def _numbers(count):
-    return types.void(*[types.int64] * count)
+from .vector import F32, I32, I64, number
 
 
 @intrinsic
@@ -95,123 +86,3 @@ def call(typingctx, function):
         builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
         return context.get_dummy_value()
     return types.void(types.int64), generate
-
-
-def tiles_of(define, lanes, rows, vectors):
-    """tiles(vectors, *ARGUMENTS): the function that `define(module, lanes, sizes, vectors)` makes, for tiles of up to
-    `rows` rows and one of the widths in `vectors`."""
-    widths = sorted(set(vectors))
-
-    @intrinsic
-    def tiles(typingctx, vectors, tiles, number_, a, lda, segments, count, length, b, b_panel, ahead, share, advance, c,
-              ldc, c_panel, c_mask, bias, ldbias, bias_panel, finish, half, ldhalf, part):
-        def generate(context, builder, signature, arguments):
-            vectors, *rest = arguments
-            emit_switch(builder, vectors, {width: partial(builder.call, define(
-                builder.module, lanes, range(1, rows + 1), width), rest) for width in widths})
-            return context.get_dummy_value()
-        return _numbers(1 + len(ARGUMENTS)), generate
-
-    return tiles
-
-
-def _emits(lanes, emit, count):
-    """The type and the code generator of an intrinsic that is emit(v, *numbers)."""
-    def generate(context, builder, signature, arguments):
-        emit(Vectors(builder, lanes), *arguments)
-        return context.get_dummy_value()
-    return _numbers(count), generate
-
-
-def amx_operations(lanes):
-    """(configure, release, scores, interleave) of amx.py."""
-    @intrinsic
-    def configure(typingctx):
-        return _emits(lanes, amx.configure, 0)
-
-    @intrinsic
-    def release(typingctx):
-        return _emits(lanes, amx.release, 0)
-
-    @intrinsic
-    def scores(typingctx, keys, panel, pieces, queries, bias, target, blocks):
-        return _emits(lanes, amx.scores, 7)
-
-    @intrinsic
-    def interleave(typingctx, first, second, target):
-        return _emits(lanes, amx.interleave, 3)
-
-    return configure, release, scores, interleave
-
-
-def amx_functions(lanes):
-    """(multiply, finish_last, finish_scaled, split) of amx.py."""
-    def calls(define, count):
-        def generate(context, builder, signature, arguments):
-            builder.call(define(builder.module, lanes), arguments)
-            return context.get_dummy_value()
-        return _numbers(count), generate
-
-    @intrinsic
-    def multiply(typingctx, rows, parts, job):
-        return _emits(lanes, amx.multiply, 3)
-
-    @intrinsic
-    def finish_last(typingctx, job):
-        return _emits(lanes, amx.finish_last, 1)
-
-    @intrinsic
-    def finish_scaled(typingctx, sums, c, ldc, bias, ldbias, finish, half, ldhalf, part, first, last):
-        return calls(partial(amx.finish_function, scaled=True), 11)
-
-    @intrinsic
-    def split(typingctx, source, row, target, part, further, first, last):
-        return calls(amx.split_function, 7)
-
-    return multiply, finish_last, finish_scaled, split
-
-
-class RowOperations:
-    """The functions of rows.py for vectors of `lanes` numbers."""
-
-    def __init__(self, lanes):
-        @intrinsic
-        def copy(typingctx, source, target, vectors):
-            return _emits(lanes, rows.copy, 3)
-
-        @intrinsic
-        def add(typingctx, source, target, vectors):
-            return _emits(lanes, rows.add, 3)
-
-        @intrinsic
-        def round_(typingctx, source, target, vectors, part):
-            return _emits(lanes, rows.round_, 4)
-
-        @intrinsic
-        def softmax_columns(typingctx, scores, row, keys, inverse):
-            return _emits(lanes, rows.softmax_columns, 4)
-
-        @intrinsic
-        def transpose(typingctx, source, row, target, column):
-            return _emits(lanes, rows.transpose, 4)
-
-        @intrinsic
-        def transpose_round(typingctx, source, row, target, column):
-            return _emits(lanes, rows.transpose_round, 4)
-
-        @intrinsic
-        def filter_window(typingctx, source, pixel, line, target, vectors):
-            return _emits(lanes, filtering_rows.window, 5)
-
-        @intrinsic
-        def filter_sums(typingctx, parts, part, target, pixel, line, finish, vectors):
-            return _emits(lanes, filtering_rows.sums, 7)
-
-        @intrinsic
-        def layer_norm(typingctx, source, target, vectors, channels, gamma, beta, eps):
-            (_, generate), i, f = _emits(lanes, rows.layer_norm, 0), types.int64, types.float64
-            return types.void(i, i, i, f, i, i, f), generate
-
-        self.layer_norm, self.filter_window, self.filter_sums = layer_norm, filter_window, filter_sums
-        self.copy, self.add, self.round, self.softmax_columns = copy, add, round_, softmax_columns
-        self.transpose, self.transpose_round = transpose, transpose_round

@@ -10,9 +10,10 @@ from . import step
 from .amx_attention import amx_attention
 from .amx_product import amx_product
 from .barrier import barrier
-from .intrinsics import amx_operations, get
+from .evaluation_routines import evaluation_routines
+from .intrinsics import get
 from .product_division import product_division
-from .register_tiles import register_tiles
+from .routines import routines
 from .row_kernels import row_kernels
 from .tile_attention import tile_attention
 from .tile_filtering import tile_filtering
@@ -29,19 +30,20 @@ PRODUCT_PARTS, ATTENTION_BFLOAT16 = int(step.Product.PARTS), int(step.Attention.
 def kernels(instructions):
     """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
     jit, amx = numba.njit(**OPTIONS), instructions.bfloat16 == "tiles"
+    call, define = routines(evaluation_routines(instructions))
     share, wait = barrier(jit)
-    tiles = register_tiles(instructions, jit)
     divide = product_division(jit, share)
-    product = tile_product(instructions, jit, tiles, divide)
-    attention = tile_attention(instructions, jit, share, tiles)
-    filtering = tile_filtering(instructions, jit, share, tiles)
-    half_product = amx_product(jit, instructions.lanes, divide) if amx else product
-    half_attention = amx_attention(jit, instructions.lanes, share) if amx else attention
-    configure, release = amx_operations(instructions.lanes)[:2] if amx else (jit(lambda: None),) * 2
-    pad, rows, total, add, to_bfloat16, layer_norm = row_kernels(instructions, jit, share)
+    product = tile_product(instructions, jit, call, divide)
+    attention = tile_attention(instructions, jit, call, share)
+    filtering = tile_filtering(instructions, jit, call, share)
+    half_product = amx_product(jit, call, divide) if amx else product
+    half_attention = amx_attention(jit, call, share) if amx else attention
+    configure, release = (call.get(name, jit(lambda: None)) for name in ("configure", "release"))
+    pad, rows, total, add, to_bfloat16, layer_norm = row_kernels(instructions, jit, call, share)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
+        define()
         configure()
         for n in range(first, last):
             s = program + n * STEP

@@ -1,12 +1,12 @@
-"""Training's matrix products on register tiles: the loops around the micro-kernels of routines.py. First functions that
-convolution and attention use too, then the kernels of three kinds of step."""
+"""Training's matrix products on register tiles: the loops around the micro-kernels of training_routines.py. First
+functions that convolution and attention use too, then the kernels of three kinds of step."""
 
 from typing import Any, NamedTuple
 
 from . import training_step as step
 from .intrinsics import get
-from .routines import ACCUMULATE, LINE, STORE, STREAM, UNROLL
 from .strip_packing import strip_packing
+from .training_routines import ACCUMULATE, LINE, STORE, STREAM, UNROLL
 from .training_step import HEADER
 
 # Terms, at most, summed in registers before they are added to c: such a part of a panel is read from L1 again and

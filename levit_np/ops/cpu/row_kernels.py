@@ -2,7 +2,7 @@
 rounding rows, layer normalization."""
 
 from . import step
-from .intrinsics import RowOperations, as_float, get, get_float, set_float
+from .intrinsics import get, get_float, set_float
 
 I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (int(c) for c in step.Pad)
 R_OFFSETS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
@@ -13,15 +13,15 @@ O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int
 L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
 
 
-def row_kernels(instructions, jit, share):
-    """(pad, rows, total, add, to_bfloat16, layer_norm), each (step, thread, threads)."""
-    lanes, operations = instructions.lanes, RowOperations(instructions.lanes)
+def row_kernels(instructions, jit, call, share):
+    """(pad, rows, total, add, to_bfloat16, layer_norm), each (step, thread, threads).  call: the routines by name."""
+    copy_row, add_row = call["copy"], call["add"]
     to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
     if instructions.bfloat16_inputs:
-        to_bfloat16 = _to_bfloat16(jit, share, operations.round)
-    return (_pad(jit, share, lanes, operations.copy), _rows(jit, share, operations.copy),
-            _total(jit, share, operations.copy, operations.add), _add(jit, share, operations.add), to_bfloat16,
-            _layer_norm(jit, share, operations.layer_norm))
+        to_bfloat16 = _to_bfloat16(jit, share, call["round"])
+    return (_pad(jit, share, instructions.lanes, copy_row), _rows(jit, share, copy_row),
+            _total(jit, share, copy_row, add_row), _add(jit, share, add_row), to_bfloat16,
+            _layer_norm(jit, share, call["layer_norm"]))
 
 
 def _pad(jit, share, lanes, copy_row):
@@ -92,7 +92,7 @@ def _layer_norm(jit, share, normalize_row):
         first, last = share(get(s, L_ROWS), thread, threads)
         channels, row, vectors_ = get(s, L_CHANNELS), get(s, L_ROW), get(s, L_VECTORS)
         for i in range(first, last):
-            normalize_row(get(s, L_SOURCE) + i * row, get(s, L_TARGET) + i * row, vectors_, float(channels),
-                          get(s, L_GAMMA), get(s, L_BETA), as_float(get(s, L_EPS)))
+            normalize_row(get(s, L_SOURCE) + i * row, get(s, L_TARGET) + i * row, vectors_, channels, get(s, L_GAMMA),
+                          get(s, L_BETA), get(s, L_EPS))
 
     return layer_norm

@@ -40,9 +40,9 @@ def round_(v, source, target, vectors, part):
 
 def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
     """target = gamma (x - mean) / √(variance + eps) + beta over the first `channels` numbers of a row, which are
-    followed by zeros; channels and eps are float64."""
+    followed by zeros.  eps: the bits of a float64."""
     b = v.builder
-    count, eps = (b.fptrunc(x, F32) for x in (channels, eps))
+    count, eps = b.sitofp(channels, F32), b.fptrunc(b.bitcast(eps, ir.DoubleType()), F32)
     numbered = ir.Constant(ir.VectorType(F32, v.lanes), [float(lane) for lane in range(v.lanes)])
 
     def mean_of(body):

@@ -3,7 +3,8 @@ the first term to the last.
 
 c[i, j] = finish(Σ_k a[i, k] b[k, j] + bias[i, j]), where finish is the epilogue, an activation, say. Evaluation's
 products are made of it: linear maps, convolutions (a row of a is then several segments of memory, one for each line of
-the kernel) and both products of attention; unless they run on AMX's tiles (amx.py). Training's are in routines.py."""
+the kernel) and both products of attention; unless they run on AMX's tiles (amx.py). Training's are in
+training_routines.py."""
 
 from functools import partial
 
@@ -12,16 +13,18 @@ from llvmlite import ir
 from .step import HARDSWISH_SIX, PLAIN, RESIDUAL, SILU, TILE
 from .vector import I64, Vectors, number
 
-ARGUMENTS = ("tiles", "number", "a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "share", "advance",
-             "c", "ldc", "c_panel", "c_mask", "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf", "part")
+ARGUMENTS = ("vectors", "tiles", "number", "a", "lda", "segments", "count", "length", "b", "b_panel", "ahead", "share",
+             "advance", "c", "ldc", "c_panel", "c_mask", "bias", "ldbias", "bias_panel", "finish", "half", "ldhalf",
+             "part")
 UNROLL = 4
 LINES = 4  # cache lines of a panel prefetched every UNROLL terms
 
 
-def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=False):
-    """An LLVM function, defined in `module` once, that computes many tiles, each rows × (panels · vectors): one call
-    for all, as a call costs as much as twenty terms. All arguments are int64:
+def tiles(lanes, sizes, widths, panels=1, pairs="", halves=False):
+    """The routine, as (number of arguments, emit(builder, arguments)), that computes many tiles, each rows × (panels ·
+    vectors): one call for all, as a call costs as much as twenty terms. All arguments are int64:
 
+        vectors            of a panel, one of `widths`
         tiles, number      address of a table of so many tiles: rows (one of `sizes`), offset in a, offset in c
         a, lda             address, bytes from a row to the next
         segments, count    address of byte offsets into a row: so many segments,
@@ -34,15 +37,13 @@ def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=Fals
         bias, ldbias       added to the sums; ldbias 0: one bias for all rows, else offset as c is
         bias_panel         bytes to its next panel
         finish             the epilogue: see step.py
-        half, ldhalf       where the result goes rounded to bfloat16, offset half as far as c, or 0
+        half, ldhalf       where the result goes rounded to bfloat16, offset half as far as c, or 0, if `halves`
         part               bytes between the result's three bfloat16 parts, 0 if it is rounded to one
 
     pairs: a term is two numbers, whose weights share 32 bits. "dot": a and b are bfloat16, and one instruction
     multiplies and adds both; "widened": a is float32, and b nested pairs (packing.nested) that become float32 in
-    registers. halves: whether the function heeds `half`."""
-    name = f"levit_tiles_{lanes}_{max(sizes)}x{vectors}x{panels}" + (pairs and f"_{pairs}")
-
-    def tile(v, rows, argument):
+    registers."""
+    def tile(v, rows, vectors, argument):
         b = v.builder
         offsets = row_offsets(v, argument["lda"], rows)
         step = 8 if pairs == "widened" else 4
@@ -57,14 +58,14 @@ def tile_function(module, lanes, sizes, vectors, panels=1, pairs="", halves=Fals
     def bias_offset(v, argument, a, c):
         return v.builder.select(v.builder.icmp_signed("==", argument["ldbias"], number(0)), number(0), c)
 
-    return _over_tiles(module, name, lanes, sizes, bias_offset, tile)
+    return _over_tiles(lanes, sizes, widths, bias_offset, tile)
 
 
-def transposed_tile_function(module, lanes, sizes, vectors, width, halves=False):
+def transposed_tiles(lanes, sizes, widths, width, halves=False):
     """The same with `a` transposed, (terms, width): the tile's row i is a's column i. Row i of c is its sum times
     bias[i], which is offset as a is, before the activation: attention's product with v, divided by the softmax's sums.
     """
-    def tile(v, rows, argument):
+    def tile(v, rows, vectors, argument):
         place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)
         sums = _sum_segments(v, argument, rows, (1, vectors), place, 4 * width)
         scale = [v.spread(v.load_scalar(v.at(argument["bias"], 4 * i))) for i in range(rows)]
@@ -72,34 +73,31 @@ def transposed_tile_function(module, lanes, sizes, vectors, width, halves=False)
         _finish(v, argument, scaled, (1, vectors),
                 {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)}, halves)
 
-    return _over_tiles(module, f"levit_transposed_{lanes}_{max(sizes)}x{vectors}", lanes, sizes,
-                       lambda v, argument, a, c: a, tile)
+    return _over_tiles(lanes, sizes, widths, lambda v, argument, a, c: a, tile)
 
 
-def _over_tiles(module, name, lanes, sizes, bias_offset, emit):
-    """The LLVM function that does emit(v, rows, arguments) for each tile of its table."""
-    if name in module.globals:
-        return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS)), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    b = ir.IRBuilder(function.append_basic_block("start"))
-    v, argument = Vectors(b, lanes), dict(zip(ARGUMENTS, function.args))
+def _over_tiles(lanes, sizes, widths, bias_offset, emit):
+    """The routine that does emit(v, rows, vectors, {name: argument}) for each tile of its table."""
+    def every(b, arguments):
+        v, argument = Vectors(b, lanes), dict(zip(ARGUMENTS, arguments))
 
-    def each(i, carried):
-        at = v.at(argument["tiles"], b.mul(i, number(TILE)))
-        rows, a, c = (v.load_scalar(v.at(at, 8 * n), I64) for n in range(3))
-        moved, half = b.and_(c, argument["c_mask"]), v.at(argument["half"], b.lshr(c, number(1)))
-        here = argument | {
-            "a": v.at(argument["a"], a), "c": v.at(argument["c"], moved), "ahead": carried[0],
-            "bias": v.at(argument["bias"], bias_offset(v, argument, a, moved)),
-            "half": b.select(b.icmp_signed("==", argument["half"], number(0)), number(0), half)}
-        emit_switch(b, rows, {size: lambda size=size: emit(v, size, here) for size in sizes})
-        return [v.at(carried[0], argument["share"])]
+        def of_width(vectors):
+            def each(i, carried):
+                at = v.at(argument["tiles"], b.mul(i, number(TILE)))
+                rows, a, c = (v.load_scalar(v.at(at, 8 * n), I64) for n in range(3))
+                moved, half = b.and_(c, argument["c_mask"]), v.at(argument["half"], b.lshr(c, number(1)))
+                here = argument | {
+                    "a": v.at(argument["a"], a), "c": v.at(argument["c"], moved), "ahead": carried[0],
+                    "bias": v.at(argument["bias"], bias_offset(v, argument, a, moved)),
+                    "half": b.select(b.icmp_signed("==", argument["half"], number(0)), number(0), half)}
+                emit_switch(b, rows, {size: partial(emit, v, size, vectors, here) for size in sizes})
+                return [v.at(carried[0], argument["share"])]
 
-    emit_loop(b, number(0), argument["number"], 1, [argument["ahead"]], each)
-    b.ret_void()
-    return function
+            emit_loop(b, number(0), argument["number"], 1, [argument["ahead"]], each)
+
+        emit_switch(b, argument["vectors"], {vectors: partial(of_width, vectors) for vectors in widths})
+
+    return len(ARGUMENTS), every
 
 
 def emit_switch(builder, value, cases):

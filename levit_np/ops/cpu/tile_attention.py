@@ -2,18 +2,17 @@
 bias, softmax down the columns, then the product with v."""
 
 from . import step
-from .intrinsics import RowOperations, get
+from .intrinsics import get
 from .step import PLAIN
 from .tile import UNROLL
 
 
-def tile_attention(instructions, jit, share, tiles):
-    """The kernel (step, thread, threads).  tiles: register_tiles.py's."""
+def tile_attention(instructions, jit, call, share):
+    """The kernel (step, thread, threads).  call: the routines by name."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail
-    tail_width, tile, transposed_tile = tail_vectors * lanes, tiles.tile, tiles.transposed
-    operations = RowOperations(lanes)
-    softmax_columns, transpose_square = operations.softmax_columns, operations.transpose
+    tail_width, tile, transposed_tile = tail_vectors * lanes, call["tile"], call["transposed"]
+    softmax_columns, transpose_square = call["softmax_columns"], call["transpose"]
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
         A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, _, A_KEY_TILES, \
         A_KEY_COUNT, A_BLOCK_TILES, A_BLOCK_COUNT, A_LAST_TILES, A_LAST_COUNT = (int(c) for c in step.Attention)

@@ -2,7 +2,7 @@
 outputs at a time, one panel of weights after another."""
 
 from . import step
-from .intrinsics import RowOperations, get, put
+from .intrinsics import get, put
 from .minimal_filtering import NINE_PARTS, TERMS
 from .step import PLAIN, TILE
 from .tile import UNROLL
@@ -13,13 +13,12 @@ F_IMAGES, F_LINES, F_COLUMNS, F_CHANNELS, F_SOURCE, F_SOURCE_PIXEL, F_SOURCE_LIN
     F_SIZES, F_LONGEST, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
 
 
-def tile_filtering(instructions, jit, share, tiles):
-    """The kernel (step, thread, threads).  tiles: register_tiles.py's."""
+def tile_filtering(instructions, jit, call, share):
+    """The kernel (step, thread, threads).  call: the routines by name."""
     lanes, vectors, tail_vectors = instructions.lanes, instructions.vectors, instructions.tail
-    operations, row = RowOperations(lanes), instructions.width * 4
-    filter_window, filter_sums = operations.filter_window, operations.filter_sums
+    row, filter_window, filter_sums = instructions.width * 4, call["filter_window"], call["filter_sums"]
     place, divide = _place(jit), _division(jit, instructions.rows, row)
-    multiply_parts = _multiply_parts(jit, tiles.tile, lanes, row)
+    multiply_parts = _multiply_parts(jit, call["tile"], lanes, row)
 
     @jit
     def filtering(s, thread, threads):

@@ -10,8 +10,9 @@ P_TILES, _, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL,
     P_BIAS, P_FINISH, P_BLOCK, _, _, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE, P_PAIRS = map(int, step.Product)
 
 
-def _any_tiles(jit, tiles):
-    tile, double, pairs_tile = tiles.tile, tiles.double, tiles.pairs
+def _any_tiles(jit, call):
+    tile = call["tile"]
+    double, pairs_tile = (call.get(name, tile) for name in ("double", "pairs"))  # there if they are called
 
     @jit
     def multiply(pairs, span, vectors, tiles, number, a, lda, segments, count, length, b, b_panel, ahead, share,
@@ -30,11 +31,11 @@ def _any_tiles(jit, tiles):
     return multiply
 
 
-def tile_product(instructions, jit, tiles, divide):
-    """The kernel (step, thread, threads).  tiles: register_tiles.py's; divide: product_division's."""
+def tile_product(instructions, jit, call, divide):
+    """The kernel (step, thread, threads).  call: the routines by name; divide: product_division's."""
     width, lanes, vectors, tail_vectors, double_rows = (
         instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double_rows)
-    multiply = _any_tiles(jit, tiles)
+    multiply = _any_tiles(jit, call)
 
     @jit
     def product(s, thread, threads):

@@ -11,7 +11,7 @@ from .attention_kernels import attention_kernels
 from .barrier import barrier
 from .convolution_kernels import convolution_kernels
 from .filtering_kernels import filtering_kernels
-from .intrinsics import amx_operations, get
+from .intrinsics import get
 from .kernels import OPTIONS
 from .normalization_kernels import column_sums, normalization_kernels
 from .normalization_scalars import normalization_scalars
@@ -20,6 +20,7 @@ from .pointwise_kernel import pointwise_kernel
 from .product_kernels import product_functions, product_kernels
 from .routines import routines
 from .scatter_kernel import scatter_kernel
+from .training_routines import training_routines
 from .update_kernel import update_kernel
 
 STEP = step.COLUMNS * 8
@@ -29,14 +30,14 @@ def training_kernels(instructions):
     """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
     jit = numba.njit(**OPTIONS)
     lanes = instructions.lanes
-    call, define = routines(instructions)
+    call, define = routines(training_routines(instructions))
     share, wait = barrier(jit)
     packing = panel_packing(instructions, jit, call)
     products = product_functions(instructions, jit, call, packing)
     pack, product, gradient = product_kernels(instructions, jit, share, packing, products)
     tiles = instructions.bfloat16 == "tiles"
     on_tiles = amx_products(jit, lanes, call, share, packing) if tiles else no_products(jit)
-    configure, release = amx_operations(lanes)[:2] if tiles else (jit(lambda: None),) * 2
+    configure, release = (call.get(name, jit(lambda: None)) for name in ("configure", "release"))
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(
         jit, call, share, packing, products, on_tiles)

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from llvmlite import binding, ir
 
-from levit_np.ops.cpu import routines
+from levit_np.ops.cpu import routines, training_routines
 from levit_np.ops.cpu.instruction_set import SETS
-from levit_np.ops.cpu.tile import UNROLL, tile_function, transposed_tile_function
-from levit_np.ops.cpu.vector import Vectors
+from levit_np.ops.cpu.tile import UNROLL, tiles, transposed_tiles
 
 X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w+)$", "stack": r"\(%rsp",
        "vector": r"%[xyz]mm", "copy": r"vmovap[sd] %[xyz]mm\d+, %[xyz]mm"}
@@ -34,8 +33,7 @@ def assembly(name, processor, define, rows, vectors, **more):
     binding.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = target
-    function = define(module, SETS[name].lanes, [rows], vectors, **more)
-    function.linkage = ""  # otherwise it would be removed as unused
+    routines.define_routine(module, "tile", *define(SETS[name].lanes, [rows], [vectors], **more))
     machine = binding.Target.from_triple(target).create_target_machine(cpu=processor, opt=3, reloc="pic",
                                                                        codemodel="small")
     compiled = binding.parse_assembly(str(module))
@@ -66,32 +64,30 @@ def inner_loop(name, text):
 
 
 def training(emit):
-    """Defines the tile of training's products, alone in a function."""
-    def define(module, lanes, rows, vectors):
+    """The tile of training's products, alone in a routine."""
+    def define(lanes, rows, widths):
         count = len(signature(emit).parameters) - 3  # all but v, rows and vectors
-        routines._define(module, "multiply", count, lambda builder, arguments: emit(
-            Vectors(builder, lanes), *rows, vectors, *arguments))
-        return module.globals["levit_multiply"]
+        return routines.emits(lanes, count, lambda v, *arguments: emit(v, *rows, *widths, *arguments))
 
     define.__name__ = f"training{emit.__name__}"
     return define
 
 
-MULTIPLY, TRANSPOSED = training(routines._multiply), training(routines._multiply_transposed)
+MULTIPLY, TRANSPOSED = training(training_routines._multiply), training(training_routines._multiply_transposed)
 
 
 def sizes(name):
-    """(function that defines it, rows, vectors, options) of the tiles that do nearly all the work."""
+    """(function that makes the routine, rows, vectors, options) of the tiles that do nearly all the work."""
     chosen = SETS[name]
     yield MULTIPLY, chosen.rows, chosen.vectors, {}
     yield TRANSPOSED, chosen.rows, chosen.vectors, {}
-    yield tile_function, chosen.rows, chosen.vectors, {}
-    yield tile_function, chosen.rows - 1, chosen.vectors, {}
-    yield transposed_tile_function, chosen.rows, chosen.vectors, {"width": chosen.width}
+    yield tiles, chosen.rows, chosen.vectors, {}
+    yield tiles, chosen.rows - 1, chosen.vectors, {}
+    yield transposed_tiles, chosen.rows, chosen.vectors, {"width": chosen.width}
     if chosen.double_rows:
-        yield tile_function, chosen.double_rows, chosen.vectors, {"panels": 2}
+        yield tiles, chosen.double_rows, chosen.vectors, {"panels": 2}
     if name == "avx512":
-        yield tile_function, chosen.rows, chosen.vectors, {"pairs": "widened"}
+        yield tiles, chosen.rows, chosen.vectors, {"pairs": "widened"}
 
 
 @pytest.mark.parametrize("name, processor, define, rows, vectors, more", [
