@@ -20,7 +20,7 @@ vector.py and tile.py, then follow one operation down.
                      amx_panels.py, amx_split.py, amx_sizes.py, amx_planning.py (when they are used)
                      training_routines.py, row_functions.py: their micro-kernels
     convolution      minimal_filtering.py: how a 3 × 3 with stride 2 takes 25 products for 36
-    compilation      library.py, build.py, linker.py, machine_code.py, processor.py, instruction_set.py
+    compilation      jit.py, library.py, build.py, linker.py, machine_code.py, processor.py, instruction_set.py
     memory, threads  memory.py, blocks.py, threads.py, barrier.py
 """
 

@@ -3,7 +3,9 @@ tiles. A thread takes blocks of 32 queries of one head; scores exist for one blo
 
 from . import step
 from .amx import COLUMNS
+from .barrier import share
 from .intrinsics import get, put, set_float
+from .jit import jit
 from .step import AMX_JOB, TILE_SUMS, Job
 
 SQUARE = 16  # a tile register's rows
@@ -16,12 +18,12 @@ A, LDA, SEGMENTS, COUNT, LENGTH, B, SUMS = (int(Job[name]) for name in "A LDA SE
 HALF_ROW = COLUMNS * 2
 
 
-def amx_attention(jit, call, share):
-    """The kernel (step, thread, threads).  call: the routines by name; share: barrier.py's."""
+def amx_attention(call):
+    """The kernel (step, thread, threads).  call: the routines by name."""
     multiply, finish_scaled, scores_of, softmax_columns = (
         call[name] for name in ("amx_multiply", "amx_finish_scaled", "amx_scores", "softmax_columns"))
     transpose_square, round_square = call["transpose"], call["transpose_round"]
-    values = _values(jit, call["interleave"])
+    values = _values(call["interleave"])
 
     @jit
     def attention(s, thread, threads):
@@ -82,7 +84,7 @@ def amx_attention(jit, call, share):
     return attention
 
 
-def _values(jit, interleave):
+def _values(interleave):
     @jit
     def values(v, panel, panels, keys, padded, target):
         """One head's v, (panels, keys, 32) -> (panels, padded / 2, 32, 2): pairs of keys, zeros after the last."""

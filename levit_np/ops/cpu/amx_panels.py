@@ -13,6 +13,8 @@ from .amx import PARTS, PASSES, TERMS
 from .amx_sizes import GROUP
 from .amx_split import ROW, SQUARE
 from .intrinsics import get, put, set_float
+from .jit import jit
+from .panel_packing import fill
 from .step import AMX_JOB, PLAIN, STREAM, TILE_SUMS, Job
 from .training_step import AMX_HEADER
 
@@ -40,9 +42,12 @@ class Panels(NamedTuple):
     finish: Any
 
 
-def amx_panels(jit, call, fill):
-    """call: the routines by name (routines.py); fill(address, count) writes zeros."""
-    largest, equal_part = amx_sizes.TILE_SIDE, jit(amx_sizes.equal_part)
+equal_part = jit(amx_sizes.equal_part)
+
+
+def amx_panels(call):
+    """call: the routines by name."""
+    largest = amx_sizes.TILE_SIDE
     multiply, finish_last = call["amx_multiply"], call["amx_finish_last"]
 
     @jit

@@ -6,6 +6,8 @@ weights that come next, so that neither waits for the other."""
 from . import step
 from .amx import COLUMNS, PARTS, PASSES, TERMS
 from .intrinsics import get, put
+from .jit import jit
+from .product_division import divide
 from .step import AMX_JOB, PLAIN, TILE, TILE_SUMS, Job
 
 ROW, SIX = COLUMNS * 4, sum(map(len, PASSES[PARTS]))
@@ -16,9 +18,8 @@ DONE, C, LDC, BIAS, LDBIAS, FINISH, HALF, LDHALF, HALF_PART, ROWS, ROWS_A_STEP =
 SOURCE, TARGET, PART, FURTHER, FIRST, LAST, PAIRS_A_STEP = (int(n) for n in list(Job)[Job.SOURCE :])
 
 
-def amx_product(jit, call, divide):
-    """The kernel (step, thread, threads).  call: the routines by name; divide(step, thread, threads): a thread's tiles
-    and panels, see product_division.py."""
+def amx_product(call):
+    """The kernel (step, thread, threads).  call: the routines by name."""
     multiply, finish_last, split = call["amx_multiply"], call["amx_finish_last"], call["split_panel"]
     P_TILES, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL, P_C, P_LDC, P_C_PANEL, P_BIAS, \
         P_FINISH, P_BLOCK, P_PARTS, P_A_PART, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE = (

@@ -1,20 +1,21 @@
 """Float32 matrices -> three bfloat16 parts in the layout that AMX's tiles read (see amx.py): the left operand of a
 product by rows, the right one by panels."""
 
+from . import amx_sizes
 from .amx import COLUMNS
-from .amx_sizes import padded_terms as plain_padded_terms
-from .amx_sizes import row_size as plain_row_size
 from .intrinsics import get_float, set_float
+from .jit import jit
+from .panel_packing import fill
 
 ROW = COLUMNS * 4
 SQUARE = 1024  # bytes of a buffer in which a partial vector, square or pair of rows is padded with zeros
+padded_terms, row_size = jit(amx_sizes.padded_terms), jit(amx_sizes.row_size)
 
 
-def amx_split(jit, lanes, call, fill):
-    """(split_rows, split_columns, split_panel_of).  call: the routines by name; fill(address, count) writes zeros. Each
-    function is handed the address of a SQUARE."""
+def amx_split(lanes, call):
+    """(split_rows, split_columns, split_panel_of), each of which is handed the address of a SQUARE.  call: the routines
+    by name."""
     split_row, split_square, split_panel = (call[name] for name in ("split_row", "split_square", "split_panel"))
-    padded_terms, row_size = jit(plain_padded_terms), jit(plain_row_size)
 
     @jit
     def split_rows(a, lda, rows, terms, target, part, square):

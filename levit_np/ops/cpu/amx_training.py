@@ -6,14 +6,19 @@ split once for all of them (the step AMX_PACK)."""
 
 from typing import Any, NamedTuple
 
+import numba
+
 from . import amx_sizes
 from . import training_step as step
 from .amx import COLUMNS, PARTS
-from .amx_panels import FILLED, ONE, amx_panels
+from .amx_panels import FILLED, ONE, amx_panels, equal_part
 from .amx_sizes import GROUP, SPAN
-from .amx_split import ROW, amx_split
+from .amx_split import ROW, amx_split, padded_terms, row_size
+from .barrier import share
 from .intrinsics import get
-from .product_kernels import division
+from .jit import OPTIONS, jit
+from .panel_packing import fill
+from .product_kernels import divide
 from .step import TILE_SUMS
 from .training_step import AMX_HEADER
 
@@ -29,42 +34,35 @@ class AmxProducts(NamedTuple):
     gradient: Any
 
 
-def no_products(jit):
+def no_products():
     """Stands in for amx_products where there are no tiles; never called."""
-    return AmxProducts(*[jit(lambda *arguments: 0)] * len(AmxProducts._fields))
+    return AmxProducts(*[numba.njit(lambda *arguments: 0, **OPTIONS)] * len(AmxProducts._fields))
 
 
-def amx_products(jit, lanes, call, share, packing):
+def amx_products(lanes, call, packing):
     """call: the routines by name; packing: panel_packing.py's functions."""
-    tiles = amx_panels(jit, call, packing.fill)
-    places = panel_places(jit)
-    functions = product_functions(jit, lanes, call, packing, tiles, places)
+    tiles = amx_panels(call)
+    functions = product_functions(lanes, call, packing, tiles)
     _, multiply_block, add_gradient = functions
-    return AmxProducts(tiles.begin, multiply_block, add_gradient,
-                       *product_kernels(jit, share, tiles, places, functions))
+    return AmxProducts(tiles.begin, multiply_block, add_gradient, *product_kernels(tiles, functions))
 
 
-def panel_places(jit):
-    """(panels, panel_at): how many panels b has, and where they lie when it is in parts."""
-    @jit
-    def panels(columns):
-        return (columns + COLUMNS - 1) // COLUMNS
-
-    @jit
-    def panel_at(outputs, start, length, j):
-        """Byte offset of panel j of a span of `length` terms, `start` terms into b."""
-        return PARTS * ROW // 2 * (panels(outputs) * start + j * length)
-
-    return panels, panel_at
+@jit
+def panels(columns):
+    return (columns + COLUMNS - 1) // COLUMNS
 
 
-def product_functions(jit, lanes, call, packing, tiles, places):
+@jit
+def panel_at(outputs, start, length, j):
+    """Byte offset of panel j of a span of `length` terms, `start` terms into b."""
+    return PARTS * ROW // 2 * (panels(outputs) * start + j * length)
+
+
+def product_functions(lanes, call, packing, tiles):
     """(split_weights, multiply_block, add_gradient).  tiles: what amx_panels made."""
-    _, panel_at = places
-    largest, fill, pack_rows, pack_columns = amx_sizes.TILE_SIDE, packing.fill, packing.pack_rows, packing.pack_columns
+    largest, pack_rows, pack_columns = amx_sizes.TILE_SIDE, packing.pack_rows, packing.pack_columns
     multiply_panel, finish, split_panel = tiles.multiply_panel, tiles.finish, call["split_panel"]
-    split_rows, split_columns, split_panel_of = amx_split(jit, lanes, call, fill)
-    padded_terms, row_size, equal_part = jit(amx_sizes.padded_terms), jit(amx_sizes.row_size), jit(amx_sizes.equal_part)
+    split_rows, split_columns, split_panel_of = amx_split(lanes, call)
 
     @jit
     def split_weights(scratch, source, row, terms, outputs, transposed, start, length, j, target, plain):
@@ -129,12 +127,10 @@ def product_functions(jit, lanes, call, packing, tiles, places):
     return split_weights, multiply_block, add_gradient
 
 
-def product_kernels(jit, share, tiles, places, functions):
+def product_kernels(tiles, functions):
     """(pack, product, gradient): the kernels of three kinds of step."""
-    (panels, panel_at), (split_weights, multiply_block, add_gradient) = places, functions
+    split_weights, multiply_block, add_gradient = functions
     largest, begin, schedule_prefetch = amx_sizes.TILE_SIDE, tiles.begin, tiles.schedule_prefetch
-    divide = division(jit, share)
-    padded_terms, equal_part = jit(amx_sizes.padded_terms), jit(amx_sizes.equal_part)
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, _, K_SCRATCH, K_SCRATCH_SIZE = (
         int(c) for c in step.Pack)
 

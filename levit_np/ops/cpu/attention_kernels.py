@@ -4,7 +4,10 @@ cache."""
 from numba import types
 
 from . import training_step as step
+from .barrier import share
 from .intrinsics import as_float, get, set_float
+from .jit import jit
+from .panel_packing import fill, init_scratch
 from .training_routines import STORE, STREAM
 from .training_step import HEADER, QUERIES
 
@@ -12,20 +15,21 @@ A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_VIEWS, A_BIAS, A_PROBABI
     A_SCRATCH_SIZE, A_STREAM = (int(c) for c in step.Attention)
 
 
-def attention_kernels(jit, call, share, packing, products):
+@jit
+def view(s, which, image, head):
+    """(the address of one head of one image, bytes a row)."""
+    at = get(s, A_VIEWS) + 32 * which
+    return get(at, 0) + image * get(at, 1) + head * get(at, 2), get(at, 3)
+
+
+def attention_kernels(call, packing, products):
     """(attention, attention_backward): the kernels of two kinds of step."""
-    @jit
-    def view(s, which, image, head):
-        """(the address of one head of one image, bytes a row)."""
-        at = get(s, A_VIEWS) + 32 * which
-        return get(at, 0) + image * get(at, 1) + head * get(at, 2), get(at, 3)
-
-    return (_forward(jit, call["softmax"], share, packing, products.multiply_block, view),
-            _backward(jit, call["softmax_backward"], share, packing, products, view))
+    return (_forward(call["softmax"], packing, products.multiply_block),
+            _backward(call["softmax_backward"], packing, products))
 
 
-def _forward(jit, softmax, share, packing, multiply_block, view):
-    padded, panels, init_scratch, fill, pack_rows, pack_columns = packing
+def _forward(softmax, packing, multiply_block):
+    padded, panels, pack_rows, pack_columns = packing
 
     @jit
     def attention(s, thread, threads):
@@ -70,8 +74,8 @@ def _forward(jit, softmax, share, packing, multiply_block, view):
     return attention
 
 
-def _backward(jit, softmax_backward, share, packing, products, view):
-    padded, panels, init_scratch, fill, pack_rows, pack_columns = packing
+def _backward(softmax_backward, packing, products):
+    padded, panels, pack_rows, pack_columns = packing
     multiply_block, multiply_transposed = products.multiply_block, products.multiply_transposed
 
     @jit

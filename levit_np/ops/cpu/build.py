@@ -19,17 +19,15 @@ def compiled(part: str, name: str) -> tuple[bytes, str]:
     Numba would optimise and assemble each function alone, and again inside each caller. It is told not to (NUMBA_OPT,
     before it is imported), and the whole module is optimised once, in half the time."""
     from llvmlite import binding
-    from numba import types
 
     run = getattr(import_module(f".{part}", __package__), part)(SETS[name])
-    signature = types.void(*[types.int64] * 7)
-    run.compile(signature)
-    module = binding.parse_assembly(run.inspect_llvm(signature.args))
+    (signature,) = run.signatures
+    module = binding.parse_assembly(run.inspect_llvm(signature))
     machine = _machine(SETS[name].cpu)
     options = binding.create_pipeline_tuning_options(speed_level=3)
     builder = binding.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
-    return machine.emit_object(module), run.overloads[signature.args].fndesc.llvm_func_name
+    return machine.emit_object(module), run.overloads[signature].fndesc.llvm_func_name
 
 
 def _machine(cpu: str):

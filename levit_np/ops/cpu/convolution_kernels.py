@@ -1,7 +1,10 @@
 """Training's convolution kernels: products of unfolded windows (windows.py), a few output lines at a time."""
 
 from . import training_step as step
+from .barrier import share
 from .intrinsics import get
+from .jit import jit
+from .panel_packing import fill, init_scratch
 from .training_routines import ACCUMULATE
 from .training_step import HEADER
 from .windows import windows
@@ -10,19 +13,20 @@ C_X, C_IMAGES, C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, _, _, C_OUT_HE
     C_Y_ROW, C_OUTPUTS, C_B, C_C, C_C_ROW, C_SCRATCH, C_SCRATCH_SIZE, C_AMX, C_STREAM = map(int, step.Convolution)
 
 
-def convolution_kernels(jit, call, share, packing, products, on_tiles):
-    """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
-    padded, panels, init_scratch, fill = packing.padded, packing.panels, packing.init_scratch, packing.fill
-    multiply_block, begin, amx_multiply = products.multiply_block, on_tiles.begin, on_tiles.multiply_block
-    unfold, fold = windows(jit, call, fill)
+@jit
+def sizes(s):
+    """(bytes of an image of x; of a line of y; terms; lines of a group; groups of an image)."""
+    image = get(s, C_PLANES) * get(s, C_HEIGHT) * get(s, C_WIDTH) * get(s, C_CHANNELS) * 4
+    terms = get(s, C_PLANES) * get(s, C_KERNEL) * get(s, C_KERNEL) * get(s, C_CHANNELS)
+    lines = get(s, C_LINES)
+    return image, get(s, C_OUT_WIDTH) * get(s, C_Y_ROW), terms, lines, (get(s, C_OUT_HEIGHT) + lines - 1) // lines
 
-    @jit
-    def sizes(s):
-        """(bytes of an image of x; of a line of y; terms; lines of a group; groups of an image)."""
-        image = get(s, C_PLANES) * get(s, C_HEIGHT) * get(s, C_WIDTH) * get(s, C_CHANNELS) * 4
-        terms = get(s, C_PLANES) * get(s, C_KERNEL) * get(s, C_KERNEL) * get(s, C_CHANNELS)
-        lines = get(s, C_LINES)
-        return image, get(s, C_OUT_WIDTH) * get(s, C_Y_ROW), terms, lines, (get(s, C_OUT_HEIGHT) + lines - 1) // lines
+
+def convolution_kernels(call, packing, products, on_tiles):
+    """(convolution, convolution_input, convolution_weight): the kernels of three kinds of step."""
+    padded, panels = packing.padded, packing.panels
+    multiply_block, begin, amx_multiply = products.multiply_block, on_tiles.begin, on_tiles.multiply_block
+    unfold, fold = windows(call)
 
     @jit
     def multiply_rows(s, scratch, a, lda, rows, terms, columns, c, ldc, stream):
@@ -72,12 +76,12 @@ def convolution_kernels(jit, call, share, packing, products, on_tiles):
                 for u in range(count):
                     fold(s, get(s, C_X) + n * image, start + u, scratch + HEADER + u * columns * row, row)
 
-    weight = _weight(jit, share, packing, products.add_short_gradient, on_tiles.add_gradient, unfold, sizes, begin_all)
+    weight = _weight(packing, products.add_short_gradient, on_tiles.add_gradient, unfold, begin_all)
     return convolution, convolution_input, weight
 
 
-def _weight(jit, share, packing, add_short_gradient, amx_add_gradient, unfold, sizes, begin_all):
-    padded, panels, fill = packing.padded, packing.panels, packing.fill
+def _weight(packing, add_short_gradient, amx_add_gradient, unfold, begin_all):
+    padded, panels = packing.padded, packing.panels
 
     @jit
     def convolution_weight(s, thread, threads):

@@ -2,9 +2,12 @@
 at a time: windows -> 25 numbers a channel -> nine products -> four outputs, and the gradients back."""
 
 from . import training_step as step
-from .filtering_squares import filtering_squares
+from .barrier import share
+from .filtering_squares import filtering_squares, sizes, square
 from .intrinsics import get
+from .jit import jit
 from .minimal_filtering import NINE_PARTS, TERMS
+from .panel_packing import fill, init_scratch
 from .step import PLAIN
 from .training_routines import ACCUMULATE, STORE
 
@@ -13,17 +16,16 @@ F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_
     F_SCRATCH, F_SCRATCH_SIZE, F_STREAM = (int(c) for c in step.Filtering)
 
 
-def filtering_kernels(jit, lanes, width, call, share, packing, products):
+def filtering_kernels(lanes, width, call, packing, products):
     """(filtering, filtering_input, filtering_weight): the kernels of three kinds of step."""
-    squares = filtering_squares(jit, lanes, call, packing.fill)
-    return (_output(jit, lanes, width, call, share, packing, products, squares),
-            _input(jit, lanes, call, share, packing, products, squares),
-            _weight(jit, share, packing, products, squares))
+    windows, all_parts = filtering_squares(lanes, call)
+    return (_output(lanes, width, call, packing.panels, products.multiply_block, windows),
+            _input(lanes, call, packing.padded, products.multiply_block, all_parts),
+            _weight(packing, products.add_short_gradient, windows, all_parts))
 
 
-def _output(jit, lanes, width, call, share, packing, products, squares):
-    panels, multiply_block, sums, (sizes, square, windows, _) = (
-        packing.panels, products.multiply_block, call["square_sums"], squares)
+def _output(lanes, width, call, panels, multiply_block, windows):
+    sums = call["square_sums"]
 
     @jit
     def filtering(s, thread, threads):
@@ -57,9 +59,7 @@ def _output(jit, lanes, width, call, share, packing, products, squares):
     return filtering
 
 
-def _input(jit, lanes, call, share, packing, products, squares):
-    padded, fill, multiply_block, (sizes, square, _, all_parts) = (
-        packing.padded, packing.fill, products.multiply_block, squares)
+def _input(lanes, call, padded, multiply_block, all_parts):
     copy, window_backward = call["copy"], call["window_backward"]
 
     @jit
@@ -104,9 +104,8 @@ def _input(jit, lanes, call, share, packing, products, squares):
     return filtering_input
 
 
-def _weight(jit, share, packing, products, squares):
-    padded, panels, init_scratch = packing.padded, packing.panels, packing.init_scratch
-    add_short_gradient, (sizes, _, windows, all_parts) = products.add_short_gradient, squares
+def _weight(packing, add_short_gradient, windows, all_parts):
+    padded, panels = packing.padded, packing.panels
 
     @jit
     def filtering_weight(s, thread, threads):

@@ -6,29 +6,33 @@ channel."""
 
 from . import training_step as step
 from .intrinsics import get
+from .jit import jit
 from .minimal_filtering import TERMS
+from .panel_packing import fill
+
+F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_OUTPUTS = (
+    int(step.Filtering[name]) for name in "CHANNELS HEIGHT WIDTH DOWN ACROSS LINES OUTPUTS".split())
 
 
-def filtering_squares(jit, lanes, call, fill):
-    """(sizes, square, windows, all_parts): functions of a step.  call: the routines by name; fill: panel_packing.py's.
-    """
+@jit
+def sizes(s):
+    """(bytes of an image of x; of a bordered line; of an image of y; lines of squares of a group; groups of an
+    image)."""
+    channels, lines = get(s, F_CHANNELS), get(s, F_LINES)
+    image = get(s, F_HEIGHT) * get(s, F_WIDTH) * channels * 4
+    y_image = 4 * get(s, F_DOWN) * get(s, F_ACROSS) * get(s, F_OUTPUTS) * 4
+    return image, (4 * get(s, F_ACROSS) + 1) * channels * 4, y_image, lines, (get(s, F_DOWN) + lines - 1) // lines
+
+
+@jit
+def square(s, i, pixel, line):
+    """Byte offset of square i's first pixel, squares being `pixel` and `line` bytes apart."""
+    return i % get(s, F_ACROSS) * pixel + i // get(s, F_ACROSS) * line
+
+
+def filtering_squares(lanes, call):
+    """(windows, all_parts): functions of a step.  call: the routines by name."""
     copy, window, sums_backward = call["copy"], call["window"], call["square_sums_backward"]
-    F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_OUTPUTS = (
-        int(step.Filtering[name]) for name in "CHANNELS HEIGHT WIDTH DOWN ACROSS LINES OUTPUTS".split())
-
-    @jit
-    def sizes(s):
-        """(bytes of an image of x; of a bordered line; of an image of y; lines of squares of a group; groups of an
-        image)."""
-        channels, lines = get(s, F_CHANNELS), get(s, F_LINES)
-        image = get(s, F_HEIGHT) * get(s, F_WIDTH) * channels * 4
-        y_image = 4 * get(s, F_DOWN) * get(s, F_ACROSS) * get(s, F_OUTPUTS) * 4
-        return image, (4 * get(s, F_ACROSS) + 1) * channels * 4, y_image, lines, (get(s, F_DOWN) + lines - 1) // lines
-
-    @jit
-    def square(s, i, pixel, line):
-        """Byte offset of square i's first pixel, squares being `pixel` and `line` bytes apart."""
-        return i % get(s, F_ACROSS) * pixel + i // get(s, F_ACROSS) * line
 
     @jit
     def windows(s, x, start, count, lines, row, target):
@@ -53,4 +57,4 @@ def filtering_squares(jit, lanes, call, fill):
             sums_backward(y + square(s, i, 8 * outputs, 2 * line), 4 * outputs, line, parts + i * outputs * 4, part,
                           outputs // lanes)
 
-    return sizes, square, windows, all_parts
+    return windows, all_parts

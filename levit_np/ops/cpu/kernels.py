@@ -4,24 +4,19 @@ several threads.
 Each thread calls `run` with its own number. A step is divided between threads by its output, so each number is computed
 by one thread in one order, however many there are; between two steps all wait for each other."""
 
-import numba
-
 from . import step
 from .amx_attention import amx_attention
 from .amx_product import amx_product
-from .barrier import barrier
+from .barrier import wait
 from .evaluation_routines import evaluation_routines
 from .intrinsics import get
-from .product_division import product_division
+from .jit import jit
 from .routines import routines
 from .row_kernels import row_kernels
 from .tile_attention import tile_attention
 from .tile_filtering import tile_filtering
 from .tile_product import tile_product
 
-# The functions are called by address, so no Python wrapper is made. Without one, and with divisions unchecked, the
-# machine code needs no symbol of Numba or Python.
-OPTIONS = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 STEP = step.COLUMNS * 8
 PRODUCT, ATTENTION, PAD, ROWS, SUM, LAYER_NORM, ADD, ROUND, FILTERING = (int(kind) for kind in step.Kind)
 PRODUCT_PARTS, ATTENTION_BFLOAT16 = int(step.Product.PARTS), int(step.Attention.BFLOAT16)
@@ -29,17 +24,15 @@ PRODUCT_PARTS, ATTENTION_BFLOAT16 = int(step.Product.PARTS), int(step.Attention.
 
 def kernels(instructions):
     """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
-    jit, amx = numba.njit(**OPTIONS), instructions.bfloat16 == "tiles"
+    amx = instructions.bfloat16 == "tiles"
     call, define = routines(evaluation_routines(instructions))
-    share, wait = barrier(jit)
-    divide = product_division(jit, share)
-    product = tile_product(instructions, jit, call, divide)
-    attention = tile_attention(instructions, jit, call, share)
-    filtering = tile_filtering(instructions, jit, call, share)
-    half_product = amx_product(jit, call, divide) if amx else product
-    half_attention = amx_attention(jit, call, share) if amx else attention
+    product = tile_product(instructions, call)
+    attention = tile_attention(instructions, call)
+    filtering = tile_filtering(instructions, call)
+    half_product = amx_product(call) if amx else product
+    half_attention = amx_attention(call) if amx else attention
     configure, release = (call.get(name, jit(lambda: None)) for name in ("configure", "release"))
-    pad, rows, total, add, to_bfloat16, layer_norm = row_kernels(instructions, jit, call, share)
+    pad, rows, total, add, to_bfloat16, layer_norm = row_kernels(instructions, call)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):

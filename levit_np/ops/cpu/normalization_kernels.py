@@ -4,19 +4,20 @@ What is computed for each channel in between is in normalization_scalars.py."""
 from numba import types
 
 from . import training_step as step
+from .barrier import share
 from .intrinsics import get, get_float, put, set_float
-from .normalization_scalars import places
+from .jit import jit
+from .normalization_scalars import array, totals
 from .row_functions import SUMMED
 
 # first rows, whose mean is near that of all: subtracted before squaring, so that the variance does not cancel
 FIRST = 16
 
 
-def column_sums(lanes, jit, call, share):
+def column_sums(lanes, call):
     """channel_sums: the kernel of two kinds of step, COLUMN_SUMS and BACKWARD_SUMS.  call: the routines by name."""
     copy, add, row_sums, rows_sums, row_sums_backward, rows_sums_backward = (
         call[name] for name in ("copy", "add", "row_sums", "rows_sums", "row_sums_backward", "rows_sums_backward"))
-    totals, array = places(jit)
     N_ROWS, N_WIDTH, N_X, N_DY, N_ACTIVATED = (
         int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "ACTIVATED"))
 
@@ -60,11 +61,10 @@ def column_sums(lanes, jit, call, share):
     return channel_sums
 
 
-def normalization_kernels(jit, call, share):
+def normalization_kernels(call):
     """(normalization, normalization_backward): the kernels of NORMALIZE and NORMALIZE_BACKWARD.  call: the routines by
     name."""
     normalize_row, normalize_row_backward = call["normalize"], call["normalize_backward"]
-    _, array = places(jit)
     N_ROWS, N_WIDTH, N_X, N_DY, N_OUT, N_STREAM, N_ACTIVATED = (
         int(step.Normalization[name]) for name in ("ROWS", "WIDTH", "X", "DY", "OUT", "STREAM", "ACTIVATED"))
 

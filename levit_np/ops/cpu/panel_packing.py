@@ -8,20 +8,32 @@ from typing import Any, NamedTuple
 from numba import types
 
 from .intrinsics import get_float, set_float
+from .jit import jit
 
 
 class Packing(NamedTuple):
-    """Functions: of sizes, of a thread's scratch, and those that pack."""
+    """Functions: of sizes, and those that pack."""
 
     padded: Any
     panels: Any
-    init_scratch: Any
-    fill: Any
     pack_rows: Any
     pack_columns: Any
 
 
-def panel_packing(instructions, jit, call):
+@jit
+def init_scratch(scratch):
+    """Puts the 1.0 at the start of a thread's scratch: the `scale` of pack_rows where none is wanted."""
+    set_float(scratch, types.float32(1))
+
+
+@jit
+def fill(target, count):
+    """Writes `count` zeros."""
+    for i in range(count):
+        set_float(target + 4 * i, types.float32(0))
+
+
+def panel_packing(instructions, call):
     """call: the routines by name."""
     width, lanes, grain = instructions.width, instructions.lanes, instructions.tail * instructions.lanes
     transpose_square, pack_panels = call["transpose"], call["pack"]
@@ -34,17 +46,6 @@ def panel_packing(instructions, jit, call):
     @jit
     def panels(columns):
         return (columns + width - 1) // width
-
-    @jit
-    def init_scratch(scratch):
-        """Puts the 1.0 at the start of a thread's scratch: the `scale` of pack_rows where none is wanted."""
-        set_float(scratch, types.float32(1))
-
-    @jit
-    def fill(target, count):
-        """Writes `count` zeros."""
-        for i in range(count):
-            set_float(target + 4 * i, types.float32(0))
 
     @jit
     def pack_rows(source, row, terms, columns, first, last, scale, target):
@@ -79,4 +80,4 @@ def panel_packing(instructions, jit, call):
                         set_float(to + (k * wide + o + i) * 4, get_float(here + i * row + k * 4))
                     fill(to + (k * wide + o + present) * 4, lanes - present)
 
-    return Packing(padded, panels, init_scratch, fill, pack_rows, pack_columns)
+    return Packing(padded, panels, pack_rows, pack_columns)

@@ -1,13 +1,15 @@
 """The kernel of operations on single numbers: an activation, its gradient, a sum, a factor (training_step.Function)."""
 
 from . import training_step as step
+from .barrier import share
 from .intrinsics import get
+from .jit import jit
 
 LINE_NUMBERS = 16  # float32 numbers in a cache line
 ROUTINES = "hardswish", "hardswish_backward", "silu", "silu_backward", "blend", "scale"
 
 
-def pointwise_kernel(jit, call, share):
+def pointwise_kernel(call):
     """The kernel of POINTWISE.  call: the routines by name."""
     hardswish, hardswish_backward, silu, silu_backward, blend, scale = (call[name] for name in ROUTINES)
     E_FUNCTION, E_COUNT, E_STREAM, E_A = (int(c) for c in step.Pointwise)

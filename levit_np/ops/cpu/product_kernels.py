@@ -4,7 +4,10 @@ functions that convolution and attention use too, then the kernels of three kind
 from typing import Any, NamedTuple
 
 from . import training_step as step
+from .barrier import share
 from .intrinsics import get
+from .jit import jit
+from .panel_packing import init_scratch
 from .strip_packing import strip_packing
 from .training_routines import ACCUMULATE, LINE, STORE, STREAM, UNROLL
 from .training_step import HEADER
@@ -23,20 +26,20 @@ class Products(NamedTuple):
     add_short_gradient: Any
 
 
-def product_functions(instructions, jit, call, packing):
+def product_functions(instructions, call, packing):
     """call: the routines by name; packing: panel_packing's functions."""
-    prefetched_bytes = jit(_prefetched_bytes)
-    multiply_block, multiply_transposed = _multiplications(instructions, jit, call, packing, prefetched_bytes)
+    multiply_block, multiply_transposed = _multiplications(instructions, call, packing)
     return Products(multiply_block, multiply_transposed,
-                    *_gradients(instructions, jit, call, packing, prefetched_bytes, multiply_transposed))
+                    *_gradients(instructions, call, packing, multiply_transposed))
 
 
-def _prefetched_bytes(terms):
+@jit
+def prefetched_bytes(terms):
     """Bytes that a tile prefetches into L2: a cache line every UNROLL terms."""
     return terms // UNROLL * LINE
 
 
-def _multiplications(instructions, jit, call, packing, prefetched_bytes):
+def _multiplications(instructions, call, packing):
     """(multiply_block, multiply_transposed)."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail
@@ -74,12 +77,12 @@ def _multiplications(instructions, jit, call, packing, prefetched_bytes):
     return multiply_block, multiply_transposed
 
 
-def _gradients(instructions, jit, call, packing, prefetched_bytes, multiply_transposed):
+def _gradients(instructions, call, packing, multiply_transposed):
     """(add_gradient, add_short_gradient)."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     padded, panels, pack_rows = packing.padded, packing.panels, packing.pack_rows
     (strip_size, pack_strips), transposed, multiply_strips = (
-        strip_packing(instructions, jit, call), call["multiply_transposed"], call["multiply_strips"])
+        strip_packing(instructions, call), call["multiply_transposed"], call["multiply_strips"])
 
     @jit
     def add_gradient(a, a_row, a_columns, b, b_row, b_columns, terms, first, last, c, c_row, mode, scratch, following):
@@ -117,27 +120,22 @@ def _gradients(instructions, jit, call, packing, prefetched_bytes, multiply_tran
     return add_gradient, add_short_gradient
 
 
-def division(jit, share):
-    """divide: a thread's part of a product."""
-    @jit
-    def divide(rows, panels, few, thread, threads):
-        """(first row, last, first panel, last): rows are divided or, where there are fewer than `few` for each thread,
-        panels."""
-        first, last, left, right = 0, rows, 0, panels
-        if rows >= few * threads:
-            first, last = share(rows, thread, threads)
-        else:
-            left, right = share(panels, thread, threads)
-        return first, last, left, right
-
-    return divide
+@jit
+def divide(rows, panels, few, thread, threads):
+    """A thread's part of a product, as (first row, last, first panel, last): rows are divided or, where there are fewer
+    than `few` for each thread, panels."""
+    first, last, left, right = 0, rows, 0, panels
+    if rows >= few * threads:
+        first, last = share(rows, thread, threads)
+    else:
+        left, right = share(panels, thread, threads)
+    return first, last, left, right
 
 
-def product_kernels(instructions, jit, share, packing, products):
+def product_kernels(instructions, packing, products):
     """(pack, product, gradient): the kernels of three kinds of step."""
-    width, largest, divide = instructions.width, instructions.rows, division(jit, share)
-    panels, init_scratch, pack_rows, pack_columns = (
-        packing.panels, packing.init_scratch, packing.pack_rows, packing.pack_columns)
+    width, largest = instructions.width, instructions.rows
+    panels, pack_rows, pack_columns = packing.panels, packing.pack_rows, packing.pack_columns
     multiply_block, add_gradient = products.multiply_block, products.add_gradient
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, *_ = (int(c) for c in step.Pack)
 

@@ -2,7 +2,9 @@
 rounding rows, layer normalization."""
 
 from . import step
+from .barrier import share
 from .intrinsics import get, get_float, set_float
+from .jit import jit
 
 I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (int(c) for c in step.Pad)
 R_OFFSETS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
@@ -13,18 +15,17 @@ O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int
 L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
 
 
-def row_kernels(instructions, jit, call, share):
+def row_kernels(instructions, call):
     """(pad, rows, total, add, to_bfloat16, layer_norm), each (step, thread, threads).  call: the routines by name."""
     copy_row, add_row = call["copy"], call["add"]
     to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
     if instructions.bfloat16_inputs:
-        to_bfloat16 = _to_bfloat16(jit, share, call["round"])
-    return (_pad(jit, share, instructions.lanes, copy_row), _rows(jit, share, copy_row),
-            _total(jit, share, copy_row, add_row), _add(jit, share, add_row), to_bfloat16,
-            _layer_norm(jit, share, call["layer_norm"]))
+        to_bfloat16 = _to_bfloat16(call["round"])
+    return (_pad(instructions.lanes, copy_row), _rows(copy_row), _total(copy_row, add_row), _add(add_row), to_bfloat16,
+            _layer_norm(call["layer_norm"]))
 
 
-def _pad(jit, share, lanes, copy_row):
+def _pad(lanes, copy_row):
     @jit
     def pad(s, thread, threads):
         height, columns = get(s, I_HEIGHT), get(s, I_WIDTH)
@@ -39,7 +40,7 @@ def _pad(jit, share, lanes, copy_row):
     return pad
 
 
-def _rows(jit, share, copy_row):
+def _rows(copy_row):
     @jit
     def rows(s, thread, threads):
         first, last = share(get(s, R_COUNT), thread, threads)
@@ -50,7 +51,7 @@ def _rows(jit, share, copy_row):
     return rows
 
 
-def _total(jit, share, copy_row, add_row):
+def _total(copy_row, add_row):
     @jit
     def total(s, thread, threads):
         first, last = share(get(s, S_IMAGES), thread, threads)
@@ -64,7 +65,7 @@ def _total(jit, share, copy_row, add_row):
     return total
 
 
-def _add(jit, share, add_row):
+def _add(add_row):
     @jit
     def add(s, thread, threads):
         first, last = share(get(s, D_IMAGES) * get(s, D_TOKENS), thread, threads)
@@ -75,7 +76,7 @@ def _add(jit, share, add_row):
     return add
 
 
-def _to_bfloat16(jit, share, round_row):
+def _to_bfloat16(round_row):
     @jit
     def to_bfloat16(s, thread, threads):
         first, last = share(get(s, O_ROWS), thread, threads)
@@ -86,7 +87,7 @@ def _to_bfloat16(jit, share, round_row):
     return to_bfloat16
 
 
-def _layer_norm(jit, share, normalize_row):
+def _layer_norm(normalize_row):
     @jit
     def layer_norm(s, thread, threads):
         first, last = share(get(s, L_ROWS), thread, threads)

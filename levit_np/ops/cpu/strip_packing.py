@@ -4,9 +4,10 @@ A packed a (terms, columns) is one strip after another, each (terms, its columns
 for a vector behind each."""
 
 from .intrinsics import get_float, set_float
+from .jit import jit
 
 
-def strip_packing(instructions, jit, call):
+def strip_packing(instructions, call):
     """(strip_size, pack_strips).  call: the routines by name."""
     wide, lanes = instructions.rows, instructions.lanes
     read = -(-wide // lanes) * lanes  # columns read at a time, some of them the next strip's

@@ -2,12 +2,14 @@
 bias, softmax down the columns, then the product with v."""
 
 from . import step
+from .barrier import share
 from .intrinsics import get
+from .jit import jit
 from .step import PLAIN
 from .tile import UNROLL
 
 
-def tile_attention(instructions, jit, call, share):
+def tile_attention(instructions, call):
     """The kernel (step, thread, threads).  call: the routines by name."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail

@@ -2,7 +2,9 @@
 outputs at a time, one panel of weights after another."""
 
 from . import step
+from .barrier import share
 from .intrinsics import get, put
+from .jit import jit
 from .minimal_filtering import NINE_PARTS, TERMS
 from .step import PLAIN, TILE
 from .tile import UNROLL
@@ -13,12 +15,12 @@ F_IMAGES, F_LINES, F_COLUMNS, F_CHANNELS, F_SOURCE, F_SOURCE_PIXEL, F_SOURCE_LIN
     F_SIZES, F_LONGEST, F_SCRATCH, F_SCRATCH_SIZE = (int(c) for c in step.Filtering)
 
 
-def tile_filtering(instructions, jit, call, share):
+def tile_filtering(instructions, call):
     """The kernel (step, thread, threads).  call: the routines by name."""
     lanes, vectors, tail_vectors = instructions.lanes, instructions.vectors, instructions.tail
     row, filter_window, filter_sums = instructions.width * 4, call["filter_window"], call["filter_sums"]
-    place, divide = _place(jit), _division(jit, instructions.rows, row)
-    multiply_parts = _multiply_parts(jit, call["tile"], lanes, row)
+    divide = _division(instructions.rows, row)
+    multiply_parts = _multiply_parts(call["tile"], lanes, row)
 
     @jit
     def filtering(s, thread, threads):
@@ -54,18 +56,15 @@ def tile_filtering(instructions, jit, call, share):
     return filtering
 
 
-def _place(jit):
-    @jit
-    def place(s, square, pixel, line, image):
-        """Byte offset of a square's first pixel; `square` counts through all images."""
-        lines, columns = get(s, F_LINES), get(s, F_COLUMNS)
-        across, down, number = square % columns, square // columns % lines, square // columns // lines
-        return across * pixel + down * line + number * image
-
-    return place
+@jit
+def place(s, square, pixel, line, image):
+    """Byte offset of a square's first pixel; `square` counts through all images."""
+    lines, columns = get(s, F_LINES), get(s, F_COLUMNS)
+    across, down, number = square % columns, square // columns % lines, square // columns // lines
+    return across * pixel + down * line + number * image
 
 
-def _division(jit, most, row):
+def _division(most, row):
     @jit
     def divide(table, rows, a_row):
         """Writes a table of tiles for `rows` rows.  -> the number of tiles."""
@@ -81,7 +80,7 @@ def _division(jit, most, row):
     return divide
 
 
-def _multiply_parts(jit, tile, lanes, row):
+def _multiply_parts(tile, lanes, row):
     @jit
     def multiply_parts(s, windows, a_row, table, count, zeros, b, wide, bias, parts, part):
         """The nine parts of all rows for one panel, each a product over its terms, a group of them at a time."""

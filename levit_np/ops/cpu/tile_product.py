@@ -3,6 +3,8 @@ tile.py."""
 
 from . import step
 from .intrinsics import get
+from .jit import jit
+from .product_division import divide
 from .step import PLAIN, RESIDUAL, TILE
 from .tile import UNROLL
 
@@ -10,7 +12,7 @@ P_TILES, _, P_A, P_LDA, P_SEGMENTS, P_GROUPS, P_COUNT, P_LENGTH, P_B, P_B_PANEL,
     P_BIAS, P_FINISH, P_BLOCK, _, _, P_HALF, P_HALF_PART, P_SCRATCH, P_SCRATCH_SIZE, P_PAIRS = map(int, step.Product)
 
 
-def _any_tiles(jit, call):
+def _any_tiles(call):
     tile = call["tile"]
     double, pairs_tile = (call.get(name, tile) for name in ("double", "pairs"))  # there if they are called
 
@@ -31,11 +33,11 @@ def _any_tiles(jit, call):
     return multiply
 
 
-def tile_product(instructions, jit, call, divide):
-    """The kernel (step, thread, threads).  call: the routines by name; divide: product_division's."""
+def tile_product(instructions, call):
+    """The kernel (step, thread, threads).  call: the routines by name."""
     width, lanes, vectors, tail_vectors, double_rows = (
         instructions.width, instructions.lanes, instructions.vectors, instructions.tail, instructions.double_rows)
-    multiply = _any_tiles(jit, call)
+    multiply = _any_tiles(call)
 
     @jit
     def product(s, thread, threads):

@@ -3,23 +3,21 @@
 Like those of kernels.py they are functions of a step, a thread and the number of threads. They are compiled separately:
 who never trains does not wait for them."""
 
-import numba
-
 from . import training_step as step
 from .amx_training import amx_products, no_products
 from .attention_kernels import attention_kernels
-from .barrier import barrier
+from .barrier import wait
 from .convolution_kernels import convolution_kernels
 from .filtering_kernels import filtering_kernels
 from .intrinsics import get
-from .kernels import OPTIONS
+from .jit import jit
 from .normalization_kernels import column_sums, normalization_kernels
-from .normalization_scalars import normalization_scalars
+from .normalization_scalars import backward_scales, moments, scales
 from .panel_packing import panel_packing
 from .pointwise_kernel import pointwise_kernel
 from .product_kernels import product_functions, product_kernels
 from .routines import routines
-from .scatter_kernel import scatter_kernel
+from .scatter_kernel import scatter
 from .training_routines import training_routines
 from .update_kernel import update_kernel
 
@@ -28,28 +26,22 @@ STEP = step.COLUMNS * 8
 
 def training_kernels(instructions):
     """`run` for an instruction set: a Numba function (program, first, last, thread, threads, counter, give_way)."""
-    jit = numba.njit(**OPTIONS)
     lanes = instructions.lanes
     call, define = routines(training_routines(instructions))
-    share, wait = barrier(jit)
-    packing = panel_packing(instructions, jit, call)
-    products = product_functions(instructions, jit, call, packing)
-    pack, product, gradient = product_kernels(instructions, jit, share, packing, products)
+    packing = panel_packing(instructions, call)
+    products = product_functions(instructions, call, packing)
+    pack, product, gradient = product_kernels(instructions, packing, products)
     tiles = instructions.bfloat16 == "tiles"
-    on_tiles = amx_products(jit, lanes, call, share, packing) if tiles else no_products(jit)
+    on_tiles = amx_products(lanes, call, packing) if tiles else no_products()
     configure, release = (call.get(name, jit(lambda: None)) for name in ("configure", "release"))
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
-    convolution, convolution_input, convolution_weight = convolution_kernels(
-        jit, call, share, packing, products, on_tiles)
-    filtering, filtering_input, filtering_weight = filtering_kernels(
-        jit, lanes, instructions.width, call, share, packing, products)
-    channel_sums = column_sums(lanes, jit, call, share)
-    normalization, normalization_backward = normalization_kernels(jit, call, share)
-    moments, scales, backward_scales = normalization_scalars(jit, share)
-    attention, attention_backward = attention_kernels(jit, call, share, packing, products)
-    pointwise = pointwise_kernel(jit, call, share)
-    update = update_kernel(jit, call, share)
-    scatter = scatter_kernel(jit, share, packing.fill)
+    convolution, convolution_input, convolution_weight = convolution_kernels(call, packing, products, on_tiles)
+    filtering, filtering_input, filtering_weight = filtering_kernels(lanes, instructions.width, call, packing, products)
+    channel_sums = column_sums(lanes, call)
+    normalization, normalization_backward = normalization_kernels(call)
+    attention, attention_backward = attention_kernels(call, packing, products)
+    pointwise = pointwise_kernel(call)
+    update = update_kernel(call)
     PACK, PRODUCT, GRADIENT, POINTWISE, COLUMN_SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, BACKWARD_SCALES, \
         NORMALIZE_BACKWARD, CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, \
         AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = map(int, step.Kind)

@@ -4,14 +4,16 @@ vector) after another."""
 from numba import types
 
 from . import training_step as step
+from .barrier import share
 from .intrinsics import as_float, get, get_float, root, set_float
+from .jit import jit
 
 CONSTANTS = 8  # the first of optimizer.py's ten, copied to the start of a thread's scratch
 EPS, LEAST = 32, 36  # byte offsets of the last two of the ten
 FACTOR, SQUARES = 32, 40  # byte offsets in scratch: the gradient's factor, a sum of squares
 
 
-def update_kernel(jit, call, share):
+def update_kernel(call):
     """The kernel of UPDATE.  call: the routines by name."""
     adamw, sum_of_squares = call["adamw"], call["sum_of_squares"]
     U_UNITS, U_LENGTH, U_CLIP, U_SCALE, U_SCRATCH, U_SCRATCH_SIZE, U_A = (int(c) for c in step.Update)

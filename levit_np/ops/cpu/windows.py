@@ -4,40 +4,42 @@ from numba import types
 
 from . import training_step as step
 from .intrinsics import get, get_float, set_float
+from .jit import jit
+from .panel_packing import fill
 
 C_PLANES, C_CHANNELS, C_HEIGHT, C_WIDTH, C_KERNEL, C_STRIDE, C_PADDING, C_OUT_WIDTH = (
     int(step.Convolution[name]) for name in "PLANES CHANNELS HEIGHT WIDTH KERNEL STRIDE PADDING OUT_WIDTH".split())
 
 
-def line_windows(jit, call, fill):
+@jit
+def window(s, x, u, v, p, i):
+    """The part of a window in one line of one plane: (its address, how many of the run's numbers before it the
+    border replaces, how many up to its end). Empty where the line is in the border."""
+    line, channels, columns = u * get(s, C_STRIDE) + i - get(s, C_PADDING), get(s, C_CHANNELS), get(s, C_WIDTH)
+    begin = (v * get(s, C_STRIDE) - get(s, C_PADDING)) * channels
+    run = get(s, C_KERNEL) * channels
+    left = min(run, max(0, -begin))
+    right = max(left, min(run, columns * channels - begin))
+    if line < 0 or line >= get(s, C_HEIGHT):
+        right = left
+    return x + ((p * get(s, C_HEIGHT) + line) * columns * channels + begin + left) * 4, left, right
+
+
+@jit
+def without_border(s, u):
+    """The pixels of output line u whose windows touch no border: (first, last)."""
+    stride, padding, kernel = get(s, C_STRIDE), get(s, C_PADDING), get(s, C_KERNEL)
+    line = u * stride - padding
+    first = (padding + stride - 1) // stride
+    last = max(first, min(get(s, C_OUT_WIDTH), (get(s, C_WIDTH) + padding - kernel) // stride + 1))
+    if line < 0 or line + kernel > get(s, C_HEIGHT):
+        last = first
+    return first, last
+
+
+def line_windows(copy, add):
     """(unfold, fold) where a pixel's channels lie side by side: a window is one run of numbers for each line of the
     kernel."""
-    copy, add = call["copy"], call["add"]
-
-    @jit
-    def window(s, x, u, v, p, i):
-        """The part of a window in one line of one plane: (its address, how many of the run's numbers before it the
-        border replaces, how many up to its end). Empty where the line is in the border."""
-        line, channels, columns = u * get(s, C_STRIDE) + i - get(s, C_PADDING), get(s, C_CHANNELS), get(s, C_WIDTH)
-        begin = (v * get(s, C_STRIDE) - get(s, C_PADDING)) * channels
-        run = get(s, C_KERNEL) * channels
-        left = min(run, max(0, -begin))
-        right = max(left, min(run, columns * channels - begin))
-        if line < 0 or line >= get(s, C_HEIGHT):
-            right = left
-        return x + ((p * get(s, C_HEIGHT) + line) * columns * channels + begin + left) * 4, left, right
-
-    @jit
-    def without_border(s, u):
-        """The pixels of output line u whose windows touch no border: (first, last)."""
-        stride, padding, kernel = get(s, C_STRIDE), get(s, C_PADDING), get(s, C_KERNEL)
-        line = u * stride - padding
-        first = (padding + stride - 1) // stride
-        last = max(first, min(get(s, C_OUT_WIDTH), (get(s, C_WIDTH) + padding - kernel) // stride + 1))
-        if line < 0 or line + kernel > get(s, C_HEIGHT):
-            last = first
-        return first, last
-
     @jit
     def unfold_lines(s, x, u, target, row):
         kernel, run = get(s, C_KERNEL), get(s, C_KERNEL) * get(s, C_CHANNELS)
@@ -78,22 +80,21 @@ def line_windows(jit, call, fill):
     return unfold_lines, fold_lines
 
 
-def plane_windows(jit, call):
-    """(unfold, fold) of a plane with one number a pixel."""
-    copy_fours = call["copy_fours"]
+@jit
+def inside(s, u, p, i, j):
+    """The pixels of output line u whose kernel cell (i, j) is not on the border: (first, last, index of the number
+    under that cell of the first)."""
+    stride, columns = get(s, C_STRIDE), get(s, C_WIDTH)
+    line, shift = u * stride + i - get(s, C_PADDING), j - get(s, C_PADDING)
+    first = max(0, (stride - 1 - shift) // stride)
+    last = max(first, min(get(s, C_OUT_WIDTH), (columns - 1 - shift) // stride + 1))
+    if line < 0 or line >= get(s, C_HEIGHT):
+        last = first
+    return first, last, (p * get(s, C_HEIGHT) + line) * columns + first * stride + shift
 
-    @jit
-    def inside(s, u, p, i, j):
-        """The pixels of output line u whose kernel cell (i, j) is not on the border: (first, last, index of the number
-        under that cell of the first)."""
-        stride, columns = get(s, C_STRIDE), get(s, C_WIDTH)
-        line, shift = u * stride + i - get(s, C_PADDING), j - get(s, C_PADDING)
-        first = max(0, (stride - 1 - shift) // stride)
-        last = max(first, min(get(s, C_OUT_WIDTH), (columns - 1 - shift) // stride + 1))
-        if line < 0 or line >= get(s, C_HEIGHT):
-            last = first
-        return first, last, (p * get(s, C_HEIGHT) + line) * columns + first * stride + shift
 
+def plane_windows(copy_fours):
+    """unfold of a plane with one number a pixel."""
     @jit
     def unfold_plane(s, x, u, p, target, row):
         """One plane, one line of the kernel after another. A 3 × 3 kernel's runs of three numbers are copied by fours:
@@ -118,22 +119,24 @@ def plane_windows(jit, call):
                 for v in range(last, get(s, C_OUT_WIDTH)):
                     set_float(cell + v * row, types.float32(0))
 
-    @jit
-    def fold_plane(s, x, u, p, rows, row):
-        kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
-        for cell in range(kernel * kernel):
-            first, last, start = inside(s, u, p, cell // kernel, cell % kernel)
-            source, to = rows + 4 * (p * kernel * kernel + cell), x + 4 * start - first * step
-            for v in range(first, last):
-                set_float(to + v * step, get_float(to + v * step) + get_float(source + v * row))
-
-    return unfold_plane, fold_plane
+    return unfold_plane
 
 
-def windows(jit, call, fill):
-    """(unfold, fold).  call: the routines by name; fill(address, count) writes zeros."""
-    unfold_lines, fold_lines = line_windows(jit, call, fill)
-    unfold_plane, fold_plane = plane_windows(jit, call)
+@jit
+def fold_plane(s, x, u, p, rows, row):
+    """The adjoint of unfold_plane."""
+    kernel, step = get(s, C_KERNEL), get(s, C_STRIDE) * 4
+    for cell in range(kernel * kernel):
+        first, last, start = inside(s, u, p, cell // kernel, cell % kernel)
+        source, to = rows + 4 * (p * kernel * kernel + cell), x + 4 * start - first * step
+        for v in range(first, last):
+            set_float(to + v * step, get_float(to + v * step) + get_float(source + v * row))
+
+
+def windows(call):
+    """(unfold, fold).  call: the routines by name."""
+    unfold_lines, fold_lines = line_windows(call["copy"], call["add"])
+    unfold_plane = plane_windows(call["copy_fours"])
 
     @jit
     def unfold(s, x, u, target, row):
