@@ -9,25 +9,21 @@ bench/results/ablation.json after every training, and ablation.md."""
 import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import add_results, commit, earlier, run, write_json  # noqa: E402
+from report import add_results, earlier, run, this_machine, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
-from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.config import Convolution, Stage  # noqa: E402
 from levit_np.storage.atomic import replacing  # noqa: E402
+from levit_np.training.data.loader import Batch  # noqa: E402
 from levit_np.training.evaluation import evaluate  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
 from levit_np.training.teacher import FunctionTeacher  # noqa: E402
@@ -67,15 +63,6 @@ CHANGES = {
 TEACHER = {"stem": _stem(96), "stages": (Stage(96, 2, 4), Stage(120, 2, 5, 6), Stage(120, 2, 5, 7))}
 
 
-class Batch(NamedTuple):
-    """A batch as the trainer expects it."""
-
-    images: np.ndarray
-    targets: np.ndarray
-    names: tuple
-    skipped: tuple = ()
-
-
 class Digits:
     """A loader of a seed's third of the digits; each image is rotated, scaled and moved differently in every epoch."""
 
@@ -98,7 +85,7 @@ class Digits:
             targets = np.full((len(indices), CLASSES), RECIPE.smoothing / CLASSES, np.float32)
             targets[np.arange(len(indices)), self._labels[indices]] += 1 - RECIPE.smoothing
             images = _normalized([_moved(self._images[i], random) for i in indices])
-            yield Batch(images, targets, tuple(map(str, indices)))
+            yield Batch(images, targets, indices, tuple(map(str, indices)), ())
 
     def held_out(self):
         """Batches of the other two thirds, unchanged."""
@@ -147,7 +134,7 @@ class Results:
         empty = {"settings": settings, "top1": {}}
         before = earlier(self.path, empty)
         self.content = before if before["settings"] == settings else empty
-        self.content["machine"] = describe(("numpy", "numba", "scikit-learn")) | {"commit": commit()}
+        self.content["machine"] = this_machine(("numpy", "numba", "scikit-learn"))
 
     def missing(self, name, seed):
         return str(seed) not in self.content["top1"].get(name, {})

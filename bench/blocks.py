@@ -5,13 +5,8 @@ and of DeiT-tiny (LayerNorm, a wider MLP, a class token; with Hardswish, so that
 
 import argparse
 import os
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from statistics import median
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
 
 # The rows of the table, the steps of our plan in each, and Table 6's microseconds (one core of a Xeon E5-2698). The
 # paper does not divide LayerNorm and does not time the softmax. Ours computes Q, K and V in one product, and the whole
@@ -118,7 +113,7 @@ def pytorch(name: str) -> dict:
 
 
 def main():
-    from report import add_results, commit, lacking, result_path, write_json
+    from report import add_results, lacking, result_path, this_machine, write_json
 
     from levit_np.commands.common import whole
 
@@ -132,7 +127,6 @@ def main():
     from rich.console import Console
     from rich.progress import Progress
 
-    from levit_np.benchmark.machine import describe
     from levit_np.benchmark.rounds import interleaved
 
     makers, mode = {"ours": ours}, nullcontext
@@ -143,7 +137,7 @@ def main():
 
         torch.set_num_threads(1)
         makers["PyTorch"], mode = pytorch, torch.inference_mode
-    console, machine, blocks = Console(), describe(("numpy", "numba", "torch")) | {"commit": commit()}, {}
+    console, machine, blocks = Console(), this_machine(("numpy", "numba", "torch")), {}
     for name, paper in PAPER.items():
         with mode(), Progress(console=console, transient=True) as progress:
             task = progress.add_task(name)

@@ -4,21 +4,15 @@ Prints the median, the fastest and the slowest of 15 runs beside those of an int
 turns, and writes bench/results/classify.json. A single time depends on the machine: only the ratio is meaningful."""
 
 import argparse
-import datetime
-import os
-import platform
-import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
+from functools import partial
+from statistics import median
 
-import numpy as np
-from report import commit, run, write_json
+from report import ROOT, run, this_machine, write_json
 
-from levit_np.benchmark.machine import processor
+from levit_np.benchmark.rounds import interleaved
 
-ROOT = Path(__file__).resolve().parent.parent
 RUNS = 15
 COMMANDS = {
     "levit-np classify": [sys.executable, "-m", "levit_np.cli", "classify", "weights/samples/digit_3.png"],
@@ -30,24 +24,14 @@ def main():
     about, _, details = __doc__.partition(": ")  # there are no options but --help
     argparse.ArgumentParser(description=about, epilog=f"example: {details}",
                             formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    times = {name: [] for name in COMMANDS}
-    for run in range(RUNS + 1):
-        for name, command in COMMANDS.items():
-            start = time.perf_counter()
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            if run:  # the first run fills the disk cache and writes byte code
-                times[name].append(time.perf_counter() - start)
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    result = {
-        "date": datetime.date.today().isoformat(), "commit": commit(), "cpu": processor(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "numpy": np.__version__,
-        "blas": f"{blas['name']} {blas['version']}, OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', 'unset')}",
-        "seconds": {name: {"median": round(statistics.median(t), 3), "fastest": round(min(t), 3),
-                           "slowest": round(max(t), 3)} for name, t in times.items()},
-    }
-    write_json(ROOT / "bench/results/classify.json", result)
-    for name, seconds in result["seconds"].items():
-        print(f"{name:<20}" + "".join(f"  {key} {value:.3f} s" for key, value in seconds.items()))
+    machine = this_machine(("numpy",))
+    # A turn is one run, after one that fills the disk cache and writes byte code.
+    times = interleaved({name: partial(subprocess.run, command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+                         for name, command in COMMANDS.items()}, RUNS, seconds=0)
+    seconds = {name: {"median": median(t), "fastest": min(t), "slowest": max(t)} for name, t in times.items()}
+    write_json(ROOT / "bench/results/classify.json", {"machine": machine, "seconds": seconds})
+    for name, found in seconds.items():
+        print(f"{name:<20}" + "".join(f"  {key} {value:.3f} s" for key, value in found.items()))
 
 
 if __name__ == "__main__":

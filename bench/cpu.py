@@ -11,9 +11,6 @@ import warnings
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
-
 EXAMPLE = """examples:
   taskset -c 0 python bench/cpu.py                               everything, one thread
   python bench/cpu.py --threads 1 2 --models levit_256           one model, one thread and two
@@ -52,16 +49,15 @@ def main() -> None:
     chosen = arguments()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(max(chosen.threads))  # read once, by the libraries that are imported below
-    from report import Results, commit, result_path
+    from report import Results, result_path, this_machine
     from rich.console import Console
     from runners import IMPLEMENTATIONS
 
     import levit_np
-    from levit_np.benchmark.machine import describe
 
     levit_np.set_threads(max(chosen.threads))  # too many are refused before anything is measured
     console = Console(width=None if sys.stdout.isatty() else 110)
-    machine = describe(PACKAGES) | {"commit": commit()}
+    machine = this_machine(PACKAGES)
     peers = [key for key in chosen.peers if _there(key, chosen.backend, console)]
     console.print(f"{machine['processor']}, {machine['usable_cores']} of {machine['cores']} cores usable, load "
                   f"{machine['load_average']}, BLAS: {machine['blas']}", soft_wrap=True)

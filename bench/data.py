@@ -7,33 +7,29 @@ training step that takes t seconds for a batch of B needs B / t images per secon
 bench/results/data-<processor>.json."""
 
 import argparse
-import sys
 import tempfile
 import time
 from io import BytesIO
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from PIL import Image, __version__ as pillow
+from report import add_results, result_path, run, this_machine, write_json
 
-import numpy as np  # noqa: E402
-from PIL import Image, __version__ as pillow  # noqa: E402
-from report import commit, result_path, run, write_json  # noqa: E402
-
-from levit_np.benchmark.machine import describe  # noqa: E402
-from levit_np.commands.common import from_zero, whole  # noqa: E402
-from levit_np.images.decoding import open_image  # noqa: E402
-from levit_np.images.preprocessing import normalise, preprocess, preprocessing_named  # noqa: E402
-from levit_np.training.augmentation import one_image  # noqa: E402
-from levit_np.training.augmentation.crop import random_resized_crop  # noqa: E402
-from levit_np.training.augmentation.erasing import random_erasing  # noqa: E402
-from levit_np.training.augmentation.mixing import Mixture, mix_pair  # noqa: E402
-from levit_np.training.augmentation.rand_augment import rand_augment  # noqa: E402
-from levit_np.training.data import open_source  # noqa: E402
-from levit_np.training.data.loader import Loader  # noqa: E402
-from levit_np.training.data.pack import pack  # noqa: E402
-from levit_np.training.recipe import Recipe  # noqa: E402
+from levit_np.benchmark.machine import load_average
+from levit_np.commands.common import from_zero, whole
+from levit_np.images.decoding import open_image
+from levit_np.images.preprocessing import normalise, preprocess, preprocessing_named
+from levit_np.training.augmentation import one_image
+from levit_np.training.augmentation.crop import random_resized_crop
+from levit_np.training.augmentation.erasing import random_erasing
+from levit_np.training.augmentation.mixing import Mixture, mix_pair
+from levit_np.training.augmentation.rand_augment import rand_augment
+from levit_np.training.data import open_source
+from levit_np.training.data.loader import Loader
+from levit_np.training.data.pack import pack
+from levit_np.training.recipe import Recipe
 
 SIZE, CLASSES = (224, 224), 4
 PREPROCESSING, RECIPE = preprocessing_named("authors", SIZE, 3), Recipe()
@@ -101,9 +97,9 @@ def main():
     parser.add_argument("--batch", type=whole, default=64, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=whole, default=5, help="rounds, whose median counts (default: %(default)s)")
     parser.add_argument("--workers", type=from_zero, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--no-result", action="store_true", help="only print")
+    add_results(parser)
     arguments = parser.parse_args()
-    machine = describe(("numpy",)) | {"commit": commit()}
+    machine = this_machine(("numpy",))
     machine["versions"]["pillow"] = pillow
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "train")
@@ -125,11 +121,10 @@ def main():
     for name, by_workers in rates.items():
         for count, rate in by_workers.items():
             print(f"  {name:<7} {count} workers {rate:8.1f} images/s")
-    if not arguments.no_result:
-        machine["load_average_after"] = describe(())["load_average"]
-        result = {"machine": machine, "images": arguments.images, "jpeg_bytes": round(size), "batch": arguments.batch,
-                  "rounds": arguments.rounds, "milliseconds": milliseconds, "images_per_second": rates}
-        write_json(result_path(ROOT / "bench/results", "data", machine), result)
+    machine["load_average_after"] = load_average()
+    write_json(result_path(arguments.results, "data", machine), {
+        "machine": machine, "images": arguments.images, "jpeg_bytes": round(size), "batch": arguments.batch,
+        "rounds": arguments.rounds, "milliseconds": milliseconds, "images_per_second": rates})
 
 
 if __name__ == "__main__":

@@ -4,11 +4,7 @@ The same weights and images, in one process, taking turns, timed with the GPU's 
 --dry-run needs no GPU: it lists what would be measured, and a lower bound of each kernel's time."""
 
 import argparse
-import sys
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
 
 EXAMPLE = """examples:
   python bench/gpu.py                                                 everything: hours, most of it PyTorch's compiling

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 from gpu import LARGEST, PEERS_OF, V100
 from gpu_predictions import work
-from report import commit, earlier, result_path, write_json
+from report import earlier, result_path, this_machine, write_json
 from runners import random_state, reference_logits
 
-from levit_np.benchmark.machine import describe
 from levit_np.benchmark.rounds import ratio
 from levit_np.benchmark.short import operations
 from levit_np.classifier import Classifier
@@ -36,8 +35,8 @@ class Measuring:
         self.cupy = device.current().arrays  # a BackendError comes before anything is prepared
         cuda = self.cupy.cuda
         properties = cuda.runtime.getDeviceProperties(cuda.Device().id)
-        self.machine = describe(PACKAGES) | {
-            "commit": commit(), "device": properties["name"].decode(), "memory": int(properties["totalGlobalMem"]),
+        self.machine = this_machine(PACKAGES) | {
+            "device": properties["name"].decode(), "memory": int(properties["totalGlobalMem"]),
             "driver": cuda.runtime.driverGetVersion(), "runtime": cuda.runtime.runtimeGetVersion(),
             "compiler": list(cuda.nvrtc.getVersion())}
         self.path = result_path(chosen.results, "gpu", self.machine)

@@ -4,17 +4,11 @@ Profiles a training step as gpu.py measures it, or an evaluation, with PyTorch's
 the process, including those of CuPy's CUDA graphs."""
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this checkout comes before an installed package
-
-from gpu import V100, batch  # noqa: E402
-from report import run  # noqa: E402
+from gpu import V100, batch
+from report import run
 
 EXAMPLE = """examples:
   python bench/gpu_profile.py                                  a step of LeViT-256, 256 images, float16

@@ -10,12 +10,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from report import commit, result_path, run, write_json  # noqa: E402
-
-from levit_np.benchmark.machine import describe  # noqa: E402
+from report import ROOT, result_path, run, this_machine, write_json
 
 RUNS = 9
 
@@ -27,7 +22,7 @@ def main():
 
     if PROGRAM is None:
         sys.exit("bench/page.py: expected chromium, chromium-browser or google-chrome on the path, found none")
-    machine = describe(("numpy",)) | {"commit": commit()}
+    machine = this_machine(("numpy",))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "page.html"
         model = random_model("levit_256", backend="reference")

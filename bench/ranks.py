@@ -7,34 +7,22 @@ over the rounds of their ratio."""
 
 import argparse
 import os
-import sys
 import time
-from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from report import add_results, commit, result_path, run, write_json  # noqa: E402
+from report import add_results, result_path, run, this_machine, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
-from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.commands.common import whole  # noqa: E402
+from levit_np.training.data.loader import Batch  # noqa: E402
 from levit_np.training.mpi import mpi_ranks, started_by_mpi  # noqa: E402
 from levit_np.training.ranks import SingleRank  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
 from levit_np.training.trainer import Trainer  # noqa: E402
-
-
-class Batch(NamedTuple):
-    images: np.ndarray
-    targets: np.ndarray
-    names: tuple = ()
-    skipped: tuple = ()
 
 
 class OneBatch:
@@ -47,7 +35,7 @@ class OneBatch:
         shape = batch, config.in_channels, *config.image_size
         labels = generator.integers(0, config.num_classes, batch)
         targets = np.eye(config.num_classes, dtype=np.float32)[labels]
-        self.batch = Batch(generator.standard_normal(shape, np.float32), targets)
+        self.batch = Batch(generator.standard_normal(shape, np.float32), targets, np.arange(batch), (), ())
 
 
 def trainer(name, batch, ranks):
@@ -89,7 +77,7 @@ def main():
     if started_by_mpi() < 2:
         parser.error("expected several processes; start it as mpiexec -n 2 python bench/ranks.py")
     with mpi_ranks() as ranks:
-        before = describe(("numpy", "numba", "mpi4py", "mpich")) | {"commit": commit()}
+        before = this_machine(("numpy", "numba", "mpi4py", "mpich"))
         rounds = measure(ranks, arguments)
         if ranks.rank:
             return

@@ -10,8 +10,12 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from levit_np.errors import LevitError
-from levit_np.storage.atomic import replacing
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this checkout, for every script, comes before an installed package
+
+from levit_np.benchmark.machine import describe  # noqa: E402
+from levit_np.errors import LevitError  # noqa: E402
+from levit_np.storage.atomic import replacing  # noqa: E402
 
 # Published ImageNet top-1, the paper's Table 3.
 TOP1 = {"levit_128s": 76.6, "levit_128": 78.6, "levit_192": 80.0, "levit_256": 81.6, "levit_384": 82.6}
@@ -45,7 +49,7 @@ def run(main) -> None:
 
 
 def add_results(parser) -> None:
-    parser.add_argument("--results", type=_writable, default=str(Path(__file__).parent / "results"), metavar="FOLDER",
+    parser.add_argument("--results", type=_writable, default=str(ROOT / "bench/results"), metavar="FOLDER",
                         help="where the result goes (default: bench/results)")
 
 
@@ -85,10 +89,15 @@ def write_json(path: Path, content) -> None:
         file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def this_machine(packages) -> dict:
+    """What is measured, and on what: levit_np.benchmark.machine.describe, and this checkout's commit."""
+    return describe(packages) | {"commit": commit()}
+
+
 def commit() -> str | None:
     """This checkout's commit, with '-dirty' if anything but results was changed."""
     def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True, capture_output=True).stdout
+        return subprocess.run(["git", *arguments], cwd=ROOT, text=True, capture_output=True).stdout
 
     try:
         found = git("describe", "--always").strip()

@@ -13,22 +13,18 @@ import sys
 import tempfile
 from collections import Counter
 from inspect import isfunction
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from types import SimpleNamespace
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from memory import peak_mib  # noqa: E402
-from report import add_results, commit, earlier, lacking, result_path, run, write_json  # noqa: E402
+from report import add_results, earlier, lacking, result_path, run, this_machine, write_json  # noqa: E402
 
 import levit_np  # noqa: E402
-from levit_np.benchmark.machine import describe  # noqa: E402
 from levit_np.benchmark.rounds import interleaved, ratio  # noqa: E402
 from levit_np.commands.common import whole  # noqa: E402
 from levit_np.config import config_of  # noqa: E402
@@ -168,7 +164,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.only:
         return only(arguments.models[0], arguments.only)
-    machine = describe(("numpy", "numba", "torch", "transformers")) | {"commit": commit()}
+    machine = this_machine(("numpy", "numba", "torch", "transformers"))
     path = result_path(arguments.results, "training", machine)
     result, peers = earlier(path, {"models": {}}), PEERS
     if reason := lacking(("torch", "transformers")):

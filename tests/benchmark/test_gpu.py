@@ -114,7 +114,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
         small.forward(images)[0], np.float64))
     monkeypatch.setattr(measuring, "_peers", lambda *call: ({}, []))
     monkeypatch.setattr(measuring, "REPEATED", 2)
-    monkeypatch.setattr(measuring, "commit", lambda: "89abcde")
+    monkeypatch.setattr(bench("report"), "commit", lambda: "89abcde")
     standard_normal = np.random.default_rng(0).standard_normal
     monkeypatch.setattr(measuring.Measuring, "_model", lambda self, name: (
         small.to("cuda"), state, (x := standard_normal((2, 1, 16, 16)).astype(np.float32)), small.forward(x)[0]))
@@ -155,7 +155,7 @@ def test_measuring_leaves_a_whole_result(bench, tmp_path, emulators, monkeypatch
     assert not measuring.Measuring(chosen, print).has(*wanted[1])
     assert measuring.Measuring(chosen, print).has(*wanted[0])
     for commit, same in ("0123456", False), ("89abcde-dirty", True):  # another commit; the same one
-        monkeypatch.setattr(measuring, "commit", lambda: commit)
+        monkeypatch.setattr(bench("report"), "commit", lambda: commit)
         assert measuring.Measuring(chosen, print).has(*wanted[0]) == same
     chosen.mode = "reduce-overhead"
     assert not measuring.Measuring(chosen, print).has(*wanted[0])  # its peers were compiled in another mode

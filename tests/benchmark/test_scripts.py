@@ -160,7 +160,7 @@ def test_every_script_reports_errors_that_way():
     assert len(scripts) == 10 and all(source.endswith("    run(main)\n") for source in scripts)
 
 
-@pytest.mark.parametrize("arguments", [("cpu.py", "--threads", 100), ("data.py", "--images", 3, "--no-result")])
+@pytest.mark.parametrize("arguments", [("cpu.py", "--threads", 100), ("data.py", "--images", 3)])
 def test_what_a_script_cannot_measure_is_refused_in_a_line(arguments):
     done = script("bench/" + arguments[0], *arguments[1:])
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and ": expected" in done.stderr
