@@ -5,8 +5,9 @@ In reading order:
     fold.py           the algebra of folding BN into the linear maps beside it
     plan.py           a model as a flat list of steps, folded, independent of any backend
     reference.py      runs a plan with the reference operations: the simplest executor
-    lowering.py       the cpu backend: a plan's steps with packed weights (packing.py), which write themselves
-    program.py        into a batch's program: its buffers and its table of steps for the kernels of ops/cpu
+    packing.py        how tensors lay out their columns, for both backends below, and the cpu's packed weights
+    lowering.py       the cpu backend: a plan's steps with packed weights, which write themselves into a batch's
+    program.py        program: its buffers and its table of steps for the kernels of ops/cpu
     cpu.py            runs such programs
     cuda_lowering.py  the same for the GPU: steps that launch the kernels of ops/cuda
     cuda.py           buffers and CUDA graphs, and the executor that replays them

@@ -141,7 +141,7 @@ class Program:
         self._kind, self._of = (np.uint8, "bytes") if of_bytes else (np.float32, "floats")
         self._read = lowering.kernel("image", f"image_of_{self._of}",
                                      ("SIDE", lowering.side), ("CHANNELS", lowering.channels))
-        blocks, width = lowering.blocks[0] * lowering.blocks[1], lowering.layouts["map 0"].width
+        blocks, width = lowering.blocks[0] * lowering.blocks[1], len(lowering.columns["map 0"])
         for _ in "12":
             self._tensors, self._names = {}, {}
             self._first = self.tensor("map 0", blocks, width)

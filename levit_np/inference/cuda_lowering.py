@@ -4,8 +4,6 @@ Rows of a tensor are padded with zeros to whole chunks of 16 bytes, and heads to
 support; weights have zeros there, so that padding stays zero. Steps that only move numbers launch nothing where the
 next step can read in place: a subsampling is a 1×1 convolution with a stride."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ..ops.cuda import device, operands
@@ -13,28 +11,21 @@ from ..ops.cuda.activation import NUMBERS
 from ..ops.cuda.attention import LOG2_E, arranged
 from ..ops.cuda.convolution import over_blocks, require_countable
 from ..ops.cuda.device import call
-from ..ops.cuda.geometry import attention_for, ceil_div, chunk_of, cut_for, head_size, round_up, tile_for
+from ..ops.cuda.geometry import attention_for, ceil_div, chunk_of, cut_for, head_size, tile_for
 from ..ops.cuda.kernel import Kernel, View
 from ..ops.reference import convolution_size
 from . import plan
-from .packing import to_bfloat16
+from .packing import head_columns, plain_columns, spread, to_bfloat16
 
 THREADS = 128
-
-
-class Layout(NamedTuple):
-    """The places of a row's numbers within its padded `width`."""
-
-    places: np.ndarray
-    width: int
 
 
 class Lowering:
     """The steps of a plan, packed, in `steps`.
 
-    The images are a map of `blocks`, squares of `side` pixels. State while the steps are made: `layouts` of the
-    tensors, `tokens` of the residual stream, `size` of the map in pixels, `kept`, the subsampling that the next linear
-    map reads through."""
+    The images are a map of `blocks`, squares of `side` pixels. State while the steps are made: `columns` of each tensor
+    (see packing.py), `tokens` of the residual stream, `size` of the map in pixels, `kept`, the subsampling that the
+    next linear map reads through."""
 
     def __init__(self, steps, config, element, tf32=False):
         self.element, self.part, self.classes = element, chunk_of(element), config.num_classes
@@ -44,26 +35,21 @@ class Lowering:
         first = config.stem[0]
         self.side = 2 if (first.kernel, first.stride, first.padding) == (3, 2, 1) else 1
         self.blocks = tuple(ceil_div(n, self.side) for n in config.image_size)
-        self.layouts = {"map 0": self.plain(self.side**2 * self.channels)}
+        self.columns = {"map 0": self.plain(self.side**2 * self.channels)}
         self.steps = [KINDS[type(step)](step, self) for step in steps]
 
     def plain(self, count):
-        return Layout(np.arange(count), round_up(count, self.part))
+        return plain_columns(count, self.part)
 
     def heads(self, groups):
-        """The layout of the columns [(heads, size), …], each head padded."""
-        places, start = [], 0
-        for heads, size in groups:
-            padded = head_size(size)
-            places.append((start + np.arange(heads)[:, None] * padded + np.arange(size)).ravel())
-            start += heads * padded
-        return Layout(np.concatenate(places), start)
+        """The columns of heads [(heads, size), …] side by side, each head padded."""
+        starts = np.cumsum([0, *(heads * size for heads, size in groups)])
+        return np.concatenate([head_columns(heads, size, head_size(size), 1, start)
+                               for (heads, size), start in zip(groups, starts)])
 
-    def weight(self, weight, rows: Layout, columns: Layout):
+    def weight(self, weight, rows, columns):
         """weight (O, …, C) on the GPU, with zeros in the padding."""
-        padded = np.zeros((rows.width, *weight.shape[1:-1], columns.width), np.float32)
-        padded[np.ix_(rows.places, *(range(n) for n in weight.shape[1:-1]), columns.places)] = weight
-        return self.put(padded)
+        return self.put(spread(spread(weight, rows, 0), columns))
 
     def put(self, array):
         """On the GPU, rounded to the elements' type, as bits: NumPy need not know the type."""
@@ -71,9 +57,8 @@ class Lowering:
         self.bytes += bits.nbytes
         return operands.asarray(bits)
 
-    def floats(self, values, layout: Layout):
-        padded = np.zeros(layout.width, np.float32)
-        padded[layout.places] = values
+    def floats(self, values, columns):
+        padded = spread(values, columns).astype(np.float32)
         self.bytes += padded.nbytes
         return operands.asarray(padded)
 
@@ -102,13 +87,13 @@ class Convolution:
         if lowering.maps == 0 and lowering.side == 2:
             weight, self.stride, self.size = over_blocks(weight), 1, lowering.blocks
         self.kernel, self.source, self.activation = weight.shape[1], f"map {lowering.maps}", NUMBERS[step.activation]
-        inputs, outputs = lowering.layouts[self.source], lowering.plain(len(step.weight))
+        inputs, outputs = lowering.columns[self.source], lowering.plain(len(step.weight))
         lowering.maps += 1
         self.target, self.lowering = f"map {lowering.maps}", lowering
-        self.channels, self.outputs = inputs.width, outputs.width
+        self.channels, self.outputs = len(inputs), len(outputs)
         require_countable(self.size, self.kernel**2 * self.channels)
         # The last map is the residual stream.
-        lowering.layouts[self.target] = lowering.layouts["x"] = outputs
+        lowering.columns[self.target] = lowering.columns["x"] = outputs
         self.weight, self.bias = lowering.weight(weight, outputs, inputs), lowering.floats(step.bias, outputs)
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
 
@@ -134,10 +119,10 @@ class Linear:
             self.source, self.tokens = self.kept.source, self.kept.tokens
         elif step.source == "context":
             self.tokens = lowering.queries
-        inputs = lowering.layouts[self.source]
+        inputs = lowering.columns[self.source]
         outputs = lowering.heads(step.groups) if step.groups else lowering.plain(len(step.weight))
-        lowering.layouts[step.target] = outputs
-        self.inputs, self.outputs, self.classes = inputs.width, outputs.width, len(step.weight)
+        lowering.columns[step.target] = outputs
+        self.inputs, self.outputs, self.classes = len(inputs), len(outputs), len(step.weight)
         self.weight, self.bias = lowering.weight(step.weight, outputs, inputs), lowering.floats(step.bias, outputs)
         if step.target == "x":
             lowering.tokens = self.tokens
@@ -187,8 +172,8 @@ class Attention:
         kind = np.float32 if lowering.element == "float" else np.uint16
         self.bias = arranged(bias, self.count, self.keys, False, lowering.element, kind, 1)
         lowering.bytes += self.bias[0].nbytes
-        self.widths = [lowering.layouts[name].width for name in (step.queries, step.source)]
-        lowering.layouts["context"] = lowering.heads([(step.heads, step.value)])
+        self.widths = [len(lowering.columns[name]) for name in (step.queries, step.source)]
+        lowering.columns["context"] = lowering.heads([(step.heads, step.value)])
 
     def emit(self, program):
         key, value = self.sizes
@@ -211,9 +196,9 @@ class LayerNorm:
     def __init__(self, step, lowering):
         self.lowering, self.source, self.eps = lowering, step.source, float(step.eps)
         self.tokens = 1 if step.source == "pooled" else lowering.tokens
-        layout = lowering.layouts[step.target] = lowering.layouts[step.source]
-        self.gamma, self.beta = lowering.floats(step.gamma, layout), lowering.floats(step.beta, layout)
-        self.channels, self.width = len(layout.places), layout.width
+        columns = lowering.columns[step.target] = lowering.columns[step.source]
+        self.gamma, self.beta = lowering.floats(step.gamma, columns), lowering.floats(step.beta, columns)
+        self.channels, self.width = len(step.gamma), len(columns)
 
     def emit(self, program):
         rows = program.batch * self.tokens
@@ -224,10 +209,8 @@ class LayerNorm:
 
 class Embedding:
     def __init__(self, step, lowering):
-        layout = lowering.layouts["x"]
-        self.lowering, padded = lowering, np.zeros((len(step.embedding), layout.width), np.float32)
-        padded[:, layout.places] = step.embedding
-        self.embedding = lowering.put(padded)
+        self.lowering = lowering
+        self.embedding = lowering.put(spread(step.embedding, lowering.columns["x"]))
 
     def emit(self, program):
         x = program.read("x")
@@ -237,11 +220,9 @@ class Embedding:
 
 class Token:
     def __init__(self, step, lowering):
-        self.lowering, layout = lowering, lowering.layouts["x"]
-        self.tokens, self.width = lowering.tokens, layout.width
-        padded = np.zeros(layout.width, np.float32)
-        padded[layout.places] = step.token[0]
-        self.token = lowering.put(padded)
+        self.lowering, columns = lowering, lowering.columns["x"]
+        self.tokens, self.width = lowering.tokens, len(columns)
+        self.token = lowering.put(spread(step.token, columns))
         lowering.tokens += 1
 
     def emit(self, program):
@@ -256,8 +237,8 @@ class Pool:
     def __init__(self, step, lowering):
         self.lowering, self.all, self.tokens = lowering, lowering.tokens, 1 if step.first else lowering.tokens
         self.source, self.target = step.source, step.target
-        layout = lowering.layouts[step.target] = lowering.layouts[step.source]
-        self.width = layout.width
+        columns = lowering.columns[step.target] = lowering.columns[step.source]
+        self.width = len(columns)
 
     def emit(self, program):
         y = program.tensor(self.target, 1, self.width)

@@ -1,7 +1,8 @@
-"""How the cpu executor's tensors lay out their columns, and weights packed accordingly.
+"""How the executors' tensors lay out their columns: an array with the true column in each place, -1 where there is
+none, but a zero. On the cpu, how weights are packed accordingly.
 
-Each row of a tensor is padded with zeros to whole vectors. What attention reads lies in panels of `width` columns, with
-each head's columns padded so that a head fills whole panels or a panel holds whole heads."""
+There each row is padded to whole vectors. What attention reads lies in panels of `width` columns, with each head's
+columns padded so that a head fills whole panels or a panel holds whole heads."""
 
 from typing import NamedTuple
 
@@ -22,13 +23,12 @@ def key_size(key: int, width: int) -> int:
 
 
 def plain_columns(count: int, grain: int) -> np.ndarray:
-    """The true column in each padded one; -1 for none."""
+    """The true columns, padded to whole grains."""
     return np.concatenate([np.arange(count), np.full(round_up(count, grain) - count, -1)])
 
 
 def head_columns(heads: int, size: int, to: int, grain: int, start: int = 0) -> np.ndarray:
-    """The same for heads · size true columns from `start` on, each head padded to `to`, all together to whole grains.
-    """
+    """heads · size true columns from `start` on, each head padded to `to`, all together to whole grains."""
     columns = np.full((heads, to), -1)
     columns[:, :size] = start + np.arange(heads * size).reshape(heads, size)
     return np.concatenate([columns.ravel(), np.full(round_up(heads * to, grain) - heads * to, -1)])
@@ -54,7 +54,7 @@ def pack(arena, weight, bias, width, rows, columns, pairs=None) -> Panels:
     full, rest = divmod(outputs, width)
     together = 2 if pairs else 1
     target = arena.numbers(terms * outputs, np.uint16 if pairs else np.float32)
-    chosen = _take(_take(weight, columns, 0), rows, 1)  # (outputs, terms)
+    chosen = spread(spread(weight, columns, 0), rows)  # (outputs, terms)
     chosen = chosen.reshape(outputs, terms // together, together)
     if pairs:
         chosen = pairs(chosen)
@@ -63,7 +63,7 @@ def pack(arena, weight, bias, width, rows, columns, pairs=None) -> Panels:
         part.reshape(panels, terms // together, wide, together)[...] = chosen[start : start + panels * wide].reshape(
             panels, wide, terms // together, together).swapaxes(1, 2)
     shift = arena.numbers(outputs)
-    shift[...] = _take(bias, columns, 0)
+    shift[...] = spread(bias, columns)
     return Panels(target.ctypes.data, terms * width * target.itemsize, full, int(rest > 0), shift.ctypes.data,
                   bool(pairs))
 
@@ -88,17 +88,12 @@ def nested(pairs):
     return halves
 
 
-def spread(array, columns):
-    """`array` with its last axis laid out as `columns` says."""
-    return _take(array, columns, array.ndim - 1)
-
-
-def _take(array, index, axis):
-    """array.take(index), but 0 where the index is -1."""
-    if np.array_equal(index, np.arange(array.shape[axis])):
+def spread(array, columns, axis=-1):
+    """`array` with an axis laid out as `columns` says; itself if that changes nothing."""
+    if np.array_equal(columns, np.arange(array.shape[axis])):
         return array
-    taken = array.take(np.maximum(index, 0), axis)
+    taken = array.take(np.maximum(columns, 0), axis)
     missing = [slice(None)] * array.ndim
-    missing[axis] = index < 0
+    missing[axis] = columns < 0
     taken[tuple(missing)] = 0
     return taken
