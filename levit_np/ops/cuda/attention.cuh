@@ -223,7 +223,6 @@ struct Place {
 
 // work(group, count) for the groups from `group` to `end`, AT_ONCE at a time while there are so many. The count is a
 // compile-time constant, so that there are no branches inside, and the compiler may overlap the groups' work.
-template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 template <int AT_ONCE, class Work> INLINE void by_groups(int group, int end, Work work) {
 #pragma unroll 1
   for (; group + AT_ONCE <= end; group += AT_ONCE) work(group, Constant<AT_ONCE>{});

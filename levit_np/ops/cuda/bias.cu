@@ -70,8 +70,7 @@ KERNEL gather_bias_backward(const float* dbias, const long long* index, float* d
   }
 #pragma unroll
   for (int j = 0; j < OFFSETS; j++) {
-#pragma unroll
-    for (int mask = WARP / 2; mask; mask /= 2) sums[j] += __shfl_xor_sync(EVERY_LANE, sums[j], mask);
+    sums[j] = warp_sum(sums[j]);
     if (threadIdx.x % WARP == 0) found[warp * OFFSETS + j] = sums[j];
   }
   __syncthreads();

@@ -143,6 +143,15 @@ INLINE void wait_at(Barrier* barrier, int round) {  // until round 0, 1, 0, … 
 constexpr unsigned EVERY_LANE = 0xffffffff;
 constexpr int WARP = 32, CHUNK_BYTES = 16;
 
+// A number as a type: an argument that is known when the source is compiled.
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
+
+// The sum of the lanes' numbers, in every lane.
+INLINE float warp_sum(float x) {
+  for (int mask = WARP / 2; mask; mask /= 2) x += __shfl_xor_sync(EVERY_LANE, x, mask);
+  return x;
+}
+
 // The type of the numbers in memory, chosen when the source is compiled.
 #ifndef ELEMENT
 #define ELEMENT float

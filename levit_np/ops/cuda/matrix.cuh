@@ -85,11 +85,8 @@ template <int CHUNKS, Order ORDER> INLINE void b_across(unsigned (&r)[4], const 
 
 // A result c (16 rows, fragments of 8 columns) as the a of the next product, with k along its columns: the lanes hold
 // just what they need. 16-bit numbers take two fragments of c, floats one, in the order NEIGHBOURS.
-INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, float16) {
-  for (int i = 0; i < 4; i++) a[i] = pair_of<float16>(c[2 * part + i / 2][i % 2 * 2], c[2 * part + i / 2][i % 2 * 2 + 1]);
-}
-INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, bfloat16) {
-  for (int i = 0; i < 4; i++) a[i] = pair_of<bfloat16>(c[2 * part + i / 2][i % 2 * 2], c[2 * part + i / 2][i % 2 * 2 + 1]);
+template <class T> INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, T) {
+  for (int i = 0; i < 4; i++) a[i] = pair_of<T>(c[2 * part + i / 2][i % 2 * 2], c[2 * part + i / 2][i % 2 * 2 + 1]);
 }
 INLINE void a_of_result(unsigned (&a)[4], const float (*c)[4], int part, float) {
   for (int i = 0; i < 4; i++) a[i] = bits_of(c[part][i % 2 * 2 + i / 2]);

@@ -30,7 +30,6 @@ struct Share {
 
 // work(place, further, count) for a thread's rows, AT_ONCE at a time, so that all their loads are in flight together:
 // the first one's index in memory, and the distance from each to the next.
-template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 template <int AT_ONCE, class Work> INLINE void by_rows(const Share& share, int channels, Work work) {
   int row = share.first, step = blockDim.y;
   long long place = (long long)row * channels + share.channel, further = (long long)step * channels;
@@ -279,11 +278,6 @@ KERNEL normalize_backward(const element* dz, const element* x, const float* gamm
   });
 }
 LAUNCHABLE(normalize_backward)
-
-INLINE float warp_sum(float x) {
-  for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(EVERY_LANE, x, mask);
-  return x;
-}
 
 // Mean and 1/σ of a token's numbers, in two passes, the second from the cache.
 INLINE void token_statistics(const element* x, int channels, float eps, float& mean, float& deviation) {

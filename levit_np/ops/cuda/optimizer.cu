@@ -5,11 +5,6 @@
 // to.
 #include "machine.cuh"
 
-INLINE float warp_sum(float x) {
-  for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(EVERY_LANE, x, mask);
-  return x;
-}
-
 // The parameter with first_unit[parameter] <= unit < first_unit[parameter + 1].
 INLINE int owner_of(int unit, const int* first_unit, int count) {
   int low = 0, high = count;
