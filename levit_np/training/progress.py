@@ -56,11 +56,10 @@ class Screen:
             left = (self._until - begun) / (self._done() - before) * (self._total() - self._done())
             self.note(f"{text}  {timedelta(seconds=round(left))} left")
 
-    def waiting(self, what: str):
-        """A context manager around work other than steps."""
+    def waiting(self, what: str) -> None:
+        """Called before work other than steps."""
         if self._bar:
             self._bar.update(self._task, description=f"epoch {self._trainer.epoch + 1}  {what}")
-        return nullcontext()
 
     def epoch(self, line: dict, best: bool) -> None:
         """Called at the end of an epoch, with its line of the log."""

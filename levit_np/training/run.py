@@ -152,8 +152,8 @@ class Run:
                 "loss": loss / images, "top1": 100 * correct / images}
         if self.validate:
             share_statistics(trainer.evaluated, trainer.ranks)
-            with self.screen.waiting("validation"):
-                line["validation"] = self.validate(trainer.evaluated)
+            self.screen.waiting("validation")
+            line["validation"] = self.validate(trainer.evaluated)
         return line
 
     def _record(self, line: dict) -> None:

@@ -1,22 +1,13 @@
 """Batches from memory, for tests of the trainer: their content depends only on (seed, epoch, step)."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from levit_np.config import Convolution, LeViTConfig, Stage
+from levit_np.training.data.loader import Batch
 
 # As small as a LeViT can be: writing a checkpoint takes longer with more arrays.
 SMALL = LeViTConfig("small", (Convolution(6),), (Stage(6, 1, 2),), 3, image_size=(8, 8), in_channels=1, num_classes=3,
                     drop_path=0.2)
-
-
-class Batch(NamedTuple):
-    images: np.ndarray
-    targets: np.ndarray
-    indices: np.ndarray
-    names: list
-    skipped: tuple = ()
 
 
 class MemoryLoader:
@@ -41,4 +32,4 @@ class MemoryLoader:
         if self.mixed:  # as mixup makes them
             targets = (0.7 * targets + 0.3 * targets[::-1]).astype(np.float32)
         indices = np.arange(self.batch) + self.batch * step
-        return Batch(images, targets, indices, [f"image {n} of epoch {epoch}" for n in indices])
+        return Batch(images, targets, indices, tuple(f"image {n} of epoch {epoch}" for n in indices), ())

@@ -37,7 +37,7 @@ class Silent:
         return self
 
     def waiting(self, what):
-        return self
+        pass
 
     def epoch(self, line, best):
         self.lines.append((line, best))

@@ -66,7 +66,8 @@ def test_a_line_an_epoch(clock, capsys, monkeypatch):
 def test_with_quiet_nothing_is_printed_on_a_terminal_either(clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     screen, training = Screen(quiet=True), trainer()
-    with screen.training(training), screen.waiting("validation"):
+    with screen.training(training):
+        screen.waiting("validation")
         clock.now, training.batch = 1100.0, 1
         screen.step(STEP)
         screen.note("a note")
@@ -121,10 +122,8 @@ def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeyp
     with screen.training(training):
         training.batch = 3
         screen.step(STEP)
-        with screen.waiting("validation"):
-            pass
-    with screen.waiting("more"):  # the bar is gone
-        pass
+        screen.waiting("validation")
+    screen.waiting("more")  # the bar is gone
     assert bar.told == [("starting", {"total": 12, "completed": 4}), (7, ["epoch 2/3", "3/4"], {"completed": 7}),
                         (7, ["epoch 2", "validation"], {})]
     assert capsys.readouterr().out == ""
