@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,17 +16,11 @@ from levit_np.errors import BackendError
 from levit_np.model import build, create
 from levit_np.ops.cpu import threads
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*arguments):
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True, timeout=120,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
-    return done.returncode, done.stdout, done.stderr
+from ..command import ROOT, run
 
 
 def test_bench_times_the_weights_that_ship():
-    status, out, err = run("-m", "levit_np.cli", "bench", "levit_digits.h5", "--batch", "1", "3")
+    status, out, err = run("bench", "levit_digits.h5", "--batch", "1", "3")
     assert status == 0
     rows = re.findall(r"^(reference|cpu) +float32 +(\d+) +([\d.]+) +([\d.]+) ", out, re.MULTILINE)
     assert [row[:2] for row in rows] == [("reference", "1"), ("cpu", "1"), ("reference", "3"), ("cpu", "3")]
@@ -39,16 +32,17 @@ def test_bench_times_the_weights_that_ship():
 
 
 def test_bench_refuses_what_it_cannot_use():
-    assert run("-m", "levit_np.cli", "bench", "--threads", "0")[0] == 2
-    status, out, err = run("-m", "levit_np.cli", "bench", "--threads", "65")
+    assert run("bench", "--threads", "0")[0] == 2
+    status, out, err = run("bench", "--threads", "65")
     assert (status, out) == (2, "") and "argument --threads: expected a whole number from 1 to 64, found 65" in err
-    status, out, err = run("-m", "levit_np.cli", "bench", "none.h5")
+    status, out, err = run("bench", "none.h5")
     assert (status, out, len(err.splitlines())) == (1, "", 1) and "none.h5" in err
 
 
 def test_the_command_line_starts_without_numpy():
     """`bench` sets the number of BLAS threads in the environment, which NumPy reads only while it is being imported."""
-    assert run("-c", "import sys, levit_np.cli; print('numpy' in sys.modules)") == (0, "False\n", "")
+    code = "import sys, levit_np.cli; print('numpy' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
 def test_bench_measures_what_it_is_told_to_and_prints_it(monkeypatch, capsys):
