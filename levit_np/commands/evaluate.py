@@ -27,7 +27,7 @@ def add(verbs):
 def _run(arguments) -> int:
     from ..checkpoints.loading import labels_of
     from ..classifier import load
-    from ..training.classes import class_positions, order_note
+    from ..training.classes import class_positions
     from ..training.confusion import draw_confusion, require_drawable
     from ..training.evaluation import evaluate
 
@@ -39,8 +39,8 @@ def _run(arguments) -> int:
     if arguments.confusion:
         require_drawable(classes)
     with Images(arguments, model) as images:
-        at, named = class_positions(images.classes, model.labels, classes, shown(arguments.weights))
-        images.say(order_note(images.classes, model.labels, named))
+        at, note = class_positions(images.classes, model.labels, classes, shown(arguments.weights))
+        images.say(note)
         result = evaluate(model.heads, ((x, at[images.targets(indices)]) for x, indices in images), classes)
     if arguments.json:
         print(json.dumps(result.to_dict() | {"skipped": images.skipped}, indent=1))

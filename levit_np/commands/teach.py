@@ -25,7 +25,7 @@ def _run(arguments) -> int:
     import numpy as np
 
     from ..classifier import load
-    from ..training.classes import class_positions, order_note
+    from ..training.classes import class_positions
     from ..training.teacher import require_room, write_logits
 
     require_free(arguments.target, arguments.force)
@@ -33,9 +33,9 @@ def _run(arguments) -> int:
     about = shown(arguments.weights)
     model, logits, kept = load(arguments.weights, backend=arguments.backend), [], []
     with Images(arguments, model) as images:
-        at, named = class_positions(images.classes, model.labels, model.config.num_classes, about)
+        at, note = class_positions(images.classes, model.labels, model.config.num_classes, about)
         require_room(arguments.target, images.classes, about)
-        images.say(order_note(images.classes, model.labels, named))
+        images.say(note)
         for x, indices in images:
             logits.append(model(x)[:, at])
             kept.append(indices)

@@ -7,9 +7,10 @@ import numpy as np
 from ..errors import LevitError, shown
 
 
-def class_positions(wanted, labels, count: int, place: str) -> tuple[np.ndarray, bool]:
-    """(positions, by name): the index of each `wanted` class name among the `count` classes of a network, int
-    (len(wanted),), and whether they were matched by name.
+def class_positions(wanted, labels, count: int, place: str) -> tuple[np.ndarray, str]:
+    """(positions, note): the index of each `wanted` class name among the `count` classes of a network, int
+    (len(wanted),); and a note for the user if they were matched by order although there are labels, which may be wrong,
+    else "".
 
     They are matched by name if at least one of them is among the network's labels (None: it has none), and then all
     must be.  Names that it does not know at all, such as ImageNet's n01440764, are taken in their own order, if there
@@ -24,14 +25,9 @@ def class_positions(wanted, labels, count: int, place: str) -> tuple[np.ndarray,
         if twice := [name for name in wanted if counts[name] > 1]:
             raise LevitError(f"{place}: expected each class by a name of its own, found two called "
                              f"{twice[0]!a:.100} among its {count}")
-        return np.array([at[name] for name in wanted]), True
+        return np.array([at[name] for name in wanted]), ""
     if len(wanted) != count:
         raise LevitError(f"{place}: expected {len(wanted)} classes, or the names of all of them among its own, found "
                          f"{count}: the first, {wanted[0]!a:.100}, is not among them")
-    return np.arange(count), False
-
-
-def order_note(wanted, labels, named: bool) -> str:
-    """A note for the user if `class_positions` matched classes by order alone, which may be wrong; else ""."""
-    return "" if named or not labels else (f"classes are taken in their order: {shown(wanted[0])} as "
-                                           f"{shown(labels[0])}, …")
+    note = f"classes are taken in their order: {shown(wanted[0])} as {shown(labels[0])}, …" if labels else ""
+    return np.arange(count), note

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, LevitError
 from ..images.preprocessing import Preprocessing
 from ..storage import hdf5
-from .classes import class_positions, order_note
+from .classes import class_positions
 from .fingerprint import fingerprint
 from .recipe import Recipe
 
@@ -35,8 +35,7 @@ class NetworkTeacher:
     def __init__(self, model, labels, preprocessing: Preprocessing, classes: list[str], student: Preprocessing):
         """labels, preprocessing: the teacher's; classes, student: the student's class names and preprocessing."""
         self._model = model
-        self._positions, named = class_positions(classes, labels, model.config.num_classes, "teacher")
-        self.note = order_note(classes, labels, named)
+        self._positions, self.note = class_positions(classes, labels, model.config.num_classes, "teacher")
         if preprocessing.mode != student.mode:
             raise LevitError(f"teacher: expected images of mode {student.mode} as the student's, found "
                              f"{preprocessing.mode}")
@@ -106,8 +105,7 @@ class WrittenTeacher:
             raise LevitError(f"{place}: expected a recipe without mixup and cutmix, whose images no teacher has seen; "
                              f"found mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g} with probability "
                              f"{recipe.mix_probability:g}")
-        at, named = class_positions(source.classes, classes, len(classes), place)
-        self.note = order_note(source.classes, classes, named)
+        at, self.note = class_positions(source.classes, classes, len(classes), place)
         self._logits = written[:, at]
         self._rows = _rows(names, _numbers(source, range(len(source)), sizes))
         if not skip or (self._rows < 0).all():
