@@ -7,7 +7,7 @@ import numpy as np
 
 from ...errors import BackendError
 from .. import reference
-from ..reference import merge_heads, merge_heads_backward, split_heads  # noqa: F401
+from ..reference import gather_bias, merge_heads, merge_heads_backward, split_heads  # noqa: F401
 from ..side_by_side import whole_of
 from .device import arrays, current, launch, on_hopper
 from .geometry import CHUNK_BYTES, SIZES, WARP, attention_for, ceil_div, head_size, heads_for, images_for
@@ -121,11 +121,6 @@ def bias_index(height, width, stride=1):
 
     Queries are every stride-th pixel, keys all."""
     return arrays().asarray(reference.bias_index(height, width, stride))
-
-
-def gather_bias(table, index):
-    """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> (heads, Nq, Nk)."""
-    return table[:, index]
 
 
 def gather_bias_backward(dbias, index, offsets):

@@ -2,7 +2,7 @@
 """
 
 from ..reference import (  # noqa: F401
-    first_token, image_to_tokens, prepend_token, subsample, tokens_to_image)
+    first_token, first_token_backward, image_to_tokens, prepend_token, subsample, subsample_backward, tokens_to_image)
 from ..reference import drop_path_mask as _mask
 from .device import arrays, launch
 from .geometry import ceil_div
@@ -31,21 +31,6 @@ def average_pool_backward(dy, tokens):
 def prepend_token_backward(dy):
     """-> dx (B, N, C), dtoken (1, C): every image had the same token, so its gradient sums over them."""
     return dy[:, 1:], sum_columns(dy[:, 0])[None]
-
-
-def first_token_backward(dy, tokens):
-    """None of the N tokens but the first took part."""
-    dx = arrays().zeros((len(dy), tokens, dy.shape[-1]), dy.dtype)
-    dx[:, 0] = dy
-    return dx
-
-
-def subsample_backward(dy, height, width, stride):
-    """The pixels that were left out get 0."""
-    dx = arrays().zeros((len(dy), height, width, dy.shape[-1]), dy.dtype)
-    kept = dx[:, ::stride, ::stride]
-    kept[...] = dy.reshape(kept.shape)
-    return dx.reshape(len(dy), height * width, dy.shape[-1])
 
 
 def drop_path_mask(generator, batch, rate, dtype):

@@ -33,7 +33,7 @@ def first_token(x):
 
 def first_token_backward(dy, tokens):
     """dx₀ = dy, all others 0: only the first of the N tokens is read.  -> dx (B, N, C)."""
-    dx = np.zeros((len(dy), tokens, dy.shape[-1]), dy.dtype)
+    dx = np.zeros_like(dy, shape=(len(dy), tokens, dy.shape[-1]))
     dx[:, 0] = dy
     return dx
 
@@ -48,7 +48,7 @@ def subsample(x, height, width, stride):
 
 def subsample_backward(dy, height, width, stride):
     """dx[u·stride, v·stride] = dy[u, v]: the pixels that were skipped get 0.  -> dx (B, height·width, C)."""
-    dx = np.zeros((len(dy), height, width, dy.shape[-1]), dy.dtype)
+    dx = np.zeros_like(dy, shape=(len(dy), height, width, dy.shape[-1]))
     kept = dx[:, ::stride, ::stride]
     kept[...] = dy.reshape(kept.shape)
     return dx.reshape(len(dy), height * width, dy.shape[-1])
