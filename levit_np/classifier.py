@@ -219,9 +219,10 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     is the identity with the folded bias as its beta, which is good for inference but not for further training.
 
     num_classes re-initialises heads that do not fit, from `seed`, with a warning; image_size (a number or (H, W))
-    resizes attention biases and position embedding (another project's file tells the number of tokens alone, so
-    without image_size images are taken to be square); distillation, true or false, adds or drops the second head.
-    Raises CheckpointError for anything wrong with the file, BackendError for a backend or dtype that is not there."""
+    resizes attention biases and position embedding and adapts the preprocessing (another project's file tells the
+    number of tokens alone, so without image_size images are taken to be square); distillation, true or false, adds or
+    drops the second head. Raises CheckpointError for anything wrong with the file, BackendError for a backend or dtype
+    that is not there."""
     stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,

@@ -63,16 +63,9 @@ def _sound(model, path):
 
 def load(path, *, backend="reference", dtype="float32", num_classes=None, image_size=None, distillation=None, seed=0,
          kind=LeViT) -> LeViT:
-    """The model in a file: our HDF5, or the authors', timm's or transformers' weights, as .pth or safetensors.
-
-    The authors' fused files (BN folded into the layer before) give the same logits, but have no BN statistics: each BN
-    is the identity with the folded bias as its beta, which is good for inference but not for further training.
-
-    num_classes re-initialises heads that do not fit, from `seed`, with a warning; image_size (a number or (H, W))
-    resizes attention biases and position embedding and adapts the preprocessing; distillation, true or false, adds or
-    drops the second head; kind is LeViT or a subclass.  Raises CheckpointError for anything wrong with the file,
-    ConfigError for a size that no network has, BackendError for a backend or dtype that is not there.
-    """
+    """The model in a file, as levit_np.load (classifier.py) says, which also finds files by name; dtype: of the
+    parameters; kind: LeViT or a subclass.  Raises CheckpointError for anything wrong with the file, ConfigError for a
+    size that no network has, BackendError for a backend or dtype that is not there."""
     size = image_size if image_size is None else size_of(image_size)
     config, state, labels, preprocessing = read(path, size)
     wanted = config

@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 from ..errors import LevitError
+from .records import arrays_of
 from .walk import Stop, Walk
 
 _NUMBER = r"\s*(-?\d{1,9})\s*"
@@ -38,8 +39,8 @@ def arrays_at(stop: Stop, walk: Walk) -> dict[str, np.ndarray]:
     if record is None:
         return {key: array for part in stop.parts for key, array in part.record.arrays().items()}
     if stop.is_line:
-        written = _arrays(record.values)
-        return written | {key: array for key, array in _arrays(stop.inputs).items() if key not in written}
+        written = arrays_of(record.values)
+        return written | {key: array for key, array in arrays_of(stop.inputs).items() if key not in written}
     if stop.is_operation:
         return record.arrays()
     prefix = f"{stop.name}."
@@ -51,12 +52,6 @@ def arrays_at(stop: Stop, walk: Walk) -> dict[str, np.ndarray]:
         gradients = {f"d{key}": array for key, array in record.gradients.items()}
         found = {"doutput": record.doutput, **own, **gradients, "dinput": record.dinput}
     return {key: array for key, array in found.items() if array is not None}
-
-
-def _arrays(values: dict) -> dict[str, np.ndarray]:
-    parts = {f"{key}.{i}" if isinstance(value, (tuple, list)) else key: part for key, value in values.items()
-             for i, part in enumerate(value if isinstance(value, (tuple, list)) else [value])}
-    return {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
 
 
 def look_up(text: str, stop: Stop, walk: Walk) -> tuple[str, np.ndarray]:

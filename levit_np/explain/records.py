@@ -78,9 +78,12 @@ class Step(NamedTuple):
         return layer_source(self.kind, self.direction)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """{name: array} of the inputs, then of the outputs; `parts.0`, `parts.1` of a tuple."""
-        found = {}
-        for name, value in (*self.inputs.items(), *self.outputs.items()):
-            parts = {f"{name}.{i}": part for i, part in enumerate(value)} if isinstance(value, tuple) else {name: value}
-            found |= {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
-        return found
+        """{name: array} of the inputs, then of the outputs."""
+        return arrays_of(self.inputs) | arrays_of(self.outputs)
+
+
+def arrays_of(values: dict) -> dict[str, np.ndarray]:
+    """{name: array} of the arrays among the values; `parts.0`, `parts.1` of a tuple or list."""
+    parts = {f"{key}.{i}" if isinstance(value, (tuple, list)) else key: part for key, value in values.items()
+             for i, part in enumerate(value if isinstance(value, (tuple, list)) else [value])}
+    return {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
