@@ -226,6 +226,17 @@ def test_all_parts_of_a_block_are_timed(tmp_path):
         assert set(block["ours"]) < set(block["PyTorch"]) and set(block["paper"]) < set(block["PyTorch"])
 
 
+def test_every_operation_of_preparing_images_and_every_speed_are_printed(tmp_path):
+    done = script("bench/data.py", "--images", 8, "--batch", 4, "--rounds", 1, "--workers", 0, 1, "--results", tmp_path)
+    assert done.returncode == 0 and len(list(tmp_path.glob("data-*.json"))) == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert "8 images" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "read", "decode", "crop", "RandAugment", "normalise", "erase", "mix", "all", "evaluation",
+        "folder", "folder", "packed", "packed"]
+    assert all(float(line.split()[-2]) > 0 for line in lines[-4:])
+
+
 def test_a_quick_ablation_leaves_every_row_and_is_not_repeated(tmp_path):
     pytest.importorskip("sklearn")
     done = script("bench/ablation.py", "--quick", "--only", "A4", "--results", tmp_path)
