@@ -146,8 +146,8 @@ class Linear:
             cut = cut_for(tile, rows, self.outputs, self.inputs, self.lowering.element, self.residual)
             residual = () if cut.resident else (y if self.residual else None,)
             yield call(kernel(*cut.kernel("linear"), *cut.tile.defines), cut.grid, (cut.tile.threads,),
-                       (x, self.weight, self.bias, *residual, y, rows, self.outputs, self.inputs, self.inputs,
-                        self.outputs, self.activation, *cut.tiles), cut.shared)
+                       (x, self.weight, self.bias, *residual, y, rows, self.outputs, self.inputs, self.outputs,
+                        self.activation, *cut.tiles), cut.shared)
 
 
 class Subsample:

@@ -138,7 +138,7 @@ def test_tf32_by_choice(model):
     for tf32, least, most in (((), 0, 5e-6), ((("TF32", 1),), 1e-5, 2e-3)):
         y = operands.zeros((16, 16), np.float32)
         launch(Kernel("linear", "linear", "float", (*SMALL_TILE.defines, *tf32)), (1, 1), (SMALL_TILE.threads,),
-               (operands.asarray(x), operands.asarray(w), None, None, y, 16, 16, 64, 64, 16, 0), SMALL_TILE.shared)
+               (operands.asarray(x), operands.asarray(w), None, None, y, 16, 16, 64, 16, 0), SMALL_TILE.shared)
         assert least <= worst(operands.to_host(y), x.astype(np.float64) @ w.T.astype(np.float64)) < most
 
 

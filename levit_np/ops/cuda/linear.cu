@@ -5,11 +5,11 @@
 // chunks, are y_stride apart; residual is laid out as y, and may be y.
 KERNEL __launch_bounds__(THREADS, BLOCKS)
 linear(const element* x, const element* w, const float* bias, const element* residual, element* y, int rows, int outputs,
-       int channels, int x_stride, int y_stride, int activation) {
+       int channels, int y_stride, int activation) {
   SHARED_MEMORY;
   Sums sums;
   int row = blockIdx.x * TILE_ROWS, column = blockIdx.y * TILE_COLUMNS;
-  product(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
+  product(sums, Matrix<true>{x, rows, channels, channels}, Matrix<true>{w, outputs, channels, channels}, row, column, 0,
           channels, shared_memory);
   finish(sums, column, outputs, bias, activation);
   store(sums, row, column, rows, outputs, Rows{y, y_stride}, residual);

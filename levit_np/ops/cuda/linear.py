@@ -20,7 +20,7 @@ def linear(x, w, b=None):
         residual = () if cut.resident else (None,)
         launch(Kernel(*cut.kernel("linear"), element, cut.tile.defines), cut.grid, (cut.tile.threads,),
                (rows, padded(w, part, x.dtype), None if b is None else contiguous(b, "float32"), *residual, y, count,
-                outputs, channels, channels, y.shape[1], 0, *cut.tiles), cut.shared)
+                outputs, channels, y.shape[1], 0, *cut.tiles), cut.shared)
     return y[:, :outputs].reshape(*x.shape[:-1], outputs)
 
 

@@ -99,10 +99,10 @@ INLINE void products(Sums& sums, const Matrix<true>& a, const B& b, int columns,
 // y = activation(x wᵀ + bias), as `linear`, but without a residual, for which the end of each tile would wait.
 KERNEL __launch_bounds__(THREADS + CARRIERS, 1)
 linear_resident(const element* x, const element* w, const float* bias, element* y, int rows, int outputs, int channels,
-                int x_stride, int y_stride, int activation, int tiles) {
+                int y_stride, int activation, int tiles) {
   SHARED_MEMORY;
   Sums sums;
-  products(sums, Matrix<true>{x, rows, channels, x_stride}, Matrix<true>{w, outputs, channels, channels}, outputs,
+  products(sums, Matrix<true>{x, rows, channels, channels}, Matrix<true>{w, outputs, channels, channels}, outputs,
            tiles, shared_memory, [&](int row, int column) {
     finish(sums, column, outputs, bias, activation);
     store(sums, row, column, rows, outputs, Rows{y, y_stride}, nullptr);
