@@ -77,7 +77,9 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
         wanted = replace(wanted, distillation=distillation)
     model = build(wanted, backend, kind)
     _fit(state, config, model, seed, os.fspath(path))
-    # One array at a time, so that peak memory stays at twice the file's size.
+    # One array at a time, each in memory of its own, so that peak memory stays at twice the file's size.
+    if dtype != "float32":
+        state = {name: array.copy() for name, array in state.items()}
     model.set_state({name: _cast(state.pop(name), dtype, f"{os.fspath(path)}: {name}") for name in list(state)},
                     copy=False)
     model.labels, model.preprocessing = labels, preprocessing

@@ -1,6 +1,6 @@
-"""Copies arrays and documents out of a file, given where its directory claims that each one lies.
+"""The arrays and documents of a file in memory, given where its directory claims that each one lies.
 
-Whether the directory was read by libhdf5 or is the list of a sealed file, all claims are checked before any copying.
+Whether the directory was read by libhdf5 or is the list of a sealed file, all claims are checked before any is used.
 """
 
 import math
@@ -37,8 +37,9 @@ class Extent(NamedTuple):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def copies(data: bytes, extents: list[Extent], place: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays (native, writable, C-contiguous, together no larger than `data`) and the documents, by name.
+def content(data: memoryview, extents: list[Extent], place: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays (native, aligned, writable, C-contiguous) and the documents, by name. If they all are that in `data`,
+    which is then to have no other use, they stay there; else all are copied.
 
     Raises CheckpointError, beginning with `place`, for an extent outside the file, two names for the same bytes, NaN or
     infinity, or a document that is not strict JSON.
@@ -51,11 +52,14 @@ def copies(data: bytes, extents: list[Extent], place: str) -> tuple[dict[str, np
     arrays, documents = {}, {}
     for extent in extents:
         if extent.is_document:
-            text = data[extent.offset : extent.offset + extent.nbytes]
+            text = bytes(data[extent.offset : extent.offset + extent.nbytes])
             documents[extent.parts[1]] = strict_json.loads(text, f"{place}: {'/'.join(extent.parts)}")
         else:
-            arrays[extent.name] = _copy(data, extent)
+            arrays[extent.name] = np.frombuffer(data, extent.dtype, math.prod(extent.shape), extent.offset).reshape(
+                extent.shape)
             require_finite(arrays[extent.name], f"{place}: {extent.name}")
+    if not all(array.flags.carray and array.dtype.isnative for array in arrays.values()):
+        arrays = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
     return arrays, documents
 
 
@@ -84,9 +88,3 @@ def _require_disjoint(extents: list[Extent], place: str) -> None:
             raise CheckpointError(f"{place}: expected disjoint arrays, found {before} and {extent.name} in the same "
                                   "bytes")
         end, before = extent.offset + extent.nbytes, extent.name
-
-
-def _copy(data: bytes, extent: Extent) -> np.ndarray:
-    dtype = np.dtype(extent.dtype)
-    values = np.frombuffer(data, dtype, math.prod(extent.shape), extent.offset).reshape(extent.shape)
-    return values.astype(dtype.newbyteorder("="), copy=True)

@@ -8,17 +8,18 @@ little-endian. A document is UTF-8 JSON in a dataset of bytes, /documents/<name>
 import io
 import os
 import tempfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import CheckpointError
 from . import confined, names, seal, strict_json
 from .atomic import replacing
-from .extents import ARRAY_TYPES, DOCUMENT_TYPE, Extent, copies
+from .extents import ARRAY_TYPES, DOCUMENT_TYPE, Extent, content
 from .finite import require_finite
 from .regular import open_regular
 
+ALIGNMENT = 64  # bytes: a cache line
 MAGICS = (seal.MAGIC, b"\x89HDF\r\n\x1a\n")
 
 _Content = tuple[dict[str, np.ndarray], dict[str, Any]]
@@ -32,9 +33,9 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], documents: dic
     Needs memory for one copy of the content.
     """
     image, contents = _image(_datasets(arrays, documents, os.fspath(path)), os.fspath(path))
-    with image.getbuffer() as content, replacing(path) as file:
-        content[: seal.SIZE] = seal.seal(content[seal.SIZE :], *contents)
-        file.write(content)
+    with image.getbuffer() as data, replacing(path) as file:
+        data[: seal.SIZE] = seal.seal(data[seal.SIZE :], *contents)
+        file.write(data)
 
 
 def read(path: str | os.PathLike) -> _Content:
@@ -42,8 +43,8 @@ def read(path: str | os.PathLike) -> _Content:
 
     A sealed file is checked against its seal, then read by its list of contents, without libhdf5. A file without a seal
     is not trusted: a child process with limited time and memory reads it with strict_hdf5 and writes a sealed copy,
-    which is read instead. Raises CheckpointError, and nothing else, for anything wrong with the file. Needs twice the
-    file's size in memory.
+    which is read instead. Raises CheckpointError, and nothing else, for anything wrong with the file. Needs the file's
+    size in memory, in which the arrays lie, or twice as much for a file that leaves them unaligned.
     """
     place = os.fspath(path)
     try:
@@ -53,19 +54,25 @@ def read(path: str | os.PathLike) -> _Content:
                 raise CheckpointError(f"{place}: expected an HDF5 file, found one that begins with {magic!r}")
             if magic != seal.MAGIC:
                 return _read_stranger(path, os.fstat(file.fileno()).st_size)
-            file.raw.seek(0)  # read without the buffer: prepending what it holds would copy the whole content
-            return _read_sealed(file.raw.readall(), place)
+            return _read_sealed(_whole(file), place)
     except OSError as error:
         raise CheckpointError(f"{place}: {error.strerror or error}") from error
     except MemoryError as error:
         raise CheckpointError(f"{place}: expected enough memory for the file, found too little") from error
 
 
-def _read_sealed(data: bytes, place: str) -> _Content:
+def _whole(file: BinaryIO) -> memoryview:
+    """The bytes of a file, in writable memory that NumPy asks for: large pages, if the system has them."""
+    file.seek(0)
+    memory = memoryview(np.empty(os.fstat(file.fileno()).st_size, np.uint8))
+    return memory[: file.readinto(memory)]
+
+
+def _read_sealed(data: memoryview, place: str) -> _Content:
     offset, nbytes = seal.check(data, place)
     names.check_documents(nbytes, place)
-    listing = strict_json.loads(data[offset : offset + nbytes], f"{place}: {names.CONTENTS}")
-    return copies(data, _listed(listing, place), place)
+    listing = strict_json.loads(bytes(data[offset : offset + nbytes]), f"{place}: {names.CONTENTS}")
+    return content(data, _listed(listing, place), place)
 
 
 def _listed(listing: Any, place: str) -> list[Extent]:
@@ -93,7 +100,7 @@ def _read_stranger(path: str | os.PathLike, size: int) -> _Content:
         # The child holds the content twice, once read and once to be written; the rest is for libhdf5.
         confined.run(_seal_stranger, path, copy, seconds=20 + size / 20e6, memory=3 * size + (256 << 20))
         with open_regular(copy) as file:
-            return _read_sealed(file.read(), os.fspath(path))
+            return _read_sealed(_whole(file), os.fspath(path))
 
 
 def _seal_stranger(path: str, copy: str) -> None:
@@ -101,10 +108,8 @@ def _seal_stranger(path: str, copy: str) -> None:
     from . import strict_hdf5
 
     with open_regular(path) as file:
-        data = file.read()
-    arrays, documents = copies(data, strict_hdf5.find(data, path), path)
-    del data
-    write(copy, arrays, documents)
+        data = _whole(file)
+    write(copy, *content(data, strict_hdf5.find(data, path), path))
 
 
 def _datasets(arrays: dict[str, np.ndarray], documents: dict[str, Any],
@@ -139,8 +144,9 @@ def _image(datasets: dict[tuple[str, ...], np.ndarray], place: str) -> tuple[io.
     import h5py
 
     image, extents = io.BytesIO(), []
-    # v108: compact headers with checksums, readable by every HDF5 since 2008.
-    with h5py.File(image, "w", userblock_size=seal.SIZE, libver=("v108", "v108")) as file:
+    # v108: compact headers with checksums, readable by every HDF5 since 2008. Aligned, so that `read` need not copy.
+    with h5py.File(image, "w", userblock_size=seal.SIZE, libver=("v108", "v108"), alignment_threshold=ALIGNMENT,
+                   alignment_interval=ALIGNMENT) as file:
         groups = {(): file}  # by path: looking each path up from the root would take half of the time here
 
         def group(parts: tuple[str, ...]) -> h5py.Group:

@@ -25,12 +25,12 @@ def seal(content: bytes | memoryview, contents_offset: int, contents_nbytes: int
     return _FIELDS.pack(*fields, digest.digest()).ljust(SIZE, b"\0")
 
 
-def check(data: bytes, place: str) -> tuple[int, int]:
+def check(data: bytes | memoryview, place: str) -> tuple[int, int]:
     """(offset, size in bytes) of the list of contents. Raises CheckpointError unless `data` is a seal and the content
     that it was made for."""
-    if len(data) < SIZE or not data.startswith(MAGIC):
-        raise CheckpointError(f"{place}: damaged: expected a seal of {SIZE} bytes, found {data[:8]!r}, {len(data)} "
-                              "bytes")
+    if len(data) < SIZE or data[: len(MAGIC)] != MAGIC:
+        raise CheckpointError(f"{place}: damaged: expected a seal of {SIZE} bytes, found {bytes(data[:8])!r}, "
+                              f"{len(data)} bytes")
     _, version, _, length, contents_offset, contents_nbytes, digest = _FIELDS.unpack_from(data)
     if version != VERSION:
         raise CheckpointError(f"{place}: expected version {VERSION} of the file format, found {version}")

@@ -20,7 +20,7 @@ _LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtua
 _MOST_OBJECTS = 2 * names.MOST_DATASETS
 
 
-def find(data: bytes, place: str) -> list[extents.Extent]:
+def find(data: memoryview, place: str) -> list[extents.Extent]:
     """All datasets, except /contents, of the HDF5 file whose bytes, including the user block, are `data`.
 
     Accepts groups and datasets connected by hard links, without attributes; the types of extents.py, contiguous,

@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 
-def peak_megabytes(path: str) -> tuple[float, float]:
+def peak_megabytes(path: str, dtype: str = "float32") -> tuple[float, float]:
     """How much `load` raised this process's peak memory, and the peak of its children, in MiB."""
     import h5py
     import safetensors
@@ -18,7 +18,7 @@ def peak_megabytes(path: str) -> tuple[float, float]:
     del model
     # From /proc, as a new process inherits the ru_maxrss of the process that started it.
     before = _kilobytes("VmRSS")
-    levit_np.load(path)
+    levit_np.load(path, dtype=dtype)
     return (_kilobytes("VmHWM") - before) / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 

@@ -209,3 +209,10 @@ def test_load_takes_at_most_twice_the_file(form, tmp_path):
     # The bar is twice the file and 64 MB; only the interpreter of a child process needs much of the 64.
     assert own <= 2 * size + 8 and child <= 2 * size + 64
     assert own > 0.4 * size  # the measurement works (double becomes float32, half the size)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="measured in /proc")
+def test_so_it_does_as_float64(tmp_path):
+    size = megabytes_of_weights(tmp_path / "a", "HDF5")
+    assert 2 * size <= confined.run(load_child.peak_megabytes, tmp_path / "a", "float64", memory=4 << 30)[0] <= (
+        2 * size + 8)

@@ -24,7 +24,7 @@ def serve() -> None:
     while prefix := sys.stdin.buffer.read(_LENGTH.size):
         data = sys.stdin.buffer.read(_LENGTH.unpack(prefix)[0])
         try:
-            extents.copies(data, strict_hdf5.find(data, "file"), "file")
+            extents.content(data, strict_hdf5.find(data, "file"), "file")
             answer = b"a"
         except CheckpointError:
             answer = b"r"

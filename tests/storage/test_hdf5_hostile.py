@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 def test_an_attack_on_libhdf5_is_refused(tmp_path, name):
     data = image(ATTACKS[name], tmp_path)
     with pytest.raises(CheckpointError, match=r"\Afile: [^\n]{10,700}\Z"):
-        hdf5.write(tmp_path / "copy.h5", *extents.copies(data, strict_hdf5.find(data, "file"), "file"))
+        hdf5.write(tmp_path / "copy.h5", *extents.content(data, strict_hdf5.find(data, "file"), "file"))
     assert not (tmp_path / "copy.h5").exists()
 
 
@@ -85,7 +85,7 @@ def test_an_attack_is_refused_for_the_right_reason_and_in_time(tmp_path, name):
 def test_a_document_is_refused_for_the_right_reason(tmp_path, name, reason):
     data = image(ATTACKS[f"document: {name}"], tmp_path)
     with pytest.raises(CheckpointError, match=f"file: documents/config: expected strict JSON, found {reason}"):
-        extents.copies(data, strict_hdf5.find(data, "file"), "file")
+        extents.content(data, strict_hdf5.find(data, "file"), "file")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_no_attack_opens_a_file_beside_it(tmp_path):
 
 def test_the_valid_file_that_the_attacks_start_from_is_accepted(tmp_path):
     attack = ATTACKS["NaN"]._replace(build=lambda file: file.create_dataset("stages/0/weight", data=VALUES))
-    found = extents.copies(data := image(attack, tmp_path), strict_hdf5.find(data, "file"), "file")
+    found = extents.content(data := image(attack, tmp_path), strict_hdf5.find(data, "file"), "file")
     assert list(found[0]) == ["honest.weight", "stages.0.weight"]
 
 
