@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from levit_np.storage import confined
 from ..random_model import random_model
 from . import attacks_torch
 
+ROOT = Path(__file__).resolve().parents[2]
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 NAME = "levit_128s.h5"
 POSIX = pytest.mark.skipif(os.name == "nt", reason="permission bits")
@@ -310,3 +312,14 @@ def test_the_order_of_places(cache, model):
         levit_np.load(f"./{NAME}")  # a path is looked for only where it points
     with pytest.raises(CheckpointError, match="^expected the path or the name of a weight file, found an empty text$"):
         levit_np.load("")
+
+
+def test_the_weights_of_an_installed_package_are_found(cache, monkeypatch):
+    """They lie where pyproject.toml puts them beside the code."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    site = cache.parent / "site-packages"
+    for source, target in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].items():
+        (site / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / source, site / target)
+    monkeypatch.setattr(hub, "__file__", str(site / "levit_np" / "checkpoints" / "hub.py"))
+    assert levit_np.load("levit_digits.h5").config.num_classes == 10
