@@ -9,6 +9,7 @@ import torch
 
 import levit_np
 from levit_np.cli import main
+from levit_np.errors import CheckpointError
 from levit_np.storage import confined, hdf5
 
 from ..random_model import random_model
@@ -102,6 +103,23 @@ def test_a_strangers_file_is_read_in_the_child_alone(model, monkeypatch, capsys)
     capsys.readouterr()
     assert "MemoryError" in failure(capsys, "convert", "theirs", "b.h5")
     assert not os.path.exists("b.h5")
+
+
+def test_the_limits_grow_with_the_file(monkeypatch, capsys):
+    """float16 weights take twice the file's size as float32, and are held twice when written."""
+    asked = []
+
+    def run(*arguments, seconds, memory):
+        asked.append((seconds, memory))
+        raise CheckpointError("asked")
+
+    monkeypatch.setattr(confined, "run", run)
+    for size in (1, 64 << 20):
+        with open("theirs", "wb") as file:
+            file.truncate(size)
+        failure(capsys, "convert", "theirs", "a.h5")
+    (least, small), (most, large) = asked
+    assert 0 < least < most and 0 < small and large - small >= 4 * (63 << 20)
 
 
 def test_when_the_child_cannot_write_the_message_names_the_target(model, monkeypatch, capsys):

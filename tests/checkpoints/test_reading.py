@@ -1,6 +1,8 @@
 """Foreign files are recognised by their content: any names in any container, fused files, and one report of everything
 that is wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -166,3 +168,6 @@ def test_a_network_of_six_channels_goes_through_two_formats(tmp_path):
     save(model, tmp_path / "a.h5")
     export(load(tmp_path / "a.h5"), tmp_path / "a", format="timm")
     assert load(tmp_path / "a").config == model.config
+    for name in ("a", "a.h5"):
+        resized = load(tmp_path / name, image_size=64)
+        assert resized.config == replace(model.config, image_size=(64, 64)) and resized.preprocessing is None
