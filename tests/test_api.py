@@ -215,9 +215,9 @@ def test_export_and_rename(model, x, tmp_path):
     if model.config.image_size[0] == model.config.image_size[1]:  # other projects' files contain no image size
         levit_np.export(model, tmp_path / "out.safetensors", format="timm")
         assert np.array_equal(levit_np.load(tmp_path / "out.safetensors")(x), model(x))
-    with pytest.raises(levit_np.CheckpointError, match="timm"):
+    with pytest.raises(levit_np.CheckpointError, match="format: expected one of .*, timm_conv, found 'onnx'"):
         levit_np.export(model, tmp_path / "out", format="onnx")
-    for unknown in ("onnx", "timm_conv"):
+    for unknown in ("onnx", "timm_conv", "fused"):
         with pytest.raises(levit_np.CheckpointError, match="format: expected one of facebook, timm, transformers, "):
             levit_np.rename({}, config=model.config, format=unknown)
     with pytest.raises(levit_np.CheckpointError, match="expected names of its arrays, found 'weight'"):

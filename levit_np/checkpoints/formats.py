@@ -57,8 +57,6 @@ def name_table(config: LeViTConfig, form: str) -> dict[str, str]:
     of the authors' fused files.  Raises CheckpointError if the format cannot name every array of this network."""
     if form == "fused":
         return _fused(name_table(config, "facebook"))
-    if form not in FORMATS:
-        raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {form!r}")
     if config.normalization != "batch" or config.position != "bias":
         raise CheckpointError(f"{config.name}: {form} has no names for a network without BN or attention bias")
     if form == "transformers" and len(config.stem) != 4:

@@ -195,6 +195,8 @@ def rename(named: dict, *, config: LeViTConfig, format: str) -> dict:
 
     format: "timm", "transformers" or "facebook".  Raises CheckpointError for another format, for a network that the
     format cannot name, and for a name that no array of this network has."""
+    if format not in FORMATS:
+        raise CheckpointError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
     table = name_table(config, format)
     if unknown := [name for name in named if name not in table]:
         raise CheckpointError(f"{config.name}: expected names of its arrays, found {unknown[0]!a:.100}")
