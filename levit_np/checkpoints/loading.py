@@ -98,8 +98,8 @@ def _cast(array, dtype, place):
 def _resized(preprocessing, size):
     """The preprocessing for another image size: for a known one (authors, timm, digits) its definition at that size,
     otherwise `resize` scaled in proportion to the crop; mean and deviation stay."""
-    if preprocessing is None or preprocessing.crop == size:
-        return preprocessing
+    if preprocessing is None:
+        return None
     name, channels = preprocessing.name, len(preprocessing.mean)
     try:
         if name in NAMES and preprocessing == preprocessing_named(name, preprocessing.crop, channels):
@@ -255,8 +255,8 @@ def resize_bias(table, old, new):
     corners."""
     values = table.reshape(len(table), *old)
     for axis, (have, want) in enumerate(zip(old, new), 1):
-        at = np.linspace(0, have - 1, want) if want > 1 else np.zeros(1)
-        low = np.minimum(at.astype(int), max(have - 2, 0))
+        at = np.linspace(0, have - 1, want)
+        low = at.astype(int)
         high, shape = np.minimum(low + 1, have - 1), [1, 1, 1]
         shape[axis] = -1
         part = (at - low).reshape(shape).astype(table.dtype)

@@ -285,11 +285,12 @@ def test_another_image_size_keeps_the_preprocessing(tmp_path):
     assert load(tmp_path / "a.h5", image_size=32).preprocessing == model.preprocessing
     resized = load(tmp_path / "a.h5", image_size=(64, 48)).preprocessing
     assert resized == replace(model.preprocessing, resize=80, crop=(64, 48))
-    export(random_model("levit_128s", num_classes=5), tmp_path / "timm", format="timm")
-    for size in (64, 160, 200, 224, 384):
-        found = load(tmp_path / "timm", image_size=size).preprocessing
-        assert found.resize == preprocessing_named("timm", (size, size)).resize
-        assert found.to_dict()["crop"] == [size, size]
+    for channels in (1, 3):
+        export(random_model("levit_128s", num_classes=5, in_channels=channels), tmp_path / "timm", format="timm")
+        for size in (64, 160, 200, 224, 384):
+            found = load(tmp_path / "timm", image_size=size).preprocessing
+            assert found == preprocessing_named("timm", (size, size), channels)
+            assert found.to_dict()["crop"] == [size, size]
 
 
 def test_a_changed_preprocessing_with_a_known_name_stays_changed(tmp_path):
