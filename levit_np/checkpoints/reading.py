@@ -85,7 +85,7 @@ def _own(place, arrays, documents):
 def _foreign(place, tensors, image_size):
     # timm's convolutional variants and the authors' levit_c store a linear weight as a 1×1 convolution.
     stem = "patch_embed", "stem.", "levit.patch_embeddings"
-    tensors = {name: t[:, :, 0, 0] if t.ndim == 4 and t.shape[2:] == (1, 1) and not name.startswith(stem) else t
+    tensors = {name: t[:, :, 0, 0] if t.shape[2:] == (1, 1) and not name.startswith(stem) else t
                for name, t in tensors.items() if not name.endswith(_COUNT)}
     indices = {name: tensors.pop(name) for name in list(tensors) if name.endswith(_INDEX)}
     try:

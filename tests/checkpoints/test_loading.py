@@ -234,9 +234,10 @@ def test_an_ablation_comes_back_or_is_refused(key, form, tmp_path):
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
 
-def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(tmp_path):
+@pytest.mark.parametrize("form", ["timm", "facebook"])
+def test_a_foreign_file_of_images_that_are_not_square_needs_their_size(form, tmp_path):
     model = random_model("levit_128s", num_classes=5, image_size=(64, 96))
-    export(model, tmp_path / "file", format="timm")
+    export(model, tmp_path / "file", format=form)
     with pytest.raises(CheckpointError, match=r"found 24; give the size of other images as image_size=\(H, W\)"):
         load(tmp_path / "file")
     again = load(tmp_path / "file", image_size=(64, 96))
@@ -250,10 +251,10 @@ def test_a_stem_that_could_not_be_read_back_is_not_exported(tmp_path):
         export(model, tmp_path / "file", format="timm")
 
 
-@pytest.mark.parametrize("form", ["facebook", "timm", "timm_conv"])
+@pytest.mark.parametrize("form", ["facebook", "timm", "timm_conv", "transformers"])
 def test_a_stem_of_one_pixel_kernels_stays_a_convolution(form, tmp_path):
     """Elsewhere a weight of that shape is a linear map, as some projects store it."""
-    model = random_model("levit_digits", stem=[[32, 1, 2], [64, 1, 2]])
+    model = random_model("levit_digits", stem=[[8, 1, 2], [16, 1, 2], [32, 1, 2], [64, 1, 2]], image_size=128)
     export(model, tmp_path / "file", format=form)
     again = load(tmp_path / "file")
     assert again.config.stem == model.config.stem
