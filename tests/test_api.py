@@ -2,6 +2,7 @@
 layers, and errors."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,6 +73,20 @@ def test_load_with_backend_and_dtype(model, x, tmp_path):
         levit_np.create("levit_digits", dtype="int8")
     with pytest.raises(levit_np.CheckpointError, match="none.h5"):
         levit_np.load(tmp_path / "none.h5")
+
+
+def test_a_precision_below_that_of_the_arrays_is_kept(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(levit_np.ops, "stored_type", lambda *asked: "float32")  # as where there is bfloat16
+    model.save(tmp_path / "mine.h5")
+    loaded = levit_np.load(tmp_path / "mine.h5", dtype="bfloat16")
+    for found in (loaded, levit_np.create("levit_digits", dtype="bfloat16")):
+        assert found.precision == "bfloat16" and found.dtype == np.float32
+
+
+def test_load_fits_another_size_and_number_of_heads(model, tmp_path):
+    model.save(tmp_path / "mine.h5")
+    found = levit_np.load(tmp_path / "mine.h5", image_size=(64, 96), distillation=False)
+    assert found.config == replace(model.config, image_size=(64, 96), distillation=False)
 
 
 def test_call_is_the_evaluation_with_the_heads_averaged(model, x):
