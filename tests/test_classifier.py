@@ -14,6 +14,7 @@ from PIL import Image
 
 import levit_np
 from levit_np import classifier
+from levit_np.images.preprocessing import preprocess, preprocessing_named
 from levit_np.ops.cpu.instruction_set import chosen
 
 from .random_model import random_images, random_model
@@ -130,6 +131,14 @@ def test_a_fresh_model_predicts_by_number_or_by_imagenet_names():
     named = levit_np.create("levit_128s")
     assert named.config.num_classes == len(classifier.loading.labels_of(named)) == 1000
     assert all(not label.startswith("class ") for label, _ in named.predict(np.zeros((300, 200, 3), np.uint8)))
+
+
+def test_a_fresh_model_prepares_grey_images_as_digits_and_colour_as_the_authors():
+    for name, recipe in (("levit_digits", "digits"), ("levit_128s", "authors")):
+        fresh = levit_np.create(name, image_size=64)
+        channels = fresh.config.in_channels
+        expected = preprocess(SAMPLES[0], preprocessing_named(recipe, (64, 64), channels))
+        assert np.array_equal(fresh.prepare(SAMPLES[0]), expected) and len(expected) == channels
 
 
 def test_the_warning_about_a_new_head_points_at_the_caller():

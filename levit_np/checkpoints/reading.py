@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import LeViTConfig
-from ..errors import CheckpointError, ConfigError, ImageError
+from ..errors import CheckpointError, ImageError
 from ..images.preprocessing import Preprocessing, preprocessing_named
 from ..layers.attention import AttentionBias
 from ..layers.normalization import BatchNorm
@@ -92,7 +92,7 @@ def _foreign(place, tensors, image_size):
         form = recognize(tensors)
         config = config_from_shapes({name: t.shape for name, t in tensors.items()}, form, image_size)
         table, network = name_table(config, form), build(config)
-    except (CheckpointError, ConfigError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{place}: {error}") from None
     specs = network.specs_by_name()
     require(place, tensors, {there: specs[own].shape for own, there in table.items()})
