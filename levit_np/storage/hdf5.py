@@ -62,9 +62,10 @@ def read(path: str | os.PathLike) -> _Content:
 
 
 def _whole(file: BinaryIO) -> memoryview:
-    """The bytes of a file, in writable memory that NumPy asks for: large pages, if the system has them."""
+    """The bytes of a file, in writable memory; not NumPy's, whose large pages the system may first have to make room
+    for, which takes longer than small ones."""
     file.seek(0)
-    memory = memoryview(np.empty(os.fstat(file.fileno()).st_size, np.uint8))
+    memory = memoryview(bytearray(os.fstat(file.fileno()).st_size))
     return memory[: file.readinto(memory)]
 
 
