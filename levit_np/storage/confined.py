@@ -34,8 +34,8 @@ def run(function: Callable[..., Any], *arguments: Any, seconds: float = 60, memo
     that it writes. The child has ended when this returns or raises. Raises CheckpointError: the child's own if it
     raised one, else one that says how it failed (time, memory, a signal, another exception).
     """
-    place = f"{function.__module__}.{function.__qualname__} in a child process"
-    request = {"path": sys.path, "module": function.__module__, "function": function.__qualname__,
+    place = f"{function.__module__}.{function.__name__} in a child process"
+    request = {"path": sys.path, "module": function.__module__, "function": function.__name__,
                "arguments": arguments, "seconds": seconds, "memory": memory}
     with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as answer:
         question.write(json.dumps(request, default=os.fspath).encode())
@@ -85,9 +85,7 @@ def _answer(request: dict[str, Any]) -> None:
     # Output of a library that prints must not mix with the answer.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    function = importlib.import_module(request["module"])
-    for part in request["function"].split("."):
-        function = getattr(function, part)
+    function = getattr(importlib.import_module(request["module"]), request["function"])
     _limit(request["seconds"], request["memory"])
     try:
         outcome = {"result": function(*request["arguments"])}
@@ -116,9 +114,7 @@ def _limit(seconds: float, memory: int) -> None:
               resource.RLIMIT_AS: _address_space() + memory}
     for name, limit in limits.items():
         _, hard = resource.getrlimit(name)
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        # macOS does not allow RLIMIT_AS to be set.
+        # A lower hard limit may not be raised, and stays; macOS does not allow RLIMIT_AS to be set.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(name, (limit, hard if name == resource.RLIMIT_CPU else limit))
 

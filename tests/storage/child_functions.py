@@ -17,17 +17,23 @@ def echo(*arguments: Any) -> list[Any]:
     return list(arguments)
 
 
+def search_path() -> list[str]:
+    return sys.path
+
+
 def refuse(message: str) -> None:
     raise CheckpointError(message)
 
 
 def fail() -> None:
-    raise KeyError("the\nkey")
+    raise ValueError("one line\nand another")
 
 
 def sleep_after_saying_who(path: str) -> None:
+    """Also removes the file in the end, if it is allowed to get there."""
     Path(path).write_text(str(os.getpid()))
     time.sleep(60)
+    os.unlink(path)
 
 
 def spin() -> None:

@@ -2,6 +2,7 @@
 and the child is dead."""
 
 import _thread
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +42,7 @@ def test_neither_the_working_directory_nor_the_environment_adds_a_module(tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert confined.run(functions.echo, 1) == [1]
+    assert confined.run(functions.search_path) == sys.path
 
 
 def test_the_package_is_found_from_anywhere_without_being_installed(tmp_path, monkeypatch):
@@ -53,7 +56,8 @@ def test_a_refusal_keeps_its_message():
 
 
 def test_another_exception_is_named_in_one_line():
-    with pytest.raises(CheckpointError, match="functions.fail in a child process: failed with KeyError: .*$"):
+    with pytest.raises(CheckpointError, match="functions.fail in a child process: failed with ValueError: one line and "
+                                             "another$"):
         confined.run(functions.fail)
 
 
@@ -94,6 +98,36 @@ def test_all_limits_are_set(monkeypatch):
 def test_a_child_that_takes_too_much_processor_time_gets_a_signal_before_it_is_killed():
     resource = pytest.importorskip("resource")
     assert confined.run(functions.limits)["RLIMIT_CPU"][1] == resource.getrlimit(resource.RLIMIT_CPU)[1]
+
+
+@pytest.mark.parametrize("refusal", [ValueError("not allowed to raise maximum limit"), OSError(errno.ENOSYS, "no")])
+def test_each_limit_is_set_that_the_system_allows(monkeypatch, refusal):
+    """macOS has no /proc and refuses to limit the address space. Processor time that was used before does not count."""
+    tried = {}
+
+    def no_such_file(*arguments, **options):
+        raise FileNotFoundError
+
+    def set_limit(name, limits):
+        tried[name] = limits
+        if name == "address space":
+            raise refusal
+
+    resource = SimpleNamespace(
+        RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_utime=100.25, ru_stime=50.5), setrlimit=set_limit,
+        getrlimit=lambda name: (7, 999), RLIMIT_AS="address space", RLIMIT_CPU="time", RLIMIT_FSIZE="file",
+        RLIMIT_CORE="core")
+    monkeypatch.setitem(sys.modules, "resource", resource)
+    monkeypatch.setattr(confined, "signal", SimpleNamespace(SIGALRM=14, SIG_DFL=0, ITIMER_REAL=0,
+                                                            signal=lambda *_: None, setitimer=lambda *_: None))
+    monkeypatch.setattr(confined, "open", no_such_file, raising=False)
+    confined._limit(2.5, 64)
+    assert tried == {"core": (0, 0), "file": (64, 64), "time": (154, 999), "address space": (64, 64)}
+
+
+def test_where_the_system_has_no_such_limits_there_is_only_the_parents(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    confined._limit(1, 64)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the address space is read there")
@@ -169,7 +203,7 @@ def test_an_endless_answer_is_refused():
 
 
 @pytest.mark.parametrize(
-    "reply", [b"", b"[]", b"{}", b'{"result"', b'{"refusal": 1}', b"\xff", b"[" * 100_000, b"null"]
+    "reply", [b"", b"[]", b"{}", b'{"result"', b'{"refusal": 1}', b'{"failure": 1}', b"\xff", b"[" * 100_000, b"null"]
 )
 def test_an_answer_that_is_not_valid_is_refused(reply):
     with pytest.raises(CheckpointError, match="expected an answer"):
