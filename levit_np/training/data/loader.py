@@ -32,7 +32,7 @@ class _Loader:
             raise ConfigError(f"workers: expected 0 or more, found {workers}")
         self._plan, self._workers = plan, None
         # At least one unit of the steps in memory for each worker; more workers would have nothing to do.
-        self._count = min(workers, AHEAD * -(-plan.shape[0] // plan.unit))
+        self._count = min(workers, AHEAD * plan.shape[0] // plan.unit)
         self.source, self.batch = plan.source, plan.batch
 
     @property

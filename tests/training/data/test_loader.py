@@ -9,11 +9,13 @@ from PIL import Image
 
 from levit_np.errors import ConfigError, DataError, ImageError
 from levit_np.images.preprocessing import preprocess, preprocessing_named
+from levit_np.training.augmentation.mixing import draw_mixture
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.loader import EvaluationLoader, Loader
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed
 from levit_np.training.data.steps import EvaluationSteps, TrainingSteps
+from levit_np.training.data.streams import MIXING, stream
 from levit_np.training.recipe import RECIPES, Recipe
 
 from ..image_folders import digits_folder, make_folder
@@ -149,6 +151,23 @@ def test_neighbours_are_mixed_with_the_same_share(folder, kind):
     assert len(shares) > 3   # not the same for all steps
 
 
+def test_no_two_images_are_augmented_alike(tmp_path):
+    """Not even copies of one image in one batch: each position of each epoch has its own random numbers."""
+    folder = Folder(make_folder(tmp_path / "d", classes=2, images=6))
+    for index in range(len(folder)):
+        folder.path(index).write_bytes(folder.read(0))
+    made = [image.tobytes() for seed in (0, 1) for batch in
+            batches(loader(folder, Recipe(mixup=0, cutmix=0, repeats=3), batch=4, seed=seed)) for image in batch.images]
+    assert len(made) == len(set(made)) == 2 * EPOCHS * 12
+
+
+def test_each_step_draws_its_mixture_as_the_recipe_says(folder):
+    on = Recipe(mixup=0.3, cutmix=0.7, mix_probability=0.6, mix_switch=0.8)
+    plan = TrainingSteps(folder, on, preprocessing_named("authors", SIZE, 3), 11, 8, 0, 1, False)
+    for epoch, step in np.ndindex(3, 3):
+        assert plan.mixture(epoch, step) == draw_mixture(0.3, 0.7, 0.6, 0.8, SIZE, stream(11, MIXING, epoch, step))
+
+
 def test_grey_preprocessing_gives_one_channel(tmp_path):
     folder = Folder(digits_folder(tmp_path / "digits", images=4))
     chosen = replace(RECIPES["small"], jitter=0.4)
@@ -183,6 +202,9 @@ def test_ranks_share_an_evaluation(folder, ranks):
     parts = [[batch.indices.tolist() for batch in EvaluationLoader(folder, authors, batch=5, rank=rank, ranks=ranks)]
              for rank in range(ranks)]
     assert sum((indices for part in parts for indices in part), []) == list(range(27))
+    sizes = [sum(map(len, part)) for part in parts]
+    assert [len(part) for part in parts] == [-(-size // 5) for size in sizes]   # no batch is empty
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("options, error, words", [
@@ -194,6 +216,8 @@ def test_ranks_share_an_evaluation(folder, ranks):
     ({"workers": -1}, ConfigError, "expected 0 or more"),
     ({"bad_files": "replace"}, ConfigError, "expected 'stop' or 'skip'"),
     ({"preprocessing": preprocessing_named("digits")}, ConfigError, "expected 3 channels"),
+    ({"preprocessing": preprocessing_named("authors", (24, 24), 3)}, ConfigError,
+     r"expected 3 channels of \(24, 28\), found RGB of \(24, 24\)"),
 ])
 def test_wrong_use(folder, options, error, words):
     with pytest.raises(error, match=words):
@@ -263,6 +287,7 @@ def test_skipped_files_are_named_in_the_order_of_their_rows(tmp_path, workers):
 
 def test_an_evaluation_stops_at_a_bad_file_or_goes_on_without_it(damaged):
     authors, bad = preprocessing_named("authors", SIZE, 3), {3, 9, 12}
+    damaged.path(12).unlink()
     with pytest.raises(ImageError, match=f"^{damaged.name(3)}: "):
         list(EvaluationLoader(damaged, authors, batch=5))
     for batch in (5, 1):  # in batches of one, the bad image's batch is empty
@@ -276,7 +301,7 @@ def test_an_evaluation_stops_at_a_bad_file_or_goes_on_without_it(damaged):
         for image, index in zip(images, kept, strict=True):
             assert np.array_equal(image, preprocess(damaged.path(index), authors))
         assert [name for part in found for name, _ in part.skipped] == [damaged.name(index) for index in sorted(bad)]
-        assert all(reason.startswith(f"{name}: ") and "bytes: " not in reason
+        assert all(reason.startswith(f"{name}: ") and reason.count(name) == 1 and "bytes: " not in reason
                    for part in found for name, reason in part.skipped)
 
 
