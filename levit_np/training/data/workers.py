@@ -215,7 +215,7 @@ def _opened(pickled: bytes, raw: list, worker: int, workers: int):
 def rows_of(plan, epoch: int, step: int, worker: int = 0, workers: int = 1):
     """A worker's units of a step, as ranges of rows.  Units are dealt in turn across steps, so that workers also share
     steps with fewer units than workers."""
-    rows = len(plan.indices(epoch, step))   # a multiple of the unit, see Loader
+    rows = len(plan.indices(epoch, step))  # a multiple of the unit, see Loader
     units = plan.shape[0] // plan.unit
     for unit in range((worker - step * units) % workers, rows // plan.unit, workers):
         yield range(unit * plan.unit, (unit + 1) * plan.unit)

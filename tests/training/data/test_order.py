@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_np.training.data.order import epoch_order
-from levit_np.training.data.streams import stream
+from levit_np.training.data.streams import AUGMENTATION, MIXING, ORDER, stream
 
 SIZES = {"count": st.integers(1, 300), "repeats": st.integers(1, 5), "global_batch": st.integers(1, 40),
          "seed": st.integers(0, 2**64), "epoch": st.integers(0, 2000)}
@@ -63,7 +63,8 @@ def test_each_image_is_equally_likely_at_each_position():
 
 
 def test_different_positions_have_different_random_streams():
-    places = [(0, purpose, *place) for purpose in range(3) for place in ((), (0,), (1,), (0, 0), (0, 1), (1, 0))]
+    places = [(0, purpose, *place) for purpose in (ORDER, AUGMENTATION, MIXING)
+              for place in ((), (0,), (1,), (0, 0), (0, 1), (1, 0))]
     places += [(1, 0, 0), (2**32, 0, 0), (2**32 + 1, 0, 0)]
     drawn = {stream(*place).integers(2**63) for place in places}
     assert len(drawn) == len(places)

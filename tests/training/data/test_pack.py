@@ -29,7 +29,9 @@ def test_bad_files_stop_the_packing_or_are_left_out(tmp_path):
     with pytest.raises(ImageError, match="class0/001.png: truncated"):
         pack(folder, tmp_path / "d.h5")
     assert os.listdir(tmp_path) == ["d"]
-    skipped = pack(folder, tmp_path / "d.h5", skip=True)
+    seen = []
+    skipped = pack(folder, tmp_path / "d.h5", skip=True, advance=lambda: seen.append(None))
+    assert len(seen) == 8
     assert [name for name, _ in skipped] == ["class0/001.png", "class1/002.webp"]
     source = Packed(tmp_path / "d.h5")
     kept = [0, 2, 3, 4, 5, 7]

@@ -377,6 +377,7 @@ def test_the_format_is_the_one_written_down(folder, whole):
     content = whole.read_bytes()
     magic, version, block, length, offset, nbytes, digest = struct.unpack_from("<8sIIQQQ32s", content)
     assert (magic, version, block, length) == (b"levitpak", 1, 512, len(content))
+    assert content[512:521] == b"\x89HDF\r\n\x1a\n\2"  # where HDF5 begins, in a form that its version 1.8 reads
     contents = json.loads(content[offset : offset + nbytes])
     hashed = content[:40].ljust(512, b"\0") + content[offset : offset + nbytes]
     with h5py.File(whole) as file:
