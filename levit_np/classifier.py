@@ -111,6 +111,18 @@ class Classifier(LeViT):
         self.precision = precision  # before set_state counts a change, on which another thread makes an executor
         super().set_state(state, copy)
 
+    def summary(self, plan: bool = False) -> str:
+        """A table as text: each layer with its output shape, number of parameters and multiply-adds, and the totals.
+
+        With plan, what evaluation on the cpu backend computes instead, step by step: every BN folded, the heads merged,
+        the scale in the queries' weights, and the last linear map after the pool; each step with its output shape, how
+        many numbers it keeps, its multiply-adds and its formula."""
+        if not plan:
+            return super().summary()
+        from .inference import listing
+
+        return listing.summary(super().to("reference"))
+
     def predict(self, images, top: int = 5) -> list:
         """The `top` likeliest classes of an image as [(label, probability), ...], the likeliest first; for a list or
         tuple of images, a list of such lists, evaluated 16 at a time.

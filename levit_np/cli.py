@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 
 from . import __version__
-from .commands import evaluate, explain, pack, step, teach, train
-from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, use_threads, waiting, whole
+from .commands import bench, evaluate, explain, pack, step, teach, train
+from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, waiting, whole
 from .errors import ImageError, LevitError, say, shown, silence
 
 
@@ -61,8 +61,10 @@ def _add_summary(verbs):
     summary = verbs.add_parser("summary", help="each layer with its shape, parameters and multiply-adds",
                                description="Prints each layer with its output shape, number of parameters and "
                                "multiply-adds (with BN folded, as the paper counts them), and the totals.",
-                               epilog="example: levit-np summary levit_256")
+                               epilog="example: levit-np summary levit_256 --plan")
     summary.add_argument("model", help="a model name, or a weight file")
+    summary.add_argument("--plan", action="store_true", help="what evaluation computes instead, step by step: BN "
+                         "folded, the two heads merged")
     summary.set_defaults(run=_summary)
 
 
@@ -70,49 +72,10 @@ def _summary(arguments) -> int:
     from .config import ABLATIONS, FAMILY, config_of
     from .model import build
 
-    if arguments.model in FAMILY | ABLATIONS:
-        model = build(config_of(arguments.model))
+    if arguments.model in FAMILY | ABLATIONS and not arguments.plan:
+        print(build(config_of(arguments.model)).summary())
     else:
-        model = opened(arguments.model)
-    print(model.summary())
-    return 0
-
-
-def _add_bench(verbs):
-    bench = verbs.add_parser("bench", help="how fast a model is on this machine", description="Measures images per "
-                             "second on each available backend, the backends taking turns, and the share of the "
-                             "processor's measured multiply-add limit.",
-                             epilog="example: levit-np bench levit_256 --batch 1 16 --threads 2")
-    bench.add_argument("model", nargs="?", default="levit_256", metavar="WEIGHTS",
-                       help="a weight file, or a model name for random weights (default: %(default)s)")
-    bench.add_argument("--batch", type=whole, nargs="+", default=[1, 16], metavar="N",
-                       help="batch sizes (default: 1 16)")
-    bench.add_argument("--threads", type=whole, default=1, metavar="N",
-                       help="number of computing threads (default: %(default)s)")
-    bench.set_defaults(run=_bench, wrong_use=bench.error)
-
-
-def _bench(arguments) -> int:
-    # NumPy's BLAS reads these variables once, when NumPy is first imported.
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(arguments.threads)
-    from .benchmark.machine import describe
-    from .benchmark.short import ROUNDS, open_candidates, speeds
-
-    use_threads(arguments)
-    models, missing = open_candidates(lambda backend, dtype: opened(arguments.model, backend=backend, dtype=dtype))
-    machine = describe()
-    print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "
-          f"{machine['load_average']}; {shown(arguments.model)}")
-    with progress(len(models) * len(arguments.batch) * ROUNDS, "rounds", silent=True) as advance:
-        rows = speeds(models, arguments.batch, arguments.threads, advance)
-    print(f"{'backend':<10} {'precision':<10} {'batch':>5} {'images/s':>10} {'ms/image':>10}  of the limit")
-    for row in rows:
-        share = "unknown" if row.share is None else f"{row.share:.1%}"
-        print(f"{row.backend:<10} {row.precision:<10} {row.batch:>5} {row.images_per_second:>10.1f} "
-              f"{1000 / row.images_per_second:>10.3f}  {share:>12}")
-    for reason in missing:
-        print(f"not measured: {reason}", file=sys.stderr)
+        print(opened(arguments.model).summary(arguments.plan))
     return 0
 
 
@@ -295,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_classify(verbs)
     _add_summary(verbs)
-    _add_bench(verbs)
+    bench.add(verbs)
     _add_verify(verbs)
     _add_convert(verbs)
     _add_export(verbs)

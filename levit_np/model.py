@@ -317,11 +317,15 @@ class LeViT(Layer):
         """A table as text: each layer with its output shape, number of parameters and multiply-adds, and the totals."""
         found = self.rows()
         found.append(("total", (), sum(row[2] for row in found), sum(row[3] for row in found)))
-        rows = [("layer", "output", "parameters", "multiply-adds"),
-                *((n, " × ".join(map(str, s)), f"{p:,}", f"{m:,}") for n, s, p, m in found)]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        return "\n".join(f"{n:<{widths[0]}}  {s:>{widths[1]}}  {p:>{widths[2]}}  {m:>{widths[3]}}"
-                         for n, s, p, m in rows)
+        return aligned([("layer", "output", "parameters", "multiply-adds"),
+                        *((n, " × ".join(map(str, s)), f"{p:,}", f"{m:,}") for n, s, p, m in found)])
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """A table as text: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in
+                                                            zip(row[1:], widths[1:]))]) for row in rows)
 
 
 def _stage_maps(stage):

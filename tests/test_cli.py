@@ -353,3 +353,6 @@ def test_summary_of_a_name_and_of_a_file(capsys):
     total = sum(int(np.prod(array.shape)) for array in model.gradients().values())
     status, out, _ = run("summary", "weights/levit_digits.h5")
     assert status == 0 and f"{total:,}" in out.splitlines()[-1]
+    for name, shown in (("weights/levit_digits.h5", model), ("levit_128s_a3", levit_np.create("levit_128s_a3"))):
+        assert main(["summary", name, "--plan"]) == 0
+        assert capsys.readouterr().out == shown.summary(plan=True) + "\n"

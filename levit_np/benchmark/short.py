@@ -22,10 +22,10 @@ class Speed(NamedTuple):
     share: float | None
 
 
-def open_candidates(opened) -> tuple[dict, list[str]]:
+def open_candidates(opened, candidates=CANDIDATES) -> tuple[dict, list[str]]:
     """({(backend, precision): model}, why each other one is missing).  opened(backend, dtype) loads a model."""
     models, missing = {}, {}
-    for backend, dtype in CANDIDATES:
+    for backend, dtype in candidates:
         try:
             models[backend, dtype] = opened(backend, dtype)
         except BackendError as error:

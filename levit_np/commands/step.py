@@ -37,6 +37,7 @@ def _run(arguments) -> int:
     from ..explain.terminal import walk_through
     from ..explain.trace import trace
     from ..explain.walk import Walk
+    from ..inference.listing import formulas
 
     with waiting("computing"):
         model = opened(arguments.weights, backend="reference")
@@ -46,7 +47,7 @@ def _run(arguments) -> int:
         target = answer if arguments.target is None else class_number(arguments.target, labels)
         teacher = None if arguments.teacher is None else class_number(arguments.teacher, labels)
         about = shown(Path(arguments.image).name)
-        walk = Walk(trace(model, x, target, about, teacher=teacher))
+        walk = Walk(trace(model, x, target, about, teacher=teacher), formulas(model))
     if arguments.only and not walk.find(arguments.only):
         raise LevitError(f"--only: expected the name of a step, like stages.0.blocks.0.mlp, found {arguments.only!a}")
     walk_through(walk, labels, arguments.only, progress)

@@ -44,7 +44,7 @@ def show(walk: Walk, stop: Stop, view: View, page: Page, labels=()) -> list[Text
     """The lines of a stop, none wider than the page; if the page has a height, exactly that many."""
     arrays = arrays_at(stop, walk)
     head = [_title(walk, stop, page), _map(walk, stop), _name(stop), *_formula(stop, page)]
-    head += _shapes(stop, page)
+    head += _shapes(stop, page) + _planned(walk, stop, page)
     reason = _reason(stop, page.width)
     head += reason[: 3 if page.height else None]
     head += [Text(line, "bold") for line in _notes(walk, stop, labels)]
@@ -137,6 +137,15 @@ def _shapes(stop: Stop, page: Page) -> list[Text]:
         return []
     lines = textwrap.wrap(f"shapes: {stop.shapes}", page.width - 2, initial_indent="  ", subsequent_indent="    ")
     return [Text(line, "dim") for line in lines] if page.height is None or len(lines) == 1 and page.height > 20 else []
+
+
+def _planned(walk: Walk, stop: Stop, page: Page) -> list[Text]:
+    """What fast evaluation computes instead; on a screen only if there is room."""
+    formula = walk.planned(stop)
+    if not formula or page.height is not None and page.height <= 20:
+        return []
+    lines = textwrap.wrap(f"plan: {formula}", page.width - 2, initial_indent="  ", subsequent_indent="    ")
+    return [Text(line, "dim") for line in lines]
 
 
 def _reason(stop: Stop, width: int) -> list[Text]:

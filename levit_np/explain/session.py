@@ -37,6 +37,7 @@ softmax     turns scores into weights that sum to 1
 logit       the score of a class before the softmax; the largest is the answer
 BN          gamma (x - mean) / deviation + beta, for each channel
 parameter   a number that training sets: weight, gamma, beta, bias, table
+plan        what fast evaluation computes instead, BN folded into weights
 residual    x + branch(x): the branch corrects its input
 stage       blocks of one resolution; from stage to stage, fewer tokens
 stride      how far a window moves; 2 halves the width and height

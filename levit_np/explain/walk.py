@@ -52,10 +52,11 @@ class Walk:
     """All stops of a trace: forward, loss, backward; each is followed by its parts.
 
     The network, the loss and the parts of the network are on one level, so that `next` goes from the stem through the
-    stages to the heads, the loss and back to the stem."""
+    stages to the heads, the loss and back to the stem. plan: {layer: formula} of the steps that fast evaluation takes
+    instead."""
 
-    def __init__(self, trace: Trace):
-        self.trace, self.stops, self._by_name = trace, [], {}
+    def __init__(self, trace: Trace, plan: dict[str, str] | None = None):
+        self.trace, self.plan, self.stops, self._by_name = trace, plan or {}, [], {}
         for record in sorted([*trace.forward, *trace.backward, *trace.steps], key=lambda record: record.number):
             self._add(record)
 
@@ -125,6 +126,12 @@ class Walk:
         wanted = stop.kind + "_backward" if direction == "backward" else stop.kind.removesuffix("_backward")
         same = [part for part in (other.parts or self.beside(other)) if part.kind == wanted]
         return same[0] if len(same) == 1 else other
+
+    def planned(self, stop: Stop) -> str:
+        """What fast evaluation computes in place of a layer; of a BN, the step that it is folded into; "" if neither.
+        """
+        name = stop.name.removesuffix(".bn") if stop.name not in self.plan else stop.name
+        return self.plan.get(name, "") if isinstance(stop.record, Forward) else ""
 
     def find(self, text: str) -> list[Stop]:
         """The stops whose name is `text`; if none, those whose name ends in it; if none, what search finds."""

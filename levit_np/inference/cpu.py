@@ -53,13 +53,29 @@ class CpuExecutor:
             self._give(program)
         return logits
 
+    def stepwise(self, images):
+        """Evaluates up to MAX_BATCH images step by step, and yields the name of each after it has run: to time them.
+
+        A step of the plan may be several here: layouts change before it, or it takes a few images at a time."""
+        program = self._take(len(images))
+        self._read(program, images)
+        for step, name in enumerate(program.names):
+            self._execute(program, step, step + 1)
+            yield name
+        self._give(program)
+
     def _run(self, program, images):
+        self._read(program, images)
+        self._execute(program, 0, len(program.table))
+
+    def _read(self, program, images):
         for row, first in program.inputs:
             program.table[row, Pad.SOURCE] = images[first].ctypes.data
-        count, steps = threads.threads(), len(program.table)
-        address = program.table.ctypes.data
+
+    def _execute(self, program, first, last):
+        count, address = threads.threads(), program.table.ctypes.data
         threads.run_with_threads(
-            lambda thread, counter: self.kernels.run(address, 0, steps, thread, count, counter), count)
+            lambda thread, counter: self.kernels.run(address, first, last, thread, count, counter), count)
 
     def _take(self, batch):
         try:

@@ -176,7 +176,7 @@ class Linear:
             self.tokens = lowering.kept
         # What the head reads, a single token an image, stays float32, and so does what the pool reads.
         pooled = step.target in ("pooled", "logits")
-        self.parts, self.exact = 0 if pooled else lowering.parts, step.target == "last hidden" or not lowering.parts
+        self.parts, self.exact = 0 if pooled else lowering.parts, step.target == "last_hidden" or not lowering.parts
         self.rows, columns = lowering.columns[step.source], self._columns(step, lowering)
         pairs = None if pooled else lowering.pairs
         self.tile_rows = lowering.tile_rows(self.parts, pairs, len(columns))

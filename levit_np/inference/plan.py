@@ -32,6 +32,10 @@ class Convolution(NamedTuple):
     padding: int
     activation: str
 
+    @property
+    def formula(self):
+        return f"map = {_applied(self.activation, 'weight ∗ map + bias')}"
+
 
 class Linear(NamedTuple):
     """target = activation(source weightᵀ + bias), or target += … with residual.  weight (O, C).
@@ -47,6 +51,11 @@ class Linear(NamedTuple):
     residual: bool = False
     groups: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def formula(self):
+        y = _applied(self.activation, f"{self.source} weightᵀ + bias")
+        return f"{self.target} {'+=' if self.residual else '='} {y}"
+
 
 class Subsample(NamedTuple):
     """target = source's tokens on every stride-th pixel of every stride-th row of its grid."""
@@ -56,6 +65,10 @@ class Subsample(NamedTuple):
     target: str
     grid: tuple[int, int]
     stride: int
+
+    @property
+    def formula(self):
+        return f"{self.target} = {self.source} at a stride of {self.stride} pixels"
 
 
 class Attention(NamedTuple):
@@ -74,6 +87,11 @@ class Attention(NamedTuple):
     bias: np.ndarray | None
     activation: str
 
+    @property
+    def formula(self):
+        scores = "q kᵀ" if self.bias is None else "q kᵀ + bias"
+        return f"{self.target} = {_applied(self.activation, f'softmax({scores}) v')}"
+
 
 class LayerNorm(NamedTuple):
     """target = gamma x̂ + beta (ablation A3)."""
@@ -85,12 +103,17 @@ class LayerNorm(NamedTuple):
     beta: np.ndarray
     eps: float
 
+    @property
+    def formula(self):
+        return f"{self.target} = gamma ({self.source} - mean) / √(variance + eps) + beta"
+
 
 class Embedding(NamedTuple):
     """x += embedding (N, C) (ablation A5)."""
 
     name: str
     embedding: np.ndarray
+    formula = "x += embedding"
 
 
 class Token(NamedTuple):
@@ -98,6 +121,7 @@ class Token(NamedTuple):
 
     name: str
     token: np.ndarray
+    formula = "x = (token, x)"
 
 
 class Pool(NamedTuple):
@@ -107,6 +131,14 @@ class Pool(NamedTuple):
     first: bool
     source: str = "x"
     target: str = "pooled"
+
+    @property
+    def formula(self):
+        return f"{self.target} = {'first' if self.first else 'mean'} token of {self.source}"
+
+
+def _applied(activation, y):
+    return y if activation == "identity" else f"{activation}({y})"
 
 
 def steps_of(model: LeViT, apart: bool = False, pooled_early: bool = False) -> Iterator:
@@ -135,10 +167,10 @@ def _pooled_early(mlp, pool):
     """mean(x + W h + b) = mean(x) + W mean(h) + b; likewise for the first token."""
     *steps, up, down = _lower(mlp, "x")
     yield from steps
-    yield up._replace(target="last hidden")
+    yield up._replace(target="last_hidden")
     yield pool
-    yield pool._replace(source="last hidden", target="pooled hidden")
-    yield down._replace(source="pooled hidden", target="pooled")
+    yield pool._replace(source="last_hidden", target="pooled_hidden")
+    yield down._replace(source="pooled_hidden", target="pooled")
 
 
 def _lower(layer, source):

@@ -5,14 +5,17 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import levit_np
 from levit_np import set_threads
-from levit_np.benchmark import short
+from levit_np.benchmark import short, steps
 from levit_np.benchmark.short import operations
 from levit_np.cli import main
 from levit_np.config import config_of
-from levit_np.errors import BackendError
+from levit_np.errors import BackendError, LevitError
+from levit_np.inference import listing, plan
 from levit_np.model import build, create
 from levit_np.ops.cpu import threads
 
@@ -56,9 +59,9 @@ def test_bench_measures_what_it_is_told_to_and_prints_it(monkeypatch, capsys):
         return [short.Speed("cpu", "float32", 16, 250.0, 0.25), short.Speed("cuda", "float16", 1, 4000.0, None)]
 
     monkeypatch.setattr(short, "open_candidates",
-                        lambda opened: ({"model": opened("reference", "float64")}, ["no cpu"]))
+                        lambda opened, among: ({"model": opened("reference", "float64")}, ["no cpu"]))
     monkeypatch.setattr(short, "speeds", speeds)
-    monkeypatch.setattr("levit_np.cli.opened", lambda *model, **options: (model, options))
+    monkeypatch.setattr("levit_np.commands.bench.opened", lambda *model, **options: (model, options))
     try:
         assert main(["bench"]) == 0 == main(["bench", "a.h5", "--batch", "3", "4", "--threads", "2"])
     finally:
@@ -113,6 +116,51 @@ def test_a_batch_too_large_for_any_memory_is_a_memory_error(monkeypatch, batch):
     monkeypatch.setattr(short, "peaks", lambda threads: {})
     with pytest.raises(MemoryError):
         short.speeds({("cpu", "float32"): build(config_of("levit_digits"))}, [batch], 1)
+
+
+def test_bench_times_the_steps_of_the_plan():
+    status, out, err = run("bench", "levit_digits.h5", "--steps", "--batch", "2")
+    assert status == 0 and "reference" not in out + err and "cuda" not in out + err
+    tables = out.split("\n\n")[1:]  # a second one where there are products of bfloat16
+    assert len(tables) + err.count("not measured: cpu bfloat16") == 2 and tables[0].startswith("float32, batch 2 ")
+    rows = [re.fullmatch(r"(\S+) +([\d,]+) +([\d.]+)(?: +([\d.]+)%)?", line) for line in tables[0].splitlines()[1:]]
+    model = create("levit_digits")
+    planned = dict.fromkeys(row.name for row in listing.rows(plan.steps_of(model, pooled_early=True), model.config))
+    assert [row[1] for row in rows] == ["image", *planned, "whole"]
+    *parts, whole = [(int(row[2].replace(",", "")), float(row[3])) for row in rows]
+    assert sum(count for count, _ in parts) == whole[0] and all(time > 0 for _, time in parts[1:])
+    assert [row[1] for row in rows if not row[4]] == ["image", "pool"]
+
+
+def test_the_time_of_a_step_is_the_median_of_all_its_parts(monkeypatch):
+    """Of three rounds; the first is not counted."""
+    class Executor:
+        def __init__(self, model, half):
+            assert not half
+
+        def __call__(self, images):
+            assert images.shape == (2, 1, 32, 32) and images.dtype == np.float32
+
+        def stepwise(self, images):
+            yield from ("head", "pool", "head")
+
+    ticks = iter([0, 9, 0, 7, 9, 9,  # a whole evaluation's start and end; then the steps' start and ends
+                  0, 8, 0, 1, 2, 4, 0, 4, 0, 2, 5, 9, 0, 6, 0, 3, 6, 7])
+    monkeypatch.setattr(steps, "CpuExecutor", Executor)
+    monkeypatch.setattr(steps, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(steps, "peaks", lambda threads: {"avx512": 1e-6 * threads})
+    monkeypatch.setattr(steps, "ROUNDS", 3)
+    monkeypatch.delenv("LEVIT_NP_INSTRUCTIONS", raising=False)
+    turns = []
+    head, pool, whole = steps.step_times(levit_np.create("levit_digits"), 2, 3, lambda: turns.append(1))
+    assert head == ("head", 800, 2.0, pytest.approx(2 * 800 / 2 / 3000)) and pool == ("pool", 0, 1.5, 0)
+    assert whole[0] == "whole" and whole[2] == 3 and whole[3] == pytest.approx(2 * whole[1] / 3 / 3000)
+    assert len(turns) == 4
+
+
+def test_steps_of_more_images_than_are_evaluated_at_a_time():
+    with pytest.raises(LevitError, match="^steps: expected a batch of up to 16 images, .*, found 17$"):
+        steps.step_times(create("levit_digits"), 17, 1)
 
 
 def test_operations_are_the_papers():

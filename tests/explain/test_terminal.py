@@ -342,6 +342,16 @@ def test_a_file_gets_the_stops_and_the_terminal_a_progress_bar(tmp_path, record)
     assert "stages.0  Stage" in text and "\x1b" not in text
 
 
+def test_the_plan_beside_the_layers():
+    status, out, _ = run(IMAGE, "--only", "stages.1.downsample.attention")
+    planned = [line for line in out.splitlines() if line.startswith("  plan: ")]
+    assert planned == [
+        "  plan: kept = x at a stride of 2 pixels; context = hardswish(softmax(q kᵀ +",
+        *2 * ["  plan: kv = x weightᵀ + bias"], *2 * ["  plan: q = kept weightᵀ + bias"],  # the layer's and its BN's
+        *2 * ["  plan: x = context weightᵀ + bias"]]
+    assert status == 0 and "\n    bias) v)\n" in out
+
+
 def test_only_some_stops_a_target_and_a_teacher():
     status, out, err = run(IMAGE, "--only", "loss", "--target", "7", "--teacher", "5")
     assert (status, err) == (0, "")

@@ -51,6 +51,20 @@ def test_the_walk_has_every_call_in_order(any_walk):
             assert any_walk.next(one) is two and any_walk.previous(two) is one and any_walk.out(one) is stop
 
 
+def test_what_is_planned_for_a_layer():
+    """Of a layer's forward and of the BN that is folded into it; not of the backward, of operations, of other layers.
+    """
+    model = random_model(backend="reference")
+    walk = Walk(trace(model, random_images(model, 1), 3), {"head": "the plan's"})
+    assert [stop.name for stop in walk.stops if walk.planned(stop)] == ["head", "head.bn"]
+    (stop, *_), page = walk.find("head"), Page(80, None)
+    assert walk.planned(stop) == "the plan's" and "  plan: the plan's" in [
+        line.plain for line in show(walk, stop, View(), page)]
+    for height, seen in ((20, False), (21, True)):
+        text = "\n".join(line.plain for line in show(walk, stop, View(), Page(80, height)))
+        assert ("plan: the plan's" in text) == seen
+
+
 def test_into_reaches_every_stop_and_next_the_whole_level(walk):
     """Repeated s visits every stop, only with lines of source in between."""
     seen, stop = [], walk.stops[0]

@@ -11,7 +11,7 @@ import pytest
 
 import levit_np
 from levit_np.config import Convolution, Stage
-from levit_np.inference import cpu
+from levit_np.inference import cpu, plan
 from levit_np.inference.cpu import CpuExecutor
 from levit_np.inference.reference import ReferenceExecutor
 from levit_np.model import build
@@ -49,6 +49,19 @@ def test_any_network(seed):
     for batch in (1, 3, 17):
         x = random_images(exact, batch, seed)
         assert worst(CpuExecutor(ours)(x.astype(np.float32)), exact(x)) < 3e-5, config
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_step_by_step_as_in_one_call(model, count):
+    x, executor = random_images(model, 3), CpuExecutor(model)
+    expected = executor(x)
+    levit_np.set_threads(count)
+    (program,) = executor._idle[3]
+    program.logits(10)[...] = 0
+    names = list(executor.stepwise(x))
+    assert np.array_equal(program.logits(10), expected) and executor._idle[3] == [program]
+    planned = [step.name for step in plan.steps_of(model, pooled_early=True)]
+    assert list(dict.fromkeys(names)) == ["image", *dict.fromkeys(planned)]
 
 
 def test_a_stage_as_wide_as_the_shrinking_attention_before_it():

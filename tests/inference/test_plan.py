@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import re
 from importlib import import_module
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import levit_np
 from levit_np import layers
 from levit_np.explain.trace import trace
-from levit_np.inference import fold, plan
+from levit_np.inference import fold, listing, plan
 from levit_np.inference.reference import RUN, ReferenceExecutor
 from levit_np.layers.activation import Activation
 from levit_np.layers.attention import AttentionBias
@@ -60,7 +61,7 @@ def test_the_pool_may_come_before_the_last_linear_map(network):
     for step in early:
         RUN[type(step)](step, tensors)
     assert np.abs(tensors["logits"] - expected).max() < 1e-12 * np.abs(expected).max()
-    assert tensors["pooled hidden"].shape == (3, late[pool - 1].weight.shape[1])
+    assert tensors["pooled_hidden"].shape == (3, late[pool - 1].weight.shape[1])
 
 
 def test_every_layer_has_a_form_for_inference():
@@ -117,26 +118,64 @@ def test_summary_and_step_through_show_what_is_planned(name):
     plan's head is both heads."""
     model = random_model(name, **NETWORKS[name])
     x = random_images(model, 1)
-    tensors, planned = {"image": x}, {}
-    for step in plan.steps_of(model):
-        RUN[type(step)](step, tensors)
-        if not isinstance(step, (plan.Subsample, plan.Pool)) and step.name != "head.bn":  # steps that are not layers
-            y = tensors[getattr(step, "target", "image" if isinstance(step, plan.Convolution) else "x")][0]
-            planned[step.name] = y.shape, multiply_adds(step, y, tensors)
+    planned = {row.name: (row.shape, row.multiply_adds) for row in listing.rows(plan.steps_of(model), model.config)
+               if row.name not in ("pool", "head.bn")}  # those that are not layers
     summary = {layer: (shape, cost) for layer, shape, _, cost in model.rows()}
     calls = trace(model, x).forward
     walked = {call.name: call.output.shape[1:] for call in calls if call.name in summary}
     walked |= {call.parent: call.input.shape[1:] for call in calls if call.name.endswith(".projection")}
     assert walked == {layer: shape for layer, (shape, _) in summary.items()}
     assert summary.pop("head_dist", summary["head"]) == summary["head"]
-    assert list(planned.items()) == list(summary.items())
+    places = list(planned)  # a shrinking attention's is that of its subsampling, before its queries
+    assert planned == summary and [name for name in places if "downsample" not in name] == [
+        name for name in summary if "downsample" not in name]
 
 
-def multiply_adds(step, y, tensors):
-    """The multiply-adds of a step with the result y for one image."""
-    if isinstance(step, plan.Attention):  # its two products and, as the authors count, one for each score's softmax
-        return step.heads * len(y) * tensors[step.source].shape[1] * (step.key + 1 + step.value)
-    return step.weight[0].size * y.size if hasattr(step, "weight") else 0
+@pytest.mark.parametrize("pooled_early", [False, True])
+def test_a_listing_has_the_shapes_and_sizes_of_what_is_computed(network, pooled_early):
+    model, x, _, _ = network
+    steps, tensors = list(plan.steps_of(model, pooled_early=pooled_early)), {"image": x}
+    rows = list(listing.rows(steps, model.config))
+    assert len(rows) == len(steps)
+    for step, row in zip(steps, rows):
+        RUN[type(step)](step, tensors)
+        y = tensors[getattr(step, "target", "image" if isinstance(step, plan.Convolution) else "x")][0]
+        assert (row.name, row.shape) == (step.name, y.shape)
+        assert row.numbers == sum(value.size for value in step if isinstance(value, np.ndarray))
+        if hasattr(step, "weight"):
+            assert row.multiply_adds == step.weight[0].size * y.size
+
+
+def test_a_summary_of_the_plan_shows_what_is_folded():
+    """For a newcomer: each step with its formula, and the totals."""
+    model = levit_np.create("levit_digits")
+    lines = model.summary(plan=True).splitlines()
+    shown = {line.split("  ")[0]: line for line in lines}
+    assert lines[0].split() == ["step", "output", "numbers", "multiply-adds", "computes"]
+    assert shown["stem.convolutions.0"].endswith("  map = hardswish(weight ∗ map + bias)")
+    assert shown["stages.0.blocks.0.mlp.down"].endswith("64 × 64    8,256        524,288  x += hidden weightᵀ + bias")
+    assert shown["stages.1.blocks.0.attention"].endswith("  context = hardswish(softmax(q kᵀ + bias) v)")
+    assert shown["stages.1.downsample.attention.q"].endswith("  q = kept weightᵀ + bias")
+    assert shown["stages.2.blocks.1.mlp.down"].endswith("  pooled += pooled_hidden weightᵀ + bias")
+    assert shown["head"].endswith("10      810            800  logits = pooled weightᵀ + bias") and "bn" not in shown
+    counts = [re.search(r" ([\d,]+) +([\d,]+)(  [^\d ]|$)", line).groups()[:2] for line in lines[1:]]
+    numbers, products = zip(*[[int(count.replace(",", "")) for count in pair] for pair in counts])
+    assert sum(numbers[:-1]) == numbers[-1] and sum(products[:-1]) == products[-1]
+
+
+@pytest.mark.parametrize("name, layer, formula", [
+    ("levit_128s_a3", "stages.0.blocks.0.attention.norm", "normalized = gamma (x - mean) / √(variance + eps) + beta"),
+    ("levit_128s_a3", "stages.0.blocks.0.attention.qkv", "qkv = normalized weightᵀ + bias"),
+    ("levit_128s_a5", "position", "x += embedding"),
+    ("levit_128s_a5", "stages.0.blocks.0.attention", "context = hardswish(softmax(q kᵀ) v)"),
+    ("levit_128s_a7", "stages.0.blocks.0.attention", "context = softmax(q kᵀ + bias) v"),
+    ("levit_128s", "stages.1.downsample.attention",
+     "kept = x at a stride of 2 pixels; context = hardswish(softmax(q kᵀ + bias) v)"),
+    ("levit_128s", "pool", "pooled = mean token of x"), ("deit_tiny", "pool", "pooled = first token of x"),
+    ("deit_tiny", "token", "x = (token, x)"),
+    ("levit_384_s8", "stem.convolutions.0", "map = silu(weight ∗ map + bias)")])
+def test_formulas(name, layer, formula):
+    assert listing.formulas(levit_np.create(name, image_size=32))[layer] == formula
 
 
 def test_grouping_by_role():

@@ -1,0 +1,71 @@
+"""levit-np bench: how fast a model is on this machine, and where the time goes."""
+
+import os
+import sys
+
+from ..errors import shown
+from .common import opened, progress, use_threads, whole
+
+
+def add(verbs):
+    bench = verbs.add_parser("bench", help="how fast a model is on this machine", description="Measures images per "
+                             "second on each available backend, the backends taking turns, and the share of the "
+                             "processor's measured multiply-add limit.",
+                             epilog="example: levit-np bench levit_256 --batch 1 16 --threads 2")
+    bench.add_argument("model", nargs="?", default="levit_256", metavar="WEIGHTS",
+                       help="a weight file, or a model name for random weights (default: %(default)s)")
+    bench.add_argument("--batch", type=whole, nargs="+", default=[1, 16], metavar="N",
+                       help="batch sizes (default: 1 16)")
+    bench.add_argument("--threads", type=whole, default=1, metavar="N",
+                       help="number of computing threads (default: %(default)s)")
+    bench.add_argument("--steps", action="store_true", help="instead, the time of each step of the cpu backend's plan "
+                       "(which `levit-np summary --plan` describes)")
+    bench.set_defaults(run=_run, wrong_use=bench.error)
+
+
+def _run(arguments) -> int:
+    # NumPy's BLAS reads these variables once, when NumPy is first imported.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(arguments.threads)
+    from ..benchmark.machine import describe
+    from ..benchmark.short import CANDIDATES, open_candidates
+
+    use_threads(arguments)
+    models, missing = open_candidates(lambda backend, dtype: opened(arguments.model, backend=backend, dtype=dtype),
+                                      [pair for pair in CANDIDATES if pair[0] == "cpu" or not arguments.steps])
+    machine = describe()
+    print(f"{machine['processor']}, {arguments.threads} of {machine['usable_cores']} cores, load "
+          f"{machine['load_average']}; {shown(arguments.model)}")
+    (_steps if arguments.steps else _speeds)(models, arguments.batch, arguments.threads)
+    for reason in missing:
+        print(f"not measured: {reason}", file=sys.stderr)
+    return 0
+
+
+def _speeds(models, batches, threads):
+    from ..benchmark.short import ROUNDS, speeds
+
+    with progress(len(models) * len(batches) * ROUNDS, "rounds", silent=True) as advance:
+        rows = speeds(models, batches, threads, advance)
+    print(f"{'backend':<10} {'precision':<10} {'batch':>5} {'images/s':>10} {'ms/image':>10}  of the limit")
+    for row in rows:
+        print(f"{row.backend:<10} {row.precision:<10} {row.batch:>5} {row.images_per_second:>10.1f} "
+              f"{1000 / row.images_per_second:>10.3f}  {_share(row.share):>12}")
+
+
+def _steps(models, batches, threads):
+    from ..benchmark.steps import ROUNDS, step_times
+
+    for (_, precision), model in models.items():
+        for batch in batches:
+            with progress(ROUNDS, "rounds", silent=True) as advance:
+                rows = step_times(model, batch, threads, advance)
+            widest = max(len(row.name) for row in rows)
+            print(f"\n{f'{precision}, batch {batch}':<{widest}} {'multiply-adds':>14} {'ms/image':>9}  of the limit")
+            for row in rows:
+                print(f"{row.name:<{widest}} {row.multiply_adds:>14,} {1000 * row.seconds:>9.3f}  "
+                      f"{_share(row.share) if row.multiply_adds else '':>12}".rstrip())
+
+
+def _share(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"
