@@ -4,6 +4,7 @@ In reading order:
 
     fold.py           the algebra of folding BN into the linear maps beside it
     plan.py           a model as a flat list of steps, folded, independent of any backend
+    listing.py        a plan as a table, for people
     reference.py      runs a plan with the reference operations: the simplest executor
     packing.py        how tensors lay out their columns, for both backends below, and the cpu's packed weights
     lowering.py       the cpu backend: a plan's steps with packed weights, which write themselves into a batch's
