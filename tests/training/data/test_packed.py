@@ -44,7 +44,15 @@ def test_what_was_packed_comes_back(folder, whole):
     for index in range(len(folder)):
         assert source.read(index) == folder.read(index)
         assert (source.name(index), source.target(index)) == (folder.name(index), folder.target(index))
+        assert source.size(index) == folder.size(index) == len(folder.read(index))
     assert source.fingerprint == folder.fingerprint
+
+
+def test_a_worker_in_another_folder_opens_the_same_file(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(whole.parent)
+    source = pickle.dumps(open_source(whole.name))
+    monkeypatch.chdir(tmp_path)
+    assert len(pickle.loads(source)) == 12
 
 
 def test_a_read_while_another_is_under_way(folder, whole):
