@@ -1,10 +1,12 @@
 """Summing gradients over ranks in buckets, with a stand-in for the sum; test_mpi.py uses several processes."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from levit_np.ops import reference
 from levit_np.training import reduction
 from levit_np.training.reduction import Reduction
 
@@ -77,5 +79,42 @@ def test_between_reductions_gradients_are_not_summed(monkeypatch):
     with pytest.raises(KeyError), reducing:
         model.backward(*model.forward(x, training=True))
         raise KeyError  # the caller ends the other ranks
+    monkeypatch.setattr(reduction, "BUCKET", 512)  # what an open reduction would send at once
     logits, saved = model.forward(x, training=True)
     model.backward(logits, saved)
+
+
+def reduced(*gradients, reducing=None):
+    """(the gradients of a layer, each alone in its layer, after their reduction; the arrays sent; the reduction)."""
+    layers, sent = [SimpleNamespace(accumulated={}) for _ in gradients], []
+    model = SimpleNamespace(ops=reference, walk=lambda: [("", layer) for layer in layers])
+    kept = reducing and reducing._memory
+    reducing = Reduction(model, lambda array: sent.append(array) or Sum(array))
+    reducing._memory = kept or []
+    with reducing:
+        for layer, gradient in zip(layers, gradients):
+            layer.accumulated["weight"] = gradient
+            layer.completed(layer)
+    return [layer.accumulated["weight"] for layer in layers], sent, reducing
+
+
+@pytest.mark.parametrize("gradient, in_place", [
+    (np.ones(2), True), (np.ones(1), False), (np.ones((2, 3), order="F"), False), (np.ones(3)[:2], False)],
+    ids=["large", "small", "not contiguous", "a view"])
+def test_a_large_gradient_is_summed_where_it_lies_if_it_is_its_own(monkeypatch, gradient, in_place):
+    monkeypatch.setattr(reduction, "BUCKET", 64)
+    (found,), sent, _ = reduced(gradient)
+    assert np.array_equal(found, 3 * np.ones(gradient.shape)) and len(sent) == 1
+    assert np.shares_memory(found, gradient) == in_place and (gradient == (3 if in_place else 1)).all()
+
+
+def test_nothing_is_sent_when_nothing_waits(monkeypatch):
+    monkeypatch.setattr(reduction, "BUCKET", 64)
+    _, sent, _ = reduced(np.ones(8), *[np.ones(1) for _ in range(8)])
+    assert [array.size for array in sent] == [8, 8]
+
+
+def test_memory_of_another_type_is_not_used_again():
+    *_, before = reduced(np.ones(1, np.float32))
+    (found,), *_ = reduced(np.full(1, 1 / 3), reducing=before)
+    assert found.dtype == np.float64 and found == 1
