@@ -189,6 +189,22 @@ def test_too_many_bytes_are_refused(server, cache, monkeypatch):
     refused(server, cache, "at most 1048576 bytes, found more")
 
 
+def test_a_file_of_the_largest_size_is_taken(server, cache, model, content, monkeypatch):
+    monkeypatch.setattr(hub, "_LARGEST", len(content) - 1)
+    refused(server, cache, f"at most {len(content) - 1} bytes, found {len(content)}")
+    monkeypatch.setattr(hub, "_LARGEST", len(content))
+    assert same(model, levit_np.load(NAME))
+
+
+def test_a_terminal_sees_how_much_has_arrived(server, cache, content, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    levit_np.load(NAME)
+    size = f"{len(content) / 1e6:.1f}"
+    out, err = capsys.readouterr()
+    assert out == "" and hub.PUBLISHED[NAME] in err and f"{size}/{size} MB" in err
+
+
 @pytest.mark.parametrize("status", [404, 500])
 def test_an_error_of_the_server_is_named(server, cache, status):
     server.answer = lambda handler: handler.reply(b"sorry", status=status)
@@ -200,8 +216,9 @@ def test_redirects_stay_on_https(server, cache, model, content):
                           ("ftp://127.0.0.1/a.pth", "expected https"), ("file:///etc/passwd", "not allowed")):
         server.answer = lambda handler: handler.reply(status=302, Location=target)
         refused(server, cache, words)
+    there = server.url.replace("https", "HTTPS") + "there"
     server.answer = lambda handler: (handler.reply(content) if handler.path == "/there" else
-                                     handler.reply(status=302, Location="/there"))
+                                     handler.reply(status=302, Location=there))
     assert same(model, levit_np.load(NAME))
 
 
