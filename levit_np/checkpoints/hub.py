@@ -142,7 +142,7 @@ def _opened(url: str):
 
     class HttpsAlone(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, request, file, code, message, headers, new):
-            if not new.lower().startswith("https://"):
+            if not new.startswith("https://"):
                 words = f"expected https, was redirected to {new}"
                 raise urllib.error.HTTPError(request.full_url, code, words, headers, file)
             return super().redirect_request(request, file, code, message, headers, new)
