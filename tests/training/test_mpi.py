@@ -226,10 +226,16 @@ def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypat
     assert ended == [1] and capsys.readouterr().err == f"rank 1 of 2: {said}\n"
 
 
-def test_this_process_was_not_started_by_mpi(monkeypatch):
+@pytest.mark.parametrize("variables, count", [
+    ({}, 0), ({"PMI_SIZE": "2"}, 2), ({"OMPI_COMM_WORLD_SIZE": "3"}, 3), ({"SLURM_STEP_NUM_TASKS": "4"}, 4),
+    ({"PMI_SIZE": "", "SLURM_STEP_NUM_TASKS": "x"}, 0), ({"PMI_SIZE": "²"}, 0),
+    ({"SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "2"}, 2)])  # mpiexec within a job of one task
+def test_how_many_processes_mpi_started(monkeypatch, variables, count):
     for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    assert started_by_mpi() == 0
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert started_by_mpi() == count
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (2, 7, 1)])
