@@ -58,7 +58,7 @@ def _steps(models, batches, threads):
 
     for (_, precision), model in models.items():
         for batch in batches:
-            with progress(ROUNDS, "rounds", silent=True) as advance:
+            with progress(1 + ROUNDS, "rounds", silent=True) as advance:  # the first is not counted
                 rows = step_times(model, batch, threads, advance)
             widest = max(len(row.name) for row in rows)
             print(f"\n{f'{precision}, batch {batch}':<{widest}} {'multiply-adds':>14} {'ms/image':>9}  of the limit")
