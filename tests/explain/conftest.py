@@ -1,11 +1,27 @@
-"""Fixtures: a page of the digits' network, and a browser that shows it."""
+"""Fixtures: walks through random networks; a page of the digits' network, and a browser that shows it."""
 
 import pytest
 
 import levit_np
+from levit_np.explain.trace import trace
+from levit_np.explain.walk import Walk
 
+from ..random_model import random_images, random_model
 from . import DIGIT
 from .chromium import Chromium
+from .test_trace import NETWORKS
+
+
+@pytest.fixture(scope="module")
+def walk():
+    model = random_model(backend="reference")
+    return Walk(trace(model, random_images(model, 1), 3, about="random"))
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def any_walk(request):
+    model = random_model(**NETWORKS[request.param])
+    return Walk(trace(model, random_images(model, 2), [2, 0]))
 
 
 @pytest.fixture(scope="module")
