@@ -228,7 +228,8 @@ def _convert(arguments) -> int:
 
 def _add_export(verbs):
     export = verbs.add_parser("export", help="weights of this package -> another project's file", description="Writes "
-                              "weights for timm or transformers (safetensors) or for the authors' code (.pth).",
+                              "weights for timm or transformers (safetensors) or for the authors' code (.pth). These "
+                              "files hold weights alone: neither class names nor preprocessing.",
                               epilog="example: levit-np export mine.h5 mine.safetensors --format timm")
     export.add_argument("source", metavar="SOURCE", help="the weight file to read: a path, or a name such as "
                         "levit_256.h5")
@@ -247,7 +248,8 @@ def _export(arguments) -> int:
     model = load(arguments.source)
     with waiting(f"writing {arguments.target}"):
         export(model, arguments.target, arguments.format)
-    print(f"{shown(arguments.target)}: {shown(model.config.name)} for {arguments.format}")
+    print(f"{shown(arguments.target)}: {shown(model.config.name)} for {arguments.format}, without class names and "
+          "preprocessing, which such files do not hold")
     return 0
 
 

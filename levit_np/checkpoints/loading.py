@@ -146,7 +146,7 @@ def _converted(source: str, copy: str) -> dict | int:
 def export(model: LeViT, path, format: str) -> None:
     """Writes `path` in another project's format, the inverse of load: "timm" or "transformers" (safetensors), or
     "facebook", the authors' .pth; "timm_conv" is for timm's levit_conv_* models, whose linear maps are 1×1
-    convolutions.
+    convolutions. These files hold weights alone: neither class names nor preprocessing.
 
     BN's num_batches_tracked is written as 0; it has no effect with a fixed momentum.  Raises CheckpointError if the
     format has no names for this network or would be read as another one, or if weights are not finite or not of this

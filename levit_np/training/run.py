@@ -81,8 +81,13 @@ class Run:
         self.best = document.get("best")
         ranks.first(lambda: self.folder.log.cut(self.trainer.epoch))
         self._saved = time.monotonic()
-        self.screen.note(f"goes on in epoch {self.trainer.epoch + 1}, after batch {self.trainer.batch} of "
-                         f"{self.trainer.loader.steps}")
+        self.screen.note(f"goes on {self._how_far()}")
+
+    def _how_far(self) -> str:
+        trainer = self.trainer
+        if trainer.batch < trainer.loader.steps:
+            return f"in epoch {trainer.epoch + 1}, after batch {trainer.batch} of {trainer.loader.steps}"
+        return f"after the last batch of epoch {trainer.epoch + 1} of {trainer.recipe.epochs}"
 
     def train(self) -> None:
         """Trains to the end.  Raises Stopped after a signal, when everything is saved; TrainingError for a loss that is

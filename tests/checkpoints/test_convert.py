@@ -44,7 +44,8 @@ def test_there_and_back(model, form, capsys):
     assert main(["export", "ours.h5", "theirs", "--format", form]) == 0
     assert main(["convert", "theirs", "again.h5"]) == 0
     out, err = capsys.readouterr()
-    assert out == f"theirs: levit_128s for {form}\nagain.h5: levit_128s, 5 classes, images 224 × 224\n" and err == ""
+    assert out == (f"theirs: levit_128s for {form}, without class names and preprocessing, which such files do not "
+                   "hold\nagain.h5: levit_128s, 5 classes, images 224 × 224\n") and err == ""
     again = levit_np.load("again.h5")
     assert again.config == model.config and all(np.array_equal(a, again.state()[n]) for n, a in model.state().items())
     assert again.preprocessing.name == ("timm" if form.startswith("timm") else "authors")
