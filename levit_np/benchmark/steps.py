@@ -12,15 +12,18 @@ from ..inference.cpu import MAX_BATCH, CpuExecutor
 from .peak import peak_of, peaks
 
 ROUNDS = 25
+REST = "the rest"
 
 
 class StepTime(NamedTuple):
-    """One step of the plan; "image", the copy of the images behind a border of zeros; or "whole", the evaluation.
+    """One step of the plan; "image", the copy of the images behind a border of zeros; "whole", the evaluation; or all
+    steps of a kind.
 
     share: of the processor's limit for multiply-adds; None where that is unknown. It counts those of the formula, so
     that it may exceed 1 where a convolution by minimal filtering needs fewer."""
 
     name: str
+    kind: str
     multiply_adds: int  # an image
     seconds: float  # an image
     share: float | None
@@ -47,6 +50,21 @@ def step_times(model, batch: int, threads: int, progress=lambda: None) -> list[S
     return _table(model, batch, peak_of(model.precision, peaks(threads)), steps[1:], wholes[1:])
 
 
+def by_kind(steps: list[StepTime]) -> list[StepTime]:
+    """The sums over all steps of a kind, in the order in which the kinds first appear, REST last."""
+    found = {}
+    for step in steps:
+        found.setdefault(step.kind, []).append(step)
+    return [_sum(kind, found[kind]) for kind in sorted(found, key=lambda kind: kind == REST)]
+
+
+def _sum(kind, steps):
+    seconds = sum(step.seconds for step in steps)
+    known = all(step.share is not None for step in steps)
+    share = sum(step.share * step.seconds for step in steps) / seconds if known else None  # the limit is one for all
+    return StepTime(kind, kind, sum(step.multiply_adds for step in steps), seconds, share)
+
+
 def _one_by_one(executor, images) -> dict[str, float]:
     """{step: seconds}; the parts of a step are added up."""
     seconds, start = {}, perf_counter()
@@ -58,10 +76,17 @@ def _one_by_one(executor, images) -> dict[str, float]:
 
 
 def _table(model, batch, limit, steps, wholes):
-    planned = {}
-    for row in listing.rows(plan.steps_of(model, pooled_early=True), model.config):
+    planned, kinds, of_plan = {}, {}, list(plan.steps_of(model, pooled_early=True))
+    for step, row in zip(of_plan, listing.rows(of_plan, model.config)):
         planned[row.name] = planned.get(row.name, 0) + row.multiply_adds
+        kinds[row.name] = _kind(step, row.shape)
     times = {name: median(step[name] for step in steps) for name in steps[0]}
-    found = [(name, planned.get(name, 0), seconds / batch) for name, seconds in times.items()]
-    found.append(("whole", sum(planned.values()), median(wholes) / batch))
-    return [StepTime(*row, limit and 2 * row[1] / row[2] / limit / 1e9) for row in found]
+    found = [(name, kinds.get(name, REST), planned.get(name, 0), seconds / batch) for name, seconds in times.items()]
+    found.append(("whole", "whole", sum(planned.values()), median(wholes) / batch))
+    return [StepTime(*row, limit and 2 * row[2] / row[3] / limit / 1e9) for row in found]
+
+
+def _kind(step, shape):
+    if isinstance(step, plan.Linear) and len(shape) == 2:
+        return f"linear maps of {shape[0]} tokens"
+    return {plan.Convolution: "convolutions", plan.Attention: "attention"}.get(type(step), REST)

@@ -19,7 +19,7 @@ def add(verbs):
     bench.add_argument("--threads", type=whole, default=1, metavar="N",
                        help="number of computing threads (default: %(default)s)")
     bench.add_argument("--steps", action="store_true", help="instead, the time of each step of the cpu backend's plan "
-                       "(which `levit-np summary --plan` describes)")
+                       "(which `levit-np summary --plan` describes), then the sums by kind of step")
     bench.set_defaults(run=_run, wrong_use=bench.error)
 
 
@@ -54,17 +54,22 @@ def _speeds(models, batches, threads):
 
 
 def _steps(models, batches, threads):
-    from ..benchmark.steps import ROUNDS, step_times
+    from ..benchmark.steps import ROUNDS, by_kind, step_times
 
     for (_, precision), model in models.items():
         for batch in batches:
             with progress(1 + ROUNDS, "rounds", silent=True) as advance:  # the first is not counted
-                rows = step_times(model, batch, threads, advance)
-            widest = max(len(row.name) for row in rows)
-            print(f"\n{f'{precision}, batch {batch}':<{widest}} {'multiply-adds':>14} {'ms/image':>9}  of the limit")
-            for row in rows:
-                print(f"{row.name:<{widest}} {row.multiply_adds:>14,} {1000 * row.seconds:>9.3f}  "
-                      f"{_share(row.share) if row.multiply_adds else '':>12}".rstrip())
+                *steps, whole = step_times(model, batch, threads, advance)
+            _table(f"{precision}, batch {batch}", [*steps, whole])
+            _table(f"{precision}, batch {batch}, by kind of step", by_kind(steps))
+
+
+def _table(title, rows):
+    widest = max(len(title), *(len(row.name) for row in rows))
+    print(f"\n{title:<{widest}} {'multiply-adds':>14} {'ms/image':>9}  of the limit")
+    for row in rows:
+        print(f"{row.name:<{widest}} {row.multiply_adds:>14,} {1000 * row.seconds:>9.3f}  "
+              f"{_share(row.share) if row.multiply_adds else '':>12}".rstrip())
 
 
 def _share(share: float | None) -> str:

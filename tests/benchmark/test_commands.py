@@ -121,15 +121,34 @@ def test_a_batch_too_large_for_any_memory_is_a_memory_error(monkeypatch, batch):
 def test_bench_times_the_steps_of_the_plan():
     status, out, err = run("bench", "levit_digits.h5", "--steps", "--batch", "2")
     assert status == 0 and "reference" not in out + err and "cuda" not in out + err
-    tables = out.split("\n\n")[1:]  # a second one where there are products of bfloat16
-    assert len(tables) + err.count("not measured: cpu bfloat16") == 2 and tables[0].startswith("float32, batch 2 ")
-    rows = [re.fullmatch(r"(\S+) +([\d,]+) +([\d.]+)(?: +([\d.]+)%)?", line) for line in tables[0].splitlines()[1:]]
+    tables = out.split("\n\n")[1:]  # two more where there are products of bfloat16
+    assert len(tables) + 2 * err.count("not measured: cpu bfloat16") == 4
+    assert [table.splitlines()[0].split("  ")[0] for table in tables[:2]] == [
+        "float32, batch 2", "float32, batch 2, by kind of step"]
+    rows, kinds = ([re.fullmatch(r"(\S+(?: \S+)*) +([\d,]+) +([\d.]+)(?: +([\d.]+)%)?", line)
+                    for line in table.splitlines()[1:]] for table in tables[:2])
     model = create("levit_digits")
     planned = dict.fromkeys(row.name for row in listing.rows(plan.steps_of(model, pooled_early=True), model.config))
     assert [row[1] for row in rows] == ["image", *planned, "whole"]
     *parts, whole = [(int(row[2].replace(",", "")), float(row[3])) for row in rows]
     assert sum(count for count, _ in parts) == whole[0] and all(time > 0 for _, time in parts[1:])
     assert [row[1] for row in rows if not row[4]] == ["image", "pool"]
+    assert [row[1] for row in kinds] == ["convolutions", "linear maps of 64 tokens", "attention",
+                                         "linear maps of 16 tokens", "linear maps of 4 tokens", "the rest"]
+    assert sum(int(row[2].replace(",", "")) for row in kinds) == whole[0]
+    rounding = 0.0005 * (len(parts) + len(kinds))
+    assert abs(sum(float(row[3]) for row in kinds) - sum(time for _, time in parts)) <= rounding + 1e-9
+
+
+def test_the_sums_over_all_steps_of_a_kind():
+    """The share of a sum is its multiply-adds in its time: 2 · 14 in 4 seconds at a limit of 8 a second."""
+    found = [steps.StepTime("image", steps.REST, 0, 1.0, 0.0), steps.StepTime("a", "attention", 4, 1.0, 1.0),
+             steps.StepTime("b", "linear", 9, 5.0, 0.45),
+             steps.StepTime("c", "attention", 10, 3.0, 5 / 6)]
+    assert steps.by_kind(found) == [
+        ("attention", "attention", 14, 4.0, 0.875), ("linear", "linear", 9, 5.0, 0.45),
+        (steps.REST, steps.REST, 0, 1.0, 0.0)]
+    assert [sums.share for sums in steps.by_kind([step._replace(share=None) for step in found])] == [None] * 3
 
 
 def test_the_time_of_a_step_is_the_median_of_all_its_parts(monkeypatch):
@@ -153,8 +172,10 @@ def test_the_time_of_a_step_is_the_median_of_all_its_parts(monkeypatch):
     monkeypatch.delenv("LEVIT_NP_INSTRUCTIONS", raising=False)
     turns = []
     head, pool, whole = steps.step_times(levit_np.create("levit_digits"), 2, 3, lambda: turns.append(1))
-    assert head == ("head", 800, 2.0, pytest.approx(2 * 800 / 2 / 3000)) and pool == ("pool", 0, 1.5, 0)
-    assert whole[0] == "whole" and whole[2] == 3 and whole[3] == pytest.approx(2 * whole[1] / 3 / 3000)
+    assert head == ("head", steps.REST, 800, 2.0, pytest.approx(2 * 800 / 2 / 3000))
+    assert pool == ("pool", steps.REST, 0, 1.5, 0)
+    assert whole.name == "whole" and whole.seconds == 3
+    assert whole.share == pytest.approx(2 * whole.multiply_adds / 3 / 3000)
     assert len(turns) == 4
 
 
