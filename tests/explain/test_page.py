@@ -343,6 +343,11 @@ def test_a_class_token_has_no_pixel(chromium, tmp_path):
 def check_texts(chromium, config):
     """The overview, the tour and the descriptions of layers mention exactly the parts that the network has."""
     said = chromium.js("tourStops().map(([place, key, values]) => t(`tour.${key}`, values)).join(' ')")
+    chromium.go("#/")
+    sizes = chromium.js("[...document.querySelectorAll('.scale .size')].map((size) => size.textContent)")
+    note = chromium.js("document.querySelector('.overview > .note').textContent")
+    example, channels = re.search(r"“(\S+)” means (\d+) channels of \d+ × \d+ pixels", note).groups()
+    assert example == sizes[1] and example.startswith(channels)  # after the image's
     for view in ("#/", "#/layer/stem.convolutions.0", "#/layer/stages.0.blocks.0.attention",
                  "#/layer/stages.0.blocks.0.mlp", "#/layer/head"):
         chromium.go(view)

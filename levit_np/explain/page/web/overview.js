@@ -16,7 +16,9 @@ async function overviewView() {
     h("p", {}, intro.map((key) => t(key, wordsFor())).join(t("space"))),
   );
   view.append(await answerLine(), await scaleDrawing(parts));
-  view.append(h("p", { class: "note" }, t("scaleNote")));
+  const { shape } = parts.find((part) => part.name !== "image");
+  const example = { size: sizeLabel(shape), channels: shape[0], pixels: times(shape.slice(1)) };
+  view.append(h("p", { class: "note" }, t("scaleNote", example)));
   for (const group of ["image", "stem", ...doc.model.config.stages.map((_, s) => `stages.${s}`), "heads"]) {
     const members = parts.filter((part) => (part.group ?? "image") === group);
     const heading =
@@ -81,6 +83,10 @@ async function card(part) {
   );
 }
 
+// A map's shape in few letters: 64·8² for 64 × 8 × 8.
+const sizeLabel = ([channels, height, width]) =>
+  height && height === width ? `${channels}·${height}²` : [channels, height, width].filter(Boolean).join("·");
+
 // Each activation as a box: its face is the grid of pixels, with a picture; its depth the number of channels. Below,
 // bars of multiply-adds and parameters.  All to scale.
 async function scaleDrawing(parts) {
@@ -133,11 +139,7 @@ async function scaleDrawing(parts) {
         ]),
         class: "volume",
       }),
-      svg(
-        "text",
-        { x, y: base, class: "size" },
-        part.shape[1] === part.shape[2] && isMap(part) ? `${part.shape[0]}·${part.shape[1]}²` : part.shape.join("·"),
-      ),
+      svg("text", { x, y: base, class: "size" }, sizeLabel(part.shape)),
     );
     const picture =
       part.name === "image"

@@ -74,7 +74,7 @@ language.table.en = {
   pooledToken: "A class token, placed before the pixels’ tokens,",
   scaleLabel: "The network to scale",
   scaleNote:
-    "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds (one multiplication and one addition each, a measure of the work) and parameters (the learned numbers). The pictures show the mean absolute value of the channels at each pixel, darker for larger. “256·14²” means 256 channels of 14 × 14 pixels.",
+    "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds (one multiplication and one addition each, a measure of the work) and parameters (the learned numbers). The pictures show the mean absolute value of the channels at each pixel, darker for larger. “{size}” means {channels} channels of {pixels} pixels.",
   size: "size",
   someMacs: "{n} multiply-adds",
   someParameters: "{n} parameters",
