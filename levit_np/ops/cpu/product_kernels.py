@@ -12,9 +12,9 @@ from .strip_packing import strip_packing
 from .training_routines import ACCUMULATE, LINE, STORE, STREAM, UNROLL
 from .training_step import HEADER
 
-# Terms, at most, summed in registers before they are added to c: such a part of a panel is read from L1 again and
-# again.
-GROUP = 512
+# Terms, at most, summed in registers before they are added to c: such a part of a panel, or of two, is read from L1
+# again and again.
+GROUP, DOUBLE_GROUP = 512, 128
 
 
 class Products(NamedTuple):
@@ -44,26 +44,40 @@ def _multiplications(instructions, call, packing):
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors = instructions.vectors, instructions.tail
     padded, panels, tile, transposed = packing.padded, packing.panels, call["multiply"], call["multiply_transposed"]
+    double_rows, double = instructions.double_rows, call.get("multiply_double", tile)  # there if it is called
+
+    @jit
+    def multiply_panels(two, j, a, lda, rows, terms, b, columns, c, ldc, stream, ahead, last):
+        """The columns of panel j of multiply_block or, if `two`, of the next panel too."""
+        most, rows_of_tile = (DOUBLE_GROUP, double_rows) if two else (GROUP, largest)
+        wide = vectors if padded(columns) - j * width >= width else tail_vectors
+        groups, panel_size = (terms + most - 1) // most, terms * width * 4
+        for group in range(groups):
+            at, stop = terms * group // groups, terms * (group + 1) // groups
+            mode = ACCUMULATE if group else STREAM if stream and groups == 1 else STORE
+            part, to = b + j * panel_size + at * wide * lanes * 4, c + j * width * 4
+            there = part  # what needs no prefetching
+            if ahead < last:
+                there = ahead
+            elif group + 1 < groups or j + 1 < panels(columns):
+                there = part + (stop - at) * wide * lanes * 4
+            if two:
+                double(a + at * 4, lda, rows, stop - at, part, panel_size, to, ldc, mode, there)
+            else:
+                tile(a + at * 4, lda, rows, stop - at, part, wide, to, ldc, mode, there)
+            ahead += (rows + rows_of_tile - 1) // rows_of_tile * prefetched_bytes(stop - at)
+        return ahead
 
     @jit
     def multiply_block(a, lda, rows, terms, b, columns, c, ldc, stream, ahead, last):
-        """c = a b, b packed, a group of terms at a time, whose part of a panel stays in L1. Prefetches from `ahead` to
-        `last` meanwhile, then the next part of b. stream: see running.worth_streaming.  -> where prefetching stopped.
-        """
-        groups = (terms + GROUP - 1) // GROUP
-        for j in range(panels(columns)):
-            wide = vectors if padded(columns) - j * width >= width else tail_vectors
-            for group in range(groups):
-                at, stop = terms * group // groups, terms * (group + 1) // groups
-                mode = ACCUMULATE if group else STREAM if stream and groups == 1 else STORE
-                panel = b + (j * terms * width + at * wide * lanes) * 4
-                there = panel  # what needs no prefetching
-                if ahead < last:
-                    there = ahead
-                elif group + 1 < groups or j + 1 < panels(columns):
-                    there = panel + (stop - at) * wide * lanes * 4
-                tile(a + at * 4, lda, rows, stop - at, panel, wide, c + j * width * 4, ldc, mode, there)
-                ahead += (rows + largest - 1) // largest * prefetched_bytes(stop - at)
+        """c = a b, b packed, two panels at a time, a group of terms at a time, whose part of the panels stays in L1.
+        Prefetches from `ahead` to `last` meanwhile, then the next part of b. stream: see running.worth_streaming.
+        -> where prefetching stopped."""
+        doubled = padded(columns) // (2 * width) * 2 if double_rows else 0
+        for j in range(0, doubled, 2):
+            ahead = multiply_panels(True, j, a, lda, rows, terms, b, columns, c, ldc, stream, ahead, last)
+        for j in range(doubled, panels(columns)):
+            ahead = multiply_panels(False, j, a, lda, rows, terms, b, columns, c, ldc, stream, ahead, last)
         return ahead
 
     @jit
@@ -134,7 +148,7 @@ def divide(rows, panels, few, thread, threads):
 
 def product_kernels(instructions, packing, products):
     """(pack, product, gradient): the kernels of three kinds of step."""
-    width, largest = instructions.width, instructions.rows
+    largest, across = instructions.rows, instructions.width * (2 if instructions.double_rows else 1)
     panels, pack_rows, pack_columns = packing.panels, packing.pack_rows, packing.pack_columns
     multiply_block, add_gradient = products.multiply_block, products.add_gradient
     K_SOURCE, K_ROW, K_TERMS, K_OUTPUTS, K_TRANSPOSED, K_TARGET, K_ONE, *_ = (int(c) for c in step.Pack)
@@ -155,8 +169,9 @@ def product_kernels(instructions, packing, products):
     def product(s, thread, threads):
         rows, terms, outputs, lda, ldc, block = (get(s, P_ROWS), get(s, P_TERMS), get(s, P_OUTPUTS), get(s, P_LDA),
                                                  get(s, P_LDC), get(s, P_BLOCK))
-        first, last, left, right = divide(rows, panels(outputs), largest, thread, threads)
-        left, right = left * width, min(right * width, outputs)
+        # Pairs of panels stay together, so that sums do not depend on the number of threads.
+        first, last, left, right = divide(rows, (outputs + across - 1) // across, largest, thread, threads)
+        left, right = left * across, min(right * across, outputs)
         for n in range((last - first + block - 1) // block):
             start = first + n * block
             count = min(block, last - start)

@@ -65,7 +65,7 @@ def inner_loop(name, text):
 
 def training(emit):
     """The tile of training's products, alone in a routine."""
-    def define(lanes, rows, widths):
+    def define(lanes, rows, widths, panels=1):
         count = len(signature(emit).parameters) - 3  # all but v, rows and vectors
         return routines.emits(lanes, count, lambda v, *arguments: emit(v, *rows, *widths, *arguments))
 
@@ -73,7 +73,8 @@ def training(emit):
     return define
 
 
-MULTIPLY, TRANSPOSED = training(training_routines._multiply), training(training_routines._multiply_transposed)
+MULTIPLY, TRANSPOSED, DOUBLE = map(training, (
+    training_routines._multiply, training_routines._multiply_transposed, training_routines._multiply_double))
 
 
 def sizes(name):
@@ -86,6 +87,7 @@ def sizes(name):
     yield transposed_tiles, chosen.rows, chosen.vectors, {"width": chosen.width}
     if chosen.double_rows:
         yield tiles, chosen.double_rows, chosen.vectors, {"panels": 2}
+        yield DOUBLE, chosen.double_rows, chosen.vectors, {"panels": 2}
     if name == "avx512":
         yield tiles, chosen.rows, chosen.vectors, {"pairs": "widened"}
 
