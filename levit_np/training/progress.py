@@ -83,7 +83,14 @@ class Screen:
     def _made_bar(self):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        columns = TextColumn("{task.description}"), BarColumn(None), TimeRemainingColumn(), TextColumn("left")
-        # Redirecting standard output makes its lines appear above the bar.
-        return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), expand=True)
+        # The bar takes what is left of the width.  If nothing is, the text takes more lines: otherwise the time would
+        # be cut, on 80 columns as soon as there are thousands of batches an epoch.
+        columns = (TextColumn("{task.description}", table_column=Column()),
+                   BarColumn(None, table_column=Column(ratio=1, no_wrap=True)),
+                   TimeRemainingColumn(table_column=Column(no_wrap=True)), TextColumn("left"))
+        # The speed is that of the last thousand steps, not of 30 s, in which there may be less than two.  Redirecting
+        # standard output makes its lines appear above the bar.
+        return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), expand=True,
+                        speed_estimate_period=float("inf"))

@@ -2,11 +2,14 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import rich.console
 
 from levit_np.training import progress
 from levit_np.training.progress import Screen
@@ -94,6 +97,22 @@ def test_a_training_goes_on_when_the_reader_of_its_lines_is_gone(shapes, tmp_pat
     assert done.returncode == 0 and len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
     assert both or done.stderr == (
         "levit-np train: standard output: Broken pipe; the training goes on, log.jsonl has its epochs\n")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_bar_shows_everything_in_any_width_and_however_long_a_step_takes(clock, monkeypatch, columns):
+    """The text of ImageNet's epochs is nearly eighty columns long; a step of many batches may take a minute."""
+    file, screen, training = io.StringIO(), Screen(), trainer(epoch=123, batch=4000)
+    monkeypatch.setattr(rich.console, "Console", partial(rich.console.Console, file=file, width=columns,
+                                                         force_terminal=True, get_time=lambda: clock.now))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    training.recipe.epochs, training.loader.steps = 124, 5004
+    with screen.training(training):
+        for _ in range(4):
+            clock.now, training.batch = clock.now + 60, training.batch + 1
+            screen.step(STEP)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue().rpartition("epoch")[2]).split()
+    assert {"124/124", "4004/5004", "0.267", "images/s", "1.500", "accuracy", "25.0%", "16:40:00", "left"} <= set(last)
 
 
 def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeypatch):
