@@ -292,8 +292,9 @@ def _sources(arguments, validation, open_source) -> tuple:
     source, where = open_source(images), validation or where
     looked_at = open_source(where) if where else None
     if looked_at and list(looked_at.classes) != list(source.classes):
-        raise LevitError(f"{where}: expected the classes of {images}, found others: "
-                         f"{sorted(set(looked_at.classes) ^ set(source.classes))[:3]!a:.100}")
+        found = [f"{'no' if name in source.classes else 'also'} {name!a:.100}"
+                 for name in sorted(set(source.classes) ^ set(looked_at.classes))[:3]]
+        raise LevitError(f"{where}: expected the classes of {images}, found {', '.join(found) or 'another order'}")
     return source, looked_at
 
 
