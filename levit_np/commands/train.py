@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, ImageError, LevitError, TrainingError, shown
 from ..training.recipe import RECIPES, Recipe
-from .common import BACKENDS, from_zero, use_threads, whole
+from .common import BACKENDS, from_zero, opened, use_threads, whole
 
 # The settings of a run, besides its recipe. Most of them cannot change when it is resumed.
 DEFAULTS = {"model": "levit_128s", "heads": None, "image_size": None, "seed": 0, "backend": "cpu", "dtype": "float32",
@@ -304,11 +304,9 @@ def _identity(source) -> dict:
 
 def _network(settings, before, classes):
     """The model to train: fresh, from a weight file, or, for a resumed run, one that the checkpoint will fill."""
-    import levit_np
-
     from .. import ops
     from ..checkpoints.reading import is_fused
-    from ..config import ABLATIONS, FAMILY, LeViTConfig
+    from ..config import LeViTConfig
     from ..images.preprocessing import Preprocessing
     from ..training.trainer import require_precision
 
@@ -320,10 +318,8 @@ def _network(settings, before, classes):
     if before:
         model = _empty(LeViTConfig.from_dict(before["network"]), **kind)
         model.preprocessing = Preprocessing.from_dict(before["preprocessing"])
-    elif name in FAMILY | ABLATIONS:
-        model = levit_np.create(name, seed=settings["seed"], **kind, **changes)
     else:
-        model = levit_np.load(name, seed=settings["seed"], **kind, **changes)
+        model = opened(name, seed=settings["seed"], **kind, **changes)
         if is_fused(model.numpy_state()):
             raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
                              "is folded into the layer before, which is good for inference alone")

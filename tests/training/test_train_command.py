@@ -349,6 +349,11 @@ def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
         assert not is_fused(levit_np.create(name).state())
 
 
+def test_a_mistyped_model_name_is_answered_with_the_names(shapes, tmp_path, capsys):
+    said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--model", "levit_258")
+    assert "levit_258: expected" in said and "; model names are levit_128s, levit_128, " in said
+
+
 def test_an_impossible_image_size_is_not_reported_as_a_bad_file(shapes, tmp_path, capsys):
     said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--image-size", 5000)
     assert "expected" in said and "bad-files" not in said
