@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import levit_np
+from levit_np.cli import main
 from levit_np.training.checkpoint import Checkpoints
 
 from .image_folders import make_folder
@@ -73,6 +75,20 @@ def test_two_ranks_train_as_one_process_does(pictures, undisturbed, tmp_path):
         assert one["validation"]["loss"] == pytest.approx(other["validation"]["loss"], rel=1e-5)
     a, b = (levit_np.load(folder / "last.h5").state() for folder in (undisturbed, path))
     assert max(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max().clip(1e-3) for name in a) < 1e-5
+
+
+def test_the_validation_is_that_of_the_weights_written_whichever_rank_has_an_image(pictures, tmp_path, capsys):
+    """Each rank's BN has statistics of its own batches; rank 1 has the later half of the images."""
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data/val/class2/002.png").write_bytes(b"no image")
+    status, _, err = run(2, tmp_path / "data", tmp_path / "run", *OPTIONS, "--epochs", 1, "--batch", 4, "--average", 0,
+                         "--bad-files", "skip", "--workers", 0)
+    assert (status, err) == (0, "")
+    assert (tmp_path / "run/skipped.txt").read_text().startswith("validation: class2/002.png: ")
+    assert main(["evaluate", str(tmp_path / "run/last.h5"), str(tmp_path / "data/val"), "--backend", "reference",
+                 "--dtype", "float64", "--json"]) == 1
+    figures = json.loads((tmp_path / "run/log.jsonl").read_text())["validation"]
+    assert figures == pytest.approx(json.loads(capsys.readouterr().out)["average"], rel=1e-5)
 
 
 def pids_of(path):

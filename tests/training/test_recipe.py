@@ -18,6 +18,10 @@ def test_the_default_is_the_papers():
         0.1, 0.8, 1.0, 1.0, 0.5)
     assert (recipe.augment_layers, recipe.augment_magnitude, recipe.augment_deviation) == (2, 9, 0.5)
     assert (recipe.erase, recipe.repeats, recipe.distillation, recipe.alpha) == (0.25, 3, "hard", 0.5)
+    assert (recipe.batch, recipe.rate_changes, recipe.beta1, recipe.beta2, recipe.adam_eps) == (
+        256, "epoch", 0.9, 0.999, 1e-8)
+    assert (recipe.crop_scale, recipe.crop_ratio, recipe.flip, recipe.jitter) == ((0.08, 1), (3 / 4, 4 / 3), 0.5, 0)
+    assert (recipe.accumulation, recipe.drop_path, recipe.freeze, recipe.synchronize_norms) == (1, None, (), False)
     assert replace(recipe, batch=1024).peak_rate() == pytest.approx(1e-3)
     assert replace(recipe, batch=64, accumulation=2).peak_rate(ranks=4) == pytest.approx(5e-4)
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import levit_np
-from levit_np.errors import CheckpointError, TrainingError
+from levit_np.errors import CheckpointError, LevitError, TrainingError
 from levit_np.storage import hdf5
 from levit_np.training.checkpoint import KEPT, Checkpoints
 from levit_np.training.curves import draw
 from levit_np.training.interrupt import Stopped
+from levit_np.training.ranks import SingleRank
 from levit_np.training.run import Run
 
 from .small_run import RECIPE, STEPS, Silent, end_of, interrupted_at, run, trainer
@@ -73,6 +74,31 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_highest_accuracy
     assert [best for _, best in screen.lines] == [True]
     assert (path / "best.h5").read_bytes() == (path / "last.h5").read_bytes()
     assert screen.notes[-2] == f"weights: {path}/best.h5 (validation top1 60.00), {path}/last.h5"
+
+
+@pytest.mark.parametrize("average", [0.9, 0.0])
+def test_the_moving_average_is_what_is_validated_and_written(tmp_path, monkeypatch, average):
+    from . import small_run
+    seen = []
+    monkeypatch.setattr(small_run, "validate", lambda model: seen.append(model) or {"top1": 50.0, "loss": 1.0})
+    made, _ = run(tmp_path / "run", recipe=replace(RECIPE, epochs=1, average=average))
+    expected = made.trainer.average.model if average else made.trainer.model
+    assert seen == [expected] and (made.trainer.average is None) == (not average)
+    for name in ("best.h5", "last.h5"):
+        written = levit_np.load(tmp_path / "run" / name).state()
+        assert all(np.array_equal(array, written[name]) for name, array in expected.state().items())
+
+
+@pytest.mark.parametrize("what", ["data and settings", "weights to begin with"])
+def test_ranks_that_do_not_agree_begin_no_run(tmp_path, what):
+    class Ranks(SingleRank):
+        def require_equal(self, asked, value):
+            if asked == what:
+                raise LevitError(f"{asked}: {value}")
+
+    with pytest.raises(LevitError, match=what):
+        run(tmp_path / "run", ranks=Ranks())
+    assert not list((tmp_path / "run").rglob("*"))
 
 
 def test_a_run_without_validation_has_no_best_weights(tmp_path, monkeypatch):
