@@ -108,8 +108,10 @@ class WrittenTeacher:
         at, self.note = class_positions(source.classes, classes, len(classes), place)
         self._logits = written[:, at]
         self._rows = _rows(names, _numbers(source, range(len(source)), sizes))
-        if not skip or (self._rows < 0).all():
+        if (self._rows < 0).all():
             self._require(np.arange(len(source)))
+        elif not skip:
+            self._require(np.arange(len(source)), ", or teach skipped them, as --bad-files skip does")
         self.fingerprint = fingerprint({"logits": self._logits, "rows": self._rows})
 
     def __call__(self, batch):
@@ -117,11 +119,11 @@ class WrittenTeacher:
         self._require(batch.indices)
         return self._logits[self._rows[batch.indices]]
 
-    def _require(self, indices):
+    def _require(self, indices, hint=""):
         if len(missing := indices[self._rows[indices] < 0]):
             first = self._source.name(int(missing[0]))
             raise LevitError(f"{self._place}: expected logits of all {len(indices)} images, found none of {first} and "
-                             f"{len(missing) - 1} more: they are of other data")
+                             f"{len(missing) - 1} more: they are of other data{hint}")
 
 
 def write_logits(path: str | os.PathLike, logits, indices, source, classes: list[str], about: str) -> None:

@@ -188,7 +188,8 @@ def test_written_logits_are_found_by_name(written):
 def test_images_and_classes_without_written_logits_are_named(written):
     path, _ = written
     with pytest.raises(LevitError,
-                       match="teacher.h5: expected logits of all 2 images, found none of a/2.png and 0 more"):
+                       match="teacher.h5: expected logits of all 2 images, found none of a/2.png and 0 more: they are "
+                             "of other data, or teach skipped them, as --bad-files skip does$"):
         teacher.WrittenTeacher(path, Source(["a/1.png", "a/2.png"]), PLAIN)
     with pytest.raises(LevitError, match="teacher.h5: .*found none called 'd' among its 3"):
         teacher.WrittenTeacher(path, Source(["a/1.png"], ["a", "d"]), PLAIN)
@@ -202,7 +203,8 @@ def test_images_and_classes_without_written_logits_are_named(written):
 
 def test_other_images_of_the_same_names_are_refused(written, tmp_path):
     path, logits = written
-    with pytest.raises(LevitError, match="expected logits of all 1 images, found none of a/1.png and 0 more"):
+    with pytest.raises(LevitError, match="expected logits of all 1 images, found none of a/1.png and 0 more: they are "
+                                         "of other data$"):
         teacher.WrittenTeacher(path, Source(["a/1.png"], size=101), PLAIN)
     # A file of today must be readable later; a file of an earlier version has only names.
     arrays, documents = hdf5.read(path)
