@@ -236,6 +236,8 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
             looked_at, preprocessing, batch=recipe.batch, workers=workers, rank=ranks.rank, ranks=ranks.size,
             bad_files=settings["bad_files"]))
         run.validate = _validation(images, run, len(source.classes))
+    else:  # which is unexpected if the folder beside train/ is called validation/, say
+        screen.note("no validation images (DATA/val or --validation): there will be no best.h5")
     if model.config.distillation and not teacher:
         screen.note("no teacher: both heads learn from the labels")
     if teacher and teacher.note:
