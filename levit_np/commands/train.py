@@ -272,10 +272,12 @@ def _image_folders(arguments) -> tuple:
     as it would count as a class."""
     from ..storage.atomic import resolved
     from ..training.data.folder import are_parts
+    from ..training.folder import RunFolder
 
     data, output = Path(arguments.data), Path(resolved(arguments.output))
-    folders = [path.name for path in data.iterdir() if path.is_dir() and path.name[0] != "."
-               and Path(os.path.realpath(path)) != output] if data.is_dir() else []
+    # This run may lie beside train/, and so may earlier ones.
+    folders = [path.name for path in (data.iterdir() if data.is_dir() else ()) if path.is_dir() and path.name[0] != "."
+               and Path(os.path.realpath(path)) != output and not RunFolder(path).config.exists()]
     parts = are_parts(folders)
     images, looked_at = (data / "train", data / "val" if "val" in folders else None) if parts else (data, None)
     for folder in filter(None, (data, images, arguments.validation or looked_at)):

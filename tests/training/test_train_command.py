@@ -307,7 +307,10 @@ def test_an_output_beside_train_is_no_class(shapes, tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     for output in (".", "train"):  # there the run's files would be among the classes, or beside them
         assert "expected an --output outside" in fails(capsys, ".", *QUICK, "--output", output)
-    assert main(["train", ".", *QUICK, "--epochs", "1"]) == 0 == main(["train", ".", "--resume", "--workers", "0"])
+    once = ["train", ".", *QUICK, "--epochs", "1"]
+    assert main(once) == 0 == main(["train", ".", "--resume", "--workers", "0"])
+    assert main([*once, "--output", "run2"]) == 0  # nor is the first
+    assert json.loads(Path("run2/config.json").read_text())["labels"] == ["bar", "disc", "ring"]
 
 
 def test_more_ranks_than_cores_have_no_workers(monkeypatch):
