@@ -42,7 +42,8 @@ class Folder:
         if len(folders) < 2:
             raise DataError(f"{place}: expected a folder for each class, at least two, found "
                             f"{shown(self.classes[0]) if folders else 'none'}")
-        if are_parts(self.classes) and {"train", *PARTS}.issuperset(self.classes):
+        lower = [name.lower() for name in self.classes]
+        if are_parts(lower) and {"train", *PARTS}.issuperset(lower):
             raise DataError(f"{place}: expected a folder for each class, found {' and '.join(self.classes)}; did you "
                             f"mean {' or '.join(f'{place}/{part}' for part in self.classes)}?")
         names, counts, others = [], [], []

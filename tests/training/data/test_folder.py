@@ -71,6 +71,9 @@ def test_links_are_followed(tmp_path):
 
 def test_a_class_may_be_called_train_but_train_and_val_together_are_not_classes(tmp_path):
     both = touch(tmp_path / "both", "train/a/1.png", "val/a/1.png")
+    capital = touch(tmp_path / "capital", "Train/a/1.png", "Test/a/1.png")
+    with pytest.raises(DataError, match="capital: expected a folder for each class, found Test and Train; did you"):
+        Folder(capital)
     with pytest.raises(DataError, match="both: expected a folder for each class, found train and val; did you mean "
                                         r".*both/train or .*both/val\?$"):
         Folder(both)
