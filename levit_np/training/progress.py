@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 
 from ..errors import shown, silence
@@ -85,6 +85,11 @@ class Screen:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
+        class Bar(Progress):
+            def stop(self):
+                with suppress(OSError):  # the terminal has been closed, but the training may be over or saved
+                    super().stop()
+
         # The bar takes what is left of the width.  If nothing is, the text takes more lines: otherwise the time would
         # be cut, on 80 columns as soon as there are thousands of batches an epoch.
         columns = (TextColumn("{task.description}", table_column=Column()),
@@ -92,5 +97,5 @@ class Screen:
                    TimeRemainingColumn(table_column=Column(no_wrap=True)), TextColumn("left"))
         # The speed is that of the last thousand steps, not of 30 s, in which there may be less than two.  Redirecting
         # standard output makes its lines appear above the bar.
-        return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), expand=True,
-                        speed_estimate_period=float("inf"))
+        return Bar(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), expand=True,
+                   speed_estimate_period=float("inf"))

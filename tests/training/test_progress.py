@@ -1,5 +1,6 @@
 """What training prints, and when, with a clock that the tests control."""
 
+import errno
 import io
 import os
 import re
@@ -113,6 +114,24 @@ def test_the_bar_shows_everything_in_any_width_and_however_long_a_step_takes(clo
             screen.step(STEP)
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue().rpartition("epoch")[2]).split()
     assert {"124/124", "4004/5004", "0.267", "images/s", "1.500", "accuracy", "25.0%", "16:40:00", "left"} <= set(last)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the bar's own thread
+def test_a_terminal_that_is_closed_is_no_error_of_the_training(monkeypatch):
+    class Terminal(io.StringIO):
+        def write(self, text):
+            if closed:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    closed = []
+    monkeypatch.setattr(rich.console, "Console", partial(rich.console.Console, file=Terminal(), force_terminal=True))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Screen().training(trainer()):
+        closed.append(True)
+    closed.clear()
+    with pytest.raises(OSError, match="No space"), Screen().training(trainer()):
+        closed.append(True)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_the_bar_counts_the_batches_of_the_whole_training(clock, capsys, monkeypatch):
