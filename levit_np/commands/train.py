@@ -60,7 +60,7 @@ def add(verbs):
                        help="number of computing threads (default: %(default)s); with another number, NumPy's matrix "
                        "products (--backend reference, --dtype float64) round differently")
     train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, 0 for none "
-                       "(default: one less than the number of cores, at most 8)")
+                       "(default: one less than each rank's share of the cores, at most 8)")
     train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="time between checkpoints "
                        "within an epoch (default: %(default)g)")
     recipe = train.add_argument_group("the recipe", "Each hyperparameter can be changed; 0 switches most features off.")
