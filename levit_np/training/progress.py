@@ -1,5 +1,6 @@
 """The display of a training run: a bar with speed, loss, accuracy and the time left, and one line per epoch."""
 
+import os
 import sys
 import time
 import warnings
@@ -12,8 +13,8 @@ LINE_SECONDS = 30.0  # between two lines if there is no bar, as in a file or und
 
 
 class Screen:
-    """Prints lines on standard output, and a bar on standard error if that is a terminal, else a line now and then;
-    quiet: prints nothing."""
+    """Prints lines on standard output, and a bar on standard error if that is a terminal that can be redrawn, else a
+    line now and then; quiet: prints nothing."""
 
     def __init__(self, quiet: bool = False):
         self._quiet, self._bar = quiet, None
@@ -34,7 +35,8 @@ class Screen:
         """A context manager around the whole training run."""
         self._trainer, self._images, self._since = trainer, 0, time.monotonic()
         self._begun, self._said, self._until = (self._since, self._done()), self._since, self._since
-        with self._made_bar() if sys.stderr.isatty() and not self._quiet else nullcontext() as self._bar:
+        redrawn = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"  # which it is in Emacs's shell
+        with self._made_bar() if redrawn and not self._quiet else nullcontext() as self._bar:
             if self._bar:
                 self._task = self._bar.add_task("starting", total=self._total(), completed=self._done())
             yield

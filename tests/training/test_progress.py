@@ -23,6 +23,7 @@ STEP = SimpleNamespace(images=8)
 @pytest.fixture
 def clock(monkeypatch):
     """Its `now`, in seconds, is the time that the screen reads."""
+    monkeypatch.setenv("TERM", "xterm")
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
@@ -35,7 +36,10 @@ def trainer(epoch=1, batch=0):
                            ranks=SimpleNamespace(size=2), totals={"loss": 30.0, "correct": 5, "images": 20})
 
 
-def test_a_line_now_and_then_with_the_speed_of_all_ranks_and_the_time_left(clock, capsys):
+@pytest.mark.parametrize("dumb", [False, True])  # a terminal in which no bar can be redrawn
+def test_a_line_now_and_then_with_the_speed_of_all_ranks_and_the_time_left(clock, capsys, monkeypatch, dumb):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: dumb, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
     screen, training = Screen(), trainer()
     with screen.training(training):
         for seconds, batch in ((29, 1), (30, 2), (59, 3)):
@@ -124,6 +128,7 @@ def test_a_terminal_that_is_closed_is_no_error_of_the_training(monkeypatch):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     closed = []
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(rich.console, "Console", partial(rich.console.Console, file=Terminal(), force_terminal=True))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Screen().training(trainer()):
