@@ -264,7 +264,7 @@ def _workers(arguments, ranks) -> int:
     if arguments.workers is not None:
         return arguments.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(8, cores // ranks.size - 1))
+    return max(0, min(8, cores // ranks.local_size - 1))
 
 
 def _image_folders(arguments) -> tuple:

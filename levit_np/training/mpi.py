@@ -28,13 +28,13 @@ def started_by_mpi() -> int:
 
 
 class MPIRanks:
-    """The processes of one training run; this one is number `rank` of `size`.  The methods are explained in SingleRank;
-    all ranks call the same ones in the same order."""
+    """The processes of one training run; this one is number `rank` of `size`, `local_size` of which are in its machine.
+    The methods are explained in SingleRank; all ranks call the same ones in the same order."""
 
-    def __init__(self, communicator):
+    def __init__(self, communicator, local_size: int):
         # A communicator for each purpose, so that their messages cannot be confused.
         self._communicator, self._gradients, self._endings = communicator, communicator.Dup(), communicator.Dup()
-        self.rank, self.size = communicator.rank, communicator.size
+        self.rank, self.size, self.local_size = communicator.rank, communicator.size, local_size
 
     def reduction(self, model) -> Reduction:
         if model.ops.NAME == "cuda":
@@ -122,9 +122,10 @@ def mpi_ranks() -> Iterator[MPIRanks]:
     if expected != found:
         raise LevitError(f"mpiexec: expected {expected} ranks as it says, found {found} in {MPI.get_vendor()[0]}: "
                          "mpiexec is another MPI's; use the one beside this Python")
-    ranks = MPIRanks(MPI.COMM_WORLD)
+    machine = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    ranks = MPIRanks(MPI.COMM_WORLD, machine.size)
     # The rank within its own machine: global numbers, dealt to machines in turn, would leave every other GPU unused.
-    device.choose(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).rank)
+    device.choose(machine.rank)
     try:
         yield ranks
     except BaseException as error:

@@ -6,10 +6,10 @@ from typing import Any
 
 
 class SingleRank:
-    """This process alone: `rank` 0 of `size` 1.  MPIRanks, for several processes, has the same methods, which all of
-    them call in the same order.  Rank 0 writes the files."""
+    """This process alone: `rank` 0 of `size` 1, of which `local_size` in this machine.  MPIRanks, for several
+    processes, has the same methods, which all of them call in the same order.  Rank 0 writes the files."""
 
-    rank, size = 0, 1
+    rank, size, local_size = 0, 1, 1
 
     def reduction(self, model):
         """-> a context manager for every step's last backward: when it ends, the model's gradients are the sums over

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from levit_np.commands import train
 from levit_np.errors import LevitError
 from levit_np.ops.cuda import device
 from levit_np.ops.reference import batch_statistics
@@ -192,16 +193,19 @@ def test_mpiexec_without_mpi4py_is_refused(monkeypatch):
             pass
 
 
-def test_a_rank_takes_a_gpu_by_its_number_in_its_machine(monkeypatch):
+def test_a_rank_takes_a_gpu_and_its_share_of_the_cores_by_its_machine(monkeypatch):
     """Here rank 2 of four, which are dealt to two machines in turn: by its number among all ranks it would leave a GPU
     of its machine without a rank."""
-    world = SimpleNamespace(rank=2, size=4, Dup=lambda: None, Split_type=lambda kind: SimpleNamespace(rank=kind))
+    world = SimpleNamespace(rank=2, size=4, Dup=lambda: None,
+                            Split_type=lambda kind: SimpleNamespace(rank=kind, size=2))
     parts = SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1)
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=parts, rc=SimpleNamespace()))
     monkeypatch.setattr(device, "_number", None)
     monkeypatch.setenv("PMI_SIZE", "4")
     with mpi_ranks() as ranks:
         assert (ranks.rank, device._number) == (2, 1)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
+        assert train._workers(SimpleNamespace(workers=None), ranks) == 2
 
 
 @pytest.mark.parametrize("error, said", [
@@ -211,7 +215,7 @@ def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypat
     """A failing rank may wait for the others, which wait for it. An expected error is one line."""
     ended, asking = [], SimpleNamespace(Test=lambda: os.kill(os.getpid(), signal.SIGINT))
     world = SimpleNamespace(rank=1, size=2, Dup=lambda: SimpleNamespace(Ibarrier=lambda: asking), Abort=ended.append,
-                            Split_type=lambda kind: SimpleNamespace(rank=0))
+                            Split_type=lambda kind: SimpleNamespace(rank=0, size=2))
     parts = SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1)
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=parts, rc=SimpleNamespace()))
     monkeypatch.setattr(device, "_number", None)

@@ -315,7 +315,7 @@ def test_an_output_beside_train_is_no_class(shapes, tmp_path, capsys, monkeypatc
 
 def test_more_ranks_than_cores_have_no_workers(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
-    found = [train._workers(SimpleNamespace(workers=None), SimpleNamespace(size=size)) for size in (1, 2, 4, 100)]
+    found = [train._workers(SimpleNamespace(workers=None), SimpleNamespace(local_size=size)) for size in (1, 2, 4, 100)]
     assert found == [5, 2, 0, 0]
 
 
