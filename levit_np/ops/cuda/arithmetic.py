@@ -13,9 +13,11 @@ THREADS = 256
 
 
 def add(a, b):
-    """a + b.  CuPy's kernel has a thread for every number, and takes three times as long for 16-bit numbers."""
+    """a + b, of a's type: b may be a float32 parameter, a position embedding say.
+
+    CuPy's kernel has a thread for every number, and takes three times as long for 16-bit numbers."""
     if not _alike(a, b):
-        return a + b
+        return a + b.astype(a.dtype, copy=False)
     y, element = arrays().empty(a.shape, a.dtype), element_of(a)
     launch(Kernel("pointwise", "add", element), (ceil_div(y.size, THREADS * chunk_of(element)),), (THREADS,),
            (a, b, y, np.int64(y.size)))
@@ -34,5 +36,5 @@ def copyto(target, source):
 
 
 def sum(x, axis):
-    """Σ x over an axis or several."""
-    return x.sum(axis)
+    """Σ x over an axis or several, in float32: the gradient of a parameter."""
+    return x.sum(axis, dtype="float32")

@@ -1,9 +1,9 @@
 """From many tokens to fewer, and between the two layouts of tokens: the mean is a kernel, the rest only moves numbers.
 """
 
+from .. import reference
 from ..reference import (  # noqa: F401
-    first_token, first_token_backward, image_to_tokens, prepend_token, subsample, subsample_backward, tokens_to_image)
-from ..reference import drop_path_mask as _mask
+    first_token, first_token_backward, image_to_tokens, subsample, subsample_backward, tokens_to_image)
 from .device import arrays, launch
 from .geometry import ceil_div
 from .kernel import Kernel
@@ -28,6 +28,11 @@ def average_pool_backward(dy, tokens):
     return arrays().repeat((dy * (1 / tokens)).astype(dy.dtype)[:, None], tokens, 1)
 
 
+def prepend_token(x, token):
+    """One token (1, C) before every image's: rounded to their type.  x (B, N, C) -> (B, N + 1, C)."""
+    return reference.prepend_token(x, token.astype(x.dtype, copy=False))
+
+
 def prepend_token_backward(dy):
     """-> dx (B, N, C), dtoken (1, C): every image had the same token, so its gradient sums over them."""
     return dy[:, 1:], sum_columns(dy[:, 0])[None]
@@ -37,4 +42,4 @@ def drop_path_mask(generator, batch, rate, dtype):
     """(B, 1, 1): 0 with probability `rate`, else 1 / (1 - rate), so that the expected branch is unchanged.
 
     Drawn on the host, so that every backend draws the same."""
-    return arrays().asarray(_mask(generator, batch, rate, dtype))
+    return arrays().asarray(reference.drop_path_mask(generator, batch, rate, dtype))

@@ -18,7 +18,7 @@ from levit_np.training.trainer import Trainer
 
 from ...distance import worst_gradient
 from ...random_model import random_images, random_model
-from ...training.in_memory import MemoryLoader
+from ...training.in_memory import SMALL, MemoryLoader
 from .rounded import exact, type_of
 
 pytestmark = pytest.mark.usefixtures("one")
@@ -69,16 +69,27 @@ def test_gradients(name, changes, precision):
     assert {a.dtype.name for a in model.state().values()} == {"float32"}
 
 
-def small(backend, precision="float32", seed=0):
-    from ...training.in_memory import SMALL
-
+def small(backend, precision="float32", seed=0, **changes):
     from levit_np.classifier import Classifier
     from levit_np.model import build, initial_state
 
-    model = build(SMALL, backend, Classifier)
+    model = build(replace(SMALL, **changes), backend, Classifier)
     model.set_state(initial_state(model, seed, "float32"))
     model.precision = precision
     return model
+
+
+@pytest.mark.parametrize("changes", [{"position": "embedding"}, {"position": "embedding", "pooling": "token"},
+                                     {"normalization": "layer"}])
+def test_activations_keep_their_type(changes):
+    """Parameters that are added to them, or put before them, are rounded to it: in float32 all layers that follow would
+    compute in float32. The parameters' gradients are float32 sums."""
+    model = small("cuda", **changes)
+    x = ops.asarray(random_images(model, 3)).astype(np.float16)
+    outputs, saved = model.forward(x, training=True)
+    dx = model.backward(outputs, saved)
+    assert {y.dtype.name for y in (*outputs, dx)} == {"float16"}
+    assert {gradient.dtype.name for gradient in model.gradients().values()} == {"float32"}
 
 
 RECIPE = Recipe(batch=6, epochs=2, rate=2e-2, warmup_epochs=0, average=0.9, clip=0.02)
