@@ -278,13 +278,14 @@ def test_another_type_is_refused_by_name():
 
 
 def test_all_parameters_in_one_launch():
-    """Clipping and AdamW agree with the reference's, one array at a time; so does the moving average."""
-    shapes, steps = [(7,), (5, 3), (4, 3, 2, 2), (3, 40), (1,), ()], 3
-    parameters = [put(draw(*s, seed=1), np.float32) for s in shapes]
+    """Clipping and AdamW agree with the reference's, one array at a time; so does the moving average. One array is 0 at
+    the beginning, as the last gamma of a residual branch is: it moves all the same."""
+    shapes, steps = [(7,), (5, 3), (4, 3, 2, 2), (3, 40), (1,), (), (2, 9)], 3
+    parameters = [put(draw(*s, seed=1), np.float32) for s in shapes[:-1]] + [ops.zeros(shapes[-1], np.float32)]
     theirs = [exact(p) for p in parameters]
     moments = [[ops.zeros_like(p) for p in parameters] for _ in "12"]
     expected = [[np.zeros(s) for s in shapes] for _ in "12"]
-    decays = [0.1, 0, 0.1, 0, 0, 0.1]
+    decays = [0.1, 0, 0.1, 0, 0, 0.1, 0.1]
     for step in range(1, steps + 1):
         gradients = [put(draw(*s, seed=10 + step), np.float32) for s in shapes]
         ops.update_together(parameters, gradients, *moments, decays, step, 0.01, (0.9, 0.99), 1e-8, 0.02, 0.5)
@@ -299,6 +300,17 @@ def test_all_parameters_in_one_launch():
     ops.average_together(averages, parameters, 0.9)
     for ours, average, value in zip(averages, before, parameters):
         close(ours, reference.moving_average(average, exact(value), 0.9), 1e-6, np.float32)
+
+
+def test_nothing_is_written_after_the_last_parameter():
+    """A block has warps for eight units, here for three more than there are."""
+    kept = [draw(40, seed=n).astype(np.float32) for n in range(5)]
+    longer = [put(values, np.float32) for values in kept]
+    parameter, gradient, first, second, average = (array[:15].reshape(5, 3) for array in longer)
+    ops.update_together([parameter], [gradient], [first], [second], [0.1], 1, 0.01, clip=0.02)
+    ops.average_together([average], [parameter], 0.9)
+    for array, values in zip(longer, kept):
+        np.testing.assert_array_equal(ops.to_host(array)[15:], values[15:])
 
 
 def test_one_minus_decay_is_computed_in_double():
