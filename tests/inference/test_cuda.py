@@ -10,11 +10,11 @@ import pytest
 import levit_np
 from levit_np.config import Convolution, LeViTConfig, Stage
 from levit_np.images.preprocessing import Preprocessing
-from levit_np.inference import cuda
+from levit_np.inference import cuda, cuda_lowering
 from levit_np.inference.cuda import CudaExecutor
 from levit_np.inference.reference import ReferenceExecutor
 from levit_np.model import build
-from levit_np.ops.cuda import operands
+from levit_np.ops.cuda import device, operands
 from levit_np.ops.cuda.device import launch
 from levit_np.ops.cuda.geometry import SMALL as SMALL_TILE
 from levit_np.ops.cuda.kernel import Kernel
@@ -357,14 +357,26 @@ def test_streams_may_alternate(model, one):  # noqa: F811
 def test_memory_is_bounded_and_reported(model, monkeypatch):
     monkeypatch.setattr(cuda, "KEPT", 2)
     executor, x = CudaExecutor(model, "float16", most=4), random_images(model, 9)
-    expected = np.concatenate([executor(x[:4]), executor(x[4:])])
+    executor(x[:1])
+    first = executor(x[:4])
+    assert [*executor._programs] == [(4, False)]  # that for one image held its smaller buffers
+    expected = np.concatenate([first, executor(x[4:])])
     most = executor.memory
     for batch in (1, 2, 3, 4, 9):
         np.testing.assert_array_equal(executor(x[:batch]), expected[:batch])
         assert len(executor._programs) <= 2
     assert executor.memory == most and most["buffers"] > most["weights"] / 100
-    parameters = sum(a.size for a in model.state().values())
-    assert 2 * parameters * 0.9 < most["weights"] < 4 * parameters
+    parts = [part for step in executor._lowering.steps for held in vars(step).values()
+             for part in (held if isinstance(held, tuple) else (held,))]
+    assert most["weights"] == sum(part.nbytes for part in parts if isinstance(part, device.arrays().ndarray))
+
+
+def test_weights_are_rounded_to_the_nearest():
+    """Cut off, their errors would all point towards 0, and be twice as large."""
+    values = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    for name in ("float16", "bfloat16"):
+        kind = np.dtype(getattr(pytest.importorskip("ml_dtypes"), name) if name == "bfloat16" else name)
+        np.testing.assert_array_equal(cuda_lowering.rounded(values, name), values.astype(kind).view(np.uint16))
 
 
 def test_results_are_of_the_kind_of_array_that_was_given():
