@@ -13,7 +13,7 @@ import pytest
 import levit_np
 from levit_np import ops
 from levit_np.ops.cuda import device, operands
-from levit_np.ops.cuda.kernel import Kernel, Launch
+from levit_np.ops.cuda.kernel import Kernel, Launch, View
 
 from .standing_cupy import Cupy, Runtime
 
@@ -221,10 +221,31 @@ def test_shared_memory_is_asked_for(monkeypatch):
         gpu.launch(Launch(kernel, (1, 1, 1), (32, 1, 1), (99 << 10) + 16, ()))
 
 
+def test_what_a_kernel_is_given(monkeypatch):
+    """A view as its array, None as a null pointer, Python's numbers as the kernels' types."""
+    given, x = [], np.zeros((2, 3))
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1))
+    monkeypatch.setattr(device.CupyDevice, "function",
+                        lambda gpu, kernel: lambda *launch, shared_mem: given.append((*launch, shared_mem)))
+    launch = device.call(Kernel("a", "b"), (5,), (32, 2), (View(x), x, None, 3, 0.5), 16)
+    device.current().launch(launch)
+    grid, block, (view, array, null, *numbers), shared = given.pop()
+    assert (grid, block, shared) == ((5, 1, 1), (32, 2, 1), 16) and view is array is x
+    assert [(n, n.dtype.name) for n in (null, *numbers)] == [(0, "uint64"), (3, "int32"), (0.5, "float32")]
+
+
+def test_arrays_of_the_host_are_copied_in_the_targets_type(monkeypatch):
+    """CuPy refuses others."""
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1))
+    found, values = [], np.arange(12.0).reshape(3, 4)[:, ::2]
+    device.current().copy(SimpleNamespace(dtype=np.dtype("float32"), set=found.append), values)
+    assert found[0].flags.c_contiguous and found[0].dtype == "float32" and np.array_equal(found[0], values)
+
+
 def test_two_threads_compile_and_launch_a_kernel_for_the_first_time(monkeypatch):
     """The second thread comes while the first compiles, and again while it asks for the limit of shared memory: both
-    get the same function, and the larger request remains."""
-    cupy, asked, others = Cupy(1), [], []
+    launch the same function, and the larger request remains."""
+    cupy, asked, launched, others = Cupy(1), [], [], []
     runtime, kernel = cupy.cuda.runtime, Kernel("attention", "attention")
     runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice = 97, lambda: 0
 
@@ -241,7 +262,7 @@ def test_two_threads_compile_and_launch_a_kernel_for_the_first_time(monkeypatch)
             asked.append((self, size))
 
         def __call__(self, *launch, shared_mem):
-            pass
+            launched.append(self)
 
     def compiled(name):
         meanwhile(50 << 10, "compiling")
@@ -252,7 +273,7 @@ def test_two_threads_compile_and_launch_a_kernel_for_the_first_time(monkeypatch)
     cupy.RawModule = lambda code, options: SimpleNamespace(get_function=compiled)
     runtime.deviceGetAttribute = lambda *_: meanwhile(80 << 10, "asking") or 99 << 10
     launch(64 << 10)
-    assert len({function for function, _ in asked}) == 1 and [size for _, size in asked] == [80 << 10]
+    assert asked == [(launched[0], 80 << 10)] and launched == 3 * launched[:1]
 
 
 @pytest.mark.parametrize("compiler, suits", [((12, 8), False), ((12, 9), True), ((13, 0), True)])

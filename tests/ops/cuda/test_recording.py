@@ -2,6 +2,7 @@
 and GPUs wait for."""
 
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -45,12 +46,13 @@ class Stream:
 
 
 class Pool:
-    """Like CuPy's: it keeps the memory that it has taken until it is told to free it, even if no array uses it."""
+    """Like CuPy's: it keeps the memory that it has taken until it is told to free it, even if no array uses it; then it
+    keeps what arrays use."""
 
     using = None
 
     def __init__(self, take):
-        self.take, self.held = take, 0
+        self.take, self.held, self.used = take, 0, 0
 
     def malloc(self, size):
         self.take(size)
@@ -60,7 +62,7 @@ class Pool:
         return self.held
 
     def free_all_blocks(self):
-        self.held = 0
+        self.held = self.used
 
 
 @contextmanager
@@ -140,24 +142,38 @@ def test_memory_that_a_launch_lacks_is_a_memory_error(status, kind, log, monkeyp
 
 
 def test_a_recording_that_is_gone_gives_its_memory_back(log):
-    """At the next time that memory is freed; that of a failed recording is freed at once."""
+    """At the next time that memory is freed, but for what its results use, when the GPU has finished; that of a failed
+    recording is freed at once, its arrays first, which its error would keep alive."""
     replay = device.captured(lambda: Pool.using.malloc(100))
     pool, gpu = Pool.using, device.current()
     gpu.free()
     assert pool.held == 100
     del replay
-    gpu.free()
-    assert pool.held == 0 and gpu._pools == []
+    for pool.used in (40, 0):
+        log.clear()
+        device.free()
+        assert log == ["finished", "freed"] and pool.held == pool.used and len(gpu._pools) == (pool.used > 0)
 
     def scarce(size):
-        kept.append(np.ones(size))
+        array = np.ones(size)
+        kept.append(weakref.ref(array))
         Pool.using.malloc(100)
         raise MemoryError("no more")
 
     kept = []
-    with pytest.raises(MemoryError, match="no more"):
+    with pytest.raises(MemoryError, match="no more") as error:
         device.captured(lambda: scarce(3))
-    assert Pool.using.held == 0 and gpu._pools == []
+    assert error.tb and kept[0]() is None and Pool.using.held == 0 and gpu._pools == []
+
+
+def test_a_recording_keeps_the_arrays_that_it_reads(log):
+    """Its graphs hold only their addresses."""
+    array = np.ones(3)
+    kept, replay = weakref.ref(array), device.captured(lambda: None, (array,))
+    del array
+    assert kept() is not None
+    del replay
+    assert kept() is None
 
 
 def test_another_stream_or_thread_waits_for_the_one_before(log):
@@ -198,19 +214,25 @@ def test_a_long_recording_is_several_graphs(log, monkeypatch):
 
     assert device.CUTS == (32, 256)
     assert [launched(count) for count in (31, 32, 255, 300)] == [[1] * 3, [2] * 3, [2] * 3, [3] * 3]
+    launched(31)
     log.clear()
+    for call in calls:  # outside of a recording
+        device.current().launch(call)
+    assert log == []
     device.current().recorded(calls)()
     assert log.count("launch") == 1
 
 
 def test_launches_of_another_thread_do_not_divide_a_recording(log, monkeypatch):
-    """Otherwise launches between the two graphs would run immediately and be in neither."""
+    """Otherwise launches between the two graphs would run immediately and be in neither. Nor may another thread record
+    or evaluate meanwhile."""
     monkeypatch.setattr(device.CupyDevice, "function", lambda gpu, kernel: lambda *launch, shared_mem: None)
     call = Launch(Kernel("a", "b"), (1, 1, 1), (32, 1, 1), 0, ())
 
     def function():
         with ThreadPoolExecutor(1) as pool:
             pool.submit(lambda: [device.current().launch(call) for _ in range(32)]).result()
+            assert not pool.submit(device.alone.acquire, blocking=False).result()
 
     device.captured(function)
     assert log.count("begin") == log.count("end") == 1
