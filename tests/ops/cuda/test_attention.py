@@ -116,6 +116,21 @@ def test_attention(name, dtype):
         close(ours, theirs, 2 * bar, type_)
 
 
+@pytest.mark.parametrize("width, part", [(17, slice(16)), (24, slice(4, 20)), (32, slice(0, 32, 2))])
+def test_attention_of_tokens_in_any_place(width, part):
+    """If they do not begin at multiples of 16 bytes, or their numbers are apart, they are copied."""
+    arrays, laid = [put(draw(2, 1, n, 16), "float16") for n in (20, 35, 35, 20)], []
+    for x in arrays:
+        laid.append(ops.zeros((*x.shape[:3], width), x.dtype)[..., part])
+        laid[-1][...] = x
+    found = []
+    for q, k, v, dy in (arrays, laid):
+        y, kept = ops.attention(q, k, v, None, 0.25)
+        found.append([exact(a) for a in (y, *ops.attention_backward(dy, q, k, v, 0.25, kept))])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("queries, keys, key, value", [(20, 35, 16, 32), (49, 49, 32, 128)])
 def test_gradients_where_keys_have_a_large_mean(queries, keys, key, value):
     """Each row of ds has the sum 0. Its rounding error must not be multiplied by the large mean of all keys."""

@@ -177,11 +177,13 @@ def test_with_fixed_statistics_nan_and_infinity_stay_in_their_row(spoilt, bad):
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_sums(dtype):
-    """In the kernel's layout and in others."""
+    """In the kernel's layout and in others, and of a float32 parameter, with and without the same shape."""
     kind = type_of(dtype)
-    a, b = put(draw(3, 7, 37), kind), put(draw(3, 7, 37, seed=1), kind)
-    for x, y in (a, b), (a[0], b[0]), (a[:, :0], b[:, :0]), (a.transpose(2, 0, 1), b.transpose(2, 0, 1)), (a, b[0]):
+    a, b, wide = put(draw(3, 7, 37), kind), put(draw(3, 7, 37, seed=1), kind), put(draw(3, 7, 37, seed=1), "float32")
+    for x, y in ((a, b), (a[0], b[0]), (a[:, :0], b[:, :0]), (a.transpose(2, 0, 1), b.transpose(2, 0, 1)), (a, b[0]),
+                 (a[2, 6, 1:], b[2, 6, 1:]), (a, wide), (a, wide[0])):
         close(ops.add(x, y), exact(x) + exact(y), ROUNDING[dtype], kind)
+    close(ops.sum(a, (0, 2)), exact(a).sum((0, 2)), ROUNDING["float32"], np.float32)
 
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (1000, 1), (-3, 1e-3)])
@@ -215,9 +217,10 @@ def test_other_operations_in_every_type(name, dtype):
         close(getattr(ops, name)(x), getattr(reference, name)(exact(x)), bar, kind)
         back = f"{name}_backward"
         close(getattr(ops, back)(dy, x), getattr(reference, back)(exact(dy), exact(x)), bar, kind)
-        images = put(draw(2, 5, 4, 3), kind)
-        close(getattr(ops, name)(images.transpose(0, 3, 1, 2)),
-              getattr(reference, name)(exact(images).transpose(0, 3, 1, 2)), bar, kind)
+        images = put(draw(2, 5, 4, 3), kind).transpose(0, 3, 1, 2)
+        found = getattr(ops, name)(images)
+        close(found, getattr(reference, name)(exact(images)), bar, kind)
+        assert found.strides == images.strides  # still channels-last
 
 
 def test_losses_of_halves_are_float32():
@@ -229,6 +232,22 @@ def test_losses_of_halves_are_float32():
         for function in (name, f"{name}_backward"):
             close(ops.asarray(getattr(ops, function)(logits, second, *more)),
                   getattr(reference, function)(exact(logits), exact(second), *more), 1e-5, np.float32)
+
+
+def test_gradients_of_another_type_are_rounded():
+    """Such as a loss's, in float32, for 16-bit activations."""
+    x, w, images, kernel = (put(draw(*shape), kind) for shape, kind in (
+        ((4, 8), "float16"), ((8, 8), "float32"), ((2, 8, 5, 4), "float16"), ((8, 8, 3, 3), "float32")))
+    mean, (_, kept) = put(draw(8), "float32"), ops.attention(images, images, images, None, 0.5)
+    for backward, shape in ((lambda dy: ops.linear_backward(dy, x, w), x.shape),
+                            (lambda dy: ops.convolution_backward(dy, images, kernel, 1, 1), images.shape),
+                            (lambda dy: [ops.hardswish_backward(dy, x), ops.silu_backward(dy, x)], x.shape),
+                            (lambda dy: ops.normalize_backward(dy, x, mean, mean, mean**2, 1e-3), x.shape),
+                            (lambda dy: ops.layer_norm_backward(dy, x, mean, 1e-3)[:1], x.shape),
+                            (lambda dy: ops.attention_backward(dy, images, images, images, 0.5, kept), images.shape)):
+        dy = put(draw(*shape, seed=1), "float32")
+        for ours, theirs in zip(backward(dy), backward(dy.astype("float16")), strict=True):
+            np.testing.assert_array_equal(exact(ours), exact(theirs))
 
 
 def test_any_layout_and_offset():
