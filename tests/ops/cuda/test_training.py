@@ -240,6 +240,16 @@ def test_several_batches_a_step_are_not_recorded(captures):
     assert not captures
 
 
+def test_the_loss_scale_is_undone():
+    """The moments show it; the weights hardly do, as AdamW's step is the same for gradients of any size."""
+    moments = []
+    for precision in ("float32", "float16"):
+        trainer = trainer_of(precision, replace(RECIPE, clip=0))
+        next(trainer.train_epoch())
+        moments.append(np.concatenate([exact(first).ravel() for first in trainer.update.first.values()]))
+    assert np.linalg.norm(moments[1] - moments[0]) < 1e-2 * np.linalg.norm(moments[0])
+
+
 def test_an_overflow_skips_the_step_and_halves_the_scale():
     trainer = Trainer(small("cuda", "float16"), MemoryLoader(steps=4), RECIPE)
     trainer.scale.value = 2.0**40
