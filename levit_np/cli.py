@@ -39,7 +39,7 @@ def _classify(arguments) -> int:
                     crops[place] = model.crop(image)
                 except (ImageError, MemoryError) as error:
                     reason = str(error) or f"{shown(image)}: too little memory"
-                    print(f"levit-np classify: {reason}", file=sys.stderr)
+                    say(f"levit-np classify: {reason}")
                     failed = True
                 advance()
             if crops:

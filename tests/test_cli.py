@@ -178,6 +178,14 @@ def test_a_full_disk_below_the_output_is_status_1_and_one_line(unbuffered):
     assert (done.returncode, done.stderr) == (1, "levit-np summary: output: No space left on device\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_what_cannot_be_reported_does_not_keep_the_other_images_from_their_answers():
+    """A full disk below the messages alone."""
+    command = f"{sys.executable} -m levit_np.cli classify --top 1 none.png {SAMPLES[3]} 2> /dev/full"
+    done = subprocess.run(command, shell=True, cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1 and done.stdout.splitlines()[0] == SAMPLES[3]
+
+
 def test_many_images_into_a_pipe_show_progress_on_a_terminal_and_none_elsewhere():
     images = (SAMPLES * 3)[:20]
     command = [sys.executable, "-m", "levit_np.cli", "classify", "--top", "1", *images]

@@ -1,9 +1,8 @@
 """levit-np bench: how fast a model is on this machine, and where the time goes."""
 
 import os
-import sys
 
-from ..errors import shown
+from ..errors import say, shown
 from .common import opened, progress, use_threads, whole
 
 
@@ -38,7 +37,7 @@ def _run(arguments) -> int:
           f"{machine['load_average']}; {shown(arguments.model)}")
     (_steps if arguments.steps else _speeds)(models, arguments.batch, arguments.threads)
     for reason in missing:
-        print(f"not measured: {reason}", file=sys.stderr)
+        say(f"not measured: {reason}")
     return 0
 
 

@@ -1,8 +1,7 @@
 """Shared by evaluate and teach: every image of a data set once, preprocessed for a model; bad ones are reported and
 skipped."""
 
-import sys
-
+from ..errors import say
 from .common import BACKENDS, from_zero, progress, whole
 
 
@@ -58,7 +57,7 @@ class Images:
     def say(self, text: str) -> None:
         """Prints a line on stderr, unless `text` is empty."""
         if text:
-            print(f"levit-np {self.verb}: {text}", file=sys.stderr)
+            say(f"levit-np {self.verb}: {text}")
 
     def targets(self, indices) -> list[int]:
         """The index of each image's class in `classes`."""

@@ -1,9 +1,8 @@
 """levit-np pack: packs a folder of images into one file."""
 
 import os
-import sys
 
-from ..errors import ImageError, shown
+from ..errors import ImageError, say, shown
 from .common import progress, require_free, waiting
 
 
@@ -35,7 +34,7 @@ def _run(arguments) -> int:
         except ImageError as error:
             raise ImageError(f"{error}; --skip would skip it") from None
     for _, reason in skipped:
-        print(f"levit-np pack: left out: {reason}", file=sys.stderr)
+        say(f"levit-np pack: left out: {reason}")
     print(f"{shown(arguments.target)}: {len(folder) - len(skipped)} images of {len(folder.classes)} classes, "
           f"{os.path.getsize(arguments.target) / 1e6:.1f} MB")
     return 0
