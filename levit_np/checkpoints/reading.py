@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import LeViTConfig
-from ..errors import CheckpointError, ImageError
+from ..errors import CheckpointError, ImageError, checkpoint_errors_alone
 from ..images.preprocessing import Preprocessing, preprocessing_named
 from ..layers.attention import AttentionBias
 from ..layers.normalization import BatchNorm
@@ -49,7 +49,7 @@ def read(path, image_size=None) -> Content:
     fits, else square.  The arrays are exactly those of the configuration.  Raises CheckpointError for anything wrong
     with the file."""
     place = os.fspath(path)
-    with open_regular(path) as file:
+    with checkpoint_errors_alone(place, "a weight file"), open_regular(path) as file:
         start = file.read(9)
     if start[8:9] == b"{":
         return _foreign(place, safetensors_file.read(path), image_size)
@@ -57,7 +57,8 @@ def read(path, image_size=None) -> Content:
         return _foreign(place, torch_file.read(path), image_size)
     if start[:8] in hdf5.MAGICS:
         return _own(place, *hdf5.read(path))
-    raise CheckpointError(f"{place}: expected HDF5, safetensors or a .pth, found a file that begins with {start[:8]!r}")
+    found = f"a file that begins with {start[:8]!r}" if start else "an empty file"
+    raise CheckpointError(f"{place}: expected HDF5, safetensors or a .pth, found {found}")
 
 
 def _own(place, arrays, documents):

@@ -1,6 +1,7 @@
 """Foreign files are recognised by their content: any names in any container, fused files, and one report of everything
 that is wrong."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -126,8 +127,8 @@ def test_what_decides_the_network_is_named_in_the_files_own_names(tmp_path):
 
 
 def test_files_that_are_no_weights(tmp_path):
-    for content, words in ((b"hello, world", "expected HDF5, safetensors or a .pth, found"), (b"", "found a file that"),
-                           (b"\x80\x02}q\x00.", "a pickle of an older one")):
+    for content, words in ((b"hello, world", "expected HDF5, safetensors or a .pth, found"),
+                           (b"", "found an empty file"), (b"\x80\x02}q\x00.", "a pickle of an older one")):
         (tmp_path / "a").write_bytes(content)
         assert words in refusal(tmp_path / "a")
     torch.save({"conv1.weight": torch.ones(2)}, tmp_path / "a")
@@ -135,6 +136,11 @@ def test_files_that_are_no_weights(tmp_path):
     hdf5.write(tmp_path / "a", {"b": np.ones(2)}, {"labels": []})
     assert refusal(tmp_path / "a") == ("expected weights that levit_np wrote, found HDF5 without their documents "
                                        "config, recipe")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read")
+def test_a_failing_disk_is_a_checkpoint_error_too():
+    assert refusal("/proc/self/mem") == "expected a weight file, found OSError: [Errno 5] Input/output error"
 
 
 @pytest.mark.parametrize("recipe", [[], {}, "", 0, False])
