@@ -209,10 +209,10 @@ class Classifier(LeViT):
 
 
 def class_number(which, labels) -> int:
-    """The number of a class given by name or by number.  Names come first: with the digits' labels "7" is a name.
-    Raises LevitError."""
-    if str(which) in labels:
-        return list(labels).index(str(which))
+    """The number of a class given by name or by number, which may be a text too.  A text is first looked for among the
+    names: with the digits' labels "7" is one.  Raises LevitError."""
+    if isinstance(which, str) and which in labels:
+        return list(labels).index(which)
     if str(which).isdecimal() and len(str(which)) < 10 and int(which) < len(labels):
         return int(which)
     raise LevitError(f"class: expected a name, or a number from 0 to {len(labels) - 1}, found {str(which)!a:.100}")

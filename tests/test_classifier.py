@@ -255,8 +255,9 @@ def test_logits_that_are_not_finite_are_an_error(model):
 
 
 def test_a_class_is_found_by_its_name_before_its_number():
+    """But a number that is no text is the class's number, as argmax gives it and trace takes it."""
     labels = ("3", "1", "two", "0")
-    for which, number in (("3", 0), (3, 0), ("0", 3), ("two", 2), ("2", 2), (2, 2), (np.int64(1), 1)):
+    for which, number in (("3", 0), (3, 3), ("0", 3), (0, 0), ("two", 2), ("2", 2), (2, 2), (np.int64(1), 1)):
         assert classifier.class_number(which, labels) == number
     assert classifier.class_number(3, ("a", "b", "c", "d")) == 3
 
