@@ -2,7 +2,7 @@
 the ablations (Table 5)."""
 
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from operator import index
 from typing import NamedTuple
 
@@ -201,8 +201,10 @@ def config_of(name: str, **changes) -> LeViTConfig:
 
 
 def plain(value):
-    """A whole number of any type, NumPy's say, as a Python int; anything else unchanged."""
-    return int(value) if isinstance(value, Integral) and type(value) is not bool else value
+    """A number of any type, NumPy's say, as Python's int or float; anything else unchanged."""
+    if type(value) is bool or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def size_of(image_size) -> tuple[int, int]:

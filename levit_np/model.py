@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .config import LeViTConfig, config_of
+from .config import LeViTConfig, config_of, plain
 from .errors import ConfigError, LevitError
 from .layers.block import Residual, Stage
 from .layers.layer import Layer
@@ -159,9 +159,9 @@ class LeViT(Layer):
 
     def set_drop_path(self, rate: float) -> None:
         """Sets the probability with which training drops a residual branch.  Raises ConfigError outside [0, 1)."""
-        self.config = replace(self.config, drop_path=rate)
+        self.config = replace(self.config, drop_path=plain(rate))
         for residual in self._residuals(self.stages):
-            residual.rate = rate
+            residual.rate = self.config.drop_path
 
     def dropping(self) -> list:
         """The residual layers that draw a drop-path mask in training, in the order in which they draw."""

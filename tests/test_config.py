@@ -69,6 +69,7 @@ def test_a_config_survives_its_dictionary_and_refuses_nonsense():
 def test_what_a_field_may_be():
     assert config_of("levit_128s", image_size=np.int64(64), num_classes=np.int32(3)) == config_of(
         "levit_128s", image_size=(64, 64), num_classes=3)
+    assert type(config_of("levit_128s", drop_path=np.float32(0.25)).drop_path) is float
     for size in (3.5, None, "64", (64,), (64, 64, 64), (64.0, 64)):
         with pytest.raises(ConfigError) as caught:
             config_of("levit_128s", image_size=size)

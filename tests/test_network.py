@@ -210,7 +210,8 @@ def test_the_initial_weights(name):
 def test_drop_path_is_set_for_all_branches_or_refused():
     model = random_network(TINY["base"])
     assert model.dropping() == []
-    model.set_drop_path(0.25)
+    model.set_drop_path(np.float64(0.25))  # from np.linspace, say
+    assert type(model.config.drop_path) is float  # a file can store no NumPy number
     assert model.config.drop_path == 0.25 and [branch.rate for branch in model.dropping()] == [0.25] * 5
     model.freeze(["stage1"])
     assert len(model.dropping()) == 3
