@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import __version__
 from .commands import bench, evaluate, explain, pack, step, teach, train
-from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, waiting, whole
+from .commands.common import BACKENDS, DIGITS, opened, progress, require_free, require_writable, waiting, whole
 from .errors import ImageError, LevitError, say, shown, silence
 
 
@@ -129,6 +129,7 @@ def _record(arguments) -> int:
 
     if Path(arguments.record).exists() and not is_trace(arguments.record):
         raise LevitError(f"{arguments.record}: expected a new file or a recorded pass to replace, found another file")
+    require_writable(arguments.record)
     with waiting("recording"):
         model = load(arguments.model, backend=arguments.backend)
         if arguments.image:

@@ -101,6 +101,12 @@ def test_recording_an_image_and_refusing_to_replace_weights(files):
         assert (status, out, len(err.splitlines())) == (1, "", 1) and arguments[-1].split("/")[0] in err
 
 
+def test_a_folder_that_is_not_there_is_an_error_before_the_pass_is_computed(files, monkeypatch, capsys):
+    monkeypatch.setattr("levit_np.classifier.load", None)
+    assert main(["verify", str(files / "a.h5"), "--record", "nowhere/trace.h5"]) == 1
+    assert capsys.readouterr().err == "levit-np verify: nowhere/trace.h5: No such file or directory\n"
+
+
 def test_a_recorded_pass_of_an_image_whose_name_is_no_text(tmp_path, capsys):
     """The gradient starts at the least likely class, as that of a certain answer is little more than rounding."""
     odd, path = "\x1b[31m3\udcff.png" if sys.platform.startswith("linux") else "\x1b[31m.png", str(tmp_path / "t.h5")
