@@ -47,6 +47,10 @@ def run(function: Callable[..., Any], *arguments: Any, seconds: float = 60, memo
 
 def _wait(question: Any, answer: Any, seconds: float, place: str) -> int:
     """Runs the child until it ends or its time is up, and returns its exit status."""
+    # A frozen program's executable is the program itself: the child would start another, and so on without end.
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise CheckpointError(f"{place}: expected a Python interpreter to start, found a program without one; a file "
+                              "that levit-np convert wrote needs none")
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _CHILD],
         stdin=question, stdout=answer, stderr=subprocess.DEVNULL,

@@ -50,6 +50,15 @@ def test_the_package_is_found_from_anywhere_without_being_installed(tmp_path, mo
     assert confined.run(functions.echo) == []
 
 
+@pytest.mark.parametrize("name, value", [("frozen", True), ("executable", None), ("executable", "")])
+def test_a_program_without_an_interpreter_starts_nothing(name, value, monkeypatch):
+    """Itself least of all, as a frozen one would."""
+    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.setattr(confined.subprocess, "Popen", None)
+    with pytest.raises(CheckpointError, match="expected a Python interpreter to start, found a program without one"):
+        confined.run(functions.refuse, "no")
+
+
 def test_a_refusal_keeps_its_message():
     with pytest.raises(CheckpointError, match="^weights.pth: expected this, found 'é'$"):
         confined.run(functions.refuse, "weights.pth: expected this, found 'é'")
