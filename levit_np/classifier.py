@@ -92,6 +92,9 @@ class Classifier(LeViT):
                 self._changes = changes
             if apart not in self._executors:
                 self._require(self._arrays())  # the kernels trust the shapes, so a wrong one would corrupt memory
+                if self.dtype == np.float64 and self.precision != "float64":
+                    raise LevitError("head.weight: expected an array of float32 for evaluation in "
+                                     f"{self.precision}, found one of float64")
                 self._executors[apart] = executor(self, self.precision, apart)
             return self._executors[apart]
 

@@ -198,7 +198,7 @@ class LeViT(Layer):
             raise LevitError(f"{self.config.name}: expected images (B, {', '.join(map(str, expected))}), found "
                              f"{x.shape}")
         if x.dtype != self.dtype and x.dtype.name not in self.ops.SIXTEEN_BIT:
-            raise LevitError(f"{self.config.name}: expected images of {self.dtype}, found {x.dtype}")
+            raise LevitError(f"{self.config.name}: expected images of {self.dtype}, as head.weight, found {x.dtype}")
 
     def _checked_gradients(self, doutputs, images):
         """The gradients of each head's logits, in this model's dtype or in one that the backend allows activations."""

@@ -98,7 +98,7 @@ def test_call_is_the_evaluation_with_the_heads_averaged(model, x):
     assert np.abs(one - two).max() > 1e-3 and np.array_equal(x, before)
     images = f"images (B, {', '.join(map(str, x.shape[1:]))}), found"
     for wrong, words in ((x[0], f"{images} {x[0].shape}"), (x[:, :, 1:], f"{images} {x[:, :, 1:].shape}"),
-                         (x.astype(np.float64), "images of float32, found float64"),
+                         (x.astype(np.float64), "images of float32, as head.weight, found float64"),
                          (None, "an array of NumPy or CuPy, found NoneType"),
                          (x.tolist(), "an array of NumPy or CuPy, found list")):
         for evaluation in (model, model.heads, model.features, model.attention_maps):

@@ -185,8 +185,11 @@ def test_an_evaluation_follows_a_state_that_is_written_into_or_of_another_type()
     model.set_state({name: array.astype("f2") for name, array in model.state().items()})
     assert model(x).dtype == np.float32
     model.head.weight = model.head.weight.astype("f8")
-    with pytest.raises(levit_np.LevitError, match="expected images of float32, found float64"):
-        model(x.astype("f8"))
+    with pytest.raises(levit_np.LevitError, match="expected images of float64, as head.weight, found float32"):
+        model(x)
+    for evaluate, images in ((model, x.astype("f8")), (model.heads, x.astype("f8")), (model.predict, SAMPLES[3])):
+        with pytest.raises(levit_np.LevitError, match="^head.weight: expected an array of float32 .* of float64"):
+            evaluate(images)
 
 
 def test_a_state_of_another_dtype_changes_the_precision(model):
