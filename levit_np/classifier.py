@@ -31,7 +31,7 @@ class Classifier(LeViT):
 
     BESIDES = *LeViT.BESIDES, "precision"
     precision = "float32"  # of evaluation
-    _executors, _version, _changes = None, -1, -1  # {heads apart: executor}, and of which weights
+    _executors, _version, _changes = None, None, -1  # {heads apart: executor}, and of which weights
 
     def __repr__(self):
         config = self.config
@@ -84,9 +84,9 @@ class Classifier(LeViT):
         if self._changes == Layer.changes and apart in (executors := self._executors):
             return executors[apart]
         with _making:  # of several threads, the first makes the executor and the others use it
-            changes = Layer.changes  # read before the versions: more changes may come while those are summed
+            changes = Layer.changes  # read before the versions: more changes may come while those are read
             if self._changes != changes:  # the weights of this network changed, or those of another
-                version = sum(layer.version for _, layer in self.walk())
+                version = [(id(layer), layer.version) for _, layer in self.walk()]
                 if version != self._version:
                     self._executors, self._version = {}, version
                 self._changes = changes

@@ -53,7 +53,7 @@ class LeViT(Layer):
         self.token = ClassToken(ops, first) if token else None
         embedded = config.position == "embedding"
         self.position = PositionEmbedding(ops, height * width + token, first) if embedded else None
-        self.stages = [Stage(ops, config, number) for number in range(len(config.stages))]
+        self.stages = tuple(Stage(ops, config, number) for number in range(len(config.stages)))
         self.head = Head(ops, channels, config.num_classes, config.normalization)
         self.head_dist = Head(ops, channels, config.num_classes, config.normalization) if config.distillation else None
         pooling = "first_token" if token else "average_pool"
@@ -225,6 +225,10 @@ class LeViT(Layer):
         return self._arrays()
 
     def _arrays(self):
+        present = {layer for _, layer in self.walk()}
+        if gone := [name for name, layer in self._named if layer not in present]:
+            raise LevitError(f"{min(gone, key=len)}: expected the layer of the configuration, found another or none in "
+                             "its place; assign its arrays, not the layer")
         return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named for key in layer.specs}
 
     def numpy_state(self) -> dict:

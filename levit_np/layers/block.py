@@ -168,11 +168,11 @@ class Stage(Layer):
         self.downsample = Downsample(
             ops, config.stages[number - 1].channels, stage, grids[number - 1], config, config.drop_path
         ) if number else None
-        self.blocks = [Block(ops, stage.channels, stage.heads, grids[number], config, config.drop_path)
-                       for _ in range(stage.depth)]
+        self.blocks = tuple(Block(ops, stage.channels, stage.heads, grids[number], config, config.drop_path)
+                            for _ in range(stage.depth))
 
     def _sequence(self):
-        return [self.downsample, *self.blocks] if self.downsample else self.blocks
+        return (self.downsample, *self.blocks) if self.downsample else self.blocks
 
     def forward(self, x, training=False):
         saved = []

@@ -16,7 +16,7 @@ class Parameter(NamedTuple):
 
 
 class Layer:
-    """Parameters and buffers are attributes with the names in `specs`; sub-layers are attributes too.
+    """Parameters and buffers are attributes with the names in `specs`; sub-layers are attributes too, or in tuples.
 
     forward(x, training) -> (y, saved): `saved` is what backward needs. training is False (evaluation; saved is None),
     True, or "frozen": computed as in evaluation (running statistics, no drop path), but saved for backward.
@@ -25,15 +25,16 @@ class Layer:
     shapes(shape of x) yields (layer, output shape, multiply-adds) for this layer and each computing layer below it.
 
     Whatever is derived from the parameters (inference.executor folds and packs them) must know when they change:
-    assigning a parameter is counted, and code that writes into an array in place calls `written`. `version` counts for
-    one layer, `changes` for all layers of all networks.
+    assigning a parameter is counted (or another sub-layer, which is then refused), and code that writes into an array
+    in place calls `written`. `version` counts for one layer, `changes` for all layers of all networks.
     """
 
     changes, version = 0, 0
 
     def __setattr__(self, name, value):
+        before = vars(self).get(name)
         object.__setattr__(self, name, value)
-        if name in vars(self).get("specs", ()):
+        if isinstance(before, (Layer, tuple)) or name in vars(self).get("specs", ()):
             self.written()
 
     def written(self) -> None:
@@ -60,11 +61,11 @@ class Layer:
             self.completed(self)
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
-        """(attribute path, layer) of each direct sub-layer, including those in lists."""
+        """(attribute path, layer) of each direct sub-layer, including those in tuples."""
         for name, value in list(vars(self).items()):  # a copy: another thread may add an attribute meanwhile
             if isinstance(value, Layer):
                 yield name, value
-            elif isinstance(value, list) and value and isinstance(value[0], Layer):
+            elif isinstance(value, tuple) and value and isinstance(value[0], Layer):
                 yield from ((f"{name}.{i}", layer) for i, layer in enumerate(value))
 
     def walk(self, name="") -> Iterator[tuple[str, "Layer"]]:

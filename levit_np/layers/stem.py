@@ -68,10 +68,10 @@ class Stem(Layer):
     def __init__(self, ops, config):
         super().__init__(ops)
         channels = (config.in_channels, *(c.channels for c in config.stem))
-        self.convolutions = [
+        self.convolutions = tuple(
             ConvBN(ops, n, c.channels, c.kernel, c.stride, c.padding, config.normalization)
             for n, c in zip(channels, config.stem)
-        ]
+        )
         self.activation = Activation(ops, config.activation)
         for convolution in self.convolutions[:-1]:
             self.activation.join(convolution)

@@ -4,6 +4,7 @@ image."""
 import gc
 import tracemalloc
 import weakref
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -311,6 +312,20 @@ def test_a_parameter_replaced_by_a_wrong_array_is_refused_by_name(name, wrong):
             evaluate(x)
     setattr(layers[layer], key, right)
     assert np.array_equal(model(x), expected)
+
+
+@pytest.mark.parametrize("place, name, gone", [
+    (lambda model: model, "head", "head"), (lambda model: model, "stages", "stages.0"),
+    (lambda model: model.stages[0].blocks[1].mlp, "branch", "stages.0.blocks.1.mlp")])
+def test_another_layer_in_the_place_of_one_is_refused_by_name(place, name, gone, tmp_path):
+    """It would be evaluated, but neither saved nor trained; and the configuration may not describe it."""
+    model, other = random_model(backend="cpu"), random_model(backend="cpu", num_classes=3)
+    x = random_images(model)
+    model(x)
+    setattr(place(model), name, getattr(place(other), name))
+    for use in (lambda: model(x), lambda: model.save(tmp_path / "a.h5"), model.state, lambda: deepcopy(model)):
+        with pytest.raises(levit_np.LevitError, match=f"^{gone}: expected the layer of the configuration, found "):
+            use()
 
 
 def test_a_parameter_modified_in_place_is_seen_after_written():
