@@ -152,10 +152,10 @@ class LeViT(Layer):
     def freeze(self, parts=()) -> None:
         """Freezes these parts (see parts()) and unfreezes all others: in training, frozen parts compute as in
         evaluation (running statistics, no drop path) and have no gradients.  Raises LevitError for an unknown part."""
-        parts = [parts] if isinstance(parts, str) else parts
-        if unknown := sorted(set(parts) - set(self.parts())):
+        parts = frozenset([parts] if isinstance(parts, str) else parts)
+        if unknown := sorted(parts - set(self.parts())):
             raise LevitError(f"freeze: expected parts among {', '.join(self.parts())}, found {unknown[0]!a:.100}")
-        self.frozen = frozenset(parts)
+        self.frozen = parts
 
     def set_drop_path(self, rate: float) -> None:
         """Sets the probability with which training drops a residual branch.  Raises ConfigError outside [0, 1)."""

@@ -311,6 +311,8 @@ def test_parts_can_be_unfrozen_and_must_exist():
     assert any(n.startswith("stem") for n in model.trained())
     with pytest.raises(LevitError, match="freeze: expected parts among stem, stage1, stage2, found 'stage3'"):
         model.freeze(["stage3"])
+    model.freeze(part for part in model.parts() if part != "stem")  # can be gone through only once
+    assert model.frozen == model.parts().keys() - {"stem"}
     model.freeze("stem")  # a single name, not four letters
     assert model.frozen == {"stem"}
 
