@@ -4,6 +4,7 @@ controls it.
 libhdf5 crashes or hangs on some damaged files; then only the worker is lost, and the file is counted."""
 
 import collections
+import contextlib
 import os
 import select
 import struct
@@ -58,8 +59,10 @@ class Worker:
     def close(self) -> None:
         """Kills the worker and records its peak memory."""
         with self._process:
+            # One that has crashed may still be ending, when it has no memory any more.
             if self._process.poll() is None:
-                self.peak_kilobytes = max(self.peak_kilobytes, peak_kilobytes(self._process.pid))
+                with contextlib.suppress(StopIteration):
+                    self.peak_kilobytes = max(self.peak_kilobytes, peak_kilobytes(self._process.pid))
             self._process.kill()
 
     def _start(self) -> None:
