@@ -122,6 +122,9 @@ def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
     assert np.array_equal(other.random.standard_normal(5), model.random.standard_normal(5))
     for (label, probability), (same, near) in zip(other.predict(SAMPLES[1]), model.predict(SAMPLES[1])):
         assert label == same and probability == pytest.approx(near, rel=1e-4)  # float32 on two backends
+    other.precision = "bfloat16"
+    with pytest.raises(levit_np.BackendError, match="on the reference backend, found 'bfloat16'"):
+        other.to("reference")
 
 
 def test_a_fresh_model_predicts_by_number_or_by_imagenet_names():

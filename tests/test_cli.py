@@ -345,6 +345,8 @@ def test_a_message_is_one_line_without_terminal_commands(tmp_path, capsys):
     random_model().save(name)
     with pytest.raises(SystemExit):
         main(["verify", name, "--record", ""])  # as a shell passes a variable that is not set
+    with pytest.raises(SystemExit):
+        main(["classify", SAMPLES[0], ""])
     assert main(["verify", name, "--record", name]) == 1
     *_, usage, last = capsys.readouterr().err.splitlines()
     assert usage == "levit-np: error: expected no empty argument, found one"

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -258,6 +259,15 @@ def test_files_and_pil_images_agree(orientation, seed, mode):
     data = encode(image, "PNG", exif=b"Exif\0\0" + exif(orientation))
     theirs = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert open_image(data).tobytes() == open_image(theirs).tobytes()
+
+
+@pytest.mark.parametrize("limit, words", [(15, "at most 1.5e-05 megapixels, found 4 x 4"), (16, None), (None, None)])
+def test_a_lower_limit_of_pillows_own_applies(limit, words, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    array = np.zeros((4, 4), np.uint8)
+    for source in (array, png(0, 8, array), Image.fromarray(array)):
+        with pytest.raises(ImageError, match=words) if words else nullcontext():
+            open_image(source)
 
 
 def test_pillows_switch_for_truncated_images_changes_nothing(monkeypatch):
