@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,16 @@ def _points(x, y, *arc):
         return [(x, y)]
     angles = np.radians(np.linspace(*arc[2:], 21))
     return list(zip((x + arc[0] * np.cos(angles)).tolist(), (y + arc[1] * np.sin(angles)).tolist()))
+
+
+def test_a_notebooks_frame_shows_the_page_and_only_lets_its_scripts_run(digits):
+    """Without allow-same-origin the page reaches neither the notebook nor its server."""
+    page, frames = digits.explain(DIGIT), []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: frames.append((tag, dict(attributes)))
+    parser.feed(page._repr_html_())
+    (tag, attributes), = frames
+    assert (tag, attributes["sandbox"]) == ("iframe", "allow-scripts") and attributes["srcdoc"] == page.html
 
 
 @browser
