@@ -115,8 +115,8 @@ def features(model, image, channels: int = 8):
     """The feature maps after each stage, one row per stage: the mean absolute value over all channels, then the
     channels that vary most from pixel to pixel. Raises LevitError for fewer than one channel."""
     x, maps = _prepared(model, image), None
-    if channels < 1:
-        raise LevitError(f"channels: expected at least 1, found {channels}")
+    if not isinstance(channels, (int, np.integer)) or channels < 1:
+        raise LevitError(f"channels: expected a whole number from 1, found {channels!a:.100}")
     maps = {name: found[0] for name, found in model.features(x[None]).items() if name != "pooled"}
     channels = min(channels, *(len(found) for found in maps.values()))
     title = "feature maps after each stage: the channels that vary most, red above 0, blue below"

@@ -181,8 +181,9 @@ def test_what_is_not_there_is_refused(digits):
             plot.attention(digits, IMAGE, **wrong)
     with pytest.raises(levit_np.LevitError, match="layer: expected a number from 0 to 1, found 2"):
         plot.filters(digits, layer=2)
-    with pytest.raises(levit_np.LevitError, match="channels: expected at least 1"):
-        plot.features(digits, IMAGE, channels=0)
+    for channels in (0, 1.5, "3"):
+        with pytest.raises(levit_np.LevitError, match="channels: expected a whole number from 1, found "):
+            plot.features(digits, IMAGE, channels=channels)
     with pytest.raises(levit_np.LevitError, match="expected images"):
         plot.attention(digits, np.zeros((1, 3, 3), np.float32))
     with pytest.raises(levit_np.LevitError, match=r"expected one image \(1, 32, 32\), found \(2, 1, 32, 32\)"):
