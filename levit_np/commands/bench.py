@@ -28,7 +28,10 @@ def _run(arguments) -> int:
         os.environ[name] = str(arguments.threads)
     from ..benchmark.machine import describe
     from ..benchmark.short import CANDIDATES, open_candidates
+    from ..inference.cpu import MAX_BATCH
 
+    if arguments.steps and max(arguments.batch) > MAX_BATCH:
+        arguments.wrong_use(f"argument --batch: expected up to {MAX_BATCH} with --steps, found {max(arguments.batch)}")
     use_threads(arguments)
     models, missing = open_candidates(lambda backend, dtype: opened(arguments.model, backend=backend, dtype=dtype),
                                       [pair for pair in CANDIDATES if pair[0] == "cpu" or not arguments.steps])

@@ -38,6 +38,8 @@ def test_bench_refuses_what_it_cannot_use():
     assert run("bench", "--threads", "0")[0] == 2
     status, out, err = run("bench", "--threads", "65")
     assert (status, out) == (2, "") and "argument --threads: expected a whole number from 1 to 64, found 65" in err
+    status, out, err = run("bench", "levit_digits.h5", "--steps", "--batch", "1", "17")
+    assert (status, out) == (2, "") and "argument --batch: expected up to 16 with --steps, found 17" in err
     status, out, err = run("bench", "none.h5")
     assert (status, out, len(err.splitlines())) == (1, "", 1) and "none.h5" in err
 
