@@ -16,7 +16,8 @@ class Parameter(NamedTuple):
 
 
 class Layer:
-    """Parameters and buffers are attributes with the names in `specs`; sub-layers are attributes too, or in tuples.
+    """Parameters and buffers are attributes with the names in `specs`; sub-layers are attributes too, or in tuples
+    (in lists they are found, but not seen to be exchanged).
 
     forward(x, training) -> (y, saved): `saved` is what backward needs. training is False (evaluation; saved is None),
     True, or "frozen": computed as in evaluation (running statistics, no drop path), but saved for backward.
@@ -61,11 +62,11 @@ class Layer:
             self.completed(self)
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
-        """(attribute path, layer) of each direct sub-layer, including those in tuples."""
+        """(attribute path, layer) of each direct sub-layer, including those in tuples and lists."""
         for name, value in list(vars(self).items()):  # a copy: another thread may add an attribute meanwhile
             if isinstance(value, Layer):
                 yield name, value
-            elif isinstance(value, tuple) and value and isinstance(value[0], Layer):
+            elif isinstance(value, (tuple, list)) and value and isinstance(value[0], Layer):
                 yield from ((f"{name}.{i}", layer) for i, layer in enumerate(value))
 
     def walk(self, name="") -> Iterator[tuple[str, "Layer"]]:
