@@ -12,7 +12,7 @@ from ..ops.reference import convolution_size
 from . import plan
 from .packing import (
     GRAIN, HALF_GRAIN, head_columns, key_size, nested, pack, plain_columns, round_up, spread, to_bfloat16)
-from .program import PANEL_BYTES, Product, Tensor
+from .program import GROUP, Product, Tensor
 
 FINISH = {"identity": PLAIN, "hardswish": HARDSWISH_SIX, "silu": SILU}
 SCRATCH_BYTES = 512 << 10  # of a convolution by minimal filtering, at least, so that all of them share one buffer
@@ -151,7 +151,7 @@ class Convolution:
             f.SOURCE_IMAGE: source.image, f.B: weight.address, f.B_PANEL: weight.panel, f.PANELS: weight.full,
             f.TAIL: weight.tail, f.TARGET: address, f.TARGET_PIXEL: target[0], f.TARGET_LINE: target[1],
             f.TARGET_IMAGE: target[2], f.BIAS: weight.bias, f.FINISH: self.finish, f.ROWS: rows,
-            f.SIZES: program.segments(*minimal_filtering.SIZES), f.LONGEST: PANEL_BYTES // panel,
+            f.SIZES: program.segments(*minimal_filtering.SIZES), f.LONGEST: GROUP,
             f.SCRATCH: program.scratch(size), f.SCRATCH_SIZE: size})
 
     def _emit_image(self, program, source, height):

@@ -15,14 +15,15 @@ from .packing import HALF_GRAIN
 # Bytes of rows, for each column of a panel, that go through all panels before the next rows: they stay in L2, which is
 # larger where vectors are wider.
 BLOCK_BYTES_A_COLUMN = 16 << 10
-# Bytes of a panel that make a group, the terms whose sum leaves the registers only when it is complete: 144 terms of 32
-# columns, or 288 of 16, as rounding grows with the square root of their number. So much stays in L1 beside the rows it
-# multiplies, in parts too. FEW_TILES_SUM: terms of a group where an image has few tiles, see product.
-PANEL_BYTES, FEW_TILES_SUM = 18 << 10, 64
+# Terms of a group, whose sum leaves the registers only when it is complete: rounding grows with the square root of
+# their number, and with 288 it too often exceeds twice PyTorch's. A group's part of a panel, at most 18 KiB, stays in
+# L1 beside the rows that it multiplies, in three bfloat16 parts too. FEW_TILES_GROUP: the same where an image has few
+# tiles, see product.
+GROUP, FEW_TILES_GROUP = 144, 64
 # The same block for rows in parts, and tiles of it at most: wherever there are AMX tiles, L2 has 2 MiB.
 SPLIT_BLOCK, MOST_TILES = 1 << 20, 16
 # A thread's scratch for them: the Job, the tiles' sums, two buffers of split weights.
-SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * TILE_SUMS + PANEL_BYTES * PARTS
+SPLIT_SCRATCH = AMX_JOB + (1 + MOST_TILES) * TILE_SUMS + 2 * GROUP * 64 * PARTS
 
 
 class Tensor(NamedTuple):
@@ -197,7 +198,7 @@ class Program:
             # Where an image has few tiles, splitting the weights takes longest: then these weights and the next fit
             # into L1.
             few = split and tiles[1] <= 2 * self.images
-            longest = FEW_TILES_SUM if few else PANEL_BYTES // ((2 if weight.pairs else 4) * self.width)
+            longest = FEW_TILES_GROUP if few else GROUP * (1 + weight.pairs)
             grain = HALF_GRAIN if split else 1 + weight.pairs
             segments, length, groups = _groups(segments, length, longest, 2 if split else 4, grain)
         if split:
