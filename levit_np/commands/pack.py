@@ -24,15 +24,19 @@ def add(verbs):
 def _run(arguments) -> int:
     from ..training.data.folder import Folder
     from ..training.data.pack import pack
+    from ..training.interrupt import Interrupt, Stopped
 
     require_free(arguments.target, arguments.force)
     with waiting(f"looking through {arguments.source}"):
         folder = Folder(arguments.source)
-    with progress(len(folder), "images", silent=True) as advance:
-        try:
+    try:
+        # SIGTERM by itself would leave the temporary file, which may be as large as the data set.
+        with Interrupt() as interrupt, interrupt.at_once(), progress(len(folder), "images", silent=True) as advance:
             skipped = pack(folder, arguments.target, skip=arguments.skip, advance=advance)
-        except ImageError as error:
-            raise ImageError(f"{error}; --skip would skip it") from None
+    except ImageError as error:
+        raise ImageError(f"{error}; --skip would skip it") from None
+    except Stopped as stopped:
+        return stopped.status
     for _, reason in skipped:
         say(f"levit-np pack: left out: {reason}")
     print(f"{shown(arguments.target)}: {len(folder) - len(skipped)} images of {len(folder.classes)} classes, "

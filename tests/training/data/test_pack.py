@@ -4,6 +4,7 @@ nothing."""
 import errno
 import io
 import os
+import signal
 
 import pytest
 
@@ -13,6 +14,7 @@ from levit_np.storage import atomic
 from levit_np.training.data.folder import Folder
 from levit_np.training.data.pack import pack
 from levit_np.training.data.packed import Packed
+from levit_np.training.interrupt import SIGNALS
 
 from ..image_folders import make_folder
 
@@ -68,6 +70,15 @@ def test_an_interrupted_packing_leaves_nothing(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack(folder, tmp_path / "d.h5", advance=advance)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_command_and_leaves_nothing(tmp_path, monkeypatch, number):
+    """As a cluster's scheduler sends one when a job's time is up."""
+    root, before = make_folder(tmp_path / "d", classes=2, images=2), signal.getsignal(number)
+    monkeypatch.setattr(Folder, "read", lambda folder, index: os.kill(os.getpid(), number))
+    assert main(["pack", str(root), str(tmp_path / "d.h5")]) == 128 + number
+    assert os.listdir(tmp_path) == ["d"] and signal.getsignal(number) == before
 
 
 class FullDisk(io.FileIO):
