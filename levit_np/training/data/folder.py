@@ -14,7 +14,8 @@ from .names import Names, fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".gif", ".bmp", ".tif", ".tiff")  # of images that nothing decodes
-PARTS = "val", "validation", "valid", "test"  # names of folders beside train/ that are parts of a data set
+TRAINING = "train", "training"  # names of folders that are the training part of a data set …
+PARTS = "val", "validation", "valid", "test", "testing"  # … and of the parts beside it
 
 
 def are_parts(names) -> bool:
@@ -41,9 +42,9 @@ class Folder:
         self.classes = [entry.name for entry in folders]
         if len(folders) < 2:
             raise DataError(f"{place}: expected a folder for each class, at least two, found "
-                            f"{shown(self.classes[0]) if folders else 'none'}")
-        lower = [name.lower() for name in self.classes]
-        if are_parts(lower) and {"train", *PARTS}.issuperset(lower):
+                            f"{f'one: {shown(self.classes[0])}' if folders else 'none'}")
+        lower = {name.lower() for name in self.classes}
+        if lower.intersection(TRAINING) and lower.issubset(TRAINING + PARTS):
             raise DataError(f"{place}: expected a folder for each class, found {' and '.join(self.classes)}; did you "
                             f"mean {' or '.join(f'{place}/{part}' for part in self.classes)}?")
         names, counts, others = [], [], []

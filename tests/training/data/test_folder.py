@@ -74,6 +74,9 @@ def test_a_class_may_be_called_train_but_train_and_val_together_are_not_classes(
     capital = touch(tmp_path / "capital", "Train/a/1.png", "Test/a/1.png")
     with pytest.raises(DataError, match="capital: expected a folder for each class, found Test and Train; did you"):
         Folder(capital)
+    ending = touch(tmp_path / "ending", "Training/a/1.png", "Testing/a/1.png", "valid/a/1.png")
+    with pytest.raises(DataError, match="found Testing and Training and valid; did you mean .*/Training or .*valid"):
+        Folder(ending)
     with pytest.raises(DataError, match="both: expected a folder for each class, found train and val; did you mean "
                                         r".*both/train or .*both/val\?$"):
         Folder(both)
@@ -132,7 +135,7 @@ def pipe(root):
 @pytest.mark.parametrize("make, words", [
     (lambda root: None, "expected a folder for each class, at least two, found none"),
     (lambda root: touch(root, "1.jpg", "2.jpg"), "expected a folder for each class, at least two, found none"),
-    (lambda root: touch(root, "a/1.jpg"), "expected a folder for each class, at least two, found a"),
+    (lambda root: touch(root, "a/1.jpg"), "expected a folder for each class, at least two, found one: a"),
     (lambda root: touch(root, "a/1.jpg", "b/2.gif"), r"b: expected images \(.jpg, .jpeg, .png, .webp\), found none"),
     (lambda root: touch(root, "a/1.jpg", "b\n/2.jpg"), r"expected class folders of printable names, found 'b\\n'"),
     (loop, "b/again: expected folders that end, found a link to a folder above it"),
