@@ -124,12 +124,20 @@ class LeViTConfig:
         """The inverse of to_dict, also after JSON.  Raises ConfigError for anything else."""
         try:
             data = dict(data)
-            data["stem"] = tuple(Convolution(*c) for c in data["stem"])
-            data["stages"] = tuple(Stage(*s) for s in data["stages"])
+            data["stem"] = _rows("stem", data["stem"], Convolution)
+            data["stages"] = _rows("stages", data["stages"], Stage)
             data["image_size"] = tuple(data["image_size"])
             return cls(**data)
         except (TypeError, KeyError, ValueError) as error:
             raise error if isinstance(error, ConfigError) else ConfigError(f"config: {str(error)!a:.200}") from None
+
+
+def _rows(key: str, rows, kind) -> tuple:
+    try:
+        return tuple(kind(*row) for row in rows)
+    except TypeError:
+        raise ConfigError(f"config: {key}: expected a list of ({', '.join(kind._fields)}), found {rows!a:.100}"
+                          ) from None
 
 
 def _levit(name, channels, depths, heads, key_size, stride=16, **more):

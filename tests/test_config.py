@@ -173,9 +173,13 @@ def test_a_field_that_has_no_default_is_asked_for(field):
 def test_parts_may_be_plain_numbers():
     plain = config_of("levit_digits", stem=[[32, 3, 2], [64, 3, 2]], stages=((64, 1, 2),))
     assert plain == config_of("levit_digits", stages=(Stage(64, 1, 2),))
-    for wrong in ("abc", 5, [5], [[1, 2, 3, 4]]):
-        with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="stem: .*, found 'a'"):
+        config_of("levit_digits", stem="abc")
+    for wrong in (5, [5], [[1, 2, 3, 4]]):
+        with pytest.raises(ConfigError, match=r"stem: expected a list of \(channels, kernel, stride\), found "):
             config_of("levit_digits", stem=wrong)
+    with pytest.raises(ConfigError, match=r"stages: expected a list of \(channels, depth, .*\), found 3\Z"):
+        config_of("levit_digits", stages=3)
 
 
 def test_what_the_family_has_beside_its_sizes():
