@@ -13,7 +13,10 @@ from .schedule import learning_rate
 from .trainer import Trainer
 
 SAVE_SECONDS = 600.0
-KEPT = 0.1  # warn if the final average still contains more than this share of the initial weights
+# Warn if the final average still contains more than this share of what it begins with. A fresh network's BN variances
+# begin at 1, far above those of its small activations: with 7 % of them left, the digits' average had 35 % top-1 where
+# the weights had 90; with 0.5 %, 97 and 99.
+KEPT = 0.01
 
 
 class Run:

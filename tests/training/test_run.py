@@ -352,7 +352,8 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert checkpoints.newest()[1]["steps"] == 0
 
 
-@pytest.mark.parametrize("average, said", [(0.9, "after all 9 steps it still holds 39 %"), (0.7, None), (0.0, None)])
+@pytest.mark.parametrize("average, said", [
+    (0.9, "after all 9 steps it still holds 39 %"), (0.7, "holds 4 %"), (0.5, None), (0.0, None)])
 def test_a_warning_for_an_average_close_to_the_first_weights(tmp_path, average, said):
     _, screen = run(tmp_path / "run", recipe=replace(RECIPE, average=average))
     assert [said in note for note in screen.notes if note.startswith("average: ")] == ([True] if said else [])
