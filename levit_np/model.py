@@ -220,7 +220,8 @@ class LeViT(Layer):
         return {f"{name}.{key}": spec for name, layer in self._named for key, spec in layer.specs.items()}
 
     def state(self) -> dict:
-        """{name: array}: parameters and BN statistics, by attribute path; the arrays themselves, not copies."""
+        """{name: array}: parameters and BN statistics, by attribute path; the arrays themselves, not copies.  After
+        writing into arrays that an earlier call returned, call `written`: evaluation has packed their values."""
         self.written()  # the caller may write into them
         return self._arrays()
 
