@@ -59,8 +59,9 @@ def add(verbs):
     train.add_argument("--threads", type=whole, default=1, metavar="N",
                        help="number of computing threads (default: %(default)s); with another number, NumPy's matrix "
                        "products (--backend reference, --dtype float64) round differently")
-    train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, 0 for none "
-                       "(default: one less than each rank's share of the cores, at most 8)")
+    train.add_argument("--workers", type=from_zero, metavar="N", help="processes that decode and augment, and as "
+                       "many again for validation; 0 for none (default: one less than each rank's share of the cores, "
+                       "at most 8)")
     train.add_argument("--save-every", type=_seconds, default=600.0, metavar="SECONDS", help="time between checkpoints "
                        "within an epoch (default: %(default)g)")
     recipe = train.add_argument_group("the recipe", "Each hyperparameter can be changed; 0 switches most features off.")
@@ -248,7 +249,11 @@ def _train(arguments, settings, before, folder, ranks, open_things) -> None:
               "validation": looked_at and _identity(looked_at)}
     if before:
         begun = before | {"settings": settings}
-        require_same(json.loads(json.dumps(begun)), json.loads(json.dumps(config)), arguments.output)
+        require_same(*(json.loads(json.dumps(one | {"teacher": None})) for one in (begun, config)), arguments.output)
+        if begun.get("teacher") != config["teacher"]:  # two hashes, which would tell a user nothing
+            expected, found = ("the one that", "another in ") if begun.get("teacher") else ("none as", "")
+            raise TrainingError(f"{arguments.output}: teacher: expected {expected} the run began with, found "
+                                f"{found}{settings['teacher']!a:.100}")
         run.resume()
         if begun != before:
             ranks.first(lambda: folder.write_config(config))

@@ -212,7 +212,10 @@ def test_distillation(shapes, trained, tmp_path, capsys):
     function = [*QUICK, "--teacher", f"{tmp_path}/other.py:logits", "--epochs", "1"]
     assert main(["train", str(shapes), "--output", str(tmp_path / "function"), *function]) == 0
     (tmp_path / "other.py").write_text("def logits(images): return images.max((1, 2)) [:, :3]\n")
-    assert "teacher: expected '" in fails(capsys, shapes, "--output", tmp_path / "function", "--resume")
+    assert fails(capsys, shapes, "--output", tmp_path / "function", "--resume").endswith(
+        f"teacher: expected the one that the run began with, found another in '{tmp_path}/other.py:logits'")
+    assert fails(capsys, shapes, "--output", trained, "--resume", *function[-4:-2]).endswith(
+        f"teacher: expected none as the run began with, found '{tmp_path}/other.py:logits'")
     assert "expected a network with two heads" in fails(capsys, shapes, "--output", tmp_path / "one", *QUICK, *teacher,
                                                         "--heads", 1)
 
