@@ -332,20 +332,23 @@ def _network(settings, before, classes):
         if is_fused(model.numpy_state()):
             raise LevitError(f"{name}: expected weights with BN's statistics to train further, found a fused file: BN "
                              "is folded into the layer before, which is good for inference alone")
-        _order_heads(model, classes, name)
+        _order_heads(model, classes)
     model.labels = classes
     return model
 
 
-def _order_heads(model, classes, place) -> None:
-    """If the data has the model's classes in another order, reorders the rows of the heads."""
-    from ..training.classes import class_positions
-
-    if model.labels and set(model.labels) == set(classes):
-        at, _ = class_positions(classes, model.labels, len(classes), place)
-        rows = "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
-        state = model.state()
-        model.set_state(state | {name: model.ops.to_host(state[name])[at] for name in rows if name in state})
+def _order_heads(model, classes) -> None:
+    """Gives each of the data's classes that the model knows its rows of the heads; the rows left over go to the other
+    classes, in order."""
+    labels = model.labels or ()
+    if len(labels) != len(classes):  # the heads have no names, or start anew
+        return
+    at = {label: n for n, label in enumerate(labels)}
+    left = iter(sorted(set(range(len(labels))) - {at.get(name) for name in classes}))
+    order = [at[name] if name in at else next(left) for name in classes]
+    rows = "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
+    state = model.state()
+    model.set_state(state | {name: model.ops.to_host(state[name])[order] for name in rows if name in state})
 
 
 def _empty(config, backend, dtype):

@@ -332,16 +332,20 @@ def test_a_class_called_train_is_a_class_among_others(shapes, tmp_path):
     assert (config["labels"], config["validation"]) == (["train", "tram", "truck"], None)
 
 
-def test_weights_of_the_same_classes_in_another_order_answer_by_name(tmp_path):
+@pytest.mark.parametrize("labels, rows", [
+    (["b", "c", "a"], [2, 0, 1]), (["b", "c", "d"], [2, 0, 1]), (["x", "c", "z"], [0, 2, 1]),
+    (["x", "y", "z"], [0, 1, 2]), (["c", "c", "x"], [0, 2, 1]), (None, [0, 1, 2])])
+def test_classes_that_the_weights_know_keep_their_rows_of_the_heads(tmp_path, labels, rows):
+    """The others, if as many classes as before are trained, take the rows that are left over, in their order."""
     model = random_model(num_classes=3)
-    model.labels = ["b", "c", "a"]
+    model.labels = labels
     model.save(tmp_path / "model.h5")
     settings = train.DEFAULTS | {"model": str(tmp_path / "model.h5"), "backend": "reference"}
     started = train._network(settings, None, ["a", "b", "c"])
     assert started.labels == ["a", "b", "c"]
     for ours, theirs in ((model.head, started.head), (model.head_dist, started.head_dist)):
-        assert np.array_equal(ours.weight[[2, 0, 1]], theirs.weight) and ours.bias.any()
-        assert np.array_equal(ours.bias[[2, 0, 1]], theirs.bias)
+        assert np.array_equal(ours.weight[rows], theirs.weight) and ours.bias.any()
+        assert np.array_equal(ours.bias[rows], theirs.bias)
 
 
 def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
