@@ -150,7 +150,9 @@ class Trainer:
         return loss, self.correct(outputs, targets)
 
     def loss(self, outputs, targets, logits):
-        """-> the loss, and its gradient with respect to each head's logits; logits: the teacher's, or None."""
+        """-> the loss, and its gradient with respect to each head's logits; logits: the teacher's, or None.  A
+        subclass's own loss computes with the arrays and constants alone: a number that changes from step to step, such
+        as a weight that rises with `epoch`, would stay as it was when the pass was recorded (RecordedPass)."""
         return objective(self.model.ops, self.recipe, outputs, targets, logits)
 
     def scaled(self, doutputs, share):
