@@ -40,8 +40,8 @@ class Run:
         ranks.require_equal("data and settings", config)
         ranks.require_equal("weights to begin with", fingerprint(self.trainer.model.state()))
         with Interrupt() as interrupt:
+            self.save()  # first: should the disk be full, nothing is left in the folder, which is then removed
             ranks.first(lambda: self.folder.log.cut(0))
-            self.save()
             ranks.first(lambda: self.folder.write_config(config))
         self._stop_if_asked(interrupt)
         self._say_what_the_average_keeps()

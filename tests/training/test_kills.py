@@ -265,6 +265,16 @@ def test_a_full_disk_names_the_file(nearly_done, monkeypatch):
     assert caught.value.errno == errno.ENOSPC and caught.value.filename.startswith(str(path))
 
 
+def test_a_disk_that_is_full_from_the_first_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(OSError):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_check_detects_a_mixed_state(nearly_done, undisturbed):
     """A file with arrays of two checkpoints, correctly sealed, as a writer that is not atomic could leave it."""
     path = nearly_done("mixed")
