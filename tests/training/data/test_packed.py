@@ -146,7 +146,7 @@ def test_no_byte_can_change(folder, whole, tmp_path):
                     source.read(index)
 
 
-@pytest.mark.parametrize("cut", [0, 3, 100, 511, 512, 2000, -1])
+@pytest.mark.parametrize("cut", [0, 3, 8, 71, 100, 511, 512, 2000, -1])
 def test_cut_short_or_longer(whole, tmp_path, cut):
     path = tmp_path / "cut.h5"
     path.write_bytes(whole.read_bytes()[:cut])

@@ -153,11 +153,36 @@ def test_nothing_is_imported_from_the_current_folder(root, tmp_path, monkeypatch
     assert not (tmp_path / "imported").exists() and "PYTHONSAFEPATH" not in os.environ
 
 
+@pytest.mark.parametrize("before", ["1", ""])
+def test_a_safe_path_that_was_set_before_stays_as_it_was(monkeypatch, before):
+    """Processes that the script itself starts later would import from the current folder, against the user's will."""
+    monkeypatch.setenv("PYTHONSAFEPATH", before)
+    with workers_module._safe_path():
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+    assert os.environ["PYTHONSAFEPATH"] == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_signals_that_were_blocked_before_stay_blocked(monkeypatch):
+    """And multiprocessing's resource tracker is started first: starting it unblocks signals again."""
+    started = []
+    monkeypatch.setattr(resource_tracker, "ensure_running", lambda: started.append(signal.pthread_sigmask(
+        signal.SIG_BLOCK, ())))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with workers_module._blocked_signals():
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | {signal.SIGTERM} == started[0]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_workers_start_where_no_signals_can_be_blocked(root, monkeypatch):
     """As on Windows, where multiprocessing's resource tracker cannot be started either."""
     def tracked():
         raise ModuleNotFoundError("No module named '_posixsubprocess'")
 
+    resource_tracker.ensure_running()  # multiprocessing needs it here, and starts it with signals blocked
     monkeypatch.delattr(signal, "pthread_sigmask")
     monkeypatch.setattr(resource_tracker, "ensure_running", tracked)
     with loader(Folder(root), workers=2) as batches:
