@@ -2,6 +2,7 @@
 nothing but the image."""
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
@@ -224,6 +225,86 @@ def test_out_of_memory_halves_the_batch(model, one, monkeypatch):  # noqa: F811
     limit(100)
     with pytest.raises(levit_np.BackendError, match="expected memory for one image, found"):
         CudaExecutor(model, "float16")(x)
+
+
+def stand_in(monkeypatch, errors=()):
+    """A list of the sizes of the parts that are evaluated from now on, by nothing: errors are raised first."""
+    parts, errors = [], list(errors)
+
+    def run(program, images, normalization):
+        parts.append(len(images))
+        if errors:
+            raise errors.pop()
+        return program.logits
+
+    monkeypatch.setattr(cuda.Program, "run", run)
+    return parts
+
+
+def test_more_rows_than_kernels_count_are_divided(model, one, monkeypatch):  # noqa: F811
+    """They count rows in 31 bits."""
+    (height, width), parts = model.config.image_size, stand_in(monkeypatch)
+    monkeypatch.setattr(cuda, "MOST_ROWS", 4 * height * width // 4)  # the first tensor has a row for 2×2 pixels
+    executor = CudaExecutor(model, "float16")
+    executor(random_images(model, 9))
+    executor(random_images(model, 4))
+    assert executor.most == 4 and parts == [3, 3, 3, 4]
+
+
+def test_a_batch_is_divided_into_equal_parts(model, one, monkeypatch):  # noqa: F811
+    """A small rest would take as long as a whole part, and need a graph of its own."""
+    executor, parts = CudaExecutor(model, "float16", most=4), stand_in(monkeypatch)
+    for count, expected in ((10, [4, 3, 3]), (9, [3, 3, 3]), (4, [4])):
+        parts.clear()
+        executor(random_images(model, count))
+        assert parts == expected
+
+
+def test_graphs_are_dropped_when_the_gpu_has_finished(model, one, monkeypatch):  # noqa: F811
+    """One of them may still be running: when buffers grow, when there are too many, and when memory runs out."""
+    finish, held = type(one.current()).finish, []
+    monkeypatch.setattr(type(one.current()), "finish", lambda gpu: held.append([*executor._programs]) or finish(gpu))
+    monkeypatch.setattr(cuda, "KEPT", 1)
+    executor, x = CudaExecutor(model, "float16"), random_images(model, 2)
+    for count, errors, dropped in ((1, (), []), (2, (), [1]), (1, (), [2]), (1, (), None),
+                                   (2, (), [1]), (2, [MemoryError("no room")], [2])):
+        held.clear()
+        stand_in(monkeypatch, errors)
+        executor(x[:count])
+        assert held[:1] == ([] if dropped is None else [[(size, False) for size in dropped]])
+    assert executor.most == 1
+
+
+def test_an_error_that_is_not_of_memory_is_raised(model, one, monkeypatch):  # noqa: F811
+    """Smaller batches would hide it, and end in a message that memory is missing."""
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    executor, x = CudaExecutor(model, "float16"), random_images(model, 2)
+    monkeypatch.setattr(cuda.Program, "run", broken)
+    with pytest.raises(RuntimeError, match="^a bug$"):
+        executor(x)
+    assert executor.most == cuda.MAX_BATCH
+    monkeypatch.setattr(cuda, "Lowering", broken)
+    with pytest.raises(RuntimeError, match="^a bug$"):
+        CudaExecutor(model, "float16")
+
+
+def test_nothing_else_is_evaluated_or_recorded_meanwhile(model, one, monkeypatch):  # noqa: F811
+    """What another thread launches would become part of a recording, and its waiting would break it."""
+    alone = []
+
+    def watched(function):
+        def call(*arguments):
+            with ThreadPoolExecutor(1) as pool:
+                alone.append(not pool.submit(device.alone.acquire, blocking=False).result())
+            return function(*arguments)
+        return call
+
+    monkeypatch.setattr(cuda, "Lowering", watched(cuda.Lowering))
+    monkeypatch.setattr(cuda.Program, "run", watched(lambda program, *images: program.logits))
+    CudaExecutor(model, "float16")(random_images(model, 2))
+    assert alone == [True, True]
 
 
 def test_buffers_of_a_failed_batch_are_freed_before_a_smaller_one(model, one, monkeypatch):  # noqa: F811
