@@ -318,6 +318,20 @@ def test_a_list_of_contents_is_read_up_to_a_size(whole, monkeypatch):
         Packed(whole)
 
 
+def test_what_a_file_holds_may_reach_its_end_and_no_further(whole):
+    """By one byte too many, mapping it into memory would fail, or reading it would end early."""
+    content = whole.read_bytes()
+    _, _, _, length, offset, nbytes, _ = packed._SEAL.unpack_from(content)
+    contents = json.loads(content[offset : offset + nbytes])
+    for more in (0, 1):
+        contents[0][2] = [length - contents[0][3] + more]
+        if more:
+            with pytest.raises(CheckpointError, match="images: expected 1 byte or more in the file"):
+                packed._claims(json.dumps(contents).encode(), length, "f.h5")
+        else:
+            assert packed._claims(json.dumps(contents).encode(), length, "f.h5")["images"].nbytes == contents[0][2][0]
+
+
 def test_more_images_than_are_read(whole, monkeypatch):
     monkeypatch.setattr(packed, "MOST_IMAGES", 12)
     assert len(Packed(whole)) == 12
