@@ -1,5 +1,6 @@
 """Whether gradients are summed directly between GPUs; that the sums are right is tested in test_mpi.py."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,3 +18,11 @@ def test_nccl_needs_a_gpu_for_each_rank(other, direct, monkeypatch):
     monkeypatch.setattr(gpus, "NCCLSums", lambda *_: "directly")
     found = gpus.gpu_sums(SimpleNamespace(size=2, allgather=lambda own: [own, other]))
     assert found == "directly" if direct else isinstance(found, gpus.HostSums)
+
+
+@pytest.mark.parametrize("module, there", [
+    (SimpleNamespace(available=True), True), (SimpleNamespace(available=False), False), (None, False)])
+def test_a_cupy_without_nccl_sums_through_the_host(module, there, monkeypatch):
+    """CuPy has a module in its place that says so, or none at all."""
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module)
+    assert gpus._nccl() is (module if there else None)
