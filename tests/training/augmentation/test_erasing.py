@@ -1,6 +1,7 @@
 """Random erasing: how often, how large and where the box is, and what fills it."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def test_areas_and_aspects_are_as_asked():
     assert -end - 0.01 < aspect.min() < -0.95 * end and 0.95 * end < aspect.max() < end + 0.01
     top = np.array([box[0].start for box in boxes]) / (1000 - h)
     assert top.mean() == pytest.approx(0.5, abs=4 * 0.289 / math.sqrt(6000)) and top.max() > 0.99 and top.min() < 0.01
+
+
+@pytest.mark.parametrize("failures, expected", [(9, (slice(0, 8), slice(0, 2))), (10, None)])
+def test_a_box_that_fits_is_looked_for_ten_times(failures, expected):
+    """At the largest aspect ratio, a third of the image is higher than it is, a fiftieth fits."""
+    areas = iter(failures * [1 / 3] + [0.02])
+    random = SimpleNamespace(uniform=lambda low, high: high if low < 0 else next(areas), integers=lambda count: 0)
+    assert erase_box(30, 30, random) == expected
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
