@@ -55,11 +55,12 @@ def test_where_no_box_fits_the_centre_is_taken(width, height, expected):
     assert crop_box(width, height, (0.9, 1.0), RATIO, np.random.default_rng(0)) == expected
 
 
-@pytest.mark.parametrize("failures, expected", [(9, (0, 0, 32, 32)), (10, (75, 0, 125, 50))])
+@pytest.mark.parametrize("failures, expected", [(9, (168, 18, 200, 50)), (10, (75, 0, 125, 50))])
 def test_a_box_that_fits_is_looked_for_ten_times(failures, expected):
-    """A square of the whole area is higher than the image, one of a tenth fits."""
+    """A square of the whole area is higher than the image, one of a tenth fits, also in the last place."""
     areas = iter(failures * [1.0] + [0.1])
-    random = SimpleNamespace(uniform=lambda low, high: low if low == high else next(areas), integers=lambda count: 0)
+    random = SimpleNamespace(uniform=lambda low, high: low if low == high else next(areas),
+                             integers=lambda count: count - 1)
     assert crop_box(200, 50, (0.1, 1.0), (1, 1), random) == expected
 
 
