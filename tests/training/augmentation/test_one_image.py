@@ -87,6 +87,11 @@ def test_the_fill_colour_is_nearly_zero_once_normalised():
         assert np.abs(normalised).max() <= half + 1e-12
 
 
+def test_a_mean_that_no_pixel_has_is_filled_with_the_nearest_value():
+    """A file's preprocessing may have any mean, and Pillow takes no other colours."""
+    assert fill_colour(replace(COLOUR, mean=(-0.1, 0.5, 123.7))) == (0, 128, 255)
+
+
 @pytest.mark.parametrize("chosen", RECIPES)
 @pytest.mark.parametrize("preprocessing", [COLOUR, GREY], ids=["colour", "grey"])
 def test_the_recipes_on_any_image(chosen, preprocessing):

@@ -116,6 +116,15 @@ def test_geometry_moves_a_gradient_and_fills(name, level, sign):
         assert np.array_equal(found, plane)
 
 
+@pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"])
+def test_geometry_is_bicubic(name):
+    """Only bicubic weights are negative, so that values beside an edge lie outside of those on both of its sides."""
+    quarters = np.full((12, 16), 50, np.uint8)
+    quarters[:6, 8:] = quarters[6:, :8] = 200
+    found = applied(getattr(module, name), 0.55, pixels=quarters)
+    assert found.min() < 50 and found.max() > 200
+
+
 def recorded(monkeypatch, layers=2, magnitude=9.0, deviation=0.5, mode="RGB", count=3000):
     """The operations that were drawn: [(index of the operation, level, sign), …] for each of `count` images."""
     calls = []
