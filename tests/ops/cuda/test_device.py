@@ -121,6 +121,18 @@ def test_a_folder_for_kernels_that_cannot_be_made_costs_a_compilation(place, kep
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # creating the folder is left to CuPy
 
 
+@pytest.mark.parametrize("home, chosen, kept", [("file/home", "new", True), ("home", "file/new", False)])
+def test_the_folder_for_kernels_may_be_chosen(home, chosen, kept, tmp_path, monkeypatch):
+    """Then it alone matters."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "")
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / chosen))
+    device._where_kernels_are_kept()
+    found = os.environ["CUPY_CACHE_DIR"], os.environ["CUPY_CACHE_IN_MEMORY"]
+    assert found == ((str(tmp_path / chosen), "") if kept else (tempfile.gettempdir(), "1"))
+
+
 def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
     pytest.importorskip("ml_dtypes")
     cupy = Cupy(1)
@@ -193,6 +205,15 @@ def test_a_rank_takes_a_gpu_of_its_own(monkeypatch):
     device.choose(6)
     device.current()
     assert cupy.chosen == [2]
+    device.use(None)
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(0))
+    with pytest.raises(levit_np.BackendError, match="expected an NVIDIA GPU, found none"):
+        device.current()
+
+
+def test_the_oldest_gpu_is_one_of_8_0(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(1, "80"))
+    assert device.current().capability == 80 and not device.on_hopper()
 
 
 def test_shared_memory_is_asked_for(monkeypatch):

@@ -166,6 +166,17 @@ def test_a_recording_that_is_gone_gives_its_memory_back(log):
     assert error.tb and kept[0]() is None and Pool.using.held == 0 and gpu._pools == []
 
 
+def test_memory_is_freed_while_no_other_thread_records(log, monkeypatch):
+    """Its waiting for the GPU would break a recording."""
+    def finish(gpu):
+        with ThreadPoolExecutor(1) as pool:
+            log.append(pool.submit(device.alone.acquire, blocking=False).result())
+
+    monkeypatch.setattr(device.CupyDevice, "finish", finish)
+    device.free()
+    assert log == [False, "freed"]
+
+
 def test_a_recording_keeps_the_arrays_that_it_reads(log):
     """Its graphs hold only their addresses."""
     array = np.ones(3)
