@@ -38,6 +38,7 @@ def test_by_definition(shape, size):
     found = ops.clip_adaptively(gradient, parameter, 0.01, 1e-3)
     np.testing.assert_allclose(found, by_definition(gradient, parameter, 0.01, 1e-3), rtol=1e-12)
     assert np.array_equal(gradient, before)
+    assert np.array_equal(ops.clip_adaptively(gradient, parameter), found)  # timm's constants are the default
     if gradient.ndim:
         assert ops.clip_adaptively(gradient, parameter, 0.01, 1e-3, out=gradient) is gradient
         assert np.array_equal(gradient, found)

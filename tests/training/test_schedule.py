@@ -1,5 +1,7 @@
 """The learning rate at places where its formula is easy to compute by hand; test_losses.py compares whole trainings."""
 
+from dataclasses import replace
+
 import pytest
 
 from levit_np.training.recipe import Recipe
@@ -12,7 +14,7 @@ RECIPE = Recipe(epochs=10, batch=64, accumulation=2, rate=4e-3, warmup_rate=1e-6
 @pytest.mark.parametrize("changes, delay", [("step", 0), ("epoch", 1)])
 def test_by_hand(changes, delay, ranks, peak):
     """The peak goes with the images per step, over all ranks; an epoch's rate is that of the epoch before it."""
-    recipe = Recipe.from_dict({"rate_changes": changes}, RECIPE)
+    recipe = replace(RECIPE, rate_changes=changes)
     middle = (peak + 1e-5) / 2  # the cosine is 0
     for epoch, expected in ((0, 1e-6), (1, (1e-6 + peak) / 2), (5, middle)):
         assert learning_rate(recipe, epoch + delay, ranks=ranks) == pytest.approx(expected, rel=1e-12)
