@@ -13,6 +13,7 @@ from levit_np.errors import TrainingError
 from levit_np.training.folder import RunFolder, require_same
 from levit_np.training.log import Log
 
+from . import small_run
 from .small_run import run
 
 
@@ -32,10 +33,11 @@ def test_one_writer(tmp_path):
         assert (path / "lock").read_text() == str(os.getpid())  # only the last process's number
 
 
+@pytest.mark.parametrize("when", ["between steps", "while it validates"])
 @pytest.mark.parametrize("done", ["moved", "emptied", "begun again"])
-def test_a_run_whose_folder_is_moved_writes_into_no_other(tmp_path, done):
-    """Neither into a folder that somebody creates in its place, nor among that run's checkpoints."""
-    path, left = tmp_path / "run", []
+def test_a_run_whose_folder_is_moved_writes_into_no_other(tmp_path, monkeypatch, done, when):
+    """Neither into a folder that somebody creates in its place, nor among that run's checkpoints and weights."""
+    path, left, validate = tmp_path / "run", [], small_run.validate
 
     def taken(step):
         if left:
@@ -45,11 +47,18 @@ def test_a_run_whose_folder_is_moved_writes_into_no_other(tmp_path, done):
             path.mkdir()
             (path / "checkpoints").mkdir()
         if done == "begun again":
+            monkeypatch.setattr(small_run, "validate", validate)
             run(path)
         left.extend(contents(tmp_path))
 
+    def validated(model):
+        taken(None)
+        return validate(model)
+
+    if when != "between steps":
+        monkeypatch.setattr(small_run, "validate", validated)
     with pytest.raises(TrainingError, match=f"{path}: expected the folder that this run has locked, found it moved"):
-        run(path, each=taken, save_seconds=0)
+        run(path, each=taken if when == "between steps" else lambda step: None, save_seconds=0)
     assert contents(tmp_path) == left
 
 
