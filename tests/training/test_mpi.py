@@ -184,8 +184,19 @@ def test_another_mpi_than_that_of_mpiexec_is_refused(monkeypatch):
     assert "mpiexec: expected 2 ranks as it says, found 1 in" in done.stderr.splitlines()[-1]
 
 
-def test_mpiexec_without_mpi4py_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mpi4py", None)
+class WithoutMPI:
+    """mpi4py as it is where there is no MPI."""
+
+    rc = SimpleNamespace()
+
+    @property
+    def MPI(self):  # noqa: N802  mpi4py's name
+        raise RuntimeError("cannot load MPI library")
+
+
+@pytest.mark.parametrize("module", [None, WithoutMPI()])
+def test_mpiexec_without_mpi4py_or_its_mpi_is_refused(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "mpi4py", module)
     monkeypatch.setenv("PMI_SIZE", "2")
     assert started_by_mpi() == 2
     with pytest.raises(LevitError, match="2 processes under mpiexec: expected mpi4py and an MPI, found"):
@@ -212,14 +223,16 @@ def test_a_rank_takes_a_gpu_and_its_share_of_the_cores_by_its_machine(monkeypatc
     (LevitError("a bad image"), "a bad image"), (MemoryError("Unable to allocate 1 EiB"), "Unable to allocate 1 EiB"),
     (MemoryError(), "MemoryError"), (KeyboardInterrupt(), "KeyboardInterrupt")])
 def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypatch, capsys, error, said):
-    """A failing rank may wait for the others, which wait for it. An expected error is one line."""
-    ended, asking = [], SimpleNamespace(Test=lambda: os.kill(os.getpid(), signal.SIGINT))
+    """A failing rank may wait for the others, which wait for it. An expected error is one line, for which mpiexec gets
+    time."""
+    ended, waited, asking = [], [], SimpleNamespace(Test=lambda: os.kill(os.getpid(), signal.SIGINT))
     world = SimpleNamespace(rank=1, size=2, Dup=lambda: SimpleNamespace(Ibarrier=lambda: asking), Abort=ended.append,
                             Split_type=lambda kind: SimpleNamespace(rank=0, size=2))
     parts = SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=1)
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=parts, rc=SimpleNamespace()))
     monkeypatch.setattr(device, "_number", None)
     monkeypatch.setattr(mpi, "PATIENCE", 0.0)
+    monkeypatch.setattr(mpi.time, "sleep", lambda seconds: waited.append((seconds, list(ended))))
     monkeypatch.setenv("PMI_SIZE", "2")
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -227,7 +240,8 @@ def test_ctrl_c_does_not_keep_a_rank_that_fails_from_ending_the_others(monkeypat
             raise error
     finally:
         signal.signal(signal.SIGINT, before)
-    assert ended == [1] and capsys.readouterr().err == f"rank 1 of 2: {said}\n"
+    assert ended == [1] and waited[-1] == (mpi.PASSED_ON, [])
+    assert capsys.readouterr().err == f"rank 1 of 2: {said}\n"
 
 
 @pytest.mark.parametrize("variables, count", [

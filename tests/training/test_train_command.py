@@ -356,6 +356,8 @@ def test_a_fused_file_is_not_trained_further(shapes, tmp_path, capsys):
     model.save(tmp_path / "fused.h5")
     said = fails(capsys, shapes, "--output", tmp_path / "run", *QUICK, "--model", tmp_path / "fused.h5")
     assert "fused.h5: expected weights with BN's statistics to train further, found a fused file" in said
+    model.head.bn.mean = model.head.bn.mean + 1  # statistics, after all
+    assert not is_fused(model.state())
     for name in ("levit_digits", "levit_128s_a3"):  # fresh BN, no BN
         assert not is_fused(levit_np.create(name).state())
 
