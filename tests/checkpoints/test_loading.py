@@ -261,6 +261,19 @@ def test_a_stem_of_one_pixel_kernels_stays_a_convolution(form, tmp_path):
     assert all(np.array_equal(v, model.state()[k]) for k, v in again.state().items())
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_stem_of_one_small_convolution_is_no_patch_embedding(channels, tmp_path):
+    """A convolution that tiles the image has a larger kernel. The network is known by name for any number of input
+    channels."""
+    model = random_model("levit_digits", stem=[[64, 3, 2]], image_size=16, in_channels=channels)
+    export(model, tmp_path / "file", format="timm")
+    again = load(tmp_path / "file").config
+    assert (again.stem, again.image_size, again.in_channels) == (model.config.stem, (16, 16), channels)
+    model = random_model("levit_128s", num_classes=5, image_size=64, in_channels=channels)
+    export(model, tmp_path / "file", format="timm")
+    assert load(tmp_path / "file").config == model.config
+
+
 def test_timm_conv_stores_linear_maps_but_not_heads_as_convolutions(tmp_path):
     """The files do not contain the drop path rate either, which evaluation does not need."""
     model = random_model("levit_128s", num_classes=5, image_size=64, drop_path=0.5)
