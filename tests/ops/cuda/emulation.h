@@ -256,7 +256,12 @@ inline unsigned bits_of(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float float_of(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline float to_float(float x) { return x; }
 inline float to_float(bfloat16 x) { return float_of((unsigned)x.bits << 16); }
-inline float to_float(float16 x) { _Float16 y; memcpy(&y, &x, 2); return (float)y; }
+inline float to_float(float16 x) {
+  _Float16 y;
+  memcpy(&y, &x, 2);
+  volatile float z = y;  // else g++ converts straight to a double where one is wanted, which takes a slow function
+  return z;
+}
 inline void from_float(float x, float& y) { y = x; }
 inline void from_float(float x, float16& y) { _Float16 h = (_Float16)x; memcpy(&y, &h, 2); }
 inline void from_float(float x, bfloat16& y) {  // to the nearest, ties to even
@@ -282,7 +287,7 @@ namespace emulation {
 // Tensor cores truncate a sum at a float's last bit, while a processor's additions round.
 inline float cut_off(double x) {
   float y = (float)x;
-  return fabs((double)y) > fabs(x) ? nextafterf(y, 0) : y;
+  return fabs((double)y) > fabs(x) ? float_of(bits_of(y) - 1) : y;  // the next number towards 0
 }
 struct Fragments { unsigned a[4], b[2]; };
 typedef double Row __attribute__((vector_size(64)));  // of 8 columns
