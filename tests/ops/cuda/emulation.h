@@ -34,7 +34,8 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 namespace emulation {
 enum State { READY, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
 enum Meeting { NONE, SYNC, SHUFFLE, VOTE, PRODUCT, PRODUCT_TF32, LOAD, LOAD_TRANSPOSED, WARPGROUP };
-constexpr int MOST = 1024, STACK = 64 << 10, GUARD = 1024, QUEUE = 512, PRODUCTS = 32;
+constexpr int MOST = 1024, GUARD = 1024, QUEUE = 512, PRODUCTS = 32;
+constexpr int STACK = (64 << 10) + 1088;  // at multiples of 64 KB, all fibers would use the same lines of a cache
 struct Barrier { unsigned short expected, missing, rounds, unused; };
 struct Copy { void* to; const void* from; bool there; int group; Barrier* barrier; };  // or an arrival at a barrier
 struct Lines { const unsigned char* first; bool along; int blocks; };  // an operand of a warpgroup's product
