@@ -80,6 +80,7 @@ def test_any_network(seed):
     assert difference / max(np.abs(expected).max(), 0.05) < 3 * ERROR[precision]
 
 
+FEW = {"stages": (Stage(64, 1, 2), Stage(80, 1, 2, 3))}  # levit_digits with one block where it has several
 SQUARES = {}  # two convolutions of stride 2: images are read in blocks of 2×2 pixels
 PATCHES = {"stem": (Convolution(64, 8, 8),)}  # images are read pixel by pixel, as with a first convolution of stride 1
 KEEPING = {"stem": (Convolution(16, 3, 1), Convolution(64, 4, 4))}
@@ -90,8 +91,9 @@ KEEPING = {"stem": (Convolution(16, 3, 1), Convolution(64, 4, 4))}
     ((32, 32), 3, SQUARES), ((33, 31), 3, SQUARES), ((30, 37), 1, SQUARES), ((33, 33), 5, SQUARES),
     ((33, 31), 3, PATCHES), ((18, 17), 3, KEEPING)])
 def test_every_pixel_of_every_size(size, channels, changes, precision):
-    """From floats and from bytes, up to the edges: a large shift would show if the padding were normalised too."""
-    model = random_model(image_size=size, in_channels=channels, backend="reference", **changes)
+    """From floats and from bytes, up to the edges: a large shift would show if the padding were normalised too. What
+    follows the stem is one block of each kind."""
+    model = random_model(image_size=size, in_channels=channels, backend="reference", **FEW | changes)
     mean, std = np.linspace(0.7, 0.2, channels), np.linspace(0.2, 0.3, channels)
     values = np.random.default_rng(0).integers(0, 256, (2, *size, channels), np.uint8)
     x = ((values / 255 - mean) / std).transpose(0, 3, 1, 2)
@@ -103,7 +105,7 @@ def test_every_pixel_of_every_size(size, channels, changes, precision):
 @pytest.fixture
 def model():
     """The smallest network that has every kind of step; the following tests do not depend on its values."""
-    return random_model(backend="reference", image_size=16)
+    return random_model(backend="reference", image_size=16, **FEW)
 
 
 def test_images_of_a_batch_do_not_affect_each_other(model):
@@ -185,7 +187,7 @@ def test_a_nan_does_not_stay_in_padding():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bytes_are_normalised_on_the_gpu(channels, monkeypatch):
     """With the model's current mean and deviation, and not on the host."""
-    model = random_model(in_channels=channels, backend="cuda", dtype="float32", image_size=16)
+    model = random_model(in_channels=channels, backend="cuda", dtype="float32", image_size=16, **FEW)
     values = np.random.default_rng(0).integers(0, 256, (3, 16, 16, channels), np.uint8)
     monkeypatch.setattr(levit_np.classifier, "normalise", None)
     for mean, std in (((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), ((0.1, 0.9, 0.2), (0.5, 0.6, 0.7))):
@@ -339,7 +341,7 @@ def test_weights_that_do_not_fit_are_an_error_in_one_line(model, one, monkeypatc
 
 
 def test_eight_threads_share_one_snapshot():
-    model = random_model(backend="cuda", dtype="float32", image_size=16)
+    model = random_model(backend="cuda", dtype="float32", image_size=16, **FEW)
     x = random_images(model.to("reference"), 2)
     found, executors = [], []
 
@@ -352,7 +354,7 @@ def test_eight_threads_share_one_snapshot():
 
 
 def test_a_snapshot_is_renewed_while_others_are_evaluated():
-    model = random_model(backend="cuda", dtype="float32", image_size=16)
+    model = random_model(backend="cuda", dtype="float32", image_size=16, **FEW)
     x = random_images(model.to("reference"), 2)
     expected, wrong = model(x), []
 
@@ -463,7 +465,7 @@ def test_weights_are_rounded_to_the_nearest():
 def test_results_are_of_the_kind_of_array_that_was_given():
     """For NumPy arrays NumPy arrays, though the GPU computes, and for the GPU's arrays the GPU's; with the same
     numbers."""
-    model = random_model(backend="cuda", dtype="float32", image_size=16)
+    model = random_model(backend="cuda", dtype="float32", image_size=16, **FEW)
     x = random_images(model.to("reference"), 2)
     upstream = [np.random.default_rng(i).standard_normal((2, 10)).astype(np.float32) for i in (0, 1)]
     found = []

@@ -80,8 +80,10 @@ def test_convolution(kernel, stride, padding, shape, outputs, dtype):
     assert in_blocks or np.array_equal(exact(again), exact(dw))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("tile", WARPGROUP_TILES)
+# bfloat16 differs from float16 in one instruction, so in the fast suite it has one tile.
+@pytest.mark.parametrize("tile, dtype", [
+    pytest.param(tile, dtype, marks=pytest.mark.slow if dtype == "bfloat16" and tile != WARPGROUP_TILES[0] else ())
+    for tile in WARPGROUP_TILES for dtype in ("float16", "bfloat16")])
 def test_products_by_warpgroups(tile, dtype, on, monkeypatch):
     """With Hopper's instructions, for sizes that no tile divides, with one step and with more steps than stages."""
     require_hopper(on, monkeypatch)
