@@ -30,7 +30,8 @@ def test_two_hundred_numbers_are_the_models(opened, digits):
 
 
 def check_cells(chromium, model, x, count, **loss):
-    """Compares cells, drawn at random from all layers and both directions, with a trace of the model."""
+    """Compares cells, drawn at random from all layers and both directions, with a trace of the model: in each place
+    one that is drawn and another one of those shown beside it, as showing a place takes longest."""
     found = levit_np.trace(model, x, loss["target"])
     taught = levit_np.trace(model, x, **loss)
     document = chromium.js("levit.document")
@@ -42,7 +43,7 @@ def check_cells(chromium, model, x, count, **loss):
                  for i, stop in enumerate(document[direction])
                  if stop["name"] in steps and stop.get("only") in (None, loss_name)]
         layers = sorted({stop["layer"] for _, _, stop in stops})
-        for layer in generator.permutation(layers * 3)[: count // 2]:
+        for layer in generator.permutation(layers * 3)[: count // 4]:
             mine = [place for place in stops if place[2]["layer"] == layer]
             direction, i, stop = mine[generator.integers(len(mine))]
             places = stop.get("kd", stop)["out"] if loss_name == "kd" and direction == "backward" else stop["out"]
@@ -56,11 +57,14 @@ def check_cells(chromium, model, x, count, **loss):
             index = [int(generator.choice(kept if isinstance(kept, list) else kept or size))
                      for kept, size in zip(entry["kept"], entry["shape"])]
             chromium.go(f"#/{direction}/{i}?name={name}&at={','.join(map(str, index))}")
-            cell = f"[data-tensor='{places[name]}'][data-index='{','.join(map(str, index))}']"
-            shown, value = chromium.js(f'document.querySelector("{cell}")?.textContent'), array[tuple(index)]
-            assert shown and rounded_right(shown, value), (stop["name"], name, index, shown, value)
+            cells = f"[data-tensor='{places[name]}'][data-index]"
+            shown = {tuple(map(int, filter(None, at.split(",")))): text for at, text in reversed(chromium.js(
+                f'[...document.querySelectorAll("{cells}")].map((cell) => [cell.dataset.index, cell.textContent])'))
+                if text}  # cells of channels that are left out are empty
+            for at in {tuple(index), tuple(generator.choice(sorted(shown)))}:
+                assert rounded_right(shown[at], array[at]), (stop["name"], name, at, shown[at], array[at])
             seen.add((layer, direction))
-    assert len({layer for layer, _ in seen}) > 0.6 * min(count, len(layers))
+    assert len({layer for layer, _ in seen}) > 0.6 * min(count // 2, len(layers))
     assert {direction for _, direction in seen} == {"forward", "backward"}
 
 
