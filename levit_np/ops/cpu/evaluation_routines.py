@@ -11,6 +11,7 @@ def evaluation_routines(instructions):
     lanes, halves = instructions.lanes, instructions.bfloat16_inputs
     found = _register_tiles(instructions, halves) | {
         "copy": emits(lanes, 3, rows.copy), "add": emits(lanes, 3, rows.add),
+        "prefetch_target": emits(lanes, 2, rows.prefetch_target),
         "softmax_columns": emits(lanes, 4, rows.softmax_columns), "transpose": emits(lanes, 4, rows.transpose),
         "layer_norm": emits(lanes, 7, rows.layer_norm), "filter_window": emits(lanes, 5, filtering_rows.window),
         "filter_sums": emits(lanes, 7, filtering_rows.sums)}

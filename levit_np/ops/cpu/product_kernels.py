@@ -8,8 +8,9 @@ from .barrier import share
 from .intrinsics import get
 from .jit import jit
 from .panel_packing import init_scratch
+from .step import LINE
 from .strip_packing import strip_packing
-from .training_routines import ACCUMULATE, LINE, STORE, STREAM, UNROLL
+from .training_routines import ACCUMULATE, STORE, STREAM, UNROLL
 from .training_step import HEADER
 
 # Terms, at most, summed in registers before they are added to c: such a part of a panel, or of two, is read from L1

@@ -5,6 +5,7 @@ from . import step
 from .barrier import share
 from .intrinsics import get, get_float, set_float
 from .jit import jit
+from .step import LINE
 
 I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (int(c) for c in step.Pad)
 R_OFFSETS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
@@ -14,6 +15,8 @@ D_IMAGES, D_TOKENS, D_SOURCE, D_SOURCE_ROW, D_TARGET, D_TARGET_ROW, D_VECTORS = 
 O_ROWS, O_SOURCE, O_SOURCE_ROW, O_TARGET, O_TARGET_ROW, O_VECTORS, O_PART = (int(c) for c in step.Round)
 L_ROWS, L_CHANNELS, L_SOURCE, L_TARGET, L_ROW, L_GAMMA, L_BETA, L_EPS, L_VECTORS = (int(c) for c in step.LayerNorm)
 
+AHEAD = 8  # rows, between the one that is written to and the one that is asked for
+
 
 def row_kernels(instructions, call):
     """(pad, rows, total, add, to_bfloat16, layer_norm), each (step, thread, threads).  call: the routines by name."""
@@ -21,11 +24,11 @@ def row_kernels(instructions, call):
     to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
     if instructions.bfloat16_inputs:
         to_bfloat16 = _to_bfloat16(call["round"])
-    return (_pad(instructions.lanes, copy_row), _rows(copy_row), _total(copy_row, add_row), _add(add_row), to_bfloat16,
-            _layer_norm(call["layer_norm"]))
+    return (_pad(instructions.lanes, copy_row, call["prefetch_target"]), _rows(copy_row), _total(copy_row, add_row),
+            _add(add_row), to_bfloat16, _layer_norm(call["layer_norm"]))
 
 
-def _pad(lanes, copy_row):
+def _pad(lanes, copy_row, prefetch_target):
     @jit
     def pad(s, thread, threads):
         height, columns = get(s, I_HEIGHT), get(s, I_WIDTH)
@@ -33,6 +36,7 @@ def _pad(lanes, copy_row):
         for row in range(first, last):
             source = get(s, I_SOURCE) + row * columns * 4
             target = get(s, I_TARGET) + row // height * get(s, I_TARGET_CHANNEL) + row % height * get(s, I_TARGET_ROW)
+            prefetch_target(target + AHEAD * get(s, I_TARGET_ROW), columns * 4 // LINE + 1)
             copy_row(source, target, columns // lanes)
             for i in range(columns // lanes * lanes, columns):
                 set_float(target + 4 * i, get_float(source + 4 * i))

@@ -5,6 +5,7 @@ import math
 
 from llvmlite import ir
 
+from .step import LINE
 from .tile import emit_loop
 from .vector import F32, number
 
@@ -21,6 +22,15 @@ def each_vector(v, count, body):
 def copy(v, source, target, vectors):
     """target = source."""
     each_vector(v, vectors, lambda at: v.store(v.load(v.at(source, at)), v.at(target, at)))
+
+
+def prefetch_target(v, target, lines):
+    """Asks for `lines` cache lines that will soon be written to: a store that misses the caches waits for its line."""
+    def one(i, carried):
+        v.prefetch(v.at(target, v.builder.mul(i, number(LINE))), writing=True)
+        return carried
+
+    emit_loop(v.builder, number(0), lines, 1, [], one)
 
 
 def add(v, source, target, vectors):

@@ -14,13 +14,13 @@ from . import training_step as step
 from .library import library
 from .memory import Pieces
 from .recording import computed, recording
+from .step import LINE
 from .threads import MAX_THREADS, run_with_threads, threads
 from .training_step import PREFETCH_LANES
 
 ONE = np.ones(1, np.float32)
 ONE.flags.writeable = False
 FLOAT32 = np.dtype(np.float32)
-LINE = 64  # bytes of a cache line
 LARGE = 2 << 20  # bytes of a result from which on streaming pays: an L2 cache
 AHEAD = 512 << 10  # the same for one whose reader prefetches
 _kept = threading.local()

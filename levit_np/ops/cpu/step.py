@@ -17,6 +17,7 @@ from enum import IntEnum
 COLUMNS = 32  # int64 columns of a step
 AMX_JOB = 256  # bytes of a Job
 TILE = 24  # bytes of an entry in a table of tiles: its rows, byte offset in a, byte offset in c
+LINE = 64  # bytes of a cache line
 TILE_SUMS = 4096  # bytes of an AMX tile's sums
 LOG2_E = 1.4426950408889634  # softmax is computed to base 2: eˣ = 2^(x LOG2_E)
 PARTS = 3  # bfloat16 numbers (8 bits of mantissa each) that add up to a float32 (24)

@@ -6,7 +6,7 @@ from .barrier import share
 from .intrinsics import get, put
 from .jit import jit
 from .minimal_filtering import NINE_PARTS, TERMS
-from .step import PLAIN, TILE
+from .step import LINE, PLAIN, TILE
 from .tile import UNROLL
 
 LAST = len(NINE_PARTS) - 1  # the part in all four outputs, which starts from the bias
@@ -19,6 +19,7 @@ def tile_filtering(instructions, call):
     """The kernel (step, thread, threads).  call: the routines by name."""
     lanes, vectors, tail_vectors = instructions.lanes, instructions.vectors, instructions.tail
     row, filter_window, filter_sums = instructions.width * 4, call["filter_window"], call["filter_sums"]
+    expect = _expect(call["prefetch_target"])
     divide = _division(instructions.rows, row)
     multiply_parts = _multiply_parts(call["tile"], lanes, row)
 
@@ -43,6 +44,7 @@ def tile_filtering(instructions, call):
                                                   get(s, F_SOURCE_IMAGE))
                 filter_window(source, get(s, F_SOURCE_PIXEL), get(s, F_SOURCE_LINE), windows + i * a_row,
                               channels // lanes)
+                expect(s, start + i)
             for j in range(panels):
                 wide = vectors if j < full else tail_vectors
                 multiply_parts(s, windows, a_row, table, count, zeros, get(s, F_B) + j * get(s, F_B_PANEL), wide,
@@ -62,6 +64,19 @@ def place(s, square, pixel, line, image):
     lines, columns = get(s, F_LINES), get(s, F_COLUMNS)
     across, down, number = square % columns, square // columns % lines, square // columns // lines
     return across * pixel + down * line + number * image
+
+
+def _expect(prefetch_target):
+    @jit
+    def expect(s, square):
+        """Asks for the memory of a square's outputs while its products are computed: a map of the last image has left
+        the caches."""
+        pixel, line = get(s, F_TARGET_PIXEL), get(s, F_TARGET_LINE)
+        target = get(s, F_TARGET) + place(s, square, 2 * pixel, 2 * line, get(s, F_TARGET_IMAGE))
+        prefetch_target(target, 2 * pixel // LINE)
+        prefetch_target(target + line, 2 * pixel // LINE)
+
+    return expect
 
 
 def _division(most, row):

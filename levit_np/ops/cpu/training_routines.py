@@ -7,12 +7,12 @@ from . import amx, filtering_rows
 from .routines import emits
 from .row_functions import if_not_zero, row_functions
 from .rows import transpose
+from .step import LINE
 from .tile import emit_loop, emit_switch, row_offsets
 from .training_step import PREFETCH_LANES
 from .vector import I64, Vectors, number
 
 UNROLL = 4
-LINE = 64  # bytes of a cache line
 PACKED = 8  # rows packed at a time
 STORE, ACCUMULATE, STREAM = range(3)  # modes: c = the product, c += it, or c = it with non-temporal stores
 
