@@ -43,7 +43,7 @@ def test_gradient_in_a_random_direction(name, training, seed):
     _, saved = loss(0.0)
     found = np.vdot(model.backward(upstream if config.distillation else upstream[0], saved), dx)
     found += sum(np.vdot(gradient, direction[name]) for name, gradient in model.gradients().items())
-    expected = (loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6  # a step so short that it rarely crosses a kink of Hardswish
+    expected = (loss(1e-7)[0] - loss(-1e-7)[0]) / 2e-7  # a step so short that it rarely crosses a kink of Hardswish
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -276,7 +276,7 @@ def test_frozen_parts_stay_and_the_others_have_the_gradients_of_that_network(nam
     gradients = model.gradients()
     assert set(gradients) == set(model.trained()) == trained
     found = sum(np.vdot(gradient, direction[n]) for n, gradient in gradients.items())
-    assert found == pytest.approx((loss(1e-6)[0] - loss(-1e-6)[0]) / 2e-6, rel=1e-5)
+    assert found == pytest.approx((loss(1e-7)[0] - loss(-1e-7)[0]) / 2e-7, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["base", "vit"])
