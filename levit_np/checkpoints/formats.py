@@ -119,7 +119,18 @@ def config_from_shapes(shapes: dict[str, tuple], form: str, image_size=None) -> 
     except KeyError as error:
         raise CheckpointError(f"missing: {names.get(error.args[0], error.args[0])}") from None
     except (ConfigError, IndexError, ValueError, ZeroDivisionError) as error:
+        _require_dimensions(names, shapes)
         raise CheckpointError(f"the names or shapes describe no LeViT: {error}") from None
+
+
+def _require_dimensions(names, shapes):
+    """Raises CheckpointError for a weight or table of another number of dimensions, or without numbers."""
+    for timm, there in names.items():
+        if there in shapes and timm.endswith(("linear.weight", "attention_biases")):
+            dimensions = 4 if timm.startswith("stem.") else 2
+            if len(shapes[there]) != dimensions or 0 in shapes[there]:
+                raise CheckpointError(f"{there}: expected {dimensions} dimensions, each at least 1, found "
+                                      f"{shapes[there]}")
 
 
 def _timm_names(shapes, form):
@@ -155,6 +166,8 @@ def _derive(shapes, image_size):
         heads, offsets = shapes[f"{block}.attention_biases"]
         value = shapes[f"{block}.proj.ln.linear.weight"][1] // heads
         key = (shapes[f"{block}.qkv.linear.weight"][0] // heads - value) // 2
+        if key < 1:
+            raise ConfigError(f"key_size: expected at least 1 beside {value} values for a head, found {key}")
         shrink = shapes[f"stages.{s}.downsample.attn_downsample.attention_biases"][0] if s else 0
         stages.append(Stage(shapes[f"{block}.qkv.linear.weight"][1], depth, heads, shrink))
         ratio = shapes[f"stages.{s}.blocks.0.mlp.ln1.linear.weight"][0] // stages[-1].channels

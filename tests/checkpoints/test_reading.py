@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from levit_np.checkpoints.formats import name_table
+from levit_np.checkpoints.formats import FORMATS, config_from_shapes, name_table
 from levit_np.checkpoints.loading import export, load, save
 from levit_np.checkpoints.reading import read
 from levit_np.config import FAMILY
 from levit_np.errors import CheckpointError
+from levit_np.model import build
 from levit_np.storage import hdf5
 
 from ..authors import fused, renamed
@@ -33,6 +34,25 @@ def test_the_authors_names(name):
     """The table of formats.py against names derived independently from transformers'."""
     own = {there: own for own, there in name_table(FAMILY[name], "transformers").items()}
     assert renamed(own) == {there: own for own, there in name_table(FAMILY[name], "facebook").items()}
+
+
+@pytest.mark.parametrize("own, shape, expected", [
+    ("stem.convolutions.1.weight", (32, 16), "expected 4 dimensions, each at least 1, found (32, 16)"),
+    ("stages.0.blocks.0.attention.bias.table", (784,), "expected 2 dimensions, each at least 1, found (784,)"),
+    ("head.weight", (), "expected 2 dimensions, each at least 1, found ()"),
+    ("stages.1.downsample.attention.bias.table", (0, 196), "expected 2 dimensions, each at least 1, found (0, 196)"),
+    ("stages.0.blocks.0.attention.qkv.weight", (128, 128),
+     "key_size: expected at least 1 beside 32 values for a head, found 0")])
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_impossible_shape_is_named(form, own, shape, expected):
+    """The messages ended in Python's own, such as "tuple index out of range"."""
+    config = FAMILY["levit_128s"]
+    specs, names = build(config).specs_by_name(), name_table(config, form)
+    shapes = {there: specs[name].shape for name, there in names.items()} | {names[own]: shape}
+    with pytest.raises(CheckpointError) as raised:
+        config_from_shapes(shapes, form)
+    place = "the names or shapes describe no LeViT" if expected.startswith("key_size") else names[own]
+    assert str(raised.value) == f"{place}: {expected}"
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
