@@ -170,6 +170,16 @@ def test_other_paths_and_methods(port):
     assert ask(port, "DELETE", "/")[0] == 405
 
 
+def test_the_answer_to_head_has_no_body(port):
+    """On a connection that is kept, its body would be read as the start of the next answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for path, status in ("/", 200), ("/none", 404):
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert answer.status == status and answer.read() == b"" and int(answer.getheader("Content-Length")) > 0
+    connection.close()
+
+
 @pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (apt-get install chromium)")
 def test_a_drawn_digit_is_answered(port):
     with Chromium() as browser:

@@ -42,7 +42,7 @@ class Server:
             ("Content-Type", f"{answer.kind}; charset=utf-8"), ("Content-Length", str(len(body))),
             ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
             ("X-Frame-Options", "DENY"), ("Cross-Origin-Resource-Policy", "same-origin")])
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]  # waitress would send HEAD's body
 
     def _answer(self, environ) -> Answer:
         port = "" if self.port == 80 else f":{self.port}"  # as browsers send it
