@@ -1,6 +1,7 @@
 """The time from starting a process to the first logits of LeViT-256, in child processes that take turns.
 
-`python bench/startup.py WHICH WEIGHTS IMAGES CACHE` is such a child; bench/cpu.py --startup starts them."""
+`python bench/startup.py WHICH WEIGHTS IMAGES CACHE BACKEND` is such a child;
+`python bench/cpu.py --startup` starts them."""
 
 import json
 import subprocess
@@ -120,4 +121,6 @@ def child(which, weights, images, cache, backend):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 6:  # argparse would add to the time that is measured
+        sys.exit(__doc__)
     child(*sys.argv[1:])

@@ -142,6 +142,11 @@ def test_help_has_an_example(name):
     assert done.returncode == 0 and "example" in done.stdout and "python bench/" + name in done.stdout
 
 
+def test_a_process_that_is_timed_says_who_starts_it():
+    done = script("bench/startup.py", "--help")
+    assert done.returncode == 1 and "python bench/cpu.py --startup" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("error, status, words", [
     (KeyboardInterrupt(), 130, "stopped"), (BackendError("no GPU"), f"{sys.argv[0]}: no GPU", ""),
     (ImportError("no torch"), f"{sys.argv[0]}: no torch; bench/README.md says what each script needs", "")])
