@@ -284,7 +284,7 @@ def _classes(what: str, given, batch: int, classes: int) -> np.ndarray:
     """The class of each image, int64 (B,).  Raises LevitError for anything else."""
     found = np.asarray(given)
     if found.dtype.kind not in "iu" or found.shape not in ((), (batch,)):
-        raise LevitError(f"{what}: expected a class, or one for each of {batch} images, found {given!r}")
+        raise LevitError(f"{what}: expected the number of a class, or one for each of {batch} images, found {given!r}")
     if found.size and not (0 <= found.min() and found.max() < classes):
         raise LevitError(f"{what}: expected classes from 0 to {classes - 1}, found {given!r}")
     return np.broadcast_to(found, batch).astype(np.int64)

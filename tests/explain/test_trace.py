@@ -156,6 +156,12 @@ def test_a_target_that_does_not_fit_is_refused(digits, target):
         trace(digits, random_images(digits)[:, :, 1:])
 
 
+def test_a_class_by_name_is_refused_as_no_number(digits):
+    """explain takes names too, so "expected a class" would not say what is wrong with one."""
+    with pytest.raises(levit_np.LevitError, match="target: expected the number of a class, .* found '3'"):
+        trace(digits, random_images(digits), "3")
+
+
 def numbers(step):
     """The inputs and outputs of a step that are not arrays."""
     return {key: value for key, value in (step.inputs | step.outputs).items() if isinstance(value, (int, float, str))}
