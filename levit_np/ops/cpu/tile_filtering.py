@@ -50,10 +50,8 @@ def tile_filtering(instructions, call):
                 multiply_parts(s, windows, a_row, table, count, zeros, get(s, F_B) + j * get(s, F_B_PANEL), wide,
                                get(s, F_BIAS) + j * row, parts, part)
                 for i in range(rows):
-                    target = get(s, F_TARGET) + j * row + place(
-                        s, start + i, 2 * get(s, F_TARGET_PIXEL), 2 * get(s, F_TARGET_LINE), get(s, F_TARGET_IMAGE))
-                    filter_sums(parts + i * row, part, target, get(s, F_TARGET_PIXEL), get(s, F_TARGET_LINE),
-                                get(s, F_FINISH), wide)
+                    filter_sums(parts + i * row, part, target_of(s, start + i) + j * row, get(s, F_TARGET_PIXEL),
+                                get(s, F_TARGET_LINE), get(s, F_FINISH), wide)
 
     return filtering
 
@@ -66,15 +64,21 @@ def place(s, square, pixel, line, image):
     return across * pixel + down * line + number * image
 
 
+@jit
+def target_of(s, square):
+    """Address of a square's first output."""
+    return get(s, F_TARGET) + place(s, square, 2 * get(s, F_TARGET_PIXEL), 2 * get(s, F_TARGET_LINE),
+                                    get(s, F_TARGET_IMAGE))
+
+
 def _expect(prefetch_target):
     @jit
     def expect(s, square):
         """Asks for the memory of a square's outputs while its products are computed: a map of the last image has left
         the caches."""
-        pixel, line = get(s, F_TARGET_PIXEL), get(s, F_TARGET_LINE)
-        target = get(s, F_TARGET) + place(s, square, 2 * pixel, 2 * line, get(s, F_TARGET_IMAGE))
-        prefetch_target(target, 2 * pixel // LINE)
-        prefetch_target(target + line, 2 * pixel // LINE)
+        target, two_pixels = target_of(s, square), 2 * get(s, F_TARGET_PIXEL)
+        prefetch_target(target, two_pixels // LINE)
+        prefetch_target(target + get(s, F_TARGET_LINE), two_pixels // LINE)
 
     return expect
 
