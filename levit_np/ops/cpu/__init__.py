@@ -14,7 +14,7 @@ vector.py and tile.py, then follow one operation down.
                      row_kernels.py; with AMX amx_product.py, amx_attention.py
                      evaluation_routines.py: a list of their micro-kernels
     training         linear.py, convolution.py, filtering.py, attention.py, normalization.py, activation.py,
-                     arithmetic.py, scatter.py, optimizer.py: the wrappers
+                     arithmetic.py, pooling.py, scatter.py, optimizer.py: the wrappers
                      training_kernels.py, of: *_kernel.py, *_kernels.py, panel_packing.py, strip_packing.py,
                      windows.py, filtering_squares.py, normalization_scalars.py; with AMX amx_training.py,
                      amx_panels.py, amx_split.py, amx_sizes.py, amx_planning.py (when they are used)
@@ -30,13 +30,15 @@ from ..reference import *  # noqa: F401,F403
 from ..reference import SIXTEEN_BIT, asarray, to_host, zeros, zeros_like  # noqa: F401
 from .activation import hardswish, hardswish_backward, silu, silu_backward  # noqa: F401
 from .arithmetic import add, copyto, multiply, sum  # noqa: F401
-from .attention import attention, attention_backward, gather_bias_backward, split_heads_backward  # noqa: F401
+from .attention import (  # noqa: F401
+    attention, attention_backward, gather_bias, gather_bias_backward, split_heads_backward)
 from .convolution import convolution, convolution_backward  # noqa: F401
 from .linear import linear, linear_backward  # noqa: F401
 from .normalization import (  # noqa: F401
     batch_norm, batch_norm_backward, batch_norm_hardswish, batch_norm_hardswish_backward, batch_statistics, normalize,
     normalize_backward, update_running)
 from .optimizer import adamw, update_together  # noqa: F401
+from .pooling import subsample, subsample_backward  # noqa: F401
 from .recording import repeated
 
 NAME = "cpu"

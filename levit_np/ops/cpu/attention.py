@@ -1,12 +1,9 @@
 """Training's attention, and the gradients of what feeds it: checks and memory here, kernels in attention_kernels.py.
 One head of one image at a time, so that its scores and their gradients stay in the cache."""
 
-from functools import lru_cache
-
-import numpy as np
-
 from .. import reference
 from ..side_by_side import whole_of
+from .recording import computed
 from .running import address, addresses, bits, contiguous, empty, fits, padded, run, scratch, worth_streaming
 from .scatter import places, scatter_add
 from .training_step import HEADER, QUERIES, Kind
@@ -80,17 +77,24 @@ def _run(kind, arrays, bias, probabilities, scale, size, stream=False):
         A.STREAM: stream}))
 
 
+def gather_bias(table, index):
+    """bias[h, q, k] = table[h, index[q, k]].  table (heads, offsets), index (Nq, Nk) -> bias (heads, Nq, Nk)."""
+    if not (fits(table) and places(index, table.shape[1])):
+        return reference.gather_bias(table, index)
+    bias = empty(len(table), *index.shape)
+    computed(_look_up, table, index, bias)
+    return bias
+
+
+def _look_up(table, index, bias):
+    table.take(index, 1, bias, "clip")  # all are in range; "raise" would compute a copy first
+
+
 def gather_bias_backward(dbias, index, offsets):
     """dtable[h, i] = Σ dbias[h, q, k] where index[q, k] = i.  -> dtable (heads, offsets)."""
     if not (fits(dbias) and dbias.shape[1:] == index.shape and places(index, offsets)):
         return reference.gather_bias_backward(dbias, index, offsets)
-    return scatter_add(contiguous(dbias), _every(index.size), index, offsets)
-
-
-@lru_cache(16)
-def _every(count):
-    """0, 1, …, count - 1: every place."""
-    return np.arange(count)
+    return scatter_add(dbias, index, offsets)
 
 
 def split_heads_backward(parts):

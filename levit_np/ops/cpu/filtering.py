@@ -6,10 +6,9 @@ import numpy as np
 from . import amx_planning, minimal_filtering
 from .library import library
 from .linear import packed_size
-from .minimal_filtering import FEW_SQUARES, NINE_PARTS, SIZES, TERMS, WINDOW_BYTES, kernel_places
+from .minimal_filtering import FEW_SQUARES, NINE_PARTS, SIZES, TERMS, WINDOW_BYTES
 from .running import ONE, contiguous, empty, padded, prefetches, run, scratch, worth_streaming
-from .scatter import scatter_add
-from .training_step import HEADER, Kind, Pack
+from .training_step import HEADER, Kind, KernelTerms, Pack
 from .training_step import Filtering as F
 
 GRADIENT_ROWS = 112  # squares (2 × 2 outputs) that the weight's gradient takes at a time
@@ -61,8 +60,9 @@ class _Shape:
     def run(self, kind, square, columns, w, transposed):
         """Packs the weights of each of the nine parts, (terms, O) if transposed, else (O, terms), then runs the kernel,
         which needs `square` bytes for each square at hand."""
-        lines, number, steps = self.lines(), 0, []
-        terms = scatter_add(contiguous(w), *kernel_places(self.channels), self.terms)  # (O, 25 C)
+        lines, number = self.lines(), 0
+        terms = empty(self.outputs, self.terms)
+        steps = [self.kernel_terms(Kind.KERNEL_TERMS, contiguous(w), terms)]
         own = (4 * lines + 1) * self.line + lines * self.across * square
         address, size = scratch(own + padded(self.terms) * self.outputs * 4)
         for count in SIZES:
@@ -91,12 +91,17 @@ class _Shape:
         return dx.transpose(0, 3, 1, 2)
 
     def weight(self, columns):
-        dw = empty(self.outputs, padded(self.terms))
+        terms, dw = empty(self.outputs, padded(self.terms)), empty(self.outputs, self.channels, 3, 3)
         lines = self.lines()
         rows = max(GRADIENT_ROWS, lines * self.across)
         address, size = scratch(HEADER + packed_size(rows, 4 * self.channels) + (4 * lines + 1) * self.line
                                 + rows * (self.terms + len(NINE_PARTS) * self.outputs) * 4)
         run((Kind.FILTERING_WEIGHT, self.columns | columns | {
-            F.C: dw, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}))
-        sources, targets = kernel_places(self.channels)
-        return scatter_add(dw, targets, sources, 9 * self.channels).reshape(self.outputs, self.channels, 3, 3)
+            F.C: terms, F.LINES: lines, F.ROWS: rows, F.SCRATCH: address, F.SCRATCH_SIZE: size}),
+            self.kernel_terms(Kind.KERNEL_TERMS_BACKWARD, dw, terms))
+        return dw
+
+    def kernel_terms(self, kind, weight, terms):
+        """The step between weight (O, C, 3, 3) and its terms (O, 25 C, perhaps more)."""
+        return kind, {KernelTerms.OUTPUTS: self.outputs, KernelTerms.CHANNELS: self.channels,
+                      KernelTerms.WEIGHT: weight, KernelTerms.TERMS: terms, KernelTerms.ROW: terms.strides[0]}

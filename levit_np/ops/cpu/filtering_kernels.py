@@ -16,6 +16,27 @@ F_X, F_IMAGES, F_CHANNELS, F_HEIGHT, F_WIDTH, F_DOWN, F_ACROSS, F_LINES, F_Y, F_
     F_SCRATCH, F_SCRATCH_SIZE, F_STREAM = (int(c) for c in step.Filtering)
 
 
+T_OUTPUTS, T_CHANNELS, T_WEIGHT, T_TERMS, T_ROW = (int(c) for c in step.KernelTerms)
+
+
+def kernel_terms_kernel(call):
+    """The kernel of two kinds of step, KERNEL_TERMS and KERNEL_TERMS_BACKWARD.  call: the routines by name."""
+    make, make_backward = call["kernel_terms"], call["kernel_terms_backward"]
+
+    @jit
+    def kernel_terms(s, thread, threads, backward):
+        channels = get(s, T_CHANNELS)
+        first, last = share(get(s, T_OUTPUTS), thread, threads)
+        for n in range(first, last):
+            weight, terms = get(s, T_WEIGHT) + n * 36 * channels, get(s, T_TERMS) + n * get(s, T_ROW)
+            if backward:
+                make_backward(terms, weight, channels)
+            else:
+                make(weight, terms, channels)
+
+    return kernel_terms
+
+
 def filtering_kernels(lanes, width, call, packing, products):
     """(filtering, filtering_input, filtering_weight): the kernels of three kinds of step."""
     windows, all_parts = filtering_squares(lanes, call)

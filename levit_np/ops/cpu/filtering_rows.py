@@ -1,10 +1,15 @@
-"""Minimal filtering's transforms (minimal_filtering.py) as vector code: a square's window -> 25 numbers, nine products
--> 2 × 2 outputs, and the adjoints of both. A vector of channels at a time; each function emits into v's builder."""
+"""Minimal filtering's transforms (minimal_filtering.py): a square's window -> 25 numbers, nine products -> 2 × 2
+outputs, a kernel's nine numbers -> 25, and the adjoints of all, the last a channel at a time, the others a vector of
+channels. Each function emits into v's builder."""
 
-from .minimal_filtering import NINE_PARTS, ORDER, SHARED
+from functools import reduce
+
+import numpy as np
+
+from .minimal_filtering import BOTH_AXES, NINE_PARTS, ORDER, SHARED, TERMS
 from .rows import each_vector
 from .step import HARDSWISH_SIX, PLAIN, SILU
-from .tile import emit_switch
+from .tile import emit_loop, emit_switch
 from .vector import number
 
 
@@ -85,6 +90,39 @@ def sums_backward(v, source, pixel, line, parts, part, vectors):
             v.store(dy[sides], v.at(v.at(parts, at), b.mul(part, number(n))))
 
     each_vector(v, vectors, one)
+
+
+def kernel_terms(v, weight, terms, channels):
+    """weight (C, 9) -> terms (25, C): see minimal_filtering.kernel_terms."""
+    apart = v.builder.mul(channels, number(4))
+
+    def one(_, carried):
+        source, target = carried
+        cells = v.load_columns(source, 9)
+        for n, uses in enumerate(BOTH_AXES):
+            v.store(_total(v, cells, uses), v.at(target, v.builder.mul(apart, number(n))))
+        return [v.at(source, 36 * v.lanes), v.at(target, 4 * v.lanes)]
+
+    emit_loop(v.builder, number(0), channels, v.lanes, [weight, terms], one)
+
+
+def kernel_terms_backward(v, terms, weight, channels):
+    """The adjoint: a cell gets the sum over the terms that it is part of."""
+    apart = v.builder.mul(channels, number(4))
+
+    def one(_, carried):
+        source, target = carried
+        gradients = [v.load_scalar(v.at(source, v.builder.mul(apart, number(n)))) for n in range(TERMS)]
+        for cell, used in enumerate(BOTH_AXES.T):
+            v.store_scalar(_total(v, gradients, used), v.at(target, 4 * cell))
+        return [v.at(source, 4), v.at(target, 36)]
+
+    emit_loop(v.builder, number(0), channels, 1, [terms, weight], one)
+
+
+def _total(v, numbers, included):
+    """The sum of those of the numbers whose factor in `included` is 1, not 0."""
+    return reduce(v.builder.fadd, [numbers[i] for i in np.flatnonzero(included)])
 
 
 def _pixel(v, address, line, pixel, y, x):

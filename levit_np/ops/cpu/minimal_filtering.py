@@ -15,8 +15,6 @@ becomes NaN where it is subtracted from itself, in outputs that see it.
 Source: S. Winograd, Arithmetic Complexity of Computations, 1980: F(2, 2), here applied to the inputs with an even
 number."""
 
-from functools import lru_cache
-
 import numpy as np
 
 # Of the five numbers made of x (x₀ - x₂, x₁, x₂, x₄ - x₂, x₃): those that y₀ has for itself, those that y₁ has, and the
@@ -30,6 +28,7 @@ NINE_PARTS = ((0, 2), (1, 2), (2, 0), (2, 1), (0, 0), (0, 1), (1, 0), (1, 1), (2
 ORDER = tuple((p, q) for lines, columns in NINE_PARTS for p in SIDES[lines] for q in SIDES[columns])
 SIZES = tuple(len(SIDES[lines]) * len(SIDES[columns]) for lines, columns in NINE_PARTS)
 TERMS = len(ORDER)  # 25, a channel
+BOTH_AXES = np.stack([np.outer(KERNEL[p], KERNEL[q]).ravel() for p, q in ORDER])  # (25, 9): which cells a term sums
 # Bytes of transformed windows at a time: they stay in L2, and are enough rows for the tiles; at least so many squares.
 WINDOW_BYTES, FEW_SQUARES = 224 << 10, 25
 
@@ -42,20 +41,5 @@ def suits(kernel: int, stride: int, out) -> bool:
 def kernel_terms(weight):
     """weight (O, C, 3, 3) -> (O, 25, C) float32, in ORDER: the factors of the 25 numbers that a window becomes."""
     outputs, channels = weight.shape[:2]
-    return np.matmul(_both_axes(weight.dtype), weight.reshape(outputs, channels, 9).swapaxes(1, 2),
+    return np.matmul(BOTH_AXES.astype(weight.dtype), weight.reshape(outputs, channels, 9).swapaxes(1, 2),
                      out=np.empty((outputs, TERMS, channels), np.float32), casting="same_kind")
-
-
-@lru_cache(16)
-def kernel_places(channels):
-    """The same as a scatter-add: places in w[o], and the places in terms[o] that each is added to; two int64 arrays.
-    Additions to the same term are spread out, so that none waits for the one before."""
-    term, cell = np.nonzero(_both_axes(np.int64))
-    order = np.lexsort((term, [np.sum(term[:n] == t) for n, t in enumerate(term)]))
-    channel = np.arange(channels)[:, None]
-    return channel * 9 + cell[order], term[order] * channels + channel
-
-
-def _both_axes(dtype):
-    """(25, 9): KERNEL applied to lines and columns."""
-    return np.stack([np.outer(KERNEL[p], KERNEL[q]).ravel() for p, q in ORDER]).astype(dtype)

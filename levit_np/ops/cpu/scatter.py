@@ -1,19 +1,16 @@
-"""Scatter-add, y[target] += x[source]: the gradient of a table look-up; and the product of a small 0-1 matrix, or its
-transpose, with many vectors."""
+"""Scatter-add, y[target[n]] += x[n]: the gradient of a table look-up."""
 
 import numpy as np
 
-from .running import empty, run
+from .running import contiguous, empty, run
 from .training_step import Kind, Scatter
 
 
-def scatter_add(x, sources, targets, width):
-    """y[n, t] = Σ x[n, s] over the pairs (s, t).  x (N, …), each row contiguous; sources, targets: int64 places in a
-    row of x and of y -> y (N, width). With sources and targets exchanged it is the adjoint."""
+def scatter_add(x, targets, width):
+    """y[h, t] = Σ x[h, n] over the n whose target is t.  x (N, …), targets (…) int64 -> y (N, width)."""
     y = empty(len(x), width)
-    run((Kind.SCATTER, {Scatter.ROWS: len(x), Scatter.X: x, Scatter.X_ROW: x.strides[0], Scatter.Y: y,
-                        Scatter.WIDTH: width, Scatter.COUNT: sources.size, Scatter.SOURCES: sources,
-                        Scatter.TARGETS: targets}))
+    run((Kind.SCATTER, {Scatter.ROWS: len(x), Scatter.X: contiguous(x), Scatter.Y: y, Scatter.WIDTH: width,
+                        Scatter.COUNT: targets.size, Scatter.TARGETS: targets}))
     return y
 
 

@@ -8,7 +8,7 @@ from .amx_training import amx_products, no_products
 from .attention_kernels import attention_kernels
 from .barrier import wait
 from .convolution_kernels import convolution_kernels
-from .filtering_kernels import filtering_kernels
+from .filtering_kernels import filtering_kernels, kernel_terms_kernel
 from .intrinsics import get
 from .jit import jit
 from .normalization_kernels import column_sums, normalization_kernels
@@ -37,6 +37,7 @@ def training_kernels(instructions):
     amx_pack, amx_product, amx_gradient = on_tiles.pack, on_tiles.product, on_tiles.gradient
     convolution, convolution_input, convolution_weight = convolution_kernels(call, packing, products, on_tiles)
     filtering, filtering_input, filtering_weight = filtering_kernels(lanes, instructions.width, call, packing, products)
+    kernel_terms = kernel_terms_kernel(call)
     channel_sums = column_sums(lanes, call)
     normalization, normalization_backward = normalization_kernels(call)
     attention, attention_backward = attention_kernels(call, packing, products)
@@ -44,7 +45,8 @@ def training_kernels(instructions):
     update = update_kernel(call)
     PACK, PRODUCT, GRADIENT, POINTWISE, COLUMN_SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, BACKWARD_SCALES, \
         NORMALIZE_BACKWARD, CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, \
-        AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = map(int, step.Kind)
+        AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, KERNEL_TERMS, \
+        KERNEL_TERMS_BACKWARD, SCATTER = map(int, step.Kind)
 
     @jit
     def run(program, first, last, thread, threads, counter, give_way):
@@ -93,6 +95,10 @@ def training_kernels(instructions):
                 filtering_input(s, thread, threads)
             elif kind == FILTERING_WEIGHT:
                 filtering_weight(s, thread, threads)
+            elif kind == KERNEL_TERMS:
+                kernel_terms(s, thread, threads, False)
+            elif kind == KERNEL_TERMS_BACKWARD:
+                kernel_terms(s, thread, threads, True)
             elif kind == ATTENTION:
                 attention(s, thread, threads)
             elif kind == ATTENTION_BACKWARD:

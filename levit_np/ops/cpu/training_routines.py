@@ -39,7 +39,9 @@ def _filtering(lanes):
     return {"window": emits(lanes, 5, filtering_rows.window),
             "window_backward": emits(lanes, 5, filtering_rows.window_backward),
             "square_sums": (8, if_not_zero(7, sums(True), sums(False))),  # last argument: non-temporal stores or not
-            "square_sums_backward": emits(lanes, 6, filtering_rows.sums_backward)}
+            "square_sums_backward": emits(lanes, 6, filtering_rows.sums_backward),
+            "kernel_terms": emits(lanes, 3, filtering_rows.kernel_terms),
+            "kernel_terms_backward": emits(lanes, 3, filtering_rows.kernel_terms_backward)}
 
 
 def _amx(lanes):

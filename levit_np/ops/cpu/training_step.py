@@ -23,7 +23,8 @@ class Kind(IntEnum):
 
     PACK, PRODUCT, GRADIENT, POINTWISE, COLUMN_SUMS, MOMENTS, SCALES, NORMALIZE, BACKWARD_SUMS, BACKWARD_SCALES, \
         NORMALIZE_BACKWARD, CONVOLUTION, CONVOLUTION_INPUT, CONVOLUTION_WEIGHT, ATTENTION, ATTENTION_BACKWARD, UPDATE, \
-        AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, SCATTER = range(24)
+        AMX_PACK, AMX_PRODUCT, AMX_GRADIENT, FILTERING, FILTERING_INPUT, FILTERING_WEIGHT, KERNEL_TERMS, \
+        KERNEL_TERMS_BACKWARD, SCATTER = range(26)
 
 
 class Product(IntEnum):
@@ -90,6 +91,13 @@ class Filtering(IntEnum):
         STREAM = range(1, 18)
 
 
+class KernelTerms(IntEnum):
+    """minimal_filtering.kernel_terms of OUTPUTS kernels, or its adjoint: WEIGHT (OUTPUTS, CHANNELS, 9), TERMS (OUTPUTS,
+    25, CHANNELS), ROW bytes an output."""
+
+    OUTPUTS, CHANNELS, WEIGHT, TERMS, ROW = range(1, 6)
+
+
 class Attention(IntEnum):
     """VIEWS: address and strides (image, head, row) of q, k, v, y; backward of q, k, v, dy, dq, dk, dv. SCALE: the bits
     of a float64. BIAS (heads, Nq, Nk), backward dbias; PROBABILITIES (images, heads, Nq, Nk)."""
@@ -99,9 +107,9 @@ class Attention(IntEnum):
 
 
 class Scatter(IntEnum):
-    """y (ROWS, WIDTH) = 0, then in each row y[target] += x[source] for COUNT pairs of int64 places."""
+    """y (ROWS, WIDTH) = 0, then in each row y[TARGETS[n]] += x[n] for COUNT numbers; TARGETS: int64."""
 
-    ROWS, X, X_ROW, Y, WIDTH, COUNT, SOURCES, TARGETS = range(1, 9)
+    ROWS, X, Y, WIDTH, COUNT, TARGETS = range(1, 7)
 
 
 class Update(IntEnum):

@@ -77,6 +77,17 @@ class Vectors:
     def load_scalar(self, address, kind=F32):
         return self.builder.load(self.pointer(address, kind), align=4, typ=kind)
 
+    def load_columns(self, address, count):
+        """The columns of (lanes, count) numbers."""
+        kind = ir.VectorType(F32, count * self.lanes)
+        numbers = self.builder.load(self.pointer(address, kind), align=4, typ=kind)
+        places = ir.VectorType(I32, self.lanes)
+        return [self.builder.shuffle_vector(numbers, ir.Constant(kind, ir.Undefined), ir.Constant(
+            places, list(range(column, count * self.lanes, count)))) for column in range(count)]
+
+    def store_scalar(self, value, address):
+        self.builder.store(value, self.pointer(address, value.type)).align = 4
+
     def prefetch(self, address, writing=False):
         """Prefetches a cache line into L2 or, for writing, into L1; any address will do."""
         place = self.builder.inttoptr(address, ir.IntType(8).as_pointer())

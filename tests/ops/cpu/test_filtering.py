@@ -11,7 +11,9 @@ from levit_np.ops import cpu, reference
 from levit_np.ops.cpu import minimal_filtering
 from levit_np.ops.cpu.library import library
 from levit_np.ops.cpu.minimal_filtering import KERNEL, NINE_PARTS, SHARED, SIDES
-from levit_np.ops.cpu.scatter import scatter_add
+from levit_np.ops.cpu.running import run
+from levit_np.ops.cpu.training_step import Kind
+from levit_np.ops.cpu.training_step import KernelTerms as K
 
 from ...random_model import random_model
 
@@ -36,13 +38,21 @@ def test_nine_parts_make_four_outputs():
     assert products.size == minimal_filtering.TERMS == sum(minimal_filtering.SIZES) == 25
 
 
+def made(w, g):
+    """The kernels' terms of w (O, C, 3, 3), and the adjoint of g (O, 25, C)."""
+    terms, dw = np.empty_like(g), np.empty_like(w)
+    for kind, weight, target in ((Kind.KERNEL_TERMS, w, terms), (Kind.KERNEL_TERMS_BACKWARD, dw, g)):
+        run((kind, {K.OUTPUTS: len(w), K.CHANNELS: w.shape[1], K.WEIGHT: weight, K.TERMS: target, K.ROW: g.strides[0]}))
+    return terms, dw
+
+
 def test_the_kernels_terms_and_their_adjoint():
-    w, g = whole_numbers(2, 3, 3, 3), whole_numbers(2, 25, 3, seed=1)
-    terms, (cells, places) = minimal_filtering.kernel_terms(w), minimal_filtering.kernel_places(3)
+    w, g = whole_numbers(2, 32, 3, 3), whole_numbers(2, 25, 32, seed=1)
+    terms, (ours, dw) = minimal_filtering.kernel_terms(w), made(w, g)
     for number, (p, q) in enumerate(minimal_filtering.ORDER):
         assert np.array_equal(terms[:, number], np.einsum("i,j,ocij->oc", KERNEL[p], KERNEL[q], w))
-    assert np.array_equal(scatter_add(w, cells, places, 75).reshape(2, 25, 3), terms)
-    assert (terms * g).sum() == (w.reshape(2, 27) * scatter_add(g, places, cells, 27)).sum()
+    assert np.array_equal(ours, terms)
+    assert (terms * g).sum() == (w * dw).sum()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -170,6 +170,8 @@ def test_indices_outside_of_the_bias_table():
     dbias, index = draw(2, 12, 12), reference.bias_index(3, 4)
     with pytest.raises(ValueError):
         cpu.gather_bias_backward(dbias, index - 1, 12)
+    with pytest.raises(IndexError):
+        cpu.gather_bias(draw(2, 11), index)
     for other in (index + 1, index[:, ::-1]):  # a longer table, as the reference allows; another layout
         np.testing.assert_allclose(cpu.gather_bias_backward(dbias, other, 12),
                                    reference.gather_bias_backward(dbias, other, 12), atol=1e-6)
@@ -254,7 +256,11 @@ WIDE, S = X.astype(np.float64), reference.Statistics(C, C**2, 4)
     ("hardswish_backward", (X[:1], X)), ("silu_backward", (X, X[:1])), ("add", (X, X[:1])), ("add", (X, C)),
     *(("multiply", (X, factor)) for factor in (X, X[:1], X[:, :1].astype(np.float64), C, ONE[0])),
     ("multiply", (X.astype(np.float64), X[:, :1])), ("multiply", (draw(3, 3), C)),
-    ("gather_bias_backward", (BIAS, np.zeros((4, 6), np.int32), 9))])
+    ("gather_bias_backward", (BIAS, np.zeros((4, 6), np.int32), 9)),
+    *(("gather_bias", (table, np.full((4, 6), place, dtype))) for table, place, dtype in (
+        (WIDE, 1, np.int64), (X, 1, np.int32), (X, -1, np.int64))),
+    ("subsample", (draw(2, 15, 4).astype(np.float64), 5, 3, 2)),
+    ("subsample_backward", (draw(2, 6, 4).astype(np.float64), 5, 3, 2))])
 def test_broadcasting_and_mixed_types_use_the_reference_operations(name, arguments):
     """The kernels expect one number for each element, of one type, and would read beyond shorter arrays."""
     for ours, theirs in zip(perform(cpu, name, arguments), perform(TEXTBOOK, name, arguments), strict=True):
