@@ -13,11 +13,15 @@ from .running import (
     ONE, contiguous, empty, fits, padded, prefetches, rows_of, run, scratch, unshared, without_padding, worth_streaming)
 from .training_step import HEADER, Kind
 
-BLOCK_BYTES = 256 << 10  # bytes of rows that go through all panels before the next rows: they stay in L2
+# Bytes of all panels, or of a gradient, for which L2 has room beside rows that are shortly needed and prefetched.
+RESIDENT_BYTES = 1400 << 10
+# Bytes of rows that go through all panels before the next rows, so that they stay in L2; beside resident panels fewer.
+BLOCK_BYTES, SHORT_BLOCK_BYTES = 256 << 10, 64 << 10
 # Rows of dy and x packed and multiplied at a time, at most: a panel and a strip of so many fit into L1.
 GRADIENT_TERMS = 288
-# About so many, unless they are all, where the next ones are prefetched: L2 holds both.
-PREFETCHED_TERMS = 144
+# About so many, unless they are all, where the next ones are prefetched: L2 holds both; beside a resident gradient
+# fewer.
+PREFETCHED_TERMS, FEW_PREFETCHED_TERMS = 144, 112
 
 
 def linear(x, w, b=None):
@@ -36,11 +40,19 @@ def linear_backward(dy, x, w):
     return _product(dy, w, False), _gradient(dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
 
 
-def _gradient_terms(terms: int) -> int:
+def _block_rows(terms: int, outputs: int) -> int:
+    """Rows of a block, in whole tiles."""
+    tile = library("training_kernels").instructions.rows
+    short = prefetches() and packed_size(terms, outputs) <= RESIDENT_BYTES
+    return -(-(SHORT_BLOCK_BYTES if short else BLOCK_BYTES) // (tile * terms * 4)) * tile
+
+
+def _gradient_terms(terms: int, outputs: int, channels: int) -> int:
     """Rows at a time, about equally many each."""
     if terms <= GRADIENT_TERMS:
         return terms
-    return -(-terms // -(-terms // (PREFETCHED_TERMS if prefetches() else GRADIENT_TERMS)))
+    few = FEW_PREFETCHED_TERMS if packed_size(outputs, channels) <= RESIDENT_BYTES else PREFETCHED_TERMS
+    return -(-terms // -(-terms // (few if prefetches() else GRADIENT_TERMS)))
 
 
 def packed_size(terms: int, outputs: int) -> int:
@@ -81,7 +93,7 @@ def _product(x, w, transposed):
     else:
         address, _ = scratch(packed_size(terms, outputs))
         run(pack(w, terms, outputs, transposed, address), (Kind.PRODUCT, columns | {
-            p.B: address, p.BLOCK: max(14, BLOCK_BYTES // (terms * 4))}))
+            p.B: address, p.BLOCK: _block_rows(terms, outputs)}))
     return without_padding(y, outputs)
 
 
@@ -95,7 +107,7 @@ def _gradient(dy, x):
         kind, block = Kind.AMX_GRADIENT, amx_planning.GRADIENT_TERMS
         address, size = scratch(amx_planning.gradient_size(block, outputs, channels))
     else:
-        kind, block = Kind.GRADIENT, _gradient_terms(terms)
+        kind, block = Kind.GRADIENT, _gradient_terms(terms, outputs, channels)
         address, size = scratch(gradient_size(block, outputs, channels))
     run((kind, columns | {g.BLOCK: block, g.SCRATCH: address, g.SCRATCH_SIZE: size}))
     return dw if dw.shape[1] == channels else contiguous(dw[:, :channels])
