@@ -75,7 +75,7 @@ attention_queries(const element* q, const element* k, const element* v, const el
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int n = place.row + lane / 4 + half * 8;
-    logarithm[half] = logarithms[pair * queries + at_most(n, queries - 1)];
+    logarithm[half] = n < queries ? logarithms[pair * queries + n] : infinity();  // a missing row's weights are 0
     if (there && lane % 4 == 0) ((Row*)rows)[pair * row_tiles * 16 + n] = Row{logarithm[half], dot[half]};
   }
   // Not earlier: it would leave no registers for the results.

@@ -146,6 +146,21 @@ def test_gradients_where_keys_have_a_large_mean(queries, keys, key, value):
         assert np.abs(exact(ours) - theirs).max() < bar * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gradients_where_all_scores_are_very_low(dtype):
+    """Lower than a float32's exponents reach: the weights of rows that fill up a tile must still be finite. The scores'
+    own rounding is a factor of the weights, and larger on tensor cores."""
+    kind = type_of(dtype)
+    q, k, v, dy = (put(draw(1, 1, n, size), kind) for n, size in ((20, 16), (35, 16), (35, 32), (20, 32)))
+    bias = np.full((1, 20, 35), -128.0)  # its quotient by the scale is exact in 16 bits
+    _, kept = ops.attention(q, k, v, put(bias, "float32"), 0.25)
+    _, p = reference.attention(exact(q), exact(k), exact(v), bias, 0.25)
+    for ours, theirs, type_ in zip(ops.attention_backward(dy, q, k, v, 0.25, kept),
+                                   reference.attention_backward(exact(dy), exact(q), exact(k), exact(v), 0.25, p),
+                                   (kind, kind, kind, np.float32), strict=True):
+        close(ours, theirs, 1e-2, type_)
+
+
 def test_gradients_of_heads_are_merged_without_a_copy():
     """For attention with one set of tokens, and for a shrinking attention's keys and values, they need no copy; others,
     and those of padded sizes, are copied."""
