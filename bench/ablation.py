@@ -23,7 +23,7 @@ from report import add_results, earlier, run, this_machine, write_json  # noqa: 
 import levit_np  # noqa: E402
 from levit_np.config import Convolution, Stage  # noqa: E402
 from levit_np.storage.atomic import replacing  # noqa: E402
-from levit_np.training.data.loader import Batch  # noqa: E402
+from levit_np.training.data.batch import Batch  # noqa: E402
 from levit_np.training.evaluation import evaluate  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402
 from levit_np.training.teacher import FunctionTeacher  # noqa: E402

@@ -18,7 +18,7 @@ from report import add_results, result_path, run, this_machine, write_json  # no
 
 import levit_np  # noqa: E402
 from levit_np.commands.common import whole  # noqa: E402
-from levit_np.training.data.loader import Batch  # noqa: E402
+from levit_np.training.data.batch import Batch  # noqa: E402
 from levit_np.training.mpi import mpi_ranks, started_by_mpi  # noqa: E402
 from levit_np.training.ranks import SingleRank  # noqa: E402
 from levit_np.training.recipe import Recipe  # noqa: E402

@@ -3,7 +3,7 @@
 import numpy as np
 
 from levit_np.config import Convolution, LeViTConfig, Stage
-from levit_np.training.data.loader import Batch
+from levit_np.training.data.batch import Batch
 
 # As small as a LeViT can be: writing a checkpoint takes longer with more arrays.
 SMALL = LeViTConfig("small", (Convolution(6),), (Stage(6, 1, 2),), 3, image_size=(8, 8), in_channels=1, num_classes=3,

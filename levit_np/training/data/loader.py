@@ -2,25 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import ConfigError, DataError
 from ...images.preprocessing import CHANNELS, Preprocessing, preprocessing_named
 from ..recipe import Recipe
+from .batch import Batch
 from .steps import EvaluationSteps, Skipped, TrainingSteps
 from .workers import AHEAD, Workers, rows_of
-
-
-class Batch(NamedTuple):
-    """The data of one step.  Skipped images are in none of the first four fields."""
-
-    images: np.ndarray      # float32 (B, C, H, W), normalised
-    targets: np.ndarray     # float32 (B, classes), each row's sum 1
-    indices: np.ndarray     # int64 (B,): in the source
-    names: tuple[str, ...]  # the images' names, for messages
-    skipped: tuple[tuple[str, str], ...]   # (name, reason) of each image that could not be used
 
 
 class _Loader:

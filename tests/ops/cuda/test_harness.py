@@ -1,6 +1,8 @@
 """The emulated device detects bugs in kernels: planted into their sources one at a time, each must be seen."""
 
+import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -313,3 +315,19 @@ def test_arrays_of_host_and_device_cannot_be_mixed(emulated):
         with pytest.raises(TypeError, match="an array of the host among those of the device"):
             mixed()
     assert isinstance(np.exp(x + 1)[1:].sum(), type(x))
+
+
+def test_a_gpu_needs_few_packages_for_its_tests():
+    """CuPy, NumPy, h5py, pytest and hypothesis, as bench/README.md says: with another import none of them would run."""
+    code = """if True:
+        import sys, pytest
+
+        class Refused:
+            def find_spec(self, name, path=None, target=None):
+                if name in ("PIL", "numba", "rich", "safetensors", "torch", "transformers", "mpi4py", "matplotlib"):
+                    raise ModuleNotFoundError(name, name=name)
+
+        sys.meta_path.insert(0, Refused())
+        sys.exit(pytest.main(["--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider"]))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
