@@ -131,6 +131,7 @@ class CupyDevice:
         if not isinstance(x, xp.ndarray) or x.device.id == cuda.Device().id:
             return xp.asarray(x)
         with x.device:
+            x = x.astype(x.dtype, order="C", copy=False)  # copy() would do it there too, and not wait for it
             cuda.get_current_stream().synchronize()  # wait for what writes it
         y = x.copy()
         cuda.get_current_stream().synchronize()  # the owner may write to it again

@@ -273,7 +273,8 @@ def test_a_weight_is_rounded_once_per_recording(emulators, monkeypatch):
 
 
 def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
-    """After its source is written, and before it may change: streams of different GPUs do not wait for each other."""
+    """After its source is written, and before it may change: streams of different GPUs do not wait for each other. Its
+    own GPU makes it contiguous, which must be waited for too."""
     cupy, gpu = sys.modules["cupy"], device.current()
     used = [0]
 
@@ -288,8 +289,15 @@ def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
             used.pop()
 
     class Array:
+        dtype = np.dtype("float32")
+
         def __init__(self, number):
             self.device = Device(number)
+
+        def astype(self, dtype, order, copy):
+            assert dtype == self.dtype and order == "C" and not copy
+            log.append(f"contiguous on {used[-1]}")
+            return self
 
         def copy(self):
             log.append(f"copied to {used[-1]}")
@@ -300,4 +308,5 @@ def test_an_array_of_another_gpu_is_copied(log, monkeypatch):
     cupy.asarray = lambda x: x
     own = Array(0)
     assert gpu.asarray(own) is own and gpu.asarray([1]) == [1] and log == []
-    assert gpu.asarray(Array(1)).device.id == 0 and log == ["waited for 1", "copied to 0", "waited for 0"]
+    assert gpu.asarray(Array(1)).device.id == 0 and log == ["contiguous on 1", "waited for 1", "copied to 0",
+                                                            "waited for 0"]
