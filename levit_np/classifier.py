@@ -163,7 +163,7 @@ class Classifier(LeViT):
         Raises LevitError for a top below 1, and for logits that are not finite."""
         if not isinstance(top, Integral) or top < 1:
             raise LevitError(f"top: expected a whole number from 1, found {top!a:.100}")
-        labels, logits = loading.labels_of(self), self(x)  # (B, classes)
+        labels, logits = loading.labels_of(self), as_numpy(self(x))  # (B, classes)
         if not np.isfinite(logits).all():
             raise LevitError(f"{self.config.name}: expected finite logits, found infinite or NaN: the weights or the "
                              "images are too large")

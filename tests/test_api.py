@@ -193,6 +193,7 @@ def test_a_call_returns_the_kind_of_array_that_it_was_given(model, x, backend, m
     assert {type(array) for array in found} == {DeviceArray} and {type(array) for array in expected} == {np.ndarray}
     for ours, theirs in zip(found, expected, strict=True):
         assert np.array_equal(ours.get(), theirs)
+    assert model.rank(DeviceArray(x)) == model.rank(x)  # names and numbers; CuPy's arrays cannot be an index
 
 
 def test_without_distillation_outputs_are_one_array():
