@@ -28,7 +28,8 @@ PATIENCE = 1.0  # seconds of compiling before a message is printed
 # Launching a graph takes the processor about 1 µs a kernel, during which the GPU would wait. So a long recording
 # becomes several graphs, cut after so many kernels: while the GPU runs one, the next, larger, is launched.
 CUTS = 32, 256
-KNOWS_BFLOAT16 = 14  # the first CuPy with bfloat16 arrays; evaluation needs none
+# The first CuPy with bfloat16 arrays, and the oldest NumPy with which it computes with them; evaluation needs none.
+KNOWS_BFLOAT16, PROMOTES_BFLOAT16 = 14, "2.1.2"
 _used, _number = None, None
 # While a thread records, no other may synchronize the GPU, or launch what would count as recorded: one thread at a time
 # records or evaluates.
@@ -245,6 +246,9 @@ class CupyDevice:
         found = self.arrays.__version__
         if int(found.partition(".")[0]) < KNOWS_BFLOAT16:
             raise BackendError(f"dtype bfloat16: expected CuPy {KNOWS_BFLOAT16} or later to train in it, found {found}")
+        if np.lib.NumpyVersion(np.__version__) < PROMOTES_BFLOAT16:
+            raise BackendError(f"dtype bfloat16: expected NumPy {PROMOTES_BFLOAT16} or later to train in it on a GPU, "
+                               f"found {np.__version__}")
 
     def finish(self) -> None:
         """Returns when the GPU has finished all its work."""

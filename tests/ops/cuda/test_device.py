@@ -133,13 +133,17 @@ def test_the_folder_for_kernels_may_be_chosen(home, chosen, kept, tmp_path, monk
     assert found == ((str(tmp_path / chosen), "") if kept else (tempfile.gettempdir(), "1"))
 
 
-def test_bfloat16_needs_a_cupy_that_knows_it(monkeypatch):
+def test_bfloat16_needs_a_cupy_and_a_numpy_that_know_it(monkeypatch):
     pytest.importorskip("ml_dtypes")
     cupy = Cupy(1)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     assert operands.type_of("bfloat16").name == "bfloat16" and operands.type_of("float16") == np.float16
     cupy.__version__ = "13.6.0"
     with pytest.raises(levit_np.BackendError, match="expected CuPy 14 or later to train in it, found 13.6.0"):
+        operands.type_of("bfloat16")
+    cupy.__version__ = "14.2.0"
+    monkeypatch.setattr(np, "__version__", "2.1.1")  # with which CuPy leaves bfloat16 out
+    with pytest.raises(levit_np.BackendError, match="expected NumPy 2.1.2 or later to train in it .*, found 2.1.1$"):
         operands.type_of("bfloat16")
 
 
