@@ -186,8 +186,10 @@ class Measuring:
                 found = None, f"{key}: {_reason(error)}"
             yield found
             gc.collect()
-            if "torch" in sys.modules:
-                sys.modules["torch"].cuda.empty_cache()
+            if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():
+                # A failed capture leaves its own stream as the current one, for whose work our events would not wait.
+                cuda.set_stream(cuda.default_stream())
+                cuda.empty_cache()
 
     def _largest(self, executor, images):
         """The largest batch: doubled until the memory does not suffice."""

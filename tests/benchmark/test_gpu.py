@@ -199,6 +199,23 @@ def test_a_peer_that_fails_is_reported_and_the_others_go_on(bench):
     assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]
 
 
+def test_after_each_peer_pytorch_is_on_the_default_stream_again(bench, monkeypatch):
+    """torch.cuda.graph does not restore it if a capture fails; the next peer's work would run beside our events."""
+    def prepare(peers, key):
+        log.append(key)
+        raise RuntimeError("capture invalidated")
+
+    log, measuring = [], object.__new__(bench("gpu_measuring").Measuring)
+    cuda = SimpleNamespace(is_initialized=lambda: True, default_stream=lambda: "default stream", set_stream=log.append,
+                           empty_cache=lambda: log.append("freed"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "gpu_peers", SimpleNamespace())
+    measuring.chosen = bench("gpu").arguments(["--peers", "eager", "compile"])
+    measuring.end, measuring.say = None, print
+    list(measuring._beside(len, ("eager", "compile"), prepare, None))
+    assert log == ["eager", "default stream", "freed", "compile", "default stream", "freed"]
+
+
 def test_an_operation_that_cannot_be_captured_is_reported_and_the_others_go_on(bench, monkeypatch):
     def repeated(operation, times):
         if operation == "cuDNN's":
