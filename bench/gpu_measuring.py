@@ -181,9 +181,9 @@ class Measuring:
                 with _beside_others(self.chosen.alone):
                     call = prepare(gpu_peers, key)
                 found = row(key, call, self.interleaved({"ours": ours, key: call}))
-                del call
             except Exception as error:  # a failure must not end an hour's run
                 found = None, f"{key}: {_reason(error)}"
+            call = None  # the next one may need its memory, if it failed too
             yield found
             gc.collect()
             if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():

@@ -199,6 +199,24 @@ def test_a_peer_that_fails_is_reported_and_the_others_go_on(bench):
     assert found == [(None, "eager: RuntimeError: no memory"), ({"key": "compile"}, "compile")]
 
 
+def test_a_peer_that_fails_while_it_is_measured_is_gone_before_the_next(bench, monkeypatch):
+    """What has no memory at the largest batch would leave the next one none."""
+    def prepare(peers, key):
+        assert not (kept and kept[-1]())
+        kept.append(weakref.ref(call := lambda: None))
+        return call
+
+    def row(key, call, times):
+        raise RuntimeError("no memory")
+
+    kept, measuring = [], object.__new__(bench("gpu_measuring").Measuring)
+    monkeypatch.setitem(sys.modules, "gpu_peers", SimpleNamespace())
+    measuring.chosen = bench("gpu").arguments(["--peers", "eager", "compile"])
+    measuring.end, measuring.say, measuring.interleaved = None, print, lambda calls: None
+    found = list(measuring._beside(len, ("eager", "compile"), prepare, row))
+    assert found == [(None, "eager: RuntimeError: no memory"), (None, "compile: RuntimeError: no memory")]
+
+
 def test_after_each_peer_pytorch_is_on_the_default_stream_again(bench, monkeypatch):
     """torch.cuda.graph does not restore it if a capture fails; the next peer's work would run beside our events."""
     def prepare(peers, key):
