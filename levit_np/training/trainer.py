@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +81,8 @@ class Trainer:
     def train_epoch(self) -> Iterator[Step]:
         """Trains the rest of this epoch step by step; between two steps the state can be saved.  Raises
         TrainingError."""
-        with closing(self.loader.epoch(self.epoch, self.batch)) as batches:
+        batches = iter(self.loader.epoch(self.epoch, self.batch))
+        with closing(batches) if hasattr(batches, "close") else nullcontext():
             while self.batch < self.loader.steps:
                 count = min(self.recipe.accumulation, self.loader.steps - self.batch)
                 step = self.step(batches, count)
@@ -100,11 +100,14 @@ class Trainer:
         """One update with the gradient of the mean loss over all images of the next `count` of `batches`, which are
         taken and go through the network one after another (gradient accumulation), and of all ranks."""
         model, full = self.model, count * self.recipe.batch  # full: this rank's images if none is skipped
+        batches = iter(batches)
         rate = learning_rate(self.recipe, self.epoch, self.batch / self.loader.steps, self.ranks.size)
         loss, correct, images, names, skipped = 0.0, 0, 0, [], []
         model.zero_gradients()
         with np.errstate(all="ignore"):  # `finite` below checks the results
-            for number, batch in enumerate(islice(batches, count), 1):
+            for number in range(1, count + 1):
+                if (batch := next(batches, None)) is None:
+                    raise TrainingError(f"{self._place(number)}: expected a batch, found the end of the loader's epoch")
                 share = len(batch.images) / full
                 with self.reduction if number == count else nullcontext():
                     value, right = self._pass(batch, share, number)
@@ -131,6 +134,7 @@ class Trainer:
         """`passed` for one batch of a step: its `number`-th, with `share` of this rank's images."""
         ops, dtype = self.model.ops, self.model.dtype
         try:
+            self._require_rows("targets", batch.targets, batch, number)
             x, targets = (ops.asarray(array.astype(dtype, copy=False)) for array in (batch.images, batch.targets))
             logits = (self.logits(batch, number),) if self.teacher else ()
             # The ranks' gradients are summed, so each is scaled to its share of the mean loss.
@@ -168,15 +172,21 @@ class Trainer:
         return ops.correct(ops.add(*outputs) if isinstance(outputs, tuple) else outputs, targets)
 
     def logits(self, batch, number: int = 1):
-        """The teacher's logits (B, classes).  Raises TrainingError, naming the first image, if they are not finite:
-        hard distillation would take the index of a NaN as the label, with a finite loss."""
+        """The teacher's logits (B, classes).  Raises TrainingError if they have another shape or, naming the first
+        image, are not finite: hard distillation would take the index of a NaN as the label, with a finite loss."""
         logits = np.asarray(self.teacher(batch), self.model.dtype)
+        self._require_rows("teacher: logits", logits, batch, number)
         if not (finite := np.isfinite(logits)).all():
             row = int(finite.all(1).argmin())
             found = logits[row][~finite[row]][0]
             raise TrainingError(f"{self._place(number)}: teacher: expected finite logits, found {found} of "
                                 f"{batch.names[row]}")
         return self.model.ops.asarray(logits)
+
+    def _require_rows(self, what: str, array, batch, number: int) -> None:
+        """Raises TrainingError unless it is (B, classes): NumPy would broadcast one row, or one column, to all."""
+        if array.shape != (expected := (len(batch.images), self.model.config.num_classes)):
+            raise TrainingError(f"{self._place(number)}: {what}: expected an array {expected}, found {array.shape}")
 
     def finite(self, loss, gradients, names) -> bool:
         """Whether to take the step: no if only the gradients' norm is not finite and a smaller loss scale may help.

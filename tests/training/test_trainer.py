@@ -120,6 +120,43 @@ def test_the_batches_of_a_step_are_in_memory_one_after_another():
     assert len(Watched.alive) == 12 and max(Watched.alive) <= 1  # the last one, which the next replaces
 
 
+@pytest.mark.parametrize("kind", [list, iter, lambda batches: map(lambda batch: batch, batches)])
+def test_a_loader_may_return_any_iterable(kind):
+    class Any(MemoryLoader):
+        def epoch(self, epoch, first_step=0):
+            return kind(list(super().epoch(epoch, first_step)))
+
+    first, second = trainer(loader=Any()), trainer()
+    assert list(first.train_epoch()) == list(second.train_epoch())
+
+
+def test_an_epoch_of_too_few_batches_is_refused():
+    class Short(MemoryLoader):
+        def epoch(self, epoch, first_step=0):
+            return list(super().epoch(epoch, first_step))[:3]
+
+    steps = trainer(loader=Short()).train_epoch()
+    next(steps)
+    with pytest.raises(TrainingError, match="^epoch 1, batch 4 of 5: expected a batch, found the end of the loader's"):
+        next(steps)
+
+
+@pytest.mark.parametrize("wrong", [lambda array: array[:1], lambda array: array[:, :1], lambda array: array.argmax(1)])
+def test_targets_and_logits_of_another_shape_are_refused(wrong):
+    """A single row, or column, would be broadcast, and fewer classes of a teacher taken for the first ones."""
+    class Wrong(MemoryLoader):
+        def batch_at(self, epoch, step):
+            batch = super().batch_at(epoch, step)
+            return batch._replace(targets=wrong(batch.targets))
+
+    with pytest.raises(TrainingError, match=r"^epoch 1, batch 1 of 5: targets: expected an array \(6, 3\), found \("):
+        next(trainer(loader=Wrong()).train_epoch())
+    made = trainer()
+    made.teacher = lambda batch: wrong(batch.targets)
+    with pytest.raises(TrainingError, match=r"batch 1 of 5: teacher: logits: expected an array \(6, 3\), found \("):
+        next(made.train_epoch())
+
+
 def test_a_network_that_has_the_same_arrays_stays_as_it_is():
     other, model = trainer().model, build(SMALL, "reference")
     model.set_state(other.state(), copy=False)
