@@ -84,10 +84,10 @@ def line_windows(copy, add):
 def inside(s, u, p, i, j):
     """The pixels of output line u whose kernel cell (i, j) is not on the border: (first, last, index of the number
     under that cell of the first)."""
-    stride, columns = get(s, C_STRIDE), get(s, C_WIDTH)
+    stride, columns, pixels = get(s, C_STRIDE), get(s, C_WIDTH), get(s, C_OUT_WIDTH)
     line, shift = u * stride + i - get(s, C_PADDING), j - get(s, C_PADDING)
-    first = max(0, (stride - 1 - shift) // stride)
-    last = max(first, min(get(s, C_OUT_WIDTH), (columns - 1 - shift) // stride + 1))
+    first = max(0, min(pixels, (stride - 1 - shift) // stride))  # all, where the kernel is wider than the image
+    last = max(first, min(pixels, (columns - 1 - shift) // stride + 1))
     if line < 0 or line >= get(s, C_HEIGHT):
         last = first
     return first, last, (p * get(s, C_HEIGHT) + line) * columns + first * stride + shift

@@ -74,6 +74,18 @@ def test_against_float64(name, sizes):
         assert gap(ours, theirs) < LONG_SUMS
 
 
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("size, kernel, stride, padding", [
+    ((7, 1), 5, 1, 2), ((1, 7), 5, 1, 2), ((2, 1), 7, 1, 3), ((1, 1), 8, 1, 4), ((3, 2), 9, 2, 4), ((1, 1), 3, 5, 3)])
+def test_a_kernel_wider_than_the_image(size, kernel, stride, padding, channels):
+    x, w = draw(2, channels, *size), draw(4, channels, kernel, kernel)
+    dy = draw(*reference.convolution(x, w, stride, padding).shape)
+    for name, inputs in (("convolution", (x, w)), ("convolution_backward", (dy, x, w))):
+        exact = perform(reference, name, (*(a.astype(np.float64) for a in inputs), stride, padding))
+        for ours, theirs in zip(perform(cpu, name, (*inputs, stride, padding)), exact, strict=True):
+            assert gap(ours, theirs) < ROUNDING
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_any_layout(name):
     """To the last bit, and inputs are not written to."""

@@ -24,7 +24,10 @@ WRAPPERS = {name: import_module(f"levit_np.ops.cpu.{name}") for name in NAMES}
 TILES = {"linear": (draw(130, 300), draw(96, 300)), "linear_backward": (draw(130, 96), draw(130, 300), draw(96, 300)),
          "convolution": (draw(2, 32, 23, 40), draw(48, 32, 3, 3), 2, 1),
          "convolution_backward": (draw(2, 96, 12, 20), draw(2, 32, 23, 40), draw(96, 32, 3, 3), 2, 1)}
-SIZES = {"small": SMALL, "large": LARGE, "tiles": TILES}
+# A kernel wider than the image: some of its cells are in the border wherever it is.
+NARROW = {"convolution": (draw(2, 3, 7, 1), draw(4, 3, 5, 5), 1, 2),
+          "convolution_backward": (draw(2, 4, 7, 1), draw(2, 3, 7, 1), draw(4, 3, 5, 5), 1, 2)}
+SIZES = {"small": SMALL, "large": LARGE, "tiles": TILES, "narrow": NARROW}
 
 
 @pytest.fixture(autouse=True, scope="module")
