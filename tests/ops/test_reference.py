@@ -74,6 +74,11 @@ def test_activation(name, peer):
     agree([getattr(ops, name)(x), getattr(ops, f"{name}_backward")(dy, x)], [y, expected])
 
 
+def test_hardswish_derivative_at_whole_numbers():
+    found = ops.hardswish_backward(np.ones(5), np.array([-4, 0, 1, 2, 5]))
+    np.testing.assert_allclose(found, [0, 1 / 2, 5 / 6, 7 / 6, 1], rtol=1e-15)
+
+
 def test_attention_with_bias():
     q, k, v, table = draw(2, 3, 4, 5), draw(2, 3, 12, 5, seed=1), draw(2, 3, 12, 10, seed=2), draw(3, 12)
     index = ops.bias_index(3, 4, 2)  # queries on 2×2 of 3×4 pixels

@@ -13,7 +13,7 @@ def hardswish(x):
 
 def hardswish_backward(dy, x):
     """dx = dy · y'(x), y' = 0 below -3, 1 above 3, (2x + 3) / 6 between: there y = (x² + 3x) / 6."""
-    return dy * np.where(x <= -3, 0, np.where(x >= 3, 1, (2 * x + 3) / 6)).astype(x.dtype)
+    return dy * np.where(x <= -3, 0, np.where(x >= 3, 1, (2 * x + 3) / 6))
 
 
 def _sigmoid(x):
