@@ -44,9 +44,9 @@ class Classifier(LeViT):
         model's dtype, or uint8 (B, H, W, C), which the model's own preprocessing normalises (on the GPU with cuda).
 
         The cpu and cuda backends run a plan with every BN folded and the weights packed. It is made at the first call,
-        and again after a parameter was replaced or `state` was called, which gives the arrays out for writing; after
-        writing into them later, call `written`.  Raises LevitError if x, or an array that replaced a parameter, does
-        not fit the configuration."""
+        and again after a parameter was replaced or `state` or `trained` was called, which give the arrays out for
+        writing; after writing into them later, call `written`.  Raises LevitError if x, or an array that replaced a
+        parameter, does not fit the configuration."""
         if getattr(x, "dtype", None) == np.uint8:
             return self._of_bytes(x)
         self._check(x)

@@ -181,7 +181,12 @@ class LeViT(Layer):
         return modes
 
     def trained(self) -> dict:
-        """{name: array} of the parameters that training updates: all outside the frozen parts."""
+        """{name: array} of the parameters that training updates: all outside the frozen parts; the arrays themselves,
+        as in state."""
+        self.written()  # the caller may write into them
+        return self._trained()
+
+    def _trained(self):
         still = {id(layer) for part in self.frozen for top in self.parts()[part] for _, layer in top.walk()}
         return {f"{name}.{key}": getattr(layer, key) for name, layer in self._named if id(layer) not in still
                 for key, spec in layer.specs.items() if spec.trainable}
@@ -259,7 +264,7 @@ class LeViT(Layer):
 
     def gradients(self) -> dict:
         """{name: array}: the accumulated gradient of each trained parameter, zeros if there is none yet."""
-        trained = self.trained()
+        trained = self._trained()
         found = {f"{name}.{key}": gradient for name, layer in self._named
                  for key, gradient in layer.accumulated.items()}
         return {name: found[name] if name in found else self.ops.zeros_like(array) for name, array in trained.items()}

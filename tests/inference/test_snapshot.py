@@ -67,6 +67,16 @@ def test_a_parameter_modified_in_place_is_seen_after_written():
     assert worst(model(x), model.to("reference")(x)) < 1e-5
 
 
+@pytest.mark.parametrize("arrays", [levit_np.LeViT.state, levit_np.LeViT.trained])
+def test_what_is_written_into_arrays_that_were_given_out_is_seen(arrays):
+    model = random_model(backend="cpu")
+    x = random_images(model)
+    model(x)
+    for array in arrays(model).values():
+        array *= 1.01
+    assert worst(model(x), model.to("reference")(x)) < 1e-5
+
+
 def test_a_plan_is_kept_while_nothing_changes(monkeypatch):
     model = random_model(backend="cpu")
     x = random_images(model, 1)
@@ -74,4 +84,5 @@ def test_a_plan_is_kept_while_nothing_changes(monkeypatch):
     monkeypatch.setattr("levit_np.classifier.executor", None)
     monkeypatch.setattr(levit_np.LeViT, "forward", None)  # which would evaluate layer by layer
     random_model()  # another network changes
+    model.gradients()
     model(x), model.heads(x)
