@@ -68,7 +68,10 @@ class Evaluation:
         self.confusion = np.zeros((classes, classes), np.int64)
 
     def add(self, outputs, labels) -> None:
-        """Adds a batch; outputs: the logits (B, classes) of each head.  Raises LevitError if one is not finite."""
+        """Adds a batch; outputs: the logits (B, classes) of each head; labels (B,) as integers.  Raises LevitError for
+        other shapes, for a label that is no class's number and for logits that are not finite."""
+        labels = np.asarray(labels)
+        self._check(outputs, labels)
         names = ("head", "head_dist") if len(outputs) > 1 else ()
         average = sum(outputs) / len(outputs)
         if not np.isfinite(average).all():
@@ -78,6 +81,15 @@ class Evaluation:
             self.heads.setdefault(name, Score()).add(logits, labels)
         self.average.add(average, labels)
         np.add.at(self.confusion, (labels, average.argmax(-1)), 1)
+
+    def _check(self, outputs, labels):
+        expected = labels.size, len(self.confusion)
+        if labels.shape != expected[:1] or labels.dtype.kind not in "iu" or not (
+                (0 <= labels) & (labels < expected[1])).all():  # NumPy would count -1 as the last class
+            raise LevitError(f"evaluation: expected labels (B,), whole numbers from 0 to {expected[1] - 1}, found "
+                             f"{labels!a:.100}")
+        if (found := [logits.shape for logits in outputs]) != [expected] * len(outputs):
+            raise LevitError(f"evaluation: expected logits {expected} of each head, found {found!a:.100}")
 
     def join(self, other: "Evaluation") -> None:
         """Adds the same network's evaluation of other images."""
@@ -101,8 +113,8 @@ def evaluate(heads: Callable, batches: Iterable, classes: int, ranks=None) -> Ev
     """Evaluates a network given by `heads`: images (B, C, H, W) -> the logits (B, classes) of each head (model.heads).
 
     batches: pairs of images and labels, which number the network's classes. Of several ranks (see SingleRank) each has
-    a part of the batches, and all get the evaluation of the whole.  Raises LevitError if there is no image, or if a
-    logit is not finite."""
+    a part of the batches, and all get the evaluation of the whole.  Raises LevitError if there is no image, and as
+    Evaluation.add does."""
     own, result, ranks = Evaluation(classes), Evaluation(classes), ranks or SingleRank()
     for images, labels in batches:
         own.add(heads(images), labels)

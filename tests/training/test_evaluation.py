@@ -86,6 +86,19 @@ def test_scores_that_are_not_finite_and_empty_evaluations_are_refused():
         evaluate(lambda x: (), [], 2)
 
 
+@pytest.mark.parametrize("labels", [[0, -1], [0, 3], [0.0, 1.0], [0], [[1, 0, 0], [0, 1, 0]], 1])
+def test_labels_that_are_no_classes_are_refused(labels):
+    """-1 would count as the last class."""
+    with pytest.raises(LevitError, match="evaluation: expected "):
+        evaluate(lambda x: (x,), [(np.zeros((2, 3)), labels)], 3)
+
+
+def test_logits_without_their_heads_are_refused():
+    """evaluate(model, …) instead of evaluate(model.heads, …)."""
+    with pytest.raises(LevitError, match=r"expected logits \(2, 3\) of each head, found \[\(3,\), \(3,\)\]"):
+        evaluate(lambda x: x, [(np.zeros((2, 3)), np.array([0, 1]))], 3)
+
+
 def test_classes_are_found_by_name_or_by_order():
     for wanted, labels, count, expected, said in (
             (["b", "a"], ["a", "x", "b"], 3, [2, 0], ""), (["x", "y"], None, 2, [0, 1], ""),
