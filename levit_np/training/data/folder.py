@@ -36,8 +36,10 @@ class Folder:
     """
 
     def __init__(self, root: str | os.PathLike):
-        self.root = os.path.abspath(root)
-        place = shown(os.fspath(root))
+        root = os.fsdecode(root)
+        if not root:  # an unset variable, say; it would be the current folder
+            raise DataError("expected the path of a folder of images, found an empty text")
+        self.root, place = os.path.abspath(root), shown(root)
         folders = [entry for entry in _entries(self.root, place) if _kind(entry, entry.name) == "folder"]
         self.classes = [entry.name for entry in folders]
         if len(folders) < 2:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from numbers import Integral
 
 import numpy as np
 
@@ -83,8 +84,8 @@ class Loader(_Loader):
 
     Order and pixels depend on (source, recipe, seed, epoch, step) alone, not on the number of workers or ranks or on
     where a run was resumed.  (NumPy may change its generators' streams, and Pillow its resampling, between their
-    versions.)  Memory: three batches.  Raises ConfigError for sizes that do not fit, DataError if the source has fewer
-    images than one global batch.
+    versions.)  Memory: three batches.  Raises ConfigError for sizes that do not fit and for a seed below 0, DataError
+    if the source has fewer images than one global batch.
     """
 
     def __init__(self, source, recipe: Recipe, *, image_size: tuple[int, int], in_channels: int, batch: int, seed: int,
@@ -95,6 +96,8 @@ class Loader(_Loader):
             raise ConfigError(f"preprocessing: expected {in_channels} channels of {image_size}, found "
                               f"{preprocessing.mode} of {preprocessing.crop}")
         _check(batch, rank, ranks, bad_files)
+        if not isinstance(seed, Integral) or seed < 0:  # None would be another one in every process and for every step
+            raise ConfigError(f"seed: expected a whole number from 0, found {seed!a:.100}")
         plan = TrainingSteps(source, recipe, preprocessing, seed, batch, rank, ranks, bad_files == "skip")
         if batch % plan.unit:
             raise ConfigError(f"batch: expected an even number, as mixup and cutmix mix pairs, found {batch}")

@@ -56,9 +56,11 @@ def test_a_copy_in_another_process_is_the_same(tmp_path):
 def test_the_working_directory_may_change(tmp_path, monkeypatch):
     touch(tmp_path, "d/a/1.jpg", "d/b/2.jpg")
     monkeypatch.chdir(tmp_path)
-    folder = Folder("d")
+    folder, of_bytes = Folder("d"), Folder(b"d")
+    with pytest.raises(DataError, match="expected the path of a folder of images, found an empty text"):
+        open_source("")  # not the current folder
     monkeypatch.chdir("/")
-    assert folder.read(0) == b"d/a/1.jpg"
+    assert folder.read(0) == of_bytes.read(0) == b"d/a/1.jpg"
 
 
 def test_links_are_followed(tmp_path):

@@ -210,6 +210,8 @@ def test_ranks_share_an_evaluation(folder, ranks):
 @pytest.mark.parametrize("options, error, words", [
     ({"batch": 7}, ConfigError, "expected an even number"),
     ({"batch": 0}, ConfigError, "expected 1 or more"),
+    ({"seed": None}, ConfigError, "seed: expected a whole number from 0, found None"),
+    ({"seed": -1}, ConfigError, "seed: expected a whole number from 0, found -1"),
     ({"batch": 28}, DataError, "expected at least the 28 images of one step, found 27"),
     ({"batch": 14, "ranks": 2}, DataError, "expected at least the 28 images"),
     ({"rank": 2, "ranks": 2}, ConfigError, "expected 0 to 1, found 2"),
