@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from ..config import plain
 from ..errors import TrainingError
 from .curves import draw
 from .fingerprint import fingerprint
@@ -161,7 +162,7 @@ class Run:
         if self.validate:
             share_statistics(trainer.evaluated, trainer.ranks)
             self.screen.waiting("validation")
-            line["validation"] = self.validate(trainer.evaluated)
+            line["validation"] = {key: plain(value) for key, value in self.validate(trainer.evaluated).items()}
         return line
 
     def _record(self, line: dict) -> None:

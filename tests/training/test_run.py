@@ -76,6 +76,15 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_highest_accuracy
     assert screen.notes[-2] == f"weights: {path}/best.h5 (validation top1 60.00), {path}/last.h5"
 
 
+def test_figures_of_a_validation_may_be_numpys(tmp_path, monkeypatch):
+    """A loss of float32 logits is np.float32, which JSON cannot hold."""
+    from . import small_run
+    figures = {"top1": np.float32(50), "loss": np.float32(0.5), "images": np.int64(3)}
+    monkeypatch.setattr(small_run, "validate", lambda model: figures)
+    made, _ = run(tmp_path / "run", recipe=replace(RECIPE, epochs=1))
+    assert [line["validation"] for line in made.folder.log.lines()] == [{"top1": 50.0, "loss": 0.5, "images": 3}]
+
+
 @pytest.mark.parametrize("average", [0.9, 0.0])
 def test_the_moving_average_is_what_is_validated_and_written(tmp_path, monkeypatch, average):
     from . import small_run

@@ -66,6 +66,13 @@ def contents(path):
     return [(file, file.read_bytes()) for file in sorted(path.rglob("*")) if file.is_file()]
 
 
+def test_the_working_directory_may_change(tmp_path, monkeypatch):
+    """A teacher's or a validation's code may change it."""
+    monkeypatch.chdir(tmp_path)
+    run("run", each=lambda step: monkeypatch.chdir("/"))
+    assert (tmp_path / "run" / "best.h5").exists() and len(Log(tmp_path / "run" / "log.jsonl").lines()) == 3
+
+
 def test_one_writer_on_windows(tmp_path, monkeypatch):
     """Windows locks bytes from the file's position on, and other processes cannot read them."""
     taken = []
