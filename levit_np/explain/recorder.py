@@ -30,7 +30,7 @@ class _Call:
 
 
 class Recorder:
-    """A second network with the model's arrays, on a backend whose calls are recorded.
+    """A context manager: a second network with the model's arrays, on a backend whose calls are recorded.
 
     The model itself is not modified, so nothing needs to be restored and other threads may use it meanwhile."""
 
@@ -43,6 +43,15 @@ class Recorder:
         self._copied = {}  # id of a backend array -> (the array, kept so that its id stays unique; its NumPy copy)
         for name, layer in _named(self.network):
             self._listen(name, layer)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Lets go of the arrays: in cycles of references they would stay until Python's garbage collector runs."""
+        for _, layer in _named(self.network):
+            del layer.forward, layer.backward  # the listening ones
+        vars(self).clear()
 
     @contextmanager
     def calling(self, name: str, kind: str, direction: str, line: int = 0):

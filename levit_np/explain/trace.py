@@ -238,20 +238,20 @@ def trace(model: LeViT, x: np.ndarray, target=None, about: str = "", *, teacher=
     The model and its gradients are not changed. Arrays are not copied: training that writes into the model's parameters
     also changes those in the trace. Raises LevitError for images, a target or a teacher that do not fit, BackendError
     for a backend that is not there."""
-    recorder, here = Recorder(model, ops.backend(backend)), model.ops.to_host(x).copy()
-    x = recorder.ops.asarray(here)
-    with recorder.calling("", "LeViT", "forward") as whole:
-        outputs, saved = recorder.network.forward(x, training="frozen")
-    logits = (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
-    end = Forward("", "LeViT", recorder.here(x), recorder.here(logits), *recorder.place(whole))
-    loss, value, backward = _loss(recorder.ops, model, len(x), target, teacher), None, ()
-    if loss:
-        value, back = _loss_and_backward(recorder, loss, outputs, saved)
-        backward = (*recorder.backwards(), back)
-    classes = [None if given is None else tuple(getattr(loss, what).tolist())
-               for what, given in (("target", target), ("teacher", teacher))]
-    return Trace(model.config, end.input, about, (*recorder.forwards(), end), classes[0], value, backward,
-                 tuple(recorder.steps()), recorder.here(recorder.network.state()), classes[1])
+    with Recorder(model, ops.backend(backend)) as recorder:
+        x = recorder.ops.asarray(model.ops.to_host(x).copy())
+        with recorder.calling("", "LeViT", "forward") as whole:
+            outputs, saved = recorder.network.forward(x, training="frozen")
+        logits = (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
+        end = Forward("", "LeViT", recorder.here(x), recorder.here(logits), *recorder.place(whole))
+        loss, value, backward = _loss(recorder.ops, model, len(x), target, teacher), None, ()
+        if loss:
+            value, back = _loss_and_backward(recorder, loss, outputs, saved)
+            backward = (*recorder.backwards(), back)
+        classes = [None if given is None else tuple(getattr(loss, what).tolist())
+                   for what, given in (("target", target), ("teacher", teacher))]
+        return Trace(model.config, end.input, about, (*recorder.forwards(), end), classes[0], value, backward,
+                     tuple(recorder.steps()), recorder.here(recorder.network.state()), classes[1])
 
 
 def _loss_and_backward(recorder: Recorder, loss, outputs, saved) -> tuple[float, Backward]:

@@ -1,6 +1,8 @@
 """A trace against the model's own forward, backward and features; its file; and the comparison that finds where two
 networks differ."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import h5py
@@ -139,6 +141,20 @@ def test_tracing_does_not_change_the_model(digits):
     assert not any({"forward", "backward"} & set(vars(layer)) for _, layer in digits.walk())
     x[:] = 0
     assert record.x.any()
+
+
+@pytest.mark.parametrize("target", [None, 3])
+def test_a_trace_is_freed_with_its_last_reference(digits, target):
+    """Traces of many images, one after another: cycles of references would keep the arrays of several at a time."""
+    gc.disable()
+    try:
+        found = trace(digits, random_images(digits, 1), target)
+        arrays = [weakref.ref(array) for step in found.steps for array in step.arrays().values()]
+        del found
+        own = {id(array) for array in digits.state().values()}
+        assert all(array() is None or id(array()) in own or array().dtype.kind == "i" for array in arrays)
+    finally:
+        gc.enable()
 
 
 def test_without_a_target_there_is_no_gradient(digits):

@@ -101,13 +101,13 @@ class Pass:
 
 def _back_from_logit(model: LeViT, x: np.ndarray, which: int) -> tuple[np.ndarray, list[Step]]:
     """The gradient of one averaged logit with respect to the images, and the operations of its backward."""
-    recorder = Recorder(model, reference)
-    with recorder.calling("", "LeViT", "forward"):
-        outputs, saved = recorder.network.forward(x, training="frozen")
-    onehot = reference.targets_of([which], model.config.num_classes, dtype=x.dtype)
-    with recorder.calling("", "LeViT", "backward"):
-        dx = recorder.network.backward((onehot / 2, onehot / 2) if isinstance(outputs, tuple) else onehot, saved)
-    return dx, [step for step in recorder.steps() if step.direction == "backward"]
+    with Recorder(model, reference) as recorder:
+        with recorder.calling("", "LeViT", "forward"):
+            outputs, saved = recorder.network.forward(x, training="frozen")
+        onehot = reference.targets_of([which], model.config.num_classes, dtype=x.dtype)
+        with recorder.calling("", "LeViT", "backward"):
+            dx = recorder.network.backward((onehot / 2, onehot / 2) if isinstance(outputs, tuple) else onehot, saved)
+        return dx, [step for step in recorder.steps() if step.direction == "backward"]
 
 
 class _Stops:
