@@ -1,5 +1,6 @@
 """The training step: forward, loss, backward, update.  Files and display are handled in run.py."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from typing import NamedTuple
@@ -62,7 +63,9 @@ class Trainer:
         self.update = Update(model, recipe)
         self.average = Average(model, recipe.average) if recipe.average else None
         self.reduction = self.ranks.reduction(model)
-        self.one_pass = RecordedPass(model, self.passed) if self._repeats() else self.passed
+        own = weakref.ref(self)  # a strong reference would be a cycle, and delay freeing the training's memory
+        one_pass = lambda *arrays, share: own().passed(*arrays, share=share)
+        self.one_pass = RecordedPass(model, one_pass) if self._repeats() else one_pass
         self.epoch, self.batch = 0, 0  # of the next step
         self.totals = {"loss": 0.0, "correct": 0, "images": 0}  # of this epoch, on this rank
 

@@ -1,7 +1,9 @@
 """Recorded training steps on the cpu backend equal ordinary ones, to the last bit; steps that cannot be recorded are
 not."""
 
+import gc
 import threading
+import weakref
 from copy import deepcopy
 from dataclasses import fields, replace
 
@@ -339,3 +341,17 @@ def large(blocks):
     """The bytes of all large blocks."""
     sizes = [block.nbytes for same in blocks._kept.values() for block, _ in same]
     return sum(size for size in sizes if size >= 4 * cpu.recording.blocks.LARGE)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2], ids=["recorded", "not recorded"])
+def test_a_training_is_freed_with_its_last_reference(accumulation):
+    """One training after another: cycles of references would keep the memory of several at a time."""
+    _, trainer = pair("levit_digits", replace(RECIPE, accumulation=accumulation), image_size=16, num_classes=3)
+    gc.disable()
+    try:
+        assert list(trainer.train_epoch())
+        freed = weakref.ref(trainer), weakref.ref(trainer.model)
+        del trainer
+        assert [part() for part in freed] == [None, None]
+    finally:
+        gc.enable()
