@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from ..config import plain
 from ..errors import ConfigError
 
 RATE_BATCH = 512  # the images per step that `rate` refers to
@@ -114,9 +115,9 @@ class Recipe:
     def __post_init__(self):
         for part in fields(self):
             value = getattr(self, part.name)
-            if isinstance(part.default, tuple) and isinstance(value, list):  # from JSON
-                value = tuple(value)
-                object.__setattr__(self, part.name, value)
+            several = isinstance(part.default, tuple) and isinstance(value, (tuple, list))  # a list from JSON
+            value = tuple(map(plain, value)) if several else plain(value)
+            object.__setattr__(self, part.name, value)
             if value is None and part.default is None:
                 continue
             right, expected = part.metadata["check"]

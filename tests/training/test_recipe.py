@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from levit_np.errors import ConfigError
@@ -37,6 +38,14 @@ def test_a_partial_recipe_changes_only_its_fields():
     small = RECIPES["small"]
     assert Recipe.from_dict({"epochs": 3, "freeze": ["stem"]}, small) == replace(small, epochs=3, freeze=("stem",))
     assert Recipe.from_dict({"erase": 1}) == replace(Recipe(), erase=1.0)
+
+
+def test_numbers_may_be_numpys():
+    """Of a search over np.logspace(-4, -2), say; JSON must be able to hold them all the same."""
+    recipe = Recipe(rate=np.float64(1e-3), epochs=np.int64(3), clip=np.float32(0.5), drop_path=np.float64(0.25),
+                    crop_scale=(np.float64(0.5), np.float32(1)))
+    assert recipe == Recipe(rate=1e-3, epochs=3, clip=0.5, drop_path=0.25, crop_scale=(0.5, 1.0))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 WRONG = {"epochs": (0, 1.5, True, "3", None), "batch": (1,), "rate": (-1e-9, float("nan"), float("inf"), "fast"),
