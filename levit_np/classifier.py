@@ -242,7 +242,7 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,
                              distillation=distillation, seed=seed, kind=Classifier)
-    model.precision = dtype
+    model.precision = str(dtype)  # of an array, say
     return model
 
 
@@ -252,5 +252,5 @@ def create(name: str, *, seed: int = 0, backend: str = BACKEND, dtype: str = "fl
     BackendError for a backend or dtype that is not there."""
     model = create_network(name, seed=seed, backend=backend, dtype=ops.stored_type(backend, dtype), kind=Classifier,
                            **changes)
-    model.precision = dtype
+    model.precision = str(dtype)  # of an array, say
     return model

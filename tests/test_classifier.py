@@ -195,6 +195,14 @@ def test_an_evaluation_follows_a_state_that_is_written_into_or_of_another_type()
             evaluate(images)
 
 
+def test_the_dtype_of_an_array_is_a_precision(tmp_path):
+    """A training takes the precision to be a text."""
+    made = levit_np.create("levit_digits", dtype=np.zeros(1).dtype)
+    made.save(tmp_path / "a.h5")
+    read = levit_np.load(tmp_path / "a.h5", dtype=np.zeros(1).dtype)
+    assert {type(model.precision) for model in (made, read)} == {str} and made.precision == read.precision == "float64"
+
+
 def test_a_state_of_another_dtype_changes_the_precision(model):
     """With a state of another dtype, evaluation computes in that dtype."""
     model = deepcopy(model)
