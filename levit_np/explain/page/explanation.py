@@ -1,7 +1,6 @@
 """The result of model.explain(x): the page, which notebooks display and save(path) writes."""
 
 import html
-from pathlib import Path
 
 from ...storage.atomic import replacing
 from .writer import assemble
@@ -32,5 +31,5 @@ class Explanation:
 
     def save(self, path) -> None:
         """Writes the page to `path`.  Raises OSError if that fails."""
-        with replacing(Path(path)) as file:
+        with replacing(path) as file:
             file.write(self.html.encode())
