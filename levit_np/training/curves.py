@@ -15,7 +15,8 @@ def draw(lines: list[dict], path: Path) -> str:
         return str(error)
     from matplotlib.ticker import MaxNLocator
 
-    for axes, key, label in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %")):
+    for axes, key, label, corner in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %"),
+                                        ("upper right", "lower right")):
         epochs = [line["epoch"] for line in lines]
         axes.plot(epochs, [_number(line, key) for line in lines], ".-", label="training (augmented)")
         if all(isinstance(line.get("validation"), dict) for line in lines):
@@ -23,7 +24,7 @@ def draw(lines: list[dict], path: Path) -> str:
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc=corner)  # "best" is searched for, and Matplotlib warns where that takes more than a second
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=120)
     return f"curves: {path}"

@@ -157,6 +157,13 @@ def test_the_curves_show_the_log(tmp_path, monkeypatch):
     assert all(float(tick).is_integer() for axes in drawn[2].axes for tick in axes.get_xticks())
 
 
+def test_the_place_of_the_curves_legend_is_not_searched_for(tmp_path, monkeypatch):
+    """Where that takes more than a second, on a busy machine or for many epochs, Matplotlib warns."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("matplotlib.legend.time", SimpleNamespace(perf_counter=iter(range(0, 20, 2)).__next__))
+    assert draw([{"epoch": 1, "loss": 2.0, "top1": 50.0}], tmp_path / "a.png") == f"curves: {tmp_path}/a.png"
+
+
 @pytest.mark.parametrize("other", [
     {"top1": 50.0}, {"loss": {"mean": 1}}, {"loss": [1, 2]}, {"loss": "low", "top1": None},
     {"validation": 5}, {"validation": {}}, {"validation": {"loss": "low", "top1": []}}])
