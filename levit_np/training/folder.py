@@ -26,7 +26,10 @@ class RunFolder:
     config.json is written after the first checkpoint: a folder that has one holds a run that can be resumed."""
 
     def __init__(self, path):
-        self.path = Path(path).absolute()  # a teacher or a validation may change the working directory
+        try:
+            self.path = Path(path).absolute()  # a teacher or a validation may change the working directory
+        except OSError as error:  # of the working directory, which was removed
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         self.checkpoints, self.log = Checkpoints(self.path / "checkpoints"), Log(self.path / "log.jsonl")
         self.config, self.skipped = self.path / "config.json", self.path / "skipped.txt"
         self.best, self.last = self.path / "best.h5", self.path / "last.h5"
