@@ -7,7 +7,7 @@ from .training_step import Kind, Scatter
 
 
 def scatter_add(x, targets, width):
-    """y[h, t] = Σ x[h, n] over the n whose target is t.  x (N, …), targets (…) int64 -> y (N, width)."""
+    """y[i, t] = Σ_n x[i, n] over the n whose target is t.  x (I, …), targets (…) int64 -> y (I, width)."""
     y = empty(len(x), width)
     run((Kind.SCATTER, {Scatter.ROWS: len(x), Scatter.X: contiguous(x), Scatter.Y: y, Scatter.WIDTH: width,
                         Scatter.COUNT: targets.size, Scatter.TARGETS: targets}))
