@@ -35,7 +35,8 @@ class Lowering:
         # How two weights of a linear map are packed into 32 bits, if they are.
         self.pairs = (to_bfloat16 if instructions.bfloat16_inputs else nested) if half else None
         self.grain = HALF_GRAIN if self.parts else GRAIN
-        self.half_attention = half and tiles  # q, k and v are bfloat16 too
+        self.half_attention = half and instructions.bfloat16_inputs  # q, k and v are bfloat16 too
+        self.amx_attention = half and tiles
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
         self.convolutions, self.sections = [], [[]]
         for step in steps:
@@ -57,7 +58,7 @@ class Lowering:
 
     def key_size(self, key):
         """Columns of a head in q and k: whole panels for AMX, else what fits evenly into a panel."""
-        return round_up(key, self.width) if self.half_attention else key_size(key, self.width)
+        return round_up(key, self.width) if self.amx_attention else key_size(key, self.width)
 
     def finish(self, target, activation):
         """The kernels' code of an activation whose result goes to `target`."""
@@ -235,7 +236,8 @@ class Attention:
     def __init__(self, step, lowering):
         self.name, self.source, self.queries, self.heads = step.name, step.source, step.queries, step.heads
         queries = lowering.tokens if step.queries == step.source else lowering.kept
-        self.tokens, width, self.half = (queries, lowering.tokens), lowering.width, lowering.half_attention
+        self.tokens, width = (queries, lowering.tokens), lowering.width
+        self.half, self.amx = lowering.half_attention, lowering.amx_attention
         self.key, self.value = lowering.key_size(step.key), round_up(step.value, width)
         self.finish, self.parts = lowering.finish("context", step.activation), lowering.parts
         columns = lowering.columns["context"] = head_columns(step.heads, step.value, self.value,
@@ -276,11 +278,12 @@ class Attention:
             a.BLOCK_COUNT: block_tiles[1], a.LAST_TILES: last_tiles[0], a.LAST_COUNT: last_tiles[1]})
 
     def _scratch(self, program):
-        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries, scores; for AMX also the powers
-        2^score and the pairs of v, everything padded to whole tiles."""
+        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries, scores; for bfloat16 also the pairs
+        of v; for AMX also the powers 2^score, everything padded to whole tiles."""
         keys, row = self.tokens[1], program.width * 4
-        if not self.half:
-            return 64 + row * (program.rows_a_tile + 1 + self.key + keys)
+        if not self.amx:
+            pairs = round_up(keys, 2) * self.value * 2 if self.half else 0
+            return 64 + row * (program.rows_a_tile + 1 + self.key + keys) + pairs
         keys = round_up(keys, program.width)
         return AMX_JOB + TILE_SUMS + 64 + row * (1 + self.key // 2 + keys) + 2 * keys * (program.width + self.value)
 

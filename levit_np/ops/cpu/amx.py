@@ -287,14 +287,3 @@ def scores(v, keys, panel, pieces, queries, bias, target, blocks):
         return []
 
     emit_loop(b, number(0), blocks, 1, [], block)
-
-
-def interleave(v, first, second, target):
-    """Two rows of COLUMNS bfloat16 -> one row of COLUMNS pairs."""
-    b, kind = v.builder, ir.VectorType(ir.IntType(16), COLUMNS)
-    rows = [b.load(v.pointer(at, kind), align=2, typ=kind) for at in (first, second)]
-    mask = ir.VectorType(I32, COLUMNS)
-    for j in range(2):
-        order = [16 * j + n // 2 + n % 2 * COLUMNS for n in range(COLUMNS)]
-        pairs = b.shuffle_vector(*rows, ir.Constant(mask, order))
-        b.store(pairs, v.pointer(v.at(target, 64 * j), kind)).align = 2

@@ -7,6 +7,7 @@ from .barrier import share
 from .intrinsics import get, put, set_float
 from .jit import jit
 from .step import AMX_JOB, TILE_SUMS, Job
+from .value_pairs import value_pairs
 
 SQUARE = 16  # a tile register's rows
 
@@ -23,7 +24,7 @@ def amx_attention(call):
     multiply, finish_scaled, scores_of, softmax_columns = (
         call[name] for name in ("amx_multiply", "amx_finish_scaled", "amx_scores", "softmax_columns"))
     transpose_square, round_square = call["transpose"], call["transpose_round"]
-    values = _values(call["interleave"])
+    values = value_pairs(call["interleave"])
 
     @jit
     def attention(s, thread, threads):
@@ -82,21 +83,3 @@ def amx_attention(call):
                               get(s, HALF) + to // 2, ldo // 2, 0, 0, present)
 
     return attention
-
-
-def _values(interleave):
-    @jit
-    def values(v, panel, panels, keys, padded, target):
-        """One head's v, (panels, keys, 32) -> (panels, padded / 2, 32, 2): pairs of keys, zeros after the last."""
-        for j in range(panels):
-            source, to = v + j * panel, target + j * padded * HALF_ROW
-            for k in range(0, keys - 1, 2):
-                interleave(source + k * HALF_ROW, source + (k + 1) * HALF_ROW, to + k * HALF_ROW)
-            start = keys // 2 * 2
-            for i in range(0, (padded - start) * HALF_ROW, 4):
-                set_float(to + start * HALF_ROW + i, 0.0)
-            # The last key pairs with a row of zeros: the row after it, or the next panel's, is not written yet.
-            if keys % 2:
-                interleave(source + (keys - 1) * HALF_ROW, to + (padded - 1) * HALF_ROW, to + start * HALF_ROW)
-
-    return values

@@ -30,7 +30,9 @@ def kernels(instructions):
     attention = tile_attention(instructions, call)
     filtering = tile_filtering(instructions, call)
     half_product = amx_product(call) if amx else product
-    half_attention = amx_attention(call) if amx else attention
+    half_attention = attention
+    if instructions.bfloat16_inputs:
+        half_attention = amx_attention(call) if amx else tile_attention(instructions, call, True)
     configure, release = (call.get(name, jit(lambda: None)) for name in ("configure", "release"))
     pad, rows, total, add, to_bfloat16, layer_norm = row_kernels(instructions, call)
 

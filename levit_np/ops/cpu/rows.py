@@ -79,32 +79,54 @@ def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
     each_vector(v, vectors, normalize)
 
 
-def softmax_columns(v, scores, row, keys, inverse):
+def softmax_columns(v, scores, row, keys, inverse, pairs=False):
     """One vector of columns of scores (keys, …), rows `row` bytes apart: each score becomes 2^(score - the column's
-    largest), and 1 / their sum goes to `inverse`."""
+    largest), and 1 / their sum goes to `inverse`.
+
+    pairs: the powers of two keys, rounded to bfloat16, share a number, and fill half as many rows."""
     b = v.builder
 
-    def each_key(start, body):
-        """start = body(address, start) for every key, as two independent chains, so that neither waits for the other.
-        """
+    def each_two(start, body, store):
+        """(Σ of even keys, of odd keys) from `start` by body(score, Σ) -> (result, Σ): two independent chains, so that
+        neither waits for the other. store(key, results)."""
+        def load(key):
+            return v.load(v.at(scores, b.mul(key, row)))
+
         def two(key, carried):
-            at = v.at(scores, b.mul(key, row))
-            return [body(at, carried[0]), body(v.at(at, row), carried[1])]
+            found = [body(load(v.at(key, n)), carried[n]) for n in range(2)]
+            store(key, [y for y, _ in found])
+            return [total for _, total in found]
 
         def one(key, carried):
-            return [body(v.at(scores, b.mul(key, row)), carried[0]), carried[1]]
+            y, total = body(load(key), carried[0])
+            store(key, [y])
+            return [total, carried[1]]
 
         key, carried = emit_loop(b, number(0), keys, 2, [start, start], two)
         return emit_loop(b, key, keys, 1, carried, one)[1]
 
-    def power(at, total):
-        y = v.exp2(b.fsub(v.load(at), peak))
-        v.store(y, at)
-        return b.fadd(total, y)
+    def largest(score, found):
+        return None, v.larger(score, found)
 
-    peak = v.larger(*each_key(v.splat(-math.inf), lambda at, largest: v.larger(v.load(at), largest)))
-    total = b.fadd(*each_key(v.splat(0.0), power))
+    def power(score, total):
+        y = v.exp2(b.fsub(score, peak))
+        return y, b.fadd(total, y)
+
+    def keep(key, powers):
+        if pairs:  # of keys 2n and 2n + 1 in row n, which has been read
+            v.store_pair(*[*powers, v.splat(0.0)][:2], v.at(scores, b.mul(b.lshr(key, number(1)), row)))
+        else:
+            for n, y in enumerate(powers):
+                v.store(y, v.at(scores, b.mul(v.at(key, n), row)))
+
+    peak = v.larger(*each_two(v.splat(-math.inf), largest, lambda key, results: None))
+    total = b.fadd(*each_two(v.splat(0.0), power, keep))
     v.store(b.fdiv(v.splat(1.0), total), inverse)
+
+
+def softmax_pairs(v, *arguments):
+    """softmax_columns with pairs."""
+    softmax_columns(v, *arguments, pairs=True)
 
 
 def transpose(v, source, row, target, column, store=None):

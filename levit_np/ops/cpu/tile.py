@@ -61,13 +61,13 @@ def tiles(lanes, sizes, widths, panels=1, pairs="", halves=False):
     return _over_tiles(lanes, sizes, widths, bias_offset, tile)
 
 
-def transposed_tiles(lanes, sizes, widths, width, halves=False):
+def transposed_tiles(lanes, sizes, widths, width, halves=False, pairs=""):
     """The same with `a` transposed, (terms, width): the tile's row i is a's column i. Row i of c is its sum times
     bias[i], which is offset as a is, before the activation: attention's product with v, divided by the softmax's sums.
-    """
+    pairs "dot": each number of a and b is a pair."""
     def tile(v, rows, vectors, argument):
         place = lambda a, i, u: v.at(a, 4 * i + 4 * width * u)
-        sums = _sum_segments(v, argument, rows, (1, vectors), place, 4 * width)
+        sums = _sum_segments(v, argument, rows, (1, vectors), place, 4 * width, pairs)
         scale = [v.spread(v.load_scalar(v.at(argument["bias"], 4 * i))) for i in range(rows)]
         scaled = [v.builder.fmul(y, scale[n // vectors]) for n, y in enumerate(sums)]
         _finish(v, argument, scaled, (1, vectors),

@@ -121,6 +121,15 @@ class Vectors:
         b.store(rounded, self.pointer(address, words)).align = 2
         return b.bitcast(b.shl(b.zext(rounded, self.integers), self.splat_integer(16)), self.type)
 
+    def store_pair(self, first, second, address):
+        """Stores both rounded to bfloat16, ties to even: a pair in each lane."""
+        b, order = self.builder, [lane // 2 + lane % 2 * self.lanes for lane in range(2 * self.lanes)]
+        both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", self.pairs, [second, first])
+        both = b.bitcast(both, ir.VectorType(ir.IntType(16), 2 * self.lanes))
+        mask = ir.Constant(ir.VectorType(I32, 2 * self.lanes), order)
+        pairs = b.bitcast(b.shuffle_vector(both, ir.Constant(both.type, ir.Undefined), mask), self.type)
+        self.store(pairs, address)
+
     def store_parts(self, value, address, part):
         """Stores it as PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is the rounded rest of those
         before."""
