@@ -210,30 +210,56 @@ def _sum_segments(v, argument, rows, columns, place, step, pairs=""):
 
 
 def _finish(v, argument, sums, columns, cases, halves):
-    """Stores finish(sum) for each sum. SILU, whose exponential is long code, is a second pass over the stored sums, and
-    so is the rounding to bfloat16."""
+    """Stores finish(sum) for each sum, and if `halves` where it goes rounded to bfloat16. SILU, whose exponential is long
+    code, is a second pass over the stored sums, and so is the rounding to three parts."""
     b, rows = v.builder, len(sums) // (columns[0] * columns[1])
     place = _places(v, argument, "c", "ldc", "c_panel", rows, columns)
     done, plain = b.append_basic_block("done"), b.append_basic_block("plain")
     switch = b.switch(argument["finish"], plain)
+
+    def store(values):
+        for y, to in zip(values, place):
+            v.store(y, to)
+
     for code, change in cases.items():
         block = plain if code == PLAIN else b.append_basic_block(f"finish{code}")
         if code != PLAIN:
             switch.add_case(number(code), block)
         b.position_at_end(block)
-        for y, to in zip(sums, place):
-            v.store(change(y, to), to)
-        if code == PLAIN:
-            silu = b.append_basic_block("silu")
-            b.cbranch(b.icmp_signed("==", argument["finish"], number(SILU)), silu, done)
-            b.position_at_end(silu)
-            _over_rows(v, argument, rows, columns, lambda at, half: v.store(v.silu(v.load(at)), at))
+        values = [change(y, to) for y, to in zip(sums, place)]
+        if halves:
+            with b.if_then(b.icmp_signed("!=", b.or_(argument["c_mask"], argument["part"]), number(0))):
+                store(values)
+            with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
+                _round(v, argument, values, rows, columns)
+        else:
+            store(values)
         b.branch(done)
-    b.position_at_end(done)
+    silu = b.append_basic_block("silu")
+    switch.add_case(number(SILU), silu)
+    b.position_at_end(silu)
+    store(sums)
+    _over_rows(v, argument, rows, columns, lambda at, half: v.store(v.silu(v.load(at)), at))
     if halves:
         with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
             _over_rows(v, argument, rows, columns,
                        lambda at, half: v.store_halves([v.load(at)], half, argument["part"]))
+    b.branch(done)
+    b.position_at_end(done)
+
+
+def _round(v, argument, values, rows, columns):
+    """Stores a tile's numbers rounded to bfloat16, a panel's row at once, or in parts."""
+    b, (panels, vectors) = v.builder, columns
+    with b.if_else(b.icmp_signed("==", argument["part"], number(0))) as (one, three):
+        with one:
+            halved = argument | {"c_panel": b.lshr(argument["c_panel"], number(1))}
+            places = _places(v, halved, "half", "ldhalf", "c_panel", rows, (panels, 1))
+            for n, to in enumerate(places):
+                v.store_half_row(values[n * vectors : (n + 1) * vectors], to)
+        with three:
+            _over_rows(v, argument, rows, columns,
+                       lambda at, half: v.store_parts(v.load(at), half, argument["part"]))
 
 
 def _over_rows(v, argument, rows, columns, body):

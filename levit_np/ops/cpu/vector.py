@@ -121,6 +121,14 @@ class Vectors:
         b.store(rounded, self.pointer(address, words)).align = 2
         return b.bitcast(b.shl(b.zext(rounded, self.integers), self.splat_integer(16)), self.type)
 
+    def store_half_row(self, values, address):
+        """Stores one or two vectors side by side, rounded to bfloat16."""
+        if len(values) == 1:
+            self.store_half(*values, address)
+        else:
+            both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", self.pairs, values[::-1])
+            self.store(self.builder.bitcast(both, self.type), address)
+
     def store_pair(self, first, second, address):
         """Stores both rounded to bfloat16, ties to even: a pair in each lane."""
         b, order = self.builder, [lane // 2 + lane % 2 * self.lanes for lane in range(2 * self.lanes)]
