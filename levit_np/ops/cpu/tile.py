@@ -48,6 +48,10 @@ def tiles(lanes, sizes, widths, panels=1, pairs="", halves=False):
         offsets = row_offsets(v, argument["lda"], rows)
         step = 8 if pairs == "widened" else 4
         place = lambda a, i, u: v.at(v.at(a, offsets[i]), step * u)
+        if pairs == "dot":  # half of the terms take half of the time, in which what the sums are added to is fetched
+            with b.if_then(b.icmp_signed("==", argument["finish"], number(RESIDUAL))):
+                for at in _places(v, argument, "c", "ldc", "c_panel", rows, (panels, vectors)):
+                    v.prefetch(at, writing=True)
         sums = _sum_segments(v, argument, rows, (panels, vectors), place, step, pairs)
         starts = _places(v, argument, "bias", "ldbias", "bias_panel", rows, (panels, vectors))
         sums = [b.fadd(y, v.load(at)) for y, at in zip(sums, starts)]
