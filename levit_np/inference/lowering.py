@@ -35,13 +35,14 @@ class Lowering:
         # How two weights of a linear map are packed into 32 bits, if they are.
         self.pairs = (to_bfloat16 if instructions.bfloat16_inputs else nested) if half else None
         self.grain = HALF_GRAIN if self.parts else GRAIN
+        self.map_grain = HALF_GRAIN if self.parts and tiles else GRAIN  # of the maps between convolutions
         self.half_attention = half and instructions.bfloat16_inputs  # q, k and v are bfloat16 too
         self.amx_attention = half and tiles
         self.columns, self.scale, self.tokens, self.size = {}, {}, None, config.image_size
-        self.convolutions, self.sections = [], [[]]
+        self.convolutions, self.sections, self.stem = [], [[]], len(config.stem)
         for step in steps:
             self.sections[-1].append(KINDS[type(step)](step, self))
-            stem_ends = isinstance(step, plan.Convolution) and len(self.convolutions) == len(config.stem)
+            stem_ends = isinstance(step, plan.Convolution) and len(self.convolutions) == self.stem
             if stem_ends or isinstance(step, plan.Linear) and step.target == "x" and not step.residual:
                 self.sections.append([])
             del step  # free it before the next is made: both are float64
@@ -99,12 +100,13 @@ class Convolution:
             cells = minimal_filtering.TERMS if self.filtering else self.kernel**2
             weight = (minimal_filtering.kernel_terms(weight) if self.filtering
                       else weight.transpose(0, 2, 3, 1)).reshape(outputs, -1)  # (O, cells·C)
-            cell = plain_columns(channels, lowering.lanes if self.filtering else lowering.grain)
-            self.channels, self.length = round_up(channels, lowering.grain), self.kernel * len(cell)
+            cell = plain_columns(channels, lowering.lanes if self.filtering else lowering.map_grain)
+            self.channels, self.length = round_up(channels, lowering.map_grain), self.kernel * len(cell)
             self.terms = len(cell)
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(cells)])
         lowering.convolutions.append(self)
-        columns = lowering.columns["x"] = plain_columns(outputs, lowering.grain)
+        grain = lowering.grain if len(lowering.convolutions) == lowering.stem else lowering.map_grain
+        columns = lowering.columns["x"] = plain_columns(outputs, grain)
         pairs = lowering.pairs if self.parts_read == 1 else None
         self.outputs, self.tile_rows = len(columns), lowering.tile_rows(self.parts_read, pairs, len(columns))
         lowering.size, lowering.tokens = self.out, self.out[0] * self.out[1]
