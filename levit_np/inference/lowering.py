@@ -50,6 +50,10 @@ class Lowering:
     def pack(self, weight, bias, rows, columns, pairs):
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
 
+    def pixels(self, channels):
+        """Whether an image of so many channels is rounded to pairs, as no rows but three planes' can be."""
+        return self.parts == 1 and self.instructions.bfloat16 == "dot" and channels == 3 and self.size[1] >= self.lanes
+
     def tile_rows(self, parts, pairs, outputs):
         """Rows of a product's largest tile: one of bfloat16, one that spans two panels, or one of a single panel."""
         if parts or pairs:
@@ -75,7 +79,8 @@ class Lowering:
 
 class Convolution:
     """An implicit im2col: where a pixel's channels lie side by side, an output pixel's window is one contiguous segment
-    for each line of the kernel; in the image itself, (C, H, W), one for each channel and line."""
+    for each line of the kernel; in the image itself, (C, H, W), one for each channel and line, unless it is rounded to
+    pairs, and its pixels are gathered meanwhile."""
 
     def __init__(self, step, lowering):
         outputs, channels, self.kernel, _ = step.weight.shape
@@ -86,17 +91,23 @@ class Convolution:
         self.planes, self.channels, self.next = 1, channels, None
         self.number = len(lowering.convolutions)
         self.parts = lowering.parts
-        self.parts_read = self.parts if self.number else 0
+        self.pixels = self.number == 0 and lowering.pixels(channels)
+        self.parts_read = self.parts if self.number or self.pixels else 0
         # With fewer channels the sums are too short to pay for the transforms around them.
         self.filtering = (self.number > 0 and channels > 16 and not self.parts_read
                           and minimal_filtering.suits(self.kernel, self.stride, self.out))
         weight = step.weight * scale
-        if self.number == 0:
+        if self.pixels:
+            line = self.kernel * channels
+            self.length = round_up(line, 2)
+            weight = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
+            cell = plain_columns(line, 2)
+            rows = np.concatenate([np.where(cell < 0, -1, cell + i * line) for i in range(self.kernel)])
+        elif self.number == 0:
             self.planes, self.channels = channels, 1
             weight, rows = weight.reshape(outputs, -1), np.arange(channels * self.kernel**2)
             self.length = self.kernel
         else:
-            lowering.convolutions[-1].next = self
             cells = minimal_filtering.TERMS if self.filtering else self.kernel**2
             weight = (minimal_filtering.kernel_terms(weight) if self.filtering
                       else weight.transpose(0, 2, 3, 1)).reshape(outputs, -1)  # (O, cells·C)
@@ -104,6 +115,8 @@ class Convolution:
             self.channels, self.length = round_up(channels, lowering.map_grain), self.kernel * len(cell)
             self.terms = len(cell)
             rows = np.concatenate([np.where(cell < 0, -1, cell + i * channels) for i in range(cells)])
+        if self.number:
+            lowering.convolutions[-1].next = self
         lowering.convolutions.append(self)
         grain = lowering.grain if len(lowering.convolutions) == lowering.stem else lowering.map_grain
         columns = lowering.columns["x"] = plain_columns(outputs, grain)
@@ -116,6 +129,8 @@ class Convolution:
         """The map it reads, with its border of zeros, and that map's height."""
         height, width = (max(self.padding + n, (m - 1) * self.stride + self.kernel)
                          for n, m in zip(self.size, self.out))
+        if self.pixels:
+            width += self.length - self.kernel * self.channels  # a line's last pair has a number of the next pixel
         return program.new_map(f"map {self.number}", height, width, self.channels, self.planes, self.parts_read), height
 
     def emit(self, program):
@@ -158,12 +173,13 @@ class Convolution:
             f.SCRATCH: program.scratch(size), f.SCRATCH_SIZE: size})
 
     def _emit_image(self, program, source, height):
-        i = table.Pad
+        i, ratio = table.Pad, 2 if self.pixels else 1
         program.inputs.append((len(program.names), program.first))
         program.add("image", table.Kind.PAD, {
             i.IMAGES: program.images, i.CHANNELS: self.planes, i.HEIGHT: self.size[0], i.WIDTH: self.size[1],
-            i.TARGET: source.address + self.padding * (source.line + source.pixel), i.TARGET_ROW: source.line,
-            i.TARGET_CHANNEL: height * source.line})
+            i.TARGET: source.address + self.padding * (source.line + source.pixel) // ratio,
+            i.TARGET_ROW: source.line // ratio, i.TARGET_CHANNEL: height * source.line // ratio,
+            i.PIXELS: self.pixels})
 
 
 class Linear:
@@ -267,7 +283,7 @@ class Attention:
         k = address + (panels * panel if self.source == self.queries else 0)
         size, tile_rows, row = self._scratch(program), program.rows_a_tile, width * 4
         key_tiles, block_tiles, last_tiles = (program.rows(*tiles, tile_rows) for tiles in (
-            (keys, row, row), (width, 4, out.row), (queries % width, 4, out.row)))
+            (keys, row // 2 if self.half else row, row), (width, 4, out.row), (queries % width, 4, out.row)))
         # A row of k may span several panels.
         pieces = tuple(i * panel for i in range(max(1, self.key // width)))
         program.add(self.name, table.Kind.ATTENTION, {

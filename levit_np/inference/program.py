@@ -144,7 +144,7 @@ class Program:
         pixel, line = channels * 4, channels * width * 4
         image = line * height * planes
         count = self.images * image // 4
-        address = self._memory((name, image), count // 2 * parts if parts else count)
+        address = self._memory((name, image), (count + 1) // 2 * parts if parts else count)
         return Map(address, pixel, line, image, count * 2 if parts > 1 else 0)
 
     def rows(self, count, row_in, row_out, most):

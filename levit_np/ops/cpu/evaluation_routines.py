@@ -34,7 +34,8 @@ def _register_tiles(instructions, halves):
     if instructions.bfloat16 == "dot":
         found |= {"pairs": tiles(lanes, sizes, widths, pairs="dot", halves=True),
                   "transposed_pairs": transposed_tiles(lanes, sizes, wide, width, True, "dot"),
-                  "softmax_pairs": emits(lanes, 4, rows.softmax_pairs)}
+                  "softmax_pairs": emits(lanes, 4, rows.softmax_pairs),
+                  "round_pixels": emits(lanes, 4, rows.round_pixels)}
     elif instructions.bfloat16 == "widened":
         found["pairs"] = tiles(lanes, sizes, widths, pairs="widened")
     return found

@@ -7,7 +7,8 @@ from .intrinsics import get, get_float, set_float
 from .jit import jit
 from .step import LINE
 
-I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL = (int(c) for c in step.Pad)
+I_IMAGES, I_CHANNELS, I_HEIGHT, I_WIDTH, I_SOURCE, I_TARGET, I_TARGET_ROW, I_TARGET_CHANNEL, I_PIXELS = (
+    int(c) for c in step.Pad)
 R_OFFSETS, R_COUNT, R_SOURCE, R_TARGET, R_VECTORS = (int(c) for c in step.Rows)
 S_IMAGES, S_TOKENS, S_SOURCE, S_SOURCE_ROW, S_SOURCE_IMAGE, S_TARGET, S_TARGET_ROW, S_VECTORS = (
     int(c) for c in step.Sum)
@@ -24,22 +25,29 @@ def row_kernels(instructions, call):
     to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
     if instructions.bfloat16_inputs:
         to_bfloat16 = _to_bfloat16(call["round"])
-    return (_pad(instructions.lanes, copy_row, call["prefetch_target"]), _rows(copy_row), _total(copy_row, add_row),
+    pixels = call.get("round_pixels", jit(lambda source, plane, target, columns: None))
+    return (_pad(instructions.lanes, copy_row, call["prefetch_target"], pixels), _rows(copy_row), _total(copy_row, add_row),
             _add(add_row), to_bfloat16, _layer_norm(call["layer_norm"]))
 
 
-def _pad(lanes, copy_row, prefetch_target):
+def _pad(lanes, copy_row, prefetch_target, round_pixels):
     @jit
     def pad(s, thread, threads):
         height, columns = get(s, I_HEIGHT), get(s, I_WIDTH)
         first, last = share(get(s, I_IMAGES) * get(s, I_CHANNELS) * height, thread, threads)
         for row in range(first, last):
-            source = get(s, I_SOURCE) + row * columns * 4
+            line = row
+            if get(s, I_PIXELS):
+                line += row // height * 2 * height  # of an image's three planes
+            source = get(s, I_SOURCE) + line * columns * 4
             target = get(s, I_TARGET) + row // height * get(s, I_TARGET_CHANNEL) + row % height * get(s, I_TARGET_ROW)
-            prefetch_target(target + AHEAD * get(s, I_TARGET_ROW), columns * 4 // LINE + 1)
-            copy_row(source, target, columns // lanes)
-            for i in range(columns // lanes * lanes, columns):
-                set_float(target + 4 * i, get_float(source + 4 * i))
+            prefetch_target(target + AHEAD * get(s, I_TARGET_ROW), get(s, I_TARGET_ROW) // LINE + 1)
+            if get(s, I_PIXELS):
+                round_pixels(source, height * columns * 4, target, columns)
+            else:
+                copy_row(source, target, columns // lanes)
+                for i in range(columns // lanes * lanes, columns):
+                    set_float(target + 4 * i, get_float(source + 4 * i))
 
     return pad
 

@@ -48,6 +48,24 @@ def round_(v, source, target, vectors, part):
                                                        v.at(target, v.builder.lshr(at, number(1))), part))
 
 
+def round_pixels(v, source, plane, target, columns):
+    """A line of three planes of float32, `plane` bytes apart -> pixels of three bfloat16; at least a vector of them."""
+    b = v.builder
+    order = [n % 3 * v.lanes + n // 3 for n in range(3 * v.lanes)]
+
+    def some(first):
+        at = v.at(source, b.mul(first, number(4)))
+        red, green, blue = (v.load(v.at(at, b.mul(plane, number(c)))) for c in range(3))
+        v.store_shuffled(v.rounded(red, green), v.rounded(blue, blue), order, v.at(target, b.mul(first, number(6))))
+
+    def inside(i, carried):
+        some(i)
+        return carried
+
+    emit_loop(b, number(0), columns, v.lanes, [], inside)
+    some(b.sub(columns, number(v.lanes)))
+
+
 def layer_norm(v, source, target, vectors, channels, gamma, beta, eps):
     """target = gamma (x - mean) / √(variance + eps) + beta over the first `channels` numbers of a row, which are
     followed by zeros.  eps: the bits of a float64."""

@@ -82,9 +82,10 @@ class Filtering(IntEnum):
 
 
 class Pad(IntEnum):
-    """Copies images (IMAGES, CHANNELS, HEIGHT, WIDTH) into the middle of larger ones, whose border stays 0."""
+    """Copies images (IMAGES, CHANNELS, HEIGHT, WIDTH) into the middle of larger ones, whose border stays 0. PIXELS: of
+    three planes one is made, in which a pixel's channels lie side by side, rounded to bfloat16; CHANNELS is then 1."""
 
-    IMAGES, CHANNELS, HEIGHT, WIDTH, SOURCE, TARGET, TARGET_ROW, TARGET_CHANNEL = range(1, 9)
+    IMAGES, CHANNELS, HEIGHT, WIDTH, SOURCE, TARGET, TARGET_ROW, TARGET_CHANNEL, PIXELS = range(1, 10)
 
 
 class Rows(IntEnum):

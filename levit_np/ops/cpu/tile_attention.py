@@ -11,8 +11,8 @@ from .value_pairs import value_pairs
 
 
 def tile_attention(instructions, call, pairs=False):
-    """The kernel (step, thread, threads).  call: the routines by name. pairs: a word of 4 bytes is not a float32 but two
-    bfloat16: neighbouring numbers of a query or key, or a number of two neighbouring keys' scores and values."""
+    """The kernel (step, thread, threads).  call: the routines by name. pairs: a word of 4 bytes is two bfloat16, not a
+    float32: neighbouring numbers of a query or key, or of two neighbouring keys' powers and values."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors, together = instructions.vectors, instructions.tail, 2 if pairs else 1
     tail_width, words, number_bytes = tail_vectors * lanes, width // together, 4 // together

@@ -1,10 +1,7 @@
 """Attention's v in bfloat16, as dot products of pairs read it: the numbers of two keys side by side."""
 
-from llvmlite import ir
-
 from .intrinsics import set_float
 from .jit import jit
-from .vector import I32
 
 ROW = 64  # bytes of a row of v: 32 bfloat16
 
@@ -12,13 +9,8 @@ ROW = 64  # bytes of a row of v: 32 bfloat16
 def interleave(v, first, second, target):
     """Two rows of bfloat16 -> one row of pairs."""
     numbers = 2 * v.lanes
-    b, kind = v.builder, ir.VectorType(ir.IntType(16), numbers)
-    rows = [b.load(v.pointer(at, kind), align=2, typ=kind) for at in (first, second)]
-    mask = ir.VectorType(I32, numbers)
-    for j in range(2):
-        order = [v.lanes * j + n // 2 + n % 2 * numbers for n in range(numbers)]
-        pairs = b.shuffle_vector(*rows, ir.Constant(mask, order))
-        b.store(pairs, v.pointer(v.at(target, 4 * v.lanes * j), kind)).align = 2
+    v.store_shuffled(v.load_pairs(first), v.load_pairs(second), [n // 2 + n % 2 * numbers for n in range(2 * numbers)],
+                     target)
 
 
 def value_pairs(interleave):

@@ -126,17 +126,26 @@ class Vectors:
         if len(values) == 1:
             self.store_half(*values, address)
         else:
-            both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", self.pairs, values[::-1])
-            self.store(self.builder.bitcast(both, self.type), address)
+            self.store(self.builder.bitcast(self.rounded(*values), self.type), address)
+
+    def rounded(self, first, second):
+        """Two vectors side by side, rounded to bfloat16, ties to even."""
+        return self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", self.pairs, [second, first])
+
+    def store_shuffled(self, first, second, order, address):
+        """Stores of two vectors of bfloat16 those numbers whose places, counted through both, are in `order`."""
+        b, halves = self.builder, ir.VectorType(ir.IntType(16), 2 * self.lanes)
+        first, second = b.bitcast(first, halves), b.bitcast(second, halves)
+        for start in range(0, len(order), 2 * self.lanes):
+            places = order[start : start + 2 * self.lanes]
+            mask = ir.Constant(ir.VectorType(I32, len(places)), places)
+            kind = ir.VectorType(ir.IntType(16), len(places))
+            b.store(b.shuffle_vector(first, second, mask), self.pointer(self.at(address, 2 * start), kind)).align = 2
 
     def store_pair(self, first, second, address):
         """Stores both rounded to bfloat16, ties to even: a pair in each lane."""
-        b, order = self.builder, [lane // 2 + lane % 2 * self.lanes for lane in range(2 * self.lanes)]
-        both = self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", self.pairs, [second, first])
-        both = b.bitcast(both, ir.VectorType(ir.IntType(16), 2 * self.lanes))
-        mask = ir.Constant(ir.VectorType(I32, 2 * self.lanes), order)
-        pairs = b.bitcast(b.shuffle_vector(both, ir.Constant(both.type, ir.Undefined), mask), self.type)
-        self.store(pairs, address)
+        both = self.rounded(first, second)
+        self.store_shuffled(both, both, [n // 2 + n % 2 * self.lanes for n in range(2 * self.lanes)], address)
 
     def store_parts(self, value, address, part):
         """Stores it as PARTS bfloat16 numbers that add up to it, `part` bytes apart: each is the rounded rest of those
