@@ -51,7 +51,8 @@ class Lowering:
         return pack(self.arena, weight, bias, self.width, rows, columns, pairs)
 
     def pixels(self, channels):
-        """Whether an image of so many channels is rounded to pairs, as no rows but three planes' can be."""
+        """Whether an image is rounded to pairs, its three channels side by side; the kernel takes a vector's pixels at
+        a time."""
         return self.parts == 1 and self.instructions.bfloat16 == "dot" and channels == 3 and self.size[1] >= self.lanes
 
     def tile_rows(self, parts, pairs, outputs):
@@ -79,8 +80,8 @@ class Lowering:
 
 class Convolution:
     """An implicit im2col: where a pixel's channels lie side by side, an output pixel's window is one contiguous segment
-    for each line of the kernel; in the image itself, (C, H, W), one for each channel and line, unless it is rounded to
-    pairs, and its pixels are gathered meanwhile."""
+    for each line of the kernel; in the image itself, (C, H, W), one for each channel and line. An image that is rounded
+    to bfloat16 pairs (see Lowering.pixels) becomes such a map of pixels meanwhile."""
 
     def __init__(self, step, lowering):
         outputs, channels, self.kernel, _ = step.weight.shape
@@ -296,8 +297,8 @@ class Attention:
             a.BLOCK_COUNT: block_tiles[1], a.LAST_TILES: last_tiles[0], a.LAST_COUNT: last_tiles[1]})
 
     def _scratch(self, program):
-        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries, scores; for bfloat16 also the pairs
-        of v; for AMX also the powers 2^score, everything padded to whole tiles."""
+        """Bytes for a thread: a tile's sums, the softmax's sums, transposed queries, scores; for bfloat16 also pairs of
+        v; for AMX also the powers 2^score, everything padded to whole tiles."""
         keys, row = self.tokens[1], program.width * 4
         if not self.amx:
             pairs = round_up(keys, 2) * self.value * 2 if self.half else 0

@@ -1,6 +1,8 @@
 """The micro-kernels of evaluation as routines that kernels call by name (routines.py): register tiles, functions of
 rows, AMX's tiles."""
 
+from functools import partial
+
 from . import amx, filtering_rows, rows
 from .routines import emits
 from .tile import tiles, transposed_tiles
@@ -34,7 +36,7 @@ def _register_tiles(instructions, halves):
     if instructions.bfloat16 == "dot":
         found |= {"pairs": tiles(lanes, sizes, widths, pairs="dot", halves=True),
                   "transposed_pairs": transposed_tiles(lanes, sizes, wide, width, True, "dot"),
-                  "softmax_pairs": emits(lanes, 4, rows.softmax_pairs),
+                  "softmax_pairs": emits(lanes, 4, partial(rows.softmax_columns, pairs=True)),
                   "round_pixels": emits(lanes, 4, rows.round_pixels)}
     elif instructions.bfloat16 == "widened":
         found["pairs"] = tiles(lanes, sizes, widths, pairs="widened")

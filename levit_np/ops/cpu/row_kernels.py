@@ -25,9 +25,10 @@ def row_kernels(instructions, call):
     to_bfloat16 = jit(lambda s, thread, threads: None)  # takes no steps without bfloat16
     if instructions.bfloat16_inputs:
         to_bfloat16 = _to_bfloat16(call["round"])
-    pixels = call.get("round_pixels", jit(lambda source, plane, target, columns: None))
-    return (_pad(instructions.lanes, copy_row, call["prefetch_target"], pixels), _rows(copy_row), _total(copy_row, add_row),
-            _add(add_row), to_bfloat16, _layer_norm(call["layer_norm"]))
+    round_pixels = call.get("round_pixels", jit(lambda source, plane, target, columns: None))
+    pad = _pad(instructions.lanes, copy_row, call["prefetch_target"], round_pixels)
+    return (pad, _rows(copy_row), _total(copy_row, add_row), _add(add_row), to_bfloat16,
+            _layer_norm(call["layer_norm"]))
 
 
 def _pad(lanes, copy_row, prefetch_target, round_pixels):

@@ -142,11 +142,6 @@ def softmax_columns(v, scores, row, keys, inverse, pairs=False):
     v.store(b.fdiv(v.splat(1.0), total), inverse)
 
 
-def softmax_pairs(v, *arguments):
-    """softmax_columns with pairs."""
-    softmax_columns(v, *arguments, pairs=True)
-
-
 def transpose(v, source, row, target, column, store=None):
     """A square of lanes × lanes numbers; row, column: bytes between the rows of source, of target."""
     rows = [v.load(v.at(source, v.builder.mul(row, number(i)))) for i in range(v.lanes)]

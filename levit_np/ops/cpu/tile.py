@@ -214,8 +214,8 @@ def _sum_segments(v, argument, rows, columns, place, step, pairs=""):
 
 
 def _finish(v, argument, sums, columns, cases, halves):
-    """Stores finish(sum) for each sum, and if `halves` where it goes rounded to bfloat16. SILU, whose exponential is long
-    code, is a second pass over the stored sums, and so is the rounding to three parts."""
+    """Stores finish(sum) for each sum, and if `halves` also rounded to bfloat16, where it goes so. SILU, whose
+    exponential is long code, is a second pass over the stored sums, and so is the rounding to three parts."""
     b, rows = v.builder, len(sums) // (columns[0] * columns[1])
     place = _places(v, argument, "c", "ldc", "c_panel", rows, columns)
     done, plain = b.append_basic_block("done"), b.append_basic_block("plain")

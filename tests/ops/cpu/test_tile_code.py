@@ -13,7 +13,7 @@ from levit_np.ops.cpu import routines, training_routines
 from levit_np.ops.cpu.instruction_set import SETS
 from levit_np.ops.cpu.tile import UNROLL, tiles, transposed_tiles
 
-X86 = {"multiply": r"vfmadd\d+ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w+)$", "stack": r"\(%rsp",
+X86 = {"multiply": r"vfmadd\d+ps|vdpbf16ps", "label": r"^\.\w+:", "jump": r"^j[a-z]+ (\.\w+)$", "stack": r"\(%rsp",
        "vector": r"%[xyz]mm", "copy": r"vmovap[sd] %[xyz]mm\d+, %[xyz]mm"}
 ARM = {"multiply": r"fmla", "label": r"^\.\w+:", "jump": r"^b(?:\.[a-z]+)? (\.\w+)$", "stack": r"\[sp",
        "vector": r"\b[qdsv]\d+", "copy": r"mov v\d+\.16b"}
@@ -90,6 +90,8 @@ def sizes(name):
         yield DOUBLE, chosen.double_rows, chosen.vectors, {"panels": 2}
     if name == "avx512":
         yield tiles, chosen.rows, chosen.vectors, {"pairs": "widened"}
+        yield tiles, chosen.rows, chosen.vectors, {"pairs": "dot", "halves": True}
+        yield transposed_tiles, chosen.rows, chosen.vectors, {"width": chosen.width, "pairs": "dot", "halves": True}
 
 
 @pytest.mark.parametrize("name, processor, define, rows, vectors, more", [
@@ -97,12 +99,13 @@ def sizes(name):
                  id=f"{processor}-{size[0].__name__}-{size[1]}x{size[2]}" + "x2" * ("panels" in size[3])
                  + size[3].get("pairs", ""))
     for name in TARGETS for processor in TARGETS[name][1] for size in sizes(name)
-    if (processor, size[3].get("pairs")) != ("znver4", "widened")])  # AMD's have faster dot products
+    # AMD's processors multiply pairs of bfloat16, Intel's widen them.
+    if {"dot": "znver4", "widened": "skylake-avx512"}.get(size[3].get("pairs"), processor) == processor])
 def test_the_inner_loop(name, processor, define, rows, vectors, more):
     words, register = TARGETS[name][2:]
     loop = inner_loop(name, assembly(name, processor, define, rows, vectors, **more))
     multiplies = [line for line in loop if re.match(words["multiply"], line)]
-    sums, widened = rows * vectors * more.get("panels", 1), "pairs" in more
+    sums, widened = rows * vectors * more.get("panels", 1), more.get("pairs") == "widened"
     terms = UNROLL * (1 + widened)
     assert len(multiplies) == terms * sums
     assert all(len(re.findall(register, line)) >= (2 if name == "neon" else 3) or "{1to" in line for line in multiplies)
