@@ -62,8 +62,8 @@ class Attention(IntEnum):
 
     q, k and v lie in panels of `width` columns, (panel, images · tokens, width), *_PANEL bytes apart. KEY, VALUE:
     columns a head. bias (heads, blocks, keys, width): a block's queries side by side. HALF, HALF_PART: as in Product.
-    BFLOAT16: q, k and v are bfloat16, multiplied in pairs or on AMX's tiles; *_PANEL are then half as large. *_TILES: how register tiles
-    divide the keys, a block's queries, and the last block's queries; see tile.py."""
+    BFLOAT16: q, k and v are bfloat16, multiplied in pairs or on AMX's tiles; *_PANEL are then half as large. *_TILES:
+    how register tiles divide the keys, a block's queries, and the last block's queries; see tile.py."""
 
     IMAGES, HEADS, QUERIES, KEYS, KEY, VALUE, Q, Q_PANEL, K, K_PANEL, V, V_PANEL, SEGMENTS, BIAS, OUT, LDO, SCRATCH, \
         SCRATCH_SIZE, FINISH, HALF, HALF_PART, BFLOAT16, KEY_TILES, KEY_COUNT, BLOCK_TILES, BLOCK_COUNT, \
