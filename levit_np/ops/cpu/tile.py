@@ -57,7 +57,7 @@ def tiles(lanes, sizes, widths, panels=1, pairs="", halves=False):
         sums = [b.fadd(y, v.load(at)) for y, at in zip(sums, starts)]
         cases = {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y),
                  RESIDUAL: lambda y, old: b.fadd(y, v.load(old))}
-        _finish(v, argument, sums, (panels, vectors), cases, halves)
+        _finish(v, argument, sums, (panels, vectors), cases, halves, pairs)
 
     def bias_offset(v, argument, a, c):
         return v.builder.select(v.builder.icmp_signed("==", argument["ldbias"], number(0)), number(0), c)
@@ -75,7 +75,7 @@ def transposed_tiles(lanes, sizes, widths, width, halves=False, pairs=""):
         scale = [v.spread(v.load_scalar(v.at(argument["bias"], 4 * i))) for i in range(rows)]
         scaled = [v.builder.fmul(y, scale[n // vectors]) for n, y in enumerate(sums)]
         _finish(v, argument, scaled, (1, vectors),
-                {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)}, halves)
+                {PLAIN: lambda y, old: y, HARDSWISH_SIX: lambda y, old: v.hardswish_six(y)}, halves, pairs)
 
     return _over_tiles(lanes, sizes, widths, lambda v, argument, a, c: a, tile)
 
@@ -213,57 +213,55 @@ def _sum_segments(v, argument, rows, columns, place, step, pairs=""):
     return emit_loop(b, number(0), argument["count"], 1, carried, segment)[1][2:]
 
 
-def _finish(v, argument, sums, columns, cases, halves):
-    """Stores finish(sum) for each sum, and if `halves` also rounded to bfloat16, where it goes so. SILU, whose
-    exponential is long code, is a second pass over the stored sums, and so is the rounding to three parts."""
-    b, rows = v.builder, len(sums) // (columns[0] * columns[1])
+def _finish(v, argument, sums, columns, cases, halves, pairs=""):
+    """Stores finish(sum) for each sum. SILU, whose exponential is long code, is a second pass over the stored sums, and
+    so is the rounding to bfloat16 if `halves`; but tiles of pairs round in registers."""
+    b, rows, direct = v.builder, len(sums) // (columns[0] * columns[1]), halves and pairs == "dot"
     place = _places(v, argument, "c", "ldc", "c_panel", rows, columns)
-    done, plain = b.append_basic_block("done"), b.append_basic_block("plain")
-    switch = b.switch(argument["finish"], plain)
+    done = b.append_basic_block("done")
+    blocks = {code: b.append_basic_block(f"finish{code}") for code in (*cases, SILU)}
+    switch = b.switch(argument["finish"], blocks[PLAIN])
 
     def store(values):
         for y, to in zip(values, place):
             v.store(y, to)
 
-    for code, change in cases.items():
-        block = plain if code == PLAIN else b.append_basic_block(f"finish{code}")
+    def round_(body):
+        with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
+            body()
+
+    def round_stored():
+        _over_rows(v, argument, rows, columns, lambda at, half: v.store_halves([v.load(at)], half, argument["part"]))
+
+    for code, block in blocks.items():
         if code != PLAIN:
             switch.add_case(number(code), block)
         b.position_at_end(block)
-        values = [change(y, to) for y, to in zip(sums, place)]
-        if halves:
-            with b.if_then(b.icmp_signed("!=", b.or_(argument["c_mask"], argument["part"]), number(0))):
+        if code == SILU:
+            store(sums)
+            _over_rows(v, argument, rows, columns, lambda at, half: v.store(v.silu(v.load(at)), at))
+            if direct:
+                round_(round_stored)
+        elif direct:
+            values = [cases[code](y, to) for y, to in zip(sums, place)]
+            with b.if_then(b.icmp_signed("!=", argument["c_mask"], number(0))):
                 store(values)
-            with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
-                _round(v, argument, values, rows, columns)
+            round_(lambda: _store_half_rows(v, argument, values, rows, columns))
         else:
-            store(values)
+            for y, to in zip(sums, place):
+                v.store(cases[code](y, to), to)
         b.branch(done)
-    silu = b.append_basic_block("silu")
-    switch.add_case(number(SILU), silu)
-    b.position_at_end(silu)
-    store(sums)
-    _over_rows(v, argument, rows, columns, lambda at, half: v.store(v.silu(v.load(at)), at))
-    if halves:
-        with b.if_then(b.icmp_signed("!=", argument["half"], number(0))):
-            _over_rows(v, argument, rows, columns,
-                       lambda at, half: v.store_halves([v.load(at)], half, argument["part"]))
-    b.branch(done)
     b.position_at_end(done)
+    if halves and not direct:
+        round_(round_stored)
 
 
-def _round(v, argument, values, rows, columns):
-    """Stores a tile's numbers rounded to bfloat16, a panel's row at once, or in parts."""
-    b, (panels, vectors) = v.builder, columns
-    with b.if_else(b.icmp_signed("==", argument["part"], number(0))) as (one, three):
-        with one:
-            halved = argument | {"c_panel": b.lshr(argument["c_panel"], number(1))}
-            places = _places(v, halved, "half", "ldhalf", "c_panel", rows, (panels, 1))
-            for n, to in enumerate(places):
-                v.store_half_row(values[n * vectors : (n + 1) * vectors], to)
-        with three:
-            _over_rows(v, argument, rows, columns,
-                       lambda at, half: v.store_parts(v.load(at), half, argument["part"]))
+def _store_half_rows(v, argument, values, rows, columns):
+    """Stores a tile's numbers rounded to bfloat16, a panel's row at once."""
+    (panels, vectors), panel = columns, v.builder.lshr(argument["c_panel"], number(1))
+    places = _places(v, argument | {"c_panel": panel}, "half", "ldhalf", "c_panel", rows, (panels, 1))
+    for n, to in enumerate(places):
+        v.store_half_row(values[n * vectors : (n + 1) * vectors], to)
 
 
 def _over_rows(v, argument, rows, columns, body):
