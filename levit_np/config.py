@@ -34,7 +34,7 @@ class Stage(NamedTuple):
     channels: int  # C
     depth: int  # the number of blocks, each an attention and an MLP
     heads: int  # N in the paper's Table 2; in this code N counts tokens
-    shrink_heads: int = 0  # heads of the shrinking attention: in the family the previous C / D; 0 for the first stage
+    shrink_heads: int = 0  # heads of the shrinking attention: in the paper the previous C / D; 0 for the first stage
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class LeViTConfig:
         self._require(self.pooling != "token" or self.position == "embedding" and len(self.stages) == 1,
                       "expected a class token with position 'embedding' and one stage",
                       (self.position, len(self.stages)))
+        self.resolutions  # raises if the image leaves no token
 
     def _require(self, right, expected: str, found) -> None:
         if not right:
@@ -128,8 +129,11 @@ class LeViTConfig:
             data["stages"] = _rows("stages", data["stages"], Stage)
             data["image_size"] = tuple(data["image_size"])
             return cls(**data)
+        except ConfigError:
+            raise
         except (TypeError, KeyError, ValueError) as error:
-            raise error if isinstance(error, ConfigError) else ConfigError(f"config: {str(error)!a:.200}") from None
+            found = f"missing {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"config: expected the fields of a network, found {found!a:.200}") from None
 
 
 def _rows(key: str, rows, kind) -> tuple:

@@ -108,7 +108,7 @@ def test_every_convolution_leaves_a_pixel():
     assert config_of("levit_128s", image_size=16).resolutions == ((1, 1),) * 3
     stem = ((16, 3, 4), (8, 4, 3), (8, 3, 3), (128, 4, 3))
     with pytest.raises(ConfigError, match=r"config 'levit_128s': an image of \(20, 36\) leaves no token"):
-        build(config_of("levit_128s", stem=tuple(Convolution(*c) for c in stem), image_size=(20, 36)))
+        config_of("levit_128s", stem=tuple(Convolution(*c) for c in stem), image_size=(20, 36))
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -163,10 +163,10 @@ def test_what_is_no_dictionary_of_fields_is_no_config(data):
         LeViTConfig.from_dict(data)
 
 
-@pytest.mark.parametrize("field", ["name", "stem", "stages", "key_size"])
-def test_a_field_that_has_no_default_is_asked_for(field):
+@pytest.mark.parametrize("field", ["name", "stem", "stages", "key_size", "image_size"])
+def test_a_field_that_is_missing_is_asked_for(field):
     data = FAMILY["levit_128s"].to_dict()
-    with pytest.raises(ConfigError, match=f"config: .*{field}"):
+    with pytest.raises(ConfigError, match=f"config: expected the fields of a network, found .*missing.*{field}"):
         LeViTConfig.from_dict({key: value for key, value in data.items() if key != field})
 
 
