@@ -1,6 +1,6 @@
 """LeViT in PyTorch for the other libraries: the steps of our own plan, and so the same weights, folded as far as ours.
 
-Every BN is folded into the layer before it, the two heads are one linear map, the query scale is in the weights, and
+Every BN is folded into the layer beside it, the two heads are one linear map, the query scale is in the weights, and
 one product computes Q, K and V (except in the shrinking attention, which has fewer queries)."""
 
 import torch

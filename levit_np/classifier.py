@@ -176,7 +176,7 @@ class Classifier(LeViT):
         image: anything predict accepts, or one prepared image (C, H, W) of the model's dtype; about: its title on the
         page (default: the file's name). target: the class, by name or number, whose loss is followed backward (default:
         the predicted class); teacher: the class that a teacher predicts, for distillation (default: target); rival: the
-        class to compare with (default: the likeliest other). The page stays under 10 MB by leaving out channels of wide
+        class to compare with (default: the likeliest other). To stay under 10 MB the page leaves out channels of wide
         layers; whole=True keeps every number (LeViT-256: 160 MB). Computed on the reference backend. Raises ImageError
         for what cannot be used as an image, LevitError for a class or an array that does not fit."""
         from .explain.page.explanation import Explanation
@@ -236,8 +236,8 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     num_classes re-initialises heads that do not fit, from `seed`, with a warning; image_size (a number or (H, W))
     resizes attention biases and position embedding and adapts the preprocessing (another project's file tells the
     number of tokens alone, so without image_size images are taken to be square); distillation, true or false, adds or
-    drops the second head. Raises CheckpointError for anything wrong with the file, BackendError for a backend or dtype
-    that is not there."""
+    drops the second head. Raises CheckpointError for anything wrong with the file, ConfigError for a size or a number
+    of classes that no network has, BackendError for a backend or dtype that is not there."""
     stored = ops.stored_type(backend, dtype)  # before anything is fetched
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,

@@ -1,4 +1,4 @@
-"""The exceptions. Every message has the form `place: expected …, found …`."""
+"""The exceptions. Most messages have the form `place: expected …, found …`."""
 
 import os
 import sys

@@ -65,7 +65,7 @@ def load(path, *, backend="reference", dtype="float32", num_classes=None, image_
          kind=LeViT) -> LeViT:
     """The model in a file, as levit_np.load (classifier.py) says, which also finds files by name; dtype: of the
     parameters; kind: LeViT or a subclass.  Raises CheckpointError for anything wrong with the file, ConfigError for a
-    size that no network has, BackendError for a backend or dtype that is not there."""
+    size or a number of classes that no network has, BackendError for a backend or dtype that is not there."""
     size = image_size if image_size is None else size_of(image_size)
     config, state, labels, preprocessing = read(path, size)
     wanted = config

@@ -40,10 +40,10 @@ class Backward(NamedTuple):
 class Step(NamedTuple):
     """One call of one operation, y = op(inputs).
 
-    inputs are the arguments that the layer passed, by the operation's parameter names: arrays, tuples of arrays,
-    numbers or None. outputs are named as in the formula (`dx`, `dw` of `linear_backward`) or, if the operation returns
-    a list of parts, as the variables of the layer (`q`, `k`, `v` of `split_heads`). No array is copied: the output of
-    one step is the same object as the input of the next."""
+    inputs are the arguments that the layer passed, by the operation's parameter names: arrays, numbers, a dtype's name,
+    None, or tuples of arrays or numbers. outputs are named as in the formula (`dx`, `dw` of `linear_backward`) or, if
+    the operation returns a list of parts, as the variables of the layer (`q`, `k`, `v` of `split_heads`). No array is
+    copied: the output of one step is the same object as the input of the next."""
 
     number: int  # of the call, in the same count as the layers'
     direction: str  # "forward" or "backward"

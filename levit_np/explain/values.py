@@ -81,7 +81,8 @@ def plane_of(name: str, array: np.ndarray, choice: int, grids) -> Picture:
 def picture(plane: np.ndarray, width: int, height: int, colour: bool, ascii_only: bool = False) -> list[Text]:
     """The plane in at most width × height characters; if several values share a dot, it shows their mean.
 
-    In colour a character holds two pixels, red above 0 and blue below; otherwise one, darker for higher values."""
+    In colour a character holds two pixels, red above 0 and blue below; otherwise two characters hold one, darker for
+    higher values."""
     if plane.ndim == 3 and not colour:
         plane = plane.mean(-1)
     if colour:

@@ -1,8 +1,7 @@
 """Preprocessing of images: resize the short side, crop the centre, scale to [0, 1], normalise.
 
 Bit-identical to torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images, which the authors and timm use.
-transformers' LeViT processor (its PIL one) differs in two ways: it multiplies by 1/255 in float64, where this divides
-by 255 in float32 (a difference under 1e-6 in the result), and it rounds the crop's margin, if that is half a pixel,
+transformers' LeViT processor (its PIL one) gives the same bits, but rounds the crop's margin, if that is half a pixel,
 down, where this rounds to even (so if a side exceeds the crop by 3 modulo 4, its crop begins one pixel earlier).
 """
 

@@ -1,6 +1,6 @@
 """Our container: HDF5 that any HDF5 tool opens, preceded by a seal (see seal.py) that reveals any damage.
 
-The array `stages.0.attention.qkv.weight` is the dataset /stages/0/attention/qkv/weight: contiguous, unfiltered,
+The array `stages.0.blocks.0.mlp.up.weight` is the dataset /stages/0/blocks/0/mlp/up/weight: contiguous, unfiltered,
 little-endian. A document is UTF-8 JSON in a dataset of bytes, /documents/<name>, as an HDF5 attribute could not exceed
 64 KB. /contents, also JSON, lists where each of them begins, so that reading a sealed file does not need libhdf5.
 """

@@ -1,8 +1,9 @@
-"""How much of a pass goes into a page.  A pass of LeViT-256 has 93 million numbers, 55 million of them weights and
+"""How much of a pass goes into a page.  A pass of LeViT-256 has 93 million numbers, 56 million of them weights and
 their gradients; a page of 10 MB holds six million, and only a `whole` one, of 160 MB, holds all.
 
 Pictures need every pixel, so arrays are reduced to their first channels: fewer, the more pixels they have. Numbers are
-reduced to as many digits as one would read. Attention weights are kept for every query, key and head.
+reduced to as many digits as one would read. Attention weights are kept for every key and head and, unless there are too
+many (`pairs`), for every query.
 """
 
 import math
@@ -12,8 +13,8 @@ import numpy as np
 
 
 class Detail(NamedTuple):
-    """reach: a map of N pixels keeps reach/√N channels, but at least `least`. pairs: the maximum number of values of an
-    attention map, 0 for none."""
+    """reach: a map of N pixels keeps about reach/√N channels, but at least `least`. pairs: about how many values of an
+    attention map are kept (but at least one query's), 0 for none."""
 
     reach: float
     digits: int  # of the largest value of an array

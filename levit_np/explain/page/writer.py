@@ -24,8 +24,8 @@ LIMIT = 9_900_000  # bytes per page
 
 def write(model: LeViT, x: np.ndarray, labels, preprocessing=None, about: str = "", whole: bool = False,
           **classes) -> tuple[dict, str]:
-    """The arguments of `assemble` for one image x (1, C, H, W), in as much detail as LIMIT allows; `whole`: with every
-    number, however large the page becomes.
+    """The arguments of `assemble` for one image x (1, C, H, W), in as much detail as LIMIT allows, or in the least;
+    `whole`: with every number, however large the page becomes.
 
     preprocessing (to_dict) is needed to show the image's pixels; classes: target, teacher and rival, see Pass."""
     done, details = Pass(model, x, **classes), DETAILS[:2] if whole else DETAILS

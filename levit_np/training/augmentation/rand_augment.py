@@ -1,7 +1,7 @@
 """RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5-inc1`: a few of fifteen operations, with random strength.
 
-"inc" means that a greater strength distorts more, for every operation.  `level` is the strength / 10, from 0 to 1;
-`sign`, ±1, is the direction of operations that have one.
+"inc" means that a greater strength never distorts less, whatever the operation.  `level` is the strength / 10, from 0
+to 1; `sign`, ±1, is the direction of operations that have one.
 """
 
 from collections.abc import Callable
