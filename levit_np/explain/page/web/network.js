@@ -143,7 +143,7 @@ function units() {
   }));
 }
 
-// A picture of an activation: at each pixel the mean absolute value of the channels on this page.
+// A picture of an activation: at each pixel the mean absolute value of the first 16 channels on this page.
 async function energyCanvas(place, size, label) {
   const tensor = await tensors.get(place),
     { rows: all, columns, choices, index, before = 0 } = plan(tensor),

@@ -26,7 +26,7 @@ language.table.en = {
   "loss.kd": "hard distillation = {value}",
   helpTitle: "Find your way",
   helpText:
-    "Each stop is one operation: its formula, its code, its inputs and outputs. Choose a number to see how it was computed. Every number is the network's own, rounded to the digits shown; numbers that this page computes from rounded ones are set in a different typeface, and their last digits may differ.",
+    "Each stop is one operation: its formula, its code, its inputs and outputs. Choose a number to see how it was computed. Every number is the network's own, rounded to the digits shown; the last digits of numbers that this page computes from rounded ones, many in a different typeface, may differ.",
   arrowKeys: "move within a grid of numbers",
   singleKeys: "single keys are commands",
   forward: "forward",
@@ -62,7 +62,7 @@ language.table.en = {
   gridLabel: "Numbers of {name}; arrow keys move",
   theImage: "The image as the network sees it",
   image: "Image",
-  energyLabel: "{name}: mean absolute value of the channels at each pixel",
+  energyLabel: "{name}: mean absolute value of up to 16 channels at each pixel",
   overviewTitle: "How {model} sees this image",
   overviewIntro:
     "Strided convolutions shrink the image to a few pixels with many channels. Blocks of attention and MLP then let these pixels exchange information.",
@@ -74,7 +74,7 @@ language.table.en = {
   pooledToken: "A class token, placed before the pixels’ tokens,",
   scaleLabel: "The network to scale",
   scaleNote:
-    "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds (one multiplication and one addition each, a measure of the work) and parameters (the learned numbers). The pictures show the mean absolute value of the channels at each pixel, darker for larger. “{size}” means {channels} channels of {pixels} pixels.",
+    "To scale: the face of a box is its grid of pixels, its depth the number of channels; the grey bars are multiply-adds (one multiplication and one addition each, a measure of the work) and parameters (the learned numbers). The pictures show the mean absolute value of up to 16 channels at each pixel, darker for larger. “{size}” means {channels} channels of {pixels} pixels.",
   size: "size",
   someMacs: "{n} multiply-adds",
   someParameters: "{n} parameters",
@@ -145,7 +145,7 @@ language.table.en = {
   diagramForward: "{name} as a diagram, from the input at the top to the output at the bottom",
   diagramBack: "{name} as a diagram, gradients from the output at the bottom to the input at the top",
   diagramNote:
-    "From top to bottom. Choose a box to see its numbers. The small pictures show the mean absolute value of the channels at each pixel.",
+    "From top to bottom. Choose a box to see its numbers. The small pictures show the mean absolute value of up to 16 channels at each pixel.",
   residualNote: "The line around it on the right is the residual connection.",
   diagramBackNote:
     "From bottom to top: each box receives the gradient of its output and passes on the gradient of its input. Choose one to see its numbers.",
@@ -371,7 +371,7 @@ language.table.en = {
   "tour.0":
     "This is the whole network, to scale. The image enters on the left as many pixels with few channels (the numbers of each pixel); it ends as few pixels with many channels. You can click any box; this tour follows the image.",
   "tour.1":
-    "The first convolution. A {kernel}×{kernel} window slides over the image {stride} pixels at a time. Press “Slide” and watch the products and their sum. Below are all filters, which training found: they respond to edges and colours.",
+    "The first convolution. A {kernel}×{kernel} window slides over the image {stride} pixels at a time. Press “Slide” and watch the products and their sum. Below are filters, which training found: many respond to edges.",
   "tour.2":
     "Batch normalization brings every channel to a standard scale. See it three ways: in training with this batch's statistics, in evaluation with stored ones, and folded into the convolution.",
   "tour.2.layer":
