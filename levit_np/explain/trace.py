@@ -1,7 +1,7 @@
 """The trace of one pass through a network: every layer's input and output, every operation and, with a target, every
 gradient.
 
-A file stores each array once, at the attribute path of the layer that made it: /stages/0/blocks/1/mlp/up/output.  The
+A file stores each array once, under the first of its names in Trace.arrays: /stages/0/blocks/1/mlp/up/bn/output.  The
 document "trace" lists the steps in order, with references to their arrays: the output of one layer is usually the input
 of the next, and the output of a block that of its last layer.
 """

@@ -13,7 +13,7 @@ def objective(ops, recipe: Recipe, outputs, targets, teacher=None) -> tuple:
         loss = (1 - alpha) cross_entropy(first, targets) + alpha distillation(second, teacher).
 
     Distillation is hard (the teacher's predicted class is the label) or soft at `temperature` (DeiT, arXiv 2012.12877,
-    section 3, with the scale of its code); without a teacher it is the cross-entropy with the targets.
+    section 4, with the scale of its code); without a teacher it is the cross-entropy with the targets.
     """
     if not isinstance(outputs, tuple):
         return ops.cross_entropy(outputs, targets), ops.cross_entropy_backward(outputs, targets)

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping (Brock et al., arXiv 2102.06171, section 4.1): limits each gradient's norm relative to the
+"""Adaptive gradient clipping (Brock et al., arXiv 2102.06171, section 4): limits each gradient's norm relative to the
 norm of the weights that it updates."""
 
 import numpy as np
