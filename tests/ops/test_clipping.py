@@ -18,7 +18,7 @@ def drawn(shape, size, seed=0):
 
 
 def by_definition(gradient, parameter, factor, eps):
-    """Brock et al., section 4.1, one row (an output unit) at a time; a vector is one unit."""
+    """Brock et al., section 4, one row (an output unit) at a time; a vector is one unit."""
     if gradient.ndim > 1:
         return np.stack([by_definition(g.ravel(), w.ravel(), factor, eps).reshape(g.shape)
                          for g, w in zip(gradient, parameter)])

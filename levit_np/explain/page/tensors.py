@@ -45,7 +45,7 @@ class Tensors:
 
     def estimate(self) -> float:
         """An estimate of the number of characters in `table`'s text, as if all 10^digits values were equally likely;
-        the actual number was found to be half of it to all of it."""
+        the actual number was found to be 0.3 of it (in a fresh network, where much is 0) to 1.2 of it."""
         return sum(math.prod(size if k is None else len(k) for size, k in zip(values.shape, chosen))
                    * (3.32 * options["digits"] - 0.7) / 6 for _, _, values, chosen, options in self._entries)
 

@@ -29,7 +29,7 @@ def write(model: LeViT, x: np.ndarray, labels, preprocessing=None, about: str = 
 
     preprocessing (to_dict) is needed to show the image's pixels; classes: target, teacher and rival, see Pass."""
     done, details = Pass(model, x, **classes), DETAILS[:2] if whole else DETAILS
-    size = 0.5  # bytes per estimated character: at least this many
+    size = 0.5  # bytes per estimated character: seldom fewer
     for detail in details:
         document, tensors = done.document(detail, labels, about, preprocessing)
         if tensors.estimate() * size > LIMIT and detail is not details[-1]:
