@@ -14,7 +14,7 @@ s ↓  into a step: a layer's operations,     o ↑  out again
 b    the backward of the current step       f    its forward
 g    go to a step: g head, g stages.1.blocks.0.mlp, g up.linear
 /    search names, operations and formulas; / and Enter: the next hit
-v    show values: v y, v probabilities[0, 3, :5], v head.weight[7]
+v    show values: v y, v probabilities[0, 2, :5], v head.weight[7]
 a    show another array as the picture      + -  another plane of it
 ?    this help                              q    quit
 
@@ -60,7 +60,8 @@ class Session:
     def __init__(self, walk: Walk, labels=()):
         self.walk, self.labels = walk, labels
         self.stop, self.view = walk.stops[0], View()
-        self.message, self.helping, self.ended, self._searched = "", "", False, ""
+        self.message, self.helping, self.ended = "", "", False
+        self._named, self._searched = "", ""  # by g, by /
 
     def do(self, command: str, text: str = "") -> None:
         """Executes a command, a key or the first word of a line, with its argument; errors become the message."""
@@ -105,19 +106,20 @@ class Session:
         return None, "this walk has no backward: it was made without a target"
 
     def _find(self, text: str):
-        self._go_to_next(self.walk.find(text), text)
+        self._named = text or self._named
+        self._go_to_next(self.walk.find(self._named), self._named, "g")
 
     def _search(self, text: str):
         self._searched = text or self._searched
-        self._go_to_next(self.walk.search(self._searched), self._searched)
+        self._go_to_next(self.walk.search(self._searched), self._searched, "/")
 
-    def _go_to_next(self, found: list, text: str):
+    def _go_to_next(self, found: list, text: str, command: str):
         """Goes to the first of the found stops after the current one, or else to the first of all."""
         here = (self.stop.operation or self.stop).place
         self._go(next((stop for stop in found if stop.place > here), found[0] if found else None),
                  f"no step is called {text!a:.60}; / searches names, operations and formulas")
         if len(found) > 1:
-            self.message = f"{found.index(self.stop) + 1} of {len(found)}; / and Enter, or g again, goes to the next"
+            self.message = f"{found.index(self.stop) + 1} of {len(found)}; {command} and Enter goes to the next"
 
     def _ask(self, text: str):
         if not text:

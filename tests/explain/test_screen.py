@@ -202,6 +202,13 @@ def test_a_session(walk):
     first = session.stop
     session.do("/", "")
     assert session.stop is not first and "average_pool" in session.stop.name
+    session.do("g", "up.linear")
+    first = session.stop
+    assert "1 of 8; g and Enter goes to the next" in text()
+    session.do("g", "")
+    assert session.stop is not first and session.stop.name.endswith("up.linear") and "2 of 8" in text()
+    session.do("/", "")
+    assert "average_pool" in session.stop.name and "1 of 2; / and Enter goes to the next" in text()
     session.do("z")
     assert "'z' is not a command" in text()
     session.do("q")
@@ -211,6 +218,14 @@ def test_a_session(walk):
 def test_the_help_fits_in_80_by_24():
     for text in (HELP, WORDS):
         assert len(text.splitlines()) < 24 and max(map(len, text.splitlines())) < 80
+
+
+def test_the_examples_of_the_help_work(walk):
+    session = Session(walk)
+    for command, text in (*re.findall(r"\b(g) (\w[\w.]*)", HELP), ("g", "stages.0.blocks.0.attention.attention"),
+                          *re.findall(r"\b(v) (\w[\w.]*(?:\[.*?\])?)", HELP)):
+        session.do(command, text)
+        assert re.fullmatch(r"(\d of \d; .*)?", session.message), (command, text)
 
 
 def test_the_results_of_a_step_are_always_shown(walk):
