@@ -29,7 +29,7 @@ class Lowering:
     def __init__(self, steps, config, instructions, half=False):
         self.arena, self.width, self.lanes = Arena(), instructions.width, instructions.lanes
         self.instructions, tiles = instructions, instructions.bfloat16 == "tiles"
-        # How many bfloat16 numbers represent one in products (other than the image's and the head's): 1, rounded;
+        # How many bfloat16 numbers represent one in products (not the head's; the image's: see pixels): 1, rounded;
         # PARTS, whose sum it is exactly, where AMX multiplies float32 fastest that way; 0: it stays float32.
         self.parts = 1 if half and instructions.bfloat16_inputs else PARTS if tiles else 0
         # How two weights of a linear map are packed into 32 bits, if they are.

@@ -11,7 +11,7 @@ vector.py and tile.py, then follow one operation down.
     micro-kernels    vector.py, tile.py, rows.py, filtering_rows.py, amx.py: LLVM IR, which Numba code calls by way of
                      routines.py; intrinsics.py: memory by address, atomics
     evaluation       kernels.py, of: tile_product.py, product_division.py, tile_attention.py, tile_filtering.py,
-                     row_kernels.py; with AMX amx_product.py, amx_attention.py
+                     row_kernels.py; with AMX amx_product.py, amx_attention.py; in bfloat16 value_pairs.py
                      evaluation_routines.py: a list of their micro-kernels
     training         linear.py, convolution.py, filtering.py, attention.py, normalization.py, activation.py,
                      arithmetic.py, pooling.py, scatter.py, optimizer.py: the wrappers
