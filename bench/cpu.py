@@ -38,7 +38,8 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: %(default)s)")
     parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS), metavar="NAME",
                         help=f"of {', '.join(NEEDS)} (default: all)")
-    parser.add_argument("--backend", default="cpu", choices=("cpu", "reference"), help="levit_np's backend (default: %(default)s)")
+    parser.add_argument("--backend", default="cpu", choices=("cpu", "reference"),
+                        help="levit_np's backend (default: %(default)s)")
     parser.add_argument("--startup", action="store_true",
                         help="measure whole processes instead: from their start to the first logits of LeViT-256")
     add_results(parser)

@@ -43,7 +43,7 @@ language.table.en = {
   noSuchPlace: "There is no such place in this network.",
   notHere: "not on this page",
   keptFirst: "{axis}s 0–{last} of {all}",
-  keptSome: "{count} {axis}s of {all}",
+  keptSome: "along {axis}, {count} of {all}",
   leftOut: "On this page: {what}.",
   howToSeeAll:
     "This network computes more numbers than fit on this page. Each array says which of them are here; “levit-np explain … --whole” writes a page with all of them, and “levit-np step” shows any.",
