@@ -1,4 +1,4 @@
-"""A register tile by itself: every epilogue, also those that only other processors' kernels ask for, such as AMX's three
+"""A register tile by itself: every epilogue, also those that only other processors' kernels ask for: AMX's three
 parts."""
 
 import ctypes
@@ -51,7 +51,8 @@ def rounded(x):
 def test_every_epilogue(rows, pairs):
     random, instructions = np.random.default_rng(rows), chosen()
     parts = (0, 1) if pairs else (0, 1, PARTS) if ROUNDS else (0,)
-    for vectors, finish, kept, count in product({instructions.tail, instructions.vectors}, FINISH, (True, False), parts):
+    widths = {instructions.tail, instructions.vectors}
+    for vectors, finish, kept, count in product(widths, FINISH, (True, False), parts):
         if not kept and (not count or finish == RESIDUAL):
             continue
         width, terms = vectors * instructions.lanes, TERMS // (2 if pairs else 1)
