@@ -16,7 +16,7 @@ def add(x, y):
 
 def multiply(x, factor):
     """x · factor, one number an image: factor (B, 1, …)."""
-    if not (fits(x) and fits(factor) and factor.ndim == x.ndim and factor.size == len(factor) == len(x)):
+    if not (fits(x) and fits(factor) and factor.ndim == x.ndim > 1 and factor.size == len(factor) == len(x)):
         return np.multiply(x, factor)
     x, factor = contiguous(x), contiguous(factor)
     y = empty(*x.shape)

@@ -267,7 +267,7 @@ WIDE, S = X.astype(np.float64), reference.Statistics(C, C**2, 4)
     ("adamw", (X, X[:1], X, X**2, 3, 1e-3)), ("adamw", (X, X, X, X[:1] ** 2, 3, 1e-3)),
     ("hardswish_backward", (X[:1], X)), ("silu_backward", (X, X[:1])), ("add", (X, X[:1])), ("add", (X, C)),
     *(("multiply", (X, factor)) for factor in (X, X[:1], X[:, :1].astype(np.float64), C, ONE[0])),
-    ("multiply", (X.astype(np.float64), X[:, :1])), ("multiply", (draw(3, 3), C)),
+    ("multiply", (X.astype(np.float64), X[:, :1])), ("multiply", (draw(3, 3), C)), ("multiply", (C, C)),
     ("gather_bias_backward", (BIAS, np.zeros((4, 6), np.int32), 9)),
     *(("gather_bias", (table, np.full((4, 6), place, dtype))) for table, place, dtype in (
         (WIDE, 1, np.int64), (X, 1, np.int32), (X, -1, np.int64))),
