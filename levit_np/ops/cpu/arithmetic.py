@@ -32,7 +32,7 @@ def sum(x, axis):
 
 def copyto(target, source):
     """target = source, in place."""
-    if alike(target, source) and target.flags.c_contiguous and source.flags.c_contiguous:
+    if alike(target, source) and target.flags.carray and source.flags.c_contiguous:
         run(_step(Function.SCALE, (source, target, ONE), False))
     else:
         computed(np.copyto, target, source)

@@ -36,6 +36,8 @@ def test_copyto_and_sum():
                            (np.zeros((5, 7), np.float32), draw(7))):
         assert cpu.copyto(target, source) is None
         np.testing.assert_array_equal(target, np.broadcast_to(source, (5, 7)))
+    with pytest.raises(ValueError, match="read-only"):
+        cpu.copyto(np.frombuffer(bytes(4), np.float32), draw(1))
     np.testing.assert_array_equal(cpu.sum(draw(3, 4, 5), (0, 2)), draw(3, 4, 5).sum((0, 2)))
 
 
