@@ -123,15 +123,22 @@ def _require_version(file: BinaryIO, members: dict[str, stored_zip.Member], plac
 def _state(top: Any, place: str) -> dict[str, Tensor]:
     if not isinstance(top, Container) or not top.is_dict:
         raise CheckpointError(f"{place}: expected a dict, found {described(top)}")
-    for found in (top, top.items.get("model"), top.items.get("state_dict")):
+    nearest, where = top, ""
+    for key in (None, "model", "state_dict"):
+        found = top.items.get(key) if key else top
         if isinstance(found, Container) and found.is_dict:
-            if all(isinstance(value, Tensor) for value in found.items.values()):
+            tensors = sum(isinstance(value, Tensor) for value in found.items.values())
+            if tensors == len(found.items):
                 for name in found.items:
                     check_name(name, place)
                 return found.items
-    contents = (f"{described(key)}: {described(value)}" for key, value in list(top.items.items())[:8])
+            if key and tensors:
+                nearest, where = found, f" as {key!r}"
+    # What is no tensor comes first: a state may hold hundreds of tensors and one other value.
+    entries = sorted(nearest.items.items(), key=lambda entry: isinstance(entry[1], Tensor))
+    contents = (f"{described(name)}: {described(value)}" for name, value in entries[:8])
     raise CheckpointError(f"{place}: expected a dict of tensors, at the top or as 'model' or 'state_dict', found "
-                          f"{{{', '.join(contents):.400}}}")
+                          f"{{{', '.join(contents):.400}}}{where}")
 
 
 def _require_modest(tensors: dict[str, Tensor], length: int, place: str) -> None:

@@ -83,6 +83,17 @@ def test_a_state_is_read_wherever_it_stands_in_the_file(tmp_path, wrap):
     assert_same(saved(wrap(weights), tmp_path / "a.pth"), weights)
 
 
+@pytest.mark.parametrize(
+    ("wrap", "where"),
+    [(dict, ""), (lambda state: {"model": state}, " as 'model'"),
+     (lambda state: {"epoch": 3, "one": torch.ones(2), "state_dict": state}, " as 'state_dict'")],
+    ids=["top", "model", "state_dict"],
+)
+def test_what_is_no_tensor_in_a_state_is_named(tmp_path, wrap, where):
+    with pytest.raises(CheckpointError, match=f"found {{'note': 'hello', '0.weight': a tensor.*}}{where}$"):
+        saved(wrap(dict(network().state_dict()) | {"note": "hello"}), tmp_path / "a.pth")
+
+
 def test_a_training_checkpoint_is_read(tmp_path):
     module = network()
     optimizer = torch.optim.AdamW(module.parameters(), foreach=False)
