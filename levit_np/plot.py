@@ -143,9 +143,10 @@ def write_all(model, image, folder) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (function, options) in pictures(model).items():
         path = folder / f"{name}.png"
-        figure = function(model, x, **options)
-        with replacing(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        with without_latex():
+            figure = function(model, x, **options)
+            with replacing(path) as file:
+                figure.savefig(file, format="png", dpi=120)
         yield path
 
 
@@ -236,6 +237,14 @@ def require_matplotlib(picture: str, extra: str) -> type:
     except ValueError as error:  # MPLBACKEND or matplotlibrc names an unknown backend
         raise LevitError(f"{picture}: matplotlib does not start: {error}") from None
     return Figure
+
+
+def without_latex():
+    """A context manager around drawing: Matplotlib sets the text itself, whatever the user's matplotlibrc says.  LaTeX
+    may not be installed, and _ and % are commands of it."""
+    from matplotlib import rc_context
+
+    return rc_context({"text.usetex": False})
 
 
 @cache

@@ -50,3 +50,16 @@ def not_under_nohup():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def no_latex(monkeypatch):
+    """The user's matplotlibrc leaves text to LaTeX, which is not installed (or takes our % and _ for its commands)."""
+    matplotlib = pytest.importorskip("matplotlib")
+    from matplotlib.texmanager import TexManager
+
+    def refuse(*arguments):
+        raise RuntimeError("latex could not be found")
+
+    monkeypatch.setattr(TexManager, "make_dvi", refuse)
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)

@@ -252,6 +252,10 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, digits, monkeypatch):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
+def test_files_need_no_latex(tmp_path, digits, no_latex):
+    assert next(plot.write_all(digits, IMAGE, tmp_path)).read_bytes().startswith(b"\x89PNG")
+
+
 def test_explain_writes_them_all(tmp_path):
     model = random_model("levit_digits", stages=(Stage(64, 1, 3), Stage(80, 1, 4, 4)))
     model.save(tmp_path / "small.h5")

@@ -3,7 +3,7 @@
 import warnings
 
 from ..errors import LevitError
-from ..plot import require_matplotlib
+from ..plot import require_matplotlib, without_latex
 from ..storage.atomic import replacing
 
 MOST = 50  # more classes could not be labelled legibly
@@ -21,6 +21,14 @@ def require_drawable(classes: int) -> None:
 
 def draw_confusion(confusion, labels, path) -> None:
     """Writes a PNG of the counts (classes, classes): rows are labels, columns predictions."""
+    with without_latex():
+        figure = _figure(confusion, labels)
+        with replacing(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about letters that the fonts lack, which are drawn as boxes
+            figure.savefig(file, format="png", dpi=120)
+
+
+def _figure(confusion, labels):
     from matplotlib.figure import Figure
 
     classes = len(labels)
@@ -43,9 +51,7 @@ def draw_confusion(confusion, labels, path) -> None:
     right = confusion.trace() / max(int(confusion.sum()), 1)
     # A title of the figure, as the axes may be too narrow for it (two classes with long names).
     figure.suptitle(f"{right:.2%} of {int(confusion.sum())} images")
-    with replacing(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about letters that the fonts lack, which are drawn as boxes
-        figure.savefig(file, format="png", dpi=120)
+    return figure
 
 
 def _families() -> list[str]:

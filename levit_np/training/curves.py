@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import LevitError
-from ..plot import require_matplotlib
+from ..plot import require_matplotlib, without_latex
 from ..storage.atomic import replacing
 
 
@@ -13,6 +13,14 @@ def draw(lines: list[dict], path: Path) -> str:
         figure = require_matplotlib(f"{path}: not drawn", "train")(figsize=(10, 4), layout="constrained")
     except LevitError as error:  # a missing Matplotlib must not fail a finished training run
         return str(error)
+    with without_latex():
+        _draw(figure, lines)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=120)
+    return f"curves: {path}"
+
+
+def _draw(figure, lines: list[dict]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for axes, key, label, corner in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy, %"),
@@ -25,9 +33,6 @@ def draw(lines: list[dict], path: Path) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend(loc=corner)  # "best" is searched for, and Matplotlib warns where that takes more than a second
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    return f"curves: {path}"
 
 
 def _number(figures: dict, key: str) -> float | None:

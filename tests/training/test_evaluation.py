@@ -166,6 +166,11 @@ def test_the_picture_has_a_row_for_each_label_and_a_column_for_each_answer(monke
     assert 0 <= title.x0 and title.x1 <= drawn[1].bbox.width
 
 
+def test_the_picture_needs_no_latex(tmp_path, no_latex):
+    confusion.draw_confusion(np.eye(2, dtype=int), ["black_cat", "100%"], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_letters_that_the_font_lacks_are_drawn_by_another_that_is_installed(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
 

@@ -164,6 +164,10 @@ def test_the_place_of_the_curves_legend_is_not_searched_for(tmp_path, monkeypatc
     assert draw([{"epoch": 1, "loss": 2.0, "top1": 50.0}], tmp_path / "a.png") == f"curves: {tmp_path}/a.png"
 
 
+def test_the_curves_need_no_latex(tmp_path, no_latex):
+    assert draw([{"epoch": 1, "loss": 2.0, "top1": 50.0}], tmp_path / "a.png") == f"curves: {tmp_path}/a.png"
+
+
 @pytest.mark.parametrize("other", [
     {"top1": 50.0}, {"loss": {"mean": 1}}, {"loss": [1, 2]}, {"loss": "low", "top1": None},
     {"validation": 5}, {"validation": {}}, {"validation": {"loss": "low", "top1": []}}])
