@@ -41,7 +41,7 @@ def add(verbs):
     train.add_argument("--output", default="run", metavar="OUTPUT",
                        help="the folder to write into (default: %(default)s)")
     train.add_argument("--resume", action="store_true", help="continue the run in OUTPUT; its settings and recipe need "
-                       "not be repeated, and must not differ; files may have moved")
+                       "not be repeated, and must not differ; images and the teacher may have moved")
     train.add_argument("--model", help="a model name for fresh weights, or a weight file to start from (default: "
                        f"{DEFAULTS['model']})")
     train.add_argument("--teacher", metavar="WEIGHTS", help="a weight file to distil from, or a file written by "
@@ -374,6 +374,8 @@ def _teacher(settings, source, recipe, preprocessing):
     path = settings["teacher"]
     if ".py:" in path:
         return FunctionTeacher.of(path, len(source.classes))
+    if path.endswith(".py"):
+        raise LevitError(f"{path}: expected FILE.py:NAME, a Python function, found no name after the file's")
     if Path(path).is_file() and is_logits(path):
         return WrittenTeacher(path, source, recipe, settings["bad_files"] == "skip")
     model = levit_np.load(path, backend=settings["backend"])

@@ -210,6 +210,8 @@ def test_distillation(shapes, trained, tmp_path, capsys):
     assert "teacher: classes are taken in their order: bar as x, …" in capsys.readouterr().out
     (tmp_path / "other.py").write_text("def logits(images): return images.mean((1, 2)) [:, :3]\n")
     function = [*QUICK, "--teacher", f"{tmp_path}/other.py:logits", "--epochs", "1"]
+    assert fails(capsys, shapes, "--output", tmp_path / "no", "--teacher", tmp_path / "other.py", *QUICK).endswith(
+        f"{tmp_path}/other.py: expected FILE.py:NAME, a Python function, found no name after the file's")
     assert main(["train", str(shapes), "--output", str(tmp_path / "function"), *function]) == 0
     (tmp_path / "other.py").write_text("def logits(images): return images.max((1, 2)) [:, :3]\n")
     assert fails(capsys, shapes, "--output", tmp_path / "function", "--resume").endswith(
