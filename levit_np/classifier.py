@@ -30,7 +30,7 @@ class Classifier(LeViT):
     """LeViT with predict, save and explain, and with evaluation by the backend's fastest path."""
 
     BESIDES = *LeViT.BESIDES, "precision"
-    precision = "float32"  # of evaluation
+    _precision = "float32"
     _executors, _version, _changes = None, None, -1  # {heads apart: executor}, and of which weights
 
     def __repr__(self):
@@ -38,6 +38,17 @@ class Classifier(LeViT):
         shape = ", ".join(map(str, (config.in_channels, *config.image_size)))
         return (f"<Classifier {config.name}: images (B, {shape}), {config.num_classes} classes, {self.precision} on "
                 f"the backend {self.ops.NAME}>")
+
+    @property
+    def precision(self) -> str:
+        """In which type evaluation computes: "float32", or another that the backend has (else BackendError)."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision):
+        ops.stored_type(self.ops.NAME, str(precision))
+        with _making:
+            self._precision, self._executors, self._changes = str(precision), {}, -1
 
     def __call__(self, x):
         """Evaluation: images (B, C, H, W) -> logits (B, classes), the heads averaged.  Images are normalised and of the
@@ -92,9 +103,10 @@ class Classifier(LeViT):
                 self._changes = changes
             if apart not in self._executors:
                 self._require(self._arrays())  # the kernels trust the shapes, so a wrong one would corrupt memory
-                if self.dtype == np.float64 and self.precision != "float64":
-                    raise LevitError("head.weight: expected an array of float32 for evaluation in "
-                                     f"{self.precision}, found one of float64")
+                if (self.dtype == np.float64) != (self.precision == "float64"):
+                    stored = ops.stored_type(self.ops.NAME, self.precision)
+                    raise LevitError(f"head.weight: expected an array of {stored} for evaluation in "
+                                     f"{self.precision}, found one of {self.dtype}")
                 self._executors[apart] = executor(self, self.precision, apart)
             return self._executors[apart]
 
@@ -242,7 +254,7 @@ def load(path, *, backend: str = BACKEND, dtype: str = "float32", num_classes: i
     with hub.located(path) as file:
         model = loading.load(file, backend=backend, dtype=stored, num_classes=num_classes, image_size=image_size,
                              distillation=distillation, seed=seed, kind=Classifier)
-    model.precision = str(dtype)  # of an array, say
+    model.precision = dtype
     return model
 
 
@@ -252,5 +264,5 @@ def create(name: str, *, seed: int = 0, backend: str = BACKEND, dtype: str = "fl
     BackendError for a backend or dtype that is not there."""
     model = create_network(name, seed=seed, backend=backend, dtype=ops.stored_type(backend, dtype), kind=Classifier,
                            **changes)
-    model.precision = str(dtype)  # of an array, say
+    model.precision = dtype
     return model

@@ -122,9 +122,8 @@ def test_to_keeps_the_kind_labels_recipe_and_random_state(model):
     assert np.array_equal(other.random.standard_normal(5), model.random.standard_normal(5))
     for (label, probability), (same, near) in zip(other.predict(SAMPLES[1]), model.predict(SAMPLES[1])):
         assert label == same and probability == pytest.approx(near, rel=1e-4)  # float32 on two backends
-    other.precision = "bfloat16"
     with pytest.raises(levit_np.BackendError, match="on the reference backend, found 'bfloat16'"):
-        other.to("reference")
+        other.precision = "bfloat16"
 
 
 def test_a_fresh_model_predicts_by_number_or_by_imagenet_names():
@@ -231,6 +230,28 @@ def test_a_state_of_float32_leaves_bfloat16_as_it_is(model):
         model.to("reference")
     model.set_state({name: array.astype(np.float64) for name, array in state.items()})
     assert model.precision == "float64"
+
+
+@pytest.mark.skipif(not chosen().bfloat16, reason="this processor has no products of bfloat16")
+def test_the_precision_may_change_between_calls(model):
+    model, x = deepcopy(model), random_images(model)
+    exact = model(x)
+    model.precision = "bfloat16"
+    rounded = model(x)
+    model.precision = np.float32(0).dtype  # of an array, say
+    assert not np.array_equal(rounded, exact) and np.array_equal(model(x), exact) and model.precision == "float32"
+
+
+def test_a_precision_that_is_none_or_does_not_fit_the_weights_is_an_error(model):
+    model, x = deepcopy(model), random_images(model)
+    expected = model(x)
+    for wrong in ("bf16", "float16", None):
+        with pytest.raises(levit_np.BackendError, match=f"dtype: expected one of float32, .*, found '{wrong}'"):
+            model.precision = wrong
+    assert np.array_equal(model(x), expected)
+    model.precision = "float64"
+    with pytest.raises(levit_np.LevitError, match="array of float64 for .* in float64, found one of float32"):
+        model(x)
 
 
 def test_a_state_of_a_type_that_the_backend_lacks_is_refused_before_it_is_taken(monkeypatch):
