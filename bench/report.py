@@ -160,6 +160,8 @@ class Results:
         axes.set_title("Speed")
 
     def _accuracy(self, axes, groups):
+        from matplotlib.ticker import LogLocator
+
         batch = max(group["batch"] for group in groups)
         for key in self.implementations:
             points = [(row["images_per_second"], TOP1[group["model"]]) for group in groups if group["batch"] == batch
@@ -169,6 +171,7 @@ class Results:
         axes.set(xscale="log", xlabel=f"images / s at batch {batch}", ylabel="published ImageNet top-1, %",
                  title="Speed and accuracy, as in the paper's Figure 1")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # labels of all nine would overlap
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="x", which="both", labelsize=8)
         axes.grid(alpha=0.3, which="both")
