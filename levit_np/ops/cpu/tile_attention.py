@@ -15,31 +15,14 @@ def tile_attention(instructions, call, pairs=False):
     float32: neighbouring numbers of a query or key, or of two neighbouring keys' powers and values."""
     width, lanes, largest = instructions.width, instructions.lanes, instructions.rows
     vectors, tail_vectors, together = instructions.vectors, instructions.tail, 2 if pairs else 1
-    tail_width, words, number_bytes = tail_vectors * lanes, width // together, 4 // together
+    tail_width, words = tail_vectors * lanes, width // together
     tile, transposed_tile, softmax = (call[name] for name in (
         ("pairs", "transposed_pairs", "softmax_pairs") if pairs else ("tile", "transposed", "softmax_columns")))
-    transpose_square, pair_values = call["transpose"], value_pairs(call["interleave"]) if pairs else None
+    pair_values = value_pairs(call["interleave"]) if pairs else None
+    column, transpose = _in_panels(width, words, lanes, call["transpose"])
     A_IMAGES, A_HEADS, A_QUERIES, A_KEYS, A_KEY, A_VALUE, A_Q, A_Q_PANEL, A_K, A_K_PANEL, A_V, A_V_PANEL, A_SEGMENTS, \
         A_BIAS, A_OUT, A_LDO, A_SCRATCH, A_SCRATCH_SIZE, A_FINISH, A_HALF, A_HALF_PART, _, A_KEY_TILES, \
         A_KEY_COUNT, A_BLOCK_TILES, A_BLOCK_COUNT, A_LAST_TILES, A_LAST_COUNT = (int(c) for c in step.Attention)
-
-    @jit
-    def column(base, panel_size, head, size):
-        """The address of a head's first column in a buffer of panels; a panel holds several heads, or a head several
-        panels."""
-        at = head * size
-        return base + at // width * panel_size + at % width * number_bytes
-
-    @jit
-    def transpose(q, panel_size, depth, wide, target):
-        """Transposes a block of queries (…, depth words), in panels of columns -> (depth, wide vectors). The last block
-        may be short: what lies behind it is computed with, and its results are never read. Nor are those of words after
-        the last, which may be half of a square."""
-        for d in range(0, depth, lanes):
-            source = q + d // words * panel_size + d % words * 4
-            for j in range(wide):
-                transpose_square(source + j * lanes * words * 4, words * 4, target + (d * wide + j) * lanes * 4,
-                                 wide * lanes * 4)
 
     @jit
     def attention(s, thread, threads):
@@ -97,3 +80,28 @@ def tile_attention(instructions, call, pairs=False):
                     finish, half, ldo // 2, get(s, A_HALF_PART))
 
     return attention
+
+
+def _in_panels(width, words, lanes, transpose_square):
+    """(column, transpose): functions of what lies in panels of `width` numbers, `words` words a row."""
+    number = words * 4 // width  # bytes
+
+    @jit
+    def column(base, panel_size, head, size):
+        """The address of a head's first column in a buffer of panels; a panel holds several heads, or a head several
+        panels."""
+        at = head * size
+        return base + at // width * panel_size + at % width * number
+
+    @jit
+    def transpose(q, panel_size, depth, wide, target):
+        """Transposes a block of queries (…, depth words), in panels of columns -> (depth, wide vectors). The last block
+        may be short: what lies behind it is computed with, and its results are never read. Nor are those of words after
+        the last, which may be half of a square."""
+        for d in range(0, depth, lanes):
+            source = q + d // words * panel_size + d % words * 4
+            for j in range(wide):
+                transpose_square(source + j * lanes * words * 4, words * 4, target + (d * wide + j) * lanes * 4,
+                                 wide * lanes * 4)
+
+    return column, transpose
